@@ -1,0 +1,98 @@
+"""The one door to attention: what is asked, and who answers.
+
+Backends are functions of (q, k, v, mask, platform), equal in value and in all
+gradients. One that cannot do a request raises NotImplementedError(reason)
+while it is traced; the reason is logged once and the next one is tried.
+"""
+
+import functools
+
+import jax
+from absl import logging
+
+from ccl_jax.attention import framed, gpu, reference, splash
+from ccl_jax.attention.mask import Mask, Pattern, Window
+from ccl_jax.types import Array, Float
+
+BACKENDS = {
+  "reference": reference.attend,
+  "framed": framed.attend,
+  "splash": splash.attend,
+  "cudnn": gpu.attend,
+}
+# Wider windows than this are left to splash, which keeps logits on the chip.
+MAX_FRAMED_KEYS = 2048
+_FULL = Mask()
+
+
+def choose(platform: str, pattern: Pattern) -> tuple[str, ...]:
+  """The backends to try, best first; `reference` does everything."""
+  if isinstance(pattern, Window):
+    is_narrow = pattern.keys_per_query <= MAX_FRAMED_KEYS
+    if platform != "tpu" or is_narrow:
+      return "framed", "reference"
+  best = {"tpu": ("splash",), "gpu": ("cudnn",)}.get(platform, ())
+  return *best, "reference"
+
+
+def attend(
+  q: Float[Array, "b n k e"],
+  k: Float[Array, "b m k e"],
+  v: Float[Array, "b m k e"],
+  mask: Mask = _FULL,
+  *,
+  backend: str | None = None,
+  platform: str | None = None,
+) -> Float[Array, "b n k e"]:
+  """softmax(q k^T / sqrt(e)) v over the keys that `mask` lets a query see.
+
+  The softmax is float32, the output has q's dtype. The output of a query that
+  sees no key is undefined.
+
+  Args:
+    backend: a key of `BACKENDS`, to have that one or an error.
+    platform: "cpu", "gpu" or "tpu", what to compile for; the default backend
+      unless given (as when compiling on a CPU for a TPU that is elsewhere).
+
+  Raises:
+    ValueError: shapes that do not fit, an unknown backend, or one that was
+      asked for by name and cannot do this.
+  """
+  _check_shapes(q, k, v, mask)
+  platform = platform or jax.default_backend()
+  if backend is not None:
+    return _call_by_name(backend, q, k, v, mask, platform)
+  for name in choose(platform, mask.pattern):
+    try:
+      return BACKENDS[name](q, k, v, mask, platform)
+    except NotImplementedError as reason:
+      _log_once(f"Attention backend '{name}' was passed over: {reason}")
+  raise AssertionError("unreachable: the reference refuses nothing")
+
+
+def _call_by_name(backend, q, k, v, mask, platform):
+  if backend not in BACKENDS:
+    raise ValueError(
+      f"Unknown attention backend '{backend}'. Known: {', '.join(BACKENDS)}."
+    )
+  try:
+    return BACKENDS[backend](q, k, v, mask, platform)
+  except NotImplementedError as reason:
+    raise ValueError(
+      f"Attention backend '{backend}' cannot do this: {reason}"
+    ) from reason
+
+
+def _check_shapes(q, k, v, mask):
+  (b, n, *rest), m = q.shape, k.shape[1]
+  if k.shape != (b, m, *rest) or v.shape != k.shape:
+    raise ValueError(
+      "attend needs q (b n k e) and k, v (b m k e), got"
+      f" {q.shape=}, {k.shape=}, {v.shape=}."
+    )
+  mask.check(b, n, m)
+
+
+@functools.cache
+def _log_once(message: str) -> None:
+  logging.warning(message)

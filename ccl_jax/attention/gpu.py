@@ -1,0 +1,46 @@
+"""cuDNN flash attention, through jax.nn: full attention in half precision.
+
+What it takes is narrow, and everything else is refused with its reason: a
+GPU, bfloat16 or float16, no pattern and no segments. Key lengths are passed
+on as cuDNN's own padding mask.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from ccl_jax.attention.mask import Full, Mask
+from ccl_jax.types import Array, Float
+
+
+def attend(
+  q: Float[Array, "b n k e"],
+  k: Float[Array, "b m k e"],
+  v: Float[Array, "b m k e"],
+  mask: Mask,
+  platform: str,
+) -> Float[Array, "b n k e"]:
+  """Attention by cuDNN.
+
+  Raises:
+    NotImplementedError: anything but half-precision full attention on a GPU.
+  """
+  if platform != "gpu":
+    raise NotImplementedError(f"cuDNN needs a GPU, compiling for {platform}")
+  if mask.pattern != Full() or mask.k_segments is not None:
+    raise NotImplementedError(
+      f"cuDNN does full attention and key lengths only, got {mask.pattern}"
+      f" with segments: {mask.k_segments is not None}"
+    )
+  if q.dtype not in (jnp.bfloat16, jnp.float16):
+    raise NotImplementedError(f"cuDNN needs half precision, got {q.dtype=}")
+  if q.shape[-1] % 8 or q.shape[-1] > 128:
+    raise NotImplementedError(
+      f"cuDNN needs a head size in multiples of 8 up to 128, got {q.shape=}"
+    )
+  return jax.nn.dot_product_attention(
+    q,
+    k.astype(q.dtype),
+    v.astype(q.dtype),
+    key_value_seq_lengths=mask.k_lengths,
+    implementation="cudnn",
+  )

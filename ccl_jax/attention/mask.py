@@ -1,0 +1,200 @@
+"""Masks as data: who sees whom, without an n x m array.
+
+Query i of sample b sees key j iff all three hold:
+
+    pattern.visible(i, j)                    static, computed from the indices
+    j < k_lengths[b]                         padding
+    q_segments[b, i] == k_segments[b, j]     routing, documents
+
+Patterns are frozen, hashable and static pytrees, so a `Mask` may cross jit,
+scan and vmap. The output of a query that sees no key is undefined.
+"""
+
+import dataclasses
+import functools
+import operator
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from ccl_jax.types import Array, Bool, Int
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Full:
+  """Every query sees every key."""
+
+  def visible(self, q_index, k_index):
+    """Bool, broadcast from the indices (numpy, jax, or inside a kernel)."""
+    return (q_index >= 0) & (k_index >= 0)
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Window:
+  """Queries see the context, and the keys of frames at most `half` away.
+
+  Keys are `num_context` context tokens (LCT), then `k_per_frame` a frame;
+  queries are `q_per_frame` a frame. `Window(1, 2, half=1, num_context=1)`,
+  four video frames reading audio, is
+
+      frame   LCT | a0 a1 | a2 a3 | a4 a5 | a6 a7
+        0      1  |  1  1 |  1  1 |  0  0 |  0  0
+        1      1  |  1  1 |  1  1 |  1  1 |  0  0
+        2      1  |  0  0 |  1  1 |  1  1 |  1  1
+        3      1  |  0  0 |  0  0 |  1  1 |  1  1
+  """
+
+  q_per_frame: int
+  k_per_frame: int
+  half: int
+  num_context: int = 0
+
+  def __post_init__(self):
+    if min(self.q_per_frame, self.k_per_frame) < 1:
+      raise ValueError(f"A frame needs at least one token, got {self}.")
+    if min(self.half, self.num_context) < 0:
+      raise ValueError(f"half and num_context are at least 0, got {self}.")
+
+  @property
+  def keys_per_query(self) -> int:
+    """How many keys a query far from both ends sees."""
+    return self.num_context + (2 * self.half + 1) * self.k_per_frame
+
+  def visible(self, q_index, k_index):
+    """Bool, broadcast from the indices (numpy, jax, or inside a kernel)."""
+    q_frame = q_index // self.q_per_frame
+    k_frame = (k_index - self.num_context) // self.k_per_frame
+    near = abs(q_frame - k_frame) <= self.half
+    return (k_index < self.num_context) | near
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class BlockPairs:
+  """Spans see spans: (i, j) in `pairs` means query span i sees key span j.
+
+  Queries are consecutive spans of `q_sizes` tokens, keys of `k_sizes`.
+  `BlockPairs((2, 1), (2, 1), ((0, 0), (0, 1), (1, 1)))` is
+
+      1 1 | 1
+      1 1 | 1
+      0 0 | 1
+  """
+
+  q_sizes: tuple[int, ...]
+  k_sizes: tuple[int, ...]
+  pairs: tuple[tuple[int, int], ...]
+
+  def __post_init__(self):
+    if min(self.q_sizes + self.k_sizes, default=0) < 1:
+      raise ValueError(f"Spans need at least one token each, got {self}.")
+    seeing = {i for i, _ in self.pairs}
+    seen = {j for _, j in self.pairs}
+    if seeing != set(range(len(self.q_sizes))) or not seen <= set(
+      range(len(self.k_sizes))
+    ):
+      raise ValueError(
+        "pairs must index q_sizes and k_sizes and give every query span a"
+        f" key span to see, got {self}."
+      )
+
+  def visible(self, q_index, k_index):
+    """Bool, broadcast from the indices (numpy, jax, or inside a kernel)."""
+    return functools.reduce(
+      operator.or_,
+      (
+        _in_span(q_index, self.q_sizes, i) & _in_span(k_index, self.k_sizes, j)
+        for i, j in self.pairs
+      ),
+    )
+
+
+Pattern = Full | Window | BlockPairs
+
+
+class Mask(NamedTuple):
+  """A static pattern and its per-sample restrictions (see the module).
+
+  Attributes:
+    pattern: `Full`, `Window` or `BlockPairs`.
+    k_lengths: (b,) int, the number of true keys, or None for all.
+    q_segments: (b, n) int >= 0, or None; given together with `k_segments`.
+    k_segments: (b, m) int >= 0, or None.
+  """
+
+  pattern: Pattern = Full()
+  k_lengths: Int[Array, "b"] | None = None
+  q_segments: Int[Array, "b n"] | None = None
+  k_segments: Int[Array, "b m"] | None = None
+
+  @classmethod
+  def routed(
+    cls, window: Window, sees: Bool[Array, "b"], n: int, m: int
+  ) -> "Mask":
+    """`window` for samples that see the other stream, else its context only.
+
+    The context keys always carry the queries' id, so no row is ever empty.
+
+    Raises:
+      ValueError: the window has no context to fall back on.
+    """
+    if not window.num_context:
+      raise ValueError(
+        f"Routing needs num_context >= 1, got {window}; without context,"
+        " leave the mask unrouted and switch the module's output off instead."
+      )
+    is_context = jnp.arange(m) < window.num_context
+    k_segments = (is_context | sees[:, None]).astype(jnp.int32)
+    q_segments = jnp.ones((sees.shape[0], n), jnp.int32)
+    return cls(window, q_segments=q_segments, k_segments=k_segments)
+
+  @property
+  def is_static(self) -> bool:
+    """True if the pattern is all there is."""
+    return self.k_lengths is None and self.k_segments is None
+
+  def ids(
+    self, n: int, m: int
+  ) -> tuple[Int[Array, "#b n"], Int[Array, "#b m"]]:
+    """Lengths and segments as one id per query and key: equal ids may meet.
+
+    Keys past their length have id -1, which no query has.
+    """
+    q_ids, k_ids = self.q_segments, self.k_segments
+    if k_ids is None:
+      q_ids, k_ids = jnp.zeros((1, n), jnp.int32), jnp.zeros((1, m), jnp.int32)
+    if self.k_lengths is not None:
+      k_ids = jnp.where(jnp.arange(m) < self.k_lengths[:, None], k_ids, -1)
+    return q_ids, k_ids
+
+  def dense(self, n: int, m: int) -> Bool[Array, "#b n m"]:
+    """The whole 0/1 matrix: for tests and the reference only."""
+    q_ids, k_ids = self.ids(n, m)
+    seen = self.pattern.visible(jnp.arange(n)[:, None], jnp.arange(m))
+    return seen & (q_ids[:, :, None] == k_ids[:, None])
+
+  def check(self, b: int, n: int, m: int) -> None:
+    """Raises ValueError if the mask is not one of b samples of n by m."""
+    expected = {"k_lengths": (b,), "q_segments": (b, n), "k_segments": (b, m)}
+    for name, shape in expected.items():
+      array = getattr(self, name)
+      if array is not None and array.shape != shape:
+        raise ValueError(
+          f"mask.{name} has shape {array.shape}, expected {shape}."
+        )
+    if (self.q_segments is None) != (self.k_segments is None):
+      raise ValueError("Give both q_segments and k_segments, or neither.")
+    if isinstance(self.pattern, BlockPairs):
+      sizes = sum(self.pattern.q_sizes), sum(self.pattern.k_sizes)
+      if sizes != (n, m):
+        raise ValueError(
+          f"{self.pattern} is for {sizes} queries and keys, got {(n, m)}."
+        )
+
+
+def _in_span(index, sizes, i):
+  start = sum(sizes[:i])
+  return (index >= start) & (index < start + sizes[i])

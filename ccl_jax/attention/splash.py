@@ -1,0 +1,143 @@
+"""Pallas splash attention for TPUs: blockwise, the mask computed in the kernel.
+
+The pattern is the kernel's static mask, evaluated from indices block by block,
+so blocks that nobody sees are skipped and no n x m array exists. Lengths and
+segments are its segment ids. The kernel wants whole blocks and whole lanes:
+
+  - queries are padded with copies, in position and id, of the last query: no
+    row is empty, and rows that are cut off pass back no gradient;
+  - keys past the true m are outside of the static mask;
+  - heads are padded with zeros to a multiple of 128, which changes no logit.
+
+The output and its log-sum-exp carry the checkpoint name `RESIDUALS`, so that
+a remat policy can keep them. As for any Mosaic kernel, a program for several
+chips calls it inside of `shard_map`.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental.pallas.ops.tpu.splash_attention import (
+  splash_attention_kernel as kernels,
+)
+from jax.experimental.pallas.ops.tpu.splash_attention import (
+  splash_attention_mask as masks,
+)
+
+from ccl_jax.attention.mask import Full, Mask, Pattern
+from ccl_jax.types import Array, Float
+
+RESIDUALS = "attention"
+_LANES = 128
+
+
+def attend(
+  q: Float[Array, "b n k e"],
+  k: Float[Array, "b m k e"],
+  v: Float[Array, "b m k e"],
+  mask: Mask,
+  platform: str,
+) -> Float[Array, "b n k e"]:
+  """Attention for any mask; interpreted (slowly) where there is no TPU."""
+  n, m = q.shape[1], k.shape[1]
+  attend_heads = _make_kernel(
+    mask.pattern, q.shape[2], n, m, interpret=platform != "tpu"
+  )
+  segments = None if mask.is_static else _pad_ids(mask, q.shape[0], n, m)
+  q = q * q.shape[-1] ** -0.5
+  out = jax.vmap(attend_heads)(_pad(q), _pad(k), _pad(v), segments)
+  return jnp.swapaxes(out, 1, 2)[:, :n, :, : q.shape[-1]]
+
+
+def block_size(length: int) -> int:
+  """The largest of 512, 256, 128 that pads by an eighth at most, else 128."""
+  fits = (size for size in (512, 256) if -length % size <= length // 8)
+  return next(fits, 128)
+
+
+def _padded(length: int) -> int:
+  return length + -length % block_size(length)
+
+
+def _pad(x: Float[Array, "b n k e"]) -> Float[Array, "b k _ _"]:
+  """Heads before tokens, whole blocks of tokens, whole lanes."""
+  x = jnp.swapaxes(x, 1, 2)
+  n, e = x.shape[2:]
+  return jnp.pad(x, ((0, 0), (0, 0), (0, _padded(n) - n), (0, -e % _LANES)))
+
+
+def _pad_ids(mask: Mask, b: int, n: int, m: int) -> kernels.SegmentIds:
+  q_ids, k_ids = mask.ids(n, m)
+  q_ids = jnp.pad(q_ids, ((0, 0), (0, _padded(n) - n)), mode="edge")
+  k_ids = jnp.pad(k_ids, ((0, 0), (0, _padded(m) - m)), constant_values=-1)
+  return kernels.SegmentIds(
+    *(jnp.broadcast_to(x, (b, x.shape[1])) for x in (q_ids, k_ids))
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Visible:
+  """`pattern` on the padded grid of n queries by m keys."""
+
+  pattern: Pattern
+  n: int
+  m: int
+
+  def __call__(self, q_index, k_index):
+    is_true_key = k_index < self.m
+    if self.pattern == Full():  # Hot: it runs once per logit.
+      return is_true_key
+    xp = jnp if isinstance(q_index, jax.Array) else np
+    q_index = xp.minimum(q_index, self.n - 1)
+    return self.pattern.visible(q_index, k_index) & is_true_key
+
+
+class _ComputedMask(masks._ComputableMask):
+  """A static mask that the kernel evaluates itself; equal by its content."""
+
+  def __init__(self, visible: _Visible):
+    shape = _padded(visible.n), _padded(visible.m)
+    super().__init__(shape=shape, mask_function=visible, shard_count=1)
+
+  def __eq__(self, other):
+    if not isinstance(other, _ComputedMask):
+      return NotImplemented
+    return self.mask_function == other.mask_function
+
+  def __hash__(self):
+    return hash(self.mask_function)
+
+
+@functools.lru_cache(maxsize=64)
+def _make_kernel(
+  pattern: Pattern, num_heads: int, n: int, m: int, *, interpret: bool
+):
+  """The kernel of (k, n, e) arrays, made once for all layers."""
+  if pattern == Full() and (n, m) == (_padded(n), _padded(m)):
+    mask = masks.FullMask((n, m))
+  else:
+    mask = _ComputedMask(_Visible(pattern, n, m))
+  block_q, block_kv = block_size(n), block_size(m)
+  sizes = kernels.BlockSizes(
+    block_q=block_q,
+    block_kv=block_kv,
+    block_q_dq=block_q,
+    block_kv_dq=block_kv,
+    block_q_dkv=block_q,
+    block_kv_dkv=block_kv,
+  )
+  # Built outside of any trace that is going on, and kept as numpy: the cache
+  # must hold neither tracers nor arrays on a device.
+  with jax.ensure_compile_time_eval():
+    kernel = kernels.make_splash_mha(
+      masks.MultiHeadMask([mask] * num_heads),
+      block_sizes=sizes,
+      head_shards=1,
+      q_seq_shards=1,
+      residual_checkpoint_name=RESIDUALS,
+      interpret=interpret,
+    )
+  return jax.tree.map(np.asarray, kernel)

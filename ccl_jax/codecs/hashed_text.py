@@ -1,0 +1,72 @@
+"""Text embeddings without a language model: every word is a fixed vector.
+
+  e_i = hash(word_i) + position(i) + [inside quotation marks] * spoken
+
+Words, numbers, punctuation and quotation marks are tokens; "</s>" ends them.
+hash is a vector of mean 0 and deviation 1 read off SHAKE-256 of the word, so
+it is the same on every machine; position is the usual sinusoid, which tells
+order; `spoken` tells the words that are said from those that describe.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import re
+
+import numpy as np
+from jaxtyping import Float
+
+_TOKEN = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)*|\d+|[^\w\s]|_")
+_QUOTES = str.maketrans({"“": '"', "”": '"', "«": '"', "»": '"', "’": "'"})
+_END = "</s>"
+
+
+@dataclasses.dataclass(frozen=True)
+class HashedText:
+  """Prompts -> (length, width) float32, at most `max_length` tokens long."""
+
+  width: int
+  max_length: int
+
+  def __post_init__(self):
+    if self.width < 2 or self.width % 2 or self.max_length < 1:
+      raise ValueError(
+        f"{self.width=} must be even and positive, {self.max_length=} positive."
+      )
+
+  def num_tokens(self, text: str) -> int:
+    """Tokens of `text` with its end; beyond `max_length` they are cut."""
+    return len(_tokens(text)) + 1
+
+  def encode(self, text: str) -> Float[np.ndarray, "l d"]:
+    """One vector per token; the last is always the end."""
+    words = [*_tokens(text)[: self.max_length - 1], _END]
+    vectors = np.stack([_hashed(word, self.width) for word in words])
+    quotes = np.cumsum([word == '"' for word in words]) % 2 == 1
+    spoken = quotes & np.array([word != '"' for word in words])
+    vectors[spoken] += _hashed("<spoken>", self.width)
+    return vectors + _positions(len(words), self.width)
+
+  def arrays(self) -> dict[str, np.ndarray]:
+    return {}
+
+  def settings(self) -> dict[str, int]:
+    return dataclasses.asdict(self)
+
+
+def _tokens(text: str) -> list[str]:
+  return _TOKEN.findall(text.translate(_QUOTES).lower())
+
+
+@functools.lru_cache(maxsize=100_000)
+def _hashed(word: str, width: int) -> Float[np.ndarray, "d"]:
+  """Uniform on 256 levels, deviation 1."""
+  digest = hashlib.shake_256(word.encode()).digest(width)
+  levels = np.frombuffer(digest, np.uint8).astype(np.float32) - 127.5
+  return levels / np.sqrt((256**2 - 1) / 12).astype(np.float32)
+
+
+def _positions(length: int, width: int) -> Float[np.ndarray, "l d"]:
+  rates = 10_000.0 ** -(np.arange(width // 2) / (width // 2))
+  angles = np.arange(length)[:, None] * rates
+  return np.concatenate([np.sin(angles), np.cos(angles)], 1).astype(np.float32)

@@ -1,0 +1,123 @@
+"""Rectified flow, for one array of any rank.
+
+    x_t = (1 - t) x0 + t noise                 t in [0, 1], 1 is pure noise
+    v   = d x_t / dt = noise - x0              what the model predicts
+    t   = shift(sigmoid(mean + std normal))    shift(t) = s t / (1 + (s - 1) t)
+
+*Clean* latents are given, not generated: there t = 0, hence x_t = x0, and
+there is no loss. A stream's time is therefore (b,), or (b, f, 1) as soon as
+its clean mask differs along its second axis (the first frame of an image-
+to-video sample): a time per frame, the same for every token of the frame.
+
+Everything random of sample i is drawn from fold_in(key, i), so it does not
+depend on the rest of the batch. Sources: Liu et al. 2022 (arXiv 2209.03003);
+logit-normal times and the shift, Esser et al. 2024 (arXiv 2403.03206).
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Key
+
+from ccl_jax.types import STREAMS, Array, Bool, Float, State
+
+# (state, t of each stream, condition) -> velocity of each stream.
+Velocity = Callable[[State, State, Any], State]
+
+
+def expand(t: Array, rank: int) -> Array:
+  """Appends axes of size 1 until `t` has `rank` axes: (b,) -> (b, 1, 1)."""
+  return t.reshape(t.shape + (1,) * (rank - t.ndim))
+
+
+def interpolate(
+  x0: Float[Array, "b *dims"],
+  noise: Float[Array, "b *dims"],
+  t: Float[Array, "b *steps"],
+) -> Float[Array, "b *dims"]:
+  """x_t = (1 - t) x0 + t noise, for times (b,) or (b, f, 1)."""
+  t = expand(t, x0.ndim)
+  return (1 - t) * x0 + t * noise
+
+
+def target(
+  x0: Float[Array, "b *dims"], noise: Float[Array, "b *dims"]
+) -> Float[Array, "b *dims"]:
+  """The velocity v = noise - x0, the same at every t."""
+  return noise - x0
+
+
+def shift_time(
+  t: Float[Array | np.ndarray, "*dims"], shift: float
+) -> Float[Array | np.ndarray, "*dims"]:
+  """s t / (1 + (s - 1) t): keeps 0 and 1, moves the rest to noise if s > 1."""
+  return shift * t / (1 + (shift - 1) * t)
+
+
+def sample_time(
+  key: Key[Array, ""], shape: tuple[int, ...], mean: float, std: float
+) -> Float[Array, "*dims"]:
+  """Logit-normal times in (0, 1): sigmoid(mean + std normal)."""
+  return jax.nn.sigmoid(mean + std * jax.random.normal(key, shape))
+
+
+def mask_time(
+  t: Float[Array, "b"], clean: Bool[Array, "b steps *ones"]
+) -> Float[Array, "b"] | Float[Array, "b steps 1"]:
+  """Time of a stream whose `clean` latents are given: 0 there, else t.
+
+  Args:
+    t: one time per sample.
+    clean: (b, 1, ...) for whole samples or (b, steps, 1, ...) along the second
+      axis of the latents; every further axis has size 1.
+
+  Returns:
+    (b,) if the mask is per sample, else (b, steps, 1).
+  """
+  b, steps = clean.shape[:2]
+  if steps == 1:
+    return jnp.where(clean.reshape(b), 0.0, t)
+  return jnp.where(clean.reshape(b, steps, 1), 0.0, t[:, None, None])
+
+
+def mse(
+  prediction: Float[Array, "b *dims"],
+  target: Float[Array, "b *dims"],
+  mask: Bool[Array, "b *ones"],
+) -> Float[Array, "b"]:
+  """Mean squared error of each sample where `mask`; 0 where it is empty.
+
+  `mask` broadcasts to the latents. Computed in float32.
+  """
+  mask = jnp.broadcast_to(mask, target.shape)
+  axes = tuple(range(1, target.ndim))
+  error = jnp.where(mask, prediction.astype(jnp.float32) - target, 0.0)
+  return jnp.sum(error**2, axes) / jnp.maximum(jnp.sum(mask, axes), 1)
+
+
+def sample_keys(key: Key[Array, ""], batch: int) -> Key[Array, "b"]:
+  """One key per sample: fold_in(key, i)."""
+  return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(batch))
+
+
+def draw_noise(
+  keys: Key[Array, "b"], shapes: dict[str, tuple[int, ...]]
+) -> State:
+  """Standard normal state (b, *shape) per stream, one key per item.
+
+  An item's noise depends on its key alone: not on the batch it is in, nor on
+  which other stream is drawn with it.
+
+  Args:
+    keys: one per item.
+    shapes: shape of one item of each stream, (f, h, w, c) and (m, c).
+  """
+
+  def draw(key, stream):
+    key = jax.random.fold_in(key, STREAMS.index(stream))
+    return jax.random.normal(key, shapes[stream])
+
+  return {s: jax.vmap(lambda key, s=s: draw(key, s))(keys) for s in shapes}

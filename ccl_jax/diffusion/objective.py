@@ -1,0 +1,189 @@
+"""The training objective (Eq. 7): from a batch of latents to the loss.
+
+    L = mean over samples of [ lv 1(video is generated) mse_v
+                            + la 1(audio is generated) mse_a ]
+
+`make_training_example` draws everything random (task, times, noise, dropped
+text, given first frames), `loss` compares the model's velocities with it:
+
+    example = make_training_example(key, batch, objective)
+    prediction = model(example.x_t, example.t, example.text, example.route)
+    value, metrics = loss(prediction, example, objective)
+"""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Key
+
+from ccl_jax.diffusion import flow, tasks
+from ccl_jax.types import STREAMS, Array, Bool, Float, Int, Route, State
+
+
+@dataclass(frozen=True)
+class Objective:
+  """Numbers of the objective. The paper gives none but the probabilities.
+
+  Attributes:
+    shift: time shift; 5 is Wan2.1's at 480p.
+    time_mean: mean of the normal inside the logit-normal time.
+    time_std: its standard deviation.
+    video_weight: lv, 0.85 from Ovi.
+    audio_weight: la, 0.15 from Ovi.
+    text_dropout: fraction of samples whose text is replaced by the null text.
+    first_frame_probability: fraction of samples with generated video whose
+      first latent frame is given; 0 keeps one time per sample.
+    probabilities: of apart, a2v, v2a, joint.
+
+  Raises:
+    ValueError: a number is out of its range.
+  """
+
+  shift: float = 5.0
+  time_mean: float = 0.0
+  time_std: float = 1.0
+  video_weight: float = 0.85
+  audio_weight: float = 0.15
+  text_dropout: float = 0.1
+  first_frame_probability: float = 0.0
+  probabilities: tuple[float, ...] = tuple(t.probability for t in tasks.TASKS)
+
+  def __post_init__(self):
+    # A tuple, whatever the config held: the objective is a static argument.
+    object.__setattr__(self, "probabilities", tuple(self.probabilities))
+    for name in ("shift", "time_std"):
+      if not getattr(self, name) > 0:
+        raise ValueError(f"{name}={getattr(self, name)} must be positive.")
+    for name in ("video_weight", "audio_weight"):
+      if not getattr(self, name) >= 0:
+        raise ValueError(f"{name}={getattr(self, name)} must not be negative.")
+    for name in ("text_dropout", "first_frame_probability"):
+      if not 0 <= getattr(self, name) <= 1:
+        raise ValueError(f"{name}={getattr(self, name)} must be in [0, 1].")
+    p = self.probabilities
+    if len(p) != len(tasks.TASKS) or min(p) < 0 or abs(sum(p) - 1) > 1e-6:
+      raise ValueError(
+        f"probabilities={p} must be {len(tasks.TASKS)} numbers >= 0 with sum 1,"
+        f" for {', '.join(tasks.TASK_NAMES)}."
+      )
+
+  def weight(self, stream: str) -> float:
+    """lv or la."""
+    return {"video": self.video_weight, "audio": self.audio_weight}[stream]
+
+
+class Example(NamedTuple):
+  """A batch ready for the model, and what to compare its output with.
+
+  Attributes:
+    x_t: noised state; clean latents where they are given.
+    t: time of each stream, (b,), or (b, f, 1) for a video that may have a given
+      first frame; 0 where clean.
+    text: (b, l, d), the null text where it was dropped.
+    route: who sees what and what is generated.
+    target: velocity, noise - x0.
+    weight: bool masks that broadcast to the latents: true where there is loss.
+    task: (b,) index into TASKS.
+  """
+
+  x_t: State
+  t: State
+  text: Float[Array, "b l d"]
+  route: Route
+  target: State
+  weight: dict[str, Bool[Array, "b ..."]]
+  task: Int[Array, "b"]
+
+
+def make_training_example(
+  key: Key[Array, ""], batch: dict[str, Any], objective: Objective
+) -> Example:
+  """Draws a training example; sample i depends on (key, i, batch[i]) only.
+
+  Args:
+    key: of this step.
+    batch: `video` (b, f, h, w, c) and/or `audio` (b, m, c) latents, for each
+      of them `has_video` / `has_audio` (b,) bool, `text` (b, l, d) and
+      `null_text` (l, d).
+    objective: the numbers.
+  """
+  task_key, time_key, noise_key, text_key, frame_key = jax.random.split(key, 5)
+  text = batch["text"].astype(jnp.float32)
+  b = len(text)
+  x0 = {s: batch[s].astype(jnp.float32) for s in STREAMS if s in batch}
+  has = [batch[f"has_{s}"] if s in x0 else jnp.zeros(b, bool) for s in STREAMS]
+  task = tasks.draw_tasks(task_key, objective.probabilities, *has)
+  route = tasks.route_of(task, *has)
+  clean = _clean(frame_key, x0, route, objective.first_frame_probability)
+  times = tasks.draw_times(
+    time_key,
+    route,
+    task,
+    objective.time_mean,
+    objective.time_std,
+    objective.shift,
+  )
+  t = {s: flow.mask_time(times[s], clean[s]) for s in x0}
+  noise = flow.draw_noise(
+    flow.sample_keys(noise_key, b), {s: x0[s].shape[1:] for s in x0}
+  )
+  dropped = _bernoulli(text_key, objective.text_dropout, b)
+  return Example(
+    x_t={s: flow.interpolate(x0[s], noise[s], t[s]) for s in x0},
+    t=t,
+    text=jnp.where(dropped[:, None, None], batch["null_text"], text),
+    route=route,
+    target={s: flow.target(x0[s], noise[s]) for s in x0},
+    weight={s: ~clean[s] for s in x0},
+    task=task,
+  )
+
+
+def loss(
+  prediction: State, example: Example, objective: Objective
+) -> tuple[Float[Array, ""], dict[str, dict[str, Array]]]:
+  """The objective's value and its parts.
+
+  Args:
+    prediction: velocities, the same streams and shapes as the example's.
+    example: from `make_training_example`.
+    objective: the numbers.
+
+  Returns:
+    The loss, and metrics `{"sum": {name: ()}, "count": {name: ()}}` with names
+    like "joint/video": sums of mse over the samples of that task and their
+    number. Both add over steps; a mean is sum / count where count is not 0.
+  """
+  errors = {
+    s: flow.mse(prediction[s], example.target[s], example.weight[s])
+    for s in example.target
+  }
+  value = sum(jnp.mean(objective.weight(s) * errors[s]) for s in errors)
+  metrics = {"sum": {}, "count": {}}
+  for index, task in enumerate(tasks.TASKS):
+    for s in errors:
+      if getattr(task, f"{s}_is_generated"):
+        name = f"{task.name}/{s}"
+        counted = (example.task == index) & example.route.is_generated(s)
+        metrics["sum"][name] = jnp.sum(jnp.where(counted, errors[s], 0.0))
+        metrics["count"][name] = jnp.sum(counted)
+  return value, metrics
+
+
+def _bernoulli(key, probability: float, batch: int):
+  """(b,) bools, each drawn from its own sample's key."""
+  keys = flow.sample_keys(key, batch)
+  return jax.vmap(lambda key: jax.random.bernoulli(key, probability))(keys)
+
+
+def _clean(key, x0: State, route: Route, first_frame_probability: float):
+  """Masks of what is given: references, absent streams, some first frames."""
+  clean = {s: flow.expand(~route.is_generated(s), x0[s].ndim) for s in x0}
+  if first_frame_probability > 0 and "video" in x0:
+    b, f = x0["video"].shape[:2]
+    given = _bernoulli(key, first_frame_probability, b)
+    first = given[:, None] & (jnp.arange(f) == 0)
+    clean["video"] = clean["video"] | flow.expand(first, 5)
+  return clean

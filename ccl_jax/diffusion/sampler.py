@@ -1,0 +1,204 @@
+"""From noise to latents: solvers of dx/dt = v(x, t) from t = 1 to t = 0.
+
+Times are called sigma here: sigma_0 = 1 > ... > sigma_N = 0, one field
+evaluation per step. `euler`:
+
+    x_{i+1} = x_i + (sigma_{i+1} - sigma_i) v(x_i, sigma_i)
+
+`unipc` (UniPC-2, B2, data prediction; Zhao et al. 2023, arXiv 2302.04867): with
+
+    m_i = x_i - sigma_i v(x_i, sigma_i)             the predicted data
+    l_i = log((1 - sigma_i) / sigma_i),  h = l_{i+1} - l_i
+    B   = exp(-h) - 1,  D = (m_{i-1} - m_i) / r,  r = (l_{i-1} - l_i) / h
+    base(m) = sigma_{i+1} / sigma_i x_i - (1 - sigma_{i+1}) B m
+
+each step first predicts, and once m_{i+1} is known corrects itself:
+
+    x_{i+1}  = base(m_i + D / 2)
+    x_{i+1} <- base(m_i + p D + q (m_{i+1} - m_i))
+    b1 = (-B / h - 1) / B,  b2 = 2 ((B / h + 1) / h - 1 / 2) / B
+    p  = (b1 - b2) / (1 - r),  q = b1 - p
+
+m_{i+1} is the field at the *uncorrected* x_{i+1}. The first and the last step
+are of order 1 (D = 0, q = 1/2); the last lands on m and is not corrected. Both
+updates are linear in (x, m), so their coefficients are a table made on the
+host in float64 and the solver is one `lax.scan` over its rows.
+
+Solvers know nothing of streams or conditions: `sample` pins what is given
+before each evaluation and sets its time to 0 there.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ccl_jax.diffusion import flow
+from ccl_jax.diffusion.flow import Velocity
+from ccl_jax.types import Array, Bool, Float, State
+
+# (state, sigma) -> velocity of each stream.
+Field = Callable[[State, Array], State]
+
+# UniPC takes log(1 - sigma), so its first sigma stays this far from 1.
+_UNIPC_MARGIN = 1e-6
+
+
+def schedule(
+  num_steps: int, shift: float, train_steps: int = 1000
+) -> Float[np.ndarray, "{num_steps}+1"]:
+  """Shifted sigmas from 1 to 0, the flow schedule of diffusers' UniPC.
+
+  Linear from 1 towards 1 / train_steps, without that end, shifted, then 0.
+  Unlike there the model is given sigma itself, not floor(1000 sigma).
+
+  Raises:
+    ValueError: fewer than one step, or a shift that is not positive.
+  """
+  if num_steps < 1 or shift <= 0:
+    raise ValueError(f"{num_steps=} must be at least 1 and {shift=} positive.")
+  sigmas = np.linspace(1, 1 / train_steps, num_steps + 1)[:-1]
+  return np.append(flow.shift_time(sigmas, shift), 0).astype(np.float32)
+
+
+def sample(
+  velocity: Velocity,
+  noise: State,
+  clean: dict[str, Bool[Array, "b ..."]],
+  given: State,
+  sigmas: Float[np.ndarray, "sigmas"],
+  method: str,
+  condition: Any,
+) -> State:
+  """Solves the flow of `velocity` from `noise` to latents, in float32.
+
+  Args:
+    velocity: called with the state, the time of each stream ((b,), or
+      (b, f, 1) where `clean` is per frame) and `condition`.
+    noise: standard normal state, one or both streams.
+    clean: for each stream with given latents, the mask of these, (b, 1, ...) or
+      (b, f, 1, ...); they stay as given and their time is 0.
+    given: for the same streams, latents that broadcast to the state.
+    sigmas: concrete numpy array that falls to 0, see `schedule`.
+    method: a key of SOLVERS.
+    condition: handed to `velocity` as it is.
+
+  Returns:
+    Latents of every stream in `noise`.
+
+  Raises:
+    ValueError: an unknown method, or `clean` and `given` do not match.
+  """
+  if method not in SOLVERS:
+    raise ValueError(
+      f"Unknown sampler '{method}', expected one of {', '.join(SOLVERS)}."
+    )
+  if set(clean) != set(given) or not set(clean) <= set(noise):
+    raise ValueError(
+      f"clean={sorted(clean)} and given={sorted(given)} must name the same"
+      f" streams, out of those of the state, {sorted(noise)}."
+    )
+
+  def pin(state: State) -> State:
+    return {
+      s: jnp.where(clean[s], given[s], x) if s in given else x
+      for s, x in state.items()
+    }
+
+  def field(state: State, sigma: Array) -> State:
+    t = {s: jnp.full((len(x),), sigma) for s, x in state.items()}
+    t |= {s: flow.mask_time(t[s], clean[s]) for s in clean}
+    return _float32(velocity(pin(state), t, condition))
+
+  return pin(SOLVERS[method](field, _float32(noise), np.asarray(sigmas)))
+
+
+def euler(field: Field, x: State, sigmas: Float[np.ndarray, "sigmas"]) -> State:
+  """Euler's method; exact on a constant field."""
+
+  def step(x, row):
+    sigma, delta = row
+    return _combine((1.0, delta), (x, field(x, sigma))), None
+
+  rows = (sigmas[:-1].astype(np.float32), np.diff(sigmas).astype(np.float32))
+  return jax.lax.scan(step, x, rows)[0]
+
+
+def unipc(field: Field, x: State, sigmas: Float[np.ndarray, "sigmas"]) -> State:
+  """UniPC of order 2, equal to diffusers' `UniPCMultistepScheduler`."""
+  sigmas = np.minimum(sigmas, 1 - _UNIPC_MARGIN).astype(np.float32)
+  predict, correct = unipc_table(sigmas)
+
+  def step(carry, row):
+    x, last_x, last_m, older_m = carry
+    sigma, predict, correct = row
+    m = _combine((1.0, -sigma), (x, field(x, sigma)))
+    x = _combine(correct, (x, last_x, m, last_m, older_m))
+    return (_combine(predict, (x, m, last_m)), x, m, last_m), None
+
+  zeros = jax.tree.map(jnp.zeros_like, x)
+  rows = (sigmas[:-1], predict, correct)
+  return jax.lax.scan(step, (x, zeros, zeros, zeros), rows)[0][0]
+
+
+def unipc_table(
+  sigmas: Float[np.ndarray, "sigmas"],
+) -> tuple[Float[np.ndarray, "steps 3"], Float[np.ndarray, "steps 5"]]:
+  """UniPC's coefficients at each of the N steps, float32 (made in float64).
+
+  Args:
+    sigmas: falling, the first below 1, the last 0.
+
+  Returns:
+    predict (N, 3): x_{i+1} from x_i, m_i, m_{i-1}; and correct (N, 5): x_i from
+    the predicted x_i, the corrected x_{i-1}, m_i, m_{i-1}, m_{i-2}.
+  """
+  sigmas = sigmas.astype(np.float64)
+  n = len(sigmas) - 1
+  predict, correct = np.zeros((n, 3)), np.zeros((n, 5))
+  correct[0, 0] = 1  # nothing to correct yet
+  for i in range(n):
+    now, later = sigmas[i : i + 2]
+    ratio = later / now
+    alpha_b = (1 - now) * ratio - (1 - later)  # (1 - sigma_{i+1}) B
+    inverse_r = p = 0.0
+    q = 0.5
+    if 0 < i < n - 1:
+      inverse_r, p, q = _second_order(*sigmas[i - 1 : i + 2])
+    half, p = inverse_r / 2, p * inverse_r
+    predict[i] = ratio, -alpha_b * (1 - half), -alpha_b * half
+    if i + 1 < n:
+      m = -alpha_b * np.array([q, 1 - p - q, p])
+      correct[i + 1] = 0, ratio, *m
+  return predict.astype(np.float32), correct.astype(np.float32)
+
+
+def _second_order(before: float, now: float, later: float):
+  """1 / r, p and q of the step now -> later, from three sigmas."""
+  l_before, l_now, l_later = (
+    math.log((1 - sigma) / sigma) for sigma in (before, now, later)
+  )
+  h = l_later - l_now
+  r = (l_before - l_now) / h
+  b = math.expm1(-h)
+  b1 = (-b / h - 1) / b
+  b2 = 2 * ((b / h + 1) / h - 0.5) / b
+  p = (b1 - b2) / (1 - r)
+  return 1 / r, p, b1 - p
+
+
+def _combine(weights, states) -> State:
+  """The linear combination of states, sum_k weights[k] states[k]."""
+  return jax.tree.map(
+    lambda *xs: sum(w * x for w, x in zip(weights, xs, strict=True)), *states
+  )
+
+
+def _float32(state: State) -> State:
+  return jax.tree.map(lambda x: x.astype(jnp.float32), state)
+
+
+SOLVERS = {"euler": euler, "unipc": unipc}

@@ -1,0 +1,75 @@
+"""Pictures of results: a mel, and a sheet of clips with their mels below."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image, ImageDraw
+
+from ccl_jax.files import replacing
+
+MEL_RANGE = (-5.0, 1.5)  # log10 of the clipped magnitude
+
+
+def mel_picture(
+  mel: Float[np.ndarray, "t mels"], size: tuple[int, int] = (80, 320)
+) -> UInt8[np.ndarray, "y x 3"]:
+  """A log-mel as an image, low bands below, quiet dark."""
+  from matplotlib import colormaps
+
+  low, high = MEL_RANGE
+  level = np.clip((mel.T[::-1] - low) / (high - low), 0, 1)
+  image = (colormaps["magma"](level)[..., :3] * 255).astype(np.uint8)
+  scaled = Image.fromarray(image).resize(size[::-1], Image.Resampling.NEAREST)
+  return np.asarray(scaled)
+
+
+def contact_sheet(
+  rows: Sequence[
+    tuple[
+      str,
+      UInt8[np.ndarray, "t y x 3"] | None,
+      Float[np.ndarray, "t mels"] | None,
+    ]
+  ],
+  columns: int = 12,
+  frame_height: int = 96,
+) -> UInt8[np.ndarray, "y x 3"]:
+  """One row a clip: a title, `columns` frames spread over it, its mel below."""
+  strips = []
+  for title, video, mel in rows:
+    parts = [_title(title, columns * frame_height)]
+    if video is not None:
+      parts.append(_frames(video, columns, frame_height))
+    width = parts[-1].shape[1]
+    parts[0] = _title(title, width)
+    if mel is not None:
+      parts.append(mel_picture(mel, (64, width)))
+    strips.append(np.concatenate(parts))
+  width = max(s.shape[1] for s in strips)
+  pad = lambda s: np.pad(s, ((0, 8), (0, width - s.shape[1]), (0, 0)))
+  return np.concatenate([pad(s) for s in strips])
+
+
+def save_png(path: Path, image: UInt8[np.ndarray, "y x 3"]) -> None:
+  """Writes a PNG, whole or not at all."""
+  with replacing(path) as partial:
+    Image.fromarray(image).save(partial, format="png")
+
+
+def _frames(video, columns: int, height: int):
+  """`columns` frames, evenly spread, side by side."""
+  chosen = video[np.linspace(0, len(video) - 1, columns).round().astype(int)]
+  width = round(height * video.shape[2] / video.shape[1])
+  scale = lambda f: np.asarray(
+    Image.fromarray(f).resize((width, height), Image.Resampling.NEAREST)
+  )
+  return np.concatenate([scale(f) for f in chosen], 1)
+
+
+def _title(text: str, width: int):
+  """A line of white text on black."""
+  image = Image.new("RGB", (width, 16))
+  ImageDraw.Draw(image).text((2, 2), text, fill="white")
+  return np.asarray(image)

@@ -1,0 +1,107 @@
+"""One transformer block of one stream, as Wan2.1, open in the middle.
+
+    x += g1 * o(attention(rope(q), rope(k), v)),  q, k, v of mod(norm x, b1, s1)
+    x += text_attention(layer_norm(x), text)           no gate, no modulation
+    x += fusion.exchange(...)                          outside: `joint.py`
+    x += g2 * mlp(mod(norm x, b2, s2))
+
+with mod(y, b, s) = y (1 + s) + b and (b1, s1, g1, b2, s2, g2) a learned table
+plus the projection of the time embedding. Activations are (b, f, s, d): s
+tokens in each of f frames, the same for both streams.
+"""
+
+from typing import NamedTuple
+
+import einops
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from ccl_jax.attention import attend
+from ccl_jax.models import layers
+from ccl_jax.models.rope import rotate
+from ccl_jax.types import Array, Float
+
+
+class Modulation(NamedTuple):
+  """Rows of the modulation table, (b, f | 1, s | 1, d) in float32 each."""
+
+  shift: Float[Array, "b #f #s d"]
+  scale: Float[Array, "b #f #s d"]
+  gate: Float[Array, "b #f #s d"]
+
+  def apply(self, x: Float[Array, "b f s d"]) -> Float[Array, "b f s d"]:
+    """Normalises and modulates x; the result has x's dtype."""
+    y = layers.normalize(x) * (1 + self.scale) + self.shift
+    return y.astype(x.dtype)
+
+  def add(
+    self, x: Float[Array, "b f s d"], update: Float[Array, "b f s d"]
+  ) -> Float[Array, "b f s d"]:
+    """The gated residual, added in float32."""
+    return (x + update.astype(jnp.float32) * self.gate).astype(x.dtype)
+
+
+def flatten(x: Float[Array, "b f s d"]) -> Float[Array, "b n d"]:
+  """Frames and tokens per frame as one axis, n = f * s."""
+  return einops.rearrange(x, "b f s d -> b (f s) d")
+
+
+class Block(nnx.Module):
+  """A block of width d; text arrives already embedded to d."""
+
+  def __init__(self, d: int, d_ffn: int, head_size: int, *, rngs, dtype):
+    table = jax.random.normal(rngs.params(), (6, d)) / d**0.5
+    self.modulation = nnx.Param(table)
+    options = dict(rngs=rngs, dtype=dtype)
+    self.self_attention = layers.Projections(d, d, head_size, **options)
+    self.text_norm = layers.LayerNorm(d)
+    self.text_attention = layers.Projections(d, d, head_size, **options)
+    self.ffn = layers.MLP(d, d_ffn, d, activation="gelu_tanh", **options)
+
+  def modulate(
+    self, time: Float[Array, "b #f #s 6 d"]
+  ) -> tuple[Modulation, Modulation]:
+    """The six rows for self-attention and FFN, from the projected time."""
+    rows = self.modulation[...] + time
+    parts = [rows[..., i, :] for i in range(6)]
+    return Modulation(*parts[:3]), Modulation(*parts[3:])
+
+  def qkv(
+    self,
+    x: Float[Array, "b f s d"],
+    modulation: Modulation,
+    angles: Float[Array, "n half"],
+  ) -> tuple[Float[Array, "b n k e"], ...]:
+    """Rotated queries and keys, and values, of self-attention."""
+    y = flatten(modulation.apply(x))
+    p = self.self_attention
+    return rotate(p.query(y), angles), rotate(p.key(y), angles), p.value(y)
+
+  def add_attended(
+    self,
+    x: Float[Array, "b f s d"],
+    attended: Float[Array, "b n k e"],
+    modulation: Modulation,
+  ) -> Float[Array, "b f s d"]:
+    """The residual of self-attention."""
+    update = self.self_attention.out(attended).reshape(x.shape)
+    return modulation.add(x, update)
+
+  def add_text(
+    self,
+    x: Float[Array, "b f s d"],
+    text: Float[Array, "b l d"],
+    backend: str | None = None,
+  ) -> Float[Array, "b f s d"]:
+    """Text cross-attention. Padding is not masked, as in Wan."""
+    p = self.text_attention
+    query = p.query(flatten(self.text_norm(x)))
+    attended = attend(query, p.key(text), p.value(text), backend=backend)
+    return x + p.out(attended).reshape(x.shape)
+
+  def add_ffn(
+    self, x: Float[Array, "b f s d"], modulation: Modulation
+  ) -> Float[Array, "b f s d"]:
+    """The modulated and gated feed-forward network."""
+    return modulation.add(x, self.ffn(modulation.apply(x)))

@@ -1,0 +1,31 @@
+"""The fusions by name."""
+
+from collections.abc import Mapping
+
+from ccl_jax.config import build
+from ccl_jax.models.fusion.base import Fusion, Grid
+from ccl_jax.models.fusion.cca import CCA
+from ccl_jax.models.fusion.gated import make_gated
+
+__all__ = ["FUSIONS", "Fusion", "Grid", "make_fusion"]
+
+
+def make_independent(widths, head_sizes, *, rngs, dtype) -> Fusion:
+  """Two towers that never meet."""
+  return Fusion()
+
+
+FUSIONS = {"independent": make_independent, "gated": make_gated, "cca": CCA}
+
+
+def make_fusion(settings: Mapping, **extra) -> Fusion:
+  """The fusion that `settings["kind"]` names, built from the other keys.
+
+  Raises:
+    ValueError: an unknown kind or key.
+  """
+  options = dict(settings)
+  kind = options.pop("kind")
+  if kind not in FUSIONS:
+    raise ValueError(f"fusion {kind=}: expected one of {', '.join(FUSIONS)}.")
+  return build(FUSIONS[kind], options, "model.fusion", **extra)

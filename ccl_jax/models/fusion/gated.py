@@ -1,0 +1,19 @@
+"""The baseline: gated full attention between the streams (section 3.1, Ovi).
+
+    x += g * attention(x, y),   g = 1 where the sample's streams interact  (1)
+
+No context tokens, no windows, no routing: CCA with its three parts off.
+"""
+
+from ccl_jax.models.fusion.cca import CCA
+
+
+def make_gated(
+  widths: dict[str, int], head_sizes: dict[str, int], *, rngs, dtype,
+  tarp: bool = False, positions: str = "index", fps: float = 25.0,
+) -> CCA:  # fmt: skip
+  """Gated cross-attention; `tarp` gives row 2 of the paper's Table 2."""
+  return CCA(
+    widths, head_sizes, rngs=rngs, dtype=dtype, audio_context=0,
+    video_context=0, dcr=False, tarp=tarp, positions=positions, fps=fps,
+  )  # fmt: skip

@@ -1,0 +1,122 @@
+"""The layers that both streams and the fusions are made of.
+
+Flax NNX is used as a pytree of parameters only (`Module`, `Param`, `Linear`,
+`split`, `merge`); every transform is a plain `jax.*` one. Parameters are
+float32; `dtype` is what matrices are multiplied in; norms, modulation and time
+are float32.
+"""
+
+from collections.abc import Callable
+
+import einops
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from ccl_jax.types import Array, Float
+
+EPSILON = 1e-6
+xavier = nnx.initializers.xavier_uniform()
+zeros = nnx.initializers.zeros
+
+
+def normalize(x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
+  """LayerNorm without scale and bias, computed and returned in float32."""
+  x = x.astype(jnp.float32)
+  x = x - x.mean(-1, keepdims=True)
+  return x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + EPSILON)
+
+
+class LayerNorm(nnx.Module):
+  """LayerNorm with scale and bias, in float32, cast back to `x.dtype`."""
+
+  def __init__(self, d: int):
+    self.scale = nnx.Param(jnp.ones(d))
+    self.bias = nnx.Param(jnp.zeros(d))
+
+  def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
+    return (normalize(x) * self.scale[...] + self.bias[...]).astype(x.dtype)
+
+
+class RMSNorm(nnx.Module):
+  """x / rms(x) * scale over the full width, before the split into heads."""
+
+  def __init__(self, d: int):
+    self.scale = nnx.Param(jnp.ones(d))
+
+  def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
+    y = x.astype(jnp.float32)
+    y = y * jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + EPSILON)
+    return (y * self.scale[...]).astype(x.dtype)
+
+
+def linear(d_in: int, d_out: int, *, rngs, dtype, init=xavier) -> nnx.Linear:
+  """A Linear with Wan's initialisation (xavier uniform, zero bias)."""
+  return nnx.Linear(
+    d_in, d_out, kernel_init=init, dtype=dtype, param_dtype=jnp.float32,
+    rngs=rngs,
+  )  # fmt: skip
+
+
+class Projections(nnx.Module):
+  """q, k, v and output projections of one attention, q and k normalised.
+
+  Queries come from a stream of width d, keys and values from one of width
+  d_kv; attention runs in d = heads * head_size channels.
+  """
+
+  def __init__(
+    self, d: int, d_kv: int, head_size: int, *, rngs, dtype, out_init=xavier
+  ):
+    self.head_size = head_size
+    self.q = linear(d, d, rngs=rngs, dtype=dtype)
+    self.k = linear(d_kv, d, rngs=rngs, dtype=dtype)
+    self.v = linear(d_kv, d, rngs=rngs, dtype=dtype)
+    self.o = linear(d, d, rngs=rngs, dtype=dtype, init=out_init)
+    self.norm_q, self.norm_k = RMSNorm(d), RMSNorm(d)
+
+  def heads(self, x: Float[Array, "b n d"]) -> Float[Array, "b n k e"]:
+    return einops.rearrange(x, "b n (k e) -> b n k e", e=self.head_size)
+
+  def query(self, x: Float[Array, "b n d"]) -> Float[Array, "b n k e"]:
+    return self.heads(self.norm_q(self.q(x)))
+
+  def key(self, y: Float[Array, "b m d"]) -> Float[Array, "b m k e"]:
+    return self.heads(self.norm_k(self.k(y)))
+
+  def value(self, y: Float[Array, "b m d"]) -> Float[Array, "b m k e"]:
+    return self.heads(self.v(y))
+
+  def out(self, x: Float[Array, "b n k e"]) -> Float[Array, "b n d"]:
+    return self.o(einops.rearrange(x, "b n k e -> b n (k e)"))
+
+
+class MLP(nnx.Module):
+  """Linear, activation, Linear."""
+
+  def __init__(
+    self, d_in: int, d_hidden: int, d_out: int, *, activation: str, rngs, dtype,
+    init=xavier,
+  ):  # fmt: skip
+    self.activation = activation
+    self.up = linear(d_in, d_hidden, rngs=rngs, dtype=dtype, init=init)
+    self.down = linear(d_hidden, d_out, rngs=rngs, dtype=dtype, init=init)
+
+  def __call__(self, x: Float[Array, "*b d_in"]) -> Float[Array, "*b d_out"]:
+    activate = {"gelu_tanh": nnx.gelu, "silu": nnx.silu}[self.activation]
+    return self.down(activate(self.up(x)))
+
+
+def sinusoid(t: Float[Array, "*b"], d: int) -> Float[Array, "*b d"]:
+  """[cos, sin] of t * 10000^(-i / (d/2)), i < d/2, in float32 (Wan)."""
+  frequency = 1e4 ** (-jnp.arange(d // 2, dtype=jnp.float32) / (d // 2))
+  angle = t.astype(jnp.float32)[..., None] * frequency
+  return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], -1)
+
+
+def stack(make: Callable[[nnx.Rngs], nnx.Module], num: int, rngs: nnx.Rngs):
+  """`num` modules as one whose every parameter has a leading layer axis."""
+  keys = jax.random.split(rngs.params(), num)
+  graph = nnx.split(jax.eval_shape(lambda key: make(nnx.Rngs(key)), keys[0]))[0]
+  params = jax.vmap(lambda key: nnx.split(make(nnx.Rngs(key)))[1])(keys)
+  return nnx.merge(graph, params)

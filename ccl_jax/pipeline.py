@@ -1,0 +1,323 @@
+"""From a prompt (and an image, a sound or a video) to a clip.
+
+    pipeline = Pipeline.load("runs/demo")
+    clips = pipeline("t2av", ['A red face talks. "a i u" A low voice.'])
+    clips[0].save("clip.mp4")
+
+Everything needed lies in the workdir of a training run. Latents are sampled by
+one compiled program per task and batch size; item i's noise comes from its own
+seed, so a result does not depend on what else is in the batch.
+"""
+
+import dataclasses
+import functools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Float, UInt8
+
+from ccl_jax.codecs.bundle import Codecs
+from ccl_jax.config import build
+from ccl_jax.data import media
+from ccl_jax.diffusion import flow, guidance, sampler, tasks
+from ccl_jax.diffusion.objective import Objective
+from ccl_jax.models import joint
+from ccl_jax.training import checkpoint, step
+from ccl_jax.training.optim import Optimizer
+from ccl_jax.types import PyTree, State, audio_per_frame
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+  """How to sample; `scale`s as in `diffusion.guidance`.
+
+  Raises:
+    ValueError: an unknown method or guidance, or no steps.
+  """
+
+  method: str = "unipc"
+  steps: int = 50
+  shift: float = 5.0
+  guidance: str = "ucg2"
+  video_scale: float = 4.0
+  audio_scale: float = 3.0
+  cross_scale: float = 2.5
+
+  def __post_init__(self):
+    guidance.row(self.guidance)
+    sampler.schedule(self.steps, self.shift)
+    if self.method not in sampler.SOLVERS:
+      raise ValueError(
+        f"Unknown sampler '{self.method}': {', '.join(sampler.SOLVERS)}."
+      )
+
+  @property
+  def scales(self) -> dict[str, dict[str, float]]:
+    """Scales by stream and name, for every row of guidance."""
+    own = {"video": self.video_scale, "audio": self.audio_scale}
+    return {
+      s: {"scale": x, "text": x, "cross": self.cross_scale}
+      for s, x in own.items()
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipShape:
+  """What a clip is, in pixels and seconds, and hence in latents."""
+
+  fps: float
+  frames: int
+  size: tuple[int, int]
+
+  def latents(self, codecs: Codecs) -> dict[str, tuple[int, ...]]:
+    """Stream -> shape of one clip's latents, (f, h, w, c) and (m, c)."""
+    _, y, x = codecs.video.stride
+    f = codecs.video.latent_frames(self.frames)
+    c = audio_per_frame(self.fps, codecs.audio.rate)
+    h, w = self.size[0] // y, self.size[1] // x
+    return {
+      "video": (f, h, w, codecs.video.channels),
+      "audio": (c * f, codecs.audio.channels),
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class Generated:
+  """One result: frames, sound, or both, and the sound's log-mel."""
+
+  fps: float
+  sample_rate: int
+  video: UInt8[np.ndarray, "t y x 3"] | None = None
+  audio: Float[np.ndarray, "s"] | None = None
+  mel: Float[np.ndarray, "t mels"] | None = None
+
+  def save(self, path: str | Path) -> Path:
+    """Writes mp4, or wav if there is only sound; returns the path written."""
+    path = Path(path)
+    if self.video is None:
+      path = path.with_suffix(".wav")
+      media.write_wav(path, self.audio, self.sample_rate)
+    else:
+      path = path.with_suffix(".mp4")
+      media.write_mp4(path, self.video, self.fps, self.audio, self.sample_rate)
+    return path
+
+
+@functools.partial(jax.jit, static_argnames=("graph", "task", "sampling"))
+def sample_latents(
+  params: PyTree,
+  noise: State,
+  given: State,
+  condition: dict,
+  *,
+  graph: nnx.GraphDef,
+  task: str,
+  sampling: Sampling,
+) -> State:
+  """Latents of the streams in `noise`; one compiled loop over the steps.
+
+  Args:
+    given: latents of the reference stream, or of the first frame.
+    condition: text, negative (b, l, d) and null latents, see `guidance`.
+  """
+  plan = tasks.inference_task(task)
+
+  def velocity(state, t, condition):
+    text, route = condition["text"], condition["route"]
+    return joint.velocity(graph, params, state, t, text, route)
+
+  batch = len(condition["text"])
+  return sampler.sample(
+    guidance.guided(velocity, guidance.row(sampling.guidance), sampling.scales),
+    noise,
+    plan.clean(noise),
+    given,
+    sampler.schedule(sampling.steps, sampling.shift),
+    sampling.method,
+    condition | {"route": plan.route(batch)},
+  )
+
+
+@dataclasses.dataclass
+class Pipeline:
+  """A trained model with its codecs, ready to generate."""
+
+  graph: nnx.GraphDef
+  params: PyTree
+  codecs: Codecs
+  shape: ClipShape
+  sampling: Sampling
+  step: int
+
+  @classmethod
+  def load(
+    cls, workdir: str | Path, at: int | None = None, average: bool = True
+  ) -> "Pipeline":
+    """The newest checkpoint of a workdir, or the one of step `at`.
+
+    average: the moving average of the parameters, else the last ones.
+
+    Raises:
+      ValueError: no run, no such checkpoint, no codecs.
+    """
+    workdir, config = Path(workdir), checkpoint.read_config(workdir)
+    recipe = step.make_recipe(
+      config["model"],
+      build(Objective, config["objective"], "objective"),
+      build(Optimizer, config["optimizer"], "optimizer"),
+      config["steps"],
+      config["seed"],
+    )
+    shapes = jax.eval_shape(lambda: step.init_state(config["model"], recipe))
+    checkpoints = checkpoint.Checkpointer(workdir)
+    state = checkpoints.restore(shapes, at)
+    checkpoints.close()
+    clip = json.loads((workdir / "clip.json").read_text())
+    return cls(
+      recipe.graph,
+      step.state_params(state, average),
+      Codecs.load(workdir / "codecs"),
+      ClipShape(clip["fps"], clip["frames"], tuple(clip["size"])),
+      build(Sampling, config["sampling"], "sampling"),
+      int(state["step"]),
+    )
+
+  def __call__(
+    self,
+    task: str,
+    prompts: Sequence[str],
+    *,
+    negative: str = "",
+    images: Sequence[UInt8[np.ndarray, "y x 3"]] | None = None,
+    audios: Sequence[Float[np.ndarray, "s"]] | None = None,
+    videos: Sequence[UInt8[np.ndarray, "t y x 3"]] | None = None,
+    seeds: Sequence[int] | None = None,
+    sampling: Sampling | None = None,
+  ) -> list[Generated]:
+    """One clip per prompt; a given stream is returned with the generated one.
+
+    Args:
+      task: t2av, i2av, t2v, i2v, t2a, a2v or v2a.
+      images, audios, videos: one per prompt, where the task takes them; of the
+        model's size, rate and length (see `data.media`).
+
+    Raises:
+      ValueError: an unknown task, or an input that it lacks or cannot take.
+    """
+    given = self.encode_given(task, len(prompts), images, audios, videos)
+    latents = self.latents(task, prompts, given, negative, seeds, sampling)
+    clips = self.decode(latents)
+    plan = tasks.inference_task(task)
+    if "video" in plan.given:
+      clips = [
+        dataclasses.replace(c, video=v)
+        for c, v in zip(clips, videos, strict=True)
+      ]
+    if "audio" in plan.given:
+      clips = [
+        dataclasses.replace(c, audio=a)
+        for c, a in zip(clips, audios, strict=True)
+      ]
+    return clips
+
+  def encode_given(self, task: str, num: int, images, audios, videos) -> State:
+    """Latents of what the task is given: a first frame or a whole stream."""
+    plan = tasks.inference_task(task)
+    needed = {
+      "image": plan.first_frame,
+      "audio": "audio" in plan.given,
+      "video": "video" in plan.given,
+    }
+    got = {"image": images, "audio": audios, "video": videos}
+    for name, need in needed.items():
+      if need != (got[name] is not None):
+        state = "needs" if need else "takes no"
+        raise ValueError(f"Task '{task}' {state} {name} input.")
+      if need and len(got[name]) != num:
+        raise ValueError(
+          f"{len(got[name])} {name} inputs for {num} prompts: give one each."
+        )
+    given, shapes = {}, self.shape.latents(self.codecs)
+    if videos is not None:
+      given["video"] = self.codecs.video.encode(np.stack(videos))
+    if images is not None:
+      frames = np.stack(images)[:, None]
+      given["video"] = self.codecs.video.encode(frames)
+    if audios is not None:
+      m, _ = shapes["audio"]
+      latents = self.codecs.audio.encode(np.stack(audios))[:, :m]
+      short = m - latents.shape[1]
+      given["audio"] = np.pad(latents, ((0, 0), (0, short), (0, 0)))
+    return given
+
+  def latents(
+    self,
+    task: str,
+    prompts: Sequence[str],
+    given: State,
+    negative: str = "",
+    seeds: Sequence[int] | None = None,
+    sampling: Sampling | None = None,
+  ) -> State:
+    """Sampled latents, stream -> (b, ...), given streams included."""
+    plan = tasks.inference_task(task)
+    shapes = self.shape.latents(self.codecs)
+    seeds = range(len(prompts)) if seeds is None else seeds
+    keys = jax.vmap(jax.random.key)(jnp.asarray(list(seeds), jnp.uint32))
+    condition = {
+      "text": self.embed(prompts),
+      "negative": self.embed([negative] * len(prompts)),
+      "null": self.null_latents(),
+    }
+    return sample_latents(
+      self.params,
+      flow.draw_noise(keys, {s: shapes[s] for s in plan.streams}),
+      jax.tree.map(jnp.asarray, given),
+      condition,
+      graph=self.graph,
+      task=task,
+      sampling=sampling or self.sampling,
+    )
+
+  def embed(self, prompts: Sequence[str]) -> Float[np.ndarray, "b l d"]:
+    """Text embeddings, padded with zeros to the encoder's length."""
+    text = self.codecs.text
+    out = np.zeros((len(prompts), text.max_length, text.width), np.float32)
+    for row, prompt in zip(out, prompts, strict=True):
+      tokens = text.encode(prompt)
+      row[: len(tokens)] = tokens
+    return out
+
+  def null_latents(self) -> dict[str, np.ndarray]:
+    """A static grey video and silence, for the guidance called "sync"."""
+    f, m = self.shape.frames, self.shape.latents(self.codecs)["audio"][0]
+    samples = round(m * self.codecs.audio.sample_rate / self.codecs.audio.rate)
+    grey = np.full((1, f, *self.shape.size, 3), 128, np.uint8)
+    silence = np.zeros((1, samples), np.float32)
+    return {
+      "video": self.codecs.video.encode(grey),
+      "audio": self.codecs.audio.encode(silence)[:, :m],
+    }
+
+  def decode(self, latents: State) -> list[Generated]:
+    """Pixels and sound of each item; sound is cut to the video's length."""
+    latents = {s: np.asarray(x) for s, x in latents.items()}
+    num = len(next(iter(latents.values())))
+    fps, rate = self.shape.fps, self.codecs.audio.sample_rate
+    items: list[dict] = [{} for _ in range(num)]
+    if "video" in latents:
+      videos = self.codecs.video.decode(latents["video"])
+      for item, video in zip(items, videos, strict=True):
+        item["video"] = video
+    if "audio" in latents:
+      samples = round(self.shape.frames / fps * rate)
+      sounds = self.codecs.audio.decode(latents["audio"])[:, :samples]
+      mels = self.codecs.audio.mel(latents["audio"])
+      for item, sound, mel in zip(items, sounds, mels, strict=True):
+        item["audio"], item["mel"] = sound, mel
+    return [Generated(fps, rate, **item) for item in items]

@@ -1,0 +1,82 @@
+"""AdamW with a learning rate per parameter path.
+
+    m, v = moments of g / max(1, |g| / clip)
+    p -= rate(path) * f(step) * (m / (sqrt(v) + eps) + decay * p)          (1)
+
+f rises linearly over `warmup` steps to 1, then stays or falls as a half cosine
+to 0 at the last step. Weight decay is on matrices ("kernel") only. A rate of 0
+freezes: such leaves get no optimizer state and no gradient at all.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ccl_jax import trees
+from ccl_jax.types import PyTree
+
+DECAYS = ("constant", "cosine")
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+  """Numbers of eq. 1.
+
+  Args:
+    rates: ((path regex, peak rate), ...), first match wins.
+    ema: decay of the parameters' moving average.
+
+  Raises:
+    ValueError: an unknown decay, or numbers out of range.
+  """
+
+  rates: tuple[tuple[str, float], ...]
+  b1: float = 0.9
+  b2: float = 0.95
+  eps: float = 1e-8
+  weight_decay: float = 0.01
+  clip: float = 1.0
+  warmup: int = 500
+  decay: str = "constant"
+  ema: float = 0.9999
+
+  def __post_init__(self):
+    if self.decay not in DECAYS:
+      raise ValueError(f"optimizer {self.decay=}: expected one of {DECAYS}.")
+    if not 0 <= self.ema < 1:
+      raise ValueError(f"optimizer {self.ema=}: expected 0 <= ema < 1.")
+
+  def schedule(self, num_steps: int) -> optax.Schedule:
+    """f of eq. 1 at 0, 1, ... num_steps - 1; 1 is the peak."""
+    rise = optax.linear_schedule(1 / max(1, self.warmup), 1.0, self.warmup)
+    rest = max(1, num_steps - self.warmup)
+    fall = {
+      "constant": optax.constant_schedule(1.0),
+      "cosine": optax.cosine_decay_schedule(1.0, rest),
+    }[self.decay]
+    return optax.join_schedules([rise, fall], [self.warmup])
+
+  def split(self, params: PyTree) -> tuple[PyTree, PyTree]:
+    """(trainable, frozen) halves of the parameters."""
+    return trees.split(params, trees.match(self.rates, params), bool)
+
+  def transform(
+    self, trainable: PyTree, num_steps: int
+  ) -> optax.GradientTransformation:
+    """Eq. 1 for these parameters (their shapes suffice)."""
+    rates = trees.match(self.rates, trainable, idle_ok=True)
+    matrices = trees.match(
+      ((".*/kernel", True), (".*", False)), trainable, idle_ok=True
+    )
+    scale = optax.stateless(
+      lambda updates, _: jax.tree.map(jnp.multiply, updates, rates)
+    )
+    return optax.chain(
+      optax.clip_by_global_norm(self.clip),
+      optax.scale_by_adam(self.b1, self.b2, self.eps),
+      optax.add_decayed_weights(self.weight_decay, matrices),
+      scale,
+      optax.scale_by_learning_rate(self.schedule(num_steps)),
+    )

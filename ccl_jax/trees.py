@@ -1,0 +1,91 @@
+"""Rules on the paths of a nested dict: `[(regex, value)]`, first match wins.
+
+A path is `a/b/c`. A leaf that no rule matches and a rule that matches no leaf
+are errors: a misspelt pattern never passes silently. Freezing, learning rates,
+sharding and conversion all speak this language.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ccl_jax.types import PyTree
+
+
+def flatten(tree: PyTree, prefix: str = "") -> dict[str, Any]:
+  """Nested dict -> {"a/b/c": leaf}, in sorted order of paths."""
+  if not isinstance(tree, dict):
+    return {prefix.rstrip("/"): tree}
+  leaves = {}
+  for key in sorted(tree, key=str):
+    leaves |= flatten(tree[key], f"{prefix}{key}/")
+  return leaves
+
+
+def unflatten(leaves: dict[str, Any]) -> PyTree:
+  """The inverse of `flatten`."""
+  tree: dict = {}
+  for path, leaf in leaves.items():
+    *parents, name = path.split("/")
+    node = tree
+    for parent in parents:
+      node = node.setdefault(parent, {})
+    node[name] = leaf
+  return tree
+
+
+def match(
+  rules: Sequence[tuple[str, Any]], tree: PyTree, idle_ok: bool = False
+) -> PyTree:
+  """The value of the first rule whose regex fully matches each leaf's path.
+
+  `idle_ok` allows rules without a leaf (for a part of a tree that was matched
+  as a whole before).
+
+  Raises:
+    ValueError: leaves without a rule, or rules without a leaf.
+  """
+  used, values, unmatched = set(), {}, []
+  for path in flatten(tree):
+    found = [
+      i for i, (regex, _) in enumerate(rules) if re.fullmatch(regex, path)
+    ]
+    used.update(found)
+    if found:
+      values[path] = rules[found[0]][1]
+    else:
+      unmatched.append(path)
+  idle = [rules[i][0] for i in range(len(rules)) if i not in used]
+  if unmatched or (idle and not idle_ok):
+    raise ValueError(
+      f"Rules and tree do not fit. Leaves that no rule matches:"
+      f" {unmatched[:5]} ({len(unmatched)} in all); rules that match no leaf:"
+      f" {idle}. Known paths begin: {list(flatten(tree))[:5]}."
+    )
+  return unflatten(values)
+
+
+def split(
+  tree: PyTree, chosen: PyTree, is_first: Callable[[Any], bool]
+) -> tuple[PyTree, PyTree]:
+  """Two trees: leaves whose value in `chosen` is_first, and the rest."""
+  values = flatten(chosen)
+  parts: tuple[dict, dict] = ({}, {})
+  for path, leaf in flatten(tree).items():
+    parts[0 if is_first(values[path]) else 1][path] = leaf
+  return unflatten(parts[0]), unflatten(parts[1])
+
+
+def join(first: PyTree, second: PyTree) -> PyTree:
+  """Undoes `split`."""
+  return unflatten(flatten_or_empty(first) | flatten_or_empty(second))
+
+
+def flatten_or_empty(tree: PyTree) -> dict[str, Any]:
+  """`flatten`, where an empty dict has no leaves."""
+  return flatten(tree) if tree else {}
+
+
+def count(tree: PyTree) -> int:
+  """Number of elements in all leaves (arrays or their shapes)."""
+  return sum(leaf.size for leaf in flatten_or_empty(tree).values())

@@ -1,0 +1,166 @@
+"""Cross-Modal Context Learning: the paper's run, and sizes of it.
+
+    python -m ccl_jax.train --config=configs/ccl.py:size=14b,stage=joint \
+        --workdir=DIR --config.data.path=DIR
+
+Arguments (`size=...,stage=...`):
+  size   14b   the paper's: Wan2.1-14B video, a 1.9B audio stream
+         1.3b  Wan2.1-1.3B video, an audio stream of half its width
+         tiny  learns the synthetic world on two CPU cores in minutes
+  stage  joint  five tasks mixed in one batch (section 4.4)
+         audio  text-to-audio pre-training of the audio stream alone
+
+Marks: [P] the paper's text, [S] second-hand, [O] our choice.
+"""
+
+from ml_collections import ConfigDict
+
+SIZES = ("14b", "1.3b", "tiny")
+STAGES = ("joint", "audio")
+
+
+def parse_arguments(text: str) -> dict[str, str]:
+  """`"size=tiny,stage=joint"` -> dict; unknown names and values raise."""
+  known = {"size": SIZES, "stage": STAGES}
+  given = {"size": "14b", "stage": "joint"}
+  for item in filter(None, text.split(",")):
+    name, _, value = item.partition("=")
+    if name not in known:
+      raise ValueError(f"config argument '{item}': expected {list(known)}.")
+    if value not in known[name]:
+      raise ValueError(f"config {name}='{value}': expected {known[name]}.")
+    given[name] = value
+  return given
+
+
+def get_config(arg: str = "") -> ConfigDict:
+  """The config; every value can be overridden by `--config.a.b=value`."""
+  chosen = parse_arguments(arg)
+  c = ConfigDict()
+  c.seed = 0
+  c.steps = 12_000  # [P]; ablations 6,000
+  c.batch = 320  # [P]; ablations 128
+
+  c.encode = ConfigDict()
+  c.encode.codec = "linear"
+  c.encode.fps = 25.0  # [O]: c = 5 audio latents a frame is then exact
+  c.encode.frames = 121  # [O] 1 + 4k; 31 latent frames
+  c.encode.size = (352, 640)  # [S] the one resolution
+  c.encode.video_channels = 16
+  c.encode.audio_channels = 20
+  c.encode.text_length = 512
+  c.encode.text_width = 4096
+  c.encode.validation = 0.02
+  c.encode.fit_clips = 200
+  c.encode.workers = 2
+
+  c.data = ConfigDict()
+  c.data.path = ""
+  c.data.split = "train"
+  c.data.workers = 0
+
+  c.model = ConfigDict()
+  c.model.num_layers = 40
+  c.model.text_width = 4096  # umT5-xxl
+  c.model.dtype = "bfloat16"
+  c.model.remat = "full"
+  c.model.scan = True
+  c.model.backend = None
+  c.model.video = dict(width=5120, ffn=13824, heads=40, channels=16, patch=2)
+  c.model.audio = dict(  # [O]; the paper says only "fewer channels"
+    width=1536, ffn=8960, heads=12, channels=20, tokens_per_frame=5
+  )
+  c.model.fusion = ConfigDict()
+  c.model.fusion.kind = "cca"  # or "gated" (the baseline), "independent"
+  c.model.fusion.audio_context = 8  # [P] LCT that stand for audio
+  c.model.fusion.video_context = 128  # [P] LCT that stand for video
+  c.model.fusion.tarp = True
+  c.model.fusion.dcr = True
+  c.model.fusion.positions = "index"
+  c.model.fusion.audio_half = 1  # [S] window of three frames' audio
+  c.model.fusion.video_half = 0  # [P] window of one frame's video
+  c.model.fusion.fps = 25.0
+
+  c.objective = ConfigDict()
+  c.objective.shift = 5.0  # [O] as Wan's sampler
+  c.objective.time_mean = 0.0  # [O] logit-normal
+  c.objective.time_std = 1.0
+  c.objective.video_weight = 0.85  # [O] as Ovi
+  c.objective.audio_weight = 0.15
+  c.objective.text_dropout = 0.1  # [O]
+  c.objective.first_frame_probability = 0.5  # [O] the image-to-video share
+  # apart, audio->video, video->audio, joint [P]
+  c.objective.probabilities = (0.10, 0.15, 0.15, 0.60)
+
+  c.optimizer = ConfigDict()
+  # (path regex, peak rate), first match wins; rate 0 freezes.
+  c.optimizer.rates = (("fusion/.*", 1e-4), (".*", 1e-5))  # [P], [S]
+  c.optimizer.b1 = 0.9  # [O]
+  c.optimizer.b2 = 0.95  # [O] as Ovi
+  c.optimizer.eps = 1e-8
+  c.optimizer.weight_decay = 0.01  # [O] on matrices only
+  c.optimizer.clip = 1.0  # [O] global norm
+  c.optimizer.warmup = 500  # [O]
+  c.optimizer.decay = "constant"  # or "cosine", to zero at the last step
+  c.optimizer.ema = 0.9999  # [O]
+
+  c.checkpoint = dict(every=500, keep=3)
+  c.log = dict(every=10)
+
+  c.sampling = ConfigDict()  # defaults of sample and evaluate
+  c.sampling.method = "unipc"
+  c.sampling.steps = 50
+  c.sampling.shift = 5.0
+  c.sampling.guidance = "ucg2"
+  c.sampling.video_scale = 4.0  # [O]
+  c.sampling.audio_scale = 3.0  # [O]
+  c.sampling.cross_scale = 2.5  # [O]
+
+  c.eval = dict(every=1000, split="validation", num=4, tasks=("t2av", "a2v"))
+  {"14b": lambda c: None, "1.3b": small, "tiny": tiny}[chosen["size"]](c)
+  if chosen["stage"] == "audio":
+    audio_stage(c, chosen["size"])
+  c.lock()
+  return c
+
+
+def small(c: ConfigDict) -> None:
+  """Wan2.1-1.3B and an audio stream of half its width [O]."""
+  c.model.num_layers = 30
+  c.model.video.update(width=1536, ffn=8960, heads=12)
+  c.model.audio.update(width=768, ffn=4480, heads=6)
+
+
+def audio_stage(c: ConfigDict, size: str) -> None:
+  """Audio pre-training: 160k steps of batch 3200 at rate 1e-4 [P, S]."""
+  c.model.video = None
+  c.model.fusion = dict(kind="independent")
+  c.objective.probabilities = (1.0, 0.0, 0.0, 0.0)
+  c.objective.first_frame_probability = 0.0
+  c.eval.tasks = ("t2a",)
+  if size != "tiny":
+    c.steps, c.batch = 160_000, 3200
+    c.optimizer.rates = ((".*", 1e-4),)
+
+
+def tiny(c: ConfigDict) -> None:
+  """Everything small and from scratch: 2 s of 64 x 64 on two CPU cores."""
+  c.steps, c.batch = 1000, 24
+  c.encode.frames, c.encode.size = 49, (64, 64)
+  c.encode.text_length, c.encode.text_width = 32, 64
+  c.model.num_layers, c.model.text_width = 3, 64
+  c.model.dtype, c.model.remat = "float32", "none"
+  c.model.video.update(width=96, ffn=384, heads=3)
+  c.model.audio.update(width=64, ffn=256, heads=2)
+  # LCT in proportion to the window (15 audio, 16 video keys): as many as the
+  # paper's 8 and 128 would starve the cross-modal keys.
+  c.model.fusion.audio_context, c.model.fusion.video_context = 2, 2
+  c.objective.shift = 1.0
+  c.objective.first_frame_probability = 0.0
+  c.optimizer.rates = ((".*", 3e-3),)
+  c.optimizer.warmup, c.optimizer.decay = 50, "cosine"
+  c.optimizer.ema = 0.995
+  c.checkpoint = dict(every=200, keep=2)
+  c.sampling.steps, c.sampling.shift = 20, 1.0
+  c.sampling.video_scale = c.sampling.audio_scale = 2.0
+  c.eval.every = 500

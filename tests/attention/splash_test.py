@@ -1,0 +1,63 @@
+"""Splash, interpreted, equals the definition for every kind of mask."""
+
+import tracemalloc
+
+import jax
+import numpy as np
+import pytest
+
+from ccl_jax.attention import Window, attend, splash
+from tests.attention import cases
+
+ROUTED = ["video, mixed routes", "audio, mixed routes"]
+CASES = {name: cases.WINDOWS[name] for name in ROUTED} | cases.OTHERS
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_splash_equals_reference(name):
+  cases.assert_equals_reference("splash", *CASES[name])
+
+
+def test_kernels_are_shared_and_hold_no_tracers():
+  mask, n, m = cases.OTHERS["full"]
+  arrays = cases.draw(n, m)
+  inside = cases.run("splash", mask, *arrays)
+  misses = splash._make_kernel.cache_info().misses
+  outside = attend(*arrays, mask, backend="splash")
+  np.testing.assert_allclose(inside, outside, atol=1e-6)
+  assert splash._make_kernel.cache_info().misses == misses
+
+
+def test_a_long_window_needs_little_host_memory():
+  window = Window(256, 256, half=1, num_context=8)
+  n, m = cases.sizes(window, frames=40)
+  tracemalloc.start()
+  splash._make_kernel(window, 8, n, m, interpret=True)
+  _, peak = tracemalloc.get_traced_memory()
+  tracemalloc.stop()
+  assert peak < n * m / 8
+
+
+@pytest.mark.parametrize(
+  "length, block", [(1, 128), (155, 128), (256, 256), (27_280, 512)]
+)
+def test_blocks_pad_little(length, block):
+  assert splash.block_size(length) == block
+
+
+def test_remat_can_keep_the_output_by_name():
+  mask, n, m = cases.OTHERS["full"]
+
+  def count_forward_kernels(policy):
+    def loss(*arrays):
+      out = attend(*arrays, mask, backend="splash", platform="tpu")
+      return out.sum()
+
+    step = jax.value_and_grad(jax.checkpoint(loss, policy=policy))
+    traced = jax.jit(step).trace(*cases.draw(n, m))
+    text = traced.lower(lowering_platforms=("tpu",)).as_text()
+    return text.count('kernel_name = "splash_mha_fwd')
+
+  keep = jax.checkpoint_policies.save_only_these_names(splash.RESIDUALS)
+  assert count_forward_kernels(policy=None) == 2
+  assert count_forward_kernels(keep) == 1

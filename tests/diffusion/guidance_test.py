@@ -1,0 +1,185 @@
+"""Every row against its formula, written out again for a recording velocity."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ccl_jax.diffusion import guidance
+from ccl_jax.diffusion.tasks import inference_task
+
+B = 2
+STATE = {
+  "video": jnp.arange(2.0 * 3 * 4).reshape(B, 3, 1, 1, 4),
+  "audio": jnp.arange(2.0 * 6 * 3).reshape(B, 6, 3) / 7,
+}
+TIME = {"video": jnp.array([0.3, 0.8]), "audio": jnp.array([0.3, 0.8])}
+NULL = {"video": jnp.full((1, 3, 1, 1, 4), -50.0), "audio": jnp.full((3,), 9.0)}
+SCALES = {
+  "video": {"scale": 4.0, "text": 3.0, "cross": 2.5},
+  "audio": {"scale": 1.5, "text": 5.0, "cross": 0.5},
+}
+CONDITION = {
+  "text": jnp.ones((B, 5, 4)),
+  "negative": -jnp.ones((B, 5, 4)),
+  "route": inference_task("t2av").route(B),
+  "null": NULL,
+}
+
+
+class Recorder:
+  """A velocity that tells its inputs apart, and keeps them."""
+
+  def __init__(self):
+    self.calls = []
+
+  def __call__(self, state, t, condition):
+    self.calls.append((state, t, condition))
+    return {s: velocity(s, state, t, **condition) for s in state}
+
+
+def velocity(stream, state, t, text, route):
+  """Depends, nonlinearly, on everything a variant may change."""
+  rest = sum(jnp.mean(x, range(1, x.ndim)) for x in state.values())
+  code = (
+    jnp.mean(text, (1, 2))
+    + 2.0 * route.sees(stream)
+    + 4.0 * route.exchanges
+    + 8.0 * route.video_is_generated
+    + 16.0 * route.audio_is_generated
+    + sum(jnp.mean(x, range(1, x.ndim)) for x in t.values())
+    + jnp.sin(rest)
+  )
+  shape = (-1,) + (1,) * (state[stream].ndim - 1)
+  return code.reshape(shape) ** 2 * jnp.cos(state[stream])
+
+
+def run(name, state=STATE, condition=CONDITION, scales=SCALES):
+  recorder = Recorder()
+  function = guidance.guided(recorder, guidance.row(name), scales)
+  t = {s: TIME[s] for s in state}
+  result = function(state, t, condition)
+  (call,) = recorder.calls  # one forward
+  assert {s: x.shape for s, x in result.items()} == {
+    s: x.shape for s, x in state.items()
+  }
+  return result, call
+
+
+def v(stream, text, other):
+  """The velocity of one stream under one variant, by the definition."""
+  state, t, route = STATE, TIME, CONDITION["route"]
+  no = jnp.zeros(B, bool)
+  if other == "L":
+    route = route._replace(video_sees_audio=no, audio_sees_video=no)
+  elif other == "drop":
+    route = route._replace(exchanges=no)
+  elif other == "null" and stream == "video":
+    null = jnp.broadcast_to(NULL["audio"], STATE["audio"].shape)
+    state, t = STATE | {"audio": null}, TIME | {"audio": 0 * TIME["audio"]}
+    route = route._replace(audio_is_generated=no, audio_sees_video=no)
+  elif other == "null":
+    null = jnp.broadcast_to(NULL["video"], STATE["video"].shape)
+    state, t = STATE | {"video": null}, TIME | {"video": 0 * TIME["video"]}
+    route = route._replace(video_is_generated=no, video_sees_audio=no)
+  text = CONDITION[{"c": "text", "n": "negative"}[text]]
+  return velocity(stream, state, t, text, route)
+
+
+FORMULAS = {  # v(text, other), scales -> velocity
+  "none": lambda v, **_: v("c", "x"),
+  "text": lambda v, scale, **_: (
+    v("n", "x") + scale * (v("c", "x") - v("n", "x"))
+  ),
+  "ucg2": lambda v, scale, **_: (
+    v("n", "L") + scale * (v("c", "x") - v("n", "L"))
+  ),
+  "ucg3": lambda v, text, cross, **_: (
+    v("n", "L")
+    + cross * (v("n", "x") - v("n", "L"))
+    + text * (v("c", "x") - v("n", "x"))
+  ),
+  "ucg3_text_first": lambda v, text, cross, **_: (
+    v("n", "L")
+    + text * (v("c", "L") - v("n", "L"))
+    + cross * (v("c", "x") - v("c", "L"))
+  ),
+  "multimodal": lambda v, text, cross, **_: (
+    v("c", "x")
+    + (text - 1) * (v("c", "x") - v("n", "x"))
+    + (cross - 1) * (v("c", "x") - v("c", "drop"))
+  ),
+  "sync": lambda v, scale, **_: (
+    v("c", "null") + scale * (v("c", "x") - v("c", "null"))
+  ),
+}
+PASSES = {"none": 1, "text": 2, "ucg2": 2, "ucg3": 3, "ucg3_text_first": 3,
+          "multimodal": 3, "sync": 3}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", guidance.ROWS)
+def test_row_is_its_formula_in_one_forward(name):
+  result, (state, t, condition) = run(name)
+  for stream in STATE:
+    expected = FORMULAS[name](
+      lambda text, other, s=stream: v(s, text, other), **SCALES[stream]
+    )
+    np.testing.assert_allclose(
+      result[stream], expected, rtol=1e-4, atol=1e-3, err_msg=stream
+    )
+  size = B * PASSES[name]
+  assert {len(x) for x in (*state.values(), *t.values())} == {size}
+  assert len(condition["text"]) == len(condition["route"].exchanges) == size
+
+
+def test_ucg2_at_one_is_the_conditional_velocity_exactly():
+  scales = {s: {"scale": 1.0} for s in STATE}
+  result, _ = run("ucg2", scales=scales)
+  expected, _ = run("none")
+  for s in STATE:
+    np.testing.assert_array_equal(result[s], expected[s])
+
+
+def test_variants_of_a_sample_stay_together():
+  _, (state, _, condition) = run("ucg2")
+  np.testing.assert_array_equal(
+    state["audio"], jnp.repeat(STATE["audio"], 2, axis=0)
+  )
+  np.testing.assert_array_equal(condition["text"][:, 0, 0], [-1, 1, -1, 1])
+  np.testing.assert_array_equal(condition["route"].video_sees_audio, [0, 1] * 2)
+
+
+def test_null_drives_at_time_zero():
+  _, (state, t, condition) = run("sync")
+  route = condition["route"]  # passes: null audio, seen, null video
+  assert (state["audio"][0] == 9).all() and (state["video"][2] == -50).all()
+  np.testing.assert_allclose(t["audio"][:3], [0, 0.3, 0.3])
+  np.testing.assert_allclose(t["video"][:3], [0.3, 0.3, 0])
+  np.testing.assert_array_equal(route.audio_is_generated[:3], [0, 1, 1])
+  np.testing.assert_array_equal(route.video_is_generated[:3], [1, 1, 0])
+  np.testing.assert_array_equal(route.video_sees_audio[:3], [1, 1, 0])
+  np.testing.assert_array_equal(route.audio_sees_video[:3], [0, 1, 1])
+
+
+def test_a_stream_alone_and_times_per_frame():
+  video = {"video": STATE["video"]}
+  recorder = Recorder()
+  function = guidance.guided(recorder, guidance.row("ucg3"), SCALES)
+  t = {"video": jnp.zeros((B, 3, 1)).at[:, 1:].set(0.5)}
+  result = function(video, t, CONDITION)
+  assert set(result) == {"video"}
+  np.testing.assert_array_equal(
+    recorder.calls[0][1]["video"], jnp.repeat(t["video"], 3, axis=0)
+  )
+  with pytest.raises(ValueError, match="replaces the audio"):
+    run("sync", state=video)
+
+
+def test_wrong_requests_are_named():
+  with pytest.raises(ValueError, match=r"'cfg'.*none, text, ucg2"):
+    guidance.row("cfg")
+  for name, key in (("ucg2", "negative"), ("sync", "null")):
+    condition = {k: x for k, x in CONDITION.items() if k != key}
+    with pytest.raises(ValueError, match=key):
+      run(name, condition=condition)
+  with pytest.raises(ValueError, match="'cross' is missing"):
+    run("ucg3", scales={s: {"text": 1.0} for s in STATE})

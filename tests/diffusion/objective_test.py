@@ -1,0 +1,143 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ccl_jax.diffusion import objective as objectives
+from ccl_jax.diffusion.objective import Objective
+from ccl_jax.diffusion.tasks import TASK_NAMES
+
+B, F, M = 8, 3, 6
+
+
+def batch(b=B, **changes):
+  keys = jax.random.split(jax.random.key(7), 3)
+  return {
+    "video": jax.random.normal(keys[0], (B, F, 2, 2, 4))[:b],
+    "audio": jax.random.normal(keys[1], (B, M, 3))[:b],
+    "text": jax.random.normal(keys[2], (B, 5, 4))[:b],
+    "null_text": jnp.zeros((5, 4)),
+    "has_video": jnp.ones(b, bool),
+    "has_audio": jnp.ones(b, bool),
+  } | changes
+
+
+def example(settings, data=None):
+  data = batch() if data is None else data
+  key = jax.random.key(0)
+  return objectives.make_training_example(key, data, settings)
+
+
+def only(name):
+  """Settings that draw one task always."""
+  probabilities = tuple(float(name == task) for task in TASK_NAMES)
+  return Objective(probabilities=probabilities)
+
+
+def test_state_is_the_flow_of_its_own_data():
+  data = batch()
+  drawn = example(Objective(first_frame_probability=0.5))
+  for stream in ("video", "audio"):
+    t = drawn.t[stream]
+    t = t.reshape(t.shape + (1,) * (data[stream].ndim - t.ndim))
+    # x_t = x0 + t (noise - x0)
+    np.testing.assert_allclose(
+      drawn.x_t[stream], data[stream] + t * drawn.target[stream], atol=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+  "name, given", [("a2v", "audio"), ("v2a", "video"), ("joint", None)]
+)
+def test_loss_covers_generated_streams_only(name, given):
+  drawn = example(only(name))
+  wrong = jax.tree.map(lambda x: x + 2.0, drawn.target)
+  value, metrics = objectives.loss(wrong, drawn, Objective())
+  weights = {"video": 0.85, "audio": 0.15}
+  expected = sum(4 * weights[s] for s in weights if s != given)
+  np.testing.assert_allclose(value, expected, rtol=1e-5)
+  gradient = jax.grad(lambda p: objectives.loss(p, drawn, Objective())[0])(
+    wrong
+  )
+  for stream in weights:
+    assert (gradient[stream] == 0).all() == (stream == given)
+  for key, count in metrics["count"].items():
+    assert count == (B if key.startswith(f"{name}/") else 0)
+    np.testing.assert_allclose(metrics["sum"][key], 4 * count, rtol=1e-5)
+  if given:
+    assert (drawn.t[given] == 0).all()
+    np.testing.assert_array_equal(drawn.x_t[given], batch()[given])
+
+
+def test_metrics_split_the_loss_by_task_and_stream():
+  drawn = example(Objective())
+  prediction = jax.tree.map(jnp.zeros_like, drawn.target)
+  value, metrics = objectives.loss(prediction, drawn, Objective())
+  weights = {"video": 0.85, "audio": 0.15}
+  parts = (weights[k.split("/")[1]] * v for k, v in metrics["sum"].items())
+  np.testing.assert_allclose(value, sum(parts) / B, rtol=1e-5)
+
+
+def test_absent_streams_have_no_loss_and_one_stream_may_be_left_out():
+  absent = batch(has_video=jnp.zeros(B, bool))
+  drawn = example(only("joint"), data=absent)
+  assert (drawn.task == 0).all() and not drawn.weight["video"].any()
+  alone = {k: v for k, v in absent.items() if "video" not in k}
+  only_audio = example(only("joint"), data=alone)
+  assert set(only_audio.x_t) == {"audio"}
+  np.testing.assert_array_equal(only_audio.x_t["audio"], drawn.x_t["audio"])
+  value, _ = objectives.loss(only_audio.target, only_audio, Objective())
+  assert value == 0
+
+
+def test_a_sample_does_not_depend_on_the_rest_of_the_batch():
+  settings = Objective(first_frame_probability=0.5, text_dropout=0.5)
+  many, few = example(settings), example(settings, data=batch(2))
+  jax.tree.map(lambda x, y: np.testing.assert_array_equal(x[:2], y), many, few)
+
+
+def test_text_is_dropped_for_its_fraction_of_samples():
+  data = {
+    "audio": jnp.zeros((400, 1, 1)),
+    "has_audio": jnp.ones(400, bool),
+    "text": jnp.ones((400, 5, 4)),
+    "null_text": jnp.zeros((5, 4)),
+  }
+  text = np.asarray(example(Objective(text_dropout=0.25), data=data).text)
+  assert (text == text[..., :1, :1]).all()  # a sample's text as a whole
+  np.testing.assert_allclose(text.mean(), 0.75, atol=0.07)
+  assert (example(Objective(text_dropout=1.0)).text == 0).all()
+
+
+def test_first_frames_are_given_only_where_video_is_generated():
+  assert example(Objective()).t["video"].shape == (B,)  # the fast path
+  drawn = example(Objective(first_frame_probability=1.0))
+  generated = np.asarray(drawn.route.video_is_generated)
+  assert 0 < generated.sum() < B
+  t, weight = drawn.t["video"], drawn.weight["video"].reshape(B, F)
+  assert t.shape == (B, F, 1)
+  np.testing.assert_array_equal(
+    drawn.x_t["video"][:, 0], batch()["video"][:, 0]
+  )
+  np.testing.assert_array_equal(weight[:, 0], np.zeros(B))
+  np.testing.assert_array_equal(weight[:, 1], generated)
+  np.testing.assert_array_equal(t[:, 0, 0], np.zeros(B))
+  np.testing.assert_array_equal(t[:, 1, 0] > 0, generated)
+
+
+@pytest.mark.parametrize(
+  "wrong",
+  [
+    {"shift": 0.0},
+    {"time_std": -1.0},
+    {"video_weight": -0.1},
+    {"text_dropout": 1.5},
+    {"first_frame_probability": -0.1},
+    {"probabilities": (0.5, 0.5)},
+    {"probabilities": (0.5, 0.5, 0.5, -0.5)},
+    {"probabilities": (0.1, 0.1, 0.1, 0.1)},
+  ],
+)
+def test_wrong_numbers_are_named(wrong):
+  with pytest.raises(ValueError, match=next(iter(wrong))):
+    Objective(**wrong)

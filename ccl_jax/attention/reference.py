@@ -3,10 +3,11 @@
 out = softmax(q k^T / sqrt(e) where seen, else -1e30) v
 """
 
+import einops
 import jax
 import jax.numpy as jnp
 
-from ccl_jax.attention.mask import Mask
+from ccl_jax.attention.mask import Full, Mask
 from ccl_jax.types import Array, Float
 
 # Finite, so that a row that sees nothing is a mean and not a NaN.
@@ -20,11 +21,23 @@ def attend(
   mask: Mask,
   platform: str,
 ) -> Float[Array, "b n k e"]:
-  """Attention by its definition, on every platform; O(n m) memory."""
+  """Attention by its definition, on every platform; O(n m) memory.
+
+  Heads join the batch, as (b k, n, e), and the softmax divides the result
+  instead of the weights: several times faster on a CPU, the same numbers.
+  """
   del platform
-  logits = jnp.einsum("bnke,bmke->bknm", q, k, preferred_element_type="float32")
-  seen = mask.dense(q.shape[1], k.shape[1])[:, None]
-  logits = jnp.where(seen, logits * q.shape[-1] ** -0.5, UNSEEN)
-  weights = jax.nn.softmax(logits, axis=-1)
-  out = jnp.einsum("bknm,bmke->bnke", weights, v.astype(jnp.float32))
-  return out.astype(q.dtype)
+  b, n, m = len(q), q.shape[1], k.shape[1]
+  q, k, v = (einops.rearrange(x, "b n k e -> (b k) n e") for x in (q, k, v))
+  logits = jnp.einsum("bne,bme->bnm", q, k, preferred_element_type="float32")
+  logits *= q.shape[-1] ** -0.5
+  if not (mask.is_static and isinstance(mask.pattern, Full)):
+    split = einops.rearrange(logits, "(b k) n m -> b k n m", b=b)
+    split = jnp.where(mask.dense(n, m)[:, None], split, UNSEEN)
+    logits = split.reshape(logits.shape)
+  weights = jnp.exp(
+    logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True))
+  )
+  out = jnp.einsum("bnm,bme->bne", weights, v.astype(jnp.float32))
+  out = (out / weights.sum(-1, keepdims=True)).astype(q.dtype)
+  return einops.rearrange(out, "(b k) n e -> b n k e", b=b)

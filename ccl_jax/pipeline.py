@@ -12,8 +12,9 @@ seed, so a result does not depend on what else is in the batch.
 import dataclasses
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -282,6 +283,25 @@ class Pipeline:
       graph=self.graph,
       task=task,
       sampling=sampling or self.sampling,
+    )
+
+  def regenerate(
+    self,
+    task: str,
+    clips: Mapping[str, Any],
+    seeds: Sequence[int] | None = None,
+    sampling: Sampling | None = None,
+  ) -> State:
+    """`latents` for `task`, given what it needs from clips of the data.
+
+    clips: latents "video" and "audio", (b, ...), and "caption", b strings.
+    """
+    plan = tasks.inference_task(task)
+    given = {s: clips[s] for s in plan.given}
+    if plan.first_frame:
+      given["video"] = clips["video"][:, :1]
+    return self.latents(
+      task, clips["caption"], given, seeds=seeds, sampling=sampling
     )
 
   def embed(self, prompts: Sequence[str]) -> Float[np.ndarray, "b l d"]:

@@ -11,6 +11,8 @@ that was not. A workdir in the end holds
     samples/STEP/                     mp4 and a contact sheet at evaluations
 """
 
+import dataclasses
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,11 +21,15 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from ccl_jax.codecs.bundle import Codecs
 from ccl_jax.config import build, check_keys
 from ccl_jax.data import pipeline as data_pipeline
 from ccl_jax.data import records
+from ccl_jax.diffusion import tasks
 from ccl_jax.diffusion.objective import Objective
-from ccl_jax.pipeline import Pipeline, Sampling
+from ccl_jax.files import replacing
+from ccl_jax.metrics import pictures
+from ccl_jax.pipeline import ClipShape, Pipeline, Sampling
 from ccl_jax.training import checkpoint, log, step
 from ccl_jax.training.optim import Optimizer
 
@@ -64,18 +70,15 @@ def train(config: Mapping[str, Any], workdir: Path) -> None:
   held_out = build(HeldOut, config["eval"], "eval")
   every = build(lambda every: every, config["log"], "log")
 
-  # -- Data.
+  # -- Data and workdir.
   loader = build(
     data_pipeline.make_loader, config["data"], "data",
     batch=config["batch"], seed=seed,
   )  # fmt: skip
-  metadata = records.read_metadata(config["data"]["path"])
-  check_fit(config["model"], metadata)
-
-  # -- Workdir, model and state: resumed, or from scratch.
   may_differ = FREE + (("steps",) if optimizer.decay == "constant" else ())
-  checkpoint.claim_workdir(workdir, config, may_differ)
-  copy_codecs(Path(config["data"]["path"]), metadata, workdir)
+  shape = prepare_workdir(workdir, config, may_differ)
+
+  # -- State: resumed, or from scratch.
   recipe = step.make_recipe(
     config["model"], objective, optimizer, num_steps, seed
   )
@@ -105,8 +108,102 @@ def train(config: Mapping[str, Any], workdir: Path) -> None:
     if held_out.is_due(done) or is_last:
       pipeline = Pipeline(
         recipe.graph, step.state_params(state, average=True),
-        Codecs.load(workdir / "codecs"), clip_shape(metadata), sampling, done,
+        Codecs.load(workdir / "codecs"), shape, sampling, done,
       )  # fmt: skip
-      held_out.show(pipeline, config["data"]["path"], workdir, logger)
+      show_samples(pipeline, held_out, config["data"]["path"], workdir, logger)
   checkpoints.close()
   logger.close()
+
+
+@dataclasses.dataclass(frozen=True)
+class HeldOut:
+  """What is sampled while training: `num` clips of `split`, for each task."""
+
+  every: int = 1000
+  split: str = "validation"
+  num: int = 4
+  tasks: tuple[str, ...] = ("t2av", "a2v")
+
+  def __post_init__(self):
+    for name in self.tasks:
+      tasks.inference_task(name)
+
+  def is_due(self, done: int) -> bool:
+    """Whether to sample after `done` steps."""
+    return done % self.every == 0
+
+
+def show_samples(
+  pipeline: Pipeline, held_out: HeldOut, data: str, workdir: Path, logger
+) -> None:
+  """Samples held-out prompts into samples/STEP and TensorBoard."""
+  clips = data_pipeline.read_clips(data, held_out.split, held_out.num)
+  folder = workdir / "samples" / str(pipeline.step)
+  for task in held_out.tasks:
+    made = pipeline.decode(pipeline.regenerate(task, clips))
+    for i, item in enumerate(made):
+      item.save(folder / f"{task}_{i}.mp4")
+      if item.audio is not None:
+        name = f"{task}/{i}"
+        logger.sound(name, item.audio, item.sample_rate, pipeline.step)
+    rows = zip(clips["caption"], made, strict=True)
+    sheet = pictures.contact_sheet([(t, x.video, x.mel) for t, x in rows])
+    pictures.save_png(folder / f"{task}.png", sheet)
+    logger.picture(task, sheet, pipeline.step)
+
+
+def prepare_workdir(
+  workdir: Path, config: Mapping[str, Any], may_differ: tuple[str, ...]
+) -> ClipShape:
+  """Claims the workdir and copies in what sampling needs from the data.
+
+  Raises:
+    ValueError: the data do not fit the model, or the workdir is another's.
+  """
+  data = Path(config["data"]["path"])
+  metadata = records.read_metadata(data)
+  codecs = Codecs.load(data / "codecs")
+  shape = ClipShape(
+    metadata["fps"], metadata["frames"], tuple(metadata["size"])
+  )
+  check_fit(config["model"], codecs, shape)
+  checkpoint.claim_workdir(workdir, config, may_differ)
+  checkpoint.write_json(workdir / "clip.json", dataclasses.asdict(shape))
+  if not (workdir / "codecs").exists():
+    with replacing(workdir / "codecs") as partial:
+      shutil.copytree(data / "codecs", partial)
+  return shape
+
+
+def check_fit(
+  model: Mapping[str, Any], codecs: Codecs, shape: ClipShape
+) -> None:
+  """Raises ValueError where the model's sizes are not those of the latents."""
+  latents = shape.latents(codecs)
+  frames, samples = latents["video"][0], latents["audio"][0]
+  found = {"text_width": (model["text_width"], codecs.text.width)}
+  if model["video"]:
+    found["video.channels"] = (
+      model["video"]["channels"],
+      codecs.video.channels,
+    )
+  if model["audio"]:
+    sizes = model["audio"]
+    found["audio.channels"] = (sizes["channels"], codecs.audio.channels)
+    per_frame = samples // frames
+    found["audio.tokens_per_frame"] = (sizes["tokens_per_frame"], per_frame)
+  wrong = [
+    f"model.{name} is {ours}, the data have {theirs}"
+    for name, (ours, theirs) in found.items()
+    if ours != theirs
+  ]
+  if wrong:
+    raise ValueError(
+      f"Model and data do not fit: {'; '.join(wrong)}. Change the config, or"
+      " encode the clips again with it."
+    )
+
+
+if __name__ == "__main__":
+  flags.mark_flags_as_required(["config", "workdir"])
+  app.run(main)

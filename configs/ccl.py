@@ -57,7 +57,7 @@ def get_config(arg: str = "") -> ConfigDict:
   c.data = ConfigDict()
   c.data.path = ""
   c.data.split = "train"
-  c.data.workers = 0
+  c.data.workers = 2  # threads that read ahead
 
   c.model = ConfigDict()
   c.model.num_layers = 40

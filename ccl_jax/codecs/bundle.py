@@ -7,7 +7,7 @@ A directory holds `codecs.json` (kind and plain settings of each) and
 import json
 import os
 import pathlib
-from typing import NamedTuple, Protocol, Self
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -104,7 +104,7 @@ class Codecs(NamedTuple):
       np.savez(partial / "codecs.npz", **arrays)
 
   @classmethod
-  def load(cls, path: str | os.PathLike) -> Self:
+  def load(cls, path: str | os.PathLike) -> "Codecs":
     """Raises ValueError if `path` holds no codecs or an unknown kind."""
     path = pathlib.Path(path)
     if not (path / "codecs.json").is_file():

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float
 
 _TOKEN = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)*|\d+|[^\w\s]|_")
-_QUOTES = str.maketrans({"“": '"', "”": '"', "«": '"', "»": '"', "’": "'"})
+_QUOTES = str.maketrans("\u201c\u201d\u00ab\u00bb\u2019", '""""\'')
 _END = "</s>"
 
 

@@ -12,6 +12,7 @@ and resumed equals one that never stopped.
 import dataclasses
 import functools
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -69,16 +70,20 @@ def make_key(seed: int, step: int | Array, purpose: int) -> Array:
 
 
 def init_state(model: Mapping, recipe: Recipe) -> PyTree:
-  """A new state; the average starts at the parameters."""
-  params = joint.init_params(model, make_key(recipe.seed, 0, INIT))
-  trainable, frozen = recipe.optimizer.split(params)
-  return {
-    "step": jnp.zeros((), jnp.int32),
-    "trainable": trainable,
-    "frozen": frozen,
-    "ema": jax.tree.map(jnp.copy, trainable),
-    "optimizer": recipe.transform.init(trainable),
-  }
+  """A new state, made by one compiled program."""
+
+  def init():
+    params = joint.init_params(model, make_key(recipe.seed, 0, INIT))
+    trainable, frozen = recipe.optimizer.split(params)
+    return {
+      "step": jnp.zeros((), jnp.int32),
+      "trainable": trainable,
+      "frozen": frozen,
+      "ema": jax.tree.map(jnp.copy, trainable),
+      "optimizer": recipe.transform.init(trainable),
+    }
+
+  return jax.jit(init)()
 
 
 def state_params(state: PyTree, average: bool = False) -> PyTree:
@@ -88,7 +93,7 @@ def state_params(state: PyTree, average: bool = False) -> PyTree:
 
 
 def loss_and_metrics(
-  params: PyTree, batch: Mapping[str, Array], key: Array, recipe: Recipe
+  params: PyTree, batch: Mapping[str, Any], key: Array, recipe: Recipe
 ) -> tuple[Array, dict[str, dict[str, Array]]]:
   """The mixed-task loss of a batch, and its sums and counts by task.
 
@@ -104,8 +109,8 @@ def loss_and_metrics(
 
 
 def train_step(
-  state: PyTree, batch: Mapping[str, Array], recipe: Recipe
-) -> tuple[PyTree, dict[str, Array]]:
+  state: PyTree, batch: Mapping[str, Any], recipe: Recipe
+) -> tuple[PyTree, PyTree]:
   """One update. Returns the new state and scalar metrics.
 
   Metrics are "loss", "grad_norm", "rate", and "sum" and "count" by task and
@@ -135,7 +140,7 @@ def train_step(
     "ema": optax.incremental_update(trainable, state["ema"], 1 - decay),
     "optimizer": optimizer,
   }
-  norm = optax.global_norm(grads)
+  norm = optax.tree.norm(grads)
   rate = recipe.schedule(state["step"])
   return new, metrics | {"loss": value, "grad_norm": norm, "rate": rate}
 

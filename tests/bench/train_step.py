@@ -1,0 +1,180 @@
+"""Times our training step on a CPU against the same model in PyTorch.
+
+    python -m tests.bench.train_step [--size=tiny|mid] [--steps=N]
+
+First the replica gets our (random) parameters and must give the same
+velocities on a batch that mixes the four tasks. Then the steps alternate, ours,
+eager, compiled, ours, ..., so that other load on the machine falls on all of
+them alike; each one draws its tasks, times and noise, and does the forward and
+backward passes, clipping, AdamW and the moving average, in float32.
+"""
+
+import argparse
+import functools
+import os
+import platform
+import shutil
+import time
+
+import jax
+import numpy as np
+import torch
+
+from ccl_jax import trees
+from ccl_jax.config import build
+from ccl_jax.diffusion import tasks
+from ccl_jax.diffusion.objective import Objective
+from ccl_jax.models import joint
+from ccl_jax.training import step
+from ccl_jax.training.optim import Optimizer
+from configs.ccl import get_config
+from tests.bench import torch_ccl
+from tests.models.tiny import randomize
+
+FRAMES, SIDE = 13, 8  # 49 frames of 64 x 64 in latents
+
+
+def settings(size: str) -> dict:
+  """The config of a size: `tiny`'s own, or wider and deeper."""
+  config = get_config("size=tiny")
+  config.unlock()
+  if size == "mid":
+    config.batch, config.model.num_layers = 4, 4
+    config.model.video.update(width=256, ffn=1024, heads=8)
+    config.model.audio.update(width=128, ffn=512, heads=4)
+  return config.to_dict()
+
+
+def make_batch(config: dict) -> dict[str, np.ndarray]:
+  """Random latents and text of the config's sizes."""
+  b, encode = config["batch"], config["encode"]
+  length, width = encode["text_length"], encode["text_width"]
+  m = FRAMES * config["model"]["audio"]["tokens_per_frame"]
+  shapes = {
+    "video": (b, FRAMES, SIDE, SIDE, encode["video_channels"]),
+    "audio": (b, m, encode["audio_channels"]),
+    "text": (b, length, width),
+    "null_text": (length, width),
+  }
+  rng = np.random.default_rng(0)
+  batch = {k: rng.standard_normal(s, np.float32) for k, s in shapes.items()}
+  return batch | {f"has_{s}": np.ones(b, bool) for s in torch_ccl.STREAMS}
+
+
+def make_replica(config: dict, params) -> torch_ccl.Joint:
+  """The PyTorch model with these parameters."""
+  tokens = SIDE // config["model"]["video"]["patch"]
+  model = torch_ccl.Joint(config["model"], (FRAMES, tokens, tokens))
+  torch_ccl.load(model, params)
+  return model
+
+
+def compare(config: dict, recipe: step.Recipe, batch: dict) -> dict[str, float]:
+  """Relative error of the replica's velocities, by stream.
+
+  Raises:
+    ValueError: one is 1e-4 or more; the two do not do the same work.
+  """
+  params = randomize(joint.init_params(config["model"], jax.random.key(0)))
+  task = np.arange(config["batch"]) % 4
+  ones = np.ones(len(task), bool)
+  route = tasks.route_of(jax.numpy.asarray(task), ones, ones)
+  state = {s: batch[s] for s in torch_ccl.STREAMS}
+  time = np.linspace(0.1, 0.9, len(task), dtype=np.float32)
+  t = {s: np.where(route.is_generated(s), time, 0) for s in state}
+  ours = jax.jit(joint.velocity, static_argnums=0)(
+    recipe.graph, params, state, t, batch["text"], route
+  )
+  flags = {f"{s}_sees": route.sees(s) for s in state}
+  flags |= {f"{s}_is_generated": route.is_generated(s) for s in state}
+  given = (state, t, {"text": batch["text"]}, flags)
+  state, t, text, flags = (to_torch(a) for a in given)
+  with torch.no_grad():
+    theirs = make_replica(config, params)(state, t, text["text"], flags)
+  errors = {}
+  for s, x in ours.items():
+    x, y = np.asarray(x), theirs[s].numpy()
+    errors[s] = float(np.linalg.norm(x - y) / np.linalg.norm(x))
+  if not max(errors.values()) < 1e-4:
+    raise ValueError(f"the replica differs from our model: {errors=}.")
+  return errors
+
+
+def to_torch(arrays: dict) -> dict[str, torch.Tensor]:
+  return {k: torch.from_numpy(np.array(a)) for k, a in arrays.items()}
+
+
+def our_step(recipe: step.Recipe, state, batch: dict):
+  """A function of nothing that does one step and waits for it."""
+  compiled = step.compile_step(recipe)
+  state, batch = [state], jax.device_put(batch)
+
+  def run():
+    state[0], metrics = compiled(state[0], batch)
+    jax.block_until_ready((state[0], metrics))
+
+  return run
+
+
+def make_steps(config: dict, recipe: step.Recipe, batch: dict) -> dict:
+  """Name -> function of nothing, all from the same parameters."""
+  state = step.init_state(config["model"], recipe)
+  params = step.state_params(state)
+  runs = {
+    "ccl_jax": our_step(recipe, jax.tree.map(jax.numpy.copy, state), batch)
+  }
+  kinds = {"torch eager": False}
+  if shutil.which("g++"):
+    kinds["torch.compile"] = True
+  for name, compiled in kinds.items():
+    trainer = torch_ccl.Trainer(
+      make_replica(config, params), config["objective"], config["optimizer"],
+      compiled,
+    )  # fmt: skip
+    runs[name] = functools.partial(trainer.step, to_torch(batch))
+  return runs
+
+
+def measure(runs: dict, steps: int) -> dict[str, np.ndarray]:
+  """Seconds of each step; the first two (compilation) are not counted."""
+  seconds = {name: [] for name in runs}
+  for _ in range(steps + 2):
+    for name, run in runs.items():
+      start = time.perf_counter()
+      run()
+      seconds[name].append(time.perf_counter() - start)
+  return {name: np.array(s[2:]) for name, s in seconds.items()}
+
+
+def main():
+  parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+  parser.add_argument("--size", choices=("tiny", "mid"), default="tiny")
+  parser.add_argument("--steps", type=int, default=8)
+  args = parser.parse_args()
+  torch.set_num_threads(os.cpu_count())
+  config = settings(args.size)
+  recipe = step.make_recipe(
+    config["model"],
+    build(Objective, config["objective"], "objective"),
+    build(Optimizer, config["optimizer"], "optimizer"),
+    config["steps"],
+    config["seed"],
+  )
+  batch = make_batch(config)
+  print(
+    f"{platform.machine()}, {os.cpu_count()} cores, jax {jax.__version__}"
+    f" ({jax.default_backend()}), torch {torch.__version__}"
+  )
+  count = trees.count(joint.describe(config["model"])[1])
+  print(f"{args.size}: batch {config['batch']}, {count:,} parameters, float32")
+  print(f"relative error of velocities: {compare(config, recipe, batch)}")
+  seconds = measure(make_steps(config, recipe, batch), args.steps)
+  ours = np.median(seconds["ccl_jax"])
+  print(f"{'':14} {'median s':>9} {'min s':>9} {'/ ccl_jax':>9}")
+  for name, s in seconds.items():
+    row = np.median(s), s.min(), np.median(s) / ours
+    print(f"{name:14} " + " ".join(f"{value:9.3f}" for value in row))
+
+
+if __name__ == "__main__":
+  main()

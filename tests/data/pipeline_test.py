@@ -1,0 +1,123 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from ccl_jax.data import pipeline
+from ccl_jax.types import audio_per_frame
+from tests.data import clips
+
+NUM = 10
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+  """Ten clips: clip 3 has no picture, clip 4 no sound, clip 5 a long one."""
+  codecs = clips.codecs()
+  long = np.tile(clips.example(codecs, 5).audio, (3, 1))
+  special = {3: {"video": None}, 4: {"audio": None}, 5: {"audio": long}}
+  examples = [
+    clips.example(codecs, i, **special.get(i, {})) for i in range(NUM)
+  ]
+  path = tmp_path_factory.mktemp("records") / "data"
+  clips.write_records(path, codecs, examples)
+  return path
+
+
+def assert_equal_batches(one, other):
+  assert one.keys() == other.keys()
+  for key in one:
+    np.testing.assert_array_equal(one[key], other[key])
+
+
+def test_a_batch_has_what_the_model_takes(data):
+  batch = pipeline.make_loader(data, batch=4).batch_at(0)
+  shapes = {name: array.shape for name, array in batch.items()}
+  assert shapes == {
+    "video": (4, 2, 2, 3, 8), "audio": (4, 10, 6), "text": (4, 6, 8),
+    "null_text": (6, 8), "has_video": (4,), "has_audio": (4,),
+  }  # fmt: skip
+  for name, array in batch.items():
+    expected = bool if name.startswith("has_") else np.float32
+    assert array.dtype == expected
+
+
+def test_sound_is_cropped_or_padded_to_the_frames(data):
+  clip = pipeline.read_clips(data, "train")
+  # 0.2 s are 6 latents and two latent frames take 10.
+  assert np.all(clip["audio"][0, :6].any(-1))
+  assert not clip["audio"][0, 6:].any()
+  assert np.all(clip["audio"][5].any(-1))
+  assert clip["has_video"].tolist() == [i != 3 for i in range(NUM)]
+  assert clip["has_audio"].tolist() == [i != 4 for i in range(NUM)]
+  assert not clip["video"][3].any() and not clip["audio"][4].any()
+
+
+def test_read_clips_keeps_order_and_names(data):
+  some = pipeline.read_clips(data, "train", 3)
+  assert some["name"] == ["clip 0", "clip 1", "clip 2"]
+  assert some["caption"][2] == "A disc, 2."
+  assert len(pipeline.read_clips(data, "train", 99)["name"]) == NUM
+
+
+def test_null_text_is_the_empty_prompt(data):
+  empty = clips.codecs().text.encode("")
+  null_text = pipeline.null_text(data)
+  np.testing.assert_array_equal(null_text[: len(empty)], empty)
+  assert not null_text[len(empty) :].any()
+
+
+def test_order_is_a_function_of_seed_and_step(data):
+  one = pipeline.make_loader(data, batch=4, seed=1)
+  steps = [one.batch_at(i) for i in range(6)]
+  # A new loader that starts in the middle equals the one that never stopped,
+  # whether or not batches are prepared ahead.
+  resumed = pipeline.make_loader(data, batch=4, seed=1, workers=2)
+  for i in (3, 4, 5, 1):
+    assert_equal_batches(resumed.batch_at(i), steps[i])
+  other = pipeline.make_loader(data, batch=4, seed=2)
+  orders = [[x.names_at(i) for i in range(5)] for x in (one, other)]
+  assert orders[0] != orders[1]
+
+
+def test_an_epoch_has_every_clip_once_and_the_next_another_order(data):
+  loader = pipeline.make_loader(data, batch=5, seed=0)
+  epochs = [loader.names_at(i) + loader.names_at(i + 1) for i in (0, 2)]
+  assert set(epochs[0]) == set(epochs[1]) and len(set(epochs[0])) == NUM
+  assert epochs[0] != epochs[1]
+  plain = pipeline.make_loader(data, batch=NUM, shuffle=False)
+  assert plain.names_at(0) == plain.names_at(7)
+  assert plain.names_at(0) == [f"clip {i}" for i in range(NUM)]
+
+
+def test_hosts_share_the_same_global_batch(data):
+  whole = pipeline.make_loader(data, batch=4, seed=0).names_at(3)
+  halves = [
+    pipeline.make_loader(data, batch=4, seed=0, part=(i, 2)).names_at(3)
+    for i in range(2)
+  ]
+  assert halves[0] + halves[1] == whole
+
+
+@pytest.mark.parametrize("part", [(0, 3), (2, 2)])
+def test_a_batch_that_hosts_cannot_share_is_an_error(data, part):
+  with pytest.raises(ValueError, match="cannot be shared"):
+    pipeline.make_loader(data, batch=4, part=part)
+
+
+@pytest.mark.parametrize(("fps", "c"), [(16.0, 8), (24.0, 5), (25.0, 5)])
+def test_audio_latents_per_frame(fps, c):
+  assert audio_per_frame(fps) == c
+
+
+def test_tensorflow_and_torch_are_never_imported(data):
+  code = (
+    "import sys; from ccl_jax.data import pipeline;"
+    f"pipeline.make_loader({str(data)!r}, batch=2).batch_at(0);"
+    "sys.exit(str({'tensorflow', 'torch'} & sys.modules.keys() or 0))"
+  )
+  done = subprocess.run(
+    [sys.executable, "-c", code], capture_output=True, text=True
+  )
+  assert done.returncode == 0, done.stderr

@@ -1,0 +1,117 @@
+"""The arrows between the packages: lower never imports higher.
+
+train sample encode evaluate world       read flags; nobody imports them
+  -> pipeline
+  -> training  data  metrics  convert
+  -> diffusion                           imports no model, and the reverse
+  -> models  codecs
+  -> attention
+  -> types  trees  config  files  sharding
+"""
+
+import ast
+import pathlib
+
+import pytest
+
+PACKAGE = pathlib.Path(__file__).parents[1] / "ccl_jax"
+LAYERS = (
+  {"types", "trees", "config", "files", "sharding"},
+  {"attention"},
+  {"models", "codecs"},
+  {"diffusion"},
+  {"training", "data", "metrics", "convert"},
+  {"pipeline"},
+  {"train", "sample", "encode", "evaluate", "world", "compile"},
+)
+LEVEL = {name: i for i, names in enumerate(LAYERS) for name in names}
+# Same layer, but they may not meet; and outside libraries by place.
+APART = {("diffusion", "models"), ("models", "codecs"), ("codecs", "models")}
+FILES = sorted(PACKAGE.rglob("*.py"))
+FORBIDDEN_NNX = {
+  "jit", "scan", "vmap", "grad", "remat", "Optimizer", "Dropout", "cond",
+  "while_loop", "pmap", "shard_map", "value_and_grad", "with_partitioning",
+}  # fmt: skip
+
+
+def imports(path):
+  """Full names of every module that a file imports, functions included."""
+  found = set()
+  for node in ast.walk(ast.parse(path.read_text())):
+    if isinstance(node, ast.Import):
+      found |= {alias.name for alias in node.names}
+    elif isinstance(node, ast.ImportFrom):
+      assert node.level == 0, f"{path}: relative import"
+      found |= {f"{node.module}.{alias.name}" for alias in node.names}
+  return found
+
+
+def part(module):
+  """ "ccl_jax.models.rope.rotate" -> "models"."""
+  pieces = module.split(".")
+  return pieces[1] if pieces[0] == "ccl_jax" and len(pieces) > 1 else None
+
+
+def own_part(path):
+  return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize(
+  "path", FILES, ids=lambda p: str(p.relative_to(PACKAGE))
+)
+def test_imports_point_down(path):
+  own = own_part(path)
+  if own == "__init__":
+    return
+  assert own in LEVEL, f"{path} has no place in LAYERS"
+  for module in imports(path):
+    target = part(module)
+    if target is None or target == own:
+      continue
+    assert target in LEVEL, f"{path} imports {module}"
+    is_sibling = LEVEL[target] == LEVEL[own] and LEVEL[own] not in (0, 6)
+    assert LEVEL[target] < LEVEL[own] or LEVEL[own] == 0 or is_sibling, (
+      f"{path} imports {module}: an arrow that points up"
+    )
+    assert (own, target) not in APART, f"{path} imports {module}"
+
+
+def test_entry_points_are_the_only_ones_with_flags():
+  entries = LAYERS[-1]
+  for path in FILES:
+    used = imports(path)
+    flags = {
+      m
+      for m in used
+      if m.startswith(("absl.flags", "absl.app", "ml_collections"))
+    }
+    assert not flags or own_part(path) in entries, (path, flags)
+
+
+def test_no_torch_and_no_tensorflow():
+  for path in FILES:
+    roots = {m.split(".")[0] for m in imports(path)}
+    allowed = {"torch"} if own_part(path) == "convert" else set()
+    assert not roots & {"torch", "tensorflow", "pickle"} - allowed, path
+
+
+def test_flax_is_only_a_pytree_of_parameters():
+  for path in FILES:
+    for node in ast.walk(ast.parse(path.read_text())):
+      if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+        forbidden = node.value.id == "nnx" and node.attr in FORBIDDEN_NNX
+        assert not forbidden, f"{path}:{node.lineno} uses nnx.{node.attr}"
+
+
+def test_top_level_is_what_the_user_fixed():
+  import subprocess
+
+  root = PACKAGE.parent
+  listed = subprocess.run(
+    ["git", "ls-files"], cwd=root, capture_output=True, text=True, check=True
+  )
+  top = {line.split("/")[0] for line in listed.stdout.splitlines()}
+  visible = {name for name in top if not name.startswith(".")}
+  assert visible <= {
+    "ccl_jax", "configs", "launch", "tests", "requirements.txt", "README.md",
+  }  # fmt: skip

@@ -1,0 +1,164 @@
+"""Training steps: determinism, resuming, freezing, what the loss depends on."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tests.models import tiny
+
+from ccl_jax import trees
+from ccl_jax.diffusion.objective import Objective
+from ccl_jax.training import checkpoint, step
+from ccl_jax.training.optim import Optimizer
+
+RATES = ((".*", 1e-2),)
+
+
+@functools.cache
+def recipe(rates=RATES, **objective):
+  optimizer = Optimizer(rates, warmup=2, decay="cosine", ema=0.9)
+  return step.make_recipe(
+    tiny.SETTINGS, Objective(**objective), optimizer, num_steps=10, seed=3
+  )
+
+
+@functools.cache
+def compiled(rates=RATES, **objective):
+  r = recipe(rates, **objective)
+  return jax.jit(functools.partial(step.train_step, recipe=r))
+
+
+def batch(i, b=8):
+  rng = np.random.default_rng(i)
+  normal = lambda *shape: rng.normal(size=shape).astype(np.float32)  # noqa: E731
+  return {
+    "video": normal(b, tiny.F, tiny.H, tiny.W, 3),
+    "audio": normal(b, 2 * tiny.F, 2),
+    "text": normal(b, tiny.L, 6),
+    "null_text": np.zeros((tiny.L, 6), np.float32),
+    "has_video": np.ones(b, bool),
+    "has_audio": np.ones(b, bool),
+  }
+
+
+def run(state, steps):
+  for i in steps:
+    state, _ = compiled()(state, batch(i))
+  return state
+
+
+def equal(a, b):
+  return all(
+    np.array_equal(x, y)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+  )
+
+
+def test_resume_equals_never_having_stopped(tmp_path):
+  """Bit for bit: parameters, optimizer, average, noise."""
+  straight = run(step.init_state(tiny.SETTINGS, recipe()), range(4))
+  state = run(step.init_state(tiny.SETTINGS, recipe()), range(2))
+  first = checkpoint.Checkpointer(tmp_path, every=2)
+  first.save(2, state)
+  first.close()
+  shapes = jax.eval_shape(lambda: step.init_state(tiny.SETTINGS, recipe()))
+  second = checkpoint.Checkpointer(tmp_path, every=2)
+  assert second.newest() == 2
+  resumed = run(second.restore(shapes), range(2, 4))
+  second.close()
+  assert int(resumed["step"]) == 4
+  assert equal(resumed, straight)
+
+
+def test_training_lowers_the_loss():
+  state = step.init_state(tiny.SETTINGS, recipe())
+  losses = []
+  for _ in range(12):
+    state, metrics = compiled()(state, batch(0))
+    losses.append(float(metrics["loss"]))
+  assert np.mean(losses[-4:]) < np.mean(losses[:4])
+
+
+def test_frozen_parameters_stay_and_cost_no_state():
+  rates = (("fusion/.*", 1e-2), (".*", 0.0))
+  state = step.init_state(tiny.SETTINGS, recipe(rates))
+  new, _ = compiled(rates)(state, batch(0))
+  assert equal(new["frozen"], state["frozen"])
+  assert set(new["trainable"]) == {"fusion"}
+  assert not equal(new["trainable"], state["trainable"])
+  moments = [x for x in jax.tree.leaves(new["optimizer"]) if x.ndim]
+  assert sum(x.size for x in moments) == 2 * trees.count(new["trainable"])
+
+
+def test_the_average_follows_the_parameters():
+  before = step.init_state(tiny.SETTINGS, recipe())
+  after, _ = compiled()(before, batch(0))
+  decay = min(0.9, 1 / 10)
+  expected = jax.tree.map(
+    lambda a, b: decay * a + (1 - decay) * b, before["ema"], after["trainable"]
+  )
+  for a, b in zip(
+    jax.tree.leaves(after["ema"]), jax.tree.leaves(expected), strict=True
+  ):
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+
+
+def test_the_loss_of_a_sample_does_not_depend_on_the_rest():
+  """Gradient of sample 0's own latents is the same in another batch."""
+  params = tiny.randomize(step.joint.describe(tiny.SETTINGS)[1])
+  key = jax.random.key(0)
+
+  @jax.jit
+  def gradient(video, rest):
+    def value(video):
+      data = rest | {"video": video}
+      return step.loss_and_metrics(params, data, key, recipe())[0]
+
+    return jax.grad(value)(video)
+
+  one, two = batch(0), batch(1)
+  for name in ("video", "audio", "text"):
+    two[name][0] = one[name][0]
+  a = gradient(one["video"], {k: v for k, v in one.items() if k != "video"})
+  b = gradient(two["video"], {k: v for k, v in two.items() if k != "video"})
+  np.testing.assert_allclose(a[0], b[0], rtol=1e-4, atol=1e-7)
+  assert np.abs(a[1] - b[1]).max() > 1e-6
+
+
+def test_a_video_only_loss_reaches_the_audio_stream_through_nothing():
+  """Audio -> video only: no parameter of the audio stream gets a gradient."""
+  only_a2v = dict(probabilities=(0.0, 1.0, 0.0, 0.0))
+  params = tiny.randomize(step.joint.describe(tiny.SETTINGS)[1])
+
+  def value(params):
+    r = recipe(**only_a2v)
+    return step.loss_and_metrics(params, batch(0), jax.random.key(0), r)[0]
+
+  gradients = trees.flatten(jax.jit(jax.grad(value))(params))
+  for path, g in gradients.items():
+    is_zero = float(jnp.abs(g).max()) == 0
+    assert is_zero or not path.startswith(("audio/", "fusion/audio/")), path
+  assert float(jnp.abs(gradients["fusion/video/context"]).max()) > 0
+
+
+@pytest.mark.parametrize(
+  ("fields", "words"),
+  [({"decay": "linear"}, "decay"), ({"ema": 1.5}, "ema")],
+)
+def test_wrong_numbers_are_named(fields, words):
+  with pytest.raises(ValueError, match=words):
+    Optimizer(RATES, **fields)
+
+
+def test_a_rule_that_matches_nothing_is_an_error():
+  with pytest.raises(ValueError, match="fusoin"):
+    recipe((("fusoin/.*", 1e-4), (".*", 1e-5)))
+
+
+def test_a_missing_checkpoint_is_named(tmp_path):
+  checkpoints = checkpoint.Checkpointer(tmp_path)
+  with pytest.raises(ValueError, match="No checkpoint of step 5"):
+    checkpoints.restore({"step": jnp.zeros(())}, 5)
+  checkpoints.close()

@@ -118,7 +118,14 @@ def write_mp4(
   """H.264 (yuv420p) and AAC; odd sizes gain an edge row or column.
 
   `crf` is x264's quality: 0 is lossless, 18 looks it, 23 is small.
+
+  Raises:
+    ValueError: no frames, or a frame rate that is not positive.
   """
+  if not len(video) or fps <= 0:
+    raise ValueError(
+      f"{video.shape=}, {fps=}: expected some frames and a rate."
+    )
   odd_y, odd_x = video.shape[1] % 2, video.shape[2] % 2
   video = np.pad(video, ((0, 0), (0, odd_y), (0, odd_x), (0, 0)), mode="edge")
   rate = Fraction(fps).limit_denominator(1001)

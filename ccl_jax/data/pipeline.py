@@ -8,7 +8,6 @@ take its own rows of the same global batch.
 
 import os
 import pathlib
-from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -23,7 +22,7 @@ class Loader:
 
   def __init__(
     self,
-    examples: Sequence[dict[str, Any]],
+    examples: grain.MapDataset,
     null_text: np.ndarray,
     batch: int,
     part: tuple[int, int],

@@ -54,7 +54,7 @@ def test_more_channels_are_nearer(videos):
     decoded = codec.decode(codec.encode(np.stack(videos)))
     errors.append(np.square(decoded - np.stack(videos).astype(float)).mean())
   assert errors[0] > errors[1] > errors[2]
-  assert errors[1] < 100  # 28 dB, of which the noise is 30
+  assert errors[1] < 200  # 25 dB; the noise alone is 30
 
 
 def test_moving_patches_come_out_better_when_they_weigh_more():

@@ -34,7 +34,7 @@ OUT = flags.DEFINE_string("out", None, "Folder for the results.")
 TASKS = flags.DEFINE_list("tasks", ["a2v", "v2a", "t2av"], "What to score.")
 SPLITS = flags.DEFINE_list("splits", ["easy", "hard"], "Splits of the data.")
 NUM = flags.DEFINE_integer("num", 32, "Clips of each split.", lower_bound=2)
-STEP = flags.DEFINE_integer("step", None, "Checkpoint; the newest if not given.")
+STEP = flags.DEFINE_integer("step", None, "Checkpoint; default the newest.")
 GUIDANCE = flags.DEFINE_string("guidance", None, "A row of diffusion.guidance.")
 SHOWN = 3  # clips of each task and split in sheet.png
 
@@ -69,8 +69,10 @@ def evaluate(out: Path) -> None:
       made = pipeline.decode(pipeline.regenerate(task, clips))
       rows[task] = score(clips["caption"], made)
       save_clips(out / split, task, clips["name"], made)
-      shown = zip(clips["caption"], made[:SHOWN], strict=False)
-      strips += [(f"{split} {task}: {text}", x.video, x.mel) for text, x in shown]
+      strips += [
+        (f"{split} {task}: {text}", x.video, x.mel)
+        for text, x in zip(clips["caption"], made[:SHOWN], strict=False)
+      ]
     results[split] = rows
     title = f"{split}, {len(clips['name'])} clips, step {pipeline.step}"
     texts.append(f"### {title}\n\n{synchworld.table(rows)}\n")
@@ -89,7 +91,8 @@ def reference_rows(
   """What a model can reach at best, and what chance gives."""
   rows = {}
   if CLIPS.value:
-    rows["ground truth"] = score(clips["caption"], read_originals(clips["name"], pipeline))  # fmt: skip
+    originals = read_originals(clips["name"], pipeline)
+    rows["ground truth"] = score(clips["caption"], originals)
   decoded = pipeline.decode({s: clips[s] for s in ("video", "audio")})
   rows["codec ceiling"] = score(clips["caption"], decoded)
   shifted = decoded[1:] + decoded[:1]

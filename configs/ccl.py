@@ -53,6 +53,9 @@ def get_config(arg: str = "") -> ConfigDict:
   c.encode.validation = 0.02
   c.encode.fit_clips = 200
   c.encode.workers = 2
+  c.encode.need_video = True  # False keeps sounds without a picture
+  c.encode.need_audio = True  # False keeps silent videos
+  c.encode.need_caption = True
 
   c.data = ConfigDict()
   c.data.path = ""

@@ -31,7 +31,7 @@ def test_unknown_and_missing_keys_are_named(section, words):
 
 
 def test_a_misspelt_override_is_an_error_with_a_suggestion():
-  with pytest.raises(AttributeError, match='Did you mean.*"steps"'):
+  with pytest.raises(AttributeError, match="Did you mean"):
     get_config("size=tiny").step = 3
 
 
@@ -45,7 +45,8 @@ def test_the_paper_numbers():
   c = get_config()
   assert (c.steps, c.batch) == (12_000, 320)
   assert tuple(c.objective.probabilities) == (0.10, 0.15, 0.15, 0.60)
-  assert (c.model.fusion.audio_context, c.model.fusion.video_context) == (8, 128)
+  assert c.model.fusion.audio_context == 8
+  assert c.model.fusion.video_context == 128
   assert tuple(c.optimizer.rates) == (("fusion/.*", 1e-4), (".*", 1e-5))
   audio = get_config("stage=audio")
   assert (audio.steps, audio.batch, audio.model.video) == (160_000, 3200, None)

@@ -7,8 +7,10 @@ round(t * sample_rate), whatever the streams' start offsets are, and silence
 fills what the file leaves out.
 """
 
+import contextlib
 import os
 import wave
+from collections.abc import Iterator
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -17,21 +19,12 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 from jaxtyping import Float, UInt8
 
+from ccl_jax.data.timeline import TAIL, ClipError, Pictures, Sound, fit
 from ccl_jax.files import replacing
 
 Path = str | os.PathLike
 
-# Encoders end sound a little before or after the picture; up to this many
-# seconds of missing tail are silence and not an error.
-_TAIL = 0.1
-# Timestamps that jitter less than this (seconds) continue the same recording:
-# containers round them to milliseconds.
-_JITTER = 0.005
 _IMAGES = ("image2", "png_pipe", "jpeg_pipe", "webp_pipe", "bmp_pipe")
-
-
-class ClipError(ValueError):
-  """A file that cannot be used, and why."""
 
 
 class Clip(NamedTuple):
@@ -66,20 +59,22 @@ def read_clip(
   Raises:
     ClipError: unreadable, damaged, shorter than needed, or lacks a stream.
   """
-  try:
-    with av.open(os.fspath(path), metadata_errors="ignore") as container:
-      video = _stream(container, "video", need_video)
-      audio = _stream(container, "audio", need_audio)
-      if video is None and audio is None:
-        raise ClipError("has neither pictures nor sound")
-      pictures = video and _Pictures(video, fps, size, frames)
-      seconds = None if frames is None else frames / fps
-      sound = audio and _Sound(audio, sample_rate, seconds)
-      _decode(container, pictures, sound)
-      return _assemble(pictures, sound, fps, sample_rate)
-  except (av.FFmpegError, OSError, ClipError) as error:
-    reason = getattr(error, "strerror", None) or error
-    raise ClipError(f"{os.fspath(path)}: {reason}") from error
+  with _opened(path) as container:
+    video = _stream(container, "video", need_video)
+    audio = _stream(container, "audio", need_audio)
+    if video is None and audio is None:
+      raise ClipError("has neither pictures nor sound")
+    pictures = video and Pictures(video, fps, size, frames)
+    sound = audio and Sound(audio, sample_rate)
+    seconds = None if frames is None else frames / fps
+    _decode(container, pictures, sound, seconds)
+    images = pictures and pictures.finish()
+    if sound is None:
+      return Clip(images, None)
+    if images is not None:
+      # Sound is cut to the picture, also where all frames were asked for.
+      seconds = len(images) / fps
+    return Clip(images, sound.finish(pictures and pictures.start, seconds))
 
 
 def read_image(
@@ -90,20 +85,16 @@ def read_image(
   Raises:
     ClipError: unreadable, or not one of these kinds.
   """
-  try:
-    with av.open(os.fspath(path), metadata_errors="ignore") as container:
-      if container.format.name not in _IMAGES:
-        raise ClipError(
-          f"is {container.format.long_name}, not an image"
-          " (png, jpeg, webp or bmp expected)"
-        )
-      frame = next(container.decode(video=0), None)
-      if frame is None:
-        raise ClipError("holds no picture")
-      return _fit(frame, size, VideoReformatter())
-  except (av.FFmpegError, OSError, ClipError) as error:
-    reason = getattr(error, "strerror", None) or error
-    raise ClipError(f"{os.fspath(path)}: {reason}") from error
+  with _opened(path) as container:
+    if container.format.name not in _IMAGES:
+      raise ClipError(
+        f"is {container.format.long_name}, not an image"
+        " (png, jpeg, webp or bmp expected)"
+      )
+    frame = next(container.decode(video=0), None)
+    if frame is None:
+      raise ClipError("holds no picture")
+    return fit(frame, size, VideoReformatter())
 
 
 def write_mp4(
@@ -166,6 +157,17 @@ def write_wav(
     file.writeframes(samples.tobytes())
 
 
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[av.container.InputContainer]:
+  """An open file; what goes wrong becomes a ClipError with its name."""
+  try:
+    with av.open(os.fspath(path), metadata_errors="ignore") as container:
+      yield container
+  except (av.FFmpegError, OSError, ClipError) as error:
+    reason = getattr(error, "strerror", None) or error
+    raise ClipError(f"{os.fspath(path)}: {reason}") from error
+
+
 def _stream(container, kind: str, needed: bool):
   """The first stream of a kind; cover pictures in music files do not count."""
   for stream in getattr(container.streams, kind):
@@ -176,163 +178,21 @@ def _stream(container, kind: str, needed: bool):
   return None
 
 
-def _decode(container, pictures, sound) -> None:
-  """Feeds decoded frames to the collectors until both have enough."""
-  collectors = [c for c in (pictures, sound) if c]
-  for frame in container.decode(*[c.stream for c in collectors]):
+def _decode(container, pictures, sound, seconds: float | None) -> None:
+  """Feeds decoded frames to the collectors until they have `seconds`."""
+  streams = [each.stream for each in (pictures, sound) if each]
+  for frame in container.decode(*streams):
     if frame.time is None:
       raise ClipError("has frames without timestamps")
     if frame.is_corrupt:
       raise ClipError(f"is damaged at {frame.time:.2f} s")
-    collector = pictures if isinstance(frame, av.VideoFrame) else sound
-    collector.add(frame)
-    if all(c.is_full(collectors[0].start) for c in collectors):
+    (pictures if isinstance(frame, av.VideoFrame) else sound).add(frame)
+    if _is_enough(pictures, sound, seconds):
       return
 
 
-def _assemble(pictures, sound, fps: float, sample_rate: int) -> Clip:
-  video = pictures and pictures.finish()
-  if not sound:
-    return Clip(video, None)
-  start, samples = sound.start, None
-  if pictures:
-    start = pictures.start
-    samples = round(len(video) / fps * sample_rate)
-  return Clip(video, sound.finish(start, samples))
-
-
-class _Pictures:
-  """Chooses, among frames given in order, the nearest to each k / fps."""
-
-  def __init__(self, stream, fps, size, frames):
-    self.stream, self._fps, self._size, self._frames = stream, fps, size, frames
-    self.start = None
-    self._reformatter = VideoReformatter()
-    self._last = None
-    self._chosen = []
-
-  def add(self, frame) -> None:
-    if self.start is None:
-      self.start = frame.time
-    else:
-      self._choose(until=(self._last.time + frame.time) / 2)
-    self._last = frame
-
-  def is_full(self, start) -> bool:
-    return len(self._chosen) == self._frames
-
-  def finish(self) -> UInt8[np.ndarray, "t y x 3"]:
-    if self._last is None:
-      raise ClipError("has no decodable picture")
-    if not self.is_full(self.start):
-      end = self._last.time + self._duration()
-      self._choose(until=end)
-      _check_length("video", self.stream, end - self.start, self._needed())
-    return np.stack(self._chosen)
-
-  def _needed(self):
-    """Seconds; half a frame less, since frame k stands for a moment."""
-    return self._frames and (self._frames - 0.5) / self._fps
-
-  def _choose(self, until: float) -> None:
-    """The last frame serves every output time before `until`."""
-    image = None
-    # A microsecond decides ties the same way on every time base.
-    while self.start + len(
-      self._chosen
-    ) / self._fps < until - 1e-6 and not self.is_full(self.start):
-      if image is None:
-        image = _fit(self._last, self._size, self._reformatter)
-      self._chosen.append(image)
-
-  def _duration(self) -> float:
-    frame = self._last
-    if frame.duration:
-      return float(frame.duration * frame.time_base)
-    return 1 / float(self.stream.average_rate or self._fps)
-
-
-class _Sound:
-  """Collects mono samples with their times, then lays them on the clock."""
-
-  def __init__(self, stream, sample_rate, seconds):
-    self.stream, self._rate, self._seconds = stream, sample_rate, seconds
-    self.start = None
-    self._end = None
-    self._resampler = av.AudioResampler("flt", "mono", sample_rate)
-    self._pieces = []
-
-  def add(self, frame) -> None:
-    if self.start is None:
-      self.start = frame.time
-    self._end = frame.time + frame.samples / frame.sample_rate
-    self._collect(self._resampler.resample(frame))
-
-  def is_full(self, start) -> bool:
-    known = None not in (self._seconds, start, self._end)
-    # Beyond the end by more than the resampler can hold back.
-    return known and self._end > start + self._seconds + _TAIL
-
-  def finish(self, start: float, samples: int | None) -> Float[np.ndarray, "s"]:
-    """`samples` samples from time `start` on; None: the whole recording."""
-    if self._end is None:
-      raise ClipError("has no decodable sound")
-    self._collect(self._resampler.resample(None))
-    if samples is None:
-      seconds = self._seconds or self._end - start
-      samples = round(seconds * self._rate)
-    _check_length(
-      "audio", self.stream, self._end - start, samples / self._rate - _TAIL
-    )
-    return self._place(start, samples)
-
-  def _collect(self, frames) -> None:
-    for frame in frames:
-      self._pieces.append((float(frame.time), frame.to_ndarray().ravel()))
-
-  def _place(self, start, samples) -> Float[np.ndarray, "s"]:
-    result = np.zeros(samples, np.float32)
-    cursor = None
-    for time, piece in self._pieces:
-      begin = round((time - start) * self._rate)
-      if cursor is None or abs(begin - cursor) > _JITTER * self._rate:
-        cursor = begin
-      inside = slice(max(cursor, 0), max(cursor + len(piece), 0))
-      skipped = max(-cursor, 0)
-      target = result[inside]
-      target[:] = piece[skipped : skipped + len(target)]
-      cursor += len(piece)
-    return result
-
-
-def _check_length(kind, stream, seconds, needed: float | None) -> None:
-  """Raises ClipError if a stream ended early; None needs what it declares."""
-  if needed is None:
-    declared = stream.duration and float(stream.duration * stream.time_base)
-    needed = (declared or 0) - _TAIL
-  if seconds < needed:
-    raise ClipError(
-      f"{kind} is too short: {seconds:.2f} s of {needed:.2f} s needed"
-      " (a shorter clip, or a truncated file)"
-    )
-
-
-def _fit(
-  frame, size: tuple[int, int] | None, reformatter: VideoReformatter
-) -> UInt8[np.ndarray, "y x 3"]:
-  """RGB, upright, scaled to cover `size` and cropped at the centre."""
-  quarter_turns = round(frame.rotation / 90)
-  y, x = size or (frame.height, frame.width)
-  if size and quarter_turns % 2:
-    y, x = x, y
-  scale = max(y / frame.height, x / frame.width)
-  image = reformatter.reformat(
-    frame,
-    width=max(x, round(frame.width * scale)),
-    height=max(y, round(frame.height * scale)),
-    format="rgb24",
-    interpolation="AREA" if scale < 1 else "BICUBIC",
-  ).to_ndarray()
-  top, left = (image.shape[0] - y) // 2, (image.shape[1] - x) // 2
-  image = image[top : top + y, left : left + x]
-  return np.ascontiguousarray(np.rot90(image, quarter_turns))
+def _is_enough(pictures, sound, seconds: float | None) -> bool:
+  if seconds is None or (pictures and not pictures.is_full):
+    return False
+  # The tail is more than the resampler can hold back.
+  return not sound or sound.end > (pictures or sound).start + seconds + TAIL

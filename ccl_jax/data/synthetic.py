@@ -27,8 +27,10 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
-ATTACK, RELEASE = 0.07, 0.09
+ATTACK, RELEASE, GAP = 0.09, 0.11, 0.09
 CLICK_DECAY = 0.012
+# The mouth, 6 below, then fills one column of 8-pixel patches: codecs keep it.
+HEAD = (28.0, 34.0)
 REST_WIDTH = 4.0
 
 
@@ -160,22 +162,24 @@ def draw_scene(seed: int, hard: bool = False, seconds: float = 1.96) -> Scene:
 
 
 def _draw_syllables(rng, seconds: float) -> tuple[Syllable, ...]:
-  """3 to 5 syllables of 0.20-0.24 s with 0.1 s or more between them."""
+  """3 to 5 syllables of 0.22-0.26 s with GAP or more between them."""
   num = rng.integers(3, 6)
   slot = (seconds - 0.15) / num
   syllables = []
   for i in range(num):
-    length = rng.uniform(0.20, 0.24)
-    start = 0.1 + slot * i + rng.uniform(0, slot - 0.1 - length)
+    length = rng.uniform(0.22, 0.26)
+    start = 0.1 + slot * i + rng.uniform(0, slot - GAP - length)
     vowel = rng.choice(list(VOWELS))
     syllables.append(Syllable(str(vowel), start, start + length))
   return tuple(syllables)
 
 
 def _draw_look(rng, hard: bool, seconds: float) -> Look:
-  pair = lambda low, high: tuple(rng.uniform(low, high, 2))
+  def pair(low, high):
+    return tuple(rng.uniform(low, high, 2))
+
   return Look(
-    head=(24 + rng.uniform(-1, 1), 34 + rng.uniform(-1, 1)),
+    head=tuple(HEAD + rng.uniform(-1, 1, 2)),
     square=(rng.uniform(6, 34), rng.uniform(6, 11)),
     drift=(rng.uniform(-6, 6), rng.uniform(-2, 2)),
     square_rgb=VOICES[rng.integers(3)].rgb,

@@ -48,8 +48,9 @@ def contact_sheet(
       parts.append(mel_picture(mel, (64, width)))
     strips.append(np.concatenate(parts))
   width = max(s.shape[1] for s in strips)
-  pad = lambda s: np.pad(s, ((0, 8), (0, width - s.shape[1]), (0, 0)))
-  return np.concatenate([pad(s) for s in strips])
+  return np.concatenate(
+    [np.pad(s, ((0, 8), (0, width - s.shape[1]), (0, 0))) for s in strips]
+  )
 
 
 def save_png(path: Path, image: UInt8[np.ndarray, "y x 3"]) -> None:
@@ -62,10 +63,11 @@ def _frames(video, columns: int, height: int):
   """`columns` frames, evenly spread, side by side."""
   chosen = video[np.linspace(0, len(video) - 1, columns).round().astype(int)]
   width = round(height * video.shape[2] / video.shape[1])
-  scale = lambda f: np.asarray(
+  scaled = [
     Image.fromarray(f).resize((width, height), Image.Resampling.NEAREST)
-  )
-  return np.concatenate([scale(f) for f in chosen], 1)
+    for f in chosen
+  ]
+  return np.concatenate([np.asarray(f) for f in scaled], 1)
 
 
 def _title(text: str, width: int):

@@ -1,10 +1,11 @@
 """Scores of SynchWorld clips: is the sound in time with the picture, and right?
 
 With z the standardised tracks, a the mouth's opening and e the speech energy,
+over n frames and lags |l| <= 0.375 s,
 
-    rho(l) = mean_i z(a)_{i+l} z(e)_i       d(l) = mean_i |z(a)_{i+l} - z(e)_i|
+    rho(l) = 1/n sum_i z(a)_{i+l} z(e)_i    d(l) = mean_i |z(a)_{i+l} - z(e)_i|
 
-over |l| <= 0.375 s, the scores are
+(1/n, not the mean, favours small lags where syllables repeat.) The scores are
 
     EAC       rho(0), envelope-aperture correlation             1 is best
     lag ms    |argmax rho|, refined by a parabola               0
@@ -35,7 +36,7 @@ from ccl_jax.metrics import tracks
 MAX_LAG = 0.375  # seconds
 ONSET_WINDOW = 0.1  # seconds
 # A click's mel peaks this long after its impact: its decay, and the window.
-CLICK_BIAS = 0.008
+CLICK_BIAS = 0.005
 SCORES = {
   "EAC": 2,
   "lag ms": 0,
@@ -134,7 +135,7 @@ def synchrony(
     (a[max(0, lag) : len(a) + lag], e[max(0, -lag) : len(e) - lag])
     for lag in lags
   ]
-  rho = np.array([(x * y).mean() for x, y in pairs])
+  rho = np.array([(x * y).sum() / len(a) for x, y in pairs])
   distance = np.array([np.abs(x - y).mean() for x, y in pairs])
   lag = reach * 1000 / fps  # of a track that never moves
   if a.any() and e.any():

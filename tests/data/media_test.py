@@ -204,6 +204,6 @@ def test_a_bad_clip_is_one_error_with_its_name_and_reason(
 def test_what_cannot_be_written_leaves_nothing(tmp_path, frames, fps):
   with pytest.raises(ValueError, match="expected some frames"):
     media.write_mp4(tmp_path / "a.mp4", coded_video(frames), fps)
-  with pytest.raises(ValueError, match="sample rate|Invalid argument"):
+  with pytest.raises(ValueError, match=r"sample rate|Invalid argument"):
     media.write_mp4(tmp_path / "a.mp4", coded_video(2), 25.0, clicks(1, []), 7)
   assert not list(tmp_path.iterdir())

@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tests.models import tiny
 
 from ccl_jax import trees
 from ccl_jax.diffusion.objective import Objective
 from ccl_jax.training import checkpoint, step
 from ccl_jax.training.optim import Optimizer
+from tests.models import tiny
 
 RATES = ((".*", 1e-2),)
 

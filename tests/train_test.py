@@ -1,0 +1,207 @@
+"""The commands, from latents to a resumed run and back to clips."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from ccl_jax.codecs.bundle import Codecs
+from ccl_jax.codecs.hashed_text import HashedText
+from ccl_jax.codecs.linear import LinearAudioCodec, LinearVideoCodec
+from ccl_jax.data import media, records
+
+ROOT = pathlib.Path(__file__).parents[1]
+SMALL = [
+  "--config.batch=4",
+  "--config.model.num_layers=1",
+  "--config.model.video.width=24",
+  "--config.model.video.heads=1",
+  "--config.model.audio.width=24",
+  "--config.model.audio.heads=1",
+  "--config.model.video.ffn=24",
+  "--config.model.audio.ffn=24",
+  "--config.optimizer.decay=constant",
+  "--config.log.every=1",
+  "--config.eval.num=1",
+  "--config.eval.tasks=('a2v',)",
+  "--config.sampling.steps=2",
+]
+FRAMES, SIZE = 9, (16, 16)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+  """Six clips of noise and hum, as records with their codecs."""
+  rng = np.random.default_rng(0)
+  videos = rng.integers(0, 255, (6, FRAMES, *SIZE, 3), np.uint8)
+  sounds = rng.normal(0, 0.1, (6, 3 * 5 * 512)).astype(np.float32)
+  codecs = Codecs(
+    LinearVideoCodec.fit(list(videos)),
+    LinearAudioCodec.fit(list(sounds)),
+    HashedText(64, 32),
+  )
+  path = tmp_path_factory.mktemp("data") / "latents"
+  with records.writing(
+    path, codecs, fps=25.0, frames=FRAMES, size=SIZE
+  ) as writer:
+    for i in range(6):
+      split = "validation" if i == 5 else "train"
+      writer.add(
+        records.Example(
+          f"{i}.mp4", split, "A face.", codecs.text.encode("A face."),
+          codecs.video.encode(videos[i : i + 1])[0],
+          codecs.audio.encode(sounds[i : i + 1])[0],
+        )
+      )  # fmt: skip
+  return path
+
+
+def call(module, *arguments):
+  """Runs a command; returns (exit status, everything it printed)."""
+  done = subprocess.run(
+    [sys.executable, "-m", f"ccl_jax.{module}", *map(str, arguments)],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    env=os.environ | {"JAX_PLATFORMS": "cpu"},
+  )
+  return done.returncode, done.stdout + done.stderr
+
+
+def train(data, workdir, *arguments):
+  return call(
+    "train", "--config=configs/ccl.py:size=tiny", f"--workdir={workdir}",
+    f"--config.data.path={data}", *SMALL, *arguments,
+  )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def runs(data, tmp_path_factory):
+  """Two workdirs: four steps at once, and two with two more on resuming."""
+  folder = tmp_path_factory.mktemp("runs")
+  straight, resumed = folder / "straight", folder / "resumed"
+  for workdir, steps in ((straight, 4), (resumed, 2), (resumed, 4)):
+    status, text = train(data, workdir, f"--config.steps={steps}")
+    assert status == 0, text
+  return straight, resumed
+
+
+def test_a_resumed_run_equals_one_that_never_stopped(runs):
+  """Bit for bit, through the command line: losses and the final state."""
+  lines = [(run / "metrics.jsonl").read_text() for run in runs]
+  assert lines[0] == lines[1]
+  assert [json.loads(x)["step"] for x in lines[0].splitlines()] == [1, 2, 3, 4]
+  import orbax.checkpoint as ocp
+
+  states = [
+    ocp.StandardCheckpointer().restore(run / "checkpoints" / "4" / "default")
+    for run in runs
+  ]
+  import jax
+
+  leaves = [jax.tree.leaves(state) for state in states]
+  assert len(leaves[0]) > 50
+  assert all(np.array_equal(a, b) for a, b in zip(*leaves, strict=True))
+
+
+def test_a_run_leaves_what_it_promises(runs):
+  workdir = runs[0]
+  for name in ("config.json", "clip.json", "codecs", "loss.png", "tensorboard"):
+    assert (workdir / name).exists(), name
+  assert (workdir / "samples" / "4" / "a2v_0.mp4").exists()
+  assert (workdir / "samples" / "4" / "a2v.png").exists()
+  assert not list(workdir.rglob("*partial*"))
+
+
+@pytest.mark.parametrize(
+  ("argument", "words"),
+  [
+    ("--config.step=4", "steps"),
+    ("--config.steps=many", "steps"),
+    ("--config.optimizer.decay=linear", "cosine"),
+    ("--config.model.video.channels=8", "the data have 16"),
+    ("--config.data.split=tarin", "tarin"),
+    ("--config.data.path=nowhere", "ccl_jax.encode"),
+  ],
+)
+def test_a_wrong_config_is_one_clear_error(data, tmp_path, argument, words):
+  status, text = train(data, tmp_path / "run", argument)
+  assert status != 0
+  assert words in text.splitlines()[-1], text
+  assert not (tmp_path / "run").exists()
+
+
+def test_the_workdir_of_another_config_is_refused(data, runs):
+  before = sorted(runs[0].rglob("*"))
+  status, text = train(data, runs[0], "--config.seed=7")
+  assert status != 0
+  assert "another config" in text
+  assert "seed: 0 there, 7 now" in text
+  assert sorted(runs[0].rglob("*")) == before
+
+
+def sample(workdir, out, *arguments):
+  return call("sample", f"--workdir={workdir}", f"--out={out}", *arguments)
+
+
+def test_sampling_writes_clips_with_their_settings(runs, tmp_path):
+  lines = [{"prompt": "A face."}, {"prompt": "A ball.", "seed": 5, "name": "x"}]
+  prompts = tmp_path / "prompts.jsonl"
+  prompts.write_text("\n".join(json.dumps(line) for line in lines))
+  status, text = sample(runs[0], tmp_path, f"--prompts={prompts}")
+  assert status == 0, text
+  for name, seed in (("t2av_0000", 0), ("x", 5)):
+    clip = media.read_clip(tmp_path / f"{name}.mp4")
+    assert clip.video.shape == (FRAMES, *SIZE, 3)
+    assert len(clip.audio) == round(FRAMES / 25 * 16_000)
+    settings = json.loads((tmp_path / f"{name}.json").read_text())
+    assert settings["seed"] == seed
+    assert settings["checkpoint"]["step"] == 4
+  assert json.loads((tmp_path / "x.json").read_text())["prompt"] == "A ball."
+
+
+def test_a2v_keeps_the_given_sound(runs, tmp_path):
+  seconds = FRAMES / 25
+  time = np.arange(round(seconds * 16_000)) / 16_000
+  tone = (0.3 * np.sin(2 * np.pi * 440 * time)).astype(np.float32)
+  media.write_wav(tmp_path / "tone.wav", tone)
+  status, text = sample(
+    runs[0], tmp_path, "--task=a2v", "--prompt=x", "--seed=3",
+    f"--audio={tmp_path / 'tone.wav'}",
+  )  # fmt: skip
+  assert status == 0, text
+  clip = media.read_clip(tmp_path / "a2v_3.mp4")
+  # AAC smears the ends.
+  assert np.corrcoef(clip.audio[800:-800], tone[800:-800])[0, 1] > 0.9
+
+
+@pytest.mark.parametrize(
+  ("arguments", "words"),
+  [
+    (["--task=t2x", "--prompt=x"], "t2av"),
+    (["--task=a2v", "--prompt=x"], "needs --audio"),
+    (["--task=t2av", "--prompt=x", "--image=a.png"], "takes no --image"),
+    (["--task=i2v", "--prompt=x", "--image=README.md"], "README.md"),
+    (["--task=t2av"], "--prompt or --prompts"),
+    (["--prompts=nowhere.jsonl"], "nowhere.jsonl"),
+    (["--prompt=x", "--step=9"], "No checkpoint of step 9"),
+    (["--prompt=x", "--guidance=cfg"], "ucg2"),
+  ],
+)
+def test_wrong_input_to_sample_is_one_clear_error(
+  runs, tmp_path, arguments, words
+):
+  status, text = sample(runs[0], tmp_path / "out", *arguments)
+  assert status != 0
+  assert words in text.splitlines()[-1], text
+  assert not (tmp_path / "out").exists()
+
+
+def test_sampling_needs_a_workdir(tmp_path):
+  status, text = sample(tmp_path, tmp_path / "out", "--prompt=x")
+  assert status != 0
+  assert "not a training workdir" in text

@@ -18,10 +18,11 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from absl import app, flags, logging
+from absl import flags, logging
 from ml_collections import config_flags
 from tqdm import tqdm
 
+from ccl_jax import command
 from ccl_jax.codecs.bundle import Codecs
 from ccl_jax.codecs.hashed_text import HashedText
 from ccl_jax.codecs.linear import LinearAudioCodec, LinearVideoCodec
@@ -80,24 +81,19 @@ class EncodeSettings:
       )
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
   """Reads the flags."""
-  if len(argv) > 1:
-    raise app.UsageError(f"Unknown arguments: {argv[1:]}.")
-  try:
-    settings = build(
-      EncodeSettings, CONFIG.value.encode.to_dict(), "config.encode"
-    )
-    summary = encode(
-      Path(INPUT.value),
-      Path(OUTPUT.value),
-      settings,
-      captions=CAPTIONS.value,
-      codecs=CODECS.value and Codecs.load(CODECS.value),
-      force=FORCE.value,
-    )
-  except ValueError as error:
-    raise SystemExit(f"error: {error}") from error
+  settings = build(
+    EncodeSettings, CONFIG.value.encode.to_dict(), "config.encode"
+  )
+  summary = encode(
+    Path(INPUT.value),
+    Path(OUTPUT.value),
+    settings,
+    captions=CAPTIONS.value,
+    codecs=CODECS.value and Codecs.load(CODECS.value),
+    force=FORCE.value,
+  )
   print(summary)
 
 
@@ -277,5 +273,4 @@ def none_usable(skipped: dict[str, str]) -> ValueError:
 
 
 if __name__ == "__main__":
-  flags.mark_flags_as_required(["config", "input", "output"])
-  app.run(main)
+  command.run(main, ("config", "input", "output"))

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import tqdm
-from absl import app, flags
+from absl import flags
 
+from ccl_jax import command
 from ccl_jax.codecs.mel import log_mel
 from ccl_jax.data import media
 from ccl_jax.data import pipeline as data_pipeline
@@ -39,17 +40,7 @@ GUIDANCE = flags.DEFINE_string("guidance", None, "A row of diffusion.guidance.")
 SHOWN = 3  # clips of each task and split in sheet.png
 
 
-def main(argv: list[str]) -> None:
-  """Reads the flags."""
-  if len(argv) > 1:
-    raise app.UsageError(f"Unknown arguments: {argv[1:]}.")
-  try:
-    evaluate(Path(OUT.value))
-  except ValueError as error:
-    raise SystemExit(f"error: {error}") from error
-
-
-def evaluate(out: Path) -> None:
+def evaluate() -> None:
   """Makes, saves and scores the clips of every split and task.
 
   Raises:
@@ -61,6 +52,7 @@ def evaluate(out: Path) -> None:
   if GUIDANCE.value:
     sampling = dataclasses.replace(pipeline.sampling, guidance=GUIDANCE.value)
     pipeline = dataclasses.replace(pipeline, sampling=sampling)
+  out = Path(OUT.value)
   results, texts, strips = {}, [], []
   for split in SPLITS.value:
     clips = data_pipeline.read_clips(DATA.value, split, NUM.value)
@@ -136,5 +128,4 @@ def save_clips(
 
 
 if __name__ == "__main__":
-  flags.mark_flags_as_required(["workdir", "data", "out"])
-  app.run(main)
+  command.run(evaluate, ("workdir", "data", "out"))

@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 import tqdm
-from absl import app, flags
+from absl import flags
 
+from ccl_jax import command
 from ccl_jax.config import check_keys
 from ccl_jax.data import media
 from ccl_jax.diffusion import tasks
@@ -59,16 +60,6 @@ class Item:
   image: str | None = None
   audio: str | None = None
   video: str | None = None
-
-
-def main(argv: list[str]) -> None:
-  """Reads the flags."""
-  if len(argv) > 1:
-    raise app.UsageError(f"Unknown arguments: {argv[1:]}.")
-  try:
-    generate()
-  except ValueError as error:
-    raise SystemExit(f"error: {error}") from error
 
 
 def generate() -> None:
@@ -203,5 +194,4 @@ def settings(
 
 
 if __name__ == "__main__":
-  flags.mark_flags_as_required(["workdir", "out"])
-  app.run(main)
+  command.run(generate, ("workdir", "out"))

@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from absl import app, flags, logging
+from absl import flags, logging
 from ml_collections import config_flags
 
+from ccl_jax import command
 from ccl_jax.codecs.bundle import Codecs
 from ccl_jax.config import build, check_keys
 from ccl_jax.data import pipeline as data_pipeline
@@ -44,14 +45,9 @@ SECTIONS = (
 FREE = ("checkpoint", "data", "encode", "eval", "log", "sampling")
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
   """Reads the flags."""
-  if len(argv) > 1:
-    raise app.UsageError(f"Unknown arguments: {argv[1:]}.")
-  try:
-    train(CONFIG.value.to_dict(), Path(WORKDIR.value))
-  except ValueError as error:
-    raise SystemExit(f"error: {error}") from error
+  train(CONFIG.value.to_dict(), Path(WORKDIR.value))
 
 
 def train(config: Mapping[str, Any], workdir: Path) -> None:
@@ -205,5 +201,4 @@ def check_fit(
 
 
 if __name__ == "__main__":
-  flags.mark_flags_as_required(["config", "workdir"])
-  app.run(main)
+  command.run(main, ("config", "workdir"))

@@ -12,8 +12,9 @@ import multiprocessing
 from pathlib import Path
 
 import tqdm
-from absl import app, flags
+from absl import flags
 
+from ccl_jax import command
 from ccl_jax.data import media, picture, synthetic
 from ccl_jax.files import replacing
 
@@ -28,21 +29,12 @@ FPS = 25.0
 TEST_SEED = 1_000_000  # far from the training seeds
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
   """Reads the flags."""
-  if len(argv) > 1:
-    raise app.UsageError(f"Unknown arguments: {argv[1:]}.")
-  try:
-    make_world(
-      Path(OUTPUT.value),
-      TRAIN.value,
-      TEST.value,
-      SIZE.value,
-      FRAMES.value,
-      WORKERS.value,
-    )
-  except ValueError as error:
-    raise SystemExit(f"error: {error}") from error
+  make_world(
+    Path(OUTPUT.value), TRAIN.value, TEST.value, SIZE.value, FRAMES.value,
+    WORKERS.value,
+  )  # fmt: skip
 
 
 def make_world(
@@ -102,5 +94,4 @@ def make_clip(
 
 
 if __name__ == "__main__":
-  flags.mark_flags_as_required(["output"])
-  app.run(main)
+  command.run(main, ("output",))

@@ -1,0 +1,166 @@
+"""Calibration: the scores of the truth, of its ruins, and of known delays."""
+
+import json
+
+import numpy as np
+import pytest
+
+from ccl_jax.codecs.linear import LinearAudioCodec, LinearVideoCodec
+from ccl_jax.codecs.mel import log_mel
+from ccl_jax.metrics import synchworld
+from tests.metrics.worlds import FPS, make_world
+
+NUM = 16
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["easy", "hard"])
+def world(request):
+  return make_world(NUM, request.param)
+
+
+@pytest.fixture(scope="module")
+def easy():
+  return make_world(NUM, hard=False)
+
+
+@pytest.fixture(scope="module")
+def codecs():
+  seen = make_world(40, hard=True, first_seed=1000)
+  return LinearVideoCodec.fit(seen.videos), LinearAudioCodec.fit(seen.sounds)
+
+
+def row(world, videos=None, mels=None):
+  """The values of the scores, with other videos or mels put in."""
+  clips = [
+    synchworld.measure(*clip, FPS)
+    for clip in zip(
+      world.prompts,
+      videos or world.videos,
+      mels or world.mels,
+      strict=True,
+    )
+  ]
+  return {k: v.value for k, v in synchworld.aggregate(clips, 20).items()}
+
+
+def test_ground_truth_is_nearly_perfect(world):
+  truth = row(world)
+  assert truth["EAC"] > 0.9
+  assert truth["lag ms"] < 3
+  assert truth["Sync-C*"] > 0.8 and truth["Sync-D*"] < 0.3
+  assert truth["onset F1"] > 0.98 and truth["onset ms"] < 5
+  assert truth["SER"] < 0.02 and truth["ID"] == 1
+  assert ("TV leak" in truth) == world.scenes[0].hard
+
+
+def test_the_codecs_ceiling_is_high(world, codecs):
+  video, audio = codecs
+  videos = video.decode(video.encode(np.stack(world.videos)))
+  mels = audio.mel(audio.encode(np.stack(world.sounds)))
+  ceiling = row(world, list(videos), list(mels))
+  assert ceiling["EAC"] > 0.8 and ceiling["lag ms"] < 30
+  assert ceiling["onset F1"] > 0.9
+  assert ceiling["SER"] < 0.05 and ceiling["ID"] > 0.9
+
+
+def test_the_sound_of_another_clip_is_far_off(world):
+  floor = row(world, mels=world.mels[1:] + world.mels[:1])
+  assert floor["EAC"] < 0.5 and floor["lag ms"] > 60
+  assert floor["Sync-C*"] < 0.5 and floor["Sync-D*"] > 0.6
+  assert floor["onset F1"] < 0.5 and floor["SER"] > 0.5 and floor["ID"] < 0.7
+
+
+def test_a_still_picture_has_no_synchrony(world):
+  still = row(world, [v[:1].repeat(len(v), 0) for v in world.videos])
+  assert still["EAC"] == 0 and still["lag ms"] == 360
+  assert still["Sync-C*"] < 0.1 and still["onset F1"] == 0
+  assert still["ID"] == 1 and "onset ms" not in still
+
+
+@pytest.mark.parametrize("delay", [-250, -125, -40, 40, 125, 250])
+def test_an_imposed_delay_is_measured(easy, delay):
+  shifted = [np.roll(s, delay * 16) for s in easy.sounds]
+  late = row(easy, mels=[log_mel(s[None])[0] for s in shifted])
+  np.testing.assert_allclose(late["lag ms"], abs(delay), atol=12)
+  assert late["EAC"] < (0.8 if abs(delay) < 100 else 0)
+  assert late["Sync-C*"] > 0.6
+  if abs(delay) < 100:
+    np.testing.assert_allclose(late["onset ms"], abs(delay), atol=8)
+  else:
+    assert late["onset F1"] < 0.1
+
+
+def test_what_a_prompt_asks_for():
+  asked = synchworld.asked('A red face talks. A TV flickers. "a i o" Clicks.')
+  assert asked == (["a", "i", "o"], False, True)
+  assert synchworld.asked("A ball bounces.") == ([], True, False)
+
+
+def test_one_stream_alone_has_the_scores_it_can_have():
+  world = make_world(1, hard=False)
+  alone = synchworld.measure(world.prompts[0], None, world.mels[0], FPS)
+  assert set(alone) == {"SER"}
+  assert synchworld.measure(world.prompts[0], world.videos[0], None) == {}
+  with pytest.raises(ValueError, match="needs a picture or a sound"):
+    synchworld.measure("", None, None)
+
+
+def test_sound_that_ends_early_is_refused_and_a_late_end_cut_off():
+  world = make_world(1, hard=False)
+  video, mel = world.videos[0], world.mels[0]
+  with pytest.raises(ValueError, match="ends before"):
+    synchworld.measure("", video, mel[:60], FPS)
+  longer = np.concatenate([mel, mel[60:80]])
+  assert synchworld.measure(
+    world.prompts[0], video, longer, FPS
+  ) == synchworld.measure(world.prompts[0], video, mel, FPS)
+
+
+def test_onsets_match_one_to_one():
+  bias = synchworld.CLICK_BIAS
+  clip = synchworld.onsets(
+    np.array([0.5, 1.0, 1.5]), np.array([0.52, 0.54, 1.09, 1.7]) + bias
+  )
+  assert clip["onset F1"] == (4, 7)
+  np.testing.assert_allclose(clip["onset ms"][0] / clip["onset ms"][1], 55)
+  nothing = synchworld.onsets(np.zeros(0), np.zeros(0))
+  assert nothing == {"onset F1": (0, 1), "onset ms": (0, 0)}
+
+
+@pytest.mark.parametrize(
+  ("got", "wanted", "edits"),
+  [("aiu", "aiu", 0), ("", "aiu", 3), ("ai", "", 2), ("iu", "aiu", 1),
+   ("aou", "aiu", 1), ("uia", "aiu", 2)],
+)  # fmt: skip
+def test_edit_distance(got, wanted, edits):
+  assert synchworld.edit_distance(got, wanted) == edits
+
+
+def test_scores_are_sums_of_totals_over_sums_of_counts():
+  clips = [{"SER": (2.0, 4), "EAC": (0.5, 1)}, {"SER": (0.0, 1)}, {}]
+  scores = synchworld.aggregate(clips)
+  assert scores["SER"].value == 0.4 and scores["EAC"].value == 0.5
+  assert scores["SER"].low <= 0.4 <= scores["SER"].high
+  assert set(scores) == {"SER", "EAC"}
+
+
+def test_comparing_is_paired():
+  rng = np.random.default_rng(0)
+  clips = [{"EAC": (float(x), 1)} for x in rng.normal(size=50)]
+  better = [{"EAC": (clip["EAC"][0] + 0.1, 1)} for clip in clips]
+  gain = synchworld.compare(better, clips)["EAC"]
+  np.testing.assert_allclose(gain, 0.1)
+  with pytest.raises(ValueError, match="50 clips cannot be paired with 49"):
+    synchworld.compare(clips, clips[1:])
+
+
+def test_table_prints_rows_beside_each_other_and_rows_are_json():
+  score = synchworld.Score(0.8, 0.7, 0.9)
+  rows = {"truth": {"EAC": score, "SER": score}, "model": {"EAC": score}}
+  assert synchworld.table(rows).splitlines() == [
+    "|  | EAC | SER |",
+    "| --- | ---: | ---: |",
+    "| truth | 0.80 ±0.10 | 0.80 ±0.10 |",
+    "| model | 0.80 ±0.10 | - |",
+  ]
+  assert json.loads(json.dumps(rows))["model"]["EAC"] == [0.8, 0.7, 0.9]

@@ -1,0 +1,86 @@
+"""What is read off a clip is what the scene says."""
+
+import numpy as np
+import pytest
+
+from ccl_jax.data import picture, synthetic
+from ccl_jax.metrics import tracks
+from tests.metrics.worlds import FPS, make_world
+
+TIME = np.arange(49) / FPS
+
+
+@pytest.fixture(scope="module")
+def world():
+  return make_world(8, hard=True)
+
+
+def test_the_face_is_identified_and_followed(world):
+  for scene, video in zip(world.scenes, world.videos, strict=True):
+    voice = tracks.identify_face(video)
+    assert synthetic.VOICES[voice] == scene.voice
+    truth = np.stack(picture.head_path(scene, TIME), 1)
+    assert np.abs(tracks.face_centre(video, voice) - truth).max() < 3
+
+
+@pytest.mark.parametrize("noise", [0, 51])
+def test_the_mouth_s_opening_is_the_true_aperture(world, noise):
+  rng = np.random.default_rng(0)
+  for scene, video in zip(world.scenes, world.videos, strict=True):
+    noisy = np.clip(video + rng.normal(0, noise, video.shape), 0, 255)
+    voice = synthetic.VOICES.index(scene.voice)
+    opening = tracks.mouth_opening(noisy.astype(np.uint8), voice)
+    truth = synthetic.aperture(scene, TIME)
+    assert np.corrcoef(opening, truth)[0, 1] > (0.97 if noise else 0.998)
+
+
+def test_opening_and_impacts_do_not_depend_on_the_size(world):
+  scene = next(s for s in world.scenes if s.ball)
+  voice = synthetic.VOICES.index(scene.voice)
+  small, large = (picture.render_picture(scene, size=n) for n in (64, 128))
+  opening = [tracks.mouth_opening(v, voice) for v in (small, large)]
+  np.testing.assert_allclose(*opening, atol=8)
+  assert np.corrcoef(opening)[0, 1] > 0.995
+  np.testing.assert_allclose(
+    tracks.find_impacts(small, FPS), tracks.find_impacts(large, FPS), atol=0.01
+  )
+
+
+def test_impacts_and_clicks_are_found_in_time(world):
+  for scene, video, mel in zip(
+    world.scenes, world.videos, world.mels, strict=True
+  ):
+    truth = scene.impacts[scene.impacts < 1.9]
+    seen, heard = tracks.find_impacts(video, FPS), tracks.find_clicks(mel)
+    np.testing.assert_allclose(seen[: len(truth)], truth, atol=0.01)
+    np.testing.assert_allclose(heard[: len(truth)], truth + 0.005, atol=0.005)
+    if scene.ball is None:
+      assert len(seen) == len(heard) == 0
+
+
+def test_vowels_and_pitch_are_decoded(world):
+  for scene, mel in zip(world.scenes, world.mels, strict=True):
+    vowels, pitch = tracks.decode_speech(mel)
+    assert vowels == scene.speech.split()
+    assert synthetic.VOICES[pitch] == scene.voice
+
+
+def test_silence_says_nothing():
+  mel = np.full((122, 80), -5.0)
+  assert tracks.decode_speech(mel) == ([], None)
+  assert len(tracks.find_clicks(mel)) == 0
+  np.testing.assert_allclose(tracks.speech_energy(mel, 49, FPS), 0, atol=1e-3)
+
+
+def test_an_empty_picture_has_no_impacts_and_no_opening():
+  video = np.full((9, 64, 64, 3), 160, np.uint8)
+  assert len(tracks.find_impacts(video, FPS)) == 0
+  assert not tracks.mouth_opening(video, 0).any()
+  assert not tracks.tv_opening(video).any()
+
+
+def test_peaks_are_refined_below_a_frame():
+  time = np.arange(20)
+  track = -((time - 7.3) ** 2)
+  np.testing.assert_allclose(tracks.peak_times(track, 1.0), [7.3])
+  assert tracks.refine(track, 0) == 0.0

@@ -1,6 +1,5 @@
 """How a command starts and fails: with one line that says what is wrong."""
 
-import re
 from collections.abc import Callable, Sequence
 
 from absl import app, flags
@@ -48,6 +47,4 @@ def _readable(error: Exception) -> str:
   text = str(error).strip()
   if "Traceback" in text:
     return text.splitlines()[-1]
-  return re.sub(
-    r"\\?['\"]|\\n", lambda m: " " if m[0] == "\\n" else "'", text
-  ).strip("'")
+  return text.replace("\\n", " ").replace("\\'", "")

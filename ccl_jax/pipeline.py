@@ -94,7 +94,7 @@ class Generated:
   fps: float
   sample_rate: int
   video: UInt8[np.ndarray, "t y x 3"] | None = None
-  audio: Float[np.ndarray, "s"] | None = None
+  audio: Float[np.ndarray, " s"] | None = None
   mel: Float[np.ndarray, "t mels"] | None = None
 
   def save(self, path: str | Path) -> Path:
@@ -195,7 +195,7 @@ class Pipeline:
     *,
     negative: str = "",
     images: Sequence[UInt8[np.ndarray, "y x 3"]] | None = None,
-    audios: Sequence[Float[np.ndarray, "s"]] | None = None,
+    audios: Sequence[Float[np.ndarray, " s"]] | None = None,
     videos: Sequence[UInt8[np.ndarray, "t y x 3"]] | None = None,
     seeds: Sequence[int] | None = None,
     sampling: Sampling | None = None,

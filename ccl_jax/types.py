@@ -39,19 +39,19 @@ class Route(NamedTuple):
   `exchanges` False switches the whole cross-modal module off ("dropped").
   """
 
-  video_sees_audio: Bool[Array, "b"]
-  audio_sees_video: Bool[Array, "b"]
-  video_is_generated: Bool[Array, "b"]
-  audio_is_generated: Bool[Array, "b"]
-  exchanges: Bool[Array, "b"]
+  video_sees_audio: Bool[Array, " b"]
+  audio_sees_video: Bool[Array, " b"]
+  video_is_generated: Bool[Array, " b"]
+  audio_is_generated: Bool[Array, " b"]
+  exchanges: Bool[Array, " b"]
 
-  def sees(self, stream: str) -> Bool[Array, "b"]:
+  def sees(self, stream: str) -> Bool[Array, " b"]:
     """Does `stream` read the other stream?"""
     return {"video": self.video_sees_audio, "audio": self.audio_sees_video}[
       stream
     ]
 
-  def is_generated(self, stream: str) -> Bool[Array, "b"]:
+  def is_generated(self, stream: str) -> Bool[Array, " b"]:
     """Is `stream` generated (as opposed to given as a reference)?"""
     return {"video": self.video_is_generated, "audio": self.audio_is_generated}[
       stream

@@ -126,13 +126,13 @@ class Mask(NamedTuple):
   """
 
   pattern: Pattern = Full()
-  k_lengths: Int[Array, "b"] | None = None
+  k_lengths: Int[Array, " b"] | None = None
   q_segments: Int[Array, "b n"] | None = None
   k_segments: Int[Array, "b m"] | None = None
 
   @classmethod
   def routed(
-    cls, window: Window, sees: Bool[Array, "b"], n: int, m: int
+    cls, window: Window, sees: Bool[Array, " b"], n: int, m: int
   ) -> "Mask":
     """`window` for samples that see the other stream, else its context only.
 
@@ -158,7 +158,7 @@ class Mask(NamedTuple):
 
   def ids(
     self, n: int, m: int
-  ) -> tuple[Int[Array, "#b n"], Int[Array, "#b m"]]:
+  ) -> tuple[Int[Array, " #b n"], Int[Array, " #b m"]]:
     """Lengths and segments as one id per query and key: equal ids may meet.
 
     Keys past their length have id -1, which no query has.
@@ -170,7 +170,7 @@ class Mask(NamedTuple):
       k_ids = jnp.where(jnp.arange(m) < self.k_lengths[:, None], k_ids, -1)
     return q_ids, k_ids
 
-  def dense(self, n: int, m: int) -> Bool[Array, "#b n m"]:
+  def dense(self, n: int, m: int) -> Bool[Array, " #b n m"]:
     """The whole 0/1 matrix: for tests and the reference only."""
     q_ids, k_ids = self.ids(n, m)
     seen = self.pattern.visible(jnp.arange(n)[:, None], jnp.arange(m))

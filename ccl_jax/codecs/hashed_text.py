@@ -59,7 +59,7 @@ def _tokens(text: str) -> list[str]:
 
 
 @functools.lru_cache(maxsize=100_000)
-def _hashed(word: str, width: int) -> Float[np.ndarray, "d"]:
+def _hashed(word: str, width: int) -> Float[np.ndarray, " d"]:
   """Uniform on 256 levels, deviation 1."""
   digest = hashlib.shake_256(word.encode()).digest(width)
   levels = np.frombuffer(digest, np.uint8).astype(np.float32) - 127.5

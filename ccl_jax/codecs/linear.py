@@ -33,9 +33,9 @@ _MOTION = 0.05
 class LinearVideoCodec:
   """(b, 1 + 4k, 8h, 8w, 3) bytes <-> (b, 1 + k, h, w, channels) float32."""
 
-  mean: Float[np.ndarray, "d"]
+  mean: Float[np.ndarray, " d"]
   basis: Float[np.ndarray, "d c"]
-  scale: Float[np.ndarray, "c"]
+  scale: Float[np.ndarray, " c"]
 
   stride = _STRIDE
 
@@ -112,9 +112,9 @@ class LinearVideoCodec:
 class LinearAudioCodec:
   """(b, s) samples <-> (b, s // 512, channels) float32."""
 
-  mean: Float[np.ndarray, "d"]
+  mean: Float[np.ndarray, " d"]
   basis: Float[np.ndarray, "d c"]
-  scale: Float[np.ndarray, "c"]
+  scale: Float[np.ndarray, " c"]
 
   sample_rate = mels.SAMPLE_RATE
   rate = mels.SAMPLE_RATE / (2 * mels.HOP)
@@ -128,7 +128,7 @@ class LinearAudioCodec:
 
   @classmethod
   def fit(
-    cls, waves: Sequence[Float[np.ndarray, "s"]], channels: int = 20
+    cls, waves: Sequence[Float[np.ndarray, " s"]], channels: int = 20
   ) -> "LinearAudioCodec":
     def pairs(wave):
       x = _mel_pairs(wave[None])[0]

@@ -31,7 +31,7 @@ class Clip(NamedTuple):
   """Decoded media; a stream that the file does not have is None."""
 
   video: UInt8[np.ndarray, "t y x 3"] | None
-  audio: Float[np.ndarray, "s"] | None
+  audio: Float[np.ndarray, " s"] | None
 
 
 def read_clip(
@@ -101,7 +101,7 @@ def write_mp4(
   path: Path,
   video: UInt8[np.ndarray, "t y x 3"],
   fps: float,
-  audio: Float[np.ndarray, "s"] | None = None,
+  audio: Float[np.ndarray, " s"] | None = None,
   sample_rate: int = 16_000,
   *,
   crf: int = 18,
@@ -146,7 +146,7 @@ def write_mp4(
 
 
 def write_wav(
-  path: Path, audio: Float[np.ndarray, "s"], sample_rate: int = 16_000
+  path: Path, audio: Float[np.ndarray, " s"], sample_rate: int = 16_000
 ) -> None:
   """16-bit mono PCM."""
   samples = np.round(np.clip(audio, -1, 1) * 32767).astype("<i2")

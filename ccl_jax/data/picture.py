@@ -58,8 +58,8 @@ class _Canvas:
 
 
 def head_path(
-  scene: Scene, time: Float[np.ndarray, "t"]
-) -> tuple[Float[np.ndarray, "t"], Float[np.ndarray, "t"]]:
+  scene: Scene, time: Float[np.ndarray, " t"]
+) -> tuple[Float[np.ndarray, " t"], Float[np.ndarray, " t"]]:
   """Centre of the face; it sways in hard scenes."""
   look = scene.look
   return tuple(
@@ -71,8 +71,8 @@ def head_path(
 
 
 def ball_path(
-  scene: Scene, time: Float[np.ndarray, "t"]
-) -> Float[np.ndarray, "t"]:
+  scene: Scene, time: Float[np.ndarray, " t"]
+) -> Float[np.ndarray, " t"]:
   """The y of the ball's centre, largest at the impacts."""
   phase = np.pi * (time - scene.ball.phase) / scene.ball.period
   return BALL_FLOOR - BALL_HEIGHT * np.abs(np.sin(phase))

@@ -208,8 +208,8 @@ def open_split(path: str | os.PathLike, split: str) -> Sequence[dict]:
 
 
 def pad(
-  x: Float[np.ndarray, "l *rest"], length: int
-) -> Float[np.ndarray, "n *rest"]:
+  x: Float[np.ndarray, " l *rest"], length: int
+) -> Float[np.ndarray, " n *rest"]:
   """The first `length` rows, with zeros after the last."""
   x = x[:length]
   return np.pad(x, ((0, length - len(x)), *((0, 0),) * (x.ndim - 1)))

@@ -122,7 +122,7 @@ class Scene:
     return " ".join(s.vowel for s in self.syllables)
 
   @property
-  def impacts(self) -> Float[np.ndarray, "i"]:
+  def impacts(self) -> Float[np.ndarray, " i"]:
     """Times of the impacts, each with its click; empty without a ball."""
     if self.ball is None:
       return np.zeros(0)
@@ -192,8 +192,8 @@ def _draw_look(rng, hard: bool, seconds: float) -> Look:
 
 
 def envelope(
-  syllable: Syllable, time: Float[np.ndarray, "t"]
-) -> Float[np.ndarray, "t"]:
+  syllable: Syllable, time: Float[np.ndarray, " t"]
+) -> Float[np.ndarray, " t"]:
   """e(t) of one syllable: smooth attack and release, 1 in between."""
   rise = np.clip((time - syllable.start) / ATTACK, 0, 1)
   fall = np.clip((syllable.stop - time) / RELEASE, 0, 1)
@@ -201,8 +201,8 @@ def envelope(
 
 
 def mouth(
-  syllables: tuple[Syllable, ...], time: Float[np.ndarray, "t"]
-) -> tuple[Float[np.ndarray, "t"], Float[np.ndarray, "t"]]:
+  syllables: tuple[Syllable, ...], time: Float[np.ndarray, " t"]
+) -> tuple[Float[np.ndarray, " t"], Float[np.ndarray, " t"]]:
   """Half height (2) and half width of the mouth at each time."""
   height, width = np.ones_like(time), np.full_like(time, REST_WIDTH)
   for syllable in syllables:
@@ -213,16 +213,16 @@ def mouth(
 
 
 def aperture(
-  scene: Scene, time: Float[np.ndarray, "t"]
-) -> Float[np.ndarray, "t"]:
+  scene: Scene, time: Float[np.ndarray, " t"]
+) -> Float[np.ndarray, " t"]:
   """The true area of the open mouth, in 64ths of the picture squared."""
   height, width = mouth(scene.syllables, time)
   return np.pi * height * width
 
 
 def sounding(
-  scene: Scene, time: Float[np.ndarray, "t"]
-) -> Bool[np.ndarray, "t"]:
+  scene: Scene, time: Float[np.ndarray, " t"]
+) -> Bool[np.ndarray, " t"]:
   """When the foreground (talker or striker) is heard: the audio mask."""
   heard = sum(envelope(s, time) for s in scene.syllables) > 0.1
   for impact in scene.impacts:
@@ -248,8 +248,8 @@ def captions(scene: Scene) -> dict[str, str]:
 
 
 def vowel_sound(
-  vowel: str, pitch: float, time: Float[np.ndarray, "s"]
-) -> Float[np.ndarray, "s"]:
+  vowel: str, pitch: float, time: Float[np.ndarray, " s"]
+) -> Float[np.ndarray, " s"]:
   """The steady vowel of (1) without its envelope, of rms `loudness` / 10."""
   harmonics = pitch * np.arange(1, int(2800 / pitch) + 1)
   gains = 0.02 + sum(
@@ -265,7 +265,7 @@ def vowel_sound(
 
 def render_sound(
   scene: Scene, sample_rate: int = 16000
-) -> Float[np.ndarray, "s"]:
+) -> Float[np.ndarray, " s"]:
   """The clip's sound in [-1, 1], float32, at `sample_rate`."""
   num = round(scene.seconds * sample_rate)
   time = np.arange(num) / sample_rate

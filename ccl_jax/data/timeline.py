@@ -100,7 +100,7 @@ class Sound:
 
   def finish(
     self, start: float | None, seconds: float | None
-  ) -> Float[np.ndarray, "s"]:
+  ) -> Float[np.ndarray, " s"]:
     """Sound from the time `start` on (None: its own), all if no `seconds`.
 
     Raises:
@@ -119,7 +119,7 @@ class Sound:
     for piece in self._resampler.resample(frame):
       self._pieces.append((float(piece.time), piece.to_ndarray().ravel()))
 
-  def _place(self, start: float, seconds: float) -> Float[np.ndarray, "s"]:
+  def _place(self, start: float, seconds: float) -> Float[np.ndarray, " s"]:
     result = np.zeros(round(seconds * self._rate), np.float32)
     cursor = None
     for time, piece in self._pieces:

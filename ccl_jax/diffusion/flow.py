@@ -34,18 +34,18 @@ def expand(t: Array, rank: int) -> Array:
 
 
 def interpolate(
-  x0: Float[Array, "b *dims"],
-  noise: Float[Array, "b *dims"],
-  t: Float[Array, "b *steps"],
-) -> Float[Array, "b *dims"]:
+  x0: Float[Array, " b *dims"],
+  noise: Float[Array, " b *dims"],
+  t: Float[Array, " b *steps"],
+) -> Float[Array, " b *dims"]:
   """x_t = (1 - t) x0 + t noise, for times (b,) or (b, f, 1)."""
   t = expand(t, x0.ndim)
   return (1 - t) * x0 + t * noise
 
 
 def target(
-  x0: Float[Array, "b *dims"], noise: Float[Array, "b *dims"]
-) -> Float[Array, "b *dims"]:
+  x0: Float[Array, " b *dims"], noise: Float[Array, " b *dims"]
+) -> Float[Array, " b *dims"]:
   """The velocity v = noise - x0, the same at every t."""
   return noise - x0
 
@@ -59,14 +59,14 @@ def shift_time(
 
 def sample_time(
   key: Key[Array, ""], shape: tuple[int, ...], mean: float, std: float
-) -> Float[Array, "*dims"]:
+) -> Float[Array, " *dims"]:
   """Logit-normal times in (0, 1): sigmoid(mean + std normal)."""
   return jax.nn.sigmoid(mean + std * jax.random.normal(key, shape))
 
 
 def mask_time(
-  t: Float[Array, "b"], clean: Bool[Array, "b steps *ones"]
-) -> Float[Array, "b"] | Float[Array, "b steps 1"]:
+  t: Float[Array, " b"], clean: Bool[Array, " b steps *ones"]
+) -> Float[Array, " b"] | Float[Array, "b steps 1"]:
   """Time of a stream whose `clean` latents are given: 0 there, else t.
 
   Args:
@@ -84,10 +84,10 @@ def mask_time(
 
 
 def mse(
-  prediction: Float[Array, "b *dims"],
-  target: Float[Array, "b *dims"],
-  mask: Bool[Array, "b *ones"],
-) -> Float[Array, "b"]:
+  prediction: Float[Array, " b *dims"],
+  target: Float[Array, " b *dims"],
+  mask: Bool[Array, " b *ones"],
+) -> Float[Array, " b"]:
   """Mean squared error of each sample where `mask`; 0 where it is empty.
 
   `mask` broadcasts to the latents. Computed in float32.
@@ -98,13 +98,13 @@ def mse(
   return jnp.sum(error**2, axes) / jnp.maximum(jnp.sum(mask, axes), 1)
 
 
-def sample_keys(key: Key[Array, ""], batch: int) -> Key[Array, "b"]:
+def sample_keys(key: Key[Array, ""], batch: int) -> Key[Array, " b"]:
   """One key per sample: fold_in(key, i)."""
   return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(batch))
 
 
 def draw_noise(
-  keys: Key[Array, "b"], shapes: dict[str, tuple[int, ...]]
+  keys: Key[Array, " b"], shapes: dict[str, tuple[int, ...]]
 ) -> State:
   """Standard normal state (b, *shape) per stream, one key per item.
 

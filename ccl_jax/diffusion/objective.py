@@ -93,8 +93,8 @@ class Example(NamedTuple):
   text: Float[Array, "b l d"]
   route: Route
   target: State
-  weight: dict[str, Bool[Array, "b ..."]]
-  task: Int[Array, "b"]
+  weight: dict[str, Bool[Array, " b ..."]]
+  task: Int[Array, " b"]
 
 
 def make_training_example(

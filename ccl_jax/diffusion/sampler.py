@@ -49,7 +49,7 @@ _UNIPC_MARGIN = 1e-6
 
 def schedule(
   num_steps: int, shift: float, train_steps: int = 1000
-) -> Float[np.ndarray, "{num_steps}+1"]:
+) -> Float[np.ndarray, " {num_steps}+1"]:
   """Shifted sigmas from 1 to 0, the flow schedule of diffusers' UniPC.
 
   Linear from 1 towards 1 / train_steps, without that end, shifted, then 0.
@@ -67,9 +67,9 @@ def schedule(
 def sample(
   velocity: Velocity,
   noise: State,
-  clean: dict[str, Bool[Array, "b ..."]],
+  clean: dict[str, Bool[Array, " b ..."]],
   given: State,
-  sigmas: Float[np.ndarray, "sigmas"],
+  sigmas: Float[np.ndarray, " sigmas"],
   method: str,
   condition: Any,
 ) -> State:
@@ -116,7 +116,9 @@ def sample(
   return pin(SOLVERS[method](field, _float32(noise), np.asarray(sigmas)))
 
 
-def euler(field: Field, x: State, sigmas: Float[np.ndarray, "sigmas"]) -> State:
+def euler(
+  field: Field, x: State, sigmas: Float[np.ndarray, " sigmas"]
+) -> State:
   """Euler's method; exact on a constant field."""
 
   def step(x, row):
@@ -127,7 +129,9 @@ def euler(field: Field, x: State, sigmas: Float[np.ndarray, "sigmas"]) -> State:
   return jax.lax.scan(step, x, rows)[0]
 
 
-def unipc(field: Field, x: State, sigmas: Float[np.ndarray, "sigmas"]) -> State:
+def unipc(
+  field: Field, x: State, sigmas: Float[np.ndarray, " sigmas"]
+) -> State:
   """UniPC of order 2, equal to diffusers' `UniPCMultistepScheduler`."""
   sigmas = np.minimum(sigmas, 1 - _UNIPC_MARGIN).astype(np.float32)
   predict, correct = unipc_table(sigmas)
@@ -145,7 +149,7 @@ def unipc(field: Field, x: State, sigmas: Float[np.ndarray, "sigmas"]) -> State:
 
 
 def unipc_table(
-  sigmas: Float[np.ndarray, "sigmas"],
+  sigmas: Float[np.ndarray, " sigmas"],
 ) -> tuple[Float[np.ndarray, "steps 3"], Float[np.ndarray, "steps 5"]]:
   """UniPC's coefficients at each of the N steps, float32 (made in float64).
 

@@ -50,7 +50,7 @@ TASKS = (
 TASK_NAMES = tuple(task.name for task in TASKS)
 
 
-def lookup(column: str, task: Int[Array, "b"]) -> Bool[Array, "b"]:
+def lookup(column: str, task: Int[Array, " b"]) -> Bool[Array, " b"]:
   """The boolean `column` of the table, for each sample's task."""
   return jnp.asarray(np.array([getattr(row, column) for row in TASKS]))[task]
 
@@ -58,9 +58,9 @@ def lookup(column: str, task: Int[Array, "b"]) -> Bool[Array, "b"]:
 def draw_tasks(
   key: Key[Array, ""],
   probabilities: tuple[float, ...],
-  has_video: Bool[Array, "b"],
-  has_audio: Bool[Array, "b"],
-) -> Int[Array, "b"]:
+  has_video: Bool[Array, " b"],
+  has_audio: Bool[Array, " b"],
+) -> Int[Array, " b"]:
   """Indices into TASKS; a sample that lacks a stream gets `apart`."""
   logits = jnp.log(jnp.asarray(probabilities))
   keys = flow.sample_keys(key, len(has_video))
@@ -69,9 +69,9 @@ def draw_tasks(
 
 
 def route_of(
-  task: Int[Array, "b"],
-  has_video: Bool[Array, "b"],
-  has_audio: Bool[Array, "b"],
+  task: Int[Array, " b"],
+  has_video: Bool[Array, " b"],
+  has_audio: Bool[Array, " b"],
 ) -> Route:
   """The route of each sample's task; an absent stream is not generated."""
   both = has_video & has_audio
@@ -87,11 +87,11 @@ def route_of(
 def draw_times(
   key: Key[Array, ""],
   route: Route,
-  task: Int[Array, "b"],
+  task: Int[Array, " b"],
   mean: float,
   std: float,
   shift: float,
-) -> dict[str, Float[Array, "b"]]:
+) -> dict[str, Float[Array, " b"]]:
   """Shifted logit-normal times: one for both streams in `joint`, else two.
 
   Streams that are not generated are at time 0.
@@ -138,7 +138,7 @@ class InferenceTask:
     """The streams that are generated."""
     return tuple(s for s in self.streams if s not in self.given)
 
-  def clean(self, state: State) -> dict[str, Bool[Array, "b ..."]]:
+  def clean(self, state: State) -> dict[str, Bool[Array, " b ..."]]:
     """Masks of what is given, for those streams only that have any of it.
 
     A reference: (b, 1, ...), all true. The first frame: (b, f, 1, 1, 1).

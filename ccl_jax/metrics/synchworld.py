@@ -125,7 +125,7 @@ def measure(
 
 
 def synchrony(
-  opening: Float[np.ndarray, "t"], energy: Float[np.ndarray, "t"], fps: float
+  opening: Float[np.ndarray, " t"], energy: Float[np.ndarray, " t"], fps: float
 ) -> Clip:
   """EAC, lag and the two Sync scores of one clip's tracks."""
   a, e = _standard(opening), _standard(energy)
@@ -149,7 +149,7 @@ def synchrony(
 
 
 def onsets(
-  impacts: Float[np.ndarray, "i"], clicks: Float[np.ndarray, "j"]
+  impacts: Float[np.ndarray, " i"], clicks: Float[np.ndarray, " j"]
 ) -> Clip:
   """F1 and timing of the clicks, matched one to one, nearest pairs first."""
   apart = np.abs(impacts[:, None] - (clicks - CLICK_BIAS))

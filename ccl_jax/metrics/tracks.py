@@ -50,7 +50,7 @@ def face_centre(
 
 def mouth_opening(
   video: UInt8[np.ndarray, "t y x 3"], voice: int
-) -> Float[np.ndarray, "t"]:
+) -> Float[np.ndarray, " t"]:
   """The dark area around where the talker's mouth should be, per frame."""
   below = np.array([0.0, picture.MOUTH_BELOW])
   return _dark_area(video, face_centre(video, voice) + below, 9.0, 8.5)
@@ -58,7 +58,7 @@ def mouth_opening(
 
 def tv_opening(
   video: UInt8[np.ndarray, "t y x 3"],
-) -> Float[np.ndarray, "t"]:
+) -> Float[np.ndarray, " t"]:
   """The dark area inside the TV of hard clips, per frame."""
   x, y, half_width, half_height = picture.TV_BOX
   centre = np.broadcast_to([x, y], (len(video), 2))
@@ -67,7 +67,7 @@ def tv_opening(
 
 def find_impacts(
   video: UInt8[np.ndarray, "t y x 3"], fps: float
-) -> Float[np.ndarray, "i"]:
+) -> Float[np.ndarray, " i"]:
   """Times at which the ball is lowest; empty without a ball."""
   likeness = _likeness(video, picture.BALL_RGB)
   likeness = np.where(likeness > 0.2, likeness, 0)
@@ -82,7 +82,7 @@ def find_impacts(
 
 def speech_energy(
   mel: Float[np.ndarray, "k 80"], frames: int, fps: float
-) -> Float[np.ndarray, "t"]:
+) -> Float[np.ndarray, " t"]:
   """log(1 + E / 2) at each video frame; E sums magnitudes of 180-1300 Hz.
 
   Mel frames weigh by a triangle of one video frame to either side.
@@ -93,7 +93,7 @@ def speech_energy(
   return np.log1p(energy / 2)
 
 
-def find_clicks(mel: Float[np.ndarray, "k 80"]) -> Float[np.ndarray, "i"]:
+def find_clicks(mel: Float[np.ndarray, "k 80"]) -> Float[np.ndarray, " i"]:
   """Times of the peaks of level above 4200 Hz that stand out e^1.2-fold."""
   level = np.log(_band(mel, CLICK_BAND).mean(1))
   return peak_times(level, prominence=1.2) / MEL_RATE + mel_times(1)[0]
@@ -124,14 +124,14 @@ def decode_speech(
 
 
 def peak_times(
-  track: Float[np.ndarray, "t"], prominence: float
-) -> Float[np.ndarray, "i"]:
+  track: Float[np.ndarray, " t"], prominence: float
+) -> Float[np.ndarray, " i"]:
   """Indices of the peaks of that prominence, refined by a parabola."""
   peaks, _ = signal.find_peaks(track, prominence=prominence)
   return np.array([refine(track, i) for i in peaks.tolist()], float)
 
 
-def refine(track: Float[np.ndarray, "t"], i: int) -> float:
+def refine(track: Float[np.ndarray, " t"], i: int) -> float:
   """Where the parabola through points i-1, i, i+1 has its top."""
   if not 0 < i < len(track) - 1:
     return float(i)
@@ -140,7 +140,7 @@ def refine(track: Float[np.ndarray, "t"], i: int) -> float:
   return float(i + (0.5 * (after - before) / bend if bend > 0 else 0))
 
 
-def mel_times(num: int) -> Float[np.ndarray, "k"]:
+def mel_times(num: int) -> Float[np.ndarray, " k"]:
   """The centre of each mel frame."""
   return (np.arange(num) + 0.5) / MEL_RATE
 

@@ -26,9 +26,9 @@ from ccl_jax.types import Array, Float
 class Modulation(NamedTuple):
   """Rows of the modulation table, (b, f | 1, s | 1, d) in float32 each."""
 
-  shift: Float[Array, "b #f #s d"]
-  scale: Float[Array, "b #f #s d"]
-  gate: Float[Array, "b #f #s d"]
+  shift: Float[Array, " b #f #s d"]
+  scale: Float[Array, " b #f #s d"]
+  gate: Float[Array, " b #f #s d"]
 
   def apply(self, x: Float[Array, "b f s d"]) -> Float[Array, "b f s d"]:
     """Normalises and modulates x; the result has x's dtype."""
@@ -60,7 +60,7 @@ class Block(nnx.Module):
     self.ffn = layers.MLP(d, d_ffn, d, activation="gelu_tanh", **options)
 
   def modulate(
-    self, time: Float[Array, "b #f #s 6 d"]
+    self, time: Float[Array, " b #f #s 6 d"]
   ) -> tuple[Modulation, Modulation]:
     """The six rows for self-attention and FFN, from the projected time."""
     rows = self.modulation[...] + time

@@ -72,7 +72,7 @@ class DiT(nnx.Module):
     self.head_modulation = nnx.Param(head_rows)
     self.head = layers.linear(width, d_patch, init=layers.zeros, **options)
 
-  def tokens(self, latents: Float[Array, "b *grid c"]) -> Array:
+  def tokens(self, latents: Float[Array, " b *grid c"]) -> Array:
     """Latents to (b, f, s, patch channels), channel-major as a Conv3d.
 
     Raises:
@@ -95,7 +95,7 @@ class DiT(nnx.Module):
     pattern = "b f (h p) (w q) c -> b f (h w) (c p q)"
     return einops.rearrange(latents, pattern, p=p, q=p)
 
-  def grid(self, latents: Float[Array, "b *grid c"]) -> tuple[int, int, int]:
+  def grid(self, latents: Float[Array, " b *grid c"]) -> tuple[int, int, int]:
     """(f, h, w) tokens of the latents; audio is (f, 1, c)."""
     if self.kind == "audio":
       c = self.tokens_per_frame
@@ -110,7 +110,7 @@ class DiT(nnx.Module):
     return rope.video_angles(np.arange(f, dtype=float), h, w, self.head_size)
 
   def embed_time(
-    self, t: Float[Array, "b *fs"]
+    self, t: Float[Array, " b *fs"]
   ) -> tuple[Float[Array, "b f s d"], Float[Array, "b f s 6 d"]]:
     """e and the six rows of eq. 1; t is (b,), (b, f, 1) or (b, f, s)."""
     t = t[:, None, None] if t.ndim == 1 else t
@@ -121,7 +121,7 @@ class DiT(nnx.Module):
   def output(
     self,
     x: Float[Array, "b f s d"],
-    e: Float[Array, "b #f #s d"],
+    e: Float[Array, " b #f #s d"],
     grid: tuple[int, int, int],
   ) -> Array:
     """Velocity in float32, in the shape of the latents."""

@@ -20,7 +20,7 @@ xavier = nnx.initializers.xavier_uniform()
 zeros = nnx.initializers.zeros
 
 
-def normalize(x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
+def normalize(x: Float[Array, " *b d"]) -> Float[Array, " *b d"]:
   """LayerNorm without scale and bias, computed and returned in float32."""
   x = x.astype(jnp.float32)
   x = x - x.mean(-1, keepdims=True)
@@ -34,7 +34,7 @@ class LayerNorm(nnx.Module):
     self.scale = nnx.Param(jnp.ones(d))
     self.bias = nnx.Param(jnp.zeros(d))
 
-  def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
+  def __call__(self, x: Float[Array, " *b d"]) -> Float[Array, " *b d"]:
     return (normalize(x) * self.scale[...] + self.bias[...]).astype(x.dtype)
 
 
@@ -44,7 +44,7 @@ class RMSNorm(nnx.Module):
   def __init__(self, d: int):
     self.scale = nnx.Param(jnp.ones(d))
 
-  def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
+  def __call__(self, x: Float[Array, " *b d"]) -> Float[Array, " *b d"]:
     y = x.astype(jnp.float32)
     y = y * jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + EPSILON)
     return (y * self.scale[...]).astype(x.dtype)
@@ -102,12 +102,12 @@ class MLP(nnx.Module):
     self.up = linear(d_in, d_hidden, rngs=rngs, dtype=dtype, init=init)
     self.down = linear(d_hidden, d_out, rngs=rngs, dtype=dtype, init=init)
 
-  def __call__(self, x: Float[Array, "*b d_in"]) -> Float[Array, "*b d_out"]:
+  def __call__(self, x: Float[Array, " *b d_in"]) -> Float[Array, " *b d_out"]:
     activate = {"gelu_tanh": nnx.gelu, "silu": nnx.silu}[self.activation]
     return self.down(activate(self.up(x)))
 
 
-def sinusoid(t: Float[Array, "*b"], d: int) -> Float[Array, "*b d"]:
+def sinusoid(t: Float[Array, " *b"], d: int) -> Float[Array, " *b d"]:
   """[cos, sin] of t * 10000^(-i / (d/2)), i < d/2, in float32 (Wan)."""
   frequency = 1e4 ** (-jnp.arange(d // 2, dtype=jnp.float32) / (d // 2))
   angle = t.astype(jnp.float32)[..., None] * frequency

@@ -27,7 +27,7 @@ def axis_dims(head_size: int) -> tuple[int, int, int]:
   return head_size - 2 * side, side, side
 
 
-def half_split_order(head_size: int) -> Int[np.ndarray, "e"]:
+def half_split_order(head_size: int) -> Int[np.ndarray, " e"]:
   """Index into Wan's interleaved channels: ours[i] = wan[order[i]].
 
   (even channels, then odd ones): [0, 2, 4, ..., 1, 3, 5, ...].
@@ -36,7 +36,7 @@ def half_split_order(head_size: int) -> Int[np.ndarray, "e"]:
 
 
 def axis_angles(
-  position: Float[np.ndarray, "n"], dims: int
+  position: Float[np.ndarray, " n"], dims: int
 ) -> Float[np.ndarray, "n half"]:
   """Eq. 1 in float64."""
   frequency = THETA ** (-np.arange(0, dims, 2, dtype=np.float64) / dims)
@@ -44,7 +44,7 @@ def axis_angles(
 
 
 def video_angles(
-  time: Float[np.ndarray, "f"], h: int, w: int, head_size: int
+  time: Float[np.ndarray, " f"], h: int, w: int, head_size: int
 ) -> Float[Array, "n half"]:
   """Angles of the (f, h, w) grid; `time` is each frame's place on the t axis.
 
@@ -66,7 +66,7 @@ def video_angles(
 
 
 def time_angles(
-  time: Float[np.ndarray, "n"], head_size: int
+  time: Float[np.ndarray, " n"], head_size: int
 ) -> Float[Array, "n half"]:
   """Angles that turn the t channels only; the rest of the head stays put."""
   t_dims, h_dims, w_dims = axis_dims(head_size)

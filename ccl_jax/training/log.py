@@ -72,7 +72,7 @@ class Log:
     self.board.add_image(name, image, step, dataformats="HWC")
 
   def sound(
-    self, name: str, wave: Float[np.ndarray, "s"], rate: int, step: int
+    self, name: str, wave: Float[np.ndarray, " s"], rate: int, step: int
   ):
     """A sound in TensorBoard."""
     self.board.add_audio(name, wave, step, sample_rate=rate)

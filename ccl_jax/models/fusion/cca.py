@@ -40,7 +40,7 @@ POSITIONS = ("index", "seconds", "unscaled")
 
 def frame_times(
   positions: str, f: int, c: int, fps: float, rate: float = 31.25
-) -> dict[str, Float[np.ndarray, "n"]]:
+) -> dict[str, Float[np.ndarray, " n"]]:
   """Where frames and audio latents sit on the time axis, in video frames.
 
   "index": frame i at i, latent j at j / c. "seconds": both at their middle:
@@ -150,7 +150,7 @@ class CCA(Fusion):
     return rope.time_angles(times, e)
 
   def mask(
-    self, side: str, x: Array, y: Array | None, sees: Bool[Array, "b"]
+    self, side: str, x: Array, y: Array | None, sees: Bool[Array, " b"]
   ) -> Mask:
     """TARP's window and, if routed, DCR's columns.
 

@@ -24,13 +24,13 @@ from jaxtyping import Float, UInt8
 
 from ccl_jax.codecs.bundle import Codecs
 from ccl_jax.config import build
-from ccl_jax.data import media
+from ccl_jax.data import media, records
 from ccl_jax.diffusion import flow, guidance, sampler, tasks
 from ccl_jax.diffusion.objective import Objective
 from ccl_jax.models import joint
 from ccl_jax.training import checkpoint, step
 from ccl_jax.training.optim import Optimizer
-from ccl_jax.types import PyTree, State, audio_per_frame
+from ccl_jax.types import STREAMS, PyTree, State
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,14 +77,8 @@ class ClipShape:
 
   def latents(self, codecs: Codecs) -> dict[str, tuple[int, ...]]:
     """Stream -> shape of one clip's latents, (f, h, w, c) and (m, c)."""
-    _, y, x = codecs.video.stride
-    f = codecs.video.latent_frames(self.frames)
-    c = audio_per_frame(self.fps, codecs.audio.rate)
-    h, w = self.size[0] // y, self.size[1] // x
-    return {
-      "video": (f, h, w, codecs.video.channels),
-      "audio": (c * f, codecs.audio.channels),
-    }
+    shapes = records.latent_shapes(codecs, self.fps, self.frames, self.size)
+    return {stream: tuple(shapes[stream]) for stream in STREAMS}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -250,10 +244,9 @@ class Pipeline:
       frames = np.stack(images)[:, None]
       given["video"] = self.codecs.video.encode(frames)
     if audios is not None:
+      latents = self.codecs.audio.encode(np.stack(audios))
       m, _ = shapes["audio"]
-      latents = self.codecs.audio.encode(np.stack(audios))[:, :m]
-      short = m - latents.shape[1]
-      given["audio"] = np.pad(latents, ((0, 0), (0, short), (0, 0)))
+      given["audio"] = np.stack([records.pad(x, m) for x in latents])
     return given
 
   def latents(
@@ -307,11 +300,9 @@ class Pipeline:
   def embed(self, prompts: Sequence[str]) -> Float[np.ndarray, "b l d"]:
     """Text embeddings, padded with zeros to the encoder's length."""
     text = self.codecs.text
-    out = np.zeros((len(prompts), text.max_length, text.width), np.float32)
-    for row, prompt in zip(out, prompts, strict=True):
-      tokens = text.encode(prompt)
-      row[: len(tokens)] = tokens
-    return out
+    return np.stack(
+      [records.pad(text.encode(p), text.max_length) for p in prompts]
+    )
 
   def null_latents(self) -> dict[str, np.ndarray]:
     """A static grey video and silence, for the guidance called "sync"."""

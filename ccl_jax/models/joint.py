@@ -18,7 +18,11 @@ from ccl_jax.models.dit import DiT
 from ccl_jax.models.fusion import make_fusion
 from ccl_jax.types import STREAMS, Array, Float, PyTree, Route, State
 
-REMAT = {"none": lambda layer: layer, "full": jax.checkpoint}
+REMAT = {
+  "none": jax.checkpoint_policies.everything_saveable,
+  "linear": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+  "full": jax.checkpoint_policies.nothing_saveable,
+}
 
 
 class Joint(nnx.Module):
@@ -29,7 +33,8 @@ class Joint(nnx.Module):
     fusion: `{"kind": name, ...}`, see `fusion.make_fusion`; a stream alone
       takes "independent".
     dtype: of the matrix products, "float32" or "bfloat16".
-    remat: "none", or "full" to recompute each block in the backward pass.
+    remat: what the backward pass recomputes of each block: "none" of it,
+      "full", or "linear": all but the outputs of its linear layers.
     scan: False unrolls the layers (to count FLOPs).
     backend: of attention; None chooses by platform.
   """
@@ -123,7 +128,10 @@ class Joint(nnx.Module):
       blocks = {name: nnx.merge(graphs[name], p) for name, p in params.items()}
       return self.block(blocks, x, rows, texts, angles, route, grids), None
 
-    layer = REMAT[self.remat](layer)
+    # A scan's backward pass is another loop: there is nothing to merge with.
+    layer = jax.checkpoint(
+      layer, policy=REMAT[self.remat], prevent_cse=not self.scan
+    )
     if self.scan:
       return jax.lax.scan(layer, x, params)[0]
     for i in range(self.num_layers):

@@ -63,7 +63,9 @@ def test_initial_fusion_output_is_zero():
 
 
 @pytest.mark.parametrize(
-  "fields", [{"scan": False}, {"remat": "full"}], ids=["loop", "remat"]
+  "fields",
+  [{"scan": False}, {"remat": "full"}, {"remat": "linear"}],
+  ids=["loop", "full", "linear"],
 )
 def test_scan_loop_and_remat_agree_in_value_and_gradient(fields):
   def loss(run):

@@ -60,6 +60,13 @@ def test_second_positions_are_the_middle_of_what_a_latent_covers():
   np.testing.assert_allclose(seconds["audio"], (np.arange(20) + 0.5) / 31.25)
 
 
+def test_fine_positions_are_seconds_in_audio_latents():
+  seconds, fine = (frame_times(p, 4, 5, 25.0) for p in ("seconds", "fine"))
+  for s in seconds:
+    np.testing.assert_allclose(fine[s], 5 * seconds[s])
+  np.testing.assert_allclose(np.diff(fine["audio"]), 1)
+
+
 def test_unscaled_positions_count_latents():
   times = frame_times("unscaled", f=2, c=3, fps=25.0)
   assert times["audio"].tolist() == [0, 1, 2, 3, 4, 5]

@@ -35,7 +35,7 @@ from ccl_jax.models.block import flatten
 from ccl_jax.models.fusion.base import Fusion, Grid
 from ccl_jax.types import STREAMS, Array, Bool, Float, Route, other
 
-POSITIONS = ("index", "seconds", "unscaled")
+POSITIONS = ("index", "seconds", "fine", "unscaled")
 
 
 def frame_times(
@@ -45,7 +45,10 @@ def frame_times(
 
   "index": frame i at i, latent j at j / c. "seconds": both at their middle:
   frame 0 covers one pixel frame, frame i >= 1 covers 4i-3 .. 4i, and latent j
-  covers 1 / rate seconds. "unscaled": latent j at j (no TARP).
+  covers 1 / rate seconds. "fine": as "seconds", but counted in audio latents:
+  the fastest channel then turns by 1 and not by 1 / c from one latent to the
+  next, so that a small model can tell them apart. "unscaled": latent j at j
+  (no TARP).
 
   Raises:
     ValueError: an unknown name.
@@ -53,9 +56,11 @@ def frame_times(
   frame, latent = np.arange(f, dtype=float), np.arange(c * f, dtype=float)
   if positions == "index":
     return {"video": frame, "audio": latent / c}
-  if positions == "seconds":
+  if positions in ("seconds", "fine"):
     middle = np.where(frame == 0, 0.125, frame - 0.25)
-    return {"video": middle, "audio": (latent + 0.5) * fps / (4 * rate)}
+    per_frame = 4 * rate / fps
+    unit = per_frame if positions == "fine" else 1.0
+    return {"video": middle * unit, "audio": (latent + 0.5) / per_frame * unit}
   if positions == "unscaled":
     return {"video": frame, "audio": latent}
   raise ValueError(f"{positions=}: expected one of {', '.join(POSITIONS)}.")

@@ -165,10 +165,25 @@ def prepare_workdir(
   check_fit(config["model"], codecs, shape)
   checkpoint.claim_workdir(workdir, config, may_differ)
   checkpoint.write_json(workdir / "clip.json", dataclasses.asdict(shape))
-  if not (workdir / "codecs").exists():
-    with replacing(workdir / "codecs") as partial:
-      shutil.copytree(data / "codecs", partial)
+  copy_codecs(data / "codecs", workdir / "codecs")
   return shape
+
+
+def copy_codecs(source: Path, target: Path) -> None:
+  """Copies the data's codecs, or checks that they are the run's.
+
+  Raises:
+    ValueError: the run was started on latents of other codecs.
+  """
+  if not target.exists():
+    with replacing(target) as partial:
+      shutil.copytree(source, partial)
+  arrays = [(folder / "codecs.npz").read_bytes() for folder in (source, target)]
+  if arrays[0] != arrays[1]:
+    raise ValueError(
+      f"'{source}' made other latents than '{target}', which this run was"
+      " trained on. Encode with --codecs, or choose another --workdir."
+    )
 
 
 def check_fit(

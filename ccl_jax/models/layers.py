@@ -50,11 +50,30 @@ class RMSNorm(nnx.Module):
     return (y * self.scale[...]).astype(x.dtype)
 
 
+def dot_general(x, kernel, dims, **options) -> Array:
+  """x @ kernel for `linear`; compiled for a CPU, all rows become one axis.
+
+  The gradient of a kernel contracts the rows' axes, and several of them XLA
+  transposes on a CPU: a fourth of a Linear's time. Elsewhere they stay apart,
+  so that each can be sharded.
+  """
+
+  def apart(x, kernel):
+    return jax.lax.dot_general(x, kernel, dims, **options)
+
+  def joined(x, kernel):
+    rows = x.reshape(-1, x.shape[-1])
+    y = jax.lax.dot_general(rows, kernel, (((1,), (0,)), ((), ())), **options)
+    return y.reshape(*x.shape[:-1], y.shape[-1])
+
+  return jax.lax.platform_dependent(x, kernel, cpu=joined, default=apart)
+
+
 def linear(d_in: int, d_out: int, *, rngs, dtype, init=xavier) -> nnx.Linear:
   """A Linear with Wan's initialisation (xavier uniform, zero bias)."""
   return nnx.Linear(
     d_in, d_out, kernel_init=init, dtype=dtype, param_dtype=jnp.float32,
-    rngs=rngs,
+    dot_general=dot_general, rngs=rngs,
   )  # fmt: skip
 
 

@@ -136,14 +136,28 @@ def make_steps(config: dict, recipe: step.Recipe, batch: dict) -> dict:
 
 
 def measure(runs: dict, steps: int) -> dict[str, np.ndarray]:
-  """Seconds of each step; the first two (compilation) are not counted."""
+  """Name -> (steps, 2) seconds, on the wall and of all cores' work.
+
+  The first two steps, which compile, are not counted.
+  """
   seconds = {name: [] for name in runs}
   for _ in range(steps + 2):
     for name, run in runs.items():
-      start = time.perf_counter()
+      wall, work = time.perf_counter(), time.process_time()
       run()
-      seconds[name].append(time.perf_counter() - start)
+      ends = time.perf_counter() - wall, time.process_time() - work
+      seconds[name].append(ends)
   return {name: np.array(s[2:]) for name, s in seconds.items()}
+
+
+def report(seconds: dict[str, np.ndarray]) -> None:
+  """Prints medians, and the ratio of wall times to ours."""
+  ours = np.median(seconds["ccl_jax"][:, 0])
+  print(f"{'':14}   median s      min s      cpu s  / ccl_jax")
+  for name, s in seconds.items():
+    wall, work = np.median(s, axis=0)
+    row = wall, s[:, 0].min(), work, wall / ours
+    print(f"{name:14}" + "".join(f"{value:11.3f}" for value in row))
 
 
 def main():
@@ -168,12 +182,7 @@ def main():
   count = trees.count(joint.describe(config["model"])[1])
   print(f"{args.size}: batch {config['batch']}, {count:,} parameters, float32")
   print(f"relative error of velocities: {compare(config, recipe, batch)}")
-  seconds = measure(make_steps(config, recipe, batch), args.steps)
-  ours = np.median(seconds["ccl_jax"])
-  print(f"{'':14} {'median s':>9} {'min s':>9} {'/ ccl_jax':>9}")
-  for name, s in seconds.items():
-    row = np.median(s), s.min(), np.median(s) / ours
-    print(f"{name:14} " + " ".join(f"{value:9.3f}" for value in row))
+  report(measure(make_steps(config, recipe, batch), args.steps))
 
 
 if __name__ == "__main__":

@@ -84,13 +84,13 @@ class Joint(nnx.Module):
       ValueError: a stream that was not built, or streams that do not match.
     """
     towers = self.towers(state)
+    x = {s: tower.tokens(state[s]) for s, tower in towers.items()}
     grids = {s: towers[s].grid(state[s]) for s in state}
     if len({grid[0] for grid in grids.values()}) > 1:
       raise ValueError(
         f"{grids=} (f, h, w) differ in frames: crop or pad the audio latents"
         " to c per video latent frame."
       )
-    x = {s: tower.tokens(state[s]) for s, tower in towers.items()}
     x = {s: towers[s].embed(a.astype(self.dtype)) for s, a in x.items()}
     text = text.astype(self.dtype)
     texts = {s: tower.text(text) for s, tower in towers.items()}

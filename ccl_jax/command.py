@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from absl import app, flags
+from absl import app, flags, logging
 
 
 def run(command: Callable[[], None], required: Sequence[str]) -> None:
@@ -17,6 +17,8 @@ def run(command: Callable[[], None], required: Sequence[str]) -> None:
   flags.mark_flags_as_required(list(required))
 
   def main(argv: list[str]) -> None:
+    if not flags.FLAGS["verbosity"].present:
+      logging.set_verbosity(logging.WARNING)  # Orbax tells every step of a save
     try:
       if len(argv) > 1:
         raise ValueError(f"Unknown arguments {argv[1:]}: flags begin with --.")

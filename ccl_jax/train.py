@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from absl import flags, logging
+from absl import flags
 from ml_collections import config_flags
 
 from ccl_jax import command
@@ -87,7 +87,7 @@ def train(config: Mapping[str, Any], workdir: Path) -> None:
   else:
     shapes = jax.eval_shape(lambda: step.init_state(config["model"], recipe))
     state = checkpoints.restore(shapes)
-    logging.info("Resuming from step %d.", start)
+    print(f"Resuming {workdir} from step {start}.")
 
   # -- Loop. Metrics are fetched only when logged, so the device never waits.
   take_step = step.compile_step(recipe)

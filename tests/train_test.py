@@ -40,8 +40,8 @@ def data(tmp_path_factory):
   videos = rng.integers(0, 255, (6, FRAMES, *SIZE, 3), np.uint8)
   sounds = rng.normal(0, 0.1, (6, 3 * 5 * 512)).astype(np.float32)
   codecs = Codecs(
-    LinearVideoCodec.fit(list(videos)),
-    LinearAudioCodec.fit(list(sounds)),
+    LinearVideoCodec.fit(list(videos), 8),
+    LinearAudioCodec.fit(list(sounds), 8),
     HashedText(64, 32),
   )
   path = tmp_path_factory.mktemp("data") / "latents"
@@ -123,7 +123,7 @@ def test_a_run_leaves_what_it_promises(runs):
     ("--config.step=4", "steps"),
     ("--config.steps=many", "steps"),
     ("--config.optimizer.decay=linear", "cosine"),
-    ("--config.model.video.channels=8", "the data have 16"),
+    ("--config.model.video.channels=16", "the data have 8"),
     ("--config.data.split=tarin", "tarin"),
     ("--config.data.path=nowhere", "ccl_jax.encode"),
   ],

@@ -5,7 +5,7 @@ import pytest
 from ccl_jax.types import audio_per_frame, other
 
 
-@pytest.mark.parametrize(("fps", "c"), [(16, 8), (24, 5), (25, 5)])
+@pytest.mark.parametrize(("fps", "c"), [(16.0, 8), (24.0, 5), (25.0, 5)])
 def test_audio_latents_per_video_frame(fps, c):
   assert audio_per_frame(fps) == c
 

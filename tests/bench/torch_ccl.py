@@ -175,11 +175,15 @@ class Joint(nn.Module):
   def make_tables(self, settings, grid, e):
     """(cos, sin) of every rotation, and who is near whom."""
     (f, h, w), c = grid, settings["audio"]["tokens_per_frame"]
-    times = frame_times("index", f, c, settings["fusion"]["fps"])
+    fusion = settings["fusion"]
+    times = frame_times(fusion["positions"], f, c, fusion["fps"])
     video = {s: rope.video_angles(times["video"], h, w, e[s]) for s in STREAMS}
     audio = {s: rope.time_angles(times["audio"], e[s]) for s in STREAMS}
-    alone = rope.sequence_angles(c * f, e["audio"])
-    self.turns = {"video": turn(video["video"]), "audio": turn(alone)}
+    alone = {
+      "video": rope.video_angles(np.arange(f, dtype=float), h, w, e["video"]),
+      "audio": rope.sequence_angles(c * f, e["audio"]),
+    }
+    self.turns = {s: turn(a) for s, a in alone.items()}
     self.cross = {
       "video": (turn(video["video"]), turn(audio["video"])),
       "audio": (turn(audio["audio"]), turn(video["audio"])),

@@ -78,14 +78,9 @@ def split(
 
 def join(first: PyTree, second: PyTree) -> PyTree:
   """Undoes `split`."""
-  return unflatten(flatten_or_empty(first) | flatten_or_empty(second))
-
-
-def flatten_or_empty(tree: PyTree) -> dict[str, Any]:
-  """`flatten`, where an empty dict has no leaves."""
-  return flatten(tree) if tree else {}
+  return unflatten(flatten(first) | flatten(second))
 
 
 def count(tree: PyTree) -> int:
   """Number of elements in all leaves (arrays or their shapes)."""
-  return sum(leaf.size for leaf in flatten_or_empty(tree).values())
+  return sum(leaf.size for leaf in flatten(tree).values())

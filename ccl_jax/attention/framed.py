@@ -6,9 +6,8 @@ With queries reshaped to frames, frame i reads the keys
 
 laid side by side by shifting and concatenating (no gather). Beyond both ends
 the keys are zeros with an id that no query has. Memory is O(n keys_per_query)
-and never O(n m). Copying the context keys to every frame beats joining their
-logits afterwards: on the video side, compiled for v5p at 352x640, it moves 3.5
-GiB and not 9.9 (forward and backward; the audio side pays 2.6 and not 1.7).
+and never O(n m). The context keys are copied to every frame, so that one
+softmax covers both.
 
 Frames are a batch axis throughout, and heads the next one, so that both
 products are plain batched ones: sharding frames needs a halo of `half` key

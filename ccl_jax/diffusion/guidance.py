@@ -86,12 +86,6 @@ ROWS = {
   "sync": Row(NULL, (("scale", CX, NULL, 0.0),)),
 }
 
-# Ours; the paper gives none.
-SCALES = {
-  "video": {"scale": 4.0, "text": 4.0, "cross": 2.5},
-  "audio": {"scale": 3.0, "text": 3.0, "cross": 2.5},
-}
-
 
 def row(name: str) -> Row:
   """The row called `name`; ValueError lists the names."""
@@ -111,7 +105,8 @@ def guided(
     velocity: called once, with a batch of p samples for each one, float32
       state, times, and `{"text": (b p, l, d), "route": Route of (b p,)}`.
     row: from ROWS or your own.
-    scales: numbers per stream and name, see SCALES.
+    scales: stream -> {"scale": s, "text": s_t, "cross": s_m}, those that the
+      row names.
 
   Returns:
     velocity'(state, t, condition) with the condition `{"text": (b, l, d),

@@ -39,11 +39,11 @@ def contact_sheet(
   """One row a clip: a title, `columns` frames spread over it, its mel below."""
   strips = []
   for title, video, mel in rows:
-    parts = [_title(title, columns * frame_height)]
+    parts, width = [], columns * frame_height
     if video is not None:
       parts.append(_frames(video, columns, frame_height))
-    width = parts[-1].shape[1]
-    parts[0] = _title(title, width)
+      width = parts[0].shape[1]
+    parts.insert(0, _title(title, width))
     if mel is not None:
       parts.append(mel_picture(mel, (64, width)))
     strips.append(np.concatenate(parts))

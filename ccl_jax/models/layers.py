@@ -54,8 +54,7 @@ def dot_general(x, kernel, dims, **options) -> Array:
   """x @ kernel for `linear`; compiled for a CPU, all rows become one axis.
 
   The gradient of a kernel contracts the rows' axes, and several of them XLA
-  transposes on a CPU: a fourth of a Linear's time. Elsewhere they stay apart,
-  so that each can be sharded.
+  transposes on a CPU. Elsewhere they stay apart, so that each can be sharded.
   """
 
   def apart(x, kernel):

@@ -13,12 +13,12 @@ import dataclasses
 import functools
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 from flax import nnx
 from jaxtyping import Float, UInt8
 
@@ -26,10 +26,9 @@ from ccl_jax.codecs.bundle import Codecs
 from ccl_jax.config import build
 from ccl_jax.data import media, records
 from ccl_jax.diffusion import flow, guidance, sampler, tasks
-from ccl_jax.diffusion.objective import Objective
 from ccl_jax.models import joint
-from ccl_jax.training import checkpoint, step
-from ccl_jax.training.optim import Optimizer
+from ccl_jax.sharding import ONE_DEVICE, Layout
+from ccl_jax.training import checkpoint, restore, step
 from ccl_jax.types import STREAMS, PyTree, State
 
 
@@ -91,9 +90,9 @@ class Generated:
   audio: Float[np.ndarray, " s"] | None = None
   mel: Float[np.ndarray, "t mels"] | None = None
 
-  def save(self, path: str | Path) -> Path:
+  def save(self, path: epath.PathLike) -> epath.Path:
     """Writes mp4, or wav if there is only sound; returns the path written."""
-    path = Path(path)
+    path = epath.Path(path)
     if self.video is None:
       path = path.with_suffix(".wav")
       media.write_wav(path, self.audio, self.sample_rate)
@@ -103,7 +102,9 @@ class Generated:
     return path
 
 
-@functools.partial(jax.jit, static_argnames=("graph", "task", "sampling"))
+@functools.partial(
+  jax.jit, static_argnames=("graph", "task", "sampling", "layout")
+)
 def sample_latents(
   params: PyTree,
   noise: State,
@@ -113,8 +114,11 @@ def sample_latents(
   graph: nnx.GraphDef,
   task: str,
   sampling: Sampling,
+  layout: Layout,
 ) -> State:
   """Latents of the streams in `noise`; one compiled loop over the steps.
+
+  On a mesh, every device gets all of them.
 
   Args:
     given: latents of the reference stream, or of the first frame.
@@ -127,7 +131,7 @@ def sample_latents(
     return joint.velocity(graph, params, state, t, text, route)
 
   batch = len(condition["text"])
-  return sampler.sample(
+  made = sampler.sample(
     guidance.guided(velocity, guidance.row(sampling.guidance), sampling.scales),
     noise,
     plan.clean(noise),
@@ -136,6 +140,7 @@ def sample_latents(
     sampling.method,
     condition | {"route": plan.route(batch)},
   )
+  return {s: layout.replicate(x) for s, x in made.items()}
 
 
 @dataclasses.dataclass
@@ -148,10 +153,11 @@ class Pipeline:
   shape: ClipShape
   sampling: Sampling
   step: int
+  layout: Layout = ONE_DEVICE
 
   @classmethod
   def load(
-    cls, workdir: str | Path, at: int | None = None, average: bool = True
+    cls, workdir: epath.PathLike, at: int | None = None, average: bool = True
   ) -> "Pipeline":
     """The newest checkpoint of a workdir, or the one of step `at`.
 
@@ -160,26 +166,18 @@ class Pipeline:
     Raises:
       ValueError: no run, no such checkpoint, no codecs.
     """
-    workdir, config = Path(workdir), checkpoint.read_config(workdir)
-    recipe = step.make_recipe(
-      config["model"],
-      build(Objective, config["objective"], "objective"),
-      build(Optimizer, config["optimizer"], "optimizer"),
-      config["steps"],
-      config["seed"],
-    )
-    shapes = jax.eval_shape(lambda: step.init_state(config["model"], recipe))
-    checkpoints = checkpoint.Checkpointer(workdir)
-    state = checkpoints.restore(shapes, at)
-    checkpoints.close()
+    workdir, config = epath.Path(workdir), checkpoint.read_config(workdir)
+    recipe = step.make_recipe(config | {"mesh": {}}, jax.devices()[:1])
+    shapes = step.state_params(step.abstract_state(recipe))
+    params, at = restore.read_params(workdir, shapes, at, average)
     clip = json.loads((workdir / "clip.json").read_text())
     return cls(
       recipe.graph,
-      step.state_params(state, average),
+      params,
       Codecs.load(workdir / "codecs"),
       ClipShape(clip["fps"], clip["frames"], tuple(clip["size"])),
       build(Sampling, config["sampling"], "sampling"),
-      int(state["step"]),
+      at,
     )
 
   def __call__(
@@ -262,21 +260,27 @@ class Pipeline:
     plan = tasks.inference_task(task)
     shapes = self.shape.latents(self.codecs)
     seeds = range(len(prompts)) if seeds is None else seeds
+    num = len(prompts)
+    # A mesh wants as many rows as it has shards; the last is repeated.
+    rows = num + -num % self.layout.batch_shards()
+    whole = np.minimum(np.arange(rows), num - 1)
     keys = jax.vmap(jax.random.key)(jnp.asarray(list(seeds), jnp.uint32))
     condition = {
-      "text": self.embed(prompts),
-      "negative": self.embed([negative] * len(prompts)),
+      "text": self.embed(prompts)[whole],
+      "negative": self.embed([negative] * len(whole)),
       "null": self.null_latents(),
     }
-    return sample_latents(
+    made = sample_latents(
       self.params,
-      flow.draw_noise(keys, {s: shapes[s] for s in plan.streams}),
-      jax.tree.map(jnp.asarray, given),
+      flow.draw_noise(keys[whole], {s: shapes[s] for s in plan.streams}),
+      {s: jnp.asarray(x)[whole] for s, x in given.items()},
       condition,
       graph=self.graph,
       task=task,
       sampling=sampling or self.sampling,
+      layout=self.layout,
     )
+    return {s: x[:num] for s, x in made.items()}
 
   def regenerate(
     self,

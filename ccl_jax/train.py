@@ -14,43 +14,51 @@ that was not. A workdir in the end holds
 import dataclasses
 import shutil
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-import jax
 from absl import flags
+from etils import epath
 from ml_collections import config_flags
 
-from ccl_jax import command
+from ccl_jax import command, distributed, sharding
 from ccl_jax.codecs.bundle import Codecs
 from ccl_jax.config import build, check_keys
 from ccl_jax.data import pipeline as data_pipeline
 from ccl_jax.data import records
 from ccl_jax.diffusion import tasks
-from ccl_jax.diffusion.objective import Objective
 from ccl_jax.files import replacing
 from ccl_jax.metrics import pictures
 from ccl_jax.pipeline import ClipShape, Pipeline, Sampling
-from ccl_jax.training import checkpoint, log, step
-from ccl_jax.training.optim import Optimizer
+from ccl_jax.training import checkpoint, log, preemption, step
+from ccl_jax.types import PyTree
 
 CONFIG = config_flags.DEFINE_config_file("config", lock_config=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of this run.")
 
+DISTRIBUTED = flags.DEFINE_string(
+  "distributed", "off", "off, auto, or HOST:PORT,PROCESSES,INDEX."
+)
+
 SECTIONS = (
-  "batch", "checkpoint", "data", "encode", "eval", "log", "model",
-  "objective", "optimizer", "sampling", "seed", "steps",
+  "accumulate", "batch", "checkpoint", "data", "encode", "eval", "initial",
+  "log", "mesh", "model", "objective", "optimizer", "sampling", "seed",
+  "sharding", "steps",
 )  # fmt: skip
 # What may change between two starts of one run.
-FREE = ("checkpoint", "data", "encode", "eval", "log", "sampling")
+FREE = (
+  "accumulate", "checkpoint", "data", "encode", "eval", "log", "mesh",
+  "sampling", "sharding",
+)  # fmt: skip
 
 
 def main() -> None:
   """Reads the flags."""
-  train(CONFIG.value.to_dict(), Path(WORKDIR.value))
+  distributed.initialize(DISTRIBUTED.value)
+  train(CONFIG.value.to_dict(), epath.Path(WORKDIR.value))
+  distributed.shutdown()
 
 
-def train(config: Mapping[str, Any], workdir: Path) -> None:
+def train(config: Mapping[str, Any], workdir: epath.Path) -> None:
   """Runs, or goes on with, the run that `config` describes.
 
   Raises:
@@ -59,56 +67,66 @@ def train(config: Mapping[str, Any], workdir: Path) -> None:
   """
   # -- Settings: every section is read by one constructor.
   check_keys(config, SECTIONS, "config")
-  num_steps, seed = config["steps"], config["seed"]
-  objective = build(Objective, config["objective"], "objective")
-  optimizer = build(Optimizer, config["optimizer"], "optimizer")
+  num_steps = config["steps"]
+  recipe = step.make_recipe(config)
   sampling = build(Sampling, config["sampling"], "sampling")
   held_out = build(HeldOut, config["eval"], "eval")
   every = build(lambda every: every, config["log"], "log")
 
-  # -- Data and workdir.
+  # -- Data, of which this host reads the rows that its devices hold.
+  rows = sharding.local_rows(recipe.layout, recipe.batch)
   loader = build(
     data_pipeline.make_loader, config["data"], "data",
-    batch=config["batch"], seed=seed,
+    batch=recipe.batch, seed=recipe.seed, rows=rows,
   )  # fmt: skip
-  may_differ = FREE + (("steps",) if optimizer.decay == "constant" else ())
+  is_constant = recipe.optimizer.decay == "constant"
+  may_differ = FREE + (("steps",) if is_constant else ())
   shape = prepare_workdir(workdir, config, may_differ)
 
   # -- State: resumed, or from scratch.
-  recipe = step.make_recipe(
-    config["model"], objective, optimizer, num_steps, seed
-  )
   checkpoints = build(
     checkpoint.Checkpointer, config["checkpoint"], "checkpoint", workdir=workdir
   )
-  start = checkpoints.newest()
-  if start is None:
-    state, start = step.init_state(config["model"], recipe), 0
-  else:
-    shapes = jax.eval_shape(lambda: step.init_state(config["model"], recipe))
-    state = checkpoints.restore(shapes)
-    print(f"Resuming {workdir} from step {start}.")
+  state, start = first_state(recipe, checkpoints, config["initial"])
 
   # -- Loop. Metrics are fetched only when logged, so the device never waits.
   take_step = step.compile_step(recipe)
   logger, recent = log.Log(workdir, start, num_steps), []
-  for i in range(start, num_steps):
-    state, metrics = take_step(state, loader.batch_at(i))
-    recent.append(metrics)
-    done, is_last = i + 1, i + 1 == num_steps
-    if done % every == 0 or is_last:
-      logger.scalars(done, log.summarize(recent))
-      logger.bar.update(len(recent))
-      recent = []
-    checkpoints.save(done, state, last=is_last)
-    if held_out.is_due(done) or is_last:
-      pipeline = Pipeline(
-        recipe.graph, step.state_params(state, average=True),
-        Codecs.load(workdir / "codecs"), shape, sampling, done,
-      )  # fmt: skip
-      show_samples(pipeline, held_out, config["data"]["path"], workdir, logger)
+  with preemption.StopSignal() as stop:
+    for i in range(start, num_steps):
+      batch = step.put_batch(recipe, rows, loader.batch_at(i))
+      state, metrics = take_step(state, batch)
+      recent.append(metrics)
+      done = i + 1
+      is_last = done == num_steps or stop.is_due(done)
+      if done % every == 0 or is_last:
+        logger.scalars(done, log.summarize(recent))
+        logger.bar.update(len(recent))
+        recent = []
+      checkpoints.save(done, state, last=is_last)
+      if held_out.is_due(done) or done == num_steps:
+        pipeline = Pipeline(
+          recipe.graph, step.state_params(state, average=True),
+          Codecs.load(workdir / "codecs"), shape, sampling, done, recipe.layout,
+        )  # fmt: skip
+        show_samples(
+          pipeline, held_out, config["data"]["path"], workdir, logger
+        )
+      if is_last:
+        break
   checkpoints.close()
   logger.close()
+
+
+def first_state(
+  recipe: step.Recipe, checkpoints: checkpoint.Checkpointer, initial: Mapping
+) -> tuple[PyTree, int]:
+  """The newest checkpoint's state and step, or a new one and 0."""
+  found = checkpoints.restore_newest(step.abstract_state(recipe))
+  if found is not None:
+    print(f"Resuming {checkpoints.folder.parent} from step {found[1]}.")
+    return found
+  return step.init_state(recipe), 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +148,7 @@ class HeldOut:
 
 
 def show_samples(
-  pipeline: Pipeline, held_out: HeldOut, data: str, workdir: Path, logger
+  pipeline: Pipeline, held_out: HeldOut, data: str, workdir: epath.Path, logger
 ) -> None:
   """Samples held-out prompts into samples/STEP and TensorBoard."""
   clips = data_pipeline.read_clips(data, held_out.split, held_out.num)
@@ -149,14 +167,14 @@ def show_samples(
 
 
 def prepare_workdir(
-  workdir: Path, config: Mapping[str, Any], may_differ: tuple[str, ...]
+  workdir: epath.Path, config: Mapping[str, Any], may_differ: tuple[str, ...]
 ) -> ClipShape:
   """Claims the workdir and copies in what sampling needs from the data.
 
   Raises:
     ValueError: the data do not fit the model, or the workdir is another's.
   """
-  data = Path(config["data"]["path"])
+  data = epath.Path(config["data"]["path"])
   metadata = records.read_metadata(data)
   codecs = Codecs.load(data / "codecs")
   shape = ClipShape(
@@ -169,7 +187,7 @@ def prepare_workdir(
   return shape
 
 
-def copy_codecs(source: Path, target: Path) -> None:
+def copy_codecs(source: epath.Path, target: epath.Path) -> None:
   """Copies the data's codecs, or checks that they are the run's.
 
   Raises:

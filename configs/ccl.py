@@ -3,12 +3,15 @@
     python -m ccl_jax.train --config=configs/ccl.py:size=14b,stage=joint \
         --workdir=DIR --config.data.path=DIR
 
-Arguments (`size=...,stage=...`):
+Arguments (`size=...,stage=...,split=...`):
   size   14b   the paper's: Wan2.1-14B video, a 1.9B audio stream
          1.3b  Wan2.1-1.3B video, an audio stream of half its width
          tiny  learns the synthetic world on two CPU cores in minutes
   stage  joint  five tasks mixed in one batch (section 4.4)
          audio  text-to-audio pre-training of the audio stream alone
+         video  the same of the video stream (the paper takes Wan2.1's)
+  split  pod    parameters are split over all that is not context or tensor
+         slice  over fsdp only: a copy in each slice, which `data` connects
 
 Marks: [P] the paper's text, [S] second-hand, [O] our choice.
 """
@@ -16,13 +19,14 @@ Marks: [P] the paper's text, [S] second-hand, [O] our choice.
 from ml_collections import ConfigDict
 
 SIZES = ("14b", "1.3b", "tiny")
-STAGES = ("joint", "audio")
+STAGES = ("joint", "audio", "video")
+SPLITS = ("pod", "slice")
 
 
 def parse_arguments(text: str) -> dict[str, str]:
   """`"size=tiny,stage=joint"` -> dict; unknown names and values raise."""
-  known = {"size": SIZES, "stage": STAGES}
-  given = {"size": "14b", "stage": "joint"}
+  known = {"size": SIZES, "stage": STAGES, "split": SPLITS}
+  given = {"size": "14b", "stage": "joint", "split": "pod"}
   for item in filter(None, text.split(",")):
     name, _, value = item.partition("=")
     if name not in known:
@@ -40,6 +44,32 @@ def get_config(arg: str = "") -> ConfigDict:
   c.seed = 0
   c.steps = 12_000  # [P]; ablations 6,000
   c.batch = 320  # [P]; ablations 128
+  c.accumulate = 1  # parts of a batch that go through the model in turn
+
+  # Mesh axes; -1 is "the rest of the devices". slices: joined by `data`.
+  c.mesh = dict(data=1, fsdp=-1, context=1, tensor=1, slices=1)
+  c.sharding = ConfigDict()  # see ccl_jax/sharding.py
+  c.sharding.self_attention = "gather"  # or "ulysses", over `context`
+  c.sharding.max_unsharded = 0.02
+  split = {"pod": ("fsdp", "data"), "slice": "fsdp"}[chosen["split"]]
+  c.sharding.params = (
+    ("(.*/blocks|fusion)/.*/(q|k|v|up)/kernel", (None, split, "tensor")),
+    ("(.*/blocks|fusion)/.*/(o|down)/kernel", (None, "tensor", split)),
+    (".*/context", (None, None, split)),
+    (".*/(up|time_rows)/kernel", (split, "tensor")),
+    (".*/down/kernel", ("tensor", split)),
+    (".*/embed/kernel", (None, split)),
+    (".*/head/kernel", (split,)),
+    (".*", ()),  # biases, norms, modulation
+  )
+  rows = ("data", "fsdp")
+  c.sharding.activations = (
+    ("video/tokens", (rows, "context")),
+    ("audio/tokens", (rows,)),
+    ("video/heads", (rows, "context", "tensor")),
+    ("audio/heads", (rows, None, "tensor")),
+    ("text", (rows,)),
+  )
 
   c.encode = ConfigDict()
   c.encode.codec = "linear"
@@ -107,6 +137,10 @@ def get_config(arg: str = "") -> ConfigDict:
   c.optimizer.decay = "constant"  # or "cosine", to zero at the last step
   c.optimizer.ema = 0.9999  # [O]
 
+  # Parameters of earlier runs: ((path regex, workdir), ...); regexes of `new`
+  # are the paths that no earlier run has.
+  c.initial = dict(sources=(), new=(".*",))
+
   c.checkpoint = dict(every=500, keep=3)
   c.log = dict(every=10)
 
@@ -121,8 +155,12 @@ def get_config(arg: str = "") -> ConfigDict:
 
   c.eval = dict(every=1000, split="validation", num=4, tasks=("t2av", "a2v"))
   {"14b": lambda c: None, "1.3b": small, "tiny": tiny}[chosen["size"]](c)
-  if chosen["stage"] == "audio":
-    audio_stage(c, chosen["size"])
+  if chosen["stage"] != "joint":
+    alone(c, chosen["stage"])
+  if chosen["stage"] == "audio" and chosen["size"] != "tiny":
+    # Pre-training: 160k steps of batch 3200 at rate 1e-4 [P, S].
+    c.steps, c.batch = 160_000, 3200
+    c.optimizer.rates = ((".*", 1e-4),)
   c.lock()
   return c
 
@@ -134,16 +172,18 @@ def small(c: ConfigDict) -> None:
   c.model.audio.update(width=768, ffn=4480, heads=6)
 
 
-def audio_stage(c: ConfigDict, size: str) -> None:
-  """Audio pre-training: 160k steps of batch 3200 at rate 1e-4 [P, S]."""
-  c.model.video = None
+def alone(c: ConfigDict, stream: str) -> None:
+  """One stream without the other, and without a fusion."""
+  c.model["video" if stream == "audio" else "audio"] = None
   c.model.fusion = dict(kind="independent")
+  c.sharding.params = tuple(
+    rule for rule in c.sharding.params if rule[0] != ".*/context"
+  )
   c.objective.probabilities = (1.0, 0.0, 0.0, 0.0)
-  c.objective.first_frame_probability = 0.0
-  c.eval.tasks = ("t2a",)
-  if size != "tiny":
-    c.steps, c.batch = 160_000, 3200
-    c.optimizer.rates = ((".*", 1e-4),)
+  c.eval.tasks = ("t2a",) if stream == "audio" else ("t2v",)
+  c.optimizer.rates = c.optimizer.rates[-1:]
+  if stream == "audio":
+    c.objective.first_frame_probability = 0.0
 
 
 def tiny(c: ConfigDict) -> None:
@@ -155,6 +195,7 @@ def tiny(c: ConfigDict) -> None:
   window, positions fine enough to tell audio latents apart.
   """
   c.steps, c.batch = 2000, 16
+  c.sharding.max_unsharded = 0.1
   c.encode.frames, c.encode.size = 49, (64, 64)
   c.encode.video_channels, c.encode.audio_channels = 8, 8
   c.encode.text_length, c.encode.text_width = 32, 64

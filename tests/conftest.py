@@ -9,6 +9,9 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 # Programs here are small and run once: most of the time is compilation.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
+import jax
 from jaxtyping import install_import_hook
 
+# Meshes of virtual devices; what asks for none runs on the first.
+jax.config.update("jax_num_cpu_devices", 8)
 install_import_hook("ccl_jax", "beartype.beartype")

@@ -2,5 +2,6 @@
 
 from ccl_jax.attention.api import attend
 from ccl_jax.attention.mask import BlockPairs, Full, Mask, Window
+from ccl_jax.attention.parallel import Attention
 
-__all__ = ["BlockPairs", "Full", "Mask", "Window", "attend"]
+__all__ = ["Attention", "BlockPairs", "Full", "Mask", "Window", "attend"]

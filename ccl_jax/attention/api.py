@@ -1,7 +1,7 @@
 """The one door to attention: what is asked, and who answers.
 
-Backends are functions of (q, k, v, mask, platform), equal in value and in all
-gradients. One that cannot do a request raises NotImplementedError(reason)
+Backends are functions of (q, k, v, mask, platform, name), equal in value and in
+all gradients. One that cannot do a request raises NotImplementedError(reason)
 while it is traced; the reason is logged once and the next one is tried.
 """
 
@@ -9,16 +9,28 @@ import functools
 
 import jax
 from absl import logging
+from jax.ad_checkpoint import checkpoint_name
 
 from ccl_jax.attention import framed, gpu, reference, splash
 from ccl_jax.attention.mask import Mask, Pattern, Window
 from ccl_jax.types import Array, Float
 
+
+def _named(attend):
+  """The backend with its result named for remat."""
+
+  def named(q, k, v, mask, platform, name):
+    out = attend(q, k, v, mask, platform)
+    return out if name is None else checkpoint_name(out, name)
+
+  return named
+
+
 BACKENDS = {
-  "reference": reference.attend,
-  "framed": framed.attend,
+  "reference": _named(reference.attend),
+  "framed": _named(framed.attend),
   "splash": splash.attend,
-  "cudnn": gpu.attend,
+  "cudnn": _named(gpu.attend),
 }
 # Wider windows than this are left to splash, which keeps logits on the chip.
 MAX_FRAMED_KEYS = 2048
@@ -43,6 +55,7 @@ def attend(
   *,
   backend: str | None = None,
   platform: str | None = None,
+  name: str | None = None,
 ) -> Float[Array, "b n k e"]:
   """softmax(q k^T / sqrt(e)) v over the keys that `mask` lets a query see.
 
@@ -53,6 +66,8 @@ def attend(
     backend: a key of `BACKENDS`, to have that one or an error.
     platform: "cpu", "gpu" or "tpu", what to compile for; the default backend
       unless given (as when compiling on a CPU for a TPU that is elsewhere).
+    name: of the result (and of splash's log-sum-exp) for remat policies that
+      save by name.
 
   Raises:
     ValueError: shapes that do not fit, an unknown backend, or one that was
@@ -61,22 +76,22 @@ def attend(
   _check_shapes(q, k, v, mask)
   platform = platform or jax.default_backend()
   if backend is not None:
-    return _call_by_name(backend, q, k, v, mask, platform)
-  for name in choose(platform, mask.pattern):
+    return _call_by_name(backend, q, k, v, mask, platform, name)
+  for each in choose(platform, mask.pattern):
     try:
-      return BACKENDS[name](q, k, v, mask, platform)
+      return BACKENDS[each](q, k, v, mask, platform, name)
     except NotImplementedError as reason:
-      _log_once(f"Attention backend '{name}' was passed over: {reason}")
+      _log_once(f"Attention backend '{each}' was passed over: {reason}")
   raise AssertionError("unreachable: the reference refuses nothing")
 
 
-def _call_by_name(backend, q, k, v, mask, platform):
+def _call_by_name(backend, q, k, v, mask, platform, name):
   if backend not in BACKENDS:
     raise ValueError(
       f"Unknown attention backend '{backend}'. Known: {', '.join(BACKENDS)}."
     )
   try:
-    return BACKENDS[backend](q, k, v, mask, platform)
+    return BACKENDS[backend](q, k, v, mask, platform, name)
   except NotImplementedError as reason:
     raise ValueError(
       f"Attention backend '{backend}' cannot do this: {reason}"

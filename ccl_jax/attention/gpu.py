@@ -26,7 +26,7 @@ def attend(
   """
   if platform != "gpu":
     raise NotImplementedError(f"cuDNN needs a GPU, compiling for {platform}")
-  if mask.pattern != Full() or mask.k_segments is not None:
+  if not isinstance(mask.pattern, Full) or mask.k_segments is not None:
     raise NotImplementedError(
       f"cuDNN does full attention and key lengths only, got {mask.pattern}"
       f" with segments: {mask.k_segments is not None}"
@@ -37,10 +37,14 @@ def attend(
     raise NotImplementedError(
       f"cuDNN needs a head size in multiples of 8 up to 128, got {q.shape=}"
     )
+  lengths = mask.k_lengths
+  if mask.pattern.num_keys is not None:
+    most = jnp.full(len(q), mask.pattern.num_keys)
+    lengths = most if lengths is None else jnp.minimum(lengths, most)
   return jax.nn.dot_product_attention(
     q,
     k.astype(q.dtype),
     v.astype(q.dtype),
-    key_value_seq_lengths=mask.k_lengths,
+    key_value_seq_lengths=lengths,
     implementation="cudnn",
   )

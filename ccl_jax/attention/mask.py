@@ -24,10 +24,14 @@ from ccl_jax.types import Array, Bool, Int
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Full:
-  """Every query sees every key."""
+  """Every query sees every key, or the first `num_keys` of them."""
+
+  num_keys: int | None = None
 
   def visible(self, q_index, k_index):
     """Bool, broadcast from the indices (numpy, jax, or inside a kernel)."""
+    if self.num_keys is not None:
+      k_index = self.num_keys - 1 - k_index
     return (q_index >= 0) & (k_index >= 0)
 
 

@@ -31,7 +31,7 @@ def attend(
   q, k, v = (einops.rearrange(x, "b n k e -> (b k) n e") for x in (q, k, v))
   logits = jnp.einsum("bne,bme->bnm", q, k, preferred_element_type="float32")
   logits *= q.shape[-1] ** -0.5
-  if not (mask.is_static and isinstance(mask.pattern, Full)):
+  if not (mask.is_static and mask.pattern == Full()):
     split = einops.rearrange(logits, "(b k) n m -> b k n m", b=b)
     split = jnp.where(mask.dense(n, m)[:, None], split, UNSEEN)
     logits = split.reshape(logits.shape)

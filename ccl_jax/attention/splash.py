@@ -9,8 +9,8 @@ segments are its segment ids. The kernel wants whole blocks and whole lanes:
   - keys past the true m are outside of the static mask;
   - heads are padded with zeros to a multiple of 128, which changes no logit.
 
-The output and its log-sum-exp carry the checkpoint name `RESIDUALS`, so that
-a remat policy can keep them. As for any Mosaic kernel, a program for several
+The output and its log-sum-exp carry the caller's `name`, so that a remat policy
+can keep them. As for any Mosaic kernel, a program for several
 chips calls it inside of `shard_map`.
 """
 
@@ -30,7 +30,6 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (
 from ccl_jax.attention.mask import Full, Mask, Pattern
 from ccl_jax.types import Array, Float
 
-RESIDUALS = "attention"
 _LANES = 128
 
 
@@ -40,11 +39,12 @@ def attend(
   v: Float[Array, "b m k e"],
   mask: Mask,
   platform: str,
+  name: str | None = None,
 ) -> Float[Array, "b n k e"]:
   """Attention for any mask; interpreted (slowly) where there is no TPU."""
   n, m = q.shape[1], k.shape[1]
   attend_heads = _make_kernel(
-    mask.pattern, q.shape[2], n, m, interpret=platform != "tpu"
+    mask.pattern, q.shape[2], n, m, platform != "tpu", name
   )
   segments = None if mask.is_static else _pad_ids(mask, q.shape[0], n, m)
   q = q * q.shape[-1] ** -0.5
@@ -87,9 +87,9 @@ class _Visible:
   m: int
 
   def __call__(self, q_index, k_index):
+    if isinstance(self.pattern, Full):  # Hot: it runs once per logit.
+      return k_index < min(self.m, self.pattern.num_keys or self.m)
     is_true_key = k_index < self.m
-    if self.pattern == Full():  # Hot: it runs once per logit.
-      return is_true_key
     xp = jnp if isinstance(q_index, jax.Array) else np
     q_index = xp.minimum(q_index, self.n - 1)
     return self.pattern.visible(q_index, k_index) & is_true_key
@@ -113,8 +113,9 @@ class _ComputedMask(masks._ComputableMask):
 
 @functools.lru_cache(maxsize=64)
 def _make_kernel(
-  pattern: Pattern, num_heads: int, n: int, m: int, *, interpret: bool
-):
+  pattern: Pattern, num_heads: int, n: int, m: int, interpret: bool,
+  name: str | None,
+):  # fmt: skip
   """The kernel of (k, n, e) arrays, made once for all layers."""
   if pattern == Full() and (n, m) == (_padded(n), _padded(m)):
     mask = masks.FullMask((n, m))
@@ -137,7 +138,7 @@ def _make_kernel(
       block_sizes=sizes,
       head_shards=1,
       q_seq_shards=1,
-      residual_checkpoint_name=RESIDUALS,
+      residual_checkpoint_name=name,
       interpret=interpret,
     )
   return jax.tree.map(np.asarray, kernel)

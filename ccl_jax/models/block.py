@@ -10,6 +10,7 @@ plus the projection of the time embedding. Activations are (b, f, s, d): s
 tokens in each of f frames, the same for both streams.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import einops
@@ -17,7 +18,6 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ccl_jax.attention import attend
 from ccl_jax.models import layers
 from ccl_jax.models.rope import rotate
 from ccl_jax.types import Array, Float
@@ -92,12 +92,15 @@ class Block(nnx.Module):
     self,
     x: Float[Array, "b f s d"],
     text: Float[Array, "b l d"],
-    backend: str | None = None,
+    across: Callable[..., Array],
   ) -> Float[Array, "b f s d"]:
-    """Text cross-attention. Padding is not masked, as in Wan."""
+    """Text cross-attention by `across(q, k, v)`.
+
+    Padding is not masked, as in Wan.
+    """
     p = self.text_attention
     query = p.query(flatten(self.text_norm(x)))
-    attended = attend(query, p.key(text), p.value(text), backend=backend)
+    attended = across(query, p.key(text), p.value(text))
     return x + p.out(attended).reshape(x.shape)
 
   def add_ffn(

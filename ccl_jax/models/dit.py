@@ -123,12 +123,13 @@ class DiT(nnx.Module):
     x: Float[Array, "b f s d"],
     e: Float[Array, " b #f #s d"],
     grid: tuple[int, int, int],
+    frames: int,
   ) -> Array:
-    """Velocity in float32, in the shape of the latents."""
+    """Velocity of the first `frames` in float32, shaped as the latents."""
     rows = self.head_modulation[...] + e[..., None, :]
     shift, scale = rows[..., 0, :], rows[..., 1, :]
     y = self.head(Modulation(shift, scale, shift).apply(x))
-    y = y.astype(jnp.float32)
+    y = y.astype(jnp.float32)[:, :frames]
     if self.kind == "audio":
       return einops.rearrange(y, "b f s c -> b (f s) c")
     _, h, w = grid

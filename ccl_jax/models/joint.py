@@ -4,24 +4,49 @@ A dual block is: self-attention of both streams (`fusion.attend`), text,
 `fusion.exchange`, feed-forward. Either stream may be absent: then the other
 runs alone and reads only its context tokens, exactly as if it were routed so.
 Layers are stacked, (num_layers, ...), and scanned.
+
+On a mesh, frames are padded to a multiple of the context axis, parameters are
+gathered layer by layer, and `sharding.Layout` says where activations live.
 """
 
+import functools
 from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
+from ccl_jax import trees
+from ccl_jax.attention import Attention
+from ccl_jax.attention.parallel import SELF_ATTENTION
 from ccl_jax.config import build
 from ccl_jax.models import layers
 from ccl_jax.models.dit import DiT
-from ccl_jax.models.fusion import make_fusion
+from ccl_jax.models.fusion import Scene, make_fusion
+from ccl_jax.sharding import ONE_DEVICE, Layout, is_stacked
 from ccl_jax.types import STREAMS, Array, Float, PyTree, Route, State
 
+BLOCK_INPUT = "block_input"
+_policies = jax.checkpoint_policies
 REMAT = {
-  "none": jax.checkpoint_policies.everything_saveable,
-  "linear": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-  "full": jax.checkpoint_policies.nothing_saveable,
+  "none": _policies.everything_saveable,
+  "linear": _policies.dots_with_no_batch_dims_saveable,
+  "full": _policies.nothing_saveable,
+  "attention": _policies.save_only_these_names(SELF_ATTENTION),
+  "offload": _policies.save_and_offload_only_these_names(
+    names_which_can_be_saved=[],
+    names_which_can_be_offloaded=[BLOCK_INPUT, SELF_ATTENTION],
+    offload_src="device",
+    offload_dst="pinned_host",
+  ),
+}
+
+
+PATHS = {
+  "video": "video/blocks/",
+  "audio": "audio/blocks/",
+  "fusion": "fusion/",
 }
 
 
@@ -34,20 +59,24 @@ class Joint(nnx.Module):
       takes "independent".
     dtype: of the matrix products, "float32" or "bfloat16".
     remat: what the backward pass recomputes of each block: "none" of it,
-      "full", or "linear": all but the outputs of its linear layers.
+      "full", "linear": all but the outputs of its linear layers, "attention":
+      all but self-attention, whose output and log-sum-exp are kept, "offload":
+      the same, kept with the block's input in the host's memory.
     scan: False unrolls the layers (to count FLOPs).
     backend: of attention; None chooses by platform.
+    layout: where arrays live on a mesh.
   """
 
   def __init__(
     self, *, num_layers: int, text_width: int, video: Mapping | None,
     audio: Mapping | None, fusion: Mapping, rngs, dtype: str = "bfloat16",
     remat: str = "none", scan: bool = True, backend: str | None = None,
+    layout: Layout = ONE_DEVICE,
   ):  # fmt: skip
     if remat not in REMAT:
       raise ValueError(f"{remat=}: expected one of {', '.join(REMAT)}.")
     self.num_layers, self.remat, self.scan = num_layers, remat, scan
-    self.backend, self.dtype = backend, jnp.dtype(dtype)
+    self.attention, self.dtype = Attention(backend, layout), jnp.dtype(dtype)
     given = {"video": video, "audio": audio}
     self.streams = tuple(s for s in STREAMS if given[s] is not None)
     shared = dict(
@@ -91,13 +120,22 @@ class Joint(nnx.Module):
         f"{grids=} (f, h, w) differ in frames: crop or pad the audio latents"
         " to c per video latent frame."
       )
+    frames = next(iter(grids.values()))[0]
+    layout = self.attention.layout
+    f = layout.padded_frames(frames)
+    x = {s: pad_frames(a, f) for s, a in x.items()}
+    t = {s: pad_frames(a, f) if a.ndim > 1 else a for s, a in t.items()}
+    grids = {s: (f, *grid[1:]) for s, grid in grids.items()}
     x = {s: towers[s].embed(a.astype(self.dtype)) for s, a in x.items()}
-    text = text.astype(self.dtype)
+    text = layout.constrain(text.astype(self.dtype), "text")
     texts = {s: tower.text(text) for s, tower in towers.items()}
     times = {s: tower.embed_time(t[s]) for s, tower in towers.items()}
     rows = {s: e[1] for s, e in times.items()}
-    x = self.run_layers(x, rows, texts, route, grids)
-    return {s: towers[s].output(x[s], times[s][0], grids[s]) for s in state}
+    scene = Scene(grids, frames, route, self.attention)
+    x = self.run_layers(x, rows, texts, scene)
+    return {
+      s: towers[s].output(x[s], times[s][0], grids[s], frames) for s in state
+    }
 
   def towers(self, state: State) -> dict[str, DiT]:
     """The streams of `state`, in a fixed order."""
@@ -113,20 +151,28 @@ class Joint(nnx.Module):
     x: dict[str, Array],
     rows: dict[str, Array],
     texts: dict[str, Array],
-    route: Route,
-    grids: dict[str, tuple[int, int, int]],
+    scene: Scene,
   ) -> dict[str, Array]:
     """All blocks, scanned over the layer axis of their parameters."""
     stacks = {s: getattr(self, s).blocks for s in x} | {"fusion": self.fusion}
     split = {name: nnx.split(stack) for name, stack in stacks.items()}
     graphs = {name: graph for name, (graph, _) in split.items()}
-    params = {name: p for name, (_, p) in split.items()}
+    params = {name: nnx.to_pure_dict(p) for name, (_, p) in split.items()}
     towers = {s: getattr(self, s) for s in x}
-    angles = {s: tower.angles(*grids[s]) for s, tower in towers.items()}
+    angles = {s: tower.angles(*scene.grids[s]) for s, tower in towers.items()}
+    layout = self.attention.layout
 
     def layer(x, params):
-      blocks = {name: nnx.merge(graphs[name], p) for name, p in params.items()}
-      return self.block(blocks, x, rows, texts, angles, route, grids), None
+      x = {s: checkpoint_name(a, BLOCK_INPUT) for s, a in x.items()}
+      x = {s: layout.constrain(a, f"{s}/tokens") for s, a in x.items()}
+      blocks = {
+        name: nnx.merge(
+          graph, layout.gather(params[name], PATHS[name], self.dtype)
+        )
+        for name, graph in graphs.items()
+      }
+      x = self.block(blocks, x, rows, texts, angles, scene)
+      return {s: layout.constrain(a, f"{s}/tokens") for s, a in x.items()}, None
 
     # A scan's backward pass is another loop: there is nothing to merge with.
     layer = jax.checkpoint(
@@ -139,30 +185,41 @@ class Joint(nnx.Module):
     return x
 
   def block(
-    self, blocks: dict[str, nnx.Module], x, rows, texts, angles, route, grids
+    self, blocks: dict[str, nnx.Module], x, rows, texts, angles, scene: Scene
   ) -> dict[str, Array]:
-    """One dual block; every argument is stream -> value."""
-    fusion, backend = blocks["fusion"], self.backend
+    """One dual block; arguments but the last are stream -> value."""
+    fusion = blocks["fusion"]
+    text = {s: functools.partial(self.attention.across, s) for s in x}
     mods = {s: blocks[s].modulate(rows[s]) for s in x}
     qkv = {s: blocks[s].qkv(x[s], mods[s][0], angles[s]) for s in x}
-    attended = fusion.attend(qkv, backend)
+    attended = fusion.attend(qkv, scene)
     x = {s: blocks[s].add_attended(x[s], attended[s], mods[s][0]) for s in x}
-    x = {s: blocks[s].add_text(x[s], texts[s], backend) for s in x}
-    added = fusion.exchange(x, grids, route, backend)
+    x = {s: blocks[s].add_text(x[s], texts[s], text[s]) for s in x}
+    added = fusion.exchange(x, scene)
     x = {s: x[s] + added[s] if s in added else x[s] for s in x}
     return {s: blocks[s].add_ffn(x[s], mods[s][1]) for s in x}
 
 
-def make_joint(settings: Mapping, key: Array) -> Joint:
+def pad_frames(x: Array, f: int) -> Array:
+  """Zeros behind axis 1, up to f frames."""
+  missing = f - x.shape[1]
+  return jnp.pad(x, [(0, 0), (0, missing)] + [(0, 0)] * (x.ndim - 2))
+
+
+def make_joint(
+  settings: Mapping, key: Array, layout: Layout = ONE_DEVICE
+) -> Joint:
   """A `Joint` from the `model` section of a config."""
-  return build(Joint, settings, "model", rngs=nnx.Rngs(key))
+  return build(Joint, settings, "model", rngs=nnx.Rngs(key), layout=layout)
 
 
-def describe(settings: Mapping) -> tuple[nnx.GraphDef, PyTree]:
+def describe(
+  settings: Mapping, layout: Layout = ONE_DEVICE
+) -> tuple[nnx.GraphDef, PyTree]:
   """The model's static half and its parameters' shapes; allocates nothing."""
 
   def make(key):
-    graph, params = nnx.split(make_joint(settings, key))
+    graph, params = nnx.split(make_joint(settings, key, layout))
     return graph, nnx.to_pure_dict(params)
 
   return jax.eval_shape(make, jax.random.key(0))
@@ -182,4 +239,13 @@ def velocity(
   route: Route,
 ) -> State:
   """The model as a function of its parameters: the border of Flax."""
-  return nnx.merge(graph, params)(state, t, text, route)
+  layout = nnx.merge(graph, params).attention.layout
+  model = nnx.merge(graph, gather_outside(params, layout))
+  return model(state, t, text, route)
+
+
+def gather_outside(params: PyTree, layout: Layout) -> PyTree:
+  """The parameters outside of the layers, gathered; the others as stored."""
+  stacked = {path: is_stacked(path) for path in trees.flatten(params)}
+  inner, outer = trees.split(params, trees.unflatten(stacked), bool)
+  return trees.join(inner, layout.gather(outer, ""))

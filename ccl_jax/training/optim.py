@@ -26,7 +26,8 @@ class Optimizer:
 
   Args:
     rates: ((path regex, peak rate), ...), first match wins.
-    ema: decay of the parameters' moving average.
+    ema: decay of the parameters' moving average; 0 keeps none.
+    frozen_dtype: how parameters with rate 0 are stored.
 
   Raises:
     ValueError: an unknown decay, or numbers out of range.
@@ -41,10 +42,15 @@ class Optimizer:
   warmup: int = 500
   decay: str = "constant"
   ema: float = 0.9999
+  frozen_dtype: str = "float32"
 
   def __post_init__(self):
     if self.decay not in DECAYS:
       raise ValueError(f"optimizer {self.decay=}: expected one of {DECAYS}.")
+    if self.frozen_dtype not in ("float32", "bfloat16"):
+      raise ValueError(
+        f"optimizer {self.frozen_dtype=}: expected 'float32' or 'bfloat16'."
+      )
     if not 0 <= self.ema < 1:
       raise ValueError(f"optimizer {self.ema=}: expected 0 <= ema < 1.")
 

@@ -32,7 +32,7 @@ def test_a_long_window_needs_little_host_memory():
   window = Window(256, 256, half=1, num_context=8)
   n, m = cases.sizes(window, frames=40)
   tracemalloc.start()
-  splash._make_kernel(window, 8, n, m, interpret=True)
+  splash._make_kernel(window, 8, n, m, True, None)
   _, peak = tracemalloc.get_traced_memory()
   tracemalloc.stop()
   assert peak < n * m / 8
@@ -50,7 +50,7 @@ def test_remat_can_keep_the_output_by_name():
 
   def count_forward_kernels(policy):
     def loss(*arrays):
-      out = attend(*arrays, mask, backend="splash", platform="tpu")
+      out = attend(*arrays, mask, backend="splash", platform="tpu", name="kept")
       return out.sum()
 
     step = jax.value_and_grad(jax.checkpoint(loss, policy=policy))
@@ -58,6 +58,6 @@ def test_remat_can_keep_the_output_by_name():
     text = traced.lower(lowering_platforms=("tpu",)).as_text()
     return text.count('kernel_name = "splash_mha_fwd')
 
-  keep = jax.checkpoint_policies.save_only_these_names(splash.RESIDUALS)
+  keep = jax.checkpoint_policies.save_only_these_names("kept")
   assert count_forward_kernels(policy=None) == 2
   assert count_forward_kernels(keep) == 1

@@ -21,12 +21,9 @@ import numpy as np
 import torch
 
 from ccl_jax import trees
-from ccl_jax.config import build
 from ccl_jax.diffusion import tasks
-from ccl_jax.diffusion.objective import Objective
 from ccl_jax.models import joint
 from ccl_jax.training import step
-from ccl_jax.training.optim import Optimizer
 from configs.ccl import get_config
 from tests.bench import torch_ccl
 from tests.models.tiny import randomize
@@ -118,7 +115,7 @@ def our_step(recipe: step.Recipe, state, batch: dict):
 
 def make_steps(config: dict, recipe: step.Recipe, batch: dict) -> dict:
   """Name -> function of nothing, all from the same parameters."""
-  state = step.init_state(config["model"], recipe)
+  state = step.init_state(recipe)
   params = step.state_params(state)
   runs = {
     "ccl_jax": our_step(recipe, jax.tree.map(jax.numpy.copy, state), batch)
@@ -167,19 +164,13 @@ def main():
   args = parser.parse_args()
   torch.set_num_threads(os.cpu_count())
   config = settings(args.size)
-  recipe = step.make_recipe(
-    config["model"],
-    build(Objective, config["objective"], "objective"),
-    build(Optimizer, config["optimizer"], "optimizer"),
-    config["steps"],
-    config["seed"],
-  )
+  recipe = step.make_recipe(config, jax.devices()[:1])
   batch = make_batch(config)
   print(
     f"{platform.machine()}, {os.cpu_count()} cores, jax {jax.__version__}"
     f" ({jax.default_backend()}), torch {torch.__version__}"
   )
-  count = trees.count(joint.describe(config["model"])[1])
+  count = trees.count(recipe.shapes)
   print(f"{args.size}: batch {config['batch']}, {count:,} parameters, float32")
   print(f"relative error of velocities: {compare(config, recipe, batch)}")
   report(measure(make_steps(config, recipe, batch), args.steps))

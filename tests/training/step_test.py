@@ -8,20 +8,17 @@ import numpy as np
 import pytest
 
 from ccl_jax import trees
-from ccl_jax.diffusion.objective import Objective
 from ccl_jax.training import checkpoint, step
 from ccl_jax.training.optim import Optimizer
 from tests.models import tiny
+from tests.training import recipes
 
 RATES = ((".*", 1e-2),)
 
 
 @functools.cache
 def recipe(rates=RATES, **objective):
-  optimizer = Optimizer(rates, warmup=2, decay="cosine", ema=0.9)
-  return step.make_recipe(
-    tiny.SETTINGS, Objective(**objective), optimizer, num_steps=10, seed=3
-  )
+  return recipes.make_recipe(optimizer={"rates": rates}, objective=objective)
 
 
 @functools.cache
@@ -62,12 +59,12 @@ def equal(a, b):
 
 def test_resume_equals_never_having_stopped(tmp_path):
   """Bit for bit: parameters, optimizer, average, noise."""
-  straight = run(step.init_state(tiny.SETTINGS, recipe()), range(4))
-  state = run(step.init_state(tiny.SETTINGS, recipe()), range(2))
+  straight = run(step.init_state(recipe()), range(4))
+  state = run(step.init_state(recipe()), range(2))
   first = checkpoint.Checkpointer(tmp_path, every=2)
   first.save(2, state)
   first.close()
-  shapes = jax.eval_shape(lambda: step.init_state(tiny.SETTINGS, recipe()))
+  shapes = step.abstract_state(recipe())
   second = checkpoint.Checkpointer(tmp_path, every=2)
   assert second.newest() == 2
   resumed = run(second.restore(shapes), range(2, 4))
@@ -78,12 +75,13 @@ def test_resume_equals_never_having_stopped(tmp_path):
 
 def test_training_lowers_the_loss():
   """On one batch, at the same times and noise before and after."""
-  state = step.init_state(tiny.SETTINGS, recipe())
+  state = step.init_state(recipe())
 
   @jax.jit
   def loss(state):
     params, key = step.state_params(state), jax.random.key(0)
-    return step.loss_and_metrics(params, on_device(0), key, recipe())[0]
+    example = step.make_example(on_device(0), key, recipe())
+    return step.loss_and_metrics(params, example, recipe())[0]
 
   before = loss(state)
   for _ in range(9):
@@ -93,7 +91,7 @@ def test_training_lowers_the_loss():
 
 def test_frozen_parameters_stay_and_cost_no_state():
   rates = (("fusion/.*", 1e-2), (".*", 0.0))
-  state = step.init_state(tiny.SETTINGS, recipe(rates))
+  state = step.init_state(recipe(rates))
   new, _ = compiled(rates)(state, batch(0))
   assert equal(new["frozen"], state["frozen"])
   assert set(new["trainable"]) == {"fusion"}
@@ -103,7 +101,7 @@ def test_frozen_parameters_stay_and_cost_no_state():
 
 
 def test_the_average_follows_the_parameters():
-  before = step.init_state(tiny.SETTINGS, recipe())
+  before = step.init_state(recipe())
   after, _ = compiled()(before, batch(0))
   decay = min(0.9, 1 / 10)
   expected = jax.tree.map(
@@ -123,8 +121,8 @@ def test_the_loss_of_a_sample_does_not_depend_on_the_rest():
   @jax.jit
   def gradient(video, rest):
     def value(video):
-      data = rest | {"video": video}
-      return step.loss_and_metrics(params, data, key, recipe())[0]
+      example = step.make_example(rest | {"video": video}, key, recipe())
+      return step.loss_and_metrics(params, example, recipe())[0]
 
     return jax.grad(value)(video)
 
@@ -144,7 +142,8 @@ def test_a_video_only_loss_reaches_the_audio_stream_through_nothing():
 
   def value(params):
     r = recipe(**only_a2v)
-    return step.loss_and_metrics(params, on_device(0), jax.random.key(0), r)[0]
+    example = step.make_example(on_device(0), jax.random.key(0), r)
+    return step.loss_and_metrics(params, example, r)[0]
 
   gradients = trees.flatten(jax.jit(jax.grad(value))(params))
   for path, g in gradients.items():

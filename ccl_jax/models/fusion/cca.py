@@ -24,15 +24,18 @@ Without LCT or without DCR the same samples are gated instead: x += g * (...)
 with g = 0 for them (Eq. 1), the paper's baseline.
 """
 
+import functools
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ccl_jax.attention import Mask, Window, attend
+from ccl_jax.attention import Full, Mask, Window
 from ccl_jax.models import layers, rope
 from ccl_jax.models.block import flatten
-from ccl_jax.models.fusion.base import Fusion, Grid
+from ccl_jax.models.fusion.base import Fusion, Grid, Scene
 from ccl_jax.types import STREAMS, Array, Bool, Float, Route, other
 
 POSITIONS = ("index", "seconds", "fine", "unscaled")
@@ -97,15 +100,17 @@ class Reader(nnx.Module):
     x: Float[Array, "b f s d"],
     y: Float[Array, "b f r d2"] | None,
     angles: tuple[Array, Array | None],
-    mask: Mask,
-    backend: str | None,
+    across: Callable[..., Array],
   ) -> Float[Array, "b f s d"]:
-    """What x adds to itself; y None leaves only the context tokens."""
+    """What x adds to itself, attending by `across(q, k, v)`.
+
+    y None leaves only the context tokens.
+    """
     p = self.attention
     q = rope.rotate(p.query(flatten(self.norm(x))), angles[0])
     y = None if y is None else flatten(y)
     k, v = self.keys_values(y, angles[1], len(x), x.dtype)
-    return p.out(attend(q, k, v, mask, backend=backend)).reshape(x.shape)
+    return p.out(across(q, k, v)).reshape(x.shape)
 
 
 class CCA(Fusion):
@@ -155,31 +160,35 @@ class CCA(Fusion):
     return rope.time_angles(times, e)
 
   def mask(
-    self, side: str, x: Array, y: Array | None, sees: Bool[Array, " b"]
+    self,
+    side: str,
+    x: Array,
+    y: Array | None,
+    sees: Bool[Array, " b"],
+    frames: int,
   ) -> Mask:
     """TARP's window and, if routed, DCR's columns.
 
-    Without TARP the window reaches every frame.
+    Without TARP everyone sees every frame; frames of padding nobody sees.
     """
     if y is None:
       return Mask()
     i = STREAMS.index(side)
-    (_, f, s, _), per_frame, context = x.shape, y.shape[2], self.num_context[i]
-    half = self.halves[i] if self.tarp else f
-    window = Window(s, per_frame, half, context)
-    if not (self.dcr and context):
-      return Mask(window)
-    return Mask.routed(window, sees, f * s, context + f * per_frame)
+    (b, f, s, _), per_frame, context = x.shape, y.shape[2], self.num_context[i]
+    window = Window(s, per_frame, self.halves[i], context)
+    pattern = window if self.tarp else Full()
+    mask = Mask(pattern)
+    if self.dcr and context:
+      mask = Mask.routed(window, sees, f * s, context + f * per_frame)
+      mask = mask._replace(pattern=pattern)
+    if frames < f:
+      lengths = jnp.full(b, context + frames * per_frame)
+      mask = mask._replace(k_lengths=lengths)
+    return mask
 
-  def exchange(
-    self,
-    x: dict[str, Array],
-    grids: dict[str, Grid],
-    route: Route,
-    backend: str | None,
-  ) -> dict[str, Array]:
+  def exchange(self, x: dict[str, Array], scene: Scene) -> dict[str, Array]:
     """Both sides read the snapshot x; a lone stream reads its LCT."""
-    added = {}
+    added, grids, route = {}, scene.grids, scene.route
     for i, side in enumerate(STREAMS):
       routed = self.dcr and self.num_context[i] > 0
       far = other(side)
@@ -192,8 +201,9 @@ class CCA(Fusion):
         self.angles(side, of, grids[of], c) if of in x else None
         for of in (side, far)
       )
-      mask = self.mask(side, x[side], y, sees)
-      update = getattr(self, side)(x[side], y, angles, mask, backend)
+      mask = self.mask(side, x[side], y, sees, scene.frames)
+      across = functools.partial(scene.attention.across, side, mask=mask)
+      update = getattr(self, side)(x[side], y, angles, across)
       on = on if routed else on & sees
       added[side] = jnp.where(on[:, None, None, None], update, 0)
     return added

@@ -1,0 +1,159 @@
+"""Useful FLOPs of the joint model, by hand, per sample.
+
+A product of (n, a) by (a, b) is 2 n a b. One stream of L layers, width d, FFN
+width g, n tokens, l text tokens of width D, r times a sample, p channels a
+patch:
+
+    self_attention   L 4 n^2 d                     scores and values
+    linear           L 8 n d^2                     q, k, v, o
+    text_attention   L 4 n l d
+    text_linear      L (4 n d^2 + 4 l d^2)         q, o of n; k, v of l tokens
+    ffn              L 4 n d g
+    embed            4 n p d + 2 l (D d + d^2) + 2 r (256 d + 7 d^2)
+
+and, reading m tokens of the other stream of width e and j context tokens, with
+a the pairs of query and key that its window really holds:
+
+    cross_attention  L 4 a d
+    cross_linear     L (4 n d^2 + 4 m e d + 4 j e d / b)   context once a batch
+
+Only matrix products count; norms, rotations and softmax do not. Training is 3
+times a forward pass: each product has two in the backward pass (a few at the
+borders have one: the latents and the text need no gradient). Nothing is counted
+twice for rematerialisation, padding, or masked keys. Routing saves nothing: in
+training all towers run.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+STREAMS = ("video", "audio")
+# What the fusions take when the config does not say (see models/fusion).
+FUSION_DEFAULTS = {
+  "cca": dict(
+    audio_context=8, video_context=128, tarp=True, audio_half=1, video_half=0
+  ),
+  "gated": dict(
+    audio_context=0, video_context=0, tarp=False, audio_half=1, video_half=0
+  ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+  """What one sample looks like.
+
+  Attributes:
+    frames, height, width: video latents (audio alone: frames only).
+    text: text tokens.
+    batch: samples that share the projection of the context tokens.
+    times: times per video sample; `frames` when time is per frame.
+  """
+
+  frames: int
+  height: int = 1
+  width: int = 1
+  text: int = 512
+  batch: int = 1
+  times: int = 1
+
+  def tokens_per_frame(self, stream: str, section: Mapping[str, Any]) -> int:
+    """Tokens of one stream in one latent frame."""
+    if stream == "audio":
+      return section["tokens_per_frame"]
+    return (self.height // _patch(section)) * (self.width // _patch(section))
+
+
+def forward_flops(model: Mapping[str, Any], shape: Shape) -> dict[str, float]:
+  """FLOPs of one velocity of one sample, {"video/ffn": ...}.
+
+  Args:
+    model: the `model` section of a config; "video" or "audio" may be None.
+
+  Raises:
+    ValueError: an unknown fusion.
+  """
+  streams = {s: model[s] for s in STREAMS if model.get(s) is not None}
+  parts = {
+    f"{s}/{name}": float(value)
+    for s, section in streams.items()
+    for name, value in _tower(model, s, section, shape).items()
+  }
+  for s, other in (("video", "audio"), ("audio", "video")):
+    if s in streams and other in streams:
+      for name, value in _cross(model, s, other, shape).items():
+        parts[f"{s}/{name}"] = float(value)
+  return parts
+
+
+def train_flops(model: Mapping[str, Any], shape: Shape) -> dict[str, float]:
+  """FLOPs of one sample forward and backward, by part."""
+  return {k: 3 * v for k, v in forward_flops(model, shape).items()}
+
+
+def window_pairs(
+  frames: int, queries: int, keys: int, half: int, context: int = 0
+) -> int:
+  """Visible pairs of `attention.Window(queries, keys, half, context)`."""
+  near = sum(
+    min(i + half, frames - 1) - max(i - half, 0) + 1 for i in range(frames)
+  )
+  return queries * (near * keys + frames * context)
+
+
+def flash_backward_flops(forward: float, *, fused: bool = False) -> float:
+  """What a flash kernel's backward pass executes for an attention forward.
+
+  Forward is 2 products (scores, values). Backward needs 4 (dP, dV, dQ, dK) and
+  recomputes the scores: 5 in one kernel. Splash attention's two kernels, dq and
+  dkv, each recompute the scores and dP: 3 + 4 = 7. Useful are 4, that is
+  2 * forward; the difference belongs into hardware FLOPs only.
+  """
+  return forward * (5 if fused else 7) / 2
+
+
+def _tower(model, stream, section, shape: Shape) -> dict[str, int]:
+  layers, d, g = model["num_layers"], section["width"], section["ffn"]
+  n = shape.frames * shape.tokens_per_frame(stream, section)
+  text, text_width = shape.text, model["text_width"]
+  times = shape.times if stream == "video" else 1
+  sinusoid = section.get("frequency_dim", 256)
+  d_patch = section["channels"] * _patch(section) ** 2
+  return {
+    "self_attention": layers * 4 * n**2 * d,
+    "linear": layers * 8 * n * d**2,
+    "text_attention": layers * 4 * n * text * d,
+    "text_linear": layers * 4 * (n + text) * d**2,
+    "ffn": layers * 4 * n * d * g,
+    "embed": 4 * n * d_patch * d
+    + 2 * text * (text_width + d) * d
+    + 2 * times * (sinusoid + 7 * d) * d,
+  }
+
+
+def _cross(model, side, other, shape: Shape) -> dict[str, float]:
+  """What `side` pays to read the stream `other`."""
+  options = dict(model["fusion"])
+  kind = options.pop("kind")
+  if kind == "independent":
+    return {}
+  if kind not in FUSION_DEFAULTS:
+    known = ", ".join(("independent", *FUSION_DEFAULTS))
+    raise ValueError(f"fusion {kind=}: expected one of {known}.")
+  options = FUSION_DEFAULTS[kind] | options
+  d, e = model[side]["width"], model[other]["width"]
+  s, c = (shape.tokens_per_frame(x, model[x]) for x in (side, other))
+  context = options[f"{other}_context"]
+  half = options[f"{other}_half"] if options["tarp"] else shape.frames
+  n, m, layers = shape.frames * s, shape.frames * c, model["num_layers"]
+  pairs = window_pairs(shape.frames, s, c, half, context)
+  keys = m + context / shape.batch
+  return {
+    "cross_attention": layers * 4.0 * pairs * d,
+    "cross_linear": layers * 4 * (n * d**2 + keys * e * d),
+  }
+
+
+def _patch(section: Mapping[str, Any]) -> int:
+  return section.get("patch", 1)

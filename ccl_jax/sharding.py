@@ -1,0 +1,343 @@
+"""Where arrays live: one mesh of four axes, and rules from names to axes.
+
+    data     other samples; the axis that runs between slices
+    fsdp     other samples; the parameters are split over it
+    context  other frames of the same samples
+    tensor   other heads and channels of the same tokens
+
+A rule is `(regex, spec)`; a spec has an axis, a tuple of axes or None for each
+dimension, and None for those it leaves out. The first rule that matches the
+path of a parameter, or the name of an activation, holds:
+
+    video/tokens, audio/tokens   (b, f, s, d)    the residual streams
+    video/heads, audio/heads     (b, n, k, e)    queries, and what they get
+    text                         (b, l, d)
+
+Parameters are stored split and gathered where they are used, layer by layer,
+in the dtype that they are used in; their gradients take the same way back:
+
+    forward   w -> cast -> all-gather       backward   reduce-scatter <- dw  (1)
+
+Left to the compiler, weights are gathered nearly twice in the backward pass.
+Rules may split them over `data` too, (fsdp, data): one axis is then gathered
+after the other, which on a TPU torus is half the traffic of one long axis. Over
+slices they should not.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import mesh_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from ccl_jax import trees
+from ccl_jax.types import Array, PyTree
+
+AXES = ("data", "fsdp", "context", "tensor")
+ACTIVATIONS = (
+  "video/tokens", "audio/tokens", "video/heads", "audio/heads", "text",
+)  # fmt: skip
+MODES = ("gather", "ulysses")
+
+Spec = tuple[str | tuple[str, ...] | None, ...]
+Rules = tuple[tuple[str, Spec], ...]
+
+
+def make_mesh(
+  devices: Sequence[Any],
+  data: int = 1,
+  fsdp: int = -1,
+  context: int = 1,
+  tensor: int = 1,
+  slices: int = 1,
+) -> Mesh:
+  """All `devices` as a mesh; one size may be -1, for "the rest".
+
+  `slices` are joined by the data centre's network; `data` runs over it, and is
+  a multiple of their number.
+
+  Raises:
+    ValueError: sizes whose product is not the number of devices.
+  """
+  sizes = [data, fsdp, context, tensor]
+  shown = dict(zip(AXES, sizes, strict=True))
+  if sizes.count(-1) > 1 or any(s < 1 and s != -1 for s in sizes):
+    raise ValueError(f"mesh {shown}: expected sizes >= 1, at most one -1.")
+  known = math.prod(s for s in sizes if s != -1)
+  sizes = [len(devices) // known if s == -1 else s for s in sizes]
+  if math.prod(sizes) != len(devices) or sizes[0] % slices:
+    raise ValueError(
+      f"mesh {shown} in {slices} slices does not fit {len(devices)} devices:"
+      " the product of the sizes is their number, and data a multiple of the"
+      " slices."
+    )
+  if slices > 1:
+    inner, outer = [sizes[0] // slices, *sizes[1:]], [slices, 1, 1, 1]
+    array = mesh_utils.create_hybrid_device_mesh(inner, outer, devices)
+  else:
+    array = mesh_utils.create_device_mesh(sizes, devices)
+  return Mesh(array, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+  """A mesh and the rules on it; without a mesh it leaves everything alone.
+
+  Attributes:
+    mesh: from `make_mesh`, or None for one device.
+    params, activations: rules, see the module.
+    self_attention: over `context`, "gather" keys and values, or exchange
+      tokens for heads ("ulysses").
+    max_unsharded: the share of the parameters' bytes that every device may
+      hold whole.
+
+  Raises:
+    ValueError: an unknown axis or mode, or an axis twice in one spec.
+  """
+
+  mesh: Mesh | None = None
+  params: Rules = ()
+  activations: Rules = ()
+  self_attention: str = "gather"
+  max_unsharded: float = 0.02
+
+  def __post_init__(self):
+    if self.self_attention not in MODES:
+      raise ValueError(
+        f"sharding {self.self_attention=}: expected one of {MODES}."
+      )
+    for regex, spec in (*self.params, *self.activations):
+      used = [axis for entry in spec for axis in axes_of(entry)]
+      if set(used) - set(AXES) or len(used) != len(set(used)):
+        raise ValueError(
+          f"sharding rule '{regex}' has {spec}: expected each of {AXES} at"
+          " most once."
+        )
+
+  @property
+  def platform(self) -> str | None:
+    """Of the mesh's devices; None without a mesh."""
+    return self.mesh and self.mesh.devices.flat[0].platform
+
+  def size(self, entry: Any) -> int:
+    """How many shards a spec makes, or an entry of one."""
+    if self.mesh is None:
+      return 1
+    return math.prod(self.mesh.shape[axis] for axis in axes_of(entry))
+
+  def sharding(self, *spec) -> NamedSharding | None:
+    """A spec on the mesh."""
+    return self.mesh and NamedSharding(self.mesh, PartitionSpec(*spec))
+
+  def spec(self, name: str) -> Spec:
+    """The spec of an activation.
+
+    Raises:
+      ValueError: an activation without a rule, or a rule without one.
+    """
+    names = trees.unflatten(dict.fromkeys(ACTIVATIONS))
+    return trees.flatten(trees.match(self.activations, names))[name]
+
+  def constrain(self, x: Array, name: str) -> Array:
+    """x, laid out as the rule for `name` says."""
+    if self.mesh is None:
+      return x
+    return jax.lax.with_sharding_constraint(x, self.sharding(*self.spec(name)))
+
+  def replicate(self, x: Array) -> Array:
+    """x, whole on every device."""
+    if self.mesh is None:
+      return x
+    return jax.lax.with_sharding_constraint(x, self.sharding())
+
+  def batch_shards(self) -> int:
+    """How many parts the rows of a batch are split in."""
+    return 1 if self.mesh is None else self.size(self.spec("text")[0])
+
+  def rows(self) -> NamedSharding | None:
+    """Of arrays whose first axis is the batch."""
+    return self.mesh and self.sharding(self.spec("text")[0])
+
+  def padded_frames(self, frames: int) -> int:
+    """`frames`, rounded up to a multiple of the context axis."""
+    return frames + -frames % self.size("context")
+
+  def param_specs(self, shapes: PyTree) -> PyTree:
+    """The spec of every parameter.
+
+    Raises:
+      ValueError: a leaf without a rule or a rule without a leaf, a dimension
+        that an axis does not divide, or too much that is not split at all.
+    """
+    specs = trees.match(self.params, shapes)
+    flat = trees.flatten(specs)
+    leaves = trees.flatten(shapes)
+    for path, leaf in leaves.items():
+      self._check_divides(path, leaf.shape, flat[path])
+    self._check_sharded(leaves, flat)
+    return specs
+
+  def _check_divides(self, path: str, shape: tuple[int, ...], spec: Spec):
+    if len(spec) > len(shape):
+      raise ValueError(f"'{path}' has {shape=}, its sharding rule {spec}.")
+    for length, entry in zip(shape, spec, strict=False):
+      if length % self.size(entry):
+        raise ValueError(
+          f"'{path}' has {shape=}: {length} cannot be split over {entry},"
+          f" {self.size(entry)} ways ({spec}). Change mesh or sharding.params."
+        )
+
+  def _check_sharded(self, leaves: dict[str, Any], specs: dict[str, Spec]):
+    """Where the rules split at all, they must split nearly all bytes."""
+    used = {a for spec in specs.values() for a in axes_of(spec)}
+    if self.size(tuple(used)) == 1:
+      return
+    size = {path: x.size * x.dtype.itemsize for path, x in leaves.items()}
+    whole = [path for path, spec in specs.items() if self.size(spec) == 1]
+    share = sum(size[path] for path in whole) / sum(size.values())
+    if share > self.max_unsharded:
+      worst = sorted(whole, key=size.get, reverse=True)[:5]
+      raise ValueError(
+        f"{share:.1%} of the parameters' bytes are on every device whole,"
+        f" {self.max_unsharded:.0%} may be. The largest: {', '.join(worst)}."
+        " Add rules to sharding.params."
+      )
+
+  def gather(self, params: PyTree, prefix: str, cast: Any = None) -> PyTree:
+    """Eq. 1 for one layer's parameters, or those outside of the layers.
+
+    Args:
+      params: nested dict; leaves lack the layer axis of the stacked ones.
+      prefix: path of the dict in the model ("video/blocks/").
+      cast: dtype of kernels while they are used.
+    """
+    leaves = trees.flatten(params)
+    if cast is not None:
+      leaves = {
+        path: x.astype(cast) if path.endswith("kernel") else x
+        for path, x in leaves.items()
+      }
+    if self.mesh is None:
+      return trees.unflatten(leaves)
+    paths = trees.unflatten({prefix + path: 0 for path in leaves})
+    specs = trees.flatten(trees.match(self.params, paths, idle_ok=True))
+    gathered = {}
+    for path, x in leaves.items():
+      spec = specs[prefix + path]
+      spec = spec[1:] if is_stacked(prefix + path) else spec
+      gathered[path] = _gather(self.mesh, gather_steps(spec), x)
+    return trees.unflatten(gathered)
+
+
+ONE_DEVICE = Layout()
+
+
+def axes_of(entry: Any) -> tuple[str, ...]:
+  """The axes in an entry of a spec, or in a whole spec."""
+  if entry is None:
+    return ()
+  if isinstance(entry, str):
+    return (entry,)
+  return tuple(axis for part in entry for axis in axes_of(part))
+
+
+def is_stacked(path: str) -> bool:
+  """Whether a parameter has a leading axis of layers."""
+  return "/blocks/" in path or path.startswith("fusion/")
+
+
+def gather_steps(spec: Spec) -> tuple[Spec, ...]:
+  """From a parameter's spec to one split over `tensor` only, axis by axis.
+
+  An axis at a time, the last of a tuple first: a gather over two axes of a
+  torus at once is not one that the TPU compiler knows.
+  """
+  steps = [tuple(spec)]
+  while any(set(axes_of(entry)) - {"tensor"} for entry in steps[-1]):
+    last = list(steps[-1])
+    i = next(i for i, e in enumerate(last) if set(axes_of(e)) - {"tensor"})
+    kept = tuple(a for a in axes_of(last[i]) if a != "tensor")[:-1]
+    kept += tuple(a for a in axes_of(last[i]) if a == "tensor")
+    last[i] = kept or None
+    steps.append(tuple(last))
+  return tuple(steps)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _gather(mesh: Mesh, steps: tuple[Spec, ...], x: Array) -> Array:
+  for spec in steps[1:]:
+    x = jax.lax.with_sharding_constraint(
+      x, NamedSharding(mesh, PartitionSpec(*spec))
+    )
+  return x
+
+
+def _gather_forward(mesh, steps, x):
+  return _gather(mesh, steps, x), None
+
+
+def _scatter(mesh, steps, _, gradient):
+  for spec in reversed(steps[:-1]):
+    gradient = jax.lax.with_sharding_constraint(
+      gradient, NamedSharding(mesh, PartitionSpec(*spec))
+    )
+  return (gradient,)
+
+
+_gather.defvjp(_gather_forward, _scatter)
+
+
+def make_layout(
+  mesh: Mapping[str, int],
+  sharding: Mapping[str, Any],
+  devices: Sequence[Any] | None = None,
+) -> Layout:
+  """A layout from the config's two sections; of one device, an empty one.
+
+  Args:
+    mesh: arguments of `make_mesh`.
+    sharding: arguments of `Layout`.
+    devices: by default all that this run has.
+  """
+  devices = jax.devices() if devices is None else devices
+  made = make_mesh(devices, **mesh)
+  return Layout(None if made.size == 1 else made, **frozen(dict(sharding)))
+
+
+def frozen(value: Any) -> Any:
+  """Lists as tuples, all the way down: what was read from JSON is hashable."""
+  if isinstance(value, dict):
+    return {k: frozen(v) for k, v in value.items()}
+  if isinstance(value, (list, tuple)):
+    return tuple(frozen(v) for v in value)
+  return value
+
+
+def local_rows(layout: Layout, batch: int) -> list[int]:
+  """The rows of a global batch that this host's devices hold."""
+  if layout.mesh is None:
+    return list(range(batch))
+  parts = layout.rows().addressable_devices_indices_map((batch,)).values()
+  return sorted({row for (part,) in parts for row in range(batch)[part]})
+
+
+def put_rows(
+  layout: Layout, batch: int, rows: Sequence[int], local: np.ndarray
+) -> Array:
+  """The global array of which `local` are this host's `rows`."""
+  if layout.mesh is None:
+    return jax.numpy.asarray(local)
+  place = {row: i for i, row in enumerate(rows)}
+
+  def part(index):
+    wanted = range(batch)[index[0]]
+    start = place[wanted.start]
+    return local[start : start + len(wanted)][:, *index[1:]]
+
+  shape = (batch, *local.shape[1:])
+  return jax.make_array_from_callback(shape, layout.rows(), part)

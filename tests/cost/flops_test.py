@@ -1,0 +1,150 @@
+"""FLOPs by formula equal those of the traced model, and known numbers."""
+
+import functools
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ccl_jax.attention import Window
+from ccl_jax.cost import flops, hlo, matmul
+from ccl_jax.models import joint
+from ccl_jax.models.fusion.cca import CCA
+from ccl_jax.types import Route
+from configs.ccl import get_config
+
+SHAPE = flops.Shape(frames=3, height=8, width=12, text=7, batch=2)
+VIDEO = dict(width=64, ffn=128, heads=2, channels=4, patch=2, frequency_dim=16)
+AUDIO = dict(
+  width=32, ffn=96, heads=2, channels=6, tokens_per_frame=3, frequency_dim=16
+)
+# Windows of one frame, for which framed attention computes just what is seen.
+CCA_ONE_FRAME = dict(
+  kind="cca", audio_context=2, video_context=3, audio_half=0, video_half=0
+)
+ALONE = dict(kind="independent")
+CASES = {
+  "cca": dict(fusion=CCA_ONE_FRAME),
+  "gated": dict(fusion=dict(kind="gated"), backend="reference"),
+  "video": dict(audio=None, fusion=ALONE),
+  "audio": dict(video=None, fusion=ALONE),
+}
+
+
+def settings(**changes):
+  model = dict(
+    num_layers=2, text_width=48, dtype="float32", video=VIDEO, audio=AUDIO
+  )
+  return model | changes
+
+
+def lower(model, shape, is_train=False):
+  """The traced velocity, or its gradient; nothing is computed."""
+  graph, params = joint.describe(model)
+  b, f = shape.batch, shape.frames
+
+  def array(*dims, dtype=jnp.float32):
+    return jax.ShapeDtypeStruct(dims, dtype)
+
+  state, t = {}, {}
+  if model["video"]:
+    channels = model["video"]["channels"]
+    state["video"] = array(b, f, shape.height, shape.width, channels)
+    t["video"] = array(b) if shape.times == 1 else array(b, f, 1)
+  if model["audio"]:
+    c = model["audio"]["tokens_per_frame"]
+    state["audio"] = array(b, f * c, model["audio"]["channels"])
+    t["audio"] = array(b)
+  route = Route(*[array(b, dtype=jnp.bool_)] * 5)
+  text = array(b, shape.text, model["text_width"])
+  velocity = functools.partial(joint.velocity, graph)
+
+  def loss(*args):
+    return sum(jnp.square(v).sum() for v in velocity(*args).values())
+
+  run = jax.grad(loss) if is_train else velocity
+  return jax.jit(run).lower(params, state, t, text, route)
+
+
+def traced(model, shape, is_train=False):
+  """FLOPs of the matrix products, with the scan over layers."""
+  text = lower(model, shape, is_train).as_text(dialect="hlo")
+  return matmul.matmul_flops(hlo.parse(text))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_forward_is_exact(name):
+  model = settings(**CASES[name])
+  expected = SHAPE.batch * sum(flops.forward_flops(model, SHAPE).values())
+  assert traced(model, SHAPE) == expected
+
+
+def test_time_per_frame_is_exact():
+  shape = flops.Shape(3, 8, 12, text=7, batch=2, times=3)
+  model = settings(audio=None, fusion=ALONE)
+  expected = shape.batch * sum(flops.forward_flops(model, shape).values())
+  assert traced(model, shape) == expected
+
+
+def test_training_is_three_times_forward():
+  """Less by the gradients that latents, text and time do not need."""
+  model = settings(**CASES["video"])
+  expected = SHAPE.batch * sum(flops.train_flops(model, SHAPE).values())
+  assert 0.98 * expected < traced(model, SHAPE, is_train=True) <= expected
+
+
+def test_xla_agrees_where_products_dominate():
+  video = dict(VIDEO, width=512, ffn=2048, heads=4)
+  model = settings(
+    video=video, audio=None, fusion=ALONE, scan=False, num_layers=1
+  )
+  shape = flops.Shape(2, 16, 16, text=64)
+  counted = lower(model, shape).cost_analysis()["flops"]
+  expected = sum(flops.forward_flops(model, shape).values())
+  assert 1 <= counted / expected < 1.03
+
+
+@pytest.mark.parametrize("half", [0, 1, 2, 9])
+def test_window_pairs_are_those_of_the_mask(half):
+  f, q, k, context = 5, 3, 2, 4
+  seen = Window(q, k, half, context).visible(
+    np.arange(f * q)[:, None], np.arange(context + f * k)
+  )
+  assert flops.window_pairs(f, q, k, half, context) == seen.sum()
+
+
+def test_defaults_are_those_of_the_fusion():
+  parameters = inspect.signature(CCA.__init__).parameters
+  for name, value in flops.FUSION_DEFAULTS["cca"].items():
+    assert parameters[name].default == value, name
+
+
+@pytest.mark.parametrize(
+  "shape, published",
+  [(flops.Shape(31, 44, 80), 3.79e15), (flops.Shape(21, 90, 160), 1.957e16)],
+)
+def test_wan_14b_as_others_count_it(shape, published):
+  model = get_config("size=14b").model.to_dict() | dict(audio=None)
+  total = sum(flops.train_flops(model, shape).values())
+  assert abs(total / published - 1) < 0.015
+
+
+def test_cca_is_a_tenth_of_the_paper_size():
+  model = get_config("size=14b").model.to_dict()
+  parts = flops.forward_flops(model, flops.Shape(31, 44, 80))
+  cross = sum(v for k, v in parts.items() if "cross" in k)
+  assert 0.09 < cross / sum(parts.values()) < 0.12
+
+
+def test_flash_backward_counts_products():
+  scores = 2.0 * 10 * 20 * 4
+  forward = 2 * scores
+  assert flops.flash_backward_flops(forward) == 7 * scores
+  assert flops.flash_backward_flops(forward, fused=True) == 5 * scores
+
+
+def test_an_unknown_fusion_is_named():
+  with pytest.raises(ValueError, match="gated"):
+    flops.forward_flops(settings(fusion=dict(kind="icac")), SHAPE)

@@ -1,0 +1,24 @@
+"""Recipes of the smallest joint model, for tests of what surrounds it."""
+
+import jax
+
+from ccl_jax.training import step
+from configs.ccl import get_config
+from tests.models import tiny
+
+
+def make_config(**sections) -> dict:
+  """The tiny config with `tiny.SETTINGS`; sections are updated, or replaced."""
+  config = get_config("size=tiny").to_dict()
+  config |= {"model": tiny.SETTINGS, "batch": 8, "steps": 10, "seed": 3}
+  config["optimizer"] |= {"rates": ((".*", 1e-2),), "warmup": 2, "ema": 0.9}
+  for name, value in sections.items():
+    is_section = isinstance(value, dict) and isinstance(config[name], dict)
+    config[name] = config[name] | value if is_section else value
+  return config
+
+
+def make_recipe(devices=None, **sections) -> step.Recipe:
+  """`step.make_recipe` of such a config; one device unless given."""
+  devices = jax.devices()[:1] if devices is None else devices
+  return step.make_recipe(make_config(**sections), devices)

@@ -23,7 +23,7 @@ def run(command: Callable[[], None], required: Sequence[str]) -> None:
       if len(argv) > 1:
         raise ValueError(f"Unknown arguments {argv[1:]}: flags begin with --.")
       command()
-    except ValueError as error:
+    except (ValueError, FloatingPointError) as error:
       raise SystemExit(f"error: {error}") from error
 
   app.run(main, flags_parser=_parse)

@@ -16,9 +16,9 @@ import functools
 import multiprocessing
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
 
 from absl import flags, logging
+from etils import epath
 from ml_collections import config_flags
 from tqdm import tqdm
 
@@ -87,8 +87,8 @@ def main() -> None:
     EncodeSettings, CONFIG.value.encode.to_dict(), "config.encode"
   )
   summary = encode(
-    Path(INPUT.value),
-    Path(OUTPUT.value),
+    INPUT.value,
+    OUTPUT.value,
     settings,
     captions=CAPTIONS.value,
     codecs=CODECS.value and Codecs.load(CODECS.value),
@@ -116,11 +116,11 @@ class Summary:
 
 
 def encode(
-  folder: Path,
-  output: Path,
+  folder: epath.PathLike,
+  output: epath.PathLike,
   settings: EncodeSettings,
   *,
-  captions: str | Path | None = None,
+  captions: epath.PathLike | None = None,
   codecs: Codecs | None = None,
   force: bool = False,
 ) -> Summary:
@@ -132,7 +132,7 @@ def encode(
     ValueError: bad captions, no usable clip, or `output` exists and not
       `force`. Then `output` is as it was.
   """
-  if output.exists() and not force:
+  if epath.Path(output).exists() and not force:
     raise ValueError(
       f"{output} exists: choose another, or replace it: --force."
     )

@@ -12,11 +12,12 @@ Written: results.json, table.md, the clips as mp4, and sheet.png.
 
 import dataclasses
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any
 
 import tqdm
 from absl import flags
+from etils import epath
 
 from ccl_jax import command
 from ccl_jax.codecs.mel import log_mel
@@ -52,7 +53,7 @@ def evaluate() -> None:
   if GUIDANCE.value:
     sampling = dataclasses.replace(pipeline.sampling, guidance=GUIDANCE.value)
     pipeline = dataclasses.replace(pipeline, sampling=sampling)
-  out = Path(OUT.value)
+  out = epath.Path(OUT.value)
   results, texts, strips = {}, [], []
   for split in SPLITS.value:
     clips = data_pipeline.read_clips(DATA.value, split, NUM.value)
@@ -101,7 +102,7 @@ def read_originals(names: list[str], pipeline: Pipeline) -> list[Generated]:
   shape, rate = pipeline.shape, pipeline.codecs.audio.sample_rate
   clips = [
     media.read_clip(
-      Path(CLIPS.value) / name, fps=shape.fps, size=shape.size,
+      epath.Path(CLIPS.value) / name, fps=shape.fps, size=shape.size,
       frames=shape.frames, sample_rate=rate,
     )
     for name in names
@@ -120,11 +121,11 @@ def score(prompts: list[str], made: list[Generated]) -> synchworld.Row:
 
 
 def save_clips(
-  folder: Path, task: str, names: list[str], made: list[Generated]
+  folder: epath.Path, task: str, names: list[str], made: list[Generated]
 ) -> None:
   """NAME_TASK.mp4 for every clip."""
   for name, item in zip(names, made, strict=True):
-    item.save(folder / f"{Path(name).stem}_{task}.mp4")
+    item.save(folder / f"{PurePath(name).stem}_{task}.mp4")
 
 
 if __name__ == "__main__":

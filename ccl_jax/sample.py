@@ -10,12 +10,12 @@ with NAME.json beside it, which says how it was made.
 
 import dataclasses
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tqdm
 from absl import flags
+from etils import epath
 
 from ccl_jax import command
 from ccl_jax.config import check_keys
@@ -83,7 +83,7 @@ def generate() -> None:
       **read_given(task, batch, pipeline),
     )
     for item, result in zip(batch, results, strict=True):
-      path = result.save(Path(OUT.value) / item.name)
+      path = result.save(epath.Path(OUT.value) / item.name)
       write_json(path.with_suffix(".json"), settings(item, pipeline, sampling))
       print(path)
 
@@ -96,8 +96,8 @@ def read_items() -> list[Item]:
   if PROMPT.value is not None:
     name = f"{TASK.value}_{SEED.value}"
     return [Item(PROMPT.value, SEED.value, name, **given)]
-  path = Path(PROMPTS.value)
-  if not path.is_file():
+  path = epath.Path(PROMPTS.value)
+  if not path.exists():
     raise ValueError(f"--prompts: there is no file '{path}'.")
   lines = [line for line in path.read_text().splitlines() if line.strip()]
   if not lines:

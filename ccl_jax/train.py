@@ -16,6 +16,7 @@ import shutil
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 from absl import flags
 from etils import epath
 from ml_collections import config_flags
@@ -29,7 +30,17 @@ from ccl_jax.diffusion import tasks
 from ccl_jax.files import replacing
 from ccl_jax.metrics import pictures
 from ccl_jax.pipeline import ClipShape, Pipeline, Sampling
-from ccl_jax.training import checkpoint, log, preemption, step
+from ccl_jax.training import (
+  checkpoint,
+  fetch,
+  goodput,
+  log,
+  preemption,
+  profiling,
+  rates,
+  restore,
+  step,
+)
 from ccl_jax.types import PyTree
 
 CONFIG = config_flags.DEFINE_config_file("config", lock_config=True)
@@ -64,69 +75,153 @@ def train(config: Mapping[str, Any], workdir: epath.Path) -> None:
   Raises:
     ValueError: a config key that nothing reads, data that do not fit the
       model, or a workdir that belongs to another run.
+    FloatingPointError: too many steps in a row that were not finite.
   """
-  # -- Settings: every section is read by one constructor.
-  check_keys(config, SECTIONS, "config")
-  num_steps = config["steps"]
-  recipe = step.make_recipe(config)
-  sampling = build(Sampling, config["sampling"], "sampling")
-  held_out = build(HeldOut, config["eval"], "eval")
-  every = build(lambda every: every, config["log"], "log")
+  clock = goodput.Goodput()
+  with clock("setup"):
+    # -- Settings: every section is read by one constructor.
+    check_keys(config, SECTIONS, "config")
+    recipe, num_steps = step.make_recipe(config), config["steps"]
+    sampling = build(Sampling, config["sampling"], "sampling")
+    held_out = build(HeldOut, config["eval"], "eval")
+    telling = build(Telling, config["log"], "log")
 
-  # -- Data, of which this host reads the rows that its devices hold.
-  rows = sharding.local_rows(recipe.layout, recipe.batch)
-  loader = build(
-    data_pipeline.make_loader, config["data"], "data",
-    batch=recipe.batch, seed=recipe.seed, rows=rows,
-  )  # fmt: skip
-  is_constant = recipe.optimizer.decay == "constant"
-  may_differ = FREE + (("steps",) if is_constant else ())
-  shape = prepare_workdir(workdir, config, may_differ)
+    # -- Data, of which this host reads the rows that its devices hold.
+    rows = sharding.local_rows(recipe.layout, recipe.batch)
+    loader = build(
+      data_pipeline.make_loader, config["data"], "data",
+      batch=recipe.batch, seed=recipe.seed, rows=rows,
+    )  # fmt: skip
+    is_constant = recipe.optimizer.decay == "constant"
+    may_differ = FREE + (("steps",) if is_constant else ())
+    clip = prepare_workdir(workdir, config, may_differ)
 
-  # -- State: resumed, or from scratch.
-  checkpoints = build(
-    checkpoint.Checkpointer, config["checkpoint"], "checkpoint", workdir=workdir
-  )
-  state, start = first_state(recipe, checkpoints, config["initial"])
+    # -- State: resumed, or from scratch.
+    checkpoints = build(
+      checkpoint.Checkpointer, config["checkpoint"], "checkpoint",
+      workdir=workdir,
+    )  # fmt: skip
+    state, start = first_state(recipe, checkpoints, config["initial"])
+    take_step = step.compile_step(recipe)
+    logger = telling.logger(workdir, config, recipe, start, clock)
+    profiler = telling.profiler(workdir, num_steps, clock)
 
-  # -- Loop. Metrics are fetched only when logged, so the device never waits.
-  take_step = step.compile_step(recipe)
-  logger, recent = log.Log(workdir, start, num_steps), []
-  with preemption.StopSignal() as stop:
+  # -- Loop. It reads the metrics of one step while the device does the next.
+  lagged = fetch.Lagged()
+  with preemption.StopSignal() as stop, profiler:
     for i in range(start, num_steps):
-      batch = step.put_batch(recipe, rows, loader.batch_at(i))
-      state, metrics = take_step(state, batch)
-      recent.append(metrics)
       done = i + 1
+      with clock("data"):
+        batch = step.put_batch(recipe, rows, loader.batch_at(i))
       is_last = done == num_steps or stop.is_due(done)
-      if done % every == 0 or is_last:
-        logger.scalars(done, log.summarize(recent))
-        logger.bar.update(len(recent))
-        recent = []
-      checkpoints.save(done, state, last=is_last)
-      if held_out.is_due(done) or done == num_steps:
-        pipeline = Pipeline(
-          recipe.graph, step.state_params(state, average=True),
-          Codecs.load(workdir / "codecs"), shape, sampling, done, recipe.layout,
-        )  # fmt: skip
-        show_samples(
-          pipeline, held_out, config["data"]["path"], workdir, logger
-        )
+      saves = checkpoints.is_due(done) or is_last
+      shows = held_out.is_due(done) or done == num_steps
+      # Else what a step takes would count as a save's time, or as nobody's.
+      waits = i == start or saves or shows or profiler.is_last(i)
+      with profiler.step(i), clock("compile" if i == start else "step"):
+        state, metrics = take_step(state, batch)
+        fetched = lagged.push(done, metrics)
+        fetched += lagged.drain() if waits else []
+      try:
+        for number, values in fetched:
+          logger.add(number, values)
+          fetch.check_skipped(
+            number, values, telling.max_skipped, loader.names_at
+          )
+      except FloatingPointError:
+        checkpoints.save(done, state, last=True)
+        checkpoints.close()
+        raise
+      if saves:
+        with clock("checkpoint"):
+          checkpoints.save(done, state, last=is_last)
+        logger.flush()
+      if shows:
+        with clock("eval"):
+          pipeline = Pipeline(
+            recipe.graph, step.state_params(state, average=True),
+            Codecs.load(workdir / "codecs"), clip, sampling, done,
+            recipe.layout,
+          )  # fmt: skip
+          data = config["data"]["path"]
+          show_samples(pipeline, held_out, data, workdir, logger)
       if is_last:
         break
-  checkpoints.close()
+  with clock("checkpoint"):
+    checkpoints.close()
   logger.close()
 
 
 def first_state(
   recipe: step.Recipe, checkpoints: checkpoint.Checkpointer, initial: Mapping
 ) -> tuple[PyTree, int]:
-  """The newest checkpoint's state and step, or a new one and 0."""
+  """The newest checkpoint's state and its step; or a new state and 0.
+
+  A new one takes from earlier runs what `initial` says.
+  """
   found = checkpoints.restore_newest(step.abstract_state(recipe))
   if found is not None:
-    print(f"Resuming {checkpoints.folder.parent} from step {found[1]}.")
+    print(f"Resuming {checkpoints.workdir} from step {found[1]}.")
     return found
-  return step.init_state(recipe), 0
+  state = step.init_state(recipe)
+  given = build(Initial, initial, "initial")
+  if given.sources:
+    taken = restore.initial_params(
+      step.abstract_params(recipe), given.sources, given.new
+    )
+    state = step.replace_params(state, taken)
+  return state, 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Initial:
+  """What a new run takes from others; see `restore.initial_params`."""
+
+  sources: tuple[tuple[str, str], ...] = ()
+  new: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Telling:
+  """The `log` section.
+
+  Attributes:
+    every: steps between two lines.
+    max_skipped: steps in a row without an update that end the run.
+    profile: (first, last + 1) of the steps to trace, or nothing.
+  """
+
+  every: int = 10
+  max_skipped: int = 20
+  profile: tuple[int, ...] = ()
+
+  def logger(
+    self,
+    workdir: epath.Path,
+    config: Mapping[str, Any],
+    recipe: step.Recipe,
+    start: int,
+    clock: goodput.Goodput,
+  ) -> log.Log:
+    """The run's log, which knows what a step is worth."""
+    shapes = records.read_metadata(config["data"]["path"])["shapes"]
+    mesh = recipe.layout.mesh
+    work = rates.make_work(
+      recipe.model, step.flop_shape(recipe, shapes), recipe.batch,
+      jax.devices()[:1] if mesh is None else list(mesh.devices.flat),
+    )  # fmt: skip
+    return log.Log(
+      workdir, start, config["steps"], self.every, clock, work,
+      distributed.is_lead(),
+    )  # fmt: skip
+
+  def profiler(
+    self, workdir: epath.Path, num_steps: int, clock: goodput.Goodput
+  ) -> profiling.Profiler:
+    """Traces the steps of `profile`."""
+    return profiling.Profiler(
+      workdir / "profile", self.profile, num_steps, clock, distributed.is_lead()
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,7 +249,10 @@ def show_samples(
   clips = data_pipeline.read_clips(data, held_out.split, held_out.num)
   folder = workdir / "samples" / str(pipeline.step)
   for task in held_out.tasks:
-    made = pipeline.decode(pipeline.regenerate(task, clips))
+    latents = pipeline.regenerate(task, clips)  # by all hosts
+    if not distributed.is_lead():
+      continue
+    made = pipeline.decode(latents)
     for i, item in enumerate(made):
       item.save(folder / f"{task}_{i}.mp4")
       if item.audio is not None:

@@ -55,12 +55,11 @@ def get_config(arg: str = "") -> ConfigDict:
   c.sharding.params = (
     ("(.*/blocks|fusion)/.*/(q|k|v|up)/kernel", (None, split, "tensor")),
     ("(.*/blocks|fusion)/.*/(o|down)/kernel", (None, "tensor", split)),
-    (".*/context", (None, None, split)),
     (".*/(up|time_rows)/kernel", (split, "tensor")),
     (".*/down/kernel", ("tensor", split)),
     (".*/embed/kernel", (None, split)),
     (".*/head/kernel", (split,)),
-    (".*", ()),  # biases, norms, modulation
+    (".*", ()),  # biases, norms, modulation, context tokens
   )
   rows = ("data", "fsdp")
   c.sharding.activations = (
@@ -142,7 +141,9 @@ def get_config(arg: str = "") -> ConfigDict:
   c.initial = dict(sources=(), new=(".*",))
 
   c.checkpoint = dict(every=500, keep=3)
-  c.log = dict(every=10)
+  # max_skipped: steps in a row that are not finite before the run ends;
+  # profile: (first, last + 1) of the steps to trace, or ().
+  c.log = dict(every=10, max_skipped=20, profile=())
 
   c.sampling = ConfigDict()  # defaults of sample and evaluate
   c.sampling.method = "unipc"
@@ -176,9 +177,6 @@ def alone(c: ConfigDict, stream: str) -> None:
   """One stream without the other, and without a fusion."""
   c.model["video" if stream == "audio" else "audio"] = None
   c.model.fusion = dict(kind="independent")
-  c.sharding.params = tuple(
-    rule for rule in c.sharding.params if rule[0] != ".*/context"
-  )
   c.objective.probabilities = (1.0, 0.0, 0.0, 0.0)
   c.eval.tasks = ("t2a",) if stream == "audio" else ("t2v",)
   c.optimizer.rates = c.optimizer.rates[-1:]

@@ -5,7 +5,8 @@ With queries reshaped to frames, frame i reads the keys
     [context | frame i - half | ... | frame i + half]
 
 laid side by side by shifting and concatenating (no gather). Beyond both ends
-the keys are zeros with an id that no query has. Memory is O(n keys_per_query)
+the end frames are repeated (padding with zeros crashes libtpu 0.0.51) with an
+id that no query has. Memory is O(n keys_per_query)
 and never O(n m). The context keys are copied to every frame, so that one
 softmax covers both.
 
@@ -40,10 +41,10 @@ def attend(
   window, frames = mask.pattern, _count_frames(mask, q.shape[1], k.shape[1])
   q_ids, k_ids = mask.ids(q.shape[1], k.shape[1])
   q_ids = einops.rearrange(q_ids, "b (f s) -> b f 1 s 1", f=frames)
-  k_ids = _gather_keys(k_ids[..., None, None], window, frames, fill=-1)
+  k_ids = _gather_keys(k_ids[..., None, None], window, frames, beyond=-1)
   k_ids = einops.rearrange(k_ids, "b f 1 w 1 -> b f 1 1 w")
-  k = _gather_keys(k, window, frames, fill=0)  # b f k w e
-  v = _gather_keys(v, window, frames, fill=0)
+  k = _gather_keys(k, window, frames)  # b f k w e
+  v = _gather_keys(v, window, frames)
   split = einops.rearrange(q, "b (f s) k e -> b f k s e", f=frames)
 
   logits = jnp.einsum(
@@ -75,15 +76,19 @@ def _count_frames(mask: Mask, n: int, m: int) -> int:
   return frames
 
 
-def _gather_keys(x, window: Window, frames: int, fill):
+def _gather_keys(x, window: Window, frames: int, beyond: int | None = None):
   """(b, m, k, e) -> (b, f, k, w, e): the w keys that each frame may see.
 
+  beyond: what stands beyond both ends; the end frames, repeated, if None.
   Heads go before tokens while each key is there once: cheaper than after.
   """
   context, x = jnp.split(x, [window.num_context], axis=1)
   context = einops.repeat(context, "b j k e -> b f k j e", f=frames)
   x = einops.rearrange(x, "b (f r) k e -> b f k r e", f=frames)
   ends = [(0, 0), (window.half, window.half), (0, 0), (0, 0), (0, 0)]
-  x = jnp.pad(x, ends, constant_values=fill)
+  if beyond is None:
+    x = jnp.pad(x, ends, mode="edge")
+  else:
+    x = jnp.pad(x, ends, constant_values=beyond)
   shifted = [x[:, i : i + frames] for i in range(2 * window.half + 1)]
   return jnp.concatenate([context, *shifted], axis=3)

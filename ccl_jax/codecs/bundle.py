@@ -5,16 +5,15 @@ A directory holds `codecs.json` (kind and plain settings of each) and
 """
 
 import json
-import os
-import pathlib
 from typing import NamedTuple, Protocol
 
 import numpy as np
+from etils import epath
 from jaxtyping import Float, UInt8
 
 from ccl_jax.codecs.hashed_text import HashedText
 from ccl_jax.codecs.linear import LinearAudioCodec, LinearVideoCodec
-from ccl_jax.files import replacing
+from ccl_jax.files import local_copy, replacing
 
 KINDS = {
   "linear_video": LinearVideoCodec,
@@ -86,7 +85,7 @@ class Codecs(NamedTuple):
   audio: AudioCodec
   text: TextCodec
 
-  def save(self, path: str | os.PathLike) -> None:
+  def save(self, path: epath.PathLike) -> None:
     """Writes the directory `path`, whole or not at all."""
     kinds = {make: kind for kind, make in KINDS.items()}
     described = {
@@ -100,17 +99,20 @@ class Codecs(NamedTuple):
     }
     with replacing(path) as partial:
       partial.mkdir()
-      (partial / "codecs.json").write_text(json.dumps(described, indent=2))
       np.savez(partial / "codecs.npz", **arrays)
+      (partial / "codecs.json").write_text(json.dumps(described, indent=2))
 
   @classmethod
-  def load(cls, path: str | os.PathLike) -> "Codecs":
+  def load(cls, path: epath.PathLike) -> "Codecs":
     """Raises ValueError if `path` holds no codecs or an unknown kind."""
-    path = pathlib.Path(path)
-    if not (path / "codecs.json").is_file():
+    path = epath.Path(path)
+    if not (path / "codecs.json").exists():
       raise ValueError(f"{path} holds no codecs.json: not a codec directory.")
     described = json.loads((path / "codecs.json").read_text())
-    with np.load(path / "codecs.npz", allow_pickle=False) as file:
+    with (
+      local_copy(path / "codecs.npz") as local,
+      np.load(local, allow_pickle=False) as file,
+    ):
       arrays = {name: file[name] for name in file.files}
     return cls(
       **{name: _make(name, described[name], arrays) for name in cls._fields}

@@ -20,7 +20,7 @@ from av.video.reformatter import VideoReformatter
 from jaxtyping import Float, UInt8
 
 from ccl_jax.data.timeline import TAIL, ClipError, Pictures, Sound, fit
-from ccl_jax.files import replacing
+from ccl_jax.files import local_copy, replacing
 
 Path = str | os.PathLike
 
@@ -161,7 +161,10 @@ def write_wav(
 def _opened(path: Path) -> Iterator[av.container.InputContainer]:
   """An open file; what goes wrong becomes a ClipError with its name."""
   try:
-    with av.open(os.fspath(path), metadata_errors="ignore") as container:
+    with (
+      local_copy(path) as local,
+      av.open(str(local), metadata_errors="ignore") as container,
+    ):
       yield container
   except (av.FFmpegError, OSError, ClipError) as error:
     reason = getattr(error, "strerror", None) or error

@@ -2,19 +2,22 @@
 
 Example i of the endless stream is record p_e(i mod N), where p_e permutes the N
 records anew in every epoch e; batch t holds examples t b .. t b + b - 1. So the
-whole state of the data is one integer, the step, and each of several hosts can
-take its own rows of the same global batch.
+whole state of the data is one integer, the step, and each of several hosts
+reads its own rows of the same global batch, and no others.
 """
 
-import os
-import pathlib
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import grain
 import numpy as np
+from etils import epath
+from jaxtyping import Float
 
 from ccl_jax.data import records
+
+Shapes = dict[str, list[int]]
 
 
 class Loader:
@@ -23,23 +26,25 @@ class Loader:
   def __init__(
     self,
     examples: grain.MapDataset,
+    shapes: Shapes,
     null_text: np.ndarray,
     batch: int,
-    part: tuple[int, int],
+    rows: Sequence[int],
     workers: int,
   ):
-    self._examples, self._null_text = examples, null_text
-    self._batch, self._part, self._ahead = batch, part, workers
+    self._examples, self._shapes = examples, shapes
+    self._null_text, self._batch, self._rows = null_text, batch, rows
+    self._ahead = workers
     self._threads = ThreadPoolExecutor(workers) if workers else None
     self._pending: dict[int, Future] = {}
 
   def batch_at(self, step: int) -> dict[str, np.ndarray]:
-    """This host's part of the batch of a step.
+    """This host's rows of the batch of a step.
 
     Returns:
-      float32 video (b, f, h, w, c), audio (b, m, c), text (b, l, d) and
-      null_text (l, d); bool has_video and has_audio (b,). A stream that a clip
-      lacks is zeros.
+      float16, as it is stored, video (b, f, h, w, c), audio (b, m, c) and text
+      (b, l, d); float32 null_text (l, d); bool has_video and has_audio (b,). A
+      stream that a clip lacks is zeros.
     """
     if self._threads is None:
       return self._make(step)
@@ -52,29 +57,26 @@ class Loader:
 
   def names_at(self, step: int) -> list[str]:
     """The clips behind `batch_at(step)`."""
-    return [self._examples[i]["name"] for i in self._rows(step)]
+    return [self._examples[i]["name"] for i in self._indices(step)]
 
-  def _rows(self, step: int) -> range:
-    index, count = self._part
-    share = self._batch // count
-    start = step * self._batch + index * share
-    return range(start, start + share)
+  def _indices(self, step: int) -> list[int]:
+    return [step * self._batch + row for row in self._rows]
 
   def _make(self, step: int) -> dict[str, np.ndarray]:
-    batch = _stack([self._examples[i] for i in self._rows(step)])
-    arrays = {k: v for k, v in batch.items() if isinstance(v, np.ndarray)}
-    return arrays | {"null_text": self._null_text}
+    found = (self._examples[i] for i in self._indices(step))
+    batch = _stack(found, len(self._rows), self._shapes)
+    return batch | {"null_text": self._null_text}
 
 
 def make_loader(
-  path: str | os.PathLike,
+  path: epath.PathLike,
   split: str = "train",
   *,
   batch: int,
   seed: int = 0,
   shuffle: bool = True,
   workers: int = 0,
-  part: tuple[int, int] = (0, 1),
+  rows: Sequence[int] | None = None,
 ) -> Loader:
   """A loader of the records in `path`.
 
@@ -82,59 +84,64 @@ def make_loader(
     batch: clips in the global batch.
     shuffle: a new order in each epoch, else the order of the records.
     workers: how many threads prepare batches ahead; 0 prepares when asked.
-    part: (index, count) of this host; it gets batch / count rows.
+    rows: of the global batch, those that this host reads; None reads all.
 
   Raises:
-    ValueError: no such records or split; a batch that hosts cannot share.
+    ValueError: no such records or split; rows that the batch does not have.
   """
-  index, count = part
-  if batch < 1 or batch % count or not 0 <= index < count:
-    raise ValueError(f"{batch=} cannot be shared by hosts as {part=}.")
-  examples = _examples(path, split)
+  rows = range(batch) if rows is None else rows
+  if batch < 1 or not rows or min(rows) < 0 or max(rows) >= batch:
+    raise ValueError(f"{rows=} are not of a {batch=}.")
+  examples = grain.MapDataset.source(records.open_split(path, split))
   if shuffle:
     examples = examples.shuffle(seed)
-  return Loader(examples.repeat(), null_text(path), batch, part, workers)
+  shapes = records.read_metadata(path)["shapes"]
+  return Loader(
+    examples.repeat(), shapes, null_text(path), batch, rows, workers
+  )
 
 
 def read_clips(
-  path: str | os.PathLike, split: str, num: int | None = None
+  path: epath.PathLike, split: str, num: int | None = None
 ) -> dict[str, Any]:
   """The first `num` clips of a split (all if None or if there are fewer).
 
   Returns:
-    The arrays of `Loader.batch_at` without null_text, and the lists `caption`
-    and `name`.
+    The arrays of `Loader.batch_at` without null_text, as float32, and the lists
+    `caption` and `name`.
   """
-  examples = _examples(path, split)
-  return _stack([examples[i] for i in range(len(examples))[:num]])
-
-
-def null_text(path: str | os.PathLike) -> np.ndarray:
-  """The embedding of the empty prompt, (l, d) float32."""
-  return np.load(pathlib.Path(path) / "null_text.npy")
-
-
-def _examples(path, split: str) -> grain.MapDataset:
-  """Records as the model takes them, in the order they were written."""
+  source = records.open_split(path, split)
+  examples = [source[i] for i in range(len(source))[:num]]
   shapes = records.read_metadata(path)["shapes"]
-
-  def fit(record):
-    arrays = {
-      name: records.pad(record[name].astype(np.float32), length)
-      for name, (length, *_) in shapes.items()
-    }
-    flags = {name: bool(record[name]) for name in ("has_video", "has_audio")}
-    names = {name: record[name].decode() for name in ("caption", "name")}
-    return arrays | flags | names
-
-  return grain.MapDataset.source(records.open_split(path, split)).map(fit)
-
-
-def _stack(examples: list[dict[str, Any]]) -> dict[str, Any]:
-  """Arrays and flags are stacked; names stay lists."""
-  return {
-    key: [e[key] for e in examples]
-    if isinstance(value, str)
-    else np.stack([e[key] for e in examples])
-    for key, value in examples[0].items()
+  clips = {
+    name: x if x.dtype == bool else x.astype(np.float32)
+    for name, x in _stack(examples, len(examples), shapes).items()
   }
+  names = ("caption", "name")
+  return clips | {n: [e[n] for e in examples] for n in names}
+
+
+def null_text(path: epath.PathLike) -> Float[np.ndarray, "l d"]:
+  """The embedding of the empty prompt."""
+  with (epath.Path(path) / "null_text.npy").open("rb") as file:
+    return np.load(file)
+
+
+def _stack(
+  examples: Iterable[dict[str, Any]], num: int, shapes: Shapes
+) -> dict[str, np.ndarray]:
+  """Arrays of the model's lengths: longer ones are cut, shorter end in zeros.
+
+  Each example is read, copied to its row and dropped before the next: at the
+  paper's sizes fresh memory is what loading costs.
+  """
+  batch = {k: np.empty((num, *shapes[k]), np.float16) for k in shapes}
+  batch |= {k: np.empty(num, bool) for k in ("has_video", "has_audio")}
+  for row, example in enumerate(examples):
+    for name, (length, *_) in shapes.items():
+      x = example[name][:length]
+      batch[name][row, : len(x)] = x
+      batch[name][row, len(x) :] = 0
+    for name in ("has_video", "has_audio"):
+      batch[name][row] = example[name]
+  return batch

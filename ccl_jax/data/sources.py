@@ -10,11 +10,14 @@ same columns:
 """
 
 import csv
+import io
 import json
-import os
-import pathlib
 from collections import Counter
 from typing import NamedTuple
+
+from etils import epath
+
+from ccl_jax import files
 
 SUFFIXES = (".mp4", ".mov", ".webm", ".mkv", ".wav", ".flac", ".mp3")
 _SHOWN = 5
@@ -23,7 +26,7 @@ _SHOWN = 5
 class Source(NamedTuple):
   """One media file; `name` is its path relative to the folder."""
 
-  path: pathlib.Path
+  path: epath.Path
   name: str
   caption: str = ""
   split: str = ""
@@ -41,7 +44,7 @@ def prompt(video: str = "", speech: str = "", audio: str = "") -> str:
 
 
 def list_sources(
-  folder: str | os.PathLike, captions: str | os.PathLike | None = None
+  folder: epath.PathLike, captions: epath.PathLike | None = None
 ) -> list[Source]:
   """Every clip of a folder in order of name, with its caption or with "".
 
@@ -52,12 +55,10 @@ def list_sources(
     ValueError: no clips; captions that cannot be read, that name a file twice
       or that name files which are not there.
   """
-  folder = pathlib.Path(folder)
-  paths = sorted(
-    path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES
-  )
-  names = [path.relative_to(folder).as_posix() for path in paths]
-  if not paths:
+  folder = epath.Path(folder)
+  found = files.sizes(folder) if folder.is_dir() else {}
+  names = sorted(name for name in found if name.lower().endswith(SUFFIXES))
+  if not names:
     raise ValueError(f"No clips ({' '.join(SUFFIXES)}) in {folder}.")
   rows = _read_captions(_captions_path(folder, captions))
   missing = sorted(rows.keys() - set(names))
@@ -66,20 +67,17 @@ def list_sources(
       f"Captions name {len(missing)} files that are not in {folder}:"
       f" {_shown(missing)}."
     )
-  return [
-    Source(path, name, **rows.get(name, {}))
-    for path, name in zip(paths, names, strict=True)
-  ]
+  return [Source(folder / name, name, **rows.get(name, {})) for name in names]
 
 
-def _captions_path(folder, captions) -> pathlib.Path | None:
+def _captions_path(folder, captions) -> epath.Path | None:
   if captions is not None:
-    return pathlib.Path(captions)
+    return epath.Path(captions)
   usual = (folder / "captions.jsonl", folder / "captions.csv")
   return next((path for path in usual if path.is_file()), None)
 
 
-def _read_captions(path: pathlib.Path | None) -> dict[str, dict[str, str]]:
+def _read_captions(path: epath.Path | None) -> dict[str, dict[str, str]]:
   """File -> caption and split."""
   if path is None:
     return {}
@@ -106,18 +104,17 @@ def _read_captions(path: pathlib.Path | None) -> dict[str, dict[str, str]]:
 
 
 def _read_jsonl(path):
-  with path.open(encoding="utf-8") as file:
-    for line, text in enumerate(file, 1):
-      if text.strip():
-        try:
-          yield line, json.loads(text)
-        except json.JSONDecodeError as error:
-          raise ValueError(f"{path}:{line}: not JSON: {error}.") from error
+  for line, text in enumerate(path.read_text().split("\n"), 1):
+    if text.strip():
+      try:
+        yield line, json.loads(text)
+      except json.JSONDecodeError as error:
+        raise ValueError(f"{path}:{line}: not JSON: {error}.") from error
 
 
 def _read_csv(path):
-  with path.open(encoding="utf-8", newline="") as file:
-    yield from enumerate(csv.DictReader(file), 2)
+  file = io.StringIO(path.read_text(), newline="")
+  yield from enumerate(csv.DictReader(file), 2)
 
 
 def _checked(row, where: str) -> dict[str, str]:

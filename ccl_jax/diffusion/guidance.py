@@ -61,6 +61,12 @@ class Row:
   base: Variant
   terms: tuple[tuple[str, Variant, Variant, float], ...] = ()
 
+  @property
+  def count(self) -> int:
+    """How many distinct variants, hence forward passes."""
+    pairs = [variant for _, *pair, _ in self.terms for variant in pair]
+    return len({self.base, *pairs})
+
   def weights(self, scales: Mapping[str, Any]) -> dict[Variant, Any]:
     """Weight of each distinct variant, for one stream's `scales` by name."""
     weights = Counter({self.base: 1.0})

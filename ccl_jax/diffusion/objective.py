@@ -152,9 +152,10 @@ def loss(
     objective: the numbers.
 
   Returns:
-    The loss, and metrics `{"sum": {name: ()}, "count": {name: ()}}` with names
-    like "joint/video": sums of mse over the samples of that task and their
-    number. Both add over steps; a mean is sum / count where count is not 0.
+    The loss, and metrics `{"sum": {name: ()}, "count": {name: ()}}`: sums of
+    mse over the samples of a group, and their number. Groups of a stream are
+    its tasks, "loss/joint/video", and its noisy times, "loss_t/video/0.2-0.4".
+    Both add over steps; a mean is sum / count where count is not 0.
   """
   errors = {
     s: flow.mse(prediction[s], example.target[s], example.weight[s])
@@ -162,14 +163,32 @@ def loss(
   }
   value = sum(jnp.mean(objective.weight(s) * errors[s]) for s in errors)
   metrics = {"sum": {}, "count": {}}
-  for index, task in enumerate(tasks.TASKS):
-    for s in errors:
-      if getattr(task, f"{s}_is_generated"):
-        name = f"{task.name}/{s}"
-        counted = (example.task == index) & example.route.is_generated(s)
-        metrics["sum"][name] = jnp.sum(jnp.where(counted, errors[s], 0.0))
-        metrics["count"][name] = jnp.sum(counted)
+  for s, error in errors.items():
+    for name, group in (_by_task(example, s) | _by_time(example, s)).items():
+      counted = group & example.route.is_generated(s)
+      metrics["sum"][name] = jnp.sum(jnp.where(counted, error, 0.0))
+      metrics["count"][name] = jnp.sum(counted)
   return value, metrics
+
+
+def _by_task(example: Example, stream: str) -> dict[str, Bool[Array, " b"]]:
+  """The samples of each task that generates the stream."""
+  return {
+    f"loss/{task.name}/{stream}": example.task == index
+    for index, task in enumerate(tasks.TASKS)
+    if getattr(task, f"{stream}_is_generated")
+  }
+
+
+def _by_time(example: Example, stream: str) -> dict[str, Bool[Array, " b"]]:
+  """The samples of each fifth of [0, 1], by the time where it is not clean."""
+  t = example.t[stream]
+  t = t.reshape(len(t), -1).max(axis=1)
+  fifth = jnp.clip((5 * t).astype(jnp.int32), 0, 4)
+  return {
+    f"loss_t/{stream}/{i / 5:.1f}-{(i + 1) / 5:.1f}": fifth == i
+    for i in range(5)
+  }
 
 
 def _bernoulli(key, probability: float, batch: int):

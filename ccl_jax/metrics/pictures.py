@@ -1,9 +1,9 @@
 """Pictures of results: a mel, and a sheet of clips with their mels below."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
+from etils import epath
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw
 
@@ -53,7 +53,7 @@ def contact_sheet(
   )
 
 
-def save_png(path: Path, image: UInt8[np.ndarray, "y x 3"]) -> None:
+def save_png(path: epath.PathLike, image: UInt8[np.ndarray, "y x 3"]) -> None:
   """Writes a PNG, whole or not at all."""
   with replacing(path) as partial:
     Image.fromarray(image).save(partial, format="png")

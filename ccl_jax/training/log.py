@@ -1,106 +1,185 @@
 """What a run tells: a progress bar, TensorBoard, metrics.jsonl and loss.png.
 
 `metrics.jsonl` has one line per logged step; a resumed run drops the lines
-after the step it resumes from, so that a curve is what one run would give.
+after the step it resumes from, so that a curve is what one run would give. A
+line and TensorBoard have, under the same names (null: not finite),
+
+    loss, grad_norm, rate     means over the steps since the last line
+    loss/TASK/STREAM          over the samples of a task in these steps
+    loss_t/STREAM/0.2-0.4     over those whose noisy time is in that fifth
+    skipped                   steps without an update, since the run's start
+    step_seconds, data_seconds, steps_, samples_, tokens_per_second,
+    tflops_per_chip, mfu      see `rates`: speed since the last line
+    hbm_gib, hbm_peak_gib     of the fullest device of this host
+    goodput, time/EVENT       shares of the process's wall time: `goodput`
+
+All losses are of the steps that made an update, and null if none did. What
+cannot be known here (MFU of an unknown chip, memory of a CPU) is left out.
+
+A workdir in a bucket is written to once a minute, from a local copy.
 """
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 
-import jax
 import numpy as np
 import tensorboardX
 import tqdm
+from etils import epath
 from jaxtyping import Float, UInt8
 
 from ccl_jax.files import replacing
+from ccl_jax.training.fetch import summarize
+from ccl_jax.training.goodput import Goodput
+from ccl_jax.training.mirror import Mirror
+from ccl_jax.training.rates import Work, memory, rates
 from ccl_jax.types import PyTree
 
-
-def summarize(steps: list[PyTree]) -> dict[str, float]:
-  """Means over steps; "loss/TASK/STREAM" is the mean over samples of a task.
-
-  Tasks that no sample of these steps had are left out.
-  """
-  steps = jax.device_get(steps)
-  plain = {"loss", "grad_norm", "rate"}
-  values = {k: float(np.mean([m[k] for m in steps])) for k in sorted(plain)}
-  for name in steps[0]["sum"]:
-    count = sum(m["count"][name] for m in steps)
-    if count:
-      values[f"loss/{name}"] = float(sum(m["sum"][name] for m in steps) / count)
-  return values
+Line = dict[str, int | float | None]
 
 
 class Log:
-  """Writes a run's scalars and media; `start` is the step it resumes from."""
+  """Writes a run's scalars and media. Every process may have one.
 
-  def __init__(self, workdir: Path, start: int, num_steps: int):
-    self.workdir, self.lines = workdir, workdir / "metrics.jsonl"
-    keep = [m for m in read_metrics(workdir) if m["step"] <= start]
-    with replacing(self.lines) as partial:
-      partial.write_text("".join(json.dumps(m) + "\n" for m in keep))
-    self.board = tensorboardX.SummaryWriter(
-      str(workdir / "tensorboard"), purge_step=start + 1 if start else None
-    )
+  Args:
+    workdir: on disk or in a bucket.
+    start, num_steps: the step this process resumes from; the run's last.
+    every: steps between two lines.
+    clock: of this process.
+    work: what a step does.
+    is_lead: whether this process writes; nothing happens in the others.
+
+  Raises:
+    ValueError: `every` is less than 1.
+  """
+
+  def __init__(
+    self,
+    workdir: epath.PathLike,
+    start: int,
+    num_steps: int,
+    every: int,
+    clock: Goodput,
+    work: Work,
+    is_lead: bool = True,
+  ):
+    if every < 1:
+      raise ValueError(f"log {every=}: expected at least 1.")
+    self._every, self._clock, self._work = every, clock, work
+    self._is_lead, self._start, self._num_steps = is_lead, start, num_steps
+    self._recent: list[PyTree] = []
+    self._skipped, self._timed, self._before = 0, 0, clock.seconds()
+    self._open_files(epath.Path(workdir))
     self.bar = tqdm.tqdm(
-      total=num_steps, initial=start, unit="step", smoothing=0.1, mininterval=1
-    )
+      total=num_steps, initial=start, unit="step", smoothing=0.1, mininterval=1,
+      disable=not is_lead,
+    )  # fmt: skip
 
-  def scalars(self, step: int, values: Mapping[str, float]) -> None:
-    """One line of metrics.jsonl, and TensorBoard.
+  def add(self, step: int, metrics: PyTree) -> None:
+    """Takes a step's metrics, on the host; writes a line if it is time to.
 
-    Raises:
-      FloatingPointError: the loss or the gradient is not finite.
+    The first step of a process compiles: it does not count for the speed.
     """
-    bad = [k for k, v in values.items() if not np.isfinite(v)]
-    if bad:
-      raise FloatingPointError(
-        f"Step {step}: {', '.join(bad)} not finite. The last checkpoint is"
-        " intact; lower the learning rate or look at the data."
-      )
-    with self.lines.open("a") as file:
-      file.write(json.dumps({"step": step, **values}) + "\n")
-    for name, value in values.items():
-      self.board.add_scalar(name, value, step)
-    if "loss" in values:
-      self.bar.set_postfix_str(f"loss {values['loss']:.3f}", refresh=False)
+    self.bar.update(1)
+    self._step = step
+    self._recent.append(metrics)
+    self._skipped += bool(metrics["skipped"])
+    self._timed += 1
+    if step == self._start + 1:
+      self._timed, self._before = 0, self._clock.seconds()
+    if step % self._every == 0 or step == self._num_steps:
+      self._end_window()
+
+  def scalars(self, step: int, values: Mapping[str, int | float]) -> None:
+    """One line of metrics.jsonl, null where not finite, and TensorBoard."""
+    if not self._is_lead:
+      return
+    line = {k: v if np.isfinite(v) else None for k, v in values.items()}
+    with self._lines.open("a") as file:
+      file.write(json.dumps({"step": step} | line, allow_nan=False) + "\n")
+    for name, value in line.items():
+      if value is not None:
+        self._board.add_scalar(name, value, step)
+    self._mirror.copy_if_due()
 
   def picture(self, name: str, image: UInt8[np.ndarray, "y x 3"], step: int):
     """An image in TensorBoard."""
-    self.board.add_image(name, image, step, dataformats="HWC")
+    self._board.add_image(name, image, step, dataformats="HWC")
 
   def sound(
     self, name: str, wave: Float[np.ndarray, " s"], rate: int, step: int
   ):
     """A sound in TensorBoard."""
-    self.board.add_audio(name, wave, step, sample_rate=rate)
+    self._board.add_audio(name, wave, step, sample_rate=rate)
+
+  def flush(self) -> None:
+    """Copies what has grown to a workdir in a bucket; see `Mirror.copy`."""
+    self._board.flush()
+    self._mirror.copy()
 
   def close(self) -> None:
-    """Flushes everything and draws loss.png."""
+    """Writes what is left, draws loss.png, and tells the goodput."""
+    if self._recent:
+      self._end_window()
     self.bar.close()
-    self.board.close()
-    plot_losses(read_metrics(self.workdir), self.workdir / "loss.png")
+    self._board.close()
+    if self._is_lead:
+      local = self._mirror.local
+      plot_losses(read_metrics(local), local / "loss.png")
+      print(self._clock.summary())
+    self._mirror.close()
+
+  def _end_window(self) -> None:
+    """The line of the steps since the last one."""
+    now, shares = self._clock.seconds(), self._clock.shares()
+    values = summarize(self._recent) | {"skipped": self._skipped}
+    values |= rates(self._before, now, self._timed, self._work) | memory()
+    values |= {"goodput": shares["step"]}
+    values |= {f"time/{event}": share for event, share in shares.items()}
+    self.scalars(self._step, values)
+    self.bar.set_postfix_str(f"loss {values['loss']:.3f}", refresh=False)
+    self._recent, self._timed, self._before = [], 0, now
+
+  def _open_files(self, workdir: epath.PathLike) -> None:
+    self._mirror = Mirror(workdir)
+    self._board = tensorboardX.SummaryWriter(
+      str(self._mirror.local / "tensorboard"),
+      purge_step=self._start + 1 if self._start else None,
+      flush_secs=30,
+      write_to_disk=self._is_lead,
+    )
+    if not self._is_lead:
+      return
+    keep = [m for m in read_metrics(workdir) if m["step"] <= self._start]
+    self._skipped = int(keep[-1].get("skipped", 0)) if keep else 0
+    self._lines = self._mirror.local / "metrics.jsonl"
+    with replacing(self._lines) as partial:
+      partial.write_text("".join(json.dumps(m) + "\n" for m in keep))
 
 
-def read_metrics(workdir: Path) -> list[dict[str, float]]:
-  """The lines of a run's metrics.jsonl; none for a new run."""
-  path = workdir / "metrics.jsonl"
+def read_metrics(workdir: epath.PathLike) -> list[Line]:
+  """The lines of a run's metrics.jsonl; none for a new run.
+
+  A last line that a killed run did not finish is left out.
+  """
+  path = epath.Path(workdir) / "metrics.jsonl"
   if not path.exists():
     return []
-  return [json.loads(line) for line in path.read_text().splitlines()]
+  text = path.read_text()
+  whole = text[: text.rfind("\n") + 1]
+  return [json.loads(line) for line in whole.splitlines()]
 
 
-def plot_losses(metrics: list[dict[str, float]], path: Path) -> None:
+def plot_losses(metrics: list[Line], path: epath.PathLike) -> None:
   """The loss of every task and stream against the step."""
   from matplotlib.figure import Figure
 
   figure = Figure(figsize=(8, 5), layout="constrained")
   axes = figure.subplots()
-  names = sorted({k for m in metrics for k in m if k.startswith("loss")})
+  found = {k for m in metrics for k, v in m.items() if v is not None}
+  names = sorted(k for k in found if k.split("/")[0] == "loss")
   for name in names:
-    points = [(m["step"], m[name]) for m in metrics if name in m]
+    points = [(m["step"], m[name]) for m in metrics if m.get(name) is not None]
     width = 2 if name == "loss" else 1
     axes.plot(*zip(*points, strict=True), label=name, linewidth=width)
   axes.set(xlabel="step", ylabel="mean squared error of the velocity")

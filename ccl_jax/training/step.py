@@ -23,6 +23,7 @@ from flax import nnx
 
 from ccl_jax import trees
 from ccl_jax.config import build
+from ccl_jax.cost import flops
 from ccl_jax.diffusion.objective import (
   Example,
   Objective,
@@ -165,6 +166,19 @@ def param_shardings(recipe: Recipe, part: PyTree) -> PyTree:
   )
 
 
+def abstract_batch(recipe: Recipe, shapes: Mapping[str, tuple]) -> PyTree:
+  """A batch as the loader gives it, as shapes with their shardings.
+
+  shapes: of one sample's "video", "audio" and "text".
+  """
+  layout, b = recipe.layout, recipe.batch
+  rows = functools.partial(jax.ShapeDtypeStruct, sharding=layout.rows())
+  whole = functools.partial(jax.ShapeDtypeStruct, sharding=layout.sharding())
+  half = {k: rows((b, *shape), jnp.float16) for k, shape in shapes.items()}
+  flags = {f"has_{s}": rows((b,), jnp.bool_) for s in STREAMS}
+  return half | flags | {"null_text": whole(shapes["text"], jnp.float32)}
+
+
 def put_batch(
   recipe: Recipe, rows: Sequence[int], local: Mapping[str, Any]
 ) -> dict[str, Array]:
@@ -179,6 +193,39 @@ def put_batch(
   return {k: put(v) for k, v in local.items() if k != "null_text"} | {
     "null_text": shared
   }
+
+
+def flop_shape(recipe: Recipe, shapes: Mapping[str, Any]) -> flops.Shape:
+  """What the FLOPs of a sample are counted from.
+
+  shapes: of one sample's latents and text.
+  """
+  f, h, w, _ = shapes["video"]
+  has_first = recipe.objective.first_frame_probability > 0
+  return flops.Shape(
+    f, h, w, shapes["text"][0], batch=recipe.batch // recipe.accumulate,
+    times=f if has_first and "video" in recipe.streams else 1,
+  )  # fmt: skip
+
+
+def abstract_params(recipe: Recipe) -> PyTree:
+  """The parameters' shapes with their shardings."""
+  state = abstract_state(recipe)
+  return trees.join(state["trainable"], state["frozen"])
+
+
+def replace_params(state: PyTree, params: Mapping[str, Array]) -> PyTree:
+  """The state with parameters given by path, also as their own average."""
+  new = dict(state)
+  for half in ("trainable", "frozen", "ema"):
+    leaves = trees.flatten(state[half])
+    found = {
+      p: params[p].astype(leaves[p].dtype) for p in leaves if p in params
+    }
+    new[half] = trees.unflatten(leaves | found)
+  # The step donates its state: the average must not share its arrays.
+  new["ema"] = jax.tree.map(jnp.copy, new["ema"])
+  return new
 
 
 def state_params(state: PyTree, average: bool = False) -> PyTree:

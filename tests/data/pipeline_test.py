@@ -39,12 +39,13 @@ def test_a_batch_has_what_the_model_takes(data):
     "null_text": (6, 8), "has_video": (4,), "has_audio": (4,),
   }  # fmt: skip
   for name, array in batch.items():
-    expected = bool if name.startswith("has_") else np.float32
-    assert array.dtype == expected
+    expected = bool if name.startswith("has_") else np.float16
+    assert array.dtype == (np.float32 if name == "null_text" else expected)
 
 
 def test_sound_is_cropped_or_padded_to_the_frames(data):
   clip = pipeline.read_clips(data, "train")
+  assert clip["video"].dtype == np.float32
   # 0.2 s are 6 latents and two latent frames take 10.
   assert np.all(clip["audio"][0, :6].any(-1))
   assert not clip["audio"][0, 6:].any()
@@ -91,19 +92,53 @@ def test_an_epoch_has_every_clip_once_and_the_next_another_order(data):
   assert plain.names_at(0) == [f"clip {i}" for i in range(NUM)]
 
 
-def test_hosts_share_the_same_global_batch(data):
-  whole = pipeline.make_loader(data, batch=4, seed=0).names_at(3)
-  halves = [
-    pipeline.make_loader(data, batch=4, seed=0, part=(i, 2)).names_at(3)
-    for i in range(2)
-  ]
-  assert halves[0] + halves[1] == whole
+@pytest.mark.parametrize("workers", [0, 2])
+def test_hosts_take_their_rows_of_the_same_batches(data, workers):
+  """However many hosts there are, in whatever order their devices hold rows."""
+  whole = pipeline.make_loader(data, batch=4, seed=0)
+  for hosts in ([[0, 1], [2, 3]], [[3], [0, 2], [1]], [[2, 0, 1, 3]]):
+    for rows in hosts:
+      loader = pipeline.make_loader(
+        data, batch=4, seed=0, rows=rows, workers=workers
+      )
+      for step in (0, 1, 5):
+        expected = whole.batch_at(step)
+        null_text = expected.pop("null_text")
+        chosen = {name: x[rows] for name, x in expected.items()}
+        chosen["null_text"] = null_text
+        assert_equal_batches(loader.batch_at(step), chosen)
+        names = [whole.names_at(step)[row] for row in rows]
+        assert loader.names_at(step) == names
 
 
-@pytest.mark.parametrize("part", [(0, 3), (2, 2)])
-def test_a_batch_that_hosts_cannot_share_is_an_error(data, part):
-  with pytest.raises(ValueError, match="cannot be shared"):
-    pipeline.make_loader(data, batch=4, part=part)
+def test_no_record_is_read_for_another_host(data, monkeypatch):
+  read = []
+  get = pipeline.records.open_split
+
+  class Counted:
+    def __init__(self, source):
+      self.source = source
+
+    def __len__(self):
+      return len(self.source)
+
+    def __getitem__(self, index):
+      read.append(int(index))
+      return self.source[index]
+
+  monkeypatch.setattr(
+    pipeline.records, "open_split", lambda *args: Counted(get(*args))
+  )
+  loader = pipeline.make_loader(data, batch=5, shuffle=False, rows=[1, 3])
+  loader.batch_at(0)
+  loader.batch_at(1)
+  assert read == [1, 3, 6, 8]
+
+
+@pytest.mark.parametrize("rows", [[], [4], [-1, 2]])
+def test_rows_that_the_batch_does_not_have_are_an_error(data, rows):
+  with pytest.raises(ValueError, match="are not of a batch"):
+    pipeline.make_loader(data, batch=4, rows=rows)
 
 
 @pytest.mark.parametrize(("fps", "c"), [(16.0, 8), (24.0, 5), (25.0, 5)])

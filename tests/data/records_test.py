@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 
 from ccl_jax.codecs.bundle import Codecs
 from ccl_jax.data import records
@@ -24,7 +25,7 @@ def test_round_trip(tmp_path, codecs):
     assert first[name].dtype == np.float16
     expected = getattr(examples[0], name)
     np.testing.assert_array_equal(first[name], expected.astype(np.float16))
-  assert (first["name"], first["caption"]) == (b"clip 0", b"A disc, 0.")
+  assert (first["name"], first["caption"]) == ("clip 0", "A disc, 0.")
   assert first["has_video"] and first["has_audio"]
   assert train[1]["has_video"] and not train[1]["has_audio"]
   assert not train[1]["audio"].any()
@@ -36,6 +37,30 @@ def test_round_trip(tmp_path, codecs):
   }  # fmt: skip
   loaded = Codecs.load(tmp_path / "data" / "codecs")
   np.testing.assert_array_equal(loaded.video.basis, codecs.video.basis)
+
+
+def test_tfds_reads_the_same(tmp_path, codecs):
+  examples = [clips.example(codecs, i) for i in range(3)]
+  clips.write_records(tmp_path / "data", codecs, examples)
+  ours = records.open_split(tmp_path / "data", "train")
+  theirs = tfds.builder_from_directory(tmp_path / "data").as_data_source(
+    "train"
+  )
+  assert len(ours) == len(theirs) == 3
+  for one, other in zip(ours, theirs, strict=True):
+    for name in ("video", "audio", "text"):
+      np.testing.assert_array_equal(one[name], other[name])
+    assert one["name"] == other["name"].decode()
+    assert one["has_audio"] == other["has_audio"]
+
+
+def test_splits_go_on_in_further_files(tmp_path, codecs, monkeypatch):
+  monkeypatch.setattr(records, "_SHARD", 2)
+  examples = [clips.example(codecs, i) for i in range(5)]
+  clips.write_records(tmp_path / "data", codecs, examples)
+  assert len(list((tmp_path / "data").glob("ccl-train.array_record-*"))) == 3
+  split = records.open_split(tmp_path / "data", "train")
+  assert [e["name"] for e in split] == [f"clip {i}" for i in range(5)]
 
 
 def test_split_by_hash_is_stable_and_has_the_share_asked_for():

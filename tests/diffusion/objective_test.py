@@ -62,20 +62,44 @@ def test_loss_covers_generated_streams_only(name, given):
   for stream in weights:
     assert (gradient[stream] == 0).all() == (stream == given)
   for key, count in metrics["count"].items():
-    assert count == (B if key.startswith(f"{name}/") else 0)
+    if key.startswith("loss/"):
+      assert count == (B if key.startswith(f"loss/{name}/") else 0)
     np.testing.assert_allclose(metrics["sum"][key], 4 * count, rtol=1e-5)
   if given:
     assert (drawn.t[given] == 0).all()
     np.testing.assert_array_equal(drawn.x_t[given], batch()[given])
 
 
-def test_metrics_split_the_loss_by_task_and_stream():
-  drawn = example(Objective())
+@pytest.mark.parametrize("groups", ["loss/", "loss_t/"])
+def test_metrics_split_the_loss_by_stream_and_task_or_time(groups):
+  settings = Objective(first_frame_probability=0.5)
+  drawn = example(settings)
   prediction = jax.tree.map(jnp.zeros_like, drawn.target)
-  value, metrics = objectives.loss(prediction, drawn, Objective())
-  weights = {"video": 0.85, "audio": 0.15}
-  parts = (weights[k.split("/")[1]] * v for k, v in metrics["sum"].items())
-  np.testing.assert_allclose(value, sum(parts) / B, rtol=1e-5)
+  value, metrics = objectives.loss(prediction, drawn, settings)
+  for stream in ("video", "audio"):
+    names = [k for k in metrics["sum"] if k.startswith(groups) and stream in k]
+    count = sum(metrics["count"][name] for name in names)
+    assert count == drawn.route.is_generated(stream).sum()
+    value -= settings.weight(stream) * sum(metrics["sum"][k] for k in names) / B
+  np.testing.assert_allclose(value, 0, atol=1e-6)
+
+
+def test_a_sample_counts_at_its_noisy_time():
+  drawn = example(only("joint"))
+  times = jnp.array([0.0, 0.1, 0.19, 0.3, 0.5, 0.61, 0.99, 1.0])
+  frames = jnp.broadcast_to(times[:, None, None], (B, F, 1)).at[:, 0].set(0)
+  drawn = drawn._replace(t={"video": frames, "audio": times})
+  prediction = drawn.target | {
+    "audio": drawn.target["audio"].at[3].set(jnp.nan)
+  }
+  _, metrics = objectives.loss(prediction, drawn, Objective())
+  bins = ("0.0-0.2", "0.2-0.4", "0.4-0.6", "0.6-0.8", "0.8-1.0")
+  for stream in ("video", "audio"):
+    names = [f"loss_t/{stream}/{fifth}" for fifth in bins]
+    assert [int(metrics["count"][n]) for n in names] == [3, 1, 1, 1, 2]
+    sums = [float(metrics["sum"][name]) for name in names]
+    bad = [stream == "audio" and fifth == "0.2-0.4" for fifth in bins]
+    np.testing.assert_array_equal(np.isnan(sums), bad)
 
 
 def test_absent_streams_have_no_loss_and_one_stream_may_be_left_out():

@@ -1,0 +1,174 @@
+"""What a compiled program needs and does, as one nested dict of numbers.
+
+All are per jax device. FLOPs:
+
+    model      useful ones, by hand (`flops`)
+    hardware   matrix products of the program, times the turns of its loops,
+               plus what the attention kernels' results need          (ratio)
+    inner      what those kernels compute again inside (scores, in backward)
+
+so that hardware / model shows rematerialisation and padding, and
+(hardware + inner) / model everything that runs.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ccl_jax.cost import collectives, copies, hlo, kernels, loops, matmul
+from ccl_jax.cost.chips import Chip
+from ccl_jax.cost.roofline import roofline
+
+
+def memory(stats: Any, chip: Chip) -> dict[str, float]:
+  """HBM of a program in bytes, from `compiled.memory_analysis()`."""
+  parts = {
+    "arguments": stats.argument_size_in_bytes,
+    "temporaries": stats.temp_size_in_bytes,
+    "outputs": stats.output_size_in_bytes - stats.alias_size_in_bytes,
+    "code": stats.generated_code_size_in_bytes,
+  }
+  total, limit = sum(parts.values()), chip.hbm / chip.devices
+  return parts | {
+    "total": total,
+    "limit": limit,
+    "headroom": 1 - total / limit,
+    "host": stats.host_temp_size_in_bytes,
+  }
+
+
+def kernel_flops(program: hlo.Program) -> tuple[float, float]:
+  """(needed, recomputed inside) by the attention kernels of a program.
+
+  A backward pass needs 4 products, whether in one kernel or two (dq, dkv).
+  """
+  needed = inner = 0.0
+  for kernel in kernels.kernels(program):
+    is_fused = "dkv" in kernel.name and "dq" in kernel.name
+    executed = kernels.splash_flops(kernel, fused=is_fused)
+    useful = executed
+    if "_fwd" not in kernel.name:
+      products = {True: 5, False: 4 if "dkv" in kernel.name else 3}[is_fused]
+      useful = executed / products * (4 if is_fused else 2)
+    needed += useful * kernel.count
+    inner += (executed - useful) * kernel.count
+  return needed, inner
+
+
+def collective_table(found) -> dict[str, dict[str, float]]:
+  """Operations in the text, executed, bytes, wire bytes; by kind and axes."""
+  return {
+    f"{kind} over {'+'.join(axes) or 'one device'}": {
+      "static": total.static,
+      "executed": total.count,
+      "result": total.result,
+      "wire": total.wire,
+    }
+    for (kind, axes), total in sorted(collectives.totals(found).items())
+  }
+
+
+def copies_per_layer(
+  program: hlo.Program, num_layers: int, min_bytes: int
+) -> dict[str, float]:
+  """Activation-sized copies in the bodies of the loops over the layers."""
+  turns = {
+    loop.body: loop.count / loop.trips
+    for loop in loops.loops(program)
+    if loop.trips in (num_layers, num_layers - 1)
+  }
+  inside = [
+    c
+    for c in copies.copies(program, min_bytes)
+    if c.loop and c.loop.body in turns
+  ]
+  return {
+    "count": sum(c.count / c.loop.count for c in inside),
+    "bytes": sum(c.bytes * c.count / c.loop.count for c in inside),
+  }
+
+
+def make_report(
+  text: str,
+  stats: Any,
+  *,
+  chip: Chip,
+  mesh: Mapping[str, int],
+  model_flops: Mapping[str, float],
+  num_layers: int,
+  activation: int,
+  slices: int = 1,
+) -> dict[str, Any]:
+  """The report of one program.
+
+  Args:
+    text: `compiled.as_text()`.
+    stats: `compiled.memory_analysis()`.
+    model_flops: useful FLOPs by part, per device.
+    activation: bytes of a residual stream; smaller copies are not counted.
+    slices: how many the `data` axis runs between.
+  """
+  program = hlo.parse(text)
+  found = collectives.collectives(program, mesh)
+  needed, inner = kernel_flops(program)
+  hardware = matmul.matmul_flops(program) + needed
+  useful = sum(model_flops.values())
+  wire = {
+    axes: total.wire
+    for axes, total in collectives.totals(found, key=lambda c: c.axes).items()
+  }
+  bound = roofline(
+    chip, model_flops=useful, hardware_flops=hardware + inner, wire=wire,
+    dcn_axes=("dcn", "data") if slices > 1 else ("dcn",),
+  )  # fmt: skip
+  return {
+    "hbm": memory(stats, chip),
+    "model_flops": {**model_flops, "total": useful},
+    "hardware_flops": hardware,
+    "inner_flops": inner,
+    "hardware_over_model": hardware / useful,
+    "executed_over_model": (hardware + inner) / useful,
+    "collectives": collective_table(found),
+    "wire": sum(wire.values()),
+    "copies_per_layer": copies_per_layer(program, num_layers, activation),
+    "roofline": bound.times
+    | {"step": bound.step, "mfu": bound.mfu(bound.step), "limit": bound.limit}
+    | {"serial": bound.serial, "serial_mfu": bound.mfu(bound.serial)},
+  }
+
+
+def table(report: Mapping[str, Any]) -> str:
+  """The report as text."""
+  giga = lambda x: f"{x / 1e9:10.2f} GB"  # noqa: E731
+  hbm, bound = report["hbm"], report["roofline"]
+  rows = [(k, giga(hbm[k])) for k in hbm if k != "headroom"]
+  rows.append(("headroom", f"{100 * hbm['headroom']:10.1f} %"))
+  rows += [("", "")]
+  parts = sorted(report["model_flops"].items(), key=lambda item: item[1])
+  rows += [(f"model: {k}", f"{v / 1e12:10.2f} TFLOP") for k, v in parts]
+  for name in ("hardware_flops", "inner_flops"):
+    rows.append((name, f"{report[name] / 1e12:10.2f} TFLOP"))
+  for name in ("hardware_over_model", "executed_over_model"):
+    rows.append((name, f"{report[name]:10.3f}"))
+  rows += [("", "")]
+  rows += [
+    (name, f"{giga(c['wire'])} on the wire, {c['executed']:.0f} operations")
+    for name, c in report["collectives"].items()
+  ]
+  copied = report["copies_per_layer"]
+  rows += [
+    ("wire", giga(report["wire"])),
+    ("copies per layer", f"{copied['count']:10.1f}{giga(copied['bytes'])}"),
+    ("", ""),
+  ]
+  rows += [
+    (f"bound: {k}", f"{1e3 * v:10.1f} ms")
+    for k, v in bound.items()
+    if k not in ("mfu", "serial_mfu", "limit")
+  ]
+  rows += [
+    ("MFU if all overlaps", f"<= {100 * bound['mfu']:.1f} %"),
+    ("MFU if nothing does", f"<= {100 * bound['serial_mfu']:.1f} %"),
+    ("(upper bounds from published rates, not measurements)", ""),
+  ]
+  width = max(len(name) for name, value in rows if value)
+  return "\n".join(f"{name:<{width}}{value}".rstrip() for name, value in rows)

@@ -1,0 +1,64 @@
+"""`tf.train.Example` messages, read without copying the bytes in them.
+
+Protobuf and TFDS copy every array three times, which would be a third of the
+time of loading. Of protobuf's wire format it takes only fields with a length,
+
+    field = varint(8 * number + 2)  varint(size)  size bytes                 (1)
+
+    Example  {1: Features}          Feature {1: BytesList or 3: Int64List}
+    Features {1: entry, 1: ...}     BytesList {1: bytes}
+    entry    {1: name, 2: Feature}  Int64List {1: varints}
+"""
+
+from collections.abc import Iterator
+
+Value = memoryview | list[int]
+
+
+def parse(record: bytes) -> dict[str, Value]:
+  """Name -> the bytes, which are views into `record`, or the integers.
+
+  Raises:
+    ValueError: not such a message, or one with other kinds of values.
+  """
+  values: dict[str, Value] = {}
+  for _, features in _fields(memoryview(record)):
+    for _, entry in _fields(features):
+      parts = dict(_fields(entry))
+      ((kind, content),) = _fields(parts[2])
+      ((_, value),) = _fields(content)
+      name = bytes(parts[1]).decode()
+      if kind not in (1, 3):
+        raise ValueError(f"Feature '{name}' is neither bytes nor integers.")
+      values[name] = value if kind == 1 else list(_varints(value))
+  return values
+
+
+def _fields(view: memoryview) -> Iterator[tuple[int, memoryview]]:
+  """Eq. 1: number and content of every field."""
+  start = 0
+  while start < len(view):
+    tag, start = _varint(view, start)
+    size, start = _varint(view, start)
+    if tag & 7 != 2 or start + size > len(view):
+      raise ValueError("The record is not a tf.train.Example, or cut short.")
+    yield tag >> 3, view[start : start + size]
+    start += size
+
+
+def _varints(view: memoryview) -> Iterator[int]:
+  start = 0
+  while start < len(view):
+    value, start = _varint(view, start)
+    yield value
+
+
+def _varint(view: memoryview, start: int) -> tuple[int, int]:
+  """Seven bits a byte, the lowest first; and where the next field starts."""
+  value = shift = 0
+  while True:
+    byte = view[start]
+    value |= (byte & 127) << shift
+    start, shift = start + 1, shift + 7
+    if byte < 128:
+      return value, start

@@ -1,0 +1,86 @@
+"""Compiling for a TPU pod on a machine that has none.
+
+libtpu (pip install libtpu) knows every topology, "v5p:4x4x4", and compiles for
+it on a CPU; what comes out is the program that the pod would run, with its
+memory. A program that does not fit is one clear error.
+"""
+
+import os
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from jax.experimental import topologies
+
+# libtpu looks for its host otherwise, and allows one process at a time.
+_ENVIRONMENT = {
+  "TPU_SKIP_MDS_QUERY": "1",
+  "TPU_WORKER_HOSTNAMES": "localhost",
+  "TPU_ACCELERATOR_TYPE": "v5p-32",
+  "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
+
+
+def devices(topology: str, slices: int = 1) -> Sequence[Any]:
+  """The devices of `slices` times a topology such as "v5e:16x16".
+
+  Raises:
+    ValueError: libtpu is missing, or it does not know the topology.
+  """
+  os.environ.update(_ENVIRONMENT)
+  jax.config.update("jax_platforms", "cpu")
+  more = {"num_slices": slices} if slices > 1 else {}
+  try:
+    found = topologies.get_topology_desc(
+      platform="tpu", topology_name=topology, **more
+    )
+  except Exception as error:  # libtpu has no error type of its own
+    raise ValueError(
+      f"{topology=}: libtpu cannot make it ({_line(error)}). Expected a name"
+      " such as v5p:4x4x4, v5e:16x16, v6e:16x16 or tpu7x:4x4x4, and libtpu"
+      " installed (pip install libtpu)."
+    ) from error
+  return found.devices
+
+
+def compile_for(lowered: Any, options: dict[str, Any] | None = None) -> Any:
+  """`lowered.compile(options)`.
+
+  Raises:
+    ValueError: the program needs more memory than a chip has; the message
+      names the largest contributors.
+  """
+  try:
+    return lowered.compile(options or None)
+  except jax.errors.JaxRuntimeError as error:
+    text = str(error)
+    if "RESOURCE_EXHAUSTED" not in text and "memory" not in text:
+      raise
+    raise ValueError(explain(text)) from None
+
+
+def explain(text: str, most: int = 4) -> str:
+  """One line from libtpu's page about a program that does not fit."""
+  used = re.search(r"Used ([\d.]+\w) of ([\d.]+\w)", text)
+  sizes = re.findall(
+    r"Size: ([\d.]+\w).*?(?:Operator: op_name=\"(.*?)\")?\s*"
+    r"Shape: (\S+).*?(?=Size:|\Z)",
+    text,
+    re.DOTALL,
+  )
+  largest = "; ".join(
+    f"{size} {shape}" + (f" of {op.split('/')[-1]}" if op else "")
+    for size, op, shape in sizes[:most]
+  )
+  amount = f"{used[1]} of {used[2]}" if used else "more than there is"
+  return (
+    f"Out of memory: the program needs {amount} of a chip's HBM. Largest:"
+    f" {largest or 'not told'}. Take more accumulation (config.accumulate), a"
+    " larger context axis (config.mesh.context), or remat=full or offload"
+    " (config.model.remat)."
+  )
+
+
+def _line(error: Exception) -> str:
+  return str(error).strip().splitlines()[0] if str(error) else repr(error)

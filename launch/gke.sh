@@ -1,0 +1,137 @@
+#!/usr/bin/env bash
+# Trains on the TPUs of a GKE cluster, as a JobSet that starts again when a host
+# is lost; training then resumes from the checkpoints in its workdir.
+#   bash launch/gke.sh SUBCOMMAND --name=NAME --image=IMAGE [FLAGS] \
+#     -- --config=configs/ccl.py:size=14b,stage=joint --workdir=gs://... \
+#     --config.data.path=gs://...
+# Subcommands:
+#   build   makes the image of this checkout and pushes it
+#   render  prints the JobSet
+#   run     starts the training
+#   logs    follows the output of host 0
+#   delete  deletes the JobSet (the workdir stays)
+# Flags:
+#   --image=REGISTRY/NAME:TAG    for build, render and run
+#   --with=kubectl               or xpk, on a cluster that xpk made
+#   --slices=1                   node pools to use; more than 1 is multislice
+#   --max-restarts=20            how often all start again
+#   --uid=0                      user in the container (of the image, with xpk);
+#                                TPU device files may be for root only
+#   --dry-run                    print the commands, run none
+# kubectl (its current context):
+#   --privileged                 the container; for GKE older than 1.28
+#   --accelerator=tpu-v5p-slice  as the node pool's label says
+#   --topology=4x4x4             of a slice, as the node pool's label says
+#   --chips=4                    per host
+#   --namespace=default, --service-account=default
+# xpk:
+#   --type=v5p-128 --cluster=NAME --zone=ZONE --project=ID
+#   --extra=FLAG                 one more flag for xpk (may repeat)
+source "$(dirname "${BASH_SOURCE[0]}")/options.sh"
+declare -A flag=(
+  [name]="" [image]="" [with]=kubectl [slices]=1 [max-restarts]=20 [uid]=0
+  [accelerator]=tpu-v5p-slice [topology]=4x4x4 [chips]=4 [namespace]=default
+  [service-account]=default [type]=v5p-128 [cluster]="" [zone]="" [project]=""
+  [extra]="" [privileged]=no [dry-run]=no
+)
+
+build() {
+  run docker build --file=launch/Dockerfile --tag="${flag[image]}" \
+    --platform=linux/amd64 --build-arg=UID="${flag[uid]}" .
+  run docker push "${flag[image]}"
+}
+
+# Kubernetes replaces $(NAME) in commands, and reads $$ as $.
+without_dollars() { printf '%s' "${1//\$/\$\$}"; }
+
+json() {
+  local text=${1//\\/\\\\}
+  printf '"%s"' "${text//\"/\\\"}"
+}
+
+# Puts $2 wherever `text` has @$1@.
+fill() { text=${text//"@$1@"/"$2"}; }
+
+render() {
+  local text name word flags="" chips
+  text=$(<launch/jobset.yaml)
+  [[ ${flag[topology]} =~ ^[1-9][0-9]*(x[1-9][0-9]*)+$ ]] ||
+    fail "--topology=${flag[topology]}: expected such as 4x4x4"
+  chips=$((${flag[topology]//x/*}))
+  ((chips % flag[chips] == 0)) ||
+    fail "--topology=${flag[topology]} has $chips chips, which hosts of" \
+      "--chips=${flag[chips]} do not make"
+  fill hosts $((chips / flag[chips]))
+  for name in slices chips uid max-restarts; do
+    fill $name "${flag[$name]}"
+  done
+  if [[ ${flag[privileged]} == yes ]]; then word=true; else word=false; fi
+  fill privileged "$word"
+  for name in name namespace service-account accelerator topology image; do
+    fill $name "$(json "${flag[$name]}")"
+  done
+  for word in "${training[@]}"; do
+    flags+=", $(json "$(without_dollars "$word")")"
+  done
+  fill flags "[${flags:2}]" # last: it may hold what looks like a name
+  printf '%s\n' "$text"
+}
+
+with_kubectl() {
+  local manifest
+  manifest=$(render)
+  if [[ ${flag[dry-run]} == yes ]]; then
+    printf "kubectl apply --filename=- <<'EOF'\n%s\nEOF\n" "$manifest"
+  else
+    kubectl apply --filename=- <<<"$manifest"
+  fi
+}
+
+# xpk restarts only after codes of 127 and more; but where a host is lost, the
+# others may end with 1. `exec` lets SIGTERM through xpk's subshell.
+with_xpk() {
+  need type cluster zone project
+  local command
+  command="exec $(quoted bash launch/host.sh train "${training[@]}")"
+  run xpk workload create --workload="${flag[name]}" \
+    --cluster="${flag[cluster]}" --zone="${flag[zone]}" \
+    --project="${flag[project]}" --tpu-type="${flag[type]}" \
+    --num-slices="${flag[slices]}" --docker-image="${flag[image]}" \
+    --max-restarts="${flag[max-restarts]}" --restart-on-exit-codes=1 \
+    --termination-grace-period-seconds=120 --env=JAX_PLATFORMS=tpu,cpu \
+    --command="$(without_dollars "$command")" "${extra[@]}"
+}
+
+logs() {
+  local pod=jobset.sigs.k8s.io/jobset-name=${flag[name]}
+  pod+=,jobset.sigs.k8s.io/job-index=0
+  pod+=,batch.kubernetes.io/job-completion-index=0
+  run kubectl logs --follow --namespace="${flag[namespace]}" --selector="$pod"
+}
+
+delete() {
+  run kubectl delete jobset "${flag[name]}" --namespace="${flag[namespace]}"
+}
+
+subcommand=${1:-}
+case $subcommand in
+  build | render | run | logs | delete) shift ;;
+  --help) usage && exit 0 ;;
+  *) fail "expected a subcommand, not '$subcommand'; see --help" ;;
+esac
+parse_flags "$@"
+need_positive slices chips
+need_number max-restarts uid
+[[ ${flag[with]} =~ ^(kubectl|xpk)$ ]] ||
+  fail "--with=${flag[with]}: expected kubectl or xpk"
+[[ $subcommand == build ]] || need name
+[[ ${flag[name]} =~ ^([a-z]([a-z0-9-]{0,38}[a-z0-9])?)?$ ]] ||
+  fail "--name=${flag[name]}: expected at most 40 of a-z, 0-9 and -"
+if [[ $subcommand =~ ^(render|run)$ ]]; then
+  need_workdir gs://
+  [[ ! "${training[*]}" =~ [[:cntrl:]] ]] ||
+    fail "a training flag has a line break or another control character"
+fi
+[[ ! $subcommand =~ ^(build|render|run)$ ]] || need image
+if [[ $subcommand == run ]]; then subcommand=with_${flag[with]}; fi
+"$subcommand"

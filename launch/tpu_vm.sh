@@ -1,0 +1,220 @@
+#!/usr/bin/env bash
+# Trains on Cloud TPU VMs, held by a queued resource that is made again when it
+# is preempted; training then resumes from the checkpoints in its workdir.
+#   bash launch/tpu_vm.sh SUBCOMMAND --name=NAME --zone=ZONE [FLAGS] \
+#     -- --config=configs/ccl.py:size=14b,stage=joint --workdir=gs://... \
+#     --config.data.path=gs://...
+# Subcommands:
+#   up      does all: create, setup, run and watch
+#   create  asks for the slices and waits until they are there
+#   setup   puts this checkout on every host and installs what it needs
+#   run     starts the training on every host, in the background
+#   watch   waits until training has finished, and starts again what is lost
+#   logs    follows the output of host 0
+#   stop    asks the training to save and end (end `watch` before)
+#   delete  deletes the slices (the workdir stays)
+# Flags:
+#   --type=v5p-128        accelerator type, for create, up and watch
+#   --slices=1            more than 1 is multislice
+#   --spot | --reserved   instead of on demand
+#   --runtime=VERSION     TPU software; by default that of the type
+#   --project=ID          by default gcloud's own
+#   --git=URL             clone this, instead of copying the tracked files here,
+#   --revision=main       at this branch, tag or commit
+#   --max-restarts=20     how often `up` and `watch` start again
+#   --iap                 reach the hosts through Identity-Aware Proxy
+#   --extra=FLAG          one more flag for gcloud's create (may repeat)
+#   --dry-run             print the commands, run none
+# POLL_SECONDS (default 30) is the time between two looks. For more than one
+# host, run `ssh-add ~/.ssh/google_compute_engine` before.
+source "$(dirname "${BASH_SOURCE[0]}")/options.sh"
+declare -A flag=(
+  [name]="" [zone]="" [type]="" [slices]=1 [spot]=no [reserved]=no
+  [runtime]="" [project]="" [git]="" [revision]=main [max-restarts]=20
+  [iap]=no [extra]="" [dry-run]=no
+)
+
+tpu() { run gcloud compute tpus queued-resources "$@" "${where[@]}" --quiet; }
+
+# Nothing here waits for other hosts, so gcloud may take them in batches.
+on_hosts() { tpu ssh "${flag[name]}" "${hosts[@]}" --command="$1"; }
+
+runtime_of_type() {
+  case ${flag[type]} in
+    v5p-*) echo v2-alpha-tpuv5 ;;
+    v5litepod-*) echo v2-alpha-tpuv5-lite ;;
+    v6e-*) echo v2-alpha-tpuv6e ;;
+    v[234]-*) echo tpu-ubuntu2204-base ;;
+    *) fail "--type=${flag[type]}: no default for --runtime=VERSION, give it" ;;
+  esac
+}
+
+request() {
+  local options=(--accelerator-type="${flag[type]}")
+  options+=(--runtime-version="${flag[runtime]}")
+  if ((flag[slices] > 1)); then
+    options+=(--node-count="${flag[slices]}")
+  else
+    options+=(--node-id="${flag[name]}")
+  fi
+  [[ ${flag[spot]} == no ]] || options+=(--spot)
+  [[ ${flag[reserved]} == no ]] || options+=(--reserved)
+  tpu create "${flag[name]}" "${options[@]}" "${extra[@]}"
+}
+
+# ACTIVE, SUSPENDED, ...; GONE if it was deleted; UNKNOWN if gcloud failed.
+look() {
+  local answer
+  if answer=$(tpu describe "${flag[name]}" --format='value(state.state)' 2>&1)
+  then
+    tail -n 1 <<<"$answer"
+  elif [[ $answer == *NOT_FOUND* ]]; then
+    echo GONE
+  else
+    say "$answer" && echo UNKNOWN
+  fi
+}
+
+create() {
+  local state
+  request
+  [[ ${flag[dry-run]} == no ]] || { look && return; }
+  while state=$(look) && [[ $state != ACTIVE ]]; do
+    [[ ! $state =~ ^(FAILED|SUSPENDED|GONE)$ ]] ||
+      fail "${flag[name]} is $state; gcloud compute tpus queued-resources" \
+        "describe ${flag[name]} --zone=${flag[zone]} may say why"
+    pause "$state"
+  done
+}
+
+setup() {
+  local url revision="" archive=runs/ccl_jax.tar.gz
+  if [[ -n ${flag[git]} ]]; then
+    url=$(quoted "${flag[git]}") revision=$(quoted "${flag[revision]}")
+    on_hosts "{ test -d ccl_jax || git clone --quiet --no-checkout $url ccl_jax
+      } && cd ccl_jax && git fetch --quiet origin $revision &&
+      git checkout --quiet FETCH_HEAD && bash launch/host.sh setup"
+    return
+  fi
+  # A stash commit holds the tracked files as they are now, if not as in HEAD.
+  [[ ${flag[dry-run]} == yes ]] || revision=$(mkdir -p runs; git stash create)
+  run git archive --output="$archive" "${revision:-HEAD}" &&
+    tpu scp "$archive" "${flag[name]}:ccl_jax.tar.gz" "${hosts[@]}" &&
+    on_hosts "mkdir -p ccl_jax && tar -xzf ccl_jax.tar.gz -C ccl_jax &&
+      bash ccl_jax/launch/host.sh setup"
+}
+
+# JAX_PLATFORMS: without its TPU a host fails, and does not go on on its CPU.
+start() {
+  local flags
+  flags=$(quoted "${training[@]}")
+  on_hosts "JAX_PLATFORMS=tpu,cpu bash ccl_jax/launch/host.sh start $flags"
+}
+
+ask_hosts() {
+  on_hosts "if test -d ccl_jax; then bash ccl_jax/launch/host.sh status
+    else echo host: none; fi"
+}
+
+# What the hosts say together: failed, none, running or finished.
+training_status() {
+  local answer word code=0
+  answer=$(ask_hosts 2>&1) || code=$?
+  for word in failed none running finished unreachable; do
+    if ((code == 0)) && grep -qx "host: $word" <<<"$answer"; then break; fi
+  done
+  [[ ! $word =~ failed|unreachable ]] || say "$answer"
+  echo "$word"
+}
+
+pause() {
+  [[ $1 == "$last" ]] || say "$1"
+  last=$1
+  sleep "${POLL_SECONDS:-30}"
+}
+
+# Counts one restart, or gives up.
+again() {
+  ((restarts < flag[max-restarts])) ||
+    fail "$1; giving up after $restarts restarts"
+  restarts=$((restarts + 1))
+  say "$1; restart $restarts of ${flag[max-restarts]}"
+}
+
+remake() {
+  again "the slices are $1"
+  tpu delete "${flag[name]}" --force || say "gcloud could not delete them"
+  until request; do
+    pause "gcloud could not create them"
+    again "the slices are deleted"
+  done
+}
+
+# Does what the state of the slices and of the training asks for, until the
+# end. $1: whether the training has yet to be started for the first time.
+watch() {
+  local state failures=0 is_new=$1
+  while :; do
+    state=$(look)
+    [[ $state != ACTIVE ]] || state=$(training_status)
+    [[ $state == failed ]] || failures=0
+    case $state in
+      finished) say "training has finished" && return ;;
+      GONE) fail "${flag[name]} was deleted" ;;
+      SUSPENDED | FAILED) remake "$state" && is_new=yes ;;
+      failed | none)
+        # On preemption training fails before the slices change: look again.
+        if [[ $state == failed ]] && ((++failures < 3)); then
+          pause "training has failed"
+          continue
+        fi
+        [[ $is_new == yes ]] || again "training: $state"
+        is_new=no failures=0
+        if setup && start; then pause "started"; else pause "setup failed"; fi
+        ;;
+      *) pause "$state" ;;
+    esac
+  done
+}
+
+up() {
+  if [[ ${flag[dry-run]} == yes ]]; then
+    create && setup && start && ask_hosts
+    return
+  fi
+  [[ $(look) != GONE ]] || request
+  watch yes
+}
+
+subcommand=${1:-}
+case $subcommand in
+  up | create | setup | run | watch | logs | stop | delete) shift ;;
+  --help) usage && exit 0 ;;
+  *) fail "expected a subcommand, not '$subcommand'; see --help" ;;
+esac
+parse_flags "$@"
+need name zone
+need_positive slices
+need_number max-restarts
+[[ ${flag[spot]}${flag[reserved]} != yesyes ]] ||
+  fail "--spot and --reserved exclude each other"
+if [[ $subcommand =~ ^(up|create|watch)$ ]]; then
+  need type
+  flag[runtime]=${flag[runtime]:-$(runtime_of_type)}
+fi
+[[ ! $subcommand =~ ^(up|run|watch)$ ]] || need_workdir gs://
+where=(--zone="${flag[zone]}") hosts=(--node=all --worker=all)
+[[ -z ${flag[project]} ]] || where+=(--project="${flag[project]}")
+[[ ${flag[iap]} == no ]] || hosts+=(--tunnel-through-iap)
+restarts=0 last=""
+case $subcommand in
+  up | create | setup) "$subcommand" ;;
+  run) start ;;
+  watch) if [[ ${flag[dry-run]} == yes ]]; then ask_hosts; else watch no; fi ;;
+  logs)
+    hosts=(--node=0 --worker=0 "${hosts[@]:2}")
+    on_hosts "bash ccl_jax/launch/host.sh log"
+    ;;
+  stop) on_hosts "bash ccl_jax/launch/host.sh stop" ;;
+  delete) tpu delete "${flag[name]}" --force ;;
+esac

@@ -1,0 +1,31 @@
+"""A pretended bucket: gs:// paths in this process lead to its memory."""
+
+import itertools
+
+import fsspec
+from etils import epath
+from fsspec.implementations.memory import MemoryFileSystem
+
+_numbers = itertools.count()
+
+
+class Bucket(MemoryFileSystem):
+  """What gcsfs would be, as far as `etils.epath` calls it."""
+
+  protocol = ("gs", "gcs")
+  store: dict = {}  # noqa: RUF012
+  pseudo_dirs = [""]  # noqa: RUF012
+
+  def __init__(self, finalize_on_close=True, **kwargs):
+    super().__init__(**kwargs)
+
+  @classmethod
+  def _strip_protocol(cls, path):
+    return super()._strip_protocol(path.removeprefix("gs://"))
+
+
+def make() -> epath.Path:
+  """An empty gs://bucket-N."""
+  for name in Bucket.protocol:
+    fsspec.register_implementation(name, Bucket, clobber=True)
+  return epath.Path(f"gs://bucket-{next(_numbers)}")

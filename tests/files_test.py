@@ -1,0 +1,63 @@
+import numpy as np
+import pytest
+from etils import epath
+
+from ccl_jax import files
+from tests import bucket
+
+
+@pytest.fixture(params=["disk", "bucket"])
+def folder(request, tmp_path):
+  """A local folder, then one in a bucket."""
+  return epath.Path(tmp_path) if request.param == "disk" else bucket.make()
+
+
+def names(folder):
+  return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_file_appears_whole_and_replaces_the_old_one(folder):
+  for text in ("old", "new"):
+    with files.replacing(folder / "sub" / "a.txt") as partial:
+      partial.write_text(text)
+      assert not (folder / "sub" / "a.txt").exists() or text == "new"
+  assert (folder / "sub" / "a.txt").read_text() == "new"
+  assert names(folder / "sub") == ["a.txt"]
+
+
+def test_libraries_that_know_only_local_files_write_and_read(folder):
+  with (
+    files.replacing(folder / "a.npz") as partial,
+    open(partial, "wb") as file,
+  ):
+    np.savez(file, x=np.arange(3))
+  with files.local_copy(folder / "a.npz") as local, np.load(local) as arrays:
+    np.testing.assert_array_equal(arrays["x"], np.arange(3))
+
+
+def test_a_directory_is_replaced_by_the_new_one(folder):
+  for generation in (("a", "b/c"), ("d",)):
+    with files.replacing(folder / "made") as partial:
+      for name in generation:
+        (partial / name).parent.mkdir(parents=True, exist_ok=True)
+        (partial / name).write_text(name)
+  assert names(folder / "made") == ["d"]
+  assert names(folder) == ["made"]
+
+
+def test_when_the_body_fails_the_old_file_stays(folder):
+  (folder / "a.txt").write_text("old")
+  with (
+    pytest.raises(RuntimeError, match="half way"),
+    files.replacing(folder / "a.txt") as partial,
+  ):
+    partial.write_text("half")
+    raise RuntimeError("half way")
+  assert (folder / "a.txt").read_text() == "old"
+  assert names(folder) == ["a.txt"]
+
+
+def test_a_local_file_is_not_copied(tmp_path):
+  (tmp_path / "a.txt").write_text("a")
+  with files.local_copy(tmp_path / "a.txt") as local:
+    assert local == tmp_path / "a.txt"

@@ -1,0 +1,106 @@
+"""What all launchers share, and that what they install is pinned."""
+
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from tests.launch.stubs import LAUNCH
+
+LAUNCHERS = ("tpu_vm.sh", "gke.sh", "slurm.sh")
+
+
+def test_shellcheck():
+  tool = pathlib.Path(sys.executable).with_name("shellcheck")
+  scripts = sorted(str(path) for path in LAUNCH.glob("*.sh"))
+  options = ["--shell=bash", "--external-sources", "--source-path=SCRIPTDIR"]
+  options += [f"--source-path={LAUNCH.parent}"]
+  done = subprocess.run(
+    [tool, *options, *scripts], capture_output=True, text=True, check=False
+  )
+  assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("script", (*LAUNCHERS, "host.sh"))
+def test_help(machine, script):
+  done = machine.run(script, "--help")
+  assert done.returncode == 0
+  assert f"bash launch/{script}" in done.stdout
+  assert not machine.calls
+
+
+@pytest.mark.parametrize("script", LAUNCHERS)
+@pytest.mark.parametrize(
+  ("argument", "message"),
+  [
+    ("--zoone=x", "unknown flag --zoone; see --help"),
+    ("--name", "--name needs a value: --name=VALUE"),
+    ("--name=", "--name needs a value: --name=VALUE"),
+    ("--dry-run=no", "--dry-run takes no value"),
+    ("--max-restarts=many", "--max-restarts=many: expected a whole number"),
+    ("name", "unexpected argument 'name'; see --help"),
+  ],
+)
+def test_wrong_flags(machine, script, argument, message):
+  known = {
+    "tpu_vm.sh": ["run", "--name=n", "--zone=z"],
+    "gke.sh": ["run", "--name=n", "--image=i"],
+    "slurm.sh": [],
+  }[script]
+  done = machine.run(script, *known, argument)
+  assert done.returncode == 2
+  assert f"{script}: error: {message}" in done.stderr
+  assert done.stderr.count("\n") == 1
+  assert not machine.calls
+
+
+@pytest.mark.parametrize("script", LAUNCHERS)
+def test_workdir_is_needed(machine, script):
+  known = {
+    "tpu_vm.sh": ["run", "--name=n", "--zone=z"],
+    "gke.sh": ["run", "--name=n", "--image=i"],
+    "slurm.sh": [],
+  }[script]
+  done = machine.run(script, *known, "--", "--config=c", "--workdir=")
+  assert done.returncode == 2
+  assert "--workdir=" in done.stderr
+  assert not machine.calls
+
+
+def pins():
+  """Name -> version of launch/requirements.txt."""
+  found = {}
+  for line in (LAUNCH / "requirements.txt").read_text().splitlines():
+    if not line.startswith("#"):
+      match = re.fullmatch(r"([\w.-]+)(?:\[tpu\])?==([\w.]+)", line)
+      assert match, line
+      found[canonicalize_name(match[1])] = match[2]
+  return found
+
+
+def test_requirements_are_pinned():
+  pinned = pins()
+  for line in (LAUNCH.parent / "requirements.txt").read_text().splitlines():
+    line = line.partition("#")[0].strip()
+    if line:
+      wanted = Requirement(line)
+      version = pinned[canonicalize_name(wanted.name)]
+      assert wanted.specifier.contains(version), (line, version)
+  assert {"libtpu", "gcsfs"} <= set(pinned)
+  assert not {"torch", "tensorflow"} & set(pinned)
+
+
+def test_image_installs_only_pins():
+  text = (LAUNCH / "Dockerfile").read_text().replace("\\\n", " ")
+  installs = [line for line in text.splitlines() if "install" in line]
+  assert len(installs) == 1
+  words = [w for w in installs[0].split() if not w.startswith("--")]
+  assert words[1:] == [
+    "pip", "install", "-r", "requirements.txt", "-r", "launch/requirements.txt",
+  ]  # fmt: skip
+  assert re.search(r"^FROM python:3\.12-slim$", text, re.M)
+  assert re.search(r"^ARG UID=1000\nUSER \$\{UID\}$", text, re.M)

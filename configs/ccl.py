@@ -3,13 +3,14 @@
     python -m ccl_jax.train --config=configs/ccl.py:size=14b,stage=joint \
         --workdir=DIR --config.data.path=DIR
 
-Arguments (`size=...,stage=...,split=...`):
+Arguments (`size=...,stage=...`), the first of each unless given:
   size   14b   the paper's: Wan2.1-14B video, a 1.9B audio stream
          1.3b  Wan2.1-1.3B video, an audio stream of half its width
          tiny  learns the synthetic world on two CPU cores in minutes
   stage  joint  five tasks mixed in one batch (section 4.4)
          audio  text-to-audio pre-training of the audio stream alone
          video  the same of the video stream (the paper takes Wan2.1's)
+  fusion  cca, gated (the paper's baseline), independent
   split  pod    parameters are split over all that is not context or tensor
          slice  over fsdp only: a copy in each slice, which `data` connects
 
@@ -21,12 +22,15 @@ from ml_collections import ConfigDict
 SIZES = ("14b", "1.3b", "tiny")
 STAGES = ("joint", "audio", "video")
 SPLITS = ("pod", "slice")
+FUSIONS = ("cca", "gated", "independent")
 
 
 def parse_arguments(text: str) -> dict[str, str]:
   """`"size=tiny,stage=joint"` -> dict; unknown names and values raise."""
-  known = {"size": SIZES, "stage": STAGES, "split": SPLITS}
-  given = {"size": "14b", "stage": "joint", "split": "pod"}
+  known = {
+    "size": SIZES, "stage": STAGES, "fusion": FUSIONS, "split": SPLITS,
+  }  # fmt: skip
+  given = {name: values[0] for name, values in known.items()}
   for item in filter(None, text.split(",")):
     name, _, value = item.partition("=")
     if name not in known:
@@ -103,7 +107,7 @@ def get_config(arg: str = "") -> ConfigDict:
     width=1536, ffn=8960, heads=12, channels=20, tokens_per_frame=5
   )
   c.model.fusion = ConfigDict()
-  c.model.fusion.kind = "cca"  # or "gated" (the baseline), "independent"
+  c.model.fusion.kind = "cca"
   c.model.fusion.audio_context = 8  # [P] LCT that stand for audio
   c.model.fusion.video_context = 128  # [P] LCT that stand for video
   c.model.fusion.tarp = True
@@ -156,6 +160,13 @@ def get_config(arg: str = "") -> ConfigDict:
 
   c.eval = dict(every=1000, split="validation", num=4, tasks=("t2av", "a2v"))
   {"14b": lambda c: None, "1.3b": small, "tiny": tiny}[chosen["size"]](c)
+  if chosen["fusion"] == "gated":
+    c.model.fusion = dict(
+      kind="gated", tarp=False, positions=c.model.fusion.positions, fps=25.0
+    )
+  if chosen["fusion"] == "independent":
+    c.model.fusion = dict(kind="independent")
+    c.optimizer.rates = c.optimizer.rates[-1:]
   if chosen["stage"] != "joint":
     alone(c, chosen["stage"])
   if chosen["stage"] == "audio" and chosen["size"] != "tiny":

@@ -4,7 +4,6 @@ The commands are real; of each, the compiled programs are kept between starts.
 """
 
 import json
-import logging
 import os
 import pathlib
 import random
@@ -15,6 +14,7 @@ import time
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from ccl_jax import sharding
@@ -24,14 +24,20 @@ from configs.ccl import get_config
 from tests.train_test import SMALL, data  # noqa: F401
 
 ROOT = pathlib.Path(__file__).parents[1]
-STEPS, EVERY = 24, 4
-FLAGS = [
-  "--config=configs/ccl.py:size=tiny",
-  *SMALL,
+STEPS, EVERY = 40, 4
+COMMON = [
   "--config.eval.tasks=()",
   f"--config.steps={STEPS}",
   f"--config.checkpoint.every={EVERY}",
   "--config.checkpoint.keep=20",
+]
+TINY = [flag for flag in SMALL if ".eval." not in flag]
+JOINT = ["--config=configs/ccl.py:size=tiny", *TINY, *COMMON]
+# One stream, where it does not matter what is trained.
+AUDIO = [
+  "--config=configs/ccl.py:size=tiny,stage=audio",
+  *(flag for flag in TINY if ".video." not in flag),
+  *COMMON,
 ]
 # Dies when the arrays of step 12 are written and not yet called a checkpoint.
 DIES_WHILE_SAVING = """
@@ -48,15 +54,22 @@ runpy.run_module("ccl_jax.train", run_name="__main__")
 """
 
 
+@pytest.fixture(scope="module", autouse=True)
+def programs(tmp_path_factory):
+  """Compiled programs are kept for the next start."""
+  kept = {
+    "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("programs")),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+  }
+  os.environ.update(kept)
+  yield
+  for name in kept:
+    del os.environ[name]
+
+
 @pytest.fixture(scope="module")
-def flags(data, tmp_path_factory):  # noqa: F811
-  """Those of every run, and what keeps compiled programs."""
-  cache = tmp_path_factory.mktemp("programs")
-  os.environ["JAX_COMPILATION_CACHE_DIR"] = str(cache)
-  os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-  yield [*FLAGS, f"--config.data.path={data}"]
-  del os.environ["JAX_COMPILATION_CACHE_DIR"]
-  del os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"]
+def data_flag(data):  # noqa: F811
+  return f"--config.data.path={data}"
 
 
 def start(command, **environment):
@@ -67,19 +80,27 @@ def start(command, **environment):
   )  # fmt: skip
 
 
-def train(workdir, flags, *more, program=("-m", "ccl_jax.train"), devices=1):
+def train(workdir, flags, program=("-m", "ccl_jax.train"), devices=1):
   virtual = f"--xla_force_host_platform_device_count={devices}"
-  command = [sys.executable, *program, f"--workdir={workdir}", *flags, *more]
+  command = [sys.executable, *program, f"--workdir={workdir}", *flags]
   return start(command, XLA_FLAGS=virtual, JAX_PLATFORMS="cpu")
 
 
-def pod(workdir, flags, *more, count=2, devices=2):
-  options = (f"--devices={devices}", "--grace=30", "--")
-  return start(
-    ["bash", "launch/local_pod.sh", count, *options, f"--workdir={workdir}"]
-    + [*flags, *more],
-    CCL_PEER_TIMEOUT="8",
-  )
+def pod(workdir, flags):
+  """Two processes with two devices each."""
+  options = ("2", "--devices=2", "--grace=30", "--", f"--workdir={workdir}")
+  command = ["bash", "launch/local_pod.sh", *options, *flags]
+  return start(command, CCL_PEER_TIMEOUT="8")
+
+
+def process_of_pod(workdir, index):
+  """Its process id."""
+  for file in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
+    words = file.read_bytes().decode().split("\0") if file.exists() else []
+    spec = next((w for w in words if w.startswith("--distributed=")), "")
+    if spec.endswith(f",{index}") and f"--workdir={workdir}" in words:
+      return int(file.parent.name)
+  raise AssertionError(f"no process {index} of {workdir}")
 
 
 def finish(process, timeout=200):
@@ -97,103 +118,97 @@ def losses(workdir):
 
 
 def wait_for(process, workdir, done, timeout=150):
-  """Until a run has logged step `done`."""
-  end = time.monotonic() + timeout
-  while max(losses(workdir), default=0) < done:
+  """Until a run that was just started has logged step `done`."""
+  began, file = time.time(), workdir / "metrics.jsonl"
+
+  def has():
+    is_its_own = file.exists() and file.stat().st_mtime > began
+    return is_its_own and max(losses(workdir), default=0) >= done
+
+  while not has():
     assert process.poll() is None, finish(process)[1]
-    assert time.monotonic() < end, f"{done=} was not reached"
+    assert time.time() < began + timeout, f"{done=} was not reached"
     time.sleep(0.005)
 
 
-def final_state(workdir):
-  """Path -> array of the last checkpoint."""
-  folder = workdir / "checkpoints" / str(STEPS)
-  shapes = restore.saved_shapes(folder)
-  tree = {p: jax.ShapeDtypeStruct(s, None) for p, s in shapes.items()}
-  return {p: np.asarray(x) for p, x in restore.read(folder, tree).items()}
-
-
-def assert_equal_states(one, other):
-  assert one.keys() == other.keys() and len(one) > 50
-  for path in one:
-    np.testing.assert_array_equal(one[path], other[path], err_msg=path)
-
-
-@pytest.fixture(scope="module")
-def undisturbed(flags, tmp_path_factory):
-  """A run on one device that nothing happens to."""
-  workdir = tmp_path_factory.mktemp("undisturbed")
-  code, text = finish(train(workdir, flags))
-  assert code == 0, text
-  return workdir
+def assert_equal_ends(one, other):
+  """The last checkpoints of two workdirs, bit by bit."""
+  read = ocp.StandardCheckpointer().restore
+  states = [
+    read(w / "checkpoints" / str(STEPS) / "default") for w in (one, other)
+  ]
+  for a, b in zip(*map(jax.tree.leaves, states), strict=True):
+    np.testing.assert_array_equal(a, b)
+  assert len(jax.tree.leaves(states[0])) > 50
 
 
 def test_killed_stopped_and_damaged_it_ends_as_if_nothing_had_happened(
-  flags, undisturbed, tmp_path
+  data_flag, tmp_path
 ):
   """Bit for bit, with the state of the optimizer and the averages."""
+  flags = [*AUDIO, data_flag]
+  calm, run = tmp_path / "calm", tmp_path / "run"
+  code, text = finish(train(calm, flags))
+  assert code == 0, text
+
   # kill -9 somewhere.
   done = random.randrange(2, 6)
-  process = train(tmp_path, flags)
-  wait_for(process, tmp_path, done)
+  process = train(run, flags)
+  wait_for(process, run, done)
   process.kill()
   code, text = finish(process)
   assert code == -signal.SIGKILL, text
 
-  # kill -9 during a save: its files are there, and no checkpoint.
+  # kill -9 during a save: its files are there, but it is no checkpoint.
   program = ("-c", DIES_WHILE_SAVING)
-  code, text = finish(train(tmp_path, flags, program=program))
+  code, text = finish(train(run, flags, program=program))
   assert code == -signal.SIGKILL, text
-  assert restore.steps(tmp_path)[-1] == 8
-  assert list((tmp_path / "checkpoints").glob("12.*"))
+  assert restore.steps(run)[-1] == 8
+  assert list((run / "checkpoints").glob("12.*"))
 
   # SIGTERM: it ends a step, saves it, and all is well.
-  process = train(tmp_path, flags)
-  wait_for(process, tmp_path, 13 + done)
+  process = train(run, flags)
+  wait_for(process, run, 12 + done)
   process.terminate()
   code, text = finish(process)
   assert code == 0 and "Resuming" in text, text
-  stopped = restore.steps(tmp_path)[-1]
-  assert 13 + done <= stopped < STEPS, stopped
-  assert max(losses(tmp_path)) == stopped
+  stopped = restore.steps(run)[-1]
+  assert 12 + done <= stopped < STEPS, stopped
+  assert max(losses(run)) == stopped
 
-  code, text = finish(train(tmp_path, flags))
+  code, text = finish(train(run, flags))
   assert code == 0 and f"from step {stopped}" in text, text
-  assert losses(tmp_path) == losses(undisturbed)
-  expected = final_state(undisturbed)
-  assert_equal_states(final_state(tmp_path), expected)
+  assert losses(run) == losses(calm)
+  assert_equal_ends(run, calm)
 
   # The newest is cut short: a warning, the one before, and the same end.
-  newest = tmp_path / "checkpoints" / str(STEPS)
+  newest = run / "checkpoints" / str(STEPS)
   damaged = max(newest.rglob("d/*"), key=lambda path: path.stat().st_size)
   damaged.write_bytes(damaged.read_bytes()[:-100])
-  code, text = finish(train(tmp_path, flags))
+  code, text = finish(train(run, flags))
   assert code == 0 and f"from step {STEPS - EVERY}" in text, text
   assert f"checkpoints/{STEPS}' is broken" in text and damaged.name in text
-  assert_equal_states(final_state(tmp_path), expected)
-  assert (tmp_path / "checkpoints.broken" / str(STEPS)).is_dir()
+  assert_equal_ends(run, calm)
+  assert (run / "checkpoints.broken" / str(STEPS)).is_dir()
 
 
-def test_two_processes_equal_one_and_survive_a_death(flags, tmp_path):
+def test_two_processes_equal_one_and_survive_a_death(data_flag, tmp_path):
   """2 processes x 2 devices against 1 x 4; then 2 hosts become 1."""
+  flags = [*JOINT, data_flag]
   alone, together = tmp_path / "alone", tmp_path / "together"
   code, text = finish(train(alone, flags, devices=4))
   assert code == 0, text
 
   process = pod(together, flags)
   wait_for(process, together, 5)
-  children = subprocess.run(
-    ["pgrep", "-g", str(process.pid), "-f", "distributed=.*,2,1 "],
-    capture_output=True, text=True, check=True,
-  )  # fmt: skip
-  os.kill(int(children.stdout.split()[0]), signal.SIGKILL)
+  os.kill(process_of_pod(together, 1), signal.SIGKILL)
   killed = time.monotonic()
   code, text = finish(process)
   assert code != 0 and time.monotonic() - killed < 60, text
   assert "process 0 ended with code" in text
   assert "another task died" in text or "closed by peer" in text, text
 
-  # Again, up to a SIGTERM of all: both stop after the same step.
+  # Again, until a SIGTERM to both: they stop after the same step.
   process = pod(together, flags)
   wait_for(process, together, 10)
   process.terminate()
@@ -235,20 +250,16 @@ def run_on(devices, config, workdir, until):
 def test_on_other_devices_a_run_goes_on_with_the_same_data(
   data,  # noqa: F811
   tmp_path,
-  caplog,
 ):
-  """4 -> 2 -> 8 devices, against one."""
-  config = get_config("size=tiny").to_dict() | {"batch": 8}
+  """4 -> 2 -> 8 devices, against 4."""
+  config = get_config("size=tiny,stage=audio").to_dict() | {"batch": 8}
   config["data"]["path"] = str(data)
   config["model"] |= {"num_layers": 1}
-  for stream in ("video", "audio"):
-    config["model"][stream] |= {"width": 32, "heads": 1, "ffn": 32}
-  with caplog.at_level(logging.WARNING):
-    expected = run_on(1, config, tmp_path / "one", 5)
-    found = {}
-    for devices, until in ((4, 2), (2, 3), (8, 5)):
-      found |= run_on(devices, config, tmp_path / "many", until)
-  assert not caplog.records
+  config["model"]["audio"] |= {"width": 32, "heads": 1, "ffn": 32}
+  expected = run_on(4, config, tmp_path / "same", 5)
+  found = {}
+  for devices, until in ((4, 2), (2, 3), (8, 5)):
+    found |= run_on(devices, config, tmp_path / "other", until)
   assert [x[1] for x in found.values()] == [x[1] for x in expected.values()]
   np.testing.assert_allclose(
     [x[0] for x in found.values()], [x[0] for x in expected.values()], rtol=1e-4

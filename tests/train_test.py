@@ -79,6 +79,16 @@ def train(data, workdir, *arguments):
   )  # fmt: skip
 
 
+def losses(workdir):
+  """The lines of a run, without what the clock says."""
+  lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+  kept = ("step", "loss", "grad_norm", "rate", "skipped")
+  return [
+    {k: v for k, v in line.items() if k.split("/")[0] in (*kept, "loss_t")}
+    for line in lines
+  ]
+
+
 @pytest.fixture(scope="module")
 def runs(data, tmp_path_factory):
   """Two workdirs: four steps at once, and two with two more on resuming."""
@@ -92,9 +102,9 @@ def runs(data, tmp_path_factory):
 
 def test_a_resumed_run_equals_one_that_never_stopped(runs):
   """Bit for bit, through the command line: losses and the final state."""
-  lines = [(run / "metrics.jsonl").read_text() for run in runs]
+  lines = [losses(run) for run in runs]
   assert lines[0] == lines[1]
-  assert [json.loads(x)["step"] for x in lines[0].splitlines()] == [1, 2, 3, 4]
+  assert [line["step"] for line in lines[0]] == [1, 2, 3, 4]
   import orbax.checkpoint as ocp
 
   states = [

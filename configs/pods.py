@@ -1,0 +1,40 @@
+"""`configs/ccl.py`, laid out for a pod:
+
+    --config=configs/pods.py:pod=v5p-4x4x4,size=14b,stage=joint
+
+Other arguments than `pod` are those of `ccl.py`. Each layout was compiled for
+its topology (python -m ccl_jax.compile); `tests/budgets` holds what it needs.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import ccl
+
+# data x fsdp is how many samples a part of the batch has at least; on v5p 64
+# chips along one axis have no all-gather, 4 x 16 do (see sharding.py).
+PODS = {
+  "v5p-4x4x4": dict(data=4, fsdp=16),
+  "v6e-16x16": dict(data=4, fsdp=16, context=4),
+  "v5e-16x16": dict(data=4, fsdp=16, context=4),
+  "v5e-4x4": dict(data=1, fsdp=16),
+  "tpu7x-4x4x4": dict(data=4, fsdp=16, context=2),
+  "v5e-4x4-two-slices": dict(data=2, fsdp=16, slices=2),
+}
+
+
+def get_config(arg: str = "") -> ConfigDict:
+  """The config with the mesh of a pod, and as many parts as it then needs."""
+  items = dict(item.partition("=")[::2] for item in arg.split(",") if item)
+  pod = items.pop("pod", "v5p-4x4x4")
+  if pod not in PODS:
+    raise ValueError(f"config {pod=}: expected one of {', '.join(PODS)}.")
+  if "slices" in PODS[pod]:
+    items.setdefault("split", "slice")
+  c = ccl.get_config(",".join(f"{k}={v}" for k, v in items.items()))
+  c.unlock()
+  c.mesh.update(PODS[pod])
+  c.model.remat = "attention"
+  if c.model.video:  # one sample at a time on each shard of the batch
+    c.accumulate = max(1, c.batch // (c.mesh.data * c.mesh.fsdp))
+  c.lock()
+  return c

@@ -86,12 +86,16 @@ class Reader(nnx.Module):
   def keys_values(
     self, y: Float[Array, "b m d"] | None, angles: Array | None, b: int, dtype
   ) -> tuple[Float[Array, "b r k e"], Float[Array, "b r k e"]]:
-    """[context; y]: the context once for the batch, and without RoPE."""
+    """[context; y]: the context once for the batch, and without RoPE.
+
+    y is normalised.
+    """
     p, context = self.attention, self.context[...].astype(dtype)[None]
     parts = [(p.key(context), p.value(context))]
-    parts = [[jnp.repeat(a, b, 0) for a in pair] for pair in parts]
+    parts = [
+      [jnp.broadcast_to(a, (b, *a.shape[1:])) for a in pair] for pair in parts
+    ]
     if y is not None:
-      y = self.norm_other(y)
       parts.append((rope.rotate(p.key(y), angles), p.value(y)))
     return tuple(jnp.concatenate(a, 1) for a in zip(*parts, strict=True))
 
@@ -108,7 +112,9 @@ class Reader(nnx.Module):
     """
     p = self.attention
     q = rope.rotate(p.query(flatten(self.norm(x))), angles[0])
-    y = None if y is None else flatten(y)
+    # Frame by frame: libtpu 0.0.51 cannot lay out the gradient of a norm over
+    # all tokens as one axis.
+    y = None if y is None else flatten(self.norm_other(y))
     k, v = self.keys_values(y, angles[1], len(x), x.dtype)
     return p.out(across(q, k, v)).reshape(x.shape)
 

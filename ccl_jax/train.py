@@ -57,8 +57,8 @@ SECTIONS = (
 )  # fmt: skip
 # What may change between two starts of one run.
 FREE = (
-  "accumulate", "checkpoint", "data", "encode", "eval", "log", "mesh",
-  "sampling", "sharding",
+  "accumulate", "checkpoint", "data", "encode", "eval", "initial", "log",
+  "mesh", "sampling", "sharding",
 )  # fmt: skip
 
 

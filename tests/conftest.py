@@ -2,6 +2,8 @@
 
 import os
 
+import pytest
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Small eigenproblems are far slower on several BLAS threads than on one.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -15,3 +17,11 @@ from jaxtyping import install_import_hook
 # Meshes of virtual devices; what asks for none runs on the first.
 jax.config.update("jax_num_cpu_devices", 8)
 install_import_hook("ccl_jax", "beartype.beartype")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def programs(tmp_path_factory):
+  """What a command compiles is kept for the next process that needs it."""
+  folder = tmp_path_factory.getbasetemp().parent / "programs"
+  os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
+  os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"

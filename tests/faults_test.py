@@ -3,6 +3,7 @@
 The commands are real; of each, the compiled programs are kept between starts.
 """
 
+import functools
 import json
 import os
 import pathlib
@@ -13,6 +14,7 @@ import sys
 import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
@@ -67,7 +69,7 @@ def data_flag(data):  # noqa: F811
   return f"--config.data.path={data}"
 
 
-def start(command, **environment):
+def launch(command, **environment):
   return subprocess.Popen(
     list(map(str, command)), cwd=ROOT, text=True, start_new_session=True,
     stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -78,14 +80,14 @@ def start(command, **environment):
 def train(workdir, flags, program=("-m", "ccl_jax.train"), devices=1):
   virtual = f"--xla_force_host_platform_device_count={devices}"
   command = [sys.executable, *program, f"--workdir={workdir}", *flags]
-  return start(command, XLA_FLAGS=virtual, JAX_PLATFORMS="cpu")
+  return launch(command, XLA_FLAGS=virtual, JAX_PLATFORMS="cpu")
 
 
 def pod(workdir, flags):
   """Two processes with two devices each."""
   options = ("2", "--devices=2", "--grace=30", "--", f"--workdir={workdir}")
   command = ["bash", "launch/local_pod.sh", *options, *flags]
-  return start(command, CCL_PEER_TIMEOUT="8")
+  return launch(command, CCL_PEER_TIMEOUT="8")
 
 
 def process_of_pod(workdir, index):
@@ -228,40 +230,42 @@ def test_two_processes_equal_one_and_survive_a_death(data_flag, tmp_path):
   )
 
 
-def run_on(devices, config, workdir, until):
-  """The loop of `ccl_jax.train` on some devices: losses, names by step."""
+@functools.cache
+def program(devices, data):  # noqa: F811
+  """Recipe, what makes the first state, and step, on some devices."""
+  config = get_config("size=tiny,stage=audio").to_dict() | {"batch": 8}
+  config["model"] |= {"num_layers": 1}
+  config["model"]["audio"] |= {"width": 32, "heads": 1, "ffn": 32}
   recipe = step.make_recipe(config, jax.devices()[:devices])
+  init = functools.cache(lambda: step.init_state(recipe))
+  return recipe, init, step.compile_step(recipe)
+
+
+def run_on(devices, data, workdir, until):  # noqa: F811
+  """The loop of `ccl_jax.train`: names and loss of each step."""
+  recipe, init, take_step = program(devices, data)
   rows = sharding.local_rows(recipe.layout, recipe.batch)
-  loader = pipeline.make_loader(
-    config["data"]["path"], batch=recipe.batch, seed=recipe.seed, rows=rows
-  )
+  loader = pipeline.make_loader(data, batch=recipe.batch, rows=rows)
   checkpoints = checkpoint.Checkpointer(workdir, every=1)
   found = checkpoints.restore_newest(step.abstract_state(recipe))
-  state, first = found or (step.init_state(recipe), 0)
-  take_step, seen = step.compile_step(recipe), {}
-  for i in range(first, until):
+  state, start = found or (jax.tree.map(jnp.copy, init()), 0)
+  seen = {}
+  for i in range(start, until):
     batch = step.put_batch(recipe, rows, loader.batch_at(i))
     state, metrics = take_step(state, batch)
-    seen[i] = float(metrics["loss"]), loader.names_at(i)
+    seen[i] = loader.names_at(i), float(metrics["loss"])
     checkpoints.save(i + 1, state)
   checkpoints.close()
   return seen
 
 
-def test_on_other_devices_a_run_goes_on_with_the_same_data(
-  data,  # noqa: F811
-  tmp_path,
-):
+def test_on_other_devices_a_run_goes_on_with_the_same_data(data, tmp_path):  # noqa: F811
   """4 -> 2 -> 8 devices, against 4."""
-  config = get_config("size=tiny,stage=audio").to_dict() | {"batch": 8}
-  config["data"]["path"] = str(data)
-  config["model"] |= {"num_layers": 1}
-  config["model"]["audio"] |= {"width": 32, "heads": 1, "ffn": 32}
-  expected = run_on(4, config, tmp_path / "same", 5)
+  expected = run_on(4, data, tmp_path / "same", 5)
   found = {}
   for devices, until in ((4, 2), (2, 3), (8, 5)):
-    found |= run_on(devices, config, tmp_path / "other", until)
-  assert [x[1] for x in found.values()] == [x[1] for x in expected.values()]
-  np.testing.assert_allclose(
-    [x[0] for x in found.values()], [x[0] for x in expected.values()], rtol=1e-4
-  )
+    found |= run_on(devices, data, tmp_path / "other", until)
+  names, values = zip(*expected.values(), strict=True)
+  found_names, found_values = zip(*found.values(), strict=True)
+  assert found_names == names
+  np.testing.assert_allclose(found_values, values, rtol=1e-4)

@@ -6,6 +6,7 @@ import pathlib
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
@@ -13,6 +14,7 @@ from ccl_jax.codecs.bundle import Codecs
 from ccl_jax.codecs.hashed_text import HashedText
 from ccl_jax.codecs.linear import LinearAudioCodec, LinearVideoCodec
 from ccl_jax.data import media, records
+from ccl_jax.training import restore
 
 ROOT = pathlib.Path(__file__).parents[1]
 SMALL = [
@@ -111,11 +113,40 @@ def test_a_resumed_run_equals_one_that_never_stopped(runs):
     ocp.StandardCheckpointer().restore(run / "checkpoints" / "4" / "default")
     for run in runs
   ]
-  import jax
-
   leaves = [jax.tree.leaves(state) for state in states]
   assert len(leaves[0]) > 50
   assert all(np.array_equal(a, b) for a, b in zip(*leaves, strict=True))
+
+
+def test_the_joint_stage_starts_from_the_audio_stage(data, tmp_path):
+  """At rate 0 the audio stream stays what the audio stage has made of it."""
+  first, second = tmp_path / "audio", tmp_path / "joint"
+  small = [f for f in SMALL if ".video." not in f and ".eval." not in f]
+  status, text = call(
+    "train", "--config=configs/ccl.py:size=tiny,stage=audio",
+    f"--workdir={first}", f"--config.data.path={data}", *small,
+    "--config.eval.tasks=()", "--config.steps=2",
+  )  # fmt: skip
+  assert status == 0, text
+  stages = [
+    f"--config.initial.sources=(('audio/.*','{first}'),)",
+    "--config.optimizer.rates=(('audio/.*',0.0),('.*',1e-3))",
+    "--config.steps=1",
+  ]
+  status, text = train(data, second, *stages, "--config.initial.new=('f.*',)")
+  assert status != 0 and "video/" in text.splitlines()[-1], text
+  new = "--config.initial.new=('fusion/.*','video/.*')"
+  status, text = train(data, second, *stages, new)
+  assert status == 0, text
+  old = restore.read(
+    first / "checkpoints" / "2",
+    {"ema/audio/embed/kernel": jax.ShapeDtypeStruct((8, 24), "float32")},
+  )
+  now = restore.read(
+    second / "checkpoints" / "1",
+    {"frozen/audio/embed/kernel": jax.ShapeDtypeStruct((8, 24), "float32")},
+  )
+  np.testing.assert_array_equal(*old.values(), *now.values())
 
 
 def test_a_run_leaves_what_it_promises(runs):

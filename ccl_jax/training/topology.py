@@ -55,7 +55,7 @@ def compile_for(lowered: Any, options: dict[str, Any] | None = None) -> Any:
     return lowered.compile(options or None)
   except jax.errors.JaxRuntimeError as error:
     text = str(error)
-    if "RESOURCE_EXHAUSTED" not in text and "memory" not in text:
+    if "RESOURCE_EXHAUSTED" not in text:
       raise
     raise ValueError(explain(text)) from None
 
@@ -63,23 +63,25 @@ def compile_for(lowered: Any, options: dict[str, Any] | None = None) -> Any:
 def explain(text: str, most: int = 4) -> str:
   """One line from libtpu's page about a program that does not fit."""
   used = re.search(r"Used ([\d.]+\w) of ([\d.]+\w)", text)
-  sizes = re.findall(
-    r"Size: ([\d.]+\w).*?(?:Operator: op_name=\"(.*?)\")?\s*"
-    r"Shape: (\S+).*?(?=Size:|\Z)",
-    text,
-    re.DOTALL,
-  )
-  largest = "; ".join(
-    f"{size} {shape}" + (f" of {op.split('/')[-1]}" if op else "")
-    for size, op, shape in sizes[:most]
-  )
   amount = f"{used[1]} of {used[2]}" if used else "more than there is"
+  blocks = re.split(r"\bSize: ", text)[1 : most + 1]
+  largest = "; ".join(_contributor(block) for block in blocks)
   return (
     f"Out of memory: the program needs {amount} of a chip's HBM. Largest:"
     f" {largest or 'not told'}. Take more accumulation (config.accumulate), a"
     " larger context axis (config.mesh.context), or remat=full or offload"
     " (config.model.remat)."
   )
+
+
+def _contributor(block: str) -> str:
+  """ "10.4G bf16[40,27280,5120] of dot_general"."""
+  shape = re.search(r"Shape: (\w+\[[\d,]*\])", block)
+  source = re.search(r'op_name="([^"]*)"', block)
+  parts = [block.split()[0], shape[1] if shape else ""]
+  if source:
+    parts.append(f"of {source[1].split('/')[-1]}")
+  return " ".join(part for part in parts if part)
 
 
 def _line(error: Exception) -> str:

@@ -78,9 +78,13 @@ def make_mesh(
     )
   if slices > 1:
     inner, outer = [sizes[0] // slices, *sizes[1:]], [slices, 1, 1, 1]
-    array = mesh_utils.create_hybrid_device_mesh(inner, outer, devices)
+    array = mesh_utils.create_hybrid_device_mesh(
+      inner, outer, devices, allow_split_physical_axes=True
+    )
   else:
-    array = mesh_utils.create_device_mesh(sizes, devices)
+    array = mesh_utils.create_device_mesh(
+      sizes, devices, allow_split_physical_axes=True
+    )
   return Mesh(array, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 

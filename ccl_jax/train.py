@@ -12,7 +12,6 @@ that was not. A workdir in the end holds
 """
 
 import dataclasses
-import shutil
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,7 +26,6 @@ from ccl_jax.config import build, check_keys
 from ccl_jax.data import pipeline as data_pipeline
 from ccl_jax.data import records
 from ccl_jax.diffusion import tasks
-from ccl_jax.files import replacing
 from ccl_jax.metrics import pictures
 from ccl_jax.pipeline import ClipShape, Pipeline, Sampling
 from ccl_jax.training import (
@@ -84,6 +82,7 @@ def train(config: Mapping[str, Any], workdir: epath.Path) -> None:
     recipe, num_steps = step.make_recipe(config), config["steps"]
     sampling = build(Sampling, config["sampling"], "sampling")
     held_out = build(HeldOut, config["eval"], "eval")
+    held_out.check(recipe.streams)
     telling = build(Telling, config["log"], "log")
 
     # -- Data, of which this host reads the rows that its devices hold.
@@ -237,6 +236,14 @@ class HeldOut:
     for name in self.tasks:
       tasks.inference_task(name)
 
+  def check(self, streams: tuple[str, ...]) -> None:
+    """Raises ValueError where a task needs a stream that is not there."""
+    for name in self.tasks:
+      if set(tasks.inference_task(name).streams) - set(streams):
+        raise ValueError(
+          f"eval.tasks has '{name}', but the model has only {streams}."
+        )
+
   def is_due(self, done: int) -> bool:
     """Whether to sample after `done` steps."""
     return done % self.every == 0
@@ -270,7 +277,8 @@ def prepare_workdir(
   """Claims the workdir and copies in what sampling needs from the data.
 
   Raises:
-    ValueError: the data do not fit the model, or the workdir is another's.
+    ValueError: the data do not fit the model, the workdir is another's, or its
+      run was started on latents of other codecs.
   """
   data = epath.Path(config["data"]["path"])
   metadata = records.read_metadata(data)
@@ -280,26 +288,17 @@ def prepare_workdir(
   )
   check_fit(config["model"], codecs, shape)
   checkpoint.claim_workdir(workdir, config, may_differ)
-  checkpoint.write_json(workdir / "clip.json", dataclasses.asdict(shape))
-  copy_codecs(data / "codecs", workdir / "codecs")
-  return shape
-
-
-def copy_codecs(source: epath.Path, target: epath.Path) -> None:
-  """Copies the data's codecs, or checks that they are the run's.
-
-  Raises:
-    ValueError: the run was started on latents of other codecs.
-  """
-  if not target.exists():
-    with replacing(target) as partial:
-      shutil.copytree(source, partial)
-  arrays = [(folder / "codecs.npz").read_bytes() for folder in (source, target)]
-  if arrays[0] != arrays[1]:
+  if distributed.is_lead():
+    checkpoint.write_json(workdir / "clip.json", dataclasses.asdict(shape))
+    if not (workdir / "codecs").exists():
+      codecs.save(workdir / "codecs")
+  distributed.barrier("the workdir has its codecs")
+  if not codecs.equals(Codecs.load(workdir / "codecs")):
     raise ValueError(
-      f"'{source}' made other latents than '{target}', which this run was"
-      " trained on. Encode with --codecs, or choose another --workdir."
+      f"'{data}/codecs' made other latents than '{workdir}/codecs', which this"
+      " run was trained on. Encode with --codecs, or choose another --workdir."
     )
+  return shape
 
 
 def check_fit(

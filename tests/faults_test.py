@@ -1,6 +1,6 @@
 """Runs that are killed, asked to stop, moved to other devices, or damaged.
 
-The commands are real; of each, the compiled programs are kept between starts.
+The commands are real.
 """
 
 import functools
@@ -49,19 +49,6 @@ restore.record_files = die
 sys.argv[0] = "ccl_jax.train"
 runpy.run_module("ccl_jax.train", run_name="__main__")
 """
-
-
-@pytest.fixture(scope="module", autouse=True)
-def programs(tmp_path_factory):
-  """Compiled programs are kept for the next start."""
-  kept = {
-    "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("programs")),
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-  }
-  os.environ.update(kept)
-  yield
-  for name in kept:
-    del os.environ[name]
 
 
 @pytest.fixture(scope="module")

@@ -85,6 +85,16 @@ class Codecs(NamedTuple):
   audio: AudioCodec
   text: TextCodec
 
+  def equals(self, other: "Codecs") -> bool:
+    """Whether the other's are of the same kinds, settings and arrays."""
+    return all(
+      type(a) is type(b)
+      and a.settings() == b.settings()
+      and a.arrays().keys() == b.arrays().keys()
+      and all(np.array_equal(x, b.arrays()[k]) for k, x in a.arrays().items())
+      for a, b in zip(self, other, strict=True)
+    )
+
   def save(self, path: epath.PathLike) -> None:
     """Writes the directory `path`, whole or not at all."""
     kinds = {make: kind for kind, make in KINDS.items()}

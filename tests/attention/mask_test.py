@@ -42,6 +42,11 @@ def test_patterns_answer_numpy_and_jax_alike(pattern):
   )
 
 
+def test_padding_at_the_end_is_seen_by_nobody():
+  seen = Mask(Full(num_keys=2)).dense(2, 4)[0]
+  np.testing.assert_array_equal(seen, [[1, 1, 0, 0], [1, 1, 0, 0]])
+
+
 def test_routing_leaves_the_context():
   sees = jnp.array([True, False])
   seen = Mask.routed(WINDOW, sees, 4, 9).dense(4, 9)

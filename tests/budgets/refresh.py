@@ -39,13 +39,16 @@ def measure(name: str) -> dict[str, float | str]:
   config = pods.get_config(argument).to_dict()
   config["model"] |= model
   found, _ = compile_report(config, topology)
+  return {"config": argument, "topology": topology} | figures(found)
+
+
+def figures(found: dict) -> dict[str, float]:
+  """What a budget holds of a report."""
   wire: dict[str, float] = {}
   for key, value in found["collectives"].items():
     axes = key.partition(" over ")[2]
     wire[axes] = wire.get(axes, 0) + value["wire"]
   return {
-    "config": argument,
-    "topology": topology,
     "hbm_gb": round(found["hbm"]["total"] / 1e9, 3),
     "headroom": round(found["hbm"]["headroom"], 3),
     "hardware_over_model": round(found["hardware_over_model"], 3),
@@ -58,8 +61,7 @@ def measure(name: str) -> dict[str, float | str]:
 
 def main(names: list[str]) -> None:
   for name in names or BUDGETS:
-    figures = measure(name)
-    text = json.dumps(figures, indent=2) + "\n"
+    text = json.dumps(measure(name), indent=2) + "\n"
     (FOLDER / f"{name}.json").write_text(text)
     print(name, text, flush=True)
 

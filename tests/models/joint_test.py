@@ -64,8 +64,14 @@ def test_initial_fusion_output_is_zero():
 
 @pytest.mark.parametrize(
   "fields",
-  [{"scan": False}, {"remat": "full"}, {"remat": "linear"}],
-  ids=["loop", "full", "linear"],
+  [
+    {"scan": False},
+    {"remat": "full"},
+    {"remat": "linear"},
+    {"remat": "attention"},
+    {"remat": "offload"},
+  ],
+  ids=["loop", "full", "linear", "attention", "offload"],
 )
 def test_scan_loop_and_remat_agree_in_value_and_gradient(fields):
   def loss(run):

@@ -64,10 +64,10 @@ def test_resume_equals_never_having_stopped(tmp_path):
   first = checkpoint.Checkpointer(tmp_path, every=2)
   first.save(2, state)
   first.close()
-  shapes = step.abstract_state(recipe())
   second = checkpoint.Checkpointer(tmp_path, every=2)
-  assert second.newest() == 2
-  resumed = run(second.restore(shapes), range(2, 4))
+  state, at = second.restore_newest(step.abstract_state(recipe()))
+  assert at == 2
+  resumed = run(state, range(2, 4))
   second.close()
   assert int(resumed["step"]) == 4
   assert equal(resumed, straight)
@@ -166,8 +166,30 @@ def test_a_rule_that_matches_nothing_is_an_error():
     recipe((("fusoin/.*", 1e-4), (".*", 1e-5)))
 
 
-def test_a_missing_checkpoint_is_named(tmp_path):
-  checkpoints = checkpoint.Checkpointer(tmp_path)
-  with pytest.raises(ValueError, match="No checkpoint of step 5"):
-    checkpoints.restore({"step": jnp.zeros(())}, 5)
-  checkpoints.close()
+def test_a_step_that_is_not_finite_changes_nothing():
+  before = step.init_state(recipe())
+  bad = batch(0)
+  bad["video"][0, 0, 0, 0, 0] = np.nan
+  after, metrics = compiled()(before, bad)
+  assert int(after.pop("step")) == 1 and int(before.pop("step")) == 0
+  assert int(after.pop("skipped")) == int(metrics["skipped"]) == 1
+  before.pop("skipped")
+  assert equal(after, before)
+  after |= {"step": jnp.array(1), "skipped": jnp.array(1)}
+  _, metrics = compiled()(after, batch(1))
+  assert int(metrics["skipped"]) == 0
+
+
+def test_frozen_parts_may_be_small_and_the_average_absent():
+  rates = (("fusion/.*", 1e-2), (".*", 0.0))
+  settings = {"rates": rates, "frozen_dtype": "bfloat16", "ema": 0.0}
+  small = recipes.make_recipe(optimizer=settings)
+  state = step.abstract_state(small)
+  for half, dtype in (("frozen", "bfloat16"), ("trainable", "float32")):
+    assert {str(x.dtype) for x in jax.tree.leaves(state[half])} == {dtype}
+  assert state["ema"] == {}
+
+
+def test_a_batch_that_cannot_be_shared_is_an_error():
+  with pytest.raises(ValueError, match="accumulate=3"):
+    recipes.make_recipe(accumulate=3)

@@ -51,12 +51,12 @@ DISTRIBUTED = flags.DEFINE_string(
 SECTIONS = (
   "accumulate", "batch", "checkpoint", "data", "encode", "eval", "initial",
   "log", "mesh", "model", "objective", "optimizer", "sampling", "seed",
-  "sharding", "steps",
+  "sharding", "steps", "xla",
 )  # fmt: skip
 # What may change between two starts of one run.
 FREE = (
   "accumulate", "checkpoint", "data", "encode", "eval", "initial", "log",
-  "mesh", "sampling", "sharding",
+  "mesh", "sampling", "sharding", "xla",
 )  # fmt: skip
 
 

@@ -50,6 +50,8 @@ def get_config(arg: str = "") -> ConfigDict:
   c.batch = 320  # [P]; ablations 128
   c.accumulate = 1  # parts of a batch that go through the model in turn
 
+  c.xla = ()  # options for the compiler: (("xla_...", value), ...)
+
   # Mesh axes; -1 is "the rest of the devices". slices: joined by `data`.
   c.mesh = dict(data=1, fsdp=-1, context=1, tensor=1, slices=1)
   c.sharding = ConfigDict()  # see ccl_jax/sharding.py

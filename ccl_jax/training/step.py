@@ -32,6 +32,7 @@ from ccl_jax.diffusion.objective import (
 )
 from ccl_jax.models import joint
 from ccl_jax.sharding import Layout, make_layout, put_rows
+from ccl_jax.training import compiler
 from ccl_jax.training.optim import Optimizer
 from ccl_jax.types import STREAMS, Array, PyTree
 
@@ -47,6 +48,7 @@ class Recipe:
     graph, shapes: the model's static half, its parameters' shapes.
     batch: samples in a step, of which 1 / accumulate go through the model at
       once.
+    options: for the compiler.
   """
 
   model: Mapping[str, Any]
@@ -61,6 +63,7 @@ class Recipe:
   seed: int
   batch: int
   accumulate: int
+  options: Mapping[str, Any]
 
 
 def make_recipe(config: Mapping[str, Any], devices=None) -> Recipe:
@@ -95,6 +98,7 @@ def make_recipe(config: Mapping[str, Any], devices=None) -> Recipe:
     seed=config["seed"],
     batch=batch,
     accumulate=accumulate,
+    options=compiler.options(config["xla"], layout.device_kind),
   )
 
 
@@ -347,4 +351,5 @@ def compile_step(recipe: Recipe):
     functools.partial(train_step, recipe=recipe),
     donate_argnums=0,
     out_shardings=None if shardings is None else (shardings, None),
+    compiler_options=dict(recipe.options),
   )

@@ -35,7 +35,7 @@ def test_a_misspelt_override_is_an_error_with_a_suggestion():
     get_config("size=tiny").step = 3
 
 
-@pytest.mark.parametrize("arg", ["sise=tiny", "size=huge", "stage=video"])
+@pytest.mark.parametrize("arg", ["sise=tiny", "size=huge", "stage=both"])
 def test_unknown_arguments_are_errors(arg):
   with pytest.raises(ValueError, match="expected"):
     get_config(arg)

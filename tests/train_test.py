@@ -9,6 +9,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+from etils import epath
 
 from ccl_jax.codecs.bundle import Codecs
 from ccl_jax.codecs.hashed_text import HashedText
@@ -139,11 +140,11 @@ def test_the_joint_stage_starts_from_the_audio_stage(data, tmp_path):
   status, text = train(data, second, *stages, new)
   assert status == 0, text
   old = restore.read(
-    first / "checkpoints" / "2",
+    epath.Path(first) / "checkpoints" / "2",
     {"ema/audio/embed/kernel": jax.ShapeDtypeStruct((8, 24), "float32")},
   )
   now = restore.read(
-    second / "checkpoints" / "1",
+    epath.Path(second) / "checkpoints" / "1",
     {"frozen/audio/embed/kernel": jax.ShapeDtypeStruct((8, 24), "float32")},
   )
   np.testing.assert_array_equal(*old.values(), *now.values())

@@ -10,7 +10,7 @@ import json
 import pathlib
 import sys
 
-from ccl_jax.compile import compile_report
+from ccl_jax.lowering import compile_report
 from configs import pods
 
 FOLDER = pathlib.Path(__file__).parent

@@ -1,16 +1,16 @@
+import dataclasses
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
-from ccl_jax import encode
 from ccl_jax.codecs.bundle import Codecs
-from ccl_jax.data import media, pipeline, records
+from ccl_jax.data import encoding, media, pipeline, records
 from tests.data import clips
 
 NUM = 14
-SETTINGS = encode.EncodeSettings(
+SETTINGS = encoding.EncodeSettings(
   fps=clips.FPS,
   frames=clips.FRAMES,
   size=clips.SIZE,
@@ -32,7 +32,7 @@ def folder(tmp_path):
 
 
 def test_clips_become_records_that_decode_to_them(folder, tmp_path):
-  summary = encode.encode(folder, tmp_path / "data", SETTINGS)
+  summary = encoding.encode(folder, tmp_path / "data", SETTINGS)
   assert sum(summary.encoded.values()) == NUM
   assert not summary.skipped
   assert summary.cut_captions == NUM  # Disc 3 . " Oh ! " and the end are 8.
@@ -53,7 +53,7 @@ def test_a_bad_clip_is_left_out_with_its_reason(folder, tmp_path):
   media.write_mp4(folder / "4.mp4", video, 25.0)
   media.write_mp4(folder / "5.mp4", video[:3], 25.0, audio)
   media.write_mp4(folder / "new.mp4", video, 25.0, audio)
-  summary = encode.encode(folder, tmp_path / "data", SETTINGS)
+  summary = encoding.encode(folder, tmp_path / "data", SETTINGS)
   reasons = {
     name: text.split(": ", 1)[1] for name, text in summary.skipped.items()
   }
@@ -68,11 +68,11 @@ def test_clips_that_lack_what_is_not_needed_are_kept(folder, tmp_path):
   video, audio = clips.clip(0)
   media.write_mp4(folder / "4.mp4", video, 25.0)
   media.write_wav(folder / "z.wav", audio)
-  settings = encode.dataclasses.replace(
+  settings = dataclasses.replace(
     SETTINGS, need_video=False, need_audio=False, need_caption=False,
     validation=0.0,
   )  # fmt: skip
-  summary = encode.encode(folder, tmp_path / "data", settings)
+  summary = encoding.encode(folder, tmp_path / "data", settings)
   assert summary.encoded == {"train": NUM + 1}
   assert summary.without_caption == 1
   read = pipeline.read_clips(tmp_path / "data", "train")
@@ -90,7 +90,7 @@ def test_clips_that_lack_what_is_not_needed_are_kept(folder, tmp_path):
 
 def test_given_codecs_are_used(folder, tmp_path):
   codecs = clips.codecs()
-  encode.encode(folder, tmp_path / "data", SETTINGS, codecs=codecs)
+  encoding.encode(folder, tmp_path / "data", SETTINGS, codecs=codecs)
   loaded = Codecs.load(tmp_path / "data" / "codecs")
   np.testing.assert_array_equal(loaded.video.basis, codecs.video.basis)
 
@@ -100,9 +100,9 @@ def test_an_existing_output_is_kept_unless_forced(folder, tmp_path):
   output.mkdir()
   (output / "mine.txt").touch()
   with pytest.raises(ValueError, match="exists"):
-    encode.encode(folder, output, SETTINGS)
+    encoding.encode(folder, output, SETTINGS)
   assert [path.name for path in output.iterdir()] == ["mine.txt"]
-  encode.encode(folder, output, SETTINGS, force=True)
+  encoding.encode(folder, output, SETTINGS, force=True)
   assert not (output / "mine.txt").exists()
   assert records.read_metadata(output)["frames"] == clips.FRAMES
 
@@ -139,7 +139,7 @@ def test_bad_input_is_one_error_and_nothing_is_written(
   make_bad(kind, folder)
   before = set(tmp_path.iterdir())
   with pytest.raises(ValueError, match=reason):
-    encode.encode(folder, tmp_path / "data", SETTINGS)
+    encoding.encode(folder, tmp_path / "data", SETTINGS)
   assert set(tmp_path.iterdir()) == before
 
 
@@ -155,7 +155,7 @@ def test_bad_input_is_one_error_and_nothing_is_written(
 )
 def test_impossible_settings_are_refused(key, value):
   with pytest.raises(ValueError, match=f"encode.{key}"):
-    encode.EncodeSettings(**{key: value})
+    encoding.EncodeSettings(**{key: value})
 
 
 def test_the_command(folder, tmp_path):

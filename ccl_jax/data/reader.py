@@ -1,0 +1,59 @@
+"""Decoding many clips at once."""
+
+import collections
+import functools
+import multiprocessing
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+
+from ccl_jax.data import media, sources
+
+
+class Reader:
+  """Decodes clips, in several processes and in order.
+
+  Calling it yields every source with its clip, or with the ClipError that says
+  why there is none. Only a few clips are in memory at a time.
+  """
+
+  def __init__(self, workers: int, **arguments):
+    """workers: processes, or 0 for this one; arguments: of read_or_error."""
+    self._workers = workers
+    self._read = functools.partial(read_or_error, **arguments)
+
+  def __enter__(self) -> "Reader":
+    # Not forked: JAX and codecs have threads, which a fork would leave behind.
+    spawn = multiprocessing.get_context("spawn")
+    self._pool = self._workers and ProcessPoolExecutor(self._workers, spawn)
+    return self
+
+  def __exit__(self, *_) -> None:
+    if self._pool:
+      self._pool.shutdown(cancel_futures=True)
+
+  def __call__(
+    self, clips: Sequence[sources.Source]
+  ) -> Iterator[tuple[sources.Source, media.Clip | media.ClipError]]:
+    if not self._pool:
+      yield from ((clip, self._read(clip)) for clip in clips)
+      return
+    pending = collections.deque()
+    for clip in clips:
+      pending.append((clip, self._pool.submit(self._read, clip)))
+      if len(pending) > 4 * self._workers:
+        source, future = pending.popleft()
+        yield source, future.result()
+    for source, future in pending:
+      yield source, future.result()
+
+
+def read_or_error(
+  source: sources.Source, *, need_caption: bool, **arguments
+) -> media.Clip | media.ClipError:
+  """A clip, or the reason why it cannot be used."""
+  try:
+    if need_caption and not source.caption:
+      raise media.ClipError(f"{source.path}: has no caption")
+    return media.read_clip(source.path, **arguments)
+  except media.ClipError as error:
+    return error

@@ -21,6 +21,12 @@ def is_remote(path: epath.PathLike) -> bool:
   return "://" in os.fspath(path)
 
 
+def absolute(path: epath.PathLike) -> epath.Path:
+  """The path from the root, as Orbax wants it; buckets have no other."""
+  path = epath.Path(path)
+  return path if is_remote(path) else path.resolve()
+
+
 def sizes(folder: epath.PathLike) -> dict[str, int]:
   """Relative path -> bytes of every file below a folder."""
   folder = epath.Path(folder)

@@ -124,17 +124,9 @@ class Layout:
         )
 
   @property
-  def platform(self) -> str | None:
-    """Of the mesh's devices; None without a mesh."""
-    return self.mesh and self.mesh.devices.flat[0].platform
-
-  @property
-  def device_kind(self) -> str:
-    """Of the mesh's devices, or the first of this host."""
-    device = (
-      jax.devices()[0] if self.mesh is None else self.mesh.devices.flat[0]
-    )
-    return device.device_kind
+  def device(self) -> Any:
+    """One like all of the mesh, or of this host."""
+    return jax.devices()[0] if self.mesh is None else self.mesh.devices.flat[0]
 
   def size(self, entry: Any) -> int:
     """How many shards a spec makes, or an entry of one."""

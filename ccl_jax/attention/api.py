@@ -1,6 +1,6 @@
 """The one door to attention: what is asked, and who answers.
 
-Backends are functions of (q, k, v, mask, platform, name), equal in value and in
+Backends are functions of (q, k, v, mask, target, name), equal in value and in
 all gradients. One that cannot do a request raises NotImplementedError(reason)
 while it is traced; the reason is logged once and the next one is tried.
 """
@@ -13,14 +13,15 @@ from jax.ad_checkpoint import checkpoint_name
 
 from ccl_jax.attention import framed, gpu, reference, splash
 from ccl_jax.attention.mask import Mask, Pattern, Window
+from ccl_jax.attention.target import Target, target_of
 from ccl_jax.types import Array, Float
 
 
 def _named(attend):
   """The backend with its result named for remat."""
 
-  def named(q, k, v, mask, platform, name):
-    out = attend(q, k, v, mask, platform)
+  def named(q, k, v, mask, target, name):
+    out = attend(q, k, v, mask, target)
     return out if name is None else checkpoint_name(out, name)
 
   return named
@@ -54,7 +55,7 @@ def attend(
   mask: Mask = _FULL,
   *,
   backend: str | None = None,
-  platform: str | None = None,
+  target: Target | None = None,
   name: str | None = None,
 ) -> Float[Array, "b n k e"]:
   """softmax(q k^T / sqrt(e)) v over the keys that `mask` lets a query see.
@@ -64,8 +65,8 @@ def attend(
 
   Args:
     backend: a key of `BACKENDS`, to have that one or an error.
-    platform: "cpu", "gpu" or "tpu", what to compile for; the default backend
-      unless given (as when compiling on a CPU for a TPU that is elsewhere).
+    target: what to compile for; this process's devices unless given (as when
+      compiling on a CPU for a TPU that is elsewhere).
     name: of the result (and of splash's log-sum-exp) for remat policies that
       save by name.
 
@@ -74,24 +75,24 @@ def attend(
       asked for by name and cannot do this.
   """
   _check_shapes(q, k, v, mask)
-  platform = platform or jax.default_backend()
+  target = target or target_of(jax.devices()[0])
   if backend is not None:
-    return _call_by_name(backend, q, k, v, mask, platform, name)
-  for each in choose(platform, mask.pattern):
+    return _call_by_name(backend, q, k, v, mask, target, name)
+  for each in choose(target.platform, mask.pattern):
     try:
-      return BACKENDS[each](q, k, v, mask, platform, name)
+      return BACKENDS[each](q, k, v, mask, target, name)
     except NotImplementedError as reason:
       _log_once(f"Attention backend '{each}' was passed over: {reason}")
   raise AssertionError("unreachable: the reference refuses nothing")
 
 
-def _call_by_name(backend, q, k, v, mask, platform, name):
+def _call_by_name(backend, q, k, v, mask, target, name):
   if backend not in BACKENDS:
     raise ValueError(
       f"Unknown attention backend '{backend}'. Known: {', '.join(BACKENDS)}."
     )
   try:
-    return BACKENDS[backend](q, k, v, mask, platform, name)
+    return BACKENDS[backend](q, k, v, mask, target, name)
   except NotImplementedError as reason:
     raise ValueError(
       f"Attention backend '{backend}' cannot do this: {reason}"

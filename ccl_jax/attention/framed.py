@@ -21,6 +21,7 @@ import jax.numpy as jnp
 
 from ccl_jax.attention.mask import Mask, Window
 from ccl_jax.attention.reference import UNSEEN
+from ccl_jax.attention.target import Target
 from ccl_jax.types import Array, Float
 
 
@@ -29,7 +30,7 @@ def attend(
   k: Float[Array, "b m k e"],
   v: Float[Array, "b m k e"],
   mask: Mask,
-  platform: str,
+  target: Target,
 ) -> Float[Array, "b n k e"]:
   """Attention for `Window` masks over whole frames, on every platform.
 
@@ -37,7 +38,7 @@ def attend(
     NotImplementedError: another pattern, or queries and keys that are not
       the same number of whole frames.
   """
-  del platform
+  del target
   window, frames = mask.pattern, _count_frames(mask, q.shape[1], k.shape[1])
   q_ids, k_ids = mask.ids(q.shape[1], k.shape[1])
   q_ids = einops.rearrange(q_ids, "b (f s) -> b f 1 s 1", f=frames)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from ccl_jax.attention.mask import Full, Mask
+from ccl_jax.attention.target import Target
 from ccl_jax.types import Array, Float
 
 
@@ -17,15 +18,17 @@ def attend(
   k: Float[Array, "b m k e"],
   v: Float[Array, "b m k e"],
   mask: Mask,
-  platform: str,
+  target: Target,
 ) -> Float[Array, "b n k e"]:
   """Attention by cuDNN.
 
   Raises:
     NotImplementedError: anything but half-precision full attention on a GPU.
   """
-  if platform != "gpu":
-    raise NotImplementedError(f"cuDNN needs a GPU, compiling for {platform}")
+  if target.platform != "gpu":
+    raise NotImplementedError(
+      f"cuDNN needs a GPU, compiling for {target.platform}"
+    )
   if not isinstance(mask.pattern, Full) or mask.k_segments is not None:
     raise NotImplementedError(
       f"cuDNN does full attention and key lengths only, got {mask.pattern}"

@@ -20,6 +20,7 @@ from jax.sharding import PartitionSpec
 
 from ccl_jax.attention.api import attend
 from ccl_jax.attention.mask import Full, Mask, Window
+from ccl_jax.attention.target import target_of
 from ccl_jax.sharding import ONE_DEVICE, Layout, Spec
 from ccl_jax.types import Array, Float
 
@@ -50,7 +51,7 @@ class Attention:
     pattern = Full(num_keys if num_keys < q.shape[1] else None)
     call = functools.partial(
       attend, mask=Mask(pattern), backend=self.backend,
-      platform=self.layout.platform, name=SELF_ATTENTION,
+      target=target_of(self.layout.device), name=SELF_ATTENTION,
     )  # fmt: skip
     if self.layout.mesh is None:
       return call(q, k, v)
@@ -86,7 +87,7 @@ class Attention:
     def local(q, k, v, arrays):
       return attend(
         q, k, v, Mask(mask.pattern, **arrays), backend=self.backend,
-        platform=self.layout.platform,
+        target=target_of(self.layout.device),
       )  # fmt: skip
 
     given = {name: PartitionSpec(*specs[name]) for name in arrays}

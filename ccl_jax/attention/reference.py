@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from ccl_jax.attention.mask import Full, Mask
+from ccl_jax.attention.target import Target
 from ccl_jax.types import Array, Float
 
 # Finite, so that a row that sees nothing is a mean and not a NaN.
@@ -19,14 +20,14 @@ def attend(
   k: Float[Array, "b m k e"],
   v: Float[Array, "b m k e"],
   mask: Mask,
-  platform: str,
+  target: Target,
 ) -> Float[Array, "b n k e"]:
   """Attention by its definition, on every platform; O(n m) memory.
 
   Heads join the batch, as (b k, n, e), and the softmax divides the result
   instead of the weights: several times faster on a CPU, the same numbers.
   """
-  del platform
+  del target
   b, n, m = len(q), q.shape[1], k.shape[1]
   q, k, v = (einops.rearrange(x, "b n k e -> (b k) n e") for x in (q, k, v))
   logits = jnp.einsum("bne,bme->bnm", q, k, preferred_element_type="float32")

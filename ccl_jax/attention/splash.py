@@ -27,7 +27,9 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (
   splash_attention_mask as masks,
 )
 
+from ccl_jax.attention import blocks
 from ccl_jax.attention.mask import Full, Mask, Pattern
+from ccl_jax.attention.target import Target
 from ccl_jax.types import Array, Float
 
 _LANES = 128
@@ -38,41 +40,36 @@ def attend(
   k: Float[Array, "b m k e"],
   v: Float[Array, "b m k e"],
   mask: Mask,
-  platform: str,
+  target: Target,
   name: str | None = None,
 ) -> Float[Array, "b n k e"]:
   """Attention for any mask; interpreted (slowly) where there is no TPU."""
   n, m = q.shape[1], k.shape[1]
   attend_heads = _make_kernel(
-    mask.pattern, q.shape[2], n, m, platform != "tpu", name
-  )
+    mask.pattern, q.shape[2], n, m, blocks.choose(n, m, target.kind),
+    target.platform != "tpu", name,
+  )  # fmt: skip
   segments = None if mask.is_static else _pad_ids(mask, q.shape[0], n, m)
   q = q * q.shape[-1] ** -0.5
   out = jax.vmap(attend_heads)(_pad(q), _pad(k), _pad(v), segments)
   return jnp.swapaxes(out, 1, 2)[:, :n, :, : q.shape[-1]]
 
 
-def block_size(length: int) -> int:
-  """The largest of 512, 256, 128 that pads by an eighth at most, else 128."""
-  fits = (size for size in (512, 256) if -length % size <= length // 8)
-  return next(fits, 128)
-
-
-def _padded(length: int) -> int:
-  return length + -length % block_size(length)
-
-
 def _pad(x: Float[Array, "b n k e"]) -> Float[Array, "b k _ _"]:
   """Heads before tokens, whole blocks of tokens, whole lanes."""
   x = jnp.swapaxes(x, 1, 2)
   n, e = x.shape[2:]
-  return jnp.pad(x, ((0, 0), (0, 0), (0, _padded(n) - n), (0, -e % _LANES)))
+  return jnp.pad(
+    x, ((0, 0), (0, 0), (0, blocks.padded(n) - n), (0, -e % _LANES))
+  )
 
 
 def _pad_ids(mask: Mask, b: int, n: int, m: int) -> kernels.SegmentIds:
   q_ids, k_ids = mask.ids(n, m)
-  q_ids = jnp.pad(q_ids, ((0, 0), (0, _padded(n) - n)), mode="edge")
-  k_ids = jnp.pad(k_ids, ((0, 0), (0, _padded(m) - m)), constant_values=-1)
+  q_ids = jnp.pad(q_ids, ((0, 0), (0, blocks.padded(n) - n)), mode="edge")
+  k_ids = jnp.pad(
+    k_ids, ((0, 0), (0, blocks.padded(m) - m)), constant_values=-1
+  )
   return kernels.SegmentIds(
     *(jnp.broadcast_to(x, (b, x.shape[1])) for x in (q_ids, k_ids))
   )
@@ -99,7 +96,7 @@ class _ComputedMask(masks._ComputableMask):
   """A static mask that the kernel evaluates itself; equal by its content."""
 
   def __init__(self, visible: _Visible):
-    shape = _padded(visible.n), _padded(visible.m)
+    shape = blocks.padded(visible.n), blocks.padded(visible.m)
     super().__init__(shape=shape, mask_function=visible, shard_count=1)
 
   def __eq__(self, other):
@@ -113,29 +110,31 @@ class _ComputedMask(masks._ComputableMask):
 
 @functools.lru_cache(maxsize=64)
 def _make_kernel(
-  pattern: Pattern, num_heads: int, n: int, m: int, interpret: bool,
-  name: str | None,
+  pattern: Pattern, num_heads: int, n: int, m: int, sizes: blocks.Sizes,
+  interpret: bool, name: str | None,
 ):  # fmt: skip
   """The kernel of (k, n, e) arrays, made once for all layers."""
-  if pattern == Full() and (n, m) == (_padded(n), _padded(m)):
+  if pattern == Full() and (n, m) == (blocks.padded(n), blocks.padded(m)):
     mask = masks.FullMask((n, m))
   else:
     mask = _ComputedMask(_Visible(pattern, n, m))
-  block_q, block_kv = block_size(n), block_size(m)
-  sizes = kernels.BlockSizes(
-    block_q=block_q,
-    block_kv=block_kv,
-    block_q_dq=block_q,
-    block_kv_dq=block_kv,
-    block_q_dkv=block_q,
-    block_kv_dkv=block_kv,
+  forward, dq, dkv = sizes
+  block_sizes = kernels.BlockSizes(
+    block_q=forward.q,
+    block_kv=forward.kv,
+    block_kv_compute=forward.compute,
+    block_q_dq=dq.q,
+    block_kv_dq=dq.kv,
+    block_q_dkv=dkv.q,
+    block_kv_dkv=dkv.kv,
+    block_kv_dkv_compute=dkv.compute,
   )
   # Built outside of any trace that is going on, and kept as numpy: the cache
   # must hold neither tracers nor arrays on a device.
   with jax.ensure_compile_time_eval():
     kernel = kernels.make_splash_mha(
       masks.MultiHeadMask([mask] * num_heads),
-      block_sizes=sizes,
+      block_sizes=block_sizes,
       head_shards=1,
       q_seq_shards=1,
       residual_checkpoint_name=name,

@@ -34,6 +34,9 @@ REMAT = {
   "linear": _policies.dots_with_no_batch_dims_saveable,
   "full": _policies.nothing_saveable,
   "attention": _policies.save_only_these_names(SELF_ATTENTION),
+  "attention_ffn": _policies.save_only_these_names(
+    SELF_ATTENTION, layers.MLP_HIDDEN
+  ),
   "offload": _policies.save_and_offload_only_these_names(
     names_which_can_be_saved=[],
     names_which_can_be_offloaded=[BLOCK_INPUT, SELF_ATTENTION],
@@ -60,8 +63,9 @@ class Joint(nnx.Module):
     dtype: of the matrix products, "float32" or "bfloat16".
     remat: what the backward pass recomputes of each block: "none" of it,
       "full", "linear": all but the outputs of its linear layers, "attention":
-      all but self-attention, whose output and log-sum-exp are kept, "offload":
-      the same, kept with the block's input in the host's memory.
+      all but self-attention, whose output and log-sum-exp are kept,
+      "attention_ffn": nor the first half of the FFN, "offload": as "attention",
+      kept with the block's input in the host's memory.
     scan: False unrolls the layers (to count FLOPs).
     backend: of attention; None chooses by platform.
     layout: where arrays live on a mesh.

@@ -12,10 +12,12 @@ import einops
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from ccl_jax.types import Array, Float
 
 EPSILON = 1e-6
+MLP_HIDDEN = "mlp_hidden"  # its name for remat policies
 xavier = nnx.initializers.xavier_uniform()
 zeros = nnx.initializers.zeros
 
@@ -122,7 +124,8 @@ class MLP(nnx.Module):
 
   def __call__(self, x: Float[Array, " *b d_in"]) -> Float[Array, " *b d_out"]:
     activate = {"gelu_tanh": nnx.gelu, "silu": nnx.silu}[self.activation]
-    return self.down(activate(self.up(x)))
+    hidden = checkpoint_name(self.up(x), MLP_HIDDEN)
+    return self.down(activate(hidden))
 
 
 def sinusoid(t: Float[Array, " *b"], d: int) -> Float[Array, " *b d"]:

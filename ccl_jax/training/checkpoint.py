@@ -80,8 +80,7 @@ class Checkpointer:
     if every < 1 or keep < 1:
       raise ValueError(f"checkpoint {every=}, {keep=}: expected at least 1.")
     self.every = every
-    workdir = epath.Path(workdir)
-    self.workdir = workdir if files.is_remote(workdir) else workdir.resolve()
+    self.workdir = files.absolute(workdir)
     self.folder = self.workdir / "checkpoints"
     self._saving = 0
     self.manager = ocp.CheckpointManager(

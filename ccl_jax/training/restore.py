@@ -84,7 +84,7 @@ def read(
   # host that can read would wait forever for one that cannot.
   handler = ocp.PyTreeCheckpointHandler()
   try:
-    found = handler.restore(folder / _ITEM, args=arguments)
+    found = handler.restore(_item(folder), args=arguments)
   except Exception as error:  # TensorStore raises what it likes.
     raise _broken(folder, error) from error
   arrays = dict(zip(paths, structure.flatten_up_to(found), strict=True))
@@ -195,7 +195,7 @@ def _full_paths(
 
 def record_files(folder: epath.Path) -> None:
   """Writes the sizes of the files of a checkpoint, just before it is named."""
-  text = json.dumps(files.sizes(folder / _ITEM), indent=0, sort_keys=True)
+  text = json.dumps(files.sizes(_item(folder)), indent=0, sort_keys=True)
   (folder / _FILES).write_text(text)
 
 
@@ -205,7 +205,7 @@ def _check_files(folder: epath.Path) -> None:
     return  # Lost itself; the rest may be whole, or Orbax will tell.
   try:
     written = json.loads((folder / _FILES).read_text())
-    found = files.sizes(folder / _ITEM)
+    found = files.sizes(_item(folder))
   except (OSError, ValueError) as error:
     raise _broken(folder, f"{_FILES}: {error}") from error
   for name, size in written.items():
@@ -219,9 +219,13 @@ def _check_files(folder: epath.Path) -> None:
 def _saved_tree(folder: epath.Path) -> PyTree:
   """What Orbax wrote about the arrays, in the structure of the state."""
   try:
-    return ocp.PyTreeCheckpointHandler().metadata(folder / _ITEM).tree
+    return ocp.PyTreeCheckpointHandler().metadata(_item(folder)).tree
   except Exception as error:  # Damaged JSON fails in many ways.
     raise _broken(folder, error) from error
+
+
+def _item(folder: epath.PathLike) -> epath.Path:
+  return files.absolute(folder) / _ITEM
 
 
 def _restore_args(leaf: Any) -> ocp.RestoreArgs:

@@ -98,7 +98,7 @@ def make_recipe(config: Mapping[str, Any], devices=None) -> Recipe:
     seed=config["seed"],
     batch=batch,
     accumulate=accumulate,
-    options=compiler.options(config["xla"], layout.device_kind),
+    options=compiler.options(config["xla"], layout.device.device_kind),
   )
 
 

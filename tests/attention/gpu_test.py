@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import pytest
 
 from ccl_jax.attention import Mask, attend
+from ccl_jax.attention.target import Target
 from tests.attention import cases
 
 HALF = jnp.bfloat16
@@ -26,4 +27,4 @@ SEGMENTED = Mask(
 def test_cudnn_refuses_with_a_reason(platform, mask, dtype, e, reason):
   arrays = cases.draw(21, 13, e=e, dtype=dtype)
   with pytest.raises(ValueError, match=reason):
-    attend(*arrays, mask, backend="cudnn", platform=platform)
+    attend(*arrays, mask, backend="cudnn", target=Target(platform))

@@ -69,9 +69,10 @@ def test_initial_fusion_output_is_zero():
     {"remat": "full"},
     {"remat": "linear"},
     {"remat": "attention"},
+    {"remat": "attention_ffn"},
     {"remat": "offload"},
   ],
-  ids=["loop", "full", "linear", "attention", "offload"],
+  ids=["loop", "full", "linear", "attention", "attention_ffn", "offload"],
 )
 def test_scan_loop_and_remat_agree_in_value_and_gradient(fields):
   def loss(run):

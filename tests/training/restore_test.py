@@ -107,6 +107,12 @@ def test_parameters_are_read_by_step_onto_one_device(runs):
     restore.read_params(runs, whole)
 
 
+def test_a_relative_path_will_do(runs, monkeypatch):
+  monkeypatch.chdir(runs)
+  _, step = restore.read_params("audio", {})
+  assert step == 20
+
+
 def test_a_broken_checkpoint_is_a_plain_error(tmp_path):
   checkpoints = checkpoint.Checkpointer(tmp_path, every=1)
   checkpoints.save(1, states.make())

@@ -1,0 +1,17 @@
+"""What an attention is compiled for."""
+
+from typing import NamedTuple
+
+import jax
+
+
+class Target(NamedTuple):
+  """ "cpu", "gpu" or "tpu", and jax's name of the kind of device."""
+
+  platform: str
+  kind: str = ""
+
+
+def target_of(device: jax.Device) -> Target:
+  """What compiles for such a device, here or elsewhere."""
+  return Target(device.platform, device.device_kind)

@@ -17,6 +17,9 @@ from ccl_jax.cost import chips, flops, report
 from ccl_jax.diffusion import guidance, tasks
 from ccl_jax.pipeline import Sampling, sample_latents
 from ccl_jax.training import step, topology
+from ccl_jax.training.batch import abstract_batch
+from ccl_jax.training.recipe import Recipe, flop_shape, make_recipe
+from ccl_jax.training.state import abstract_state, state_params
 from ccl_jax.types import STREAMS, audio_per_frame
 
 
@@ -31,7 +34,7 @@ def compile_report(
   """
   slices, chip = config["mesh"].get("slices", 1), chips.chip_named(name)
   devices = topology.devices(name, slices)
-  recipe = step.make_recipe(config, devices)
+  recipe = make_recipe(config, devices)
   shapes = latent_shapes(config)
   began = time.monotonic()
   lower = {"train": lower_train, "sample": lower_sample}[what]
@@ -56,7 +59,7 @@ def compile_report(
     model_flops={
       part: value * forwards * rows / len(devices)
       for part, value in flops.forward_flops(
-        recipe.model, step.flop_shape(recipe, shapes)
+        recipe.model, flop_shape(recipe, shapes)
       ).items()
     },
     num_layers=config["model"]["num_layers"],
@@ -82,19 +85,19 @@ def latent_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
   }
 
 
-def lower_train(config, recipe: step.Recipe, shapes, task: str):
+def lower_train(config, recipe: Recipe, shapes, task: str):
   """(lowered, samples, forward passes that a step is worth)."""
   lowered = step.compile_step(recipe).lower(
-    step.abstract_state(recipe), step.abstract_batch(recipe, shapes)
+    abstract_state(recipe), abstract_batch(recipe, shapes)
   )
   return lowered, recipe.batch, 3
 
 
-def lower_sample(config, recipe: step.Recipe, shapes, task: str):
+def lower_sample(config, recipe: Recipe, shapes, task: str):
   """The same of the sampler's loop, for one clip on each shard of the batch."""
   layout, plan = recipe.layout, tasks.inference_task(task)
   sampling = build(Sampling, config["sampling"], "sampling")
-  state, rows = step.abstract_state(recipe), layout.batch_shards()
+  state, rows = abstract_state(recipe), layout.batch_shards()
 
   of = functools.partial(
     jax.ShapeDtypeStruct, dtype=jnp.float32, sharding=layout.rows()
@@ -105,7 +108,7 @@ def lower_sample(config, recipe: step.Recipe, shapes, task: str):
   if plan.first_frame:
     given["video"] = of((rows, 1, *shapes["video"][1:]))
   lowered = sample_latents.lower(
-    step.state_params(state),
+    state_params(state),
     {s: of((rows, *shapes[s])) for s in plan.streams},
     given,
     {"text": text, "negative": text, "null": null},
@@ -118,7 +121,7 @@ def lower_sample(config, recipe: step.Recipe, shapes, task: str):
   return lowered, rows, passes * sampling.steps
 
 
-def activation_bytes(config, recipe: step.Recipe, shapes) -> int:
+def activation_bytes(config, recipe: Recipe, shapes) -> int:
   """The largest stream's (b, f, s, d) of one shard, in bfloat16."""
   (f, h, w, _), model = shapes["video"], config["model"]
   tokens = shapes["audio"][0]

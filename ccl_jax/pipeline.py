@@ -24,12 +24,15 @@ from jaxtyping import Float, UInt8
 
 from ccl_jax.codecs.bundle import Codecs
 from ccl_jax.config import build
-from ccl_jax.data import media, records
+from ccl_jax.data import records
+from ccl_jax.data.decoding import ClipShape, Generated, decode
 from ccl_jax.diffusion import flow, guidance, sampler, tasks
 from ccl_jax.models import joint
 from ccl_jax.sharding import ONE_DEVICE, Layout
-from ccl_jax.training import checkpoint, restore, step
-from ccl_jax.types import STREAMS, PyTree, State
+from ccl_jax.training import checkpoint, restore
+from ccl_jax.training.recipe import make_recipe
+from ccl_jax.training.state import abstract_state, state_params
+from ccl_jax.types import PyTree, State
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,42 +69,6 @@ class Sampling:
     }
 
 
-@dataclasses.dataclass(frozen=True)
-class ClipShape:
-  """What a clip is, in pixels and seconds, and hence in latents."""
-
-  fps: float
-  frames: int
-  size: tuple[int, int]
-
-  def latents(self, codecs: Codecs) -> dict[str, tuple[int, ...]]:
-    """Stream -> shape of one clip's latents, (f, h, w, c) and (m, c)."""
-    shapes = records.latent_shapes(codecs, self.fps, self.frames, self.size)
-    return {stream: tuple(shapes[stream]) for stream in STREAMS}
-
-
-@dataclasses.dataclass(frozen=True)
-class Generated:
-  """One result: frames, sound, or both, and the sound's log-mel."""
-
-  fps: float
-  sample_rate: int
-  video: UInt8[np.ndarray, "t y x 3"] | None = None
-  audio: Float[np.ndarray, " s"] | None = None
-  mel: Float[np.ndarray, "t mels"] | None = None
-
-  def save(self, path: epath.PathLike) -> epath.Path:
-    """Writes mp4, or wav if there is only sound; returns the path written."""
-    path = epath.Path(path)
-    if self.video is None:
-      path = path.with_suffix(".wav")
-      media.write_wav(path, self.audio, self.sample_rate)
-    else:
-      path = path.with_suffix(".mp4")
-      media.write_mp4(path, self.video, self.fps, self.audio, self.sample_rate)
-    return path
-
-
 @functools.partial(
   jax.jit, static_argnames=("graph", "task", "sampling", "layout")
 )
@@ -122,7 +89,7 @@ def sample_latents(
 
   Args:
     given: latents of the reference stream, or of the first frame.
-    condition: text, negative (b, l, d) and null latents, see `guidance`.
+    condition: text, negative (b, l, d), perhaps null latents: see `guidance`.
   """
   plan = tasks.inference_task(task)
 
@@ -167,8 +134,8 @@ class Pipeline:
       ValueError: no run, no such checkpoint, no codecs.
     """
     workdir, config = epath.Path(workdir), checkpoint.read_config(workdir)
-    recipe = step.make_recipe(config | {"mesh": {}}, jax.devices()[:1])
-    shapes = step.state_params(step.abstract_state(recipe))
+    recipe = make_recipe(config | {"mesh": {}}, jax.devices()[:1])
+    shapes = state_params(abstract_state(recipe))
     params, at = restore.read_params(workdir, shapes, at, average)
     clip = json.loads((workdir / "clip.json").read_text())
     return cls(
@@ -257,19 +224,35 @@ class Pipeline:
     sampling: Sampling | None = None,
   ) -> State:
     """Sampled latents, stream -> (b, ...), given streams included."""
-    plan = tasks.inference_task(task)
+    negatives = self.embed([negative])[0]
+    text = self.embed(prompts)
+    return self.sample(task, text, negatives, given, seeds, sampling)
+
+  def sample(
+    self,
+    task: str,
+    text: Float[np.ndarray, "b l d"],
+    negative: Float[np.ndarray, "l d"],
+    given: State,
+    seeds: Sequence[int] | None = None,
+    sampling: Sampling | None = None,
+  ) -> State:
+    """`latents`, for prompts that are embedded."""
+    plan, sampling = tasks.inference_task(task), sampling or self.sampling
     shapes = self.shape.latents(self.codecs)
-    seeds = range(len(prompts)) if seeds is None else seeds
-    num = len(prompts)
+    num = len(text)
+    seeds = range(num) if seeds is None else seeds
     # A mesh wants as many rows as it has shards; the last is repeated.
     rows = num + -num % self.layout.batch_shards()
     whole = np.minimum(np.arange(rows), num - 1)
     keys = jax.vmap(jax.random.key)(jnp.asarray(list(seeds), jnp.uint32))
     condition = {
-      "text": self.embed(prompts)[whole],
-      "negative": self.embed([negative] * len(whole)),
-      "null": self.null_latents(),
+      "text": text[whole],
+      "negative": np.broadcast_to(negative, (rows, *negative.shape)),
     }
+    row = guidance.row(sampling.guidance)
+    if any(v.other == "null" for v in row.weights(sampling.scales["video"])):
+      condition["null"] = self.null_latents
     made = sample_latents(
       self.params,
       flow.draw_noise(keys[whole], {s: shapes[s] for s in plan.streams}),
@@ -277,7 +260,7 @@ class Pipeline:
       condition,
       graph=self.graph,
       task=task,
-      sampling=sampling or self.sampling,
+      sampling=sampling,
       layout=self.layout,
     )
     return {s: x[:num] for s, x in made.items()}
@@ -291,23 +274,23 @@ class Pipeline:
   ) -> State:
     """`latents` for `task`, given what it needs from clips of the data.
 
-    clips: latents "video" and "audio", (b, ...), and "caption", b strings.
+    clips: as of `data.pipeline.read_clips`; their text is not encoded again.
     """
     plan = tasks.inference_task(task)
     given = {s: clips[s] for s in plan.given}
     if plan.first_frame:
       given["video"] = clips["video"][:, :1]
-    return self.latents(
-      task, clips["caption"], given, seeds=seeds, sampling=sampling
-    )
+    text, null = clips["text"], clips["null_text"]
+    return self.sample(task, text, null, given, seeds, sampling)
 
   def embed(self, prompts: Sequence[str]) -> Float[np.ndarray, "b l d"]:
     """Text embeddings, padded with zeros to the encoder's length."""
     text = self.codecs.text
     return np.stack(
-      [records.pad(text.encode(p), text.max_length) for p in prompts]
+      [records.pad(x, text.max_length) for x in text.encode_all(prompts)]
     )
 
+  @functools.cached_property
   def null_latents(self) -> dict[str, np.ndarray]:
     """A static grey video and silence, for the guidance called "sync"."""
     f, m = self.shape.frames, self.shape.latents(self.codecs)["audio"][0]
@@ -322,17 +305,4 @@ class Pipeline:
   def decode(self, latents: State) -> list[Generated]:
     """Pixels and sound of each item; sound is cut to the video's length."""
     latents = {s: np.asarray(x) for s, x in latents.items()}
-    num = len(next(iter(latents.values())))
-    fps, rate = self.shape.fps, self.codecs.audio.sample_rate
-    items: list[dict] = [{} for _ in range(num)]
-    if "video" in latents:
-      videos = self.codecs.video.decode(latents["video"])
-      for item, video in zip(items, videos, strict=True):
-        item["video"] = video
-    if "audio" in latents:
-      samples = round(self.shape.frames / fps * rate)
-      sounds = self.codecs.audio.decode(latents["audio"])[:, :samples]
-      mels = self.codecs.audio.mel(latents["audio"])
-      for item, sound, mel in zip(items, sounds, mels, strict=True):
-        item["audio"], item["mel"] = sound, mel
-    return [Generated(fps, rate, **item) for item in items]
+    return decode(latents, self.codecs, self.shape)

@@ -7,6 +7,7 @@ that was not. A workdir in the end holds
 
     config.json clip.json codecs/     what the run is
     checkpoints/STEP/                 Orbax, the newest few
+    compiled/                         programs, loaded at the next start
     metrics.jsonl loss.png tensorboard/
     samples/STEP/                     mp4 and a contact sheet at evaluations
 """
@@ -20,7 +21,7 @@ from absl import flags
 from etils import epath
 from ml_collections import config_flags
 
-from ccl_jax import command, distributed, sharding
+from ccl_jax import command, distributed, files, sharding
 from ccl_jax.codecs.bundle import Codecs
 from ccl_jax.config import build, check_keys
 from ccl_jax.data import pipeline as data_pipeline
@@ -30,6 +31,7 @@ from ccl_jax.metrics import pictures
 from ccl_jax.pipeline import ClipShape, Pipeline, Sampling
 from ccl_jax.training import (
   checkpoint,
+  compiler,
   fetch,
   goodput,
   log,
@@ -38,6 +40,15 @@ from ccl_jax.training import (
   rates,
   restore,
   step,
+)
+from ccl_jax.training.batch import put_batch
+from ccl_jax.training.recipe import Recipe, flop_shape, make_recipe
+from ccl_jax.training.state import (
+  abstract_params,
+  abstract_state,
+  init_state,
+  replace_params,
+  state_params,
 )
 from ccl_jax.types import PyTree
 
@@ -76,10 +87,11 @@ def train(config: Mapping[str, Any], workdir: epath.Path) -> None:
     FloatingPointError: too many steps in a row that were not finite.
   """
   clock = goodput.Goodput()
+  compiler.keep_programs(files.absolute(workdir) / "compiled")
   with clock("setup"):
     # -- Settings: every section is read by one constructor.
     check_keys(config, SECTIONS, "config")
-    recipe, num_steps = step.make_recipe(config), config["steps"]
+    recipe, num_steps = make_recipe(config), config["steps"]
     sampling = build(Sampling, config["sampling"], "sampling")
     held_out = build(HeldOut, config["eval"], "eval")
     held_out.check(recipe.streams)
@@ -111,7 +123,7 @@ def train(config: Mapping[str, Any], workdir: epath.Path) -> None:
     for i in range(start, num_steps):
       done = i + 1
       with clock("data"):
-        batch = step.put_batch(recipe, rows, loader.batch_at(i))
+        batch = put_batch(recipe, rows, loader.batch_at(i))
       is_last = done == num_steps or stop.is_due(done)
       saves = checkpoints.is_due(done) or is_last
       shows = held_out.is_due(done) or done == num_steps
@@ -138,7 +150,7 @@ def train(config: Mapping[str, Any], workdir: epath.Path) -> None:
       if shows:
         with clock("eval"):
           pipeline = Pipeline(
-            recipe.graph, step.state_params(state, average=True),
+            recipe.graph, state_params(state, average=True),
             Codecs.load(workdir / "codecs"), clip, sampling, done,
             recipe.layout,
           )  # fmt: skip
@@ -152,23 +164,23 @@ def train(config: Mapping[str, Any], workdir: epath.Path) -> None:
 
 
 def first_state(
-  recipe: step.Recipe, checkpoints: checkpoint.Checkpointer, initial: Mapping
+  recipe: Recipe, checkpoints: checkpoint.Checkpointer, initial: Mapping
 ) -> tuple[PyTree, int]:
   """The newest checkpoint's state and its step; or a new state and 0.
 
   A new one takes from earlier runs what `initial` says.
   """
-  found = checkpoints.restore_newest(step.abstract_state(recipe))
+  found = checkpoints.restore_newest(abstract_state(recipe))
   if found is not None:
     print(f"Resuming {checkpoints.workdir} from step {found[1]}.")
     return found
-  state = step.init_state(recipe)
+  state = init_state(recipe)
   given = build(Initial, initial, "initial")
   if given.sources:
     taken = restore.initial_params(
-      step.abstract_params(recipe), given.sources, given.new
+      abstract_params(recipe), given.sources, given.new
     )
-    state = step.replace_params(state, taken)
+    state = replace_params(state, taken)
   return state, 0
 
 
@@ -198,7 +210,7 @@ class Telling:
     self,
     workdir: epath.Path,
     config: Mapping[str, Any],
-    recipe: step.Recipe,
+    recipe: Recipe,
     start: int,
     clock: goodput.Goodput,
   ) -> log.Log:
@@ -206,7 +218,7 @@ class Telling:
     shapes = records.read_metadata(config["data"]["path"])["shapes"]
     mesh = recipe.layout.mesh
     work = rates.make_work(
-      recipe.model, step.flop_shape(recipe, shapes), recipe.batch,
+      recipe.model, flop_shape(recipe, shapes), recipe.batch,
       jax.devices()[:1] if mesh is None else list(mesh.devices.flat),
     )  # fmt: skip
     return log.Log(

@@ -50,7 +50,8 @@ def get_config(arg: str = "") -> ConfigDict:
   c.batch = 320  # [P]; ablations 128
   c.accumulate = 1  # parts of a batch that go through the model in turn
 
-  c.xla = ()  # options for the compiler: (("xla_...", value), ...)
+  # For the compiler: (("xla_...", value), ...), or names of groups of such.
+  c.xla = ()
 
   # Mesh axes; -1 is "the rest of the devices". slices: joined by `data`.
   c.mesh = dict(data=1, fsdp=-1, context=1, tensor=1, slices=1)
@@ -77,7 +78,10 @@ def get_config(arg: str = "") -> ConfigDict:
   )
 
   c.encode = ConfigDict()
-  c.encode.codec = "linear"
+  c.encode.codec = "linear"  # fitted; "wan": learned, of these files
+  c.encode.weights = dict(video="", audio="", vocoder="", text="", tokenizer="")
+  c.encode.video_options = dict(chunk=1, tile=0, overlap=64)
+  c.encode.audio_options = dict(scale=1.0, window=512)
   c.encode.fps = 25.0  # [O]: c = 5 audio latents a frame is then exact
   c.encode.frames = 121  # [O] 1 + 4k; 31 latent frames
   c.encode.size = (352, 640)  # [S] the one resolution
@@ -87,6 +91,9 @@ def get_config(arg: str = "") -> ConfigDict:
   c.encode.text_width = 4096
   c.encode.validation = 0.02
   c.encode.fit_clips = 200
+  c.encode.batch = 8  # clips at once, over a host's devices
+  c.encode.shard = 256  # clips in a file
+  c.encode.keep_logvar = True  # so that training draws latents
   c.encode.workers = 2
   c.encode.need_video = True  # False keeps sounds without a picture
   c.encode.need_audio = True  # False keeps silent videos

@@ -20,6 +20,8 @@ PODS = {
   "tpu7x-4x4x4": dict(data=4, fsdp=16, context=2),
   "v5e-4x4-two-slices": dict(data=2, fsdp=16, slices=2),
 }
+# What is kept for the backward pass, as much as the memory takes.
+REMAT = {"v5p-4x4x4": "attention_ffn"}
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -33,7 +35,9 @@ def get_config(arg: str = "") -> ConfigDict:
   c = ccl.get_config(",".join(f"{k}={v}" for k, v in items.items()))
   c.unlock()
   c.mesh.update(PODS[pod])
-  c.model.remat = "attention"
+  c.model.remat = REMAT.get(pod, "attention") if c.model.video else "linear"
+  if pod.startswith("tpu7x"):
+    c.xla = ("no_sparse_core",)  # as libtpu cannot print a program with them
   if c.model.video:  # one sample at a time on each shard of the batch
     c.accumulate = max(1, c.batch // (c.mesh.data * c.mesh.fsdp))
   c.lock()

@@ -22,6 +22,9 @@ import pytest
 from ccl_jax import sharding
 from ccl_jax.data import pipeline
 from ccl_jax.training import checkpoint, restore, step
+from ccl_jax.training.batch import put_batch
+from ccl_jax.training.recipe import make_recipe
+from ccl_jax.training.state import abstract_state, init_state
 from configs.ccl import get_config
 from tests.train_test import SMALL, data  # noqa: F401
 
@@ -223,8 +226,8 @@ def program(devices, data):  # noqa: F811
   config = get_config("size=tiny,stage=audio").to_dict() | {"batch": 8}
   config["model"] |= {"num_layers": 1}
   config["model"]["audio"] |= {"width": 32, "heads": 1, "ffn": 32}
-  recipe = step.make_recipe(config, jax.devices()[:devices])
-  init = functools.cache(lambda: step.init_state(recipe))
+  recipe = make_recipe(config, jax.devices()[:devices])
+  init = functools.cache(lambda: init_state(recipe))
   return recipe, init, step.compile_step(recipe)
 
 
@@ -234,11 +237,11 @@ def run_on(devices, data, workdir, until):  # noqa: F811
   rows = sharding.local_rows(recipe.layout, recipe.batch)
   loader = pipeline.make_loader(data, batch=recipe.batch, rows=rows)
   checkpoints = checkpoint.Checkpointer(workdir, every=1)
-  found = checkpoints.restore_newest(step.abstract_state(recipe))
+  found = checkpoints.restore_newest(abstract_state(recipe))
   state, start = found or (jax.tree.map(jnp.copy, init()), 0)
   seen = {}
   for i in range(start, until):
-    batch = step.put_batch(recipe, rows, loader.batch_at(i))
+    batch = put_batch(recipe, rows, loader.batch_at(i))
     state, metrics = take_step(state, batch)
     seen[i] = loader.names_at(i), float(metrics["loss"])
     checkpoints.save(i + 1, state)

@@ -11,6 +11,9 @@ from ccl_jax import sharding, trees
 from ccl_jax.models import joint
 from ccl_jax.sharding import AXES, Layout, make_mesh
 from ccl_jax.training import step
+from ccl_jax.training.batch import put_batch
+from ccl_jax.training.recipe import make_key
+from ccl_jax.training.state import abstract_state, init_state, state_shardings
 from configs.ccl import get_config
 from tests.models import tiny
 from tests.training import recipes
@@ -50,20 +53,20 @@ def gradients(sizes, devices, **options):
     objective={"first_frame_probability": 0.5},
     **options,
   )
-  state = step.init_state(recipe)
+  state = init_state(recipe)
   params = tiny.randomize(recipe.shapes)
   if recipe.layout.mesh is not None:
-    params = jax.device_put(params, step.state_shardings(recipe)["trainable"])
+    params = jax.device_put(params, state_shardings(recipe)["trainable"])
   rows = sharding.local_rows(recipe.layout, recipe.batch)
 
   @jax.jit
   def take(trainable, batch):
-    example = step.make_example(batch, step.make_key(0, 0, 0), recipe)
+    example = step.make_example(batch, make_key(0, 0, 0), recipe)
     state_now = state | {"trainable": trainable}
     (value, metrics), grads = step.gradients(state_now, example, recipe)
     return value, metrics, grads
 
-  given = step.put_batch(recipe, rows, batch())
+  given = put_batch(recipe, rows, batch())
   value, metrics, grads = take(params, given)
   return float(value), trees.flatten(jax.device_get(grads)), metrics
 
@@ -219,10 +222,10 @@ def test_heads_that_the_mesh_does_not_divide_are_named():
     mesh=dict(zip(AXES, (1, 2, 4, 1), strict=True)),
     sharding=SMALL | {"self_attention": "ulysses"},
   )
-  given = step.put_batch(recipe, range(8), batch())
+  given = put_batch(recipe, range(8), batch())
   with pytest.raises(ValueError, match="video: 2 heads"):
     jax.eval_shape(
       functools.partial(step.train_step, recipe=recipe),
-      step.abstract_state(recipe),
+      abstract_state(recipe),
       given,
     )

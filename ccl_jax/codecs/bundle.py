@@ -1,42 +1,68 @@
 """The three codecs of a data set, saved together.
 
 A directory holds `codecs.json` (kind and plain settings of each) and
-`codecs.npz` (arrays named "video/mean", "audio/basis", ...).
+`codecs.npz` (arrays named "video/mean", "audio/basis", ...). Learned codecs
+have no arrays here: their settings name the folder of their weights.
+
+Arrays go in and out as numpy float32. A posterior is the mean and the logarithm
+of the variance of each latent, N(mean, exp(logvar)); `encode` is its mean.
 """
 
+import importlib
+import inspect
 import json
-from typing import NamedTuple, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from etils import epath
 from jaxtyping import Float, UInt8
 
-from ccl_jax.codecs.hashed_text import HashedText
-from ccl_jax.codecs.linear import LinearAudioCodec, LinearVideoCodec
 from ccl_jax.files import local_copy, replacing
+from ccl_jax.sharding import ONE_DEVICE, Layout
 
+# Imported when they are asked for: nobody pays for codecs that are not used.
 KINDS = {
-  "linear_video": LinearVideoCodec,
-  "linear_audio": LinearAudioCodec,
-  "hashed_text": HashedText,
+  "linear_video": "ccl_jax.codecs.linear:LinearVideoCodec",
+  "linear_audio": "ccl_jax.codecs.linear:LinearAudioCodec",
+  "hashed_text": "ccl_jax.codecs.hashed_text:HashedText",
+  "wan_video": "ccl_jax.codecs.wan_video:WanVideoCodec",
+  "mmaudio": "ccl_jax.codecs.mmaudio:MMAudioCodec",
+  "umt5": "ccl_jax.codecs.umt5_text:UMT5TextCodec",
 }
 
 
+@runtime_checkable
 class Saved(Protocol):
-  """A codec is its constructor's arguments: plain settings and arrays."""
+  """A codec is its constructor's arguments: plain settings and arrays.
+
+  Learned ones take a `layout` too: rows, a multiple of layout.batch_shards(),
+  go over its mesh. To make one reads no weights; its first use does.
+  """
 
   def settings(self) -> dict[str, int | float | str]: ...
 
   def arrays(self) -> dict[str, np.ndarray]: ...
 
 
+@runtime_checkable
 class VideoCodec(Saved, Protocol):
-  """Pixels <-> latents with mean 0 and deviation about 1 per channel."""
+  """Pixels <-> latents with mean 0 and deviation about 1 per channel.
+
+  has_logvar: whether a posterior has a variance, or is its mean only.
+  """
 
   channels: int
   stride: tuple[int, int, int]
+  has_logvar: bool
 
   def latent_frames(self, frames: int) -> int: ...
+
+  def posterior(
+    self, video: UInt8[np.ndarray, "b t y x 3"]
+  ) -> tuple[
+    Float[np.ndarray, "b f h w c"], Float[np.ndarray, "b f h w c"] | None
+  ]: ...
 
   def encode(
     self, video: UInt8[np.ndarray, "b t y x 3"]
@@ -47,12 +73,18 @@ class VideoCodec(Saved, Protocol):
   ) -> UInt8[np.ndarray, "b t y x 3"]: ...
 
 
+@runtime_checkable
 class AudioCodec(Saved, Protocol):
-  """Mono sound <-> latents, `rate` of them a second."""
+  """Mono sound in [-1, 1] <-> latents, `rate` of them a second."""
 
   channels: int
   sample_rate: int
   rate: float
+  has_logvar: bool
+
+  def posterior(
+    self, wave: Float[np.ndarray, "b s"]
+  ) -> tuple[Float[np.ndarray, "b m c"], Float[np.ndarray, "b m c"] | None]: ...
 
   def encode(
     self, wave: Float[np.ndarray, "b s"]
@@ -60,13 +92,14 @@ class AudioCodec(Saved, Protocol):
 
   def mel(
     self, latents: Float[np.ndarray, "b m c"]
-  ) -> Float[np.ndarray, "b t 80"]: ...
+  ) -> Float[np.ndarray, "b t mels"]: ...
 
   def decode(
     self, latents: Float[np.ndarray, "b m c"]
   ) -> Float[np.ndarray, "b s"]: ...
 
 
+@runtime_checkable
 class TextCodec(Saved, Protocol):
   """Prompts -> one vector per token."""
 
@@ -76,6 +109,10 @@ class TextCodec(Saved, Protocol):
   def num_tokens(self, text: str) -> int: ...
 
   def encode(self, text: str) -> Float[np.ndarray, "l d"]: ...
+
+  def encode_all(
+    self, texts: Sequence[str]
+  ) -> list[Float[np.ndarray, "_ d"]]: ...
 
 
 class Codecs(NamedTuple):
@@ -97,9 +134,8 @@ class Codecs(NamedTuple):
 
   def save(self, path: epath.PathLike) -> None:
     """Writes the directory `path`, whole or not at all."""
-    kinds = {make: kind for kind, make in KINDS.items()}
     described = {
-      name: {"kind": kinds[type(codec)], **codec.settings()}
+      name: {"kind": kind_of(codec), **codec.settings()}
       for name, codec in self._asdict().items()
     }
     arrays = {
@@ -113,8 +149,11 @@ class Codecs(NamedTuple):
       (partial / "codecs.json").write_text(json.dumps(described, indent=2))
 
   @classmethod
-  def load(cls, path: epath.PathLike) -> "Codecs":
-    """Raises ValueError if `path` holds no codecs or an unknown kind."""
+  def load(cls, path: epath.PathLike, layout: Layout = ONE_DEVICE) -> "Codecs":
+    """Raises ValueError if `path` holds no codecs or an unknown kind.
+
+    layout: where learned codecs run.
+    """
     path = epath.Path(path)
     if not (path / "codecs.json").exists():
       raise ValueError(f"{path} holds no codecs.json: not a codec directory.")
@@ -125,19 +164,40 @@ class Codecs(NamedTuple):
     ):
       arrays = {name: file[name] for name in file.files}
     return cls(
-      **{name: _make(name, described[name], arrays) for name in cls._fields}
+      **{
+        name: _from_saved(name, described[name], arrays, layout)
+        for name in cls._fields
+      }
     )
 
 
-def _make(name: str, described: dict, arrays: dict):
-  settings = dict(described)
-  kind = settings.pop("kind")
+def make(kind: str, layout: Layout, arguments: Mapping[str, Any]) -> Any:
+  """A codec of a kind.
+
+  Raises:
+    ValueError: an unknown kind.
+  """
   if kind not in KINDS:
     raise ValueError(f"Unknown codec kind {kind!r}; known: {sorted(KINDS)}.")
+  module, name = KINDS[kind].split(":")
+  codec = getattr(importlib.import_module(module), name)
+  takes_layout = "layout" in inspect.signature(codec).parameters
+  return codec(**arguments, **({"layout": layout} if takes_layout else {}))
+
+
+def kind_of(codec: Saved) -> str:
+  """The name of a codec's class in KINDS."""
+  where = f"{type(codec).__module__}:{type(codec).__qualname__}"
+  return next(kind for kind, known in KINDS.items() if known == where)
+
+
+def _from_saved(name: str, described: dict, arrays: dict, layout: Layout):
+  settings = dict(described)
+  kind = settings.pop("kind")
   prefix = f"{name}/"
   own = {
     key.removeprefix(prefix): array
     for key, array in arrays.items()
     if key.startswith(prefix)
   }
-  return KINDS[kind](**settings, **own)
+  return make(kind, layout, settings | own)

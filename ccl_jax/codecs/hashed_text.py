@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import hashlib
 import re
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float
@@ -46,6 +47,10 @@ class HashedText:
     spoken = quotes & np.array([word != '"' for word in words])
     vectors[spoken] += _hashed("<spoken>", self.width)
     return vectors + _positions(len(words), self.width)
+
+  def encode_all(self, texts: Sequence[str]) -> list[Float[np.ndarray, "_ d"]]:
+    """`encode` of each."""
+    return [self.encode(text) for text in texts]
 
   def arrays(self) -> dict[str, np.ndarray]:
     return {}

@@ -38,6 +38,7 @@ class LinearVideoCodec:
   scale: Float[np.ndarray, " c"]
 
   stride = _STRIDE
+  has_logvar = False
 
   def __post_init__(self):
     _check_projection(self, _PATCH)
@@ -85,6 +86,12 @@ class LinearVideoCodec:
       )
     return _project(self, _patches(video))
 
+  def posterior(
+    self, video: UInt8[np.ndarray, "b t y x 3"]
+  ) -> tuple[Float[np.ndarray, "b f h w c"], None]:
+    """Its mean, without a variance."""
+    return self.encode(video), None
+
   def decode(
     self, latents: Float[np.ndarray, "b f h w c"]
   ) -> UInt8[np.ndarray, "b t y x 3"]:
@@ -118,6 +125,7 @@ class LinearAudioCodec:
 
   sample_rate = mels.SAMPLE_RATE
   rate = mels.SAMPLE_RATE / (2 * mels.HOP)
+  has_logvar = False
 
   def __post_init__(self):
     _check_projection(self, 2 * mels.NUM_MELS)
@@ -140,6 +148,12 @@ class LinearAudioCodec:
     self, wave: Float[np.ndarray, "b s"]
   ) -> Float[np.ndarray, "b m c"]:
     return _project(self, _mel_pairs(wave))
+
+  def posterior(
+    self, wave: Float[np.ndarray, "b s"]
+  ) -> tuple[Float[np.ndarray, "b m c"], None]:
+    """Its mean, without a variance."""
+    return self.encode(wave), None
 
   def mel(
     self, latents: Float[np.ndarray, "b m c"]

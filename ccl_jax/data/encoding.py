@@ -4,81 +4,80 @@ The first `frames` frames of every clip and their sound become one example,
 written as `data.records` says. A clip that cannot be used is reported with its
 reason and left out. Captions are read as `data.sources` says; a clip's split is
 the one they name, else by hash.
+
+Shards are made one by one, and what is finished is not made again when the same
+command is called again (`data.unfinished`). Of n processes each makes every
+n-th shard, on its own devices.
 """
 
 import dataclasses
-from collections.abc import Sequence
+import hashlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 from absl import logging
 from etils import epath
-from tqdm import tqdm
 
+from ccl_jax import distributed
 from ccl_jax.codecs.bundle import Codecs
-from ccl_jax.codecs.hashed_text import HashedText
-from ccl_jax.codecs.linear import LinearAudioCodec, LinearVideoCodec
-from ccl_jax.data import media, records, sources
+from ccl_jax.codecs.linear import LinearAudioCodec
+from ccl_jax.data import batches, records, shards, sources, unfinished
+from ccl_jax.data.encode_settings import EncodeSettings
+from ccl_jax.data.fitting import fit_codecs, none_usable
 from ccl_jax.data.reader import Reader
+from ccl_jax.sharding import ONE_DEVICE, Layout
+from ccl_jax.types import STREAMS
+
+# How clips are encoded, not what they become.
+_FREE = ("workers", "batch", "weights")
+_POLL = 1.0  # seconds between two looks for what another process makes
 
 
-@dataclasses.dataclass(frozen=True)
-class EncodeSettings:
-  """What a clip is made into; the `encode` section of a config.
+class Share(NamedTuple):
+  """Which of `count` processes this is."""
 
-  Attributes:
-    fps, frames, size: of every clip; 1 + 4k frames of (y, x) pixels.
-    codec: "linear" is the only kind that can be fitted.
-    video_channels, audio_channels, text_length, text_width: of the codecs.
-    validation: share of the clips without a split of their own that is held
-      out, chosen by hash of the name.
-    fit_clips: how many clips the codecs are fitted on.
-    workers: processes that decode clips; 0 decodes in this one.
-    need_video, need_audio, need_caption: whether a clip without is left out.
-  """
+  index: int = 0
+  count: int = 1
 
-  codec: str = "linear"
-  fps: float = 25.0
-  frames: int = 49
-  size: tuple[int, int] = (64, 64)
-  video_channels: int = 16
-  audio_channels: int = 20
-  text_length: int = 32
-  text_width: int = 64
-  validation: float = 0.02
-  fit_clips: int = 200
-  workers: int = 2
-  need_video: bool = True
-  need_audio: bool = True
-  need_caption: bool = True
+  @property
+  def is_lead(self) -> bool:
+    return self.index == 0
 
-  def __post_init__(self):
-    if self.codec != "linear":
-      raise ValueError(f"encode.codec='{self.codec}': expected 'linear'.")
-    if self.frames < 1 or self.frames % 4 != 1:
-      raise ValueError(f"encode.frames={self.frames}: expected 1 + 4k.")
-    if len(self.size) != 2 or any(n < 8 or n % 8 for n in self.size):
-      raise ValueError(f"encode.size={self.size}: expected multiples of 8.")
-    if not 0 <= self.validation < 1 or self.fps <= 0 or self.fit_clips < 1:
-      raise ValueError(
-        f"encode.validation={self.validation} must be in [0, 1); positive:"
-        f" encode.fps={self.fps}, encode.fit_clips={self.fit_clips}."
-      )
+  def wait(self, is_there: Callable[[], bool]) -> None:
+    """Until what another process makes is there.
+
+    Not a barrier, which is a collective: those have timeouts, and here one may
+    wait for hours. When a process dies, JAX ends the others.
+    """
+    while not is_there():
+      time.sleep(_POLL)
+
+
+ALONE = Share()
 
 
 @dataclasses.dataclass
 class Summary:
-  """What became of the clips."""
+  """What became of the clips; `seconds` for `fresh` of them in this call."""
 
   encoded: dict[str, int] = dataclasses.field(default_factory=dict)
   skipped: dict[str, str] = dataclasses.field(default_factory=dict)
   without_caption: int = 0
   cut_captions: int = 0
+  fresh: int = 0
+  seconds: float = 0.0
 
   def __str__(self) -> str:
     counts = ", ".join(f"{n} {split}" for split, n in self.encoded.items())
+    total = sum(self.encoded.values())
     return (
-      f"Encoded {sum(self.encoded.values())} clips ({counts}), left out"
-      f" {len(self.skipped)}. {self.without_caption} have no caption;"
-      f" {self.cut_captions} captions were cut to encode.text_length tokens."
+      f"Encoded {total} clips ({counts}), left out {len(self.skipped)}."
+      f" {self.without_caption} have no caption; {self.cut_captions} captions"
+      f" were cut to encode.text_length tokens. {self.fresh} of them now, in"
+      f" {self.seconds:.0f} s: {self.fresh / max(self.seconds, 1e-9):.2f}"
+      " clips/s."
     )
 
 
@@ -90,106 +89,166 @@ def encode(
   captions: epath.PathLike | None = None,
   codecs: Codecs | None = None,
   force: bool = False,
+  layout: Layout = ONE_DEVICE,
+  share: Share = ALONE,
 ) -> Summary:
   """Writes the records of every usable clip of `folder` to `output`.
 
-  codecs: used as they are; None fits new ones.
+  Args:
+    codecs: used as they are; None fits new ones.
+    force: replace what is there; see `unfinished.prepare`.
+    layout: of this process's devices, where the codecs run.
+    share: this process's, of the shards.
 
   Raises:
-    ValueError: bad captions, no usable clip, or `output` exists and not
-      `force`. Then `output` is as it was.
+    ValueError: bad captions, no usable clip, latents that are not what they
+      should be, or `output` exists and not `force`. Then `output` is as it was.
   """
-  if epath.Path(output).exists() and not force:
-    raise ValueError(
-      f"{output} exists: choose another, or replace it: --force."
-    )
-  clips = sources.list_sources(folder, captions)
-  clips = [
-    clip._replace(
-      split=clip.split or records.split_of(clip.name, settings.validation)
-    )
-    for clip in clips
-  ]
-  summary = Summary(without_caption=sum(not clip.caption for clip in clips))
-  with make_reader(settings) as reader:
-    codecs = codecs or fit_codecs(clips, reader, settings)
-    with records.writing(
-      output,
-      codecs,
-      fps=settings.fps,
-      frames=settings.frames,
-      size=settings.size,
-    ) as writer:
-      progress = tqdm(reader(clips), "encoding", len(clips), unit=" clips")
-      for source, clip in progress:
-        if isinstance(clip, media.ClipError):
-          summary.skipped[source.name] = str(clip)
-          logging.warning("Left out: %s", clip)
-          continue
-        tokens = codecs.text.num_tokens(source.caption)
-        summary.cut_captions += tokens > codecs.text.max_length
-        writer.add(encode_clip(source, clip, codecs))
-      if not writer.counts:
-        raise none_usable(summary.skipped)
-  summary.encoded = dict(writer.counts)
+  if codecs is None and settings.codec != "linear":
+    raise ValueError(f"encode.codec='{settings.codec}' cannot be fitted.")
+  clips = list_clips(folder, captions, settings)
+  if share.is_lead:
+    plan = make_plan(clips, settings, is_given=codecs is not None)
+    unfinished.prepare(output, plan, force)
+  if share.count > 1:
+    distributed.barrier("the unfinished data set is there")
+  unfinished.check_seen(output)
+  work = unfinished.place(output)
+  began, old = time.monotonic(), shards.read_notes(work)
+  try:
+    rate = (codecs.audio if codecs else LinearAudioCodec).sample_rate
+    with make_reader(settings, rate) as reader:
+      codecs = ready_codecs(work, clips, reader, settings, codecs, share)
+      form = make_form(codecs, settings)
+      jobs = batches.make_jobs(clips, settings.shard)
+      rows = settings.batch + -settings.batch % layout.batch_shards()
+      mine = jobs[share.index :: share.count]
+      batches.encode_shards(work, mine, reader, codecs, form, rows)
+    if share.is_lead:
+      share.wait(lambda: shards.count_notes(work) == len(jobs))
+      check_any(shards.read_notes(work))
+      records.finish(work, form, codecs, **settings.clip)
+      unfinished.publish(output)
+    else:
+      share.wait(lambda: unfinished.is_published(output))
+  except BaseException:
+    if share.is_lead:
+      keep_or_discard(output)
+    raise
+  summary = summarize(shards.read_notes(output))
+  summary.without_caption = sum(not clip.caption for clip in clips)
+  summary.fresh -= sum(note.count for note in old)
+  summary.seconds = time.monotonic() - began
   return summary
 
 
-def encode_clip(
-  source: sources.Source, clip: media.Clip, codecs: Codecs
-) -> records.Example:
-  """The latents of one clip and the embedding of its caption."""
-  video, audio = clip
-  return records.Example(
-    source.name,
-    source.split,
-    source.caption,
-    codecs.text.encode(source.caption),
-    None if video is None else codecs.video.encode(video[None])[0],
-    None if audio is None else codecs.audio.encode(audio[None])[0],
-  )
-
-
-def fit_codecs(
-  clips: Sequence[sources.Source], reader: Reader, settings: EncodeSettings
-) -> Codecs:
-  """Codecs for what is in `fit_clips` training clips, evenly chosen."""
-  train = [c for c in clips if c.split == "train"] or clips
-  num = min(settings.fit_clips, len(train))
-  chosen = [train[i * len(train) // num] for i in range(num)]
-  progress = tqdm(reader(chosen), "reading to fit", num, unit=" clips")
-  read = list(progress)
-  good = [clip for _, clip in read if isinstance(clip, media.Clip)]
-  if not good:
-    raise none_usable({s.name: str(error) for s, error in read})
-  videos = [clip.video for clip in good if clip.video is not None]
-  audios = [clip.audio for clip in good if clip.audio is not None]
-  if not videos or not audios:
-    raise ValueError(
-      f"Of {num} clips {len(videos)} have pictures and {len(audios)} sound:"
-      " codecs cannot be fitted; name fitted ones with --codecs."
+def list_clips(
+  folder: epath.PathLike,
+  captions: epath.PathLike | None,
+  settings: EncodeSettings,
+) -> list[sources.Source]:
+  """The clips by name, each with its split."""
+  return [
+    clip._replace(
+      split=clip.split or records.split_of(clip.name, settings.validation)
     )
-  return Codecs(
-    LinearVideoCodec.fit(videos, settings.video_channels),
-    LinearAudioCodec.fit(audios, settings.audio_channels),
-    HashedText(settings.text_width, settings.text_length),
+    for clip in sources.list_sources(folder, captions)
+  ]
+
+
+def make_plan(
+  clips: Sequence[sources.Source], settings: EncodeSettings, is_given: bool
+) -> dict[str, Any]:
+  """What shards are made of; those of one plan can be one set."""
+  rows = json.dumps([clip[1:] for clip in clips]).encode()
+  kept = {
+    k: v for k, v in dataclasses.asdict(settings).items() if k not in _FREE
+  }
+  return {
+    "clips": {"number": len(clips), "digest": hashlib.sha256(rows).hexdigest()},
+    "codecs": "given" if is_given else "fitted",
+    "encode": kept,
+  }
+
+
+def ready_codecs(
+  work: epath.Path,
+  clips: Sequence[sources.Source],
+  reader: Reader,
+  settings: EncodeSettings,
+  given: Codecs | None,
+  share: Share,
+) -> Codecs:
+  """The codecs of the unfinished data set, which the first process put there.
+
+  Raises:
+    ValueError: the set was begun with others.
+  """
+  path, last = work / "codecs", work / "codecs" / "codecs.json"
+  if share.is_lead and not last.exists():
+    (given or fit_codecs(clips, reader, settings)).save(path)
+  share.wait(last.exists)
+  saved = Codecs.load(path)
+  if given is not None and not given.equals(saved):
+    raise ValueError(
+      f"{work} was begun with other codecs. Go on with them (--codecs={path})"
+      " or start anew: --force."
+    )
+  return given or saved
+
+
+def make_form(codecs: Codecs, settings: EncodeSettings) -> shards.Form:
+  """What the examples have in common."""
+  return shards.Form(
+    records.latent_shapes(codecs, **settings.clip),
+    tuple(
+      stream
+      for stream in STREAMS
+      if settings.keep_logvar and getattr(codecs, stream).has_logvar
+    ),
   )
 
 
-def make_reader(settings: EncodeSettings) -> Reader:
+def summarize(notes: Sequence[shards.Note]) -> Summary:
+  """Of all shards."""
+  summary = Summary(cut_captions=sum(note.cut_captions for note in notes))
+  for note in notes:
+    summary.fresh += note.count
+    summary.skipped |= note.left_out
+    if note.count:
+      count = summary.encoded.get(note.split, 0)
+      summary.encoded[note.split] = count + note.count
+  return summary
+
+
+def check_any(notes: Sequence[shards.Note]) -> None:
+  """Raises ValueError if no clip could be used."""
+  summary = summarize(notes)
+  if not summary.encoded:
+    raise none_usable(summary.skipped)
+
+
+def make_reader(settings: EncodeSettings, sample_rate: int) -> Reader:
   """What decodes the clips as the settings say."""
   return Reader(
     settings.workers,
+    ahead=settings.batch + 2 * settings.workers,
     need_caption=settings.need_caption,
-    fps=settings.fps,
-    size=settings.size,
-    frames=settings.frames,
+    sample_rate=sample_rate,
     need_video=settings.need_video,
     need_audio=settings.need_audio,
+    **settings.clip,
   )
 
 
-def none_usable(skipped: dict[str, str]) -> ValueError:
-  """The error for when every clip was left out."""
-  reasons = "\n  ".join(list(skipped.values())[:5])
-  return ValueError(f"None of {len(skipped)} clips can be used:\n  {reasons}")
+def keep_or_discard(output: epath.PathLike) -> None:
+  """After an error: what holds finished shards is worth to go on with."""
+  notes = shards.read_notes(unfinished.place(output))
+  count = sum(note.count for note in notes)
+  if count:
+    logging.warning(
+      "%d encoded clips are kept in %s; the same command goes on from there.",
+      count, unfinished.place(output),
+    )  # fmt: skip
+  else:
+    unfinished.discard(output)

@@ -24,6 +24,8 @@ from ccl_jax.files import local_copy, replacing
 
 Path = str | os.PathLike
 
+# Decoders overshoot a little; beyond this a file does not mean [-1, 1].
+_LOUDEST = 8.0
 _IMAGES = ("image2", "png_pipe", "jpeg_pipe", "webp_pipe", "bmp_pipe")
 
 
@@ -52,12 +54,14 @@ def read_clip(
     size: (y, x) in pixels; pictures are scaled to cover it and cropped at the
       centre. None keeps the source's size.
     frames: how many; the sound has round(frames / fps * sample_rate) samples.
-    sample_rate: of the result, mono, in [-1, 1].
+    sample_rate: of the result, the mean of all channels, in [-1, 1]; what
+      overshoots is clipped.
     need_video: whether a file without pictures is an error.
     need_audio: whether a file without sound is an error.
 
   Raises:
-    ClipError: unreadable, damaged, shorter than needed, or lacks a stream.
+    ClipError: unreadable, damaged, shorter than needed, lacks a stream, or its
+      sound has samples that are not numbers or far beyond 1.
   """
   with _opened(path) as container:
     video = _stream(container, "video", need_video)
@@ -74,7 +78,8 @@ def read_clip(
     if images is not None:
       # Sound is cut to the picture, also where all frames were asked for.
       seconds = len(images) / fps
-    return Clip(images, sound.finish(pictures and pictures.start, seconds))
+    samples = sound.finish(pictures and pictures.start, seconds)
+    return Clip(images, _checked(samples))
 
 
 def read_image(
@@ -192,6 +197,13 @@ def _decode(container, pictures, sound, seconds: float | None) -> None:
     (pictures if isinstance(frame, av.VideoFrame) else sound).add(frame)
     if _is_enough(pictures, sound, seconds):
       return
+
+
+def _checked(samples: Float[np.ndarray, " s"]) -> Float[np.ndarray, " s"]:
+  peak = np.abs(samples).max(initial=0)
+  if not peak <= _LOUDEST:  # nor is NaN
+    raise ClipError(f"sound reaches {peak:.3g}, expected samples in [-1, 1]")
+  return np.clip(samples, -1, 1)
 
 
 def _is_enough(pictures, sound, seconds: float | None) -> bool:

@@ -4,6 +4,13 @@ Example i of the endless stream is record p_e(i mod N), where p_e permutes the N
 records anew in every epoch e; batch t holds examples t b .. t b + b - 1. So the
 whole state of the data is one integer, the step, and each of several hosts
 reads its own rows of the same global batch, and no others.
+
+Where records keep a posterior, example i is drawn from it anew in every epoch,
+
+    mean + exp(logvar / 2) noise(seed, i)                                    (1)
+
+with noise of a counter-based generator whose key is (seed, i), and so is what
+it is on whichever host and after whichever restart.
 """
 
 from collections.abc import Iterable, Sequence
@@ -16,6 +23,7 @@ from etils import epath
 from jaxtyping import Float
 
 from ccl_jax.data import records
+from ccl_jax.types import STREAMS
 
 Shapes = dict[str, list[int]]
 
@@ -30,9 +38,10 @@ class Loader:
     null_text: np.ndarray,
     batch: int,
     rows: Sequence[int],
+    seed: int | None,
     workers: int,
   ):
-    self._examples, self._shapes = examples, shapes
+    self._examples, self._shapes, self._seed = examples, shapes, seed
     self._null_text, self._batch, self._rows = null_text, batch, rows
     self._ahead = workers
     self._threads = ThreadPoolExecutor(workers) if workers else None
@@ -63,9 +72,25 @@ class Loader:
     return [step * self._batch + row for row in self._rows]
 
   def _make(self, step: int) -> dict[str, np.ndarray]:
-    found = (self._examples[i] for i in self._indices(step))
+    found = (self._example(i) for i in self._indices(step))
     batch = _stack(found, len(self._rows), self._shapes)
     return batch | {"null_text": self._null_text}
+
+  def _example(self, index: int) -> dict[str, Any]:
+    example = self._examples[index]
+    return example if self._seed is None else drawn(example, self._seed, index)
+
+
+def drawn(example: dict[str, Any], seed: int, index: int) -> dict[str, Any]:
+  """The example at a place of the stream, drawn by (1) where it can be."""
+  noise = np.random.Generator(np.random.Philox(key=[seed, index]))
+  found = {}
+  for stream in STREAMS:
+    if f"{stream}_logvar" in example and example[f"has_{stream}"]:
+      mean, logvar = example[stream], example[f"{stream}_logvar"]
+      x = noise.standard_normal(mean.shape, np.float32)
+      found[stream] = mean + np.exp(logvar.astype(np.float32) / 2) * x
+  return example | found
 
 
 def make_loader(
@@ -77,6 +102,7 @@ def make_loader(
   shuffle: bool = True,
   workers: int = 0,
   rows: Sequence[int] | None = None,
+  sample: bool = True,
 ) -> Loader:
   """A loader of the records in `path`.
 
@@ -85,6 +111,7 @@ def make_loader(
     shuffle: a new order in each epoch, else the order of the records.
     workers: how many threads prepare batches ahead; 0 prepares when asked.
     rows: of the global batch, those that this host reads; None reads all.
+    sample: draw latents where there is a posterior, else take its mean.
 
   Raises:
     ValueError: no such records or split; rows that the batch does not have.
@@ -95,30 +122,34 @@ def make_loader(
   examples = grain.MapDataset.source(records.open_split(path, split))
   if shuffle:
     examples = examples.shuffle(seed)
-  shapes = records.read_metadata(path)["shapes"]
+  metadata = records.read_metadata(path)
+  is_drawn = sample and metadata.get("logvar")
   return Loader(
-    examples.repeat(), shapes, null_text(path), batch, rows, workers
-  )
+    examples.repeat(), metadata["shapes"], null_text(path), batch, rows,
+    seed if is_drawn else None, workers,
+  )  # fmt: skip
 
 
 def read_clips(
-  path: epath.PathLike, split: str, num: int | None = None
+  path: epath.PathLike, split: str, num: int | None = None, start: int = 0
 ) -> dict[str, Any]:
-  """The first `num` clips of a split (all if None or if there are fewer).
+  """`num` clips of a split from `start` on (all if None or if there are fewer).
 
   Returns:
-    The arrays of `Loader.batch_at` without null_text, as float32, and the lists
-    `caption` and `name`.
+    The arrays of `Loader.batch_at`, as float32 and of posteriors the mean, and
+    the lists `caption` and `name`.
   """
   source = records.open_split(path, split)
-  examples = [source[i] for i in range(len(source))[:num]]
+  stop = None if num is None else start + num
+  examples = [source[i] for i in range(len(source))[start:stop]]
   shapes = records.read_metadata(path)["shapes"]
   clips = {
     name: x if x.dtype == bool else x.astype(np.float32)
     for name, x in _stack(examples, len(examples), shapes).items()
   }
   names = ("caption", "name")
-  return clips | {n: [e[n] for e in examples] for n in names}
+  lists = {n: [e[n] for e in examples] for n in names}
+  return clips | {"null_text": null_text(path)} | lists
 
 
 def null_text(path: epath.PathLike) -> Float[np.ndarray, "l d"]:

@@ -5,6 +5,7 @@ import functools
 import multiprocessing
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 
 from ccl_jax.data import media, sources
 
@@ -16,9 +17,16 @@ class Reader:
   why there is none. Only a few clips are in memory at a time.
   """
 
-  def __init__(self, workers: int, **arguments):
-    """workers: processes, or 0 for this one; arguments: of read_or_error."""
-    self._workers = workers
+  def __init__(self, workers: int, ahead: int = 0, **arguments):
+    """What reads clips.
+
+    Args:
+      workers: processes, or 0 for this one.
+      ahead: clips that wait, decoded, while the caller is busy; no fewer than
+        keep the workers busy.
+      arguments: of read_or_error.
+    """
+    self._workers, self._ahead = workers, max(ahead, 4 * workers)
     self._read = functools.partial(read_or_error, **arguments)
 
   def __enter__(self) -> "Reader":
@@ -40,11 +48,21 @@ class Reader:
     pending = collections.deque()
     for clip in clips:
       pending.append((clip, self._pool.submit(self._read, clip)))
-      if len(pending) > 4 * self._workers:
-        source, future = pending.popleft()
-        yield source, future.result()
-    for source, future in pending:
-      yield source, future.result()
+      if len(pending) > self._ahead:
+        yield self._next(pending)
+    while pending:
+      yield self._next(pending)
+
+  def _next(self, pending: collections.deque):
+    source, future = pending.popleft()
+    try:
+      return source, future.result()
+    except BrokenProcessPool as error:
+      suspects = [source.name, *(s.name for s, _ in pending)]
+      raise ValueError(
+        "A process that decodes clips died: out of memory, or at one of"
+        f" {', '.join(suspects[: self._workers])}."
+      ) from error
 
 
 def read_or_error(

@@ -83,13 +83,13 @@ class Pictures:
 
 
 class Sound:
-  """Collects mono samples with their times."""
+  """Collects samples, the mean over the channels, with their times."""
 
   def __init__(self, stream: av.AudioStream, sample_rate: int):
     self.stream, self._rate = stream, sample_rate
     self.start: float | None = None
     self.end = -math.inf
-    self._resampler = av.AudioResampler("flt", "mono", sample_rate)
+    self._resampler = av.AudioResampler("fltp", rate=sample_rate)
     self._pieces: list[tuple[float, np.ndarray]] = []
 
   def add(self, frame: av.AudioFrame) -> None:
@@ -117,7 +117,8 @@ class Sound:
 
   def _collect(self, frame: av.AudioFrame | None) -> None:
     for piece in self._resampler.resample(frame):
-      self._pieces.append((float(piece.time), piece.to_ndarray().ravel()))
+      # Not FFmpeg's own way, which makes what both sides have louder.
+      self._pieces.append((float(piece.time), piece.to_ndarray().mean(0)))
 
   def _place(self, start: float, seconds: float) -> Float[np.ndarray, " s"]:
     result = np.zeros(round(seconds * self._rate), np.float32)

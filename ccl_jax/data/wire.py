@@ -34,6 +34,25 @@ def parse(record: bytes) -> dict[str, Value]:
   return values
 
 
+def ordered(record: bytes) -> bytes:
+  """The same message with its entries by name.
+
+  Protobuf writes a map in an order that changes from process to process.
+  """
+  ((_, features),) = _fields(memoryview(record))
+  entries = [content for _, content in _fields(features)]
+  entries.sort(key=lambda entry: bytes(dict(_fields(entry))[1]))
+  return _field(1, b"".join(_field(1, entry) for entry in entries))
+
+
+def _field(number: int, content: bytes | memoryview) -> bytes:
+  size, prefix = len(content), [8 * number + 2]
+  while size > 127:
+    prefix.append(size & 127 | 128)
+    size >>= 7
+  return b"".join((bytes([*prefix, size]), content))
+
+
 def _fields(view: memoryview) -> Iterator[tuple[int, memoryview]]:
   """Eq. 1: number and content of every field."""
   start = 0

@@ -24,6 +24,8 @@ from ccl_jax import trees
 from ccl_jax.diffusion import tasks
 from ccl_jax.models import joint
 from ccl_jax.training import step
+from ccl_jax.training.recipe import Recipe, make_recipe
+from ccl_jax.training.state import init_state, state_params
 from configs.ccl import get_config
 from tests.bench import torch_ccl
 from tests.models.tiny import randomize
@@ -66,7 +68,7 @@ def make_replica(config: dict, params) -> torch_ccl.Joint:
   return model
 
 
-def compare(config: dict, recipe: step.Recipe, batch: dict) -> dict[str, float]:
+def compare(config: dict, recipe: Recipe, batch: dict) -> dict[str, float]:
   """Relative error of the replica's velocities, by stream.
 
   Raises:
@@ -101,7 +103,7 @@ def to_torch(arrays: dict) -> dict[str, torch.Tensor]:
   return {k: torch.from_numpy(np.array(a)) for k, a in arrays.items()}
 
 
-def our_step(recipe: step.Recipe, state, batch: dict):
+def our_step(recipe: Recipe, state, batch: dict):
   """A function of nothing that does one step and waits for it."""
   compiled = step.compile_step(recipe)
   state, batch = [state], jax.device_put(batch)
@@ -113,10 +115,10 @@ def our_step(recipe: step.Recipe, state, batch: dict):
   return run
 
 
-def make_steps(config: dict, recipe: step.Recipe, batch: dict) -> dict:
+def make_steps(config: dict, recipe: Recipe, batch: dict) -> dict:
   """Name -> function of nothing, all from the same parameters."""
-  state = step.init_state(recipe)
-  params = step.state_params(state)
+  state = init_state(recipe)
+  params = state_params(state)
   runs = {
     "ccl_jax": our_step(recipe, jax.tree.map(jax.numpy.copy, state), batch)
   }
@@ -164,7 +166,7 @@ def main():
   args = parser.parse_args()
   torch.set_num_threads(os.cpu_count())
   config = settings(args.size)
-  recipe = step.make_recipe(config, jax.devices()[:1])
+  recipe = make_recipe(config, jax.devices()[:1])
   batch = make_batch(config)
   print(
     f"{platform.machine()}, {os.cpu_count()} cores, jax {jax.__version__}"

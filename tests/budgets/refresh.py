@@ -9,6 +9,7 @@ that may not grow: look at what git then shows.
 import json
 import pathlib
 import sys
+from typing import Any
 
 from ccl_jax.lowering import compile_report
 from configs import pods
@@ -17,8 +18,14 @@ FOLDER = pathlib.Path(__file__).parent
 SMALL = {
   "model": {"num_layers": 2},
   "encode": {"frames": 17, "size": (128, 128), "text_length": 128},
+  "accumulate": 1,
 }
-# Name -> (config argument, topology, sections to change).
+# As MaxDiffusion's step was compiled: one sample on each chip, no average.
+PEER = {"batch": 64, "accumulate": 1, "optimizer": {"ema": 0.0}}
+FULL, KEPT = {"model": {"remat": "full"}}, {"model": {"remat": "attention"}}
+LONG = {"encode": {"frames": 81, "size": (720, 1280)}}
+VIDEO = "pod=v5p-4x4x4,size=14b,stage=video"
+# Name -> (config argument, topology, what to change).
 BUDGETS = {
   "14b-v5p": ("pod=v5p-4x4x4,size=14b", "v5p:4x4x4", {}),
   "14b-v6e": ("pod=v6e-16x16,size=14b", "v6e:16x16", {}),
@@ -27,17 +34,27 @@ BUDGETS = {
   "14b-audio-v5p": ("pod=v5p-4x4x4,size=14b,stage=audio", "v5p:4x4x4", {}),
   "1.3b-v5e": ("pod=v5e-4x4,size=1.3b", "v5e:4x4", {}),
   "1.3b-two-slices": ("pod=v5e-4x4-two-slices,size=1.3b", "v5e:4x4", {}),
-  # Two layers of short clips: quick enough to compile again in the tests.
-  "small-v5p": ("pod=v5p-4x4x4,size=1.3b", "v5p:4x4x4", SMALL),
-  "small-v6e": ("pod=v6e-16x16,size=1.3b", "v6e:16x16", SMALL),
+  "video-a-full": (VIDEO, "v5p:4x4x4", PEER | FULL),
+  "video-a-kept": (VIDEO, "v5p:4x4x4", PEER | KEPT),
+  "video-b-full": (VIDEO, "v5p:4x4x4", PEER | FULL | LONG),
+  "video-b-kept": (VIDEO, "v5p:4x4x4", PEER | KEPT | LONG),
+  # Two layers of short clips.
+  "small-audio-v5e": (
+    "pod=v5e-4x4,size=1.3b,stage=audio", "v5e:4x4", SMALL | {"batch": 32},
+  ),
+  "small-video-v6e": (
+    "pod=v6e-16x16,size=1.3b,stage=video", "v6e:16x16", SMALL | {"batch": 64},
+  ),
 }  # fmt: skip
 
 
-def measure(name: str) -> dict[str, float | str]:
+def measure(name: str) -> dict[str, Any]:
   """The figures of one budgeted config."""
-  argument, topology, sections = BUDGETS[name]
+  argument, topology, changes = BUDGETS[name]
   config = pods.get_config(argument).to_dict()
-  config |= {k: config[k] | fields for k, fields in sections.items()}
+  for key, value in changes.items():
+    is_section = isinstance(value, dict)
+    config[key] = config[key] | value if is_section else value
   found, _ = compile_report(config, topology)
   return {"config": argument, "topology": topology} | figures(found)
 

@@ -1,10 +1,14 @@
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
+from ccl_jax.codecs import bundle
 from ccl_jax.codecs.bundle import Codecs
-from tests.data import clips
+from ccl_jax.sharding import ONE_DEVICE
+from tests.data import clips, learned
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +29,32 @@ def test_codecs_come_back_as_they_were(tmp_path, codecs):
   assert loaded.text == codecs.text
   names = sorted(path.name for path in tmp_path.rglob("*.*"))
   assert names == ["codecs.json", "codecs.npz"]
+
+
+def test_those_that_take_a_layout_get_it(tmp_path, monkeypatch, codecs):
+  monkeypatch.setattr(bundle, "KINDS", bundle.KINDS | learned.KINDS)
+  layout = bundle.Layout(max_unsharded=0.5)
+  learned.make().save(tmp_path / "codecs")
+  loaded = Codecs.load(tmp_path / "codecs", layout)
+  assert loaded.video.layout == layout
+  assert Codecs.load(tmp_path / "codecs").video.layout == ONE_DEVICE
+  assert loaded.equals(learned.make()) and not loaded.equals(codecs)
+  assert bundle.kind_of(loaded.video) == "fake_video"
+
+
+def test_codecs_that_are_not_used_are_not_imported():
+  code = (
+    "import sys; from ccl_jax.codecs import bundle;"
+    "sizes = dict(width=4, max_length=2);"
+    "bundle.make('hashed_text', bundle.ONE_DEVICE, sizes);"
+    "found = [m for m in sys.modules if m.startswith('ccl_jax.codecs.')];"
+    "assert set(found) == {'ccl_jax.codecs.bundle',"
+    " 'ccl_jax.codecs.hashed_text'}, found"
+  )
+  done = subprocess.run(
+    [sys.executable, "-c", code], capture_output=True, text=True
+  )
+  assert done.returncode == 0, done.stderr
 
 
 def test_what_is_not_codecs_is_refused(tmp_path, codecs):

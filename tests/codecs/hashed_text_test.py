@@ -16,6 +16,12 @@ def test_tokens_are_words_numbers_punctuation_and_an_end():
   assert TEXT.encode("It's 25 fps.").shape == (5, 64)
 
 
+def test_many_are_encoded_as_one_by_one():
+  texts = ["red dog", "", "word " * 30]
+  for text, vectors in zip(texts, TEXT.encode_all(texts), strict=True):
+    np.testing.assert_array_equal(vectors, TEXT.encode(text))
+
+
 def test_a_word_is_the_same_wherever_it_stands_but_for_its_position():
   one, two = TEXT.encode("red dog"), TEXT.encode("blue dog")
   np.testing.assert_array_equal(one[1], two[1])

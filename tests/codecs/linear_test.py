@@ -47,6 +47,21 @@ def test_latents_have_mean_0_and_deviation_1(codec, videos, waves):
     np.testing.assert_allclose(flat.std(0), 1, atol=1e-3)
 
 
+def test_a_posterior_is_its_mean(codec, videos, waves):
+  audio = linear.LinearAudioCodec.fit(waves, 6)
+  for each, x in ((codec, np.stack(videos)), (audio, np.stack(waves))):
+    mean, logvar = each.posterior(x)
+    assert logvar is None and not each.has_logvar
+    np.testing.assert_array_equal(mean, each.encode(x))
+
+
+def test_a_row_does_not_depend_on_the_others(codec, videos, waves):
+  audio = linear.LinearAudioCodec.fit(waves, 6)
+  for each, x in ((codec, np.stack(videos)), (audio, np.stack(waves))):
+    whole = each.encode(x)
+    np.testing.assert_array_equal(each.encode(x[3:4])[0], whole[3])
+
+
 def test_more_channels_are_nearer(videos):
   errors = []
   for channels in (2, 8, 40):

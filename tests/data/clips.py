@@ -68,9 +68,9 @@ def example(codecs, i, split="train", **kwargs):
   return records.Example(**(given | kwargs))
 
 
-def write_records(path, codecs, examples):
+def write_records(path, codecs, examples, logvar=()):
   with records.writing(
-    path, codecs, fps=FPS, frames=FRAMES, size=SIZE
+    path, codecs, fps=FPS, frames=FRAMES, size=SIZE, logvar=logvar
   ) as writer:
     for each in examples:
       writer.add(each)

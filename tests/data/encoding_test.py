@@ -4,6 +4,7 @@ import sys
 
 import numpy as np
 import pytest
+import soundfile
 
 from ccl_jax.codecs.bundle import Codecs
 from ccl_jax.data import encoding, media, pipeline, records
@@ -88,6 +89,54 @@ def test_clips_that_lack_what_is_not_needed_are_kept(folder, tmp_path):
   assert read["caption"][read["name"].index("z.wav")] == ""
 
 
+def test_strange_clips_give_latents_or_a_reason(folder, tmp_path):
+  video, audio = clips.clip(0)
+  pair = np.stack([audio, audio], 1)
+  media.write_mp4(folder / "silent.mp4", video, clips.FPS, 0 * audio)
+  media.write_mp4(folder / "loud.mp4", video, clips.FPS, np.sign(audio))
+  media.write_mp4(folder / "odd.mp4", video[:, :15, :17], clips.FPS, audio)
+  media.write_mp4(folder / "one.mp4", video[:1], clips.FPS, audio)
+  media.write_mp4(
+    folder / "rate.mp4", video, clips.FPS, np.tile(audio, 3), 48_000
+  )
+  soundfile.write(folder / "stereo.wav", pair.repeat(3, 0), 48_000)
+  soundfile.write(folder / "sample.wav", [0.5], 16_000)
+  soundfile.write(folder / "nan.wav", np.nan * audio, 16_000, "FLOAT")
+  settings = dataclasses.replace(
+    SETTINGS, need_video=False, need_caption=False, validation=0.0
+  )
+  summary = encoding.encode(folder, tmp_path / "data", settings)
+  assert {
+    name: reason.split(": ", 1)[1][:19]
+    for name, reason in summary.skipped.items()
+  } == {
+    "one.mp4": "video is too short:",
+    "sample.wav": "audio is too short:",
+    "nan.wav": "sound reaches nan, ",
+  }
+  split = records.open_split(tmp_path / "data", "train")
+  found = {example["name"]: example for example in split}
+  strange = {"silent.mp4", "loud.mp4", "odd.mp4", "rate.mp4", "stereo.wav"}
+  assert found.keys() == {f"{i}.mp4" for i in range(NUM)} | strange
+  for name in strange:
+    assert found[name]["video"].shape == (1 + (name[-3:] == "mp4"), 2, 3, 6)
+    assert found[name]["audio"].shape == (6, 6)
+  # Its rate is changed and AAC was in between, but it is the sound of 0.mp4.
+  same = [found[n]["audio"].astype(np.float32) for n in ("stereo.wav", "0.mp4")]
+  assert np.corrcoef(*(x.ravel() for x in same))[0, 1] > 0.9
+
+
+def test_clips_may_be_pictures(folder, tmp_path):
+  """One frame: a data set of images, or with the sound of one frame."""
+  settings = dataclasses.replace(SETTINGS, frames=1, need_audio=False)
+  encoding.encode(folder, tmp_path / "data", settings)
+  shapes = records.read_metadata(tmp_path / "data")["shapes"]
+  assert shapes["video"] == [1, 2, 3, 6] and shapes["audio"] == [5, 6]
+  clip = pipeline.read_clips(tmp_path / "data", "train", 1)
+  assert clip["video"].any() and clip["audio"][0, :1].any()
+  assert not clip["audio"][0, 1:].any()
+
+
 def test_given_codecs_are_used(folder, tmp_path):
   codecs = clips.codecs()
   encoding.encode(folder, tmp_path / "data", SETTINGS, codecs=codecs)
@@ -146,16 +195,29 @@ def test_bad_input_is_one_error_and_nothing_is_written(
 @pytest.mark.parametrize(
   ("key", "value"),
   [
-    ("codec", "wan"),
+    ("codec", "strange"),
     ("frames", 48),
     ("size", (60, 64)),
     ("validation", 1.0),
     ("fps", 0.0),
+    ("batch", 0),
+    ("shard", 0),
   ],
 )
 def test_impossible_settings_are_refused(key, value):
   with pytest.raises(ValueError, match=f"encode.{key}"):
     encoding.EncodeSettings(**{key: value})
+
+
+def test_given_codecs_must_be_of_the_sizes_that_are_said():
+  codecs = clips.codecs()
+  sizes = dict(video_channels=8, audio_channels=6, text_length=6, text_width=8)
+  encoding.EncodeSettings(**sizes).check(codecs)
+  with pytest.raises(ValueError, match="text_width is 16, theirs 8"):
+    encoding.EncodeSettings(**sizes | {"text_width": 16}).check(codecs)
+  with pytest.raises(ValueError, match="cannot be fitted"):
+    settings = encoding.EncodeSettings(codec="wan")
+    encoding.encode("clips", "data", settings)
 
 
 def test_the_command(folder, tmp_path):

@@ -3,6 +3,7 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
+import soundfile
 
 from ccl_jax.data import media
 from tests.data import clips
@@ -143,6 +144,75 @@ def test_stereo_at_another_rate_becomes_mono_on_time(tmp_path):
     container.mux(stream.encode(None))
   audio = media.read_clip(tmp_path / "a.flac", need_video=False).audio
   assert lag(audio, clicks(0.5, [0.2])) == 0
+
+
+@pytest.mark.parametrize("rate", [8_000, 11_025, 48_000, 96_000])
+@pytest.mark.parametrize("channels", [1, 2, 6])
+def test_sound_of_any_rate_and_channels_is_on_time(tmp_path, rate, channels):
+  wave = np.tile(clicks(0.5, [0.2], rate)[:, None], channels)
+  soundfile.write(tmp_path / "a.wav", wave, rate, subtype="FLOAT")
+  audio = media.read_clip(tmp_path / "a.wav", need_video=False).audio
+  assert abs(len(audio) - 8000) < 2
+  expected = clicks(0.5, [0.2])[: len(audio)]
+  assert lag(audio, expected) == 0
+  np.testing.assert_allclose(audio, expected, atol=0.03)
+
+
+def test_both_sides_of_stereo_are_heard(tmp_path):
+  wave = np.stack([clicks(0.5, [0.1]), clicks(0.5, [0.4])], 1)
+  soundfile.write(tmp_path / "a.wav", wave, RATE, subtype="FLOAT")
+  audio = media.read_clip(tmp_path / "a.wav", need_video=False).audio
+  np.testing.assert_allclose(audio, wave.mean(1), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+  ("wave", "expected"),
+  [
+    (np.zeros(4000), 0.0),
+    (np.resize([1.0, -1.0], 4000), 1.0),  # clipped when it was recorded
+    (np.full(4000, 1.5), 1.0),  # as decoders overshoot
+    (np.r_[0.5, np.zeros(3999)], 0.5),
+  ],
+)
+def test_silent_and_loud_sound_is_kept_in_range(tmp_path, wave, expected):
+  soundfile.write(tmp_path / "a.wav", wave, RATE, subtype="FLOAT")
+  audio = media.read_clip(tmp_path / "a.wav", need_video=False).audio
+  np.testing.assert_allclose(audio, np.clip(wave, -1, 1), atol=1e-6)
+  assert np.abs(audio).max() == np.float32(expected)
+
+
+@pytest.mark.parametrize(
+  ("wave", "reason"),
+  [
+    ([0.0, np.nan, 0.0], "sound reaches nan, expected samples in"),
+    ([0.0, np.inf, 0.0], "sound reaches"),
+    ([0.0, 20_000.0, 0.0], "sound reaches 2e"),
+  ],
+)
+def test_samples_that_are_no_sound_are_an_error(tmp_path, wave, reason):
+  wave = np.resize(wave, 4000)
+  soundfile.write(tmp_path / "a.wav", wave, RATE, subtype="FLOAT")
+  with pytest.raises(media.ClipError, match=rf"a\.wav: {reason}"):
+    media.read_clip(tmp_path / "a.wav", need_video=False)
+
+
+def test_one_sample_of_sound(tmp_path):
+  soundfile.write(tmp_path / "a.wav", [0.5], RATE, subtype="FLOAT")
+  whole = media.read_clip(tmp_path / "a.wav", need_video=False).audio
+  assert whole.tolist() == [0.5]
+  with pytest.raises(media.ClipError, match=r"audio is too short: 0\.00 s"):
+    media.read_clip(tmp_path / "a.wav", frames=5, need_video=False)
+
+
+def test_one_frame_and_odd_sizes(tmp_path):
+  write_streams(tmp_path / "a.mkv", coded_video(1, (15, 17)), clicks(0.04, []))
+  path = tmp_path / "a.mkv"
+  video, audio = media.read_clip(path, frames=1, size=(16, 24))
+  assert video.shape == (1, 16, 24, 3) and len(audio) == 640
+  assert frame_numbers(video) == [0]
+  assert media.read_clip(path).video.shape == (1, 15, 17, 3)
+  with pytest.raises(media.ClipError, match=r"video is too short: 0\.04 s"):
+    media.read_clip(path, frames=5)
 
 
 def test_images_are_read_and_other_kinds_are_refused(tmp_path):

@@ -1,3 +1,5 @@
+import json
+import shutil
 import subprocess
 import sys
 
@@ -60,6 +62,9 @@ def test_read_clips_keeps_order_and_names(data):
   assert some["name"] == ["clip 0", "clip 1", "clip 2"]
   assert some["caption"][2] == "A disc, 2."
   assert len(pipeline.read_clips(data, "train", 99)["name"]) == NUM
+  later = pipeline.read_clips(data, "train", 2, start=4)
+  assert later["name"] == ["clip 4", "clip 5"]
+  np.testing.assert_array_equal(later["null_text"], pipeline.null_text(data))
 
 
 def test_null_text_is_the_empty_prompt(data):
@@ -139,6 +144,83 @@ def test_no_record_is_read_for_another_host(data, monkeypatch):
 def test_rows_that_the_batch_does_not_have_are_an_error(data, rows):
   with pytest.raises(ValueError, match="are not of a batch"):
     pipeline.make_loader(data, batch=4, rows=rows)
+
+
+@pytest.fixture(scope="module")
+def posteriors(tmp_path_factory):
+  """The same clips with a variance of the video: clip 3 has none."""
+  codecs = clips.codecs()
+
+  def example(i):
+    made = clips.example(codecs, i, **({"video": None} if i == 3 else {}))
+    logvar = None if made.video is None else 0.5 * made.video - 4
+    return made._replace(video_logvar=logvar)
+
+  path = tmp_path_factory.mktemp("posteriors") / "data"
+  examples = [example(i) for i in range(NUM)]
+  clips.write_records(path, codecs, examples, logvar=("video",))
+  return path
+
+
+def test_latents_are_drawn_from_what_is_known_of_them(data, posteriors):
+  """Over many epochs the draws have the mean and variance of the records."""
+  loader = pipeline.make_loader(posteriors, batch=NUM, shuffle=False)
+  draws = np.stack([loader.batch_at(i)["video"] for i in range(100)])
+  split = pipeline.records.open_split(posteriors, "train")
+  for row in (0, 7):
+    mean = split[row]["video"].astype(np.float32)
+    std = np.exp(split[row]["video_logvar"].astype(np.float32) / 2)
+    z = (draws[:, row] - mean) / std
+    assert abs(z.mean()) < 0.04 and abs(z.std() - 1) < 0.04
+    assert np.abs(z.mean(0)).max() < 5 / np.sqrt(len(z))
+  assert not draws[:, 3].any()
+  plain = pipeline.make_loader(data, batch=NUM, shuffle=False).batch_at(5)
+  batch = loader.batch_at(5)
+  for name in ("audio", "text", "has_video", "has_audio", "null_text"):
+    np.testing.assert_array_equal(
+      np.delete(batch[name], [4, 5], 0) if name != "null_text" else batch[name],
+      np.delete(plain[name], [4, 5], 0) if name != "null_text" else plain[name],
+    )
+
+
+def test_draws_are_a_function_of_seed_and_place_in_the_stream(posteriors):
+  def videos(seed=0, **kwargs):
+    loader = pipeline.make_loader(
+      posteriors, batch=4, seed=seed, shuffle=False, **kwargs
+    )
+    return [loader.batch_at(i)["video"] for i in (0, 5, 9)]
+
+  for whole, threads, rows in zip(
+    videos(), videos(workers=2), videos(rows=[3, 1]), strict=True
+  ):
+    np.testing.assert_array_equal(whole, threads)
+    np.testing.assert_array_equal(whole[[3, 1]], rows)
+  # Step 5 begins with the clip that step 0 begins with, two epochs later.
+  first, later, _ = videos()
+  assert np.abs(first[0] - later[0]).max() > 0.01
+  assert np.abs(first[0] - videos(seed=1)[0][0]).max() > 0.01
+
+
+def test_the_mean_can_be_had_too(data, posteriors):
+  loader = pipeline.make_loader(
+    posteriors, batch=3, shuffle=False, sample=False
+  )
+  plain = pipeline.make_loader(data, batch=3, shuffle=False)
+  assert_equal_batches(loader.batch_at(0), plain.batch_at(0))
+  read = pipeline.read_clips(posteriors, "train", 3)
+  np.testing.assert_array_equal(read["video"], plain.batch_at(0)["video"])
+
+
+def test_records_of_before_there_were_variances_are_read(data, tmp_path):
+  old = tmp_path / "old"
+  shutil.copytree(data, old)
+  metadata = json.loads((old / "metadata.json").read_text())
+  del metadata["logvar"]
+  (old / "metadata.json").write_text(json.dumps(metadata))
+  assert_equal_batches(
+    pipeline.make_loader(old, batch=4).batch_at(1),
+    pipeline.make_loader(data, batch=4).batch_at(1),
+  )
 
 
 @pytest.mark.parametrize(("fps", "c"), [(16.0, 8), (24.0, 5), (25.0, 5)])

@@ -3,7 +3,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from ccl_jax.codecs.bundle import Codecs
-from ccl_jax.data import records
+from ccl_jax.data import records, shards
 from tests.data import clips
 
 
@@ -28,6 +28,7 @@ def test_round_trip(tmp_path, codecs):
   assert (first["name"], first["caption"]) == ("clip 0", "A disc, 0.")
   assert first["has_video"] and first["has_audio"]
   assert train[1]["has_video"] and not train[1]["has_audio"]
+  assert train[1]["audio"].shape == (1, 6)
   assert not train[1]["audio"].any()
 
   metadata = records.read_metadata(tmp_path / "data")
@@ -35,23 +36,45 @@ def test_round_trip(tmp_path, codecs):
   assert metadata["shapes"] == {
     "video": [2, 2, 3, 8], "audio": [10, 6], "text": [6, 8],
   }  # fmt: skip
+  assert metadata["logvar"] == []
   loaded = Codecs.load(tmp_path / "data" / "codecs")
   np.testing.assert_array_equal(loaded.video.basis, codecs.video.basis)
 
 
 def test_tfds_reads_the_same(tmp_path, codecs):
-  examples = [clips.example(codecs, i) for i in range(3)]
-  clips.write_records(tmp_path / "data", codecs, examples)
+  examples = [
+    clips.example(codecs, 0),
+    clips.example(codecs, 1, audio=None),
+    clips.example(codecs, 2, video=None),
+  ]
+  examples = [e._replace(audio_logvar=e.audio) for e in examples]
+  clips.write_records(tmp_path / "data", codecs, examples, logvar=["audio"])
   ours = records.open_split(tmp_path / "data", "train")
   theirs = tfds.builder_from_directory(tmp_path / "data").as_data_source(
     "train"
   )
   assert len(ours) == len(theirs) == 3
   for one, other in zip(ours, theirs, strict=True):
-    for name in ("video", "audio", "text"):
+    for name in ("video", "audio", "audio_logvar", "text"):
       np.testing.assert_array_equal(one[name], other[name])
     assert one["name"] == other["name"].decode()
     assert one["has_audio"] == other["has_audio"]
+
+
+def test_a_shard_without_examples_is_as_if_it_were_not_there(tmp_path, codecs):
+  """All clips of a shard may be bad, and all of a split."""
+  form = shards.Form(records.latent_shapes(codecs, 25.0, 5, (16, 24)))
+  counts = {("train", 0): 0, ("train", 1): 2, ("train", 2): 0, ("odd", 0): 0}
+  for (split, index), count in counts.items():
+    with shards.writing_shard(tmp_path, form, split, index) as shard:
+      for i in range(count):
+        shard.add(clips.example(codecs, i))
+  records.finish(tmp_path, form, codecs, fps=25.0, frames=5, size=(16, 24))
+  assert records.read_metadata(tmp_path)["counts"] == {"train": 2}
+  names = [e["name"] for e in records.open_split(tmp_path, "train")]
+  assert names == ["clip 0", "clip 1"]
+  theirs = tfds.builder_from_directory(tmp_path).as_data_source("train")
+  assert [e["name"].decode() for e in theirs] == names
 
 
 def test_splits_go_on_in_further_files(tmp_path, codecs, monkeypatch):

@@ -2,8 +2,11 @@
 
 import jax
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from ccl_jax.training import compiler, step
+from ccl_jax.training.batch import abstract_batch
+from ccl_jax.training.state import abstract_state
 from tests.training import recipes
 
 
@@ -15,6 +18,19 @@ def test_options_that_fail_on_a_chip_are_refused():
   assert compiler.options([(offload, "true")], "TPU7x") == {offload: "true"}
 
 
+def test_groups_are_those_of_the_chip_and_later_options_win():
+  limit = "xla_tpu_scoped_vmem_limit_kib"
+  got = compiler.options(["large_vmem"], "TPU v6 lite")
+  assert got == {limit: "98304"}
+  assert compiler.options(["large_vmem", (limit, "1")], "TPU v5p") == {
+    limit: "1"
+  }
+  with pytest.raises(ValueError, match=r"'overlap' on v5p.*v5e"):
+    compiler.options(["overlap"], "TPU v5p")
+  with pytest.raises(ValueError, match=r"'over'.*overlap"):
+    compiler.options(["over"], "TPU v6 lite")
+
+
 def test_a_name_that_is_not_of_xla_is_refused():
   with pytest.raises(ValueError, match="scoped_vmem"):
     compiler.options([("scoped_vmem", 1)], "cpu")
@@ -23,10 +39,37 @@ def test_a_name_that_is_not_of_xla_is_refused():
 def test_options_reach_the_compiler():
   recipe = recipes.make_recipe(xla=(("xla_no_such_option", "1"),))
   lowered = step.compile_step(recipe).lower(
-    step.abstract_state(recipe),
-    step.abstract_batch(
+    abstract_state(recipe),
+    abstract_batch(
       recipe, {"video": (3, 4, 6, 3), "audio": (6, 2), "text": (5, 6)}
     ),
   )
   with pytest.raises(jax.errors.JaxRuntimeError, match="xla_no_such_option"):
     lowered.compile()
+
+
+def test_a_compiled_program_is_found_by_the_next_start(tmp_path):
+  def start():
+    """What a new process would compile."""
+    jax.clear_caches()
+    compilation_cache.reset_cache()
+    return jax.jit(lambda x: x * 2 + 1)(3.0)
+
+  loaded = []
+  jax.monitoring.register_event_listener(
+    lambda event, **_: loaded.append(event.endswith("/cache_hits"))
+  )
+  setting = "jax_persistent_cache_min_compile_time_secs"
+  before = getattr(jax.config, setting)
+  jax.config.update(setting, 0)
+  try:
+    compiler.keep_programs(tmp_path)
+    assert start() == 7 and list(tmp_path.iterdir())
+    loaded.clear()
+    assert start() == 7 and any(loaded)
+    compiler.keep_programs(tmp_path / "other")
+    assert jax.config.jax_compilation_cache_dir == str(tmp_path)
+  finally:
+    jax.config.update(setting, before)
+    jax.config.update("jax_compilation_cache_dir", None)
+    compilation_cache.reset_cache()

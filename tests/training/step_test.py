@@ -10,6 +10,7 @@ import pytest
 from ccl_jax import trees
 from ccl_jax.training import checkpoint, step
 from ccl_jax.training.optim import Optimizer
+from ccl_jax.training.state import abstract_state, init_state, state_params
 from tests.models import tiny
 from tests.training import recipes
 
@@ -59,13 +60,13 @@ def equal(a, b):
 
 def test_resume_equals_never_having_stopped(tmp_path):
   """Bit for bit: parameters, optimizer, average, noise."""
-  straight = run(step.init_state(recipe()), range(4))
-  state = run(step.init_state(recipe()), range(2))
+  straight = run(init_state(recipe()), range(4))
+  state = run(init_state(recipe()), range(2))
   first = checkpoint.Checkpointer(tmp_path, every=2)
   first.save(2, state)
   first.close()
   second = checkpoint.Checkpointer(tmp_path, every=2)
-  state, at = second.restore_newest(step.abstract_state(recipe()))
+  state, at = second.restore_newest(abstract_state(recipe()))
   assert at == 2
   resumed = run(state, range(2, 4))
   second.close()
@@ -75,11 +76,11 @@ def test_resume_equals_never_having_stopped(tmp_path):
 
 def test_training_lowers_the_loss():
   """On one batch, at the same times and noise before and after."""
-  state = step.init_state(recipe())
+  state = init_state(recipe())
 
   @jax.jit
   def loss(state):
-    params, key = step.state_params(state), jax.random.key(0)
+    params, key = state_params(state), jax.random.key(0)
     example = step.make_example(on_device(0), key, recipe())
     return step.loss_and_metrics(params, example, recipe())[0]
 
@@ -91,7 +92,7 @@ def test_training_lowers_the_loss():
 
 def test_frozen_parameters_stay_and_cost_no_state():
   rates = (("fusion/.*", 1e-2), (".*", 0.0))
-  state = step.init_state(recipe(rates))
+  state = init_state(recipe(rates))
   new, _ = compiled(rates)(state, batch(0))
   assert equal(new["frozen"], state["frozen"])
   assert set(new["trainable"]) == {"fusion"}
@@ -101,7 +102,7 @@ def test_frozen_parameters_stay_and_cost_no_state():
 
 
 def test_the_average_follows_the_parameters():
-  before = step.init_state(recipe())
+  before = init_state(recipe())
   after, _ = compiled()(before, batch(0))
   decay = min(0.9, 1 / 10)
   expected = jax.tree.map(
@@ -167,7 +168,7 @@ def test_a_rule_that_matches_nothing_is_an_error():
 
 
 def test_a_step_that_is_not_finite_changes_nothing():
-  before = step.init_state(recipe())
+  before = init_state(recipe())
   bad = batch(0)
   bad["video"][0, 0, 0, 0, 0] = np.nan
   after, metrics = compiled()(before, bad)
@@ -184,7 +185,7 @@ def test_frozen_parts_may_be_small_and_the_average_absent():
   rates = (("fusion/.*", 1e-2), (".*", 0.0))
   settings = {"rates": rates, "frozen_dtype": "bfloat16", "ema": 0.0}
   small = recipes.make_recipe(optimizer=settings)
-  state = step.abstract_state(small)
+  state = abstract_state(small)
   for half, dtype in (("frozen", "bfloat16"), ("trainable", "float32")):
     assert {str(x.dtype) for x in jax.tree.leaves(state[half])} == {dtype}
   assert state["ema"] == {}

@@ -1,0 +1,212 @@
+"""Named arrays in a folder, as Orbax writes them, but written piece by piece.
+
+Orbax wants all arrays in memory before it writes the first. Here it writes the
+folder and its description for empty ones; TensorStore then puts each array in
+its place, a row at a time. What reads Orbax reads these folders.
+"""
+
+import dataclasses
+import math
+import pathlib
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import tensorstore
+from etils import epath
+
+from ccl_jax import trees
+from ccl_jax.files import absolute
+from ccl_jax.types import PyTree
+
+_CHUNK_BYTES = 2**25
+_WAITING_BYTES = 2**27  # that are on their way to the disk
+
+
+@dataclasses.dataclass(frozen=True)
+class Lazy:
+  """An array that is made while it is written.
+
+  Attributes:
+    shape, dtype: of the whole.
+    parts: makes pairs of a row on the leading axis, or None for the whole
+      array, and what stands there.
+    by_row: whether rows are written one by one.
+  """
+
+  shape: tuple[int, ...]
+  dtype: np.dtype
+  parts: Callable[[], Iterator[tuple[int | None, np.ndarray]]]
+  by_row: bool = False
+
+  @property
+  def size(self) -> int:
+    """Number of elements."""
+    return math.prod(self.shape)
+
+
+def write(folder: pathlib.Path, tree: PyTree) -> None:
+  """Writes a nested dict of arrays, or of `Lazy` ones, to a new local folder.
+
+  Raises:
+    ValueError: they need more space than the disk has.
+  """
+  leaves = trees.flatten(tree)
+  needed = sum(x.size * np.dtype(x.dtype).itemsize for x in leaves.values())
+  folder.parent.mkdir(parents=True, exist_ok=True)
+  free = shutil.disk_usage(folder.parent).free
+  if needed > free:
+    raise ValueError(
+      f"'{folder}' needs up to {needed / 1e9:.1f} GB; its disk has"
+      f" {free / 1e9:.1f} GB left."
+    )
+  folder = folder.resolve()
+  _describe(folder, leaves)
+  context = tensorstore.Context()
+  opened = {
+    path: _create(folder, path, leaf, context) for path, leaf in leaves.items()
+  }
+  waiting, size = [], 0
+  try:
+    for path, leaf in leaves.items():
+      store = opened[path].result()
+      for row, part in _parts(leaf):
+        place = store if row is None else store[row]
+        waiting.append(place.write(np.asarray(part, leaf.dtype)))
+        size += part.nbytes
+        if size > _WAITING_BYTES:
+          _finish(waiting)
+          size = 0
+    _finish(waiting)
+  finally:
+    for write in waiting:  # After an error: nobody may write any more.
+      write.commit.exception()
+
+
+def read(folder: epath.PathLike, shapes: PyTree) -> PyTree:
+  """The arrays of such a folder, each straight into its sharding.
+
+  Args:
+    shapes: nested dict of ShapeDtypeStructs; those without a sharding go to one
+      device. Arrays are cast to their dtypes.
+
+  Raises:
+    ValueError: the folder cannot be read, or holds arrays of other names or
+      shapes.
+  """
+  wanted = trees.flatten(shapes)
+  found = {path: x.shape for path, x in saved(folder).items()}
+  expected = {path: tuple(x.shape) for path, x in wanted.items()}
+  if found != expected:
+    differ = sorted({path for path, _ in found.items() ^ expected.items()})
+    lines = [f"{p}: {found.get(p)}, not {expected.get(p)}" for p in differ[:10]]
+    raise ValueError(
+      f"'{folder}' holds arrays of another model ({len(differ)} differ):"
+      f" {'; '.join(lines)}."
+    )
+  first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  how = {
+    path: ocp.ArrayRestoreArgs(
+      sharding=x.sharding or first, global_shape=x.shape, dtype=x.dtype
+    )
+    for path, x in wanted.items()
+  }
+  arguments = ocp.args.PyTreeRestore(
+    item=trees.unflatten(wanted), restore_args=trees.unflatten(how)
+  )
+  handler = ocp.PyTreeCheckpointHandler()
+  try:
+    return handler.restore(absolute(folder), args=arguments)
+  except Exception as error:  # TensorStore raises what it likes.
+    raise _unreadable(folder, error) from error
+
+
+def saved(folder: epath.PathLike) -> dict[str, Any]:
+  """Path -> what has shape and dtype, of the arrays in a folder.
+
+  Raises:
+    ValueError: it is no such folder.
+  """
+  try:
+    tree = ocp.PyTreeCheckpointHandler().metadata(absolute(folder)).tree
+  except Exception as error:  # Damaged JSON fails in many ways.
+    raise _unreadable(folder, error) from error
+  leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+  return {
+    jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+    for path, leaf in leaves
+  }
+
+
+def chunk_shape(
+  shape: tuple[int, ...], itemsize: int, by_row: bool
+) -> tuple[int, ...]:
+  """Of the parts that are stored as one: of at most 32 MiB, in one row."""
+  chunk = [max(n, 1) for n in shape]
+  if by_row:
+    chunk[0] = 1
+  while math.prod(chunk) * itemsize > _CHUNK_BYTES:
+    widest = chunk.index(max(chunk))
+    chunk[widest] = -(-chunk[widest] // 2)
+  return tuple(chunk)
+
+
+def _describe(folder: pathlib.Path, paths: Iterable[str]) -> None:
+  """Makes a folder of empty arrays, by this process alone."""
+  own = jax.process_index()
+  alone = ocp.options.MultiprocessingOptions(
+    primary_host=own, active_processes={own}
+  )
+  empty = trees.unflatten({p: np.zeros((), np.int8) for p in paths})
+  folder.mkdir()
+  # Without a Checkpointer around it, which waits for all processes.
+  handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
+  handler.save(epath.Path(folder), args=ocp.args.PyTreeSave(empty))
+  handler.finalize(epath.Path(folder))
+  handler.close()
+
+
+def _create(
+  folder: pathlib.Path, path: str, leaf: Any, context: tensorstore.Context
+) -> tensorstore.Future:
+  """The array in the folder's database, under the name that Orbax gives it."""
+  dtype = np.dtype(leaf.dtype)
+  by_row = isinstance(leaf, Lazy) and leaf.by_row
+  chunks = chunk_shape(leaf.shape, dtype.itemsize, by_row)
+  spec = {
+    "driver": "zarr",
+    "kvstore": {"driver": "ocdbt", "base": f"file://{folder}/"},
+    "path": path.replace("/", "."),
+    "metadata": {
+      "shape": leaf.shape,
+      "chunks": chunks,
+      "dtype": dtype.name if dtype.kind == "V" else dtype.str,
+      "compressor": {"id": "zstd", "level": 1},
+    },
+    # Orbax takes a chunk that is not there for a broken file.
+    "store_data_equal_to_fill_value": True,
+  }
+  return tensorstore.open(
+    spec, create=True, delete_existing=True, context=context
+  )
+
+
+def _finish(writes: list[tensorstore.WriteFutures]) -> None:
+  """Waits for what is being written; several at once take one commit."""
+  while writes:
+    writes.pop().result()
+
+
+def _parts(leaf: Any) -> Iterator[tuple[int | None, np.ndarray]]:
+  if isinstance(leaf, Lazy):
+    yield from leaf.parts()
+  else:
+    yield None, np.asarray(leaf)
+
+
+def _unreadable(folder: epath.PathLike, error: Exception) -> ValueError:
+  lines = str(error).strip().splitlines() or [type(error).__name__]
+  return ValueError(f"'{folder}' cannot be read: {lines[0][:200]}")

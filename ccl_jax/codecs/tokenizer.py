@@ -1,0 +1,104 @@
+"""Prompts -> token ids, by the user's own `spiece.model` or `tokenizer.json`.
+
+A prompt is first cleaned as Wan cleans it: broken unicode is mended, HTML
+entities are read (twice: some captions are escaped twice), white space is one
+blank. The last id is always the end, `</s>`.
+"""
+
+import dataclasses
+import html
+import re
+from collections.abc import Callable
+
+import ftfy
+import sentencepiece
+import tokenizers
+from etils import epath
+
+END = "</s>"
+NAMES = ("tokenizer.json", "spiece.model")
+
+
+def clean(text: str) -> str:
+  """The prompt as the encoder was used with."""
+  text = html.unescape(html.unescape(ftfy.fix_text(text)))
+  return re.sub(r"\s+", " ", text.strip()).strip()
+
+
+@dataclasses.dataclass(frozen=True)
+class Tokenizer:
+  """From `open_tokenizer`.
+
+  Attributes:
+    pieces: cleaned text -> ids, without the end.
+    end: the id of `</s>`.
+    size: ids are smaller than this.
+  """
+
+  pieces: Callable[[str], list[int]]
+  end: int
+  size: int
+
+  def __call__(self, text: str, max_length: int | None = None) -> list[int]:
+    """Ids of the cleaned text, cut so that they end with `</s>` in time."""
+    ids = self.pieces(clean(text))
+    if max_length is not None:
+      ids = ids[: max_length - 1]
+    return [*ids, self.end]
+
+
+def open_tokenizer(path: epath.PathLike) -> Tokenizer:
+  """Opens a `.model` or `.json` file, or the folder that holds one.
+
+  Raises:
+    ValueError: no such file, one of another kind, or one without `</s>`.
+  """
+  path = _find(epath.Path(path))
+  openers = {".model": _sentencepiece, ".json": _tokenizers}
+  if path.suffix not in openers:
+    raise ValueError(
+      f"{path} is no tokenizer: expected {' or '.join(NAMES)}, or a folder"
+      " with one."
+    )
+  try:
+    made = openers[path.suffix](path.read_bytes())
+  except Exception as error:  # Both libraries raise bare ones.
+    kind = {".model": "sentencepiece", ".json": "tokenizers"}[path.suffix]
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    raise ValueError(
+      f"{path} cannot be read as a file of the {kind} library ({reason})."
+      " Download it again."
+    ) from error
+  if made.end < 0:
+    raise ValueError(f"{path} has no token {END}: not a tokenizer of umT5.")
+  return made
+
+
+def _find(path: epath.Path) -> epath.Path:
+  if not path.exists():
+    raise ValueError(f"The tokenizer {path} does not exist.")
+  if not path.is_dir():
+    return path
+  found = [path / name for name in NAMES if (path / name).exists()]
+  if not found:
+    raise ValueError(f"The folder {path} holds none of {', '.join(NAMES)}.")
+  return found[0]
+
+
+def _sentencepiece(data: bytes) -> Tokenizer:
+  model = sentencepiece.SentencePieceProcessor(model_proto=data)
+  end = model.piece_to_id(END)
+  is_end = model.id_to_piece(end) == END  # An unknown piece has an id too.
+  return Tokenizer(model.encode, end if is_end else -1, model.get_piece_size())
+
+
+def _tokenizers(data: bytes) -> Tokenizer:
+  model = tokenizers.Tokenizer.from_buffer(data)
+  model.no_padding()
+  model.no_truncation()
+  end = model.token_to_id(END)
+
+  def pieces(text: str) -> list[int]:
+    return model.encode(text, add_special_tokens=False).ids
+
+  return Tokenizer(pieces, -1 if end is None else end, model.get_vocab_size())

@@ -1,0 +1,60 @@
+"""Names of BigVGAN's generator, the same in v1 and v2.
+
+Published files (best_netG.pt, bigvgan_generator.pt) keep each kernel as a
+weight norm, whose two arrays PyTorch has named in two ways; diffusers' vocoder
+keeps plain kernels. The filters of the activations are in the files too, and
+computed here.
+"""
+
+from collections.abc import Callable
+
+from ccl_jax.convert.layouts import (
+  CONV1D,
+  CONV_TRANSPOSE1D,
+  Layout,
+  weight_norm,
+)
+from ccl_jax.convert.rules import Rule
+
+
+def _plain(layout: Layout) -> Layout:
+  return layout
+
+
+def _table(
+  weights: tuple[str, ...], norm: Callable[[Layout], Layout]
+) -> tuple[Rule, ...]:
+  convs = {
+    "conv_pre": ("conv_pre", CONV1D),
+    "conv_post": ("conv_post", CONV1D),
+    "ups.{i}.0": ("ups/{i}", CONV_TRANSPOSE1D),
+    "resblocks.{i}.convs1.{j}": ("blocks/{i}/convs1/{j}", CONV1D),
+    "resblocks.{i}.convs2.{j}": ("blocks/{i}/convs2/{j}", CONV1D),
+  }
+  activations = {
+    "activation_post": "activation_post",
+    "resblocks.{i}.activations.{j}": "blocks/{i}/activations/{j}",
+  }
+  rules = []
+  for theirs, (ours, layout) in convs.items():
+    names = tuple(f"{theirs}.{name}" for name in weights)
+    rules += [
+      Rule(names, f"{ours}/kernel", norm(layout)),
+      Rule(f"{theirs}.bias", f"{ours}/bias"),
+    ]
+  for theirs, ours in activations.items():
+    rules += [
+      Rule(f"{theirs}.act.alpha", f"{ours}/alpha"),
+      Rule(f"{theirs}.act.beta", f"{ours}/beta"),
+      Rule(f"{theirs}.upsample.filter", ()),
+      Rule(f"{theirs}.downsample.lowpass.filter", ()),
+    ]
+  return tuple(rules)
+
+
+BIGVGAN = _table(("weight_g", "weight_v"), weight_norm)
+PARAMETRIZED = _table(
+  ("parametrizations.weight.original0", "parametrizations.weight.original1"),
+  weight_norm,
+)
+DIFFUSERS = _table(("weight",), _plain)  # and files after remove_weight_norm

@@ -1,0 +1,119 @@
+"""Names of the Wan2.1 autoencoder's parameters in the two files there are.
+
+`WAN` is Wan2.1_VAE.pth of Wan-AI's own repositories, `DIFFUSERS` the vae folder
+of the Diffusers ones (AutoencoderKLWan). Both hold the same arrays; they are
+for the published structure, of any width: three halvings, two residual blocks
+at each resolution and three when decoding. Apache-2.0, as the model is.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from ccl_jax.convert.layouts import CONV3D, relayout
+from ccl_jax.convert.rules import Rule
+
+_CONV2D = relayout("o i y x", "1 y x i o")
+_POINT2D = relayout("o i 1 1", "i o")
+_POINT3D = relayout("o i 1 1 1", "i o")
+_SCALE2D = relayout("d 1 1", "d")
+_SCALE3D = relayout("d 1 1 1", "d")
+
+# What ours calls the parts of a residual block, and what the two files do.
+_WAN_BLOCK = {
+  "norm1": "residual.0",
+  "conv1": "residual.2",
+  "norm2": "residual.3",
+  "conv2": "residual.6",
+  "shortcut": "shortcut",
+}
+_DIFFUSERS_BLOCK = {
+  **{name: name for name in ("norm1", "conv1", "norm2", "conv2")},
+  "shortcut": "conv_shortcut",
+}
+
+
+def _weights(theirs: str, ours: str, layout) -> list[Rule]:
+  return [
+    Rule(f"{theirs}.weight", f"{ours}/kernel", layout),
+    Rule(f"{theirs}.bias", f"{ours}/bias"),
+  ]
+
+
+def _residual(theirs: str, ours: str, names: Mapping[str, str]) -> list[Rule]:
+  rules = _weights(
+    f"{theirs}.{names['shortcut']}", f"{ours}/shortcut", _POINT3D
+  )
+  for norm in ("norm1", "norm2"):
+    gamma = f"{theirs}.{names[norm]}.gamma"
+    rules.append(Rule(gamma, f"{ours}/{norm}/scale", _SCALE3D))
+  for conv in ("conv1", "conv2"):
+    rules += _weights(f"{theirs}.{names[conv]}", f"{ours}/{conv}", CONV3D)
+  return rules
+
+
+def _resample(theirs: str, ours: str) -> list[Rule]:
+  return [
+    *_weights(f"{theirs}.resample.1", f"{ours}/space", _CONV2D),
+    *_weights(f"{theirs}.time_conv", f"{ours}/time", CONV3D),
+  ]
+
+
+def _attention(theirs: str, ours: str) -> list[Rule]:
+  return [
+    Rule(f"{theirs}.norm.gamma", f"{ours}/norm/scale", _SCALE2D),
+    *_weights(f"{theirs}.to_qkv", f"{ours}/qkv", _POINT2D),
+    *_weights(f"{theirs}.proj", f"{ours}/out", _POINT2D),
+  ]
+
+
+def _ends(theirs: str, ours: str, names: Sequence[str]) -> list[Rule]:
+  conv_in, norm_out, conv_out = names
+  return [
+    *_weights(f"{theirs}.{conv_in}", f"{ours}/conv_in", CONV3D),
+    Rule(f"{theirs}.{norm_out}.gamma", f"{ours}/norm_out/scale", _SCALE3D),
+    *_weights(f"{theirs}.{conv_out}", f"{ours}/conv_out", CONV3D),
+  ]
+
+
+def _wan() -> list[Rule]:
+  rules = [
+    *_weights("conv1", "quant", _POINT3D),
+    *_weights("conv2", "post_quant", _POINT3D),
+  ]
+  for side, blocks in (("encoder", "downsamples"), ("decoder", "upsamples")):
+    rules += _ends(side, side, ("conv1", "head.0", "head.2"))
+    rules += _resample(f"{side}.{blocks}.{{i}}", f"{side}/blocks/{{i}}")
+    rules += _attention(f"{side}.middle.1", f"{side}/middle/1")
+    for theirs, ours in (
+      (f"{side}.{blocks}.{{i}}", f"{side}/blocks/{{i}}"),
+      (f"{side}.middle.0", f"{side}/middle/0"),
+      (f"{side}.middle.2", f"{side}/middle/2"),
+    ):
+      rules += _residual(theirs, ours, _WAN_BLOCK)
+  return rules
+
+
+def _diffusers() -> list[Rule]:
+  rules = [
+    *_weights("quant_conv", "quant", _POINT3D),
+    *_weights("post_quant_conv", "post_quant", _POINT3D),
+    *_resample("encoder.down_blocks.{i}", "encoder/blocks/{i}"),
+  ]
+  residuals = {"encoder.down_blocks.{i}": "encoder/blocks/{i}"}
+  for side in ("encoder", "decoder"):
+    rules += _ends(side, side, ("conv_in", "norm_out", "conv_out"))
+    middle = f"{side}.mid_block"
+    rules += _attention(f"{middle}.attentions.0", f"{side}/middle/1")
+    residuals[f"{middle}.resnets.0"] = f"{side}/middle/0"
+    residuals[f"{middle}.resnets.1"] = f"{side}/middle/2"
+  for stage in range(4):  # Three blocks and, but for the last, a doubling.
+    theirs, first = f"decoder.up_blocks.{stage}", 4 * stage
+    for i in range(3):
+      residuals[f"{theirs}.resnets.{i}"] = f"decoder/blocks/{first + i}"
+    rules += _resample(f"{theirs}.upsamplers.0", f"decoder/blocks/{first + 3}")
+  for theirs, ours in residuals.items():
+    rules += _residual(theirs, ours, _DIFFUSERS_BLOCK)
+  return rules
+
+
+WAN = tuple(_wan())
+DIFFUSERS = tuple(_diffusers())

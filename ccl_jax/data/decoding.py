@@ -1,0 +1,110 @@
+"""Latents -> clips to look at and to listen to."""
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+import tqdm
+from etils import epath
+from jaxtyping import Float, UInt8
+
+from ccl_jax.codecs.bundle import Codecs
+from ccl_jax.data import media, pipeline, records
+from ccl_jax.files import replacing
+from ccl_jax.types import STREAMS
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipShape:
+  """What a clip is, in pixels and seconds, and hence in latents."""
+
+  fps: float
+  frames: int
+  size: tuple[int, int]
+
+  def latents(self, codecs: Codecs) -> dict[str, tuple[int, ...]]:
+    """Stream -> shape of one clip's latents, (f, h, w, c) and (m, c)."""
+    shapes = records.latent_shapes(codecs, self.fps, self.frames, self.size)
+    return {stream: tuple(shapes[stream]) for stream in STREAMS}
+
+
+@dataclasses.dataclass(frozen=True)
+class Generated:
+  """One result: frames, sound, or both, and the sound's log-mel."""
+
+  fps: float
+  sample_rate: int
+  video: UInt8[np.ndarray, "t y x 3"] | None = None
+  audio: Float[np.ndarray, " s"] | None = None
+  mel: Float[np.ndarray, "n mels"] | None = None
+
+  def save(self, path: epath.PathLike) -> epath.Path:
+    """Writes mp4, or wav if there is only sound; returns the path written."""
+    path = epath.Path(path)
+    if self.video is None:
+      path = path.with_suffix(".wav")
+      media.write_wav(path, self.audio, self.sample_rate)
+    else:
+      path = path.with_suffix(".mp4")
+      media.write_mp4(path, self.video, self.fps, self.audio, self.sample_rate)
+    return path
+
+
+def decode(
+  latents: Mapping[str, np.ndarray], codecs: Codecs, shape: ClipShape
+) -> list[Generated]:
+  """Pixels and sound of each item; sound is cut to the video's length.
+
+  latents: "video" (b, f, h, w, c), "audio" (b, m, c), or one of them.
+  """
+  num = len(next(iter(latents.values())))
+  rate = codecs.audio.sample_rate
+  items: list[dict] = [{} for _ in range(num)]
+  if "video" in latents:
+    videos = codecs.video.decode(latents["video"])
+    for item, video in zip(items, videos, strict=True):
+      item["video"] = video
+  if "audio" in latents:
+    samples = round(shape.frames / shape.fps * rate)
+    sounds = codecs.audio.decode(latents["audio"])[:, :samples]
+    mels = codecs.audio.mel(latents["audio"])
+    for item, sound, mel in zip(items, sounds, mels, strict=True):
+      item["audio"], item["mel"] = sound, mel
+  return [Generated(shape.fps, rate, **item) for item in items]
+
+
+def decode_records(
+  path: epath.PathLike,
+  output: epath.PathLike,
+  split: str,
+  num: int,
+  *,
+  force: bool = False,
+) -> list[str]:
+  """Decodes the first `num` clips of a split; returns the files' names.
+
+  Each is `output`/NAME.mp4, or NAME.wav if it has no picture.
+
+  Raises:
+    ValueError: no such records or split, or `output` exists and not `force`.
+  """
+  if epath.Path(output).exists() and not force:
+    raise ValueError(
+      f"{output} exists: choose another, or replace it: --force."
+    )
+  metadata = records.read_metadata(path)
+  shape = ClipShape(
+    metadata["fps"], metadata["frames"], tuple(metadata["size"])
+  )
+  found = min(num, len(records.open_split(path, split)))
+  codecs = Codecs.load(epath.Path(path) / "codecs")
+  written = []
+  with replacing(output) as partial:
+    partial.mkdir()
+    for i in tqdm.trange(found, desc="decoding", unit=" clips"):
+      clip = pipeline.read_clips(path, split, 1, start=i)
+      latents = {s: clip[s] for s in STREAMS if clip[f"has_{s}"][0]}
+      (made,) = decode(latents, codecs, shape)
+      file = made.save(partial / clip["name"][0])
+      written.append(file.relative_to(partial).as_posix())
+  return written

@@ -1,0 +1,53 @@
+"""Batches on a mesh: rows over the axes of the batch, and parts of them."""
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ccl_jax.diffusion.objective import Example
+from ccl_jax.sharding import Layout, put_rows
+from ccl_jax.training.recipe import Recipe
+from ccl_jax.types import STREAMS, Array, PyTree
+
+
+def abstract_batch(recipe: Recipe, shapes: Mapping[str, tuple]) -> PyTree:
+  """A batch as the loader gives it, as shapes with their shardings.
+
+  shapes: of one sample's "video", "audio" and "text".
+  """
+  layout, b = recipe.layout, recipe.batch
+  rows = functools.partial(jax.ShapeDtypeStruct, sharding=layout.rows())
+  whole = functools.partial(jax.ShapeDtypeStruct, sharding=layout.sharding())
+  half = {k: rows((b, *shape), jnp.float16) for k, shape in shapes.items()}
+  flags = {f"has_{s}": rows((b,), jnp.bool_) for s in STREAMS}
+  return half | flags | {"null_text": whole(shapes["text"], jnp.float32)}
+
+
+def put_batch(
+  recipe: Recipe, rows: Sequence[int], local: Mapping[str, Any]
+) -> dict[str, Array]:
+  """The global batch of which `local` are this host's rows."""
+  layout = recipe.layout
+  put = functools.partial(put_rows, layout, recipe.batch, rows)
+  shared = local["null_text"]
+  if layout.mesh is not None:
+    shared = jax.make_array_from_callback(
+      shared.shape, layout.sharding(), lambda index: shared[index]
+    )
+  return {k: put(v) for k, v in local.items() if k != "null_text"} | {
+    "null_text": shared
+  }
+
+
+def split_rows(example: Example, count: int, layout: Layout) -> Example:
+  """(b, ...) -> (count, b / count, ...); a part takes rows of every shard."""
+  shards = layout.batch_shards()
+
+  def split(x):
+    x = x.reshape(shards, count, -1, *x.shape[1:]).swapaxes(0, 1)
+    return x.reshape(count, -1, *x.shape[3:])
+
+  return jax.tree.map(split, example)

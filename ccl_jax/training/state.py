@@ -1,0 +1,108 @@
+"""The training state: a plain dict, split on a mesh by the parameters' rules.
+
+    step, skipped          counts; skipped: steps in a row without an update
+    trainable, frozen      the parameters, in two trees
+    ema                    the moving average of the trainable ones, or nothing
+    optimizer              optax's, for the trainable ones
+
+It is created where it will live, and its shapes are known before anything is.
+"""
+
+import functools
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ccl_jax import trees
+from ccl_jax.models import joint
+from ccl_jax.training.recipe import INIT, Recipe, make_key
+from ccl_jax.types import Array, PyTree
+
+
+def make_state(recipe: Recipe, params: PyTree) -> PyTree:
+  """The state before the first step."""
+  trainable, frozen = recipe.optimizer.split(params)
+  dtype = jnp.dtype(recipe.optimizer.frozen_dtype)
+  average = jax.tree.map(jnp.copy, trainable) if recipe.optimizer.ema else {}
+  return {
+    "step": jnp.zeros((), jnp.int32),
+    "skipped": jnp.zeros((), jnp.int32),
+    "trainable": trainable,
+    "frozen": jax.tree.map(lambda x: x.astype(dtype), frozen),
+    "ema": average,
+    "optimizer": recipe.transform.init(trainable),
+  }
+
+
+def init_state(recipe: Recipe) -> PyTree:
+  """A new state, made by one compiled program where it will live."""
+
+  def init():
+    key = make_key(recipe.seed, 0, INIT)
+    return make_state(recipe, joint.init_params(recipe.model, key))
+
+  return jax.jit(init, out_shardings=state_shardings(recipe))()
+
+
+def abstract_state(recipe: Recipe) -> PyTree:
+  """The state's shapes with their shardings; allocates nothing."""
+  shapes = jax.eval_shape(functools.partial(make_state, recipe), recipe.shapes)
+  if recipe.layout.mesh is None:
+    return shapes
+  return jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+    shapes,
+    state_shardings(recipe),
+  )
+
+
+def state_shardings(recipe: Recipe) -> PyTree | None:
+  """Where each part of the state lives; None without a mesh."""
+  layout = recipe.layout
+  if layout.mesh is None:
+    return None
+  shapes = jax.eval_shape(functools.partial(make_state, recipe), recipe.shapes)
+  shardings = jax.tree.map(lambda _: layout.sharding(), shapes)
+  for half in ("trainable", "frozen", "ema"):
+    shardings[half] = param_shardings(recipe, shapes[half])
+  shardings["optimizer"] = optax.tree.map_params(
+    recipe.transform, lambda _, s: s, shapes["optimizer"],
+    shardings["trainable"], transform_non_params=lambda _: layout.sharding(),
+  )  # fmt: skip
+  return shardings
+
+
+def param_shardings(recipe: Recipe, part: PyTree) -> PyTree:
+  """The shardings of some of the parameters."""
+  specs = trees.flatten(recipe.layout.param_specs(recipe.shapes))
+  return trees.unflatten(
+    {path: recipe.layout.sharding(*specs[path]) for path in trees.flatten(part)}
+  )
+
+
+def abstract_params(recipe: Recipe) -> PyTree:
+  """The parameters' shapes with their shardings."""
+  state = abstract_state(recipe)
+  return trees.join(state["trainable"], state["frozen"])
+
+
+def replace_params(state: PyTree, params: Mapping[str, Array]) -> PyTree:
+  """The state with parameters given by path, also as their own average."""
+  new = dict(state)
+  for half in ("trainable", "frozen", "ema"):
+    leaves = trees.flatten(state[half])
+    found = {
+      p: params[p].astype(leaves[p].dtype) for p in leaves if p in params
+    }
+    new[half] = trees.unflatten(leaves | found)
+  # The step donates its state: the average must not share its arrays.
+  new["ema"] = jax.tree.map(jnp.copy, new["ema"])
+  return new
+
+
+def state_params(state: PyTree, average: bool = False) -> PyTree:
+  """The model's parameters, or their moving average where there is one."""
+  half = state["ema" if average and state["ema"] else "trainable"]
+  return trees.join(half, state["frozen"])

@@ -1,0 +1,114 @@
+"""What is written piece by piece reads as if Orbax had written it."""
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from ccl_jax import arrays, sharding, trees
+from ccl_jax.arrays import Lazy
+
+RNG = np.random.default_rng(0)
+ROWS = RNG.standard_normal((3, 4, 8)).astype(np.float32)
+TREE = {
+  "a": {"0": RNG.standard_normal((6, 4)).astype(ml_dtypes.bfloat16)},
+  "zeros": np.zeros((4, 2), np.float32),
+  "one": np.array(2.5, np.float32),
+  "on device": jnp.arange(4.0),
+}
+
+
+def rows():
+  return ((i, ROWS[i]) for i in reversed(range(3)))
+
+
+def whole():
+  yield None, ROWS[0]
+
+
+LAZY = {
+  "rows": Lazy((3, 4, 8), np.dtype(np.float32), rows, by_row=True),
+  "whole": Lazy((4, 8), np.dtype(np.float32), whole),
+}
+EXPECTED = {**TREE, "rows": ROWS, "whole": ROWS[0]}
+
+
+def shapes(tree):
+  return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  path = tmp_path_factory.mktemp("arrays") / "there"
+  arrays.write(path, {**TREE, **LAZY})
+  return path
+
+
+def test_round_trip(folder):
+  found = arrays.read(folder, shapes(EXPECTED))
+  for path, x in trees.flatten(found).items():
+    expected = trees.flatten(EXPECTED)[path]
+    assert x.dtype == expected.dtype
+    np.testing.assert_array_equal(x, expected)
+
+
+def test_orbax_reads_it(folder):
+  found = ocp.StandardCheckpointer().restore(folder, shapes(EXPECTED))
+  jax.tree.map(np.testing.assert_array_equal, found, EXPECTED)
+
+
+def test_we_read_what_orbax_writes(tmp_path):
+  with ocp.StandardCheckpointer() as checkpointer:
+    checkpointer.save(tmp_path / "there", TREE)
+  found = arrays.read(tmp_path / "there", shapes(TREE))
+  jax.tree.map(np.testing.assert_array_equal, found, TREE)
+
+
+def test_cast_and_shardings(folder):
+  layout = sharding.Layout(sharding.make_mesh(jax.devices(), fsdp=4, data=2))
+  wanted = shapes(EXPECTED)
+  place = layout.sharding(None, "fsdp", "data")
+  wanted["rows"] = jax.ShapeDtypeStruct((3, 4, 8), jnp.bfloat16, sharding=place)
+  found = arrays.read(folder, wanted)["rows"]
+  assert found.sharding == place
+  np.testing.assert_array_equal(found, ROWS.astype(ml_dtypes.bfloat16))
+
+
+def test_another_model(folder):
+  wanted = shapes(EXPECTED)
+  wanted["one"] = jax.ShapeDtypeStruct((2,), np.float32)
+  wanted["more"] = wanted.pop("zeros")
+  with pytest.raises(ValueError, match="another model") as found:
+    arrays.read(folder, wanted)
+  for part in ("one: (), not (2,)", "more: None", "zeros: (4, 2), not None"):
+    assert part in str(found.value)
+
+
+def test_damaged_folders(tmp_path):
+  with pytest.raises(ValueError, match="cannot be read"):
+    arrays.read(tmp_path / "nothing", shapes(TREE))
+  arrays.write(tmp_path / "there", TREE)
+  (tmp_path / "there" / "_METADATA").write_text("{")
+  with pytest.raises(ValueError, match="cannot be read"):
+    arrays.saved(tmp_path / "there")
+
+
+def test_a_full_disk_is_told_before(tmp_path):
+  huge = Lazy((10**9, 10**9), np.dtype(np.float32), rows)
+  with pytest.raises(ValueError, match=r"4000000000\.0 GB; its disk has"):
+    arrays.write(tmp_path / "there", {"huge": huge})
+  assert not (tmp_path / "there").exists()
+
+
+@pytest.mark.parametrize(
+  "shape, by_row",
+  [((40, 5120, 13824), True), ((256384, 4096), False), ((7,), False)],
+)
+def test_chunks(shape, by_row):
+  chunk = arrays.chunk_shape(shape, 4, by_row)
+  assert np.prod(chunk) * 4 <= 2**25
+  assert np.prod(chunk) * 4 > 2**23 or chunk == shape
+  assert chunk[0] == 1 or not by_row
+  assert arrays.chunk_shape((0, 3), 4, by_row) == (1, 3)

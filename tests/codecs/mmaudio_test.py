@@ -1,0 +1,238 @@
+"""The sound codec with small random weights, on all kinds of sound."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from ccl_jax.codecs import (
+  bigvgan,
+  bundle,
+  cache,
+  mel,
+  mmaudio,
+  mmaudio_vae,
+  modules,
+  windows,
+)
+from ccl_jax.codecs.hashed_text import HashedText
+from ccl_jax.codecs.linear import LinearVideoCodec
+from ccl_jax.codecs.mmaudio import MMAudioCodec
+from ccl_jax.sharding import Layout, make_mesh
+
+VAE = mmaudio_vae.Settings(
+  channels=4, width=8, multipliers=(1, 2), num_blocks=1
+)
+VOCODER = bigvgan.Settings(
+  width=8, rates=(16, 16), kernels=(32, 32), block_kernels=(3,), dilations=(1,)
+)
+
+
+def _write(path, make, settings):
+  rng = np.random.default_rng(0)
+
+  def draw(x):
+    std = 0.2 if x.ndim < 2 else np.prod(x.shape[:-1]) ** -0.5
+    return rng.normal(0, std, x.shape).astype(np.float32)
+
+  params = jax.tree.map(draw, modules.param_shapes(make, settings))
+  if "std" in params:
+    params["std"] = 1 + np.abs(params["std"])
+  cache.write(path, params, {"settings": dataclasses.asdict(settings)})
+  return str(path)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("weights")
+  return (
+    _write(folder / "vae", mmaudio_vae.MMAudioVAE, VAE),
+    _write(folder / "vocoder", bigvgan.BigVGAN, VOCODER),
+  )
+
+
+@pytest.fixture(scope="module")
+def codec(folders):
+  return MMAudioCodec(*folders)
+
+
+def _noise(samples, rows=2, level=0.1):
+  rng = np.random.default_rng(0)
+  return (level * rng.normal(size=(rows, samples))).astype(np.float32)
+
+
+def test_is_an_audio_codec(codec):
+  assert isinstance(codec, bundle.AudioCodec)
+  assert (codec.channels, codec.sample_rate, codec.rate) == (4, 16_000, 31.25)
+  assert codec.has_logvar
+
+
+def test_both_ways(codec):
+  wave = _noise(16_000)
+  mean, logvar = codec.posterior(wave)
+  assert mean.shape == logvar.shape == (2, 31, 4)
+  np.testing.assert_array_equal(codec.encode(wave), mean)
+  assert not np.allclose(mean[0], mean[1], atol=1e-2)
+  assert codec.mel(mean).shape == (2, 62, 80)
+  sound = codec.decode(mean)
+  assert sound.shape == (2, 31 * 512) and sound.dtype == np.float32
+  assert np.abs(sound).max() <= 1 and sound.std() > 1e-3
+
+
+def test_equals_its_parts(codec):
+  wave = _noise(5_000)
+
+  @jax.jit
+  def encode(params, mel):
+    return modules.bind(mmaudio_vae.MMAudioVAE, VAE, params).encode(mel)
+
+  mean, logvar = encode(codec.params, mel.log_mel(wave))
+  np.testing.assert_allclose(codec.posterior(wave)[0], mean, atol=1e-5)
+  np.testing.assert_allclose(codec.posterior(wave)[1], logvar, atol=1e-5)
+
+
+def test_scale(codec, folders):
+  double = MMAudioCodec(*folders, scale=2.0)
+  wave = _noise(5_000)
+  mean, logvar = codec.posterior(wave)
+  np.testing.assert_allclose(double.posterior(wave)[0], 2 * mean, rtol=1e-5)
+  np.testing.assert_allclose(
+    double.posterior(wave)[1], logvar + np.log(4), atol=1e-5
+  )
+  np.testing.assert_allclose(double.mel(2 * mean), codec.mel(mean), atol=1e-5)
+
+
+def test_silence_and_clipped_sound(codec):
+  silence = codec.encode(np.zeros((2, 5_000), np.float32))
+  assert np.all(np.isfinite(silence))
+  loud = _noise(5_000, level=2.0)
+  np.testing.assert_array_equal(
+    codec.encode(loud), codec.encode(np.clip(loud, -1, 1))
+  )
+
+
+def test_the_shortest_sound(codec):
+  assert codec.encode(_noise(512)).shape == (2, 1, 4)
+  assert codec.decode(np.zeros((2, 1, 4), np.float32)).shape == (2, 512)
+
+
+@pytest.mark.parametrize(
+  ("wave", "message"),
+  [
+    (np.zeros((1, 1), "f"), "one latent takes 512 samples"),
+    (np.zeros((1, 511), "f"), "pad with zeros"),
+    (np.zeros((1, 4_000, 2), "f"), "expected mono sound"),
+    (np.zeros(4_000, "f"), "expected mono sound"),
+    (np.zeros((1, 4_000), np.int16), "expected floating samples"),
+    (np.full((1, 4_000), np.nan, "f"), "neither NaN nor infinity"),
+    (np.full((1, 4_000), np.inf, "f"), "neither NaN nor infinity"),
+    (np.full((1, 4_000), 3e4, "f"), "loudest sample is 30000"),
+  ],
+  ids=["one", "short", "stereo", "flat", "int16", "nan", "inf", "unscaled"],
+)
+def test_what_is_no_sound_is_one_error(codec, wave, message):
+  with pytest.raises(ValueError, match=message):
+    codec.encode(wave)
+
+
+def test_another_rate_is_an_error(codec):
+  assert codec.encode(_noise(1_000), sample_rate=16_000).shape == (2, 1, 4)
+  with pytest.raises(ValueError, match=r"sample_rate=48000.*resample"):
+    codec.encode(_noise(1_000), sample_rate=48_000)
+
+
+def test_latents_of_another_model_are_an_error(codec):
+  with pytest.raises(ValueError, match="has 4 channels"):
+    codec.decode(np.zeros((1, 3, 20), np.float32))
+
+
+def test_weights_must_be_of_one_model(folders, tmp_path):
+  with pytest.raises(ValueError, match="no vocoder"):
+    MMAudioCodec(folders[0]).decode(np.zeros((1, 3, 4), np.float32))
+  other = dataclasses.replace(VOCODER, rates=(16, 8), kernels=(32, 16))
+  path = _write(tmp_path / "vocoder", bigvgan.BigVGAN, other)
+  with pytest.raises(ValueError, match="every 128 samples"):
+    MMAudioCodec(folders[0], path).decode(np.zeros((1, 3, 4), np.float32))
+  with pytest.raises(ValueError, match=r"\(80, 4\) bins and channels"):
+    MMAudioCodec(*folders, sample_rate=16_000, channels=20).encode(_noise(999))
+  with pytest.raises(ValueError, match="sample_rate=48000"):
+    MMAudioCodec(*folders, sample_rate=48_000, channels=4)
+
+
+def test_made_without_reading_anything():
+  codec = MMAudioCodec("/nowhere", "/nor/here", 44_100, 40)
+  assert (codec.channels, codec.sample_rate) == (40, 44_100)
+  assert round(codec.rate, 2) == 43.07
+  with pytest.raises(ValueError, match="/nowhere"):
+    codec.encode(_noise(5_000))
+
+
+def test_saved_in_a_bundle(codec, tmp_path):
+  zeros, ones = np.zeros((768, 2), "f"), np.ones(2, "f")
+  video = LinearVideoCodec(zeros[:, 0], zeros, ones)
+  saved = bundle.Codecs(video, codec, HashedText(4, 8))
+  saved.save(tmp_path / "codecs")
+  again = bundle.Codecs.load(tmp_path / "codecs")
+  assert saved.equals(again)
+  wave = _noise(1_000)
+  np.testing.assert_array_equal(again.audio.encode(wave), codec.encode(wave))
+
+
+def test_long_sound_goes_through_one_window(codec, folders):
+  """Equal to the whole, and nothing new is compiled for other lengths."""
+  reach = VOCODER.reach
+  assert 2 * reach < 64
+  short = MMAudioCodec(*folders, window=64)
+  log_mel = np.random.default_rng(0).normal(size=(2, 190, 80)).astype("f")
+  whole = codec.vocode(log_mel)
+  before = mmaudio._vocode._cache_size()
+  for frames in (190, 150, 64, 40, 3):
+    parts = short.vocode(log_mel[:, :frames])
+    assert parts.shape == (2, frames * 256)
+    kept = max(0, frames - reach) * 256 if frames < 190 else None
+    np.testing.assert_allclose(
+      parts[:, :kept], whole[:, : parts.shape[1]][:, :kept], atol=1e-5
+    )
+  assert mmaudio._vocode._cache_size() - before <= 1
+
+
+def test_rows_over_a_mesh(codec, folders):
+  rules = ((".*", (("data", "fsdp"),)),)
+  mesh = make_mesh(jax.devices()[:4], data=2, fsdp=2)
+  spread = MMAudioCodec(*folders, layout=Layout(mesh, activations=rules))
+  wave = _noise(1_100, rows=3)
+  mean = spread.encode(wave)
+  np.testing.assert_allclose(mean, codec.encode(wave), atol=1e-5)
+  assert spread.decode(mean).shape == (3, 1024)
+
+
+@pytest.mark.parametrize("length", [1, 63, 64, 65, 200, 512, 513, 1025, 5000])
+def test_pieces_cover_all_once(length):
+  window, overlap = 64, 10
+  decided, last = [], 0
+  for start, stop, first, end in windows.pieces(length, window, overlap):
+    assert stop - start <= window and first == last
+    assert first - start >= overlap or start == 0
+    assert stop - end >= overlap or stop == length
+    decided.append(end - first)
+    last = end
+  assert last == length and min(decided) > 0
+
+
+def test_pieces_at_half_the_rate():
+  x = np.arange(2 * 333.0, dtype=np.float32).reshape(1, -1, 2)
+  half = windows.in_windows(
+    lambda x, num: x[:, ::2], x, window=64, overlap=10, down=2
+  )
+  np.testing.assert_array_equal(half, x[:, ::2][:, : 333 // 2])
+
+
+def test_windows_that_only_overlap_are_an_error():
+  with pytest.raises(ValueError, match="more than two overlaps"):
+    windows.in_windows(lambda x, num: x, np.zeros((1, 9, 1), "f"), 8, 4)
+
+
+def test_lengths_are_few():
+  lengths = {windows.padded(n) for n in range(1, 4097)}
+  assert len(lengths) == 15 and all(windows.padded(n) >= n for n in lengths)

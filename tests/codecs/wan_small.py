@@ -1,0 +1,28 @@
+"""A Wan autoencoder that compiles in seconds: stride 2 x 2 x 2."""
+
+import numpy as np
+
+from ccl_jax import trees
+from ccl_jax.codecs import wan_vae
+
+SMALL = wan_vae.Settings(
+  base=4,
+  multipliers=(1, 2),
+  residuals=1,
+  channels=3,
+  halves_time=(True,),
+  mean=(0.1, -0.2, 0.3),
+  deviation=(1.0, 2.0, 0.5),
+)
+
+
+def random_params(settings=SMALL, seed=0):
+  """Norms and biases too, none near zero."""
+  rng, made = np.random.default_rng(seed), {}
+  for path, x in trees.flatten(wan_vae.param_shapes(settings)).items():
+    noise = rng.standard_normal(x.shape, np.float32)
+    if path.endswith("kernel"):
+      made[path] = noise * np.float32(np.prod(x.shape[:-1]) ** -0.5)
+    else:
+      made[path] = np.float32(0.3) * noise + path.endswith("scale")
+  return trees.unflatten(made)

@@ -1,0 +1,52 @@
+"""What `inspect` tells of each kind of checkpoint."""
+
+import numpy as np
+import pytest
+
+from ccl_jax.codecs import cache
+from ccl_jax.convert import inspection
+from ccl_jax.training import checkpoint
+from tests.training import states
+
+
+def rows(path, **options):
+  text = inspection.report(path, **options)
+  return [line.split() for line in text.splitlines()]
+
+
+def test_converted_weights(tmp_path):
+  params = {"a": {str(i): np.zeros(4, np.float16) for i in range(3)}}
+  cache.write(tmp_path / "w", params, {"model": "tiny"})
+  found = rows(tmp_path / "w")
+  assert ["model:", '"tiny"'] in found
+  assert ["3", "x", "a/*", "(4,)", "float16"] in found
+  assert ["all", "3", "12", "0.000"] in found
+  each = rows(tmp_path / "w", every=True)
+  assert all(["1", "x", f"a/{i}", "(4,)", "float16"] in each for i in range(3))
+
+
+def test_a_run_and_a_step_of_it(tmp_path):
+  checkpoints = checkpoint.Checkpointer(tmp_path / "run", every=1)
+  for step in (1, 2):
+    checkpoints.save(step, states.make(seed=step))
+  checkpoints.close()
+  found = rows(tmp_path / "run")
+  assert found[0] == ["steps:", "1,", "2;", "shown", "is", "2"]
+  parts = {row[0] for row in found if row}
+  assert {"trainable/video", "ema/audio", "all"} <= parts
+  again = rows(tmp_path / "run" / "checkpoints" / "2")
+  assert again[1:] == found[2:]
+
+
+def test_numbers_inside_of_words_are_names(tmp_path):
+  params = {"conv1": np.zeros(2, np.float32), "conv2": np.zeros(2, np.float32)}
+  cache.write(tmp_path / "w", params, {})
+  assert ["1", "x", "conv1", "(2,)", "float32"] in rows(tmp_path / "w")
+
+
+def test_nothing_to_read(tmp_path):
+  with pytest.raises(ValueError, match="No file"):
+    inspection.report(tmp_path / "nothing")
+  (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+  with pytest.raises(ValueError, match="no finished checkpoint"):
+    inspection.report(tmp_path / "run")

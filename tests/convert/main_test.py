@@ -1,0 +1,44 @@
+"""python -m ccl_jax.convert, from the flags to the files."""
+
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+from safetensors.numpy import save_file
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def run(*arguments):
+  return subprocess.run(
+    [sys.executable, "-m", "ccl_jax.convert", *map(str, arguments)],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+  )
+
+
+def test_inspect(tmp_path):
+  arrays = {f"blocks.{i}.w": np.zeros((2, 3), np.float16) for i in range(12)}
+  arrays["head.bias"] = np.zeros(5, np.float32)
+  save_file(arrays, tmp_path / "x.safetensors", metadata={"format": "pt"})
+  done = run("inspect", tmp_path / "x.safetensors")
+  assert done.returncode == 0, done.stderr
+  rows = [line.split() for line in done.stdout.splitlines()]
+  assert ["format:", "pt"] in rows
+  assert ["12", "x", "blocks.*.w", "(2,", "3)", "float16"] in rows
+  assert ["1", "x", "head.bias", "(5,)", "float32"] in rows
+  assert ["blocks", "12", "72", "0.000"] in rows
+  assert ["all", "13", "77", "0.000"] in rows
+
+
+def test_errors_are_one_line(tmp_path):
+  flags = ("--model=wan", f"--input={tmp_path}/no.pth", f"--output={tmp_path}")
+  for arguments, expected in (
+    (("from-jax",), "expected a command: from-torch, inspect."),
+    (("from-torch", *flags), f"'{tmp_path}' exists; --force replaces it."),
+  ):
+    done = run(*arguments)
+    assert done.returncode == 1
+    assert done.stderr == f"error: {expected}\n"

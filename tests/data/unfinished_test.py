@@ -1,0 +1,196 @@
+"""Encoding that stops and goes on."""
+
+import dataclasses
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from ccl_jax.data import encoding, records, unfinished
+from configs.ccl import get_config
+from tests import bucket
+from tests.data import clips
+
+NUM = 7
+SETTINGS = encoding.EncodeSettings(
+  codec="wan", fps=clips.FPS, frames=clips.FRAMES, size=clips.SIZE,
+  validation=0.3, workers=0, batch=1, shard=2,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  path = tmp_path_factory.mktemp("clips")
+  clips.write_clips(path, NUM)
+  (path / "3.mp4").write_text("not a clip")
+  return path
+
+
+def contents(path):
+  """All files, without those that hold the date or an order of keys."""
+  return {
+    file.relative_to(path).as_posix(): file.read_bytes()
+    for file in path.rglob("*")
+    if file.is_file() and file.name not in ("codecs.npz", "features.json")
+  }
+
+
+def interrupt(folder, output, learned, settings=SETTINGS, after=4):
+  with pytest.raises(KeyboardInterrupt):
+    encoding.encode(folder, output, settings, codecs=learned(stop_after=after))
+
+
+def test_a_run_that_goes_on_equals_one_that_never_stopped(
+  folder, tmp_path, learned
+):
+  whole, output = tmp_path / "whole", tmp_path / "data"
+  encoding.encode(folder, whole, SETTINGS, codecs=learned())
+  interrupt(folder, output, learned)
+  assert not output.exists()
+  work = tmp_path / "data.partial"
+  kept = {path: path.stat().st_mtime_ns for path in work.glob("ccl-*")}
+  assert len(kept) == len(list((work / "shards").iterdir())) > 0
+  assert not list(work.rglob(".*"))  # nothing half-written
+  (work / ".ccl-train.array_record-00001.9.partial").touch()  # as if killed
+
+  codecs = learned()
+  summary = encoding.encode(folder, output, SETTINGS, codecs=codecs)
+  assert contents(output) == contents(whole)
+  assert not work.exists() and not list(output.rglob(".*"))
+  for path, changed in kept.items():
+    assert (output / path.name).stat().st_mtime_ns == changed
+  assert summary.fresh == len(codecs.video.shapes) < NUM - 1
+  assert sum(summary.encoded.values()) == NUM - 1
+  assert summary.skipped.keys() == {"3.mp4"}
+
+
+def test_other_settings_clips_and_codecs_do_not_go_on(
+  folder, tmp_path, learned
+):
+  output = tmp_path / "data"
+  interrupt(folder, output, learned)
+  before = contents(tmp_path / "data.partial")
+  other = dataclasses.replace(SETTINGS, frames=1)
+  with pytest.raises(
+    ValueError,
+    match=r"begun otherwise: encode.frames was 5, now it is 1\..*--f",
+  ):
+    encoding.encode(folder, output, other, codecs=learned())
+  with pytest.raises(ValueError, match="codecs was given, now it is fitted"):
+    linear = dataclasses.replace(SETTINGS, codec="linear")
+    encoding.encode(folder, output, linear)
+  with pytest.raises(ValueError, match="begun with other codecs"):
+    encoding.encode(folder, output, SETTINGS, codecs=clips.codecs())
+  captions = tmp_path / "captions.jsonl"
+  captions.write_text('{"file": "0.mp4", "video": "Another."}')
+  with pytest.raises(ValueError, match=r"clips\.digest"):
+    encoding.encode(
+      folder, output, SETTINGS, codecs=learned(), captions=captions
+    )
+  assert contents(tmp_path / "data.partial") == before
+  encoding.encode(folder, output, other, codecs=learned(), force=True)
+  assert records.read_metadata(output)["frames"] == 1
+
+
+def test_how_it_is_made_may_change(folder, tmp_path, learned):
+  interrupt(folder, tmp_path / "data", learned)
+  other = dataclasses.replace(SETTINGS, batch=3, workers=1)
+  summary = encoding.encode(folder, tmp_path / "data", other, codecs=learned())
+  assert sum(summary.encoded.values()) == NUM - 1
+
+
+def test_fitted_codecs_are_not_fitted_again(folder, tmp_path, monkeypatch):
+  linear = dataclasses.replace(
+    SETTINGS, codec="linear", video_channels=6, audio_channels=6,
+    text_length=6, text_width=8,
+  )  # fmt: skip
+  add, added = encoding.shards.Shard.add, []
+
+  def stop(shard, example):
+    added.append(example.name)
+    if len(added) == 4:
+      raise KeyboardInterrupt
+    add(shard, example)
+
+  with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    patch.setattr(encoding.shards.Shard, "add", stop)
+    encoding.encode(folder, tmp_path / "data", linear)
+  with monkeypatch.context() as patch:
+    patch.setattr(encoding, "fit_codecs", None)
+    encoding.encode(folder, tmp_path / "data", linear)
+  encoding.encode(folder, tmp_path / "whole", linear)
+  assert contents(tmp_path / "data") == contents(tmp_path / "whole")
+
+
+def test_latents_that_are_refused_are_kept_to_be_looked_at(
+  folder, tmp_path, learned, monkeypatch, caplog
+):
+  codecs = learned()
+  posterior = codecs.video.posterior
+  monkeypatch.setattr(
+    codecs.video, "posterior", lambda x: [30 * y for y in posterior(x)]
+  )
+  with pytest.raises(ValueError, match="video latents have mean"):
+    encoding.encode(folder, tmp_path / "data", SETTINGS, codecs=codecs)
+  assert not (tmp_path / "data").exists()
+  assert "6 encoded clips are kept in" in caplog.text
+
+
+def test_a_folder_of_somebody_is_left_alone(tmp_path):
+  (tmp_path / "data.partial").mkdir()
+  (tmp_path / "data.partial" / "mine").touch()
+  for force in (False, True):
+    with pytest.raises(ValueError, match="is not an unfinished data set"):
+      unfinished.prepare(tmp_path / "data", {"a": 1}, force)
+  unfinished.discard(tmp_path / "data")
+  assert (tmp_path / "data.partial" / "mine").exists()
+
+
+def test_in_a_bucket_it_lies_in_its_place(folder, learned):
+  output = bucket.make() / "data"
+  interrupt(folder, output, learned)
+  with pytest.raises(ValueError, match="not encoded data"):
+    records.read_metadata(output)
+  codecs = learned()
+  encoding.encode(folder, output, SETTINGS, codecs=codecs)
+  assert 0 < len(codecs.video.shapes) < NUM - 1
+  assert sum(records.read_metadata(output)["counts"].values()) == NUM - 1
+  with pytest.raises(ValueError, match="exists"):
+    encoding.encode(folder, output, SETTINGS, codecs=learned())
+  codecs = learned()
+  encoding.encode(folder, output, SETTINGS, codecs=codecs, force=True)
+  assert len(codecs.video.shapes) == NUM - 1
+
+
+def free_port():
+  with socket.socket() as taken:
+    taken.bind(("127.0.0.1", 0))
+    return taken.getsockname()[1]
+
+
+def test_processes_share_the_work(folder, tmp_path):
+  """By the command line; the result is that of one process."""
+  sizes = {"frames": clips.FRAMES, "size": clips.SIZE, "validation": 0.3}
+  sizes |= {"workers": 0, "shard": 2}
+  command = [
+    sys.executable, "-m", "ccl_jax.encode", f"--input={folder}",
+    f"--output={tmp_path / 'two'}", "--config=configs/ccl.py:size=tiny",
+    *(f"--config.encode.{name}={value}" for name, value in sizes.items()),
+  ]  # fmt: skip
+  port = free_port()
+  processes = [
+    subprocess.Popen(
+      [*command, f"--distributed=127.0.0.1:{port},2,{i}"], text=True,
+      env=os.environ | {"JAX_PLATFORMS": "cpu", "CCL_PEER_TIMEOUT": "60"},
+      stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )
+    for i in range(2)
+  ]  # fmt: skip
+  settings = get_config("size=tiny").encode.to_dict() | sizes
+  encoding.encode(folder, tmp_path / "one", encoding.EncodeSettings(**settings))
+  texts = [process.communicate(timeout=200)[0] for process in processes]
+  assert all(p.returncode == 0 for p in processes), "\n".join(texts)
+  assert contents(tmp_path / "one") == contents(tmp_path / "two")
+  assert "Encoded 6 clips" in texts[0] and "Encoded" not in texts[1]

@@ -1,0 +1,84 @@
+"""Learned codecs by the command line: encode, train, decode."""
+
+import pytest
+
+from ccl_jax.data import decoding, media, records
+from tests import tiny_codecs
+from tests.data import clips
+from tests.train_test import SMALL, call
+
+SIZES = {
+  "video_channels": tiny_codecs.VIDEO.channels,
+  "audio_channels": tiny_codecs.AUDIO.channels,
+  "text_width": tiny_codecs.TEXT.width,
+  "text_length": 32,
+  "frames": clips.FRAMES,
+  "size": (16, 32),
+  "validation": 0.5,
+  "workers": 0,
+  "batch": 4,
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  path = tmp_path_factory.mktemp("clips")
+  clips.write_clips(path, 4, size=(16, 32))
+  return path
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+  return tiny_codecs.write(tmp_path_factory.mktemp("weights"))
+
+
+def encode(folder, output, weights, **changes):
+  values = {f"weights.{name}": path for name, path in weights.items()}
+  values |= {"codec": "wan"} | SIZES | changes
+  return call(
+    "encode", f"--input={folder}", f"--output={output}",
+    "--config=configs/ccl.py:size=tiny",
+    *(f"--config.encode.{name}={value}" for name, value in values.items()),
+  )  # fmt: skip
+
+
+def test_from_clips_to_a_model_and_back(folder, weights, tmp_path):
+  data, run = tmp_path / "data", tmp_path / "run"
+  status, text = encode(folder, data, weights)
+  assert status == 0, text
+  assert "Encoded 4 clips" in text and "CC-BY-NC" in text
+  metadata = records.read_metadata(data)
+  assert metadata["logvar"] == ["video", "audio"]
+  assert metadata["shapes"] == {
+    "video": [2, 2, 4, 4], "audio": [10, 4], "text": [32, 16]
+  }  # fmt: skip
+
+  names = decoding.decode_records(data, tmp_path / "clips", "train", 1)
+  video, audio = media.read_clip(tmp_path / "clips" / names[0])
+  assert video.shape == (clips.FRAMES, 16, 32, 3)
+  assert len(audio) == clips.SAMPLES and audio.any()
+
+  status, text = call(
+    "train", "--config=configs/ccl.py:size=tiny", f"--workdir={run}",
+    f"--config.data.path={data}", *SMALL, "--config.steps=2",
+    "--config.batch=2", "--config.model.video.channels=4",
+    "--config.model.audio.channels=4", "--config.model.text_width=16",
+  )  # fmt: skip
+  assert status == 0, text
+  assert (run / "samples" / "2" / "a2v_0.mp4").exists()
+
+
+@pytest.mark.parametrize(
+  ("changes", "reason"),
+  [
+    ({"weights.vocoder": ""}, "--config.encode.weights.vocoder=FILE"),
+    ({"weights.video": "nowhere"}, "No file or folder 'nowhere'"),
+    ({"text_width": 4096}, "encode.text_width is 4096, theirs 16"),
+  ],
+)
+def test_weights_that_do_not_fit_are_one_error(
+  folder, weights, tmp_path, changes, reason
+):
+  status, text = encode(folder, tmp_path / "data", weights, **changes)
+  assert status == 1 and reason in text.splitlines()[-1]
+  assert not list(tmp_path.iterdir())

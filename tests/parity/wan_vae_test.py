@@ -1,0 +1,200 @@
+"""Our Wan autoencoder against diffusers' AutoencoderKLWan, and both files."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from einops import rearrange
+
+from ccl_jax import trees
+from ccl_jax.codecs import wan_vae
+from ccl_jax.convert import rules
+from ccl_jax.convert import wan_vae as tables
+from ccl_jax.convert.load import dump, load
+from ccl_jax.convert.sources import from_dict, from_torch
+
+SMALL = wan_vae.Settings(
+  base=8, channels=4, mean=(0.1, -0.2, 0.3, 0.4), deviation=(1.0, 2.0, 0.5, 1.5)
+)
+TO_THEIRS, TO_OURS = "b t y x c -> b c t y x", "b c t y x -> b t y x c"
+
+
+def their_model(settings):
+  from diffusers import AutoencoderKLWan
+
+  return AutoencoderKLWan(
+    base_dim=settings.base,
+    z_dim=settings.channels,
+    dim_mult=list(settings.multipliers),
+    num_res_blocks=settings.residuals,
+    temperal_downsample=list(settings.halves_time),
+    latents_mean=list(settings.mean),
+    latents_std=list(settings.deviation),
+  ).eval()
+
+
+def randomize(model):
+  """Norms and biases too, none near zero."""
+  import torch
+
+  torch.manual_seed(0)
+  with torch.no_grad():
+    for name, p in model.named_parameters():
+      noise = torch.randn_like(p)
+      if name.endswith("gamma"):
+        p.copy_(1 + 0.3 * noise)
+      elif name.endswith("bias"):
+        p.copy_(0.3 * noise)
+      else:
+        p.copy_(noise / np.sqrt(p[0].numel()))
+  return model
+
+
+@pytest.fixture(scope="module")
+def pair():
+  """Their model, and our parameters out of its state."""
+  theirs = randomize(their_model(SMALL))
+  state = from_torch(theirs.state_dict())
+  shapes = wan_vae.param_shapes(SMALL)
+  return theirs, load(state, tables.DIFFUSERS, shapes)
+
+
+def compiled(function, chunk):
+  return jax.jit(functools.partial(function, settings=SMALL, chunk=chunk))
+
+
+def error(ours, theirs):
+  return float(np.abs(np.asarray(ours) - theirs).max() / np.abs(theirs).max())
+
+
+# One piece; a first piece that is longer; several pieces of one and two.
+CASES = [(1, 1), (5, 2), (9, 1), (17, 2)]
+
+
+@pytest.mark.parametrize(("frames", "chunk"), CASES)
+def test_encode_equals_diffusers(pair, frames, chunk):
+  import torch
+
+  theirs, params = pair
+  video = np.random.default_rng(frames).uniform(-1, 1, (2, frames, 16, 24, 3))
+  video = video.astype(np.float32)
+  with torch.no_grad():
+    x = torch.from_numpy(rearrange(video, TO_THEIRS))
+    posterior = theirs.encode(x).latent_dist
+  mean, logvar = compiled(wan_vae.encode, chunk)(params, video)
+  m, s = np.array(SMALL.mean), np.array(SMALL.deviation)
+  wanted = rearrange(posterior.mean.numpy(), TO_OURS)
+  assert error(mean * s + m, wanted) < 1e-5
+  wanted = rearrange(posterior.logvar.numpy(), TO_OURS)
+  assert error(logvar + 2 * np.log(s), wanted) < 1e-5
+
+
+@pytest.mark.parametrize(("frames", "chunk"), CASES)
+def test_decode_equals_diffusers(pair, frames, chunk):
+  import torch
+
+  theirs, params = pair
+  shape = (2, 1 + frames // 4, 2, 3, SMALL.channels)
+  raw = np.random.default_rng(frames).standard_normal(shape, np.float32)
+  with torch.no_grad():
+    wanted = theirs.decode(torch.from_numpy(rearrange(raw, TO_THEIRS))).sample
+  latents = (raw - np.array(SMALL.mean)) / np.array(SMALL.deviation)
+  video = compiled(wan_vae.decode, chunk)(params, jnp.float32(latents))
+  wanted = rearrange(wanted.numpy(), TO_OURS)
+  assert np.mean(np.abs(wanted) < 1) > 0.7  # Not all of it is clipped.
+  assert error(video, wanted) < 1e-5
+
+
+def test_every_name_of_diffusers_at_full_size():
+  import torch
+
+  with torch.device("meta"):
+    theirs = their_model(wan_vae.PUBLISHED).state_dict()
+  ours = trees.flatten(wan_vae.param_shapes())
+  as_jax = {
+    name: jax.ShapeDtypeStruct(tuple(x.shape), jnp.float32)
+    for name, x in theirs.items()
+  }
+  pieces = rules.match(tables.DIFFUSERS, as_jax, ours)
+  assert len(pieces) == len(ours) == len(theirs)
+
+
+def wan_names(base=96, channels=16):
+  """Names and shapes in Wan2.1_VAE.pth, as its own vae.py makes them."""
+  names = {}
+
+  def conv(name, d_in, d_out, *size):
+    names[f"{name}.weight"], names[f"{name}.bias"] = (
+      (d_out, d_in, *size),
+      (d_out,),
+    )
+
+  def residual(name, d_in, d_out):
+    names[f"{name}.residual.0.gamma"] = (d_in, 1, 1, 1)
+    conv(f"{name}.residual.2", d_in, d_out, 3, 3, 3)
+    names[f"{name}.residual.3.gamma"] = (d_out, 1, 1, 1)
+    conv(f"{name}.residual.6", d_out, d_out, 3, 3, 3)
+    if d_in != d_out:
+      conv(f"{name}.shortcut", d_in, d_out, 1, 1, 1)
+
+  def ends(name, d_in, first, last, d_out):
+    conv(f"{name}.conv1", d_in, first, 3, 3, 3)
+    names[f"{name}.head.0.gamma"] = (last, 1, 1, 1)
+    conv(f"{name}.head.2", last, d_out, 3, 3, 3)
+
+  def middle(name, d):
+    residual(f"{name}.middle.0", d, d)
+    names[f"{name}.middle.1.norm.gamma"] = (d, 1, 1)
+    conv(f"{name}.middle.1.to_qkv", d, 3 * d, 1, 1)
+    conv(f"{name}.middle.1.proj", d, d, 1, 1)
+    residual(f"{name}.middle.2", d, d)
+
+  a, b, c = base, 2 * base, 4 * base
+  ends("encoder", 3, a, c, 2 * channels)
+  middle("encoder", c)
+  down = "encoder.downsamples"
+  for i, d_in, d_out in (
+    (0, a, a), (1, a, a), (3, a, b), (4, b, b), (6, b, c), (7, c, c),
+    (9, c, c), (10, c, c),
+  ):  # fmt: skip
+    residual(f"{down}.{i}", d_in, d_out)
+  for i, d in ((2, a), (5, b), (8, c)):
+    conv(f"{down}.{i}.resample.1", d, d, 3, 3)
+  for i, d in ((5, b), (8, c)):
+    conv(f"{down}.{i}.time_conv", d, d, 3, 1, 1)
+  conv("conv1", 2 * channels, 2 * channels, 1, 1, 1)
+  conv("conv2", channels, channels, 1, 1, 1)
+  ends("decoder", channels, c, a, 3)
+  middle("decoder", c)
+  up = "decoder.upsamples"
+  for i, d_in, d_out in (
+    (0, c, c), (1, c, c), (2, c, c), (4, b, c), (5, c, c), (6, c, c),
+    (8, b, b), (9, b, b), (10, b, b), (12, a, a), (13, a, a), (14, a, a),
+  ):  # fmt: skip
+    residual(f"{up}.{i}", d_in, d_out)
+  for i, d in ((3, c), (7, c), (11, b)):
+    conv(f"{up}.{i}.resample.1", d, d // 2, 3, 3)
+  for i, d in ((3, c), (7, c)):
+    conv(f"{up}.{i}.time_conv", d, 2 * d, 3, 1, 1)
+  return names
+
+
+def test_every_name_of_wans_own_file_at_full_size():
+  theirs = {
+    name: jax.ShapeDtypeStruct(shape, jnp.float32)
+    for name, shape in wan_names().items()
+  }
+  ours = trees.flatten(wan_vae.param_shapes())
+  pieces = rules.match(tables.WAN, theirs, ours)
+  assert len(pieces) == len(ours) == len(theirs) == 194
+  assert trees.count(wan_vae.param_shapes()) == 126_892_531
+
+
+def test_both_files_make_the_same_parameters(pair):
+  _, params = pair
+  own = dict(dump(params, tables.WAN))
+  assert {k: x.shape for k, x in own.items()} == wan_names(8, 4)
+  again = load(from_dict(own), tables.WAN, wan_vae.param_shapes(SMALL))
+  jax.tree.map(np.testing.assert_array_equal, again, params)

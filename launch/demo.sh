@@ -4,6 +4,7 @@
 # generates held-out clips and scores them. Finished parts are not made again.
 #   bash launch/demo.sh [FOLDER]          (default runs/demo)
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+export JAX_PLATFORMS="${JAX_PLATFORMS:-cpu}"
 folder="${1:-runs/demo}"
 config=configs/ccl.py:size=tiny
 began=$SECONDS

@@ -13,7 +13,7 @@ numbers and not equal: a tile does not see what is outside.
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -36,9 +36,13 @@ class WanVideoCodec:
     chunk: latent frames in a piece of time.
     tile: side of the tiles in pixels; 0 runs whole pictures.
     overlap: of the tiles, in pixels.
+    channels, stride: of the latents; None asks `weights`, which are else read
+      at the first use only.
     layout: rows are split over `data` and `fsdp`, columns over the others. All
       devices of the mesh must be this process's.
   """
+
+  has_logvar = True
 
   def __init__(
     self,
@@ -48,30 +52,43 @@ class WanVideoCodec:
     chunk: int = 1,
     tile: int = 0,
     overlap: int = 64,
+    channels: int | None = None,
+    stride: Sequence[int] | None = None,
     layout: Layout = ONE_DEVICE,
   ):
-    about = cache.about(weights)
-    self.model = wan_vae.Settings(**frozen(about["settings"]))
     self.weights = str(weights)
     self.dtype, self.chunk = dtype, chunk
     self.tile, self.overlap = tile, overlap
     self.layout = layout
+    self.channels = self.model.channels if channels is None else channels
+    self.stride = self.model.stride if stride is None else tuple(stride)
     self._check_tiles()
+
+  @functools.cached_property
+  def model(self) -> wan_vae.Settings:
+    """The model's sizes."""
+    return wan_vae.Settings(**frozen(cache.about(self.weights)["settings"]))
+
+  @functools.cached_property
+  def params(self) -> PyTree:
+    """The model's parameters, on the devices.
+
+    Raises:
+      ValueError: those of a model of other latents than this codec's.
+    """
+    if (self.channels, self.stride) != (self.model.channels, self.model.stride):
+      raise ValueError(
+        f"The weights in {self.weights} have {self.model.channels} channels and"
+        f" stride {self.model.stride}, expected {self.channels} and"
+        f" {self.stride}."
+      )
     shapes = jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(
-        x.shape, x.dtype, sharding=layout.sharding()
+        x.shape, x.dtype, sharding=self.layout.sharding()
       ),
       wan_vae.param_shapes(self.model),
     )
-    self.params = cache.read(weights, shapes)
-
-  @property
-  def channels(self) -> int:
-    return self.model.channels
-
-  @property
-  def stride(self) -> tuple[int, int, int]:
-    return self.model.stride
+    return cache.read(self.weights, shapes)
 
   def latent_frames(self, frames: int) -> int:
     """f for `frames` pixel frames; a ValueError unless they are 1 + 4k."""
@@ -121,12 +138,12 @@ class WanVideoCodec:
     video = self._in_tiles(run, latents, 1, self.stride[1])
     return np.round(video).astype(np.uint8)
 
-  def settings(self) -> dict[str, int | str]:
+  def settings(self) -> dict[str, Any]:
     """With no arrays, the constructor's arguments."""
-    return {
-      name: getattr(self, name)
-      for name in ("weights", "dtype", "chunk", "tile", "overlap")
-    }
+    names = (
+      "weights", "dtype", "chunk", "tile", "overlap", "channels",
+    )  # fmt: skip
+    return {n: getattr(self, n) for n in names} | {"stride": list(self.stride)}
 
   def arrays(self) -> dict[str, np.ndarray]:
     return {}

@@ -8,7 +8,7 @@ train sample encode evaluate world compile convert.__main__
   -> models  codecs
   -> attention
   -> cost                                reads programs, knows no model
-  -> types  trees  config  files  arrays  sharding  distributed
+  -> types  trees  config  files  arrays  modules  sharding  distributed
 """
 
 import ast
@@ -19,7 +19,7 @@ import pytest
 PACKAGE = pathlib.Path(__file__).parents[1] / "ccl_jax"
 LAYERS = (
   {"types", "trees", "config", "files", "arrays"}
-  | {"sharding", "command", "distributed"},
+  | {"modules", "sharding", "command", "distributed"},
   {"cost"},
   {"attention"},
   {"models", "codecs"},

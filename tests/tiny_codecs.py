@@ -5,7 +5,8 @@ import dataclasses
 import jax
 import numpy as np
 
-from ccl_jax.codecs import bigvgan, cache, mmaudio_vae, modules, umt5, wan_vae
+from ccl_jax import modules
+from ccl_jax.codecs import bigvgan, cache, mmaudio_vae, umt5, wan_vae
 from tests.codecs import vocabulary
 
 VIDEO = wan_vae.Settings(

@@ -20,6 +20,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
+from ccl_jax import modules
 from ccl_jax.attention import attend
 from ccl_jax.codecs import cache, stacked
 from ccl_jax.sharding import ONE_DEVICE, Layout, put_rows
@@ -119,7 +120,7 @@ class Encoder(nnx.Module):
 
   def __init__(self, s: Settings, rngs: nnx.Rngs, layout: Layout):
     self.dtype, self.layout = jnp.dtype(s.dtype), layout
-    self.blocks = stacked.stack(lambda r: Block(s, r), s.layers - 1, rngs)
+    self.blocks = modules.stack(lambda r: Block(s, r), s.layers - 1, rngs)
 
   def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
     return stacked.scan(
@@ -211,7 +212,7 @@ def describe(
   settings: Settings, layout: Layout = ONE_DEVICE
 ) -> tuple[nnx.GraphDef, PyTree]:
   """The static half, and every parameter's shape, dtype and sharding."""
-  return stacked.describe(
+  return modules.describe(
     lambda: CLIP(settings, rngs=nnx.Rngs(0), layout=layout), layout
   )
 

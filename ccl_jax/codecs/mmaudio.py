@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Shaped
 
-from ccl_jax.codecs import bigvgan, cache, mmaudio_vae, modules
+from ccl_jax import modules
+from ccl_jax.codecs import bigvgan, cache, mmaudio_vae
 from ccl_jax.codecs import mel as mels
 from ccl_jax.codecs.windows import in_windows
 from ccl_jax.sharding import ONE_DEVICE, Layout, frozen, put_rows

@@ -26,6 +26,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
+from ccl_jax import modules
 from ccl_jax.codecs import stacked
 from ccl_jax.sharding import ONE_DEVICE, Layout
 from ccl_jax.types import Array, Float, Int, PyTree
@@ -153,7 +154,7 @@ class Encoder(nnx.Module):
 
   def __init__(self, s: Settings, rngs: nnx.Rngs, layout: Layout):
     self.settings, self.layout = s, layout
-    self.blocks = stacked.stack(lambda r: Block(s, r), s.layers, rngs)
+    self.blocks = modules.stack(lambda r: Block(s, r), s.layers, rngs)
     self.norm = RMSNorm(s.width, jnp.dtype(s.param_dtype))
 
   def __call__(
@@ -221,7 +222,7 @@ def describe(
 ) -> tuple[nnx.GraphDef, PyTree]:
   """The static half, and every parameter's shape, dtype and sharding."""
 
-  return stacked.describe(
+  return modules.describe(
     lambda: UMT5(settings, rngs=nnx.Rngs(0), layout=layout), layout
   )
 

@@ -24,8 +24,7 @@ import jax.numpy as jnp
 from einops import rearrange
 from flax import nnx
 
-from ccl_jax import trees
-from ccl_jax.codecs import modules
+from ccl_jax import modules, trees
 from ccl_jax.codecs.wan_layers import (
   Attention,
   Down,

@@ -15,9 +15,9 @@ from typing import Any
 
 from etils import epath
 
-from ccl_jax import trees
+from ccl_jax import modules, trees
 from ccl_jax.codecs import bigvgan as bigvgan_model
-from ccl_jax.codecs import cache, clip, mmaudio_vae, modules, umt5, wan_vae
+from ccl_jax.codecs import cache, clip, mmaudio_vae, umt5, wan_vae
 from ccl_jax.convert import bigvgan, mmaudio, rules
 from ccl_jax.convert import clip as clip_tables
 from ccl_jax.convert import umt5 as umt5_tables

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from ccl_jax import modules
 from ccl_jax.models import layers, rope
 from ccl_jax.models.block import Block, Modulation
 from ccl_jax.types import Array, Float
@@ -63,7 +64,7 @@ class DiT(nnx.Module):
     self.time_rows = layers.linear(
       width, 6 * width, rngs=rngs, dtype=jnp.float32
     )
-    self.blocks = layers.stack(
+    self.blocks = modules.stack(
       lambda r: Block(width, ffn, width // heads, rngs=r, dtype=dtype),
       num_layers,
       rngs,

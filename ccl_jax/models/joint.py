@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
-from ccl_jax import trees
+from ccl_jax import modules, trees
 from ccl_jax.attention import Attention
 from ccl_jax.attention.parallel import SELF_ATTENTION
 from ccl_jax.config import build
@@ -90,7 +90,7 @@ class Joint(nnx.Module):
       stream = build(DiT, given[s], f"model.{s}", kind=s, **shared)
       setattr(self, s, stream)
     towers = {s: getattr(self, s) for s in self.streams}
-    self.fusion = layers.stack(
+    self.fusion = modules.stack(
       lambda r: make_fusion(
         fusion,
         widths={s: t.width for s, t in towers.items()},

@@ -6,8 +6,6 @@ float32; `dtype` is what matrices are multiplied in; norms, modulation and time
 are float32.
 """
 
-from collections.abc import Callable
-
 import einops
 import jax
 import jax.numpy as jnp
@@ -133,11 +131,3 @@ def sinusoid(t: Float[Array, " *b"], d: int) -> Float[Array, " *b d"]:
   frequency = 1e4 ** (-jnp.arange(d // 2, dtype=jnp.float32) / (d // 2))
   angle = t.astype(jnp.float32)[..., None] * frequency
   return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], -1)
-
-
-def stack(make: Callable[[nnx.Rngs], nnx.Module], num: int, rngs: nnx.Rngs):
-  """`num` modules as one whose every parameter has a leading layer axis."""
-  keys = jax.random.split(rngs.params(), num)
-  graph = nnx.split(jax.eval_shape(lambda key: make(nnx.Rngs(key)), keys[0]))[0]
-  params = jax.vmap(lambda key: nnx.split(make(nnx.Rngs(key)))[1])(keys)
-  return nnx.merge(graph, params)

@@ -57,7 +57,8 @@ def ours(width: int, weights: str, mel: np.ndarray):
   """The same in JAX, with those weights, compiled."""
   import jax
 
-  from ccl_jax.codecs import bigvgan, modules
+  from ccl_jax import modules
+  from ccl_jax.codecs import bigvgan
   from ccl_jax.convert import load, sources
   from ccl_jax.convert.bigvgan import DIFFUSERS
 

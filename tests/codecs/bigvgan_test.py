@@ -3,8 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ccl_jax import trees
-from ccl_jax.codecs import bigvgan, modules
+from ccl_jax import modules, trees
+from ccl_jax.codecs import bigvgan
 from ccl_jax.codecs.bigvgan import BigVGAN, Settings
 from ccl_jax.codecs.windows import in_windows
 

@@ -3,8 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ccl_jax import trees
-from ccl_jax.codecs import mmaudio_vae, modules
+from ccl_jax import modules, trees
+from ccl_jax.codecs import mmaudio_vae
 from ccl_jax.codecs.mmaudio_vae import MMAudioVAE, Settings
 
 SMALL = Settings(num_mels=6, channels=3, width=8, num_blocks=1)

@@ -6,8 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from ccl_jax import trees
-from ccl_jax.codecs import bigvgan, modules
+from ccl_jax import modules, trees
+from ccl_jax.codecs import bigvgan
 from ccl_jax.codecs.bigvgan import BigVGAN
 from ccl_jax.convert import bigvgan as tables
 from ccl_jax.convert import load, rules, sources

@@ -4,8 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from ccl_jax import trees
-from ccl_jax.codecs import mmaudio_vae, modules
+from ccl_jax import modules, trees
+from ccl_jax.codecs import mmaudio_vae
 from ccl_jax.codecs.mmaudio_vae import MMAudioVAE
 from ccl_jax.convert import load, mmaudio, rules, sources
 

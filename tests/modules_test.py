@@ -3,8 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ccl_jax import trees
-from ccl_jax.codecs import modules
+from ccl_jax import modules, trees
 
 
 class Tower(nnx.Module):

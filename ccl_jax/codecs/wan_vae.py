@@ -95,7 +95,10 @@ PUBLISHED = Settings()
 class _Coder(nnx.Module):
   """A convolution in, layers, and norm, silu and a convolution out."""
 
-  def __init__(self, d_in, d_out, first, middle, last, blocks, *, rngs):
+  def __init__(
+    self, sizes: tuple[int, int, int, int], middle: int, blocks: list, *, rngs
+  ):
+    d_in, first, last, d_out = sizes
     self.conv_in = causal(d_in, first, rngs=rngs)
     self.blocks = nnx.List(blocks)
     self.middle = nnx.List(
@@ -108,7 +111,7 @@ class _Coder(nnx.Module):
     self.norm_out = Norm(last)
     self.conv_out = causal(last, d_out, rngs=rngs)
 
-  def run(self, layers, x: Array, past: Past) -> Array:
+  def run(self, layers: list, x: Array, past: Past) -> Array:
     x = self.conv_in(past.extend(x, 2))
     for layer in layers:
       x = layer(x, past)
@@ -127,9 +130,8 @@ class Encoder(_Coder):
         d = width
       if i < len(settings.halves_time):
         blocks.append(Down(width, settings.halves_time[i], rngs=rngs))
-    super().__init__(
-      3, 2 * settings.channels, widths[0], d, d, blocks, rngs=rngs
-    )
+    sizes = (3, widths[0], d, 2 * settings.channels)
+    super().__init__(sizes, d, blocks, rngs=rngs)
 
   def __call__(
     self, x: Float[Array, "b t y x 3"], past: Past
@@ -150,9 +152,8 @@ class Decoder(_Coder):
       if i < len(settings.halves_time):
         blocks.append(Up(width, settings.halves_time[::-1][i], rngs=rngs))
         d = width // 2
-    super().__init__(
-      settings.channels, 3, widths[0], widths[0], d, blocks, rngs=rngs
-    )
+    sizes = (settings.channels, widths[0], d, 3)
+    super().__init__(sizes, widths[0], blocks, rngs=rngs)
 
   def __call__(
     self, z: Float[Array, "b f h w c"], past: Past

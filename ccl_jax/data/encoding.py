@@ -60,7 +60,7 @@ ALONE = Share()
 
 @dataclasses.dataclass
 class Summary:
-  """What became of the clips; `seconds` for `fresh` of them in this call."""
+  """What became of the clips; `fresh` of them now, in so many `seconds`."""
 
   encoded: dict[str, int] = dataclasses.field(default_factory=dict)
   skipped: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -113,24 +113,9 @@ def encode(
   if share.count > 1:
     distributed.barrier("the unfinished data set is there")
   unfinished.check_seen(output)
-  work = unfinished.place(output)
-  began, old = time.monotonic(), shards.read_notes(work)
+  old = shards.read_notes(unfinished.place(output))
   try:
-    rate = (codecs.audio if codecs else LinearAudioCodec).sample_rate
-    with make_reader(settings, rate) as reader:
-      codecs = ready_codecs(work, clips, reader, settings, codecs, share)
-      form = make_form(codecs, settings)
-      jobs = batches.make_jobs(clips, settings.shard)
-      rows = settings.batch + -settings.batch % layout.batch_shards()
-      mine = jobs[share.index :: share.count]
-      batches.encode_shards(work, mine, reader, codecs, form, rows)
-    if share.is_lead:
-      share.wait(lambda: shards.count_notes(work) == len(jobs))
-      check_any(shards.read_notes(work))
-      records.finish(work, form, codecs, **settings.clip)
-      unfinished.publish(output)
-    else:
-      share.wait(lambda: unfinished.is_published(output))
+    seconds = make(output, clips, settings, codecs, layout, share)
   except BaseException:
     if share.is_lead:
       keep_or_discard(output)
@@ -138,8 +123,41 @@ def encode(
   summary = summarize(shards.read_notes(output))
   summary.without_caption = sum(not clip.caption for clip in clips)
   summary.fresh -= sum(note.count for note in old)
-  summary.seconds = time.monotonic() - began
+  summary.seconds = seconds
   return summary
+
+
+def make(
+  output: epath.PathLike,
+  clips: Sequence[sources.Source],
+  settings: EncodeSettings,
+  codecs: Codecs | None,
+  layout: Layout,
+  share: Share,
+) -> float:
+  """Makes what is not there yet of what was prepared, then publishes it.
+
+  Returns the seconds that this process's shards took.
+  """
+  work = unfinished.place(output)
+  rate = (codecs.audio if codecs else LinearAudioCodec).sample_rate
+  with make_reader(settings, rate) as reader:
+    codecs = ready_codecs(work, clips, reader, settings, codecs, share)
+    form = make_form(codecs, settings)
+    jobs = batches.make_jobs(clips, settings.shard)
+    rows = settings.batch + -settings.batch % layout.batch_shards()
+    mine = jobs[share.index :: share.count]
+    began = time.monotonic()
+    batches.encode_shards(work, mine, reader, codecs, form, rows)
+    seconds = time.monotonic() - began
+  if not share.is_lead:
+    share.wait(lambda: unfinished.is_published(output))
+    return seconds
+  share.wait(lambda: shards.count_notes(work) == len(jobs))
+  check_any(shards.read_notes(work))
+  records.finish(work, form, codecs, **settings.clip)
+  unfinished.publish(output)
+  return seconds
 
 
 def list_clips(

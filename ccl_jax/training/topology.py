@@ -62,7 +62,9 @@ def compile_for(lowered: Any, options: dict[str, Any] | None = None) -> Any:
 
 def explain(text: str, most: int = 4) -> str:
   """One line from libtpu's page about a program that does not fit."""
-  used = re.search(r"Used ([\d.]+\w) of ([\d.]+\w)", text)
+  used = re.search(r"Used ([\d.]+\w) of ([\d.]+\w)", text) or re.search(
+    r"temporaries \(([\d.]+\w)\) exceeds available HBM \(([\d.]+\w)", text
+  )
   amount = f"{used[1]} of {used[2]}" if used else "more than there is"
   blocks = re.split(r"\bSize: ", text)[1 : most + 1]
   largest = "; ".join(_contributor(block) for block in blocks)

@@ -29,15 +29,11 @@ VIDEO = "pod=v5p-4x4x4,size=14b,stage=video"
 BUDGETS = {
   "14b-v5p": ("pod=v5p-4x4x4,size=14b", "v5p:4x4x4", {}),
   "14b-v6e": ("pod=v6e-16x16,size=14b", "v6e:16x16", {}),
-  "14b-v5e": ("pod=v5e-16x16,size=14b", "v5e:16x16", {}),
-  "14b-tpu7x": ("pod=tpu7x-4x4x4,size=14b", "tpu7x:4x4x4", {}),
   "14b-audio-v5p": ("pod=v5p-4x4x4,size=14b,stage=audio", "v5p:4x4x4", {}),
   "1.3b-v5e": ("pod=v5e-4x4,size=1.3b", "v5e:4x4", {}),
-  "1.3b-two-slices": ("pod=v5e-4x4-two-slices,size=1.3b", "v5e:4x4", {}),
   "video-a-full": (VIDEO, "v5p:4x4x4", PEER | FULL),
   "video-a-kept": (VIDEO, "v5p:4x4x4", PEER | KEPT),
   "video-b-full": (VIDEO, "v5p:4x4x4", PEER | FULL | LONG),
-  "video-b-kept": (VIDEO, "v5p:4x4x4", PEER | KEPT | LONG),
   # Two layers of short clips.
   "small-audio-v5e": (
     "pod=v5e-4x4,size=1.3b,stage=audio", "v5e:4x4", SMALL | {"batch": 32},

@@ -1,6 +1,7 @@
 """The Wan autoencoder: pieces of time, causality, meshes, sizes."""
 
 import functools
+import json
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ import pytest
 from ccl_jax.codecs import wan_layers, wan_vae
 from ccl_jax.cost import collectives, hlo
 from ccl_jax.sharding import ONE_DEVICE, Layout, make_mesh
+from tests.budgets import wan_vae as budget
 from tests.codecs.wan_small import SMALL, random_params
 
 PARAMS = random_params()
@@ -118,3 +120,11 @@ def test_sizes_that_do_not_fit_are_refused():
     wan_vae.Settings(halves_time=(True,))
   with pytest.raises(ValueError, match="channels=4"):
     wan_vae.Settings(channels=4)
+
+
+def test_published_decoder_fits_four_chips():
+  """As it was compiled by `python -m tests.budgets.wan_vae`."""
+  found = json.loads(budget.FILE.read_text())
+  assert found["latents"] == list(budget.LATENTS)
+  assert found["headroom"] >= 0.1
+  assert found["largest_gather_mb"] <= 2 * found["frame_mb"]

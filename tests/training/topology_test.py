@@ -37,6 +37,15 @@ def test_out_of_memory_is_one_line_with_the_largest_contributors():
   assert "config.accumulate" in text and "config.model.remat" in text
 
 
+def test_the_short_form_of_the_page_has_its_figures_too():
+  text = topology.explain(
+    "RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM,"
+    " the total memory required for HLO temporaries (16.26G) exceeds available"
+    " HBM (15.75G)."
+  )
+  assert "16.26G of 15.75G" in text
+
+
 def test_another_error_of_the_compiler_is_not_taken_for_it():
   class Lowered:
     def compile(self, options):

@@ -102,6 +102,7 @@ def get_config(arg: str = "") -> ConfigDict:
   c.data = ConfigDict()
   c.data.path = ""
   c.data.split = "train"
+  c.data.sample = True  # draw latents anew where they have a variance
   c.data.workers = 2  # threads that read ahead
 
   c.model = ConfigDict()

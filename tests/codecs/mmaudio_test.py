@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from ccl_jax import modules
 from ccl_jax.codecs import (
   bigvgan,
   bundle,
@@ -13,7 +14,6 @@ from ccl_jax.codecs import (
   mel,
   mmaudio,
   mmaudio_vae,
-  modules,
   windows,
 )
 from ccl_jax.codecs.hashed_text import HashedText

@@ -77,6 +77,7 @@ MODELS = {
     tables=lambda settings: {
       "wan": clip_tables.wan(settings.layers),
       "transformers": clip_tables.transformers(settings.layers),
+      "transformers 5": clip_tables.transformers(settings.layers, prefix=""),
     },
     files=(
       "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth",

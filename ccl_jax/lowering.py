@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from ccl_jax.config import build
 from ccl_jax.cost import chips, flops, report
 from ccl_jax.diffusion import guidance, tasks
-from ccl_jax.pipeline import Sampling, sample_latents
+from ccl_jax.sampling import Sampling, sample_latents
 from ccl_jax.training import step, topology
 from ccl_jax.training.batch import abstract_batch
 from ccl_jax.training.recipe import Recipe, flop_shape, make_recipe

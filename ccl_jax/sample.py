@@ -21,7 +21,8 @@ from ccl_jax import command
 from ccl_jax.config import check_keys
 from ccl_jax.data import media
 from ccl_jax.diffusion import tasks
-from ccl_jax.pipeline import Pipeline, Sampling
+from ccl_jax.pipeline import Pipeline
+from ccl_jax.sampling import Sampling
 from ccl_jax.training.checkpoint import write_json
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Workdir of a training run.")

@@ -28,7 +28,8 @@ from ccl_jax.data import pipeline as data_pipeline
 from ccl_jax.data import records
 from ccl_jax.diffusion import tasks
 from ccl_jax.metrics import pictures
-from ccl_jax.pipeline import ClipShape, Pipeline, Sampling
+from ccl_jax.pipeline import ClipShape, Pipeline
+from ccl_jax.sampling import Sampling
 from ccl_jax.training import (
   checkpoint,
   compiler,

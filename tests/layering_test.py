@@ -3,6 +3,7 @@
 train sample encode evaluate world compile convert.__main__
                                          read flags; nobody imports them
   -> pipeline  lowering
+  -> sampling
   -> training  data  metrics  convert
   -> diffusion                           imports no model, and the reverse
   -> models  codecs
@@ -25,6 +26,7 @@ LAYERS = (
   {"models", "codecs"},
   {"diffusion"},
   {"training", "data", "metrics", "convert"},
+  {"sampling"},
   {"pipeline", "lowering"},
   {"train", "sample", "encode", "evaluate", "world", "compile"}
   | {"convert.__main__"},

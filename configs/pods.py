@@ -23,7 +23,7 @@ PODS = {
   "v5e-4x4-two-slices": dict(data=2, fsdp=16, slices=2),
 }
 # What is kept for the backward pass, as much as the memory takes.
-REMAT = {"v5p-4x4x4": "attention_ffn"}
+REMAT = {"v5p-4x4x4": "attention_ffn", "v5e-16x16": "full"}
 
 
 def get_config(arg: str = "") -> ConfigDict:

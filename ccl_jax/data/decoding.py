@@ -1,7 +1,9 @@
 """Latents -> clips to look at and to listen to."""
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping
+import pathlib
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import tqdm
@@ -26,6 +28,10 @@ class ClipShape:
     """Stream -> shape of one clip's latents, (f, h, w, c) and (m, c)."""
     shapes = records.latent_shapes(codecs, self.fps, self.frames, self.size)
     return {stream: tuple(shapes[stream]) for stream in STREAMS}
+
+  def samples(self, codecs: Codecs) -> int:
+    """How many samples of sound a clip has."""
+    return round(self.frames / self.fps * codecs.audio.sample_rate)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,12 +71,60 @@ def decode(
     for item, video in zip(items, videos, strict=True):
       item["video"] = video
   if "audio" in latents:
-    samples = round(shape.frames / shape.fps * rate)
-    sounds = codecs.audio.decode(latents["audio"])[:, :samples]
+    sounds = decode_sound(latents["audio"], codecs, shape)
     mels = codecs.audio.mel(latents["audio"])
     for item, sound, mel in zip(items, sounds, mels, strict=True):
       item["audio"], item["mel"] = sound, mel
   return [Generated(shape.fps, rate, **item) for item in items]
+
+
+def decode_sound(
+  latents: Float[np.ndarray, "b m c"], codecs: Codecs, shape: ClipShape
+) -> Float[np.ndarray, "b s"]:
+  """Sound, cut to the video's length."""
+  return codecs.audio.decode(latents)[:, : shape.samples(codecs)]
+
+
+def write(
+  latents: Mapping[str, np.ndarray],
+  codecs: Codecs,
+  shape: ClipShape,
+  paths: Sequence[epath.PathLike],
+  given: Mapping[str, Sequence[np.ndarray]],
+) -> None:
+  """Decodes clips into mp4 files, or wav files if there is only sound.
+
+  No more of their pixels is in memory than a piece of time of each.
+
+  Args:
+    latents: as `decode` takes them.
+    paths: one for each clip.
+    given: frames (t, y, x, 3) of each clip as "video", or samples as "audio",
+      to be written instead of what the latents stand for.
+  """
+  rate = codecs.audio.sample_rate
+  sounds = [None] * len(paths)
+  if "audio" in given:
+    sounds = given["audio"]
+  elif "audio" in latents:
+    sounds = decode_sound(latents["audio"], codecs, shape)
+  if "video" not in latents:
+    for path, sound in zip(paths, sounds, strict=True):
+      media.write_wav(path, sound, rate)
+    return
+  if "video" in given:
+    pieces = [given["video"]]
+  else:
+    pieces = codecs.video.stream(latents["video"])
+  with contextlib.ExitStack() as stack:
+    adds = [
+      stack.enter_context(media.writing_mp4(path, shape.fps, sound, rate))
+      for path, sound in zip(paths, sounds, strict=True)
+    ]
+    for piece in pieces:
+      for add, images in zip(adds, piece, strict=True):
+        for image in images:
+          add(image)
 
 
 def decode_records(
@@ -83,7 +137,8 @@ def decode_records(
 ) -> list[str]:
   """Decodes the first `num` clips of a split; returns the files' names.
 
-  Each is `output`/NAME.mp4, or NAME.wav if it has no picture.
+  Each is `output`/NAME.mp4, or NAME.wav if it has no picture; a second clip of
+  the same name gets its place among the records behind it.
 
   Raises:
     ValueError: no such records or split, or `output` exists and not `force`.
@@ -105,6 +160,10 @@ def decode_records(
       clip = pipeline.read_clips(path, split, 1, start=i)
       latents = {s: clip[s] for s in STREAMS if clip[f"has_{s}"][0]}
       (made,) = decode(latents, codecs, shape)
-      file = made.save(partial / clip["name"][0])
+      name = pathlib.PurePosixPath(clip["name"][0])
+      suffix = ".wav" if made.video is None else ".mp4"
+      if str(name.with_suffix(suffix)) in written:  # a.mp4 and a.mov
+        name = name.with_stem(f"{name.stem}_{i}")
+      file = made.save(partial / name)
       written.append(file.relative_to(partial).as_posix())
   return written

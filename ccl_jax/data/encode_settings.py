@@ -17,7 +17,7 @@ class EncodeSettings:
     codec: "linear", fitted on the clips, or "wan": Wan's video, MMAudio's sound
       and umT5's text, opened from `weights`.
     weights: files or folders of "video", "audio", "vocoder", "text" and
-      "tokenizer".
+      "tokenizer"; of "image", CLIP, only if the model is to read its tokens.
     video_options, audio_options: of the learned codecs, such as tiles.
     fps, frames, size: of every clip; 1 + 4k frames of (y, x) pixels.
     video_channels, audio_channels, text_length, text_width: of the codecs.

@@ -10,7 +10,7 @@ fills what the file leaves out.
 import contextlib
 import os
 import wave
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -102,29 +102,52 @@ def read_image(
     return fit(frame, size, VideoReformatter())
 
 
+def seconds(path: Path) -> float:
+  """How long a file says that it is; 0 if it does not.
+
+  Raises:
+    ClipError: unreadable.
+  """
+  with _opened(path) as container:
+    return (container.duration or 0) / av.time_base
+
+
 def write_mp4(
   path: Path,
-  video: UInt8[np.ndarray, "t y x 3"],
+  video: Iterable[UInt8[np.ndarray, "y x 3"]],
   fps: float,
   audio: Float[np.ndarray, " s"] | None = None,
   sample_rate: int = 16_000,
   *,
   crf: int = 18,
 ) -> None:
-  """H.264 (yuv420p) and AAC; odd sizes gain an edge row or column.
+  """`writing_mp4` for frames that can be iterated over, such as an array's."""
+  with writing_mp4(path, fps, audio, sample_rate, crf=crf) as add:
+    for image in video:
+      add(image)
 
-  `crf` is x264's quality: 0 is lossless, 18 looks it, 23 is small.
+
+@contextlib.contextmanager
+def writing_mp4(
+  path: Path,
+  fps: float,
+  audio: Float[np.ndarray, " s"] | None = None,
+  sample_rate: int = 16_000,
+  *,
+  crf: int = 18,
+) -> Iterator[Callable[[np.ndarray], None]]:
+  """Yields what adds a frame, (y, x, 3) bytes, to a file that is whole at last.
+
+  H.264 (yuv420p) and AAC; odd sizes gain an edge row or column. `crf` is x264's
+  quality: 0 is lossless, 18 looks it, 23 is small.
 
   Raises:
     ValueError: no frames, or a frame rate that is not positive.
   """
-  if not len(video) or fps <= 0:
-    raise ValueError(
-      f"{video.shape=}, {fps=}: expected some frames and a rate."
-    )
-  odd_y, odd_x = video.shape[1] % 2, video.shape[2] % 2
-  video = np.pad(video, ((0, 0), (0, odd_y), (0, odd_x), (0, 0)), mode="edge")
+  if fps <= 0:
+    raise ValueError(f"{fps=}: expected some frames and a positive rate.")
   rate = Fraction(fps).limit_denominator(1001)
+  count = 0
   with (
     replacing(path) as partial,
     av.open(str(partial), "w", format="mp4") as container,
@@ -132,17 +155,29 @@ def write_mp4(
     pictures = container.add_stream(
       "libx264", rate=rate, options={"crf": str(crf), "preset": "veryfast"}
     )
-    pictures.height, pictures.width = video.shape[1:3]
     pictures.pix_fmt = "yuv420p"
+    sound = None
     if audio is not None:
       sound = container.add_stream("aac", rate=sample_rate, layout="mono")
       sound.bit_rate = 96_000
-    for index, image in enumerate(video):
+
+    def add(image: UInt8[np.ndarray, "y x 3"]) -> None:
+      nonlocal count
+      odd_y, odd_x = image.shape[0] % 2, image.shape[1] % 2
+      if odd_y or odd_x:
+        image = np.pad(image, ((0, odd_y), (0, odd_x), (0, 0)), mode="edge")
+      if not count:
+        pictures.height, pictures.width = image.shape[:2]
       frame = av.VideoFrame.from_ndarray(image, format="rgb24")
-      frame.pts, frame.time_base = index, 1 / rate
+      frame.pts, frame.time_base = count, 1 / rate
       container.mux(pictures.encode(frame))
+      count += 1
+
+    yield add
+    if not count:
+      raise ValueError(f"{path}: expected some frames and got none.")
     container.mux(pictures.encode(None))
-    if audio is not None:
+    if sound is not None:
       wave = np.clip(audio, -1, 1).astype(np.float32)[None]
       frame = av.AudioFrame.from_ndarray(wave, format="fltp", layout="mono")
       frame.sample_rate, frame.pts = sample_rate, 0

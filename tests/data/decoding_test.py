@@ -16,6 +16,7 @@ def data(tmp_path_factory):
     clips.example(codecs, 1, name="1.mov", audio=None),
     clips.example(codecs, 2, name="2.mp3", video=None),
     clips.example(codecs, 3, name="3.mp4", split="easy"),
+    clips.example(codecs, 4, name="1.mkv", audio=None),
   ]
   path = tmp_path_factory.mktemp("records") / "data"
   clips.write_records(path, codecs, examples)
@@ -24,9 +25,9 @@ def data(tmp_path_factory):
 
 def test_latents_become_the_clips_they_were(data, tmp_path):
   names = decoding.decode_records(data, tmp_path / "out", "train", 8)
-  assert names == ["a/0.mp4", "1.mp4", "2.wav"]
+  assert names == ["a/0.mp4", "1.mp4", "2.wav", "1_3.mp4"]
   files = [p for p in (tmp_path / "out").rglob("*") if p.is_file()]
-  assert len(files) == 3
+  assert len(files) == 4
   video, audio = media.read_clip(tmp_path / "out" / "a" / "0.mp4")
   original = clips.clip(0)
   assert video.shape == original.video.shape

@@ -48,6 +48,9 @@ class FakeVideo:
       video = video.repeat(times, axis)
     return video[:, 3:]
 
+  def stream(self, latents):
+    yield self.decode(latents)
+
   def settings(self):
     return {}
 

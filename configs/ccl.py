@@ -79,7 +79,9 @@ def get_config(arg: str = "") -> ConfigDict:
 
   c.encode = ConfigDict()
   c.encode.codec = "linear"  # fitted; "wan": learned, of these files
-  c.encode.weights = dict(video="", audio="", vocoder="", text="", tokenizer="")
+  c.encode.weights = dict(  # image: CLIP, only for what reads its tokens
+    video="", audio="", vocoder="", text="", tokenizer="", image=""
+  )
   c.encode.video_options = dict(chunk=1, tile=0, overlap=64)
   c.encode.audio_options = dict(scale=1.0, window=512)
   c.encode.fps = 25.0  # [O]: c = 5 audio latents a frame is then exact
@@ -112,7 +114,10 @@ def get_config(arg: str = "") -> ConfigDict:
   c.model.remat = "full"
   c.model.scan = True
   c.model.backend = None
-  c.model.video = dict(width=5120, ffn=13824, heads=40, channels=16, patch=2)
+  c.model.video = dict(
+    width=5120, ffn=13824, heads=40, channels=16, patch=2,
+    condition_channels=0, image_width=0,  # Wan2.1-I2V: 20 and 1280
+  )  # fmt: skip
   c.model.audio = dict(  # [O]; the paper says only "fewer channels"
     width=1536, ffn=8960, heads=12, channels=20, tokens_per_frame=5
   )
@@ -167,6 +172,11 @@ def get_config(arg: str = "") -> ConfigDict:
   c.sampling.video_scale = 4.0  # [O]
   c.sampling.audio_scale = 3.0  # [O]
   c.sampling.cross_scale = 2.5  # [O]
+  c.sampling.audio_cross_scale = None  # as cross_scale
+  c.sampling.guidance_low, c.sampling.guidance_high = 0.0, 1.0  # sigmas
+  c.sampling.rescale = 0.0
+  c.sampling.batched = True  # False: a pass after the other, in less memory
+  c.sampling.reference_once = True
 
   c.eval = dict(every=1000, split="validation", num=4, tasks=("t2av", "a2v"))
   {"14b": lambda c: None, "1.3b": small, "tiny": tiny}[chosen["size"]](c)

@@ -1,0 +1,12 @@
+"""Cross-Modal Context Learning: joint generation of video and sound, in JAX."""
+
+from typing import Any
+
+
+def __getattr__(name: str) -> Any:
+  """`from ccl_jax import Pipeline`, imported when it is asked for."""
+  if name == "Pipeline":
+    from ccl_jax.pipeline import Pipeline
+
+    return Pipeline
+  raise AttributeError(f"module 'ccl_jax' has no attribute '{name}'")

@@ -6,9 +6,10 @@ its place, a row at a time. What reads Orbax reads these folders.
 """
 
 import dataclasses
+import itertools
+import json
 import math
 import pathlib
-import shutil
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -19,11 +20,13 @@ import tensorstore
 from etils import epath
 
 from ccl_jax import trees
-from ccl_jax.files import absolute
+from ccl_jax.files import absolute, is_remote, require_space
 from ccl_jax.types import PyTree
 
 _CHUNK_BYTES = 2**25
 _WAITING_BYTES = 2**27  # that are on their way to the disk
+_READING_BYTES = 2**29  # of chunks that are on their way from it
+_ROWS_BYTES = 2**31  # of rows that are read at once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +51,68 @@ class Lazy:
     return math.prod(self.shape)
 
 
+class Stored:
+  """An array in a folder; x[i] reads its row i, np.asarray(x) all of it.
+
+  A chunk is read as a whole, and those that a pod writes have a part of every
+  row. So where a chunk has several rows as many of them as fit in 2 GiB are
+  read at once, some chunks at a time, and kept until the last is asked for.
+  """
+
+  def __init__(self, origin: str, store: tensorstore.TensorStore):
+    self._origin, self._store = origin, store
+    self.shape = tuple(store.shape)
+    self.dtype = store.dtype.numpy_dtype
+    self.size = math.prod(self.shape)
+    self._chunk = store.chunk_layout.read_chunk.shape
+    self._first, self._rows = 0, np.empty(0)
+
+  def __array__(self, dtype=None, copy=None) -> np.ndarray:
+    if not self.shape:
+      return np.asarray(self._result(self._store.read()))
+    return self._read(0, self.shape[0])
+
+  def __getitem__(self, row: int) -> np.ndarray:
+    if not self._first <= row < self._first + len(self._rows):
+      self._rows = np.empty(0)  # Before there are others.
+      self._first, stop = self._group(row)
+      self._rows = self._read(self._first, stop)
+    i = row - self._first
+    if i + 1 < len(self._rows):
+      return self._rows[i]
+    # Rows are asked for in order: the last keeps the others no longer.
+    rows, self._rows = self._rows, np.empty(0)
+    return rows[i].copy() if i else rows[0]
+
+  def _group(self, row: int) -> tuple[int, int]:
+    """First and last + 1 of the rows, all of one chunk, to read with `row`."""
+    row_bytes = max(self.size // self.shape[0], 1) * self.dtype.itemsize
+    num = max(_ROWS_BYTES // row_bytes, 1)
+    start = row - row % self._chunk[0]
+    first = row - (row - start) % num
+    return first, min(first + num, start + self._chunk[0], self.shape[0])
+
+  def _read(self, first: int, stop: int) -> np.ndarray:
+    """Rows `first` to `stop` - 1."""
+    rows = np.empty((stop - first, *self.shape[1:]), self.dtype)
+    there = self._store[first:stop].translate_to[0]
+    blocks = list(_blocks(rows.shape, self._chunk))
+    chunk_bytes = math.prod(self._chunk) * self.dtype.itemsize
+    at_once = max(_READING_BYTES // chunk_bytes, 1)
+    for i in range(0, len(blocks), at_once):
+      some = blocks[i : i + at_once]
+      reads = [there[block].read() for block in some]
+      for block, read in zip(some, reads, strict=True):
+        rows[block] = self._result(read)
+    return rows
+
+  def _result(self, read: tensorstore.Future) -> np.ndarray:
+    try:
+      return read.result()
+    except Exception as error:  # TensorStore raises what it likes.
+      raise _unreadable(self._origin, error) from error
+
+
 def write(folder: pathlib.Path, tree: PyTree) -> None:
   """Writes a nested dict of arrays, or of `Lazy` ones, to a new local folder.
 
@@ -56,13 +121,7 @@ def write(folder: pathlib.Path, tree: PyTree) -> None:
   """
   leaves = trees.flatten(tree)
   needed = sum(x.size * np.dtype(x.dtype).itemsize for x in leaves.values())
-  folder.parent.mkdir(parents=True, exist_ok=True)
-  free = shutil.disk_usage(folder.parent).free
-  if needed > free:
-    raise ValueError(
-      f"'{folder}' needs up to {needed / 1e9:.1f} GB; its disk has"
-      f" {free / 1e9:.1f} GB left."
-    )
+  require_space(folder, needed)
   folder = folder.resolve()
   _describe(folder, leaves)
   context = tensorstore.Context()
@@ -141,6 +200,33 @@ def saved(folder: epath.PathLike) -> dict[str, Any]:
   }
 
 
+def stored(
+  folder: epath.PathLike, paths: Iterable[str] | None = None
+) -> dict[str, Stored]:
+  """Arrays of a folder, or of a bucket's folder, by path; none is read yet.
+
+  paths: of those to open; None opens all.
+
+  Raises:
+    ValueError: it is no such folder, or lacks one of the paths.
+  """
+  paths = list(saved(folder) if paths is None else paths)
+  folder, context = absolute(folder), tensorstore.Context()
+  try:
+    about = json.loads((folder / "_METADATA").read_text())
+    driver = "zarr3" if about.get("use_zarr3") else "zarr"
+    opening = {
+      path: tensorstore.open(
+        {"driver": driver, **_place(folder, path)}, open=True, context=context
+      )
+      for path in paths
+    }
+    opened = {path: each.result() for path, each in opening.items()}
+  except Exception as error:  # TensorStore raises what it likes.
+    raise _unreadable(folder, error) from error
+  return {path: Stored(f"{folder}: {path}", x) for path, x in opened.items()}
+
+
 def chunk_shape(
   shape: tuple[int, ...], itemsize: int, by_row: bool
 ) -> tuple[int, ...]:
@@ -178,8 +264,7 @@ def _create(
   chunks = chunk_shape(leaf.shape, dtype.itemsize, by_row)
   spec = {
     "driver": "zarr",
-    "kvstore": {"driver": "ocdbt", "base": f"file://{folder}/"},
-    "path": path.replace("/", "."),
+    **_place(epath.Path(folder), path),
     "metadata": {
       "shape": leaf.shape,
       "chunks": chunks,
@@ -191,6 +276,27 @@ def _create(
   }
   return tensorstore.open(
     spec, create=True, delete_existing=True, context=context
+  )
+
+
+def _place(folder: epath.Path, path: str) -> dict[str, Any]:
+  """Where TensorStore finds an array: the name that Orbax gives it."""
+  base = f"{folder}/" if is_remote(folder) else f"file://{folder}/"
+  return {
+    "kvstore": {"driver": "ocdbt", "base": base},
+    "path": path.replace("/", "."),
+  }
+
+
+def _blocks(
+  shape: tuple[int, ...], steps: tuple[int, ...]
+) -> Iterator[tuple[slice, ...]]:
+  """Parts of an array, of `steps` along its axes."""
+  return itertools.product(
+    *(
+      [slice(i, min(i + step, n)) for i in range(0, n, step)]
+      for n, step in zip(shape, steps, strict=True)
+    )
   )
 
 

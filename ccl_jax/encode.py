@@ -6,9 +6,10 @@
 What is made of a clip is told in `data.encoding`. Codecs are fitted on some of
 the clips, unless --codecs names those of another data set (DIR/codecs), or they
 are learned ones, --config.encode.codec=wan, whose files are named by
---config.encode.weights.video=FILE and so on for audio, vocoder, text and
-tokenizer. The same command goes on where it was interrupted. On several hosts
-each encodes a part: give all of them the same command, with --distributed.
+--config.encode.weights.video=FILE and so on for audio, vocoder, text, tokenizer
+and, if the model is to read CLIP's tokens of an image, image. The same command
+goes on where it was interrupted. On several hosts each encodes a part: give all
+of them the same command, with --distributed.
 
     python -m ccl_jax.encode --decode --input=LATENTS --output=DIR [--num=8]
 
@@ -48,7 +49,9 @@ LEARNED = {
   "audio": "mmaudio",
   "vocoder": "bigvgan",
   "text": "umt5",
+  "image": "clip",
 }
+OPTIONAL = ("image",)
 
 
 def main() -> None:
@@ -103,8 +106,9 @@ def given_codecs(
     return Codecs.load(CODECS.value, layout)
   if settings.codec == "linear":
     return None
-  paths = dict(settings.weights)
-  absent = [name for name in (*LEARNED, "tokenizer") if not paths.get(name)]
+  paths = {name: path for name, path in settings.weights.items() if path}
+  needed = [n for n in (*LEARNED, "tokenizer") if n not in OPTIONAL]
+  absent = [name for name in needed if name not in paths]
   if absent:
     raise ValueError(
       f"encode.codec='{settings.codec}' needs files:"
@@ -113,6 +117,8 @@ def given_codecs(
   from ccl_jax.convert.codecs import open_weights
 
   for name, model in LEARNED.items():
+    if name not in paths:
+      continue
     if share.count > 1 and not cache.exists(paths[name]):
       raise ValueError(
         f"encode.weights.{name}={paths[name]}: several processes need it"
@@ -132,10 +138,14 @@ def given_codecs(
     "tokenizer": paths["tokenizer"],
     "max_length": settings.text_length,
   }
+  image = None
+  if "image" in paths:
+    image = make("clip", layout, {"weights": paths["image"]})
   codecs = Codecs(
     make("wan_video", layout, video),
     make("mmaudio", layout, audio),
     make("umt5", layout, text),
+    image,
   )
   settings.check(codecs)
   return codecs

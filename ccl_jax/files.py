@@ -27,6 +27,17 @@ def absolute(path: epath.PathLike) -> epath.Path:
   return path if is_remote(path) else path.resolve()
 
 
+def require_space(path: pathlib.Path, needed: int) -> None:
+  """Raises ValueError if the disk of a local path has fewer bytes left."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  free = shutil.disk_usage(path.parent).free
+  if needed > free:
+    raise ValueError(
+      f"'{path}' needs up to {needed / 1e9:.1f} GB; its disk has"
+      f" {free / 1e9:.1f} GB left."
+    )
+
+
 def sizes(folder: epath.PathLike) -> dict[str, int]:
   """Relative path -> bytes of every file below a folder."""
   folder = epath.Path(folder)

@@ -4,6 +4,7 @@ No arrays: shapes with shardings are lowered, libtpu compiles, and `cost` reads
 what came out.
 """
 
+import dataclasses
 import functools
 import time
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 
 from ccl_jax.config import build
 from ccl_jax.cost import chips, flops, report
-from ccl_jax.diffusion import guidance, tasks
+from ccl_jax.diffusion import tasks
 from ccl_jax.sampling import Sampling, sample_latents
 from ccl_jax.training import step, topology
 from ccl_jax.training.batch import abstract_batch
@@ -38,7 +39,7 @@ def compile_report(
   shapes = latent_shapes(config)
   began = time.monotonic()
   lower = {"train": lower_train, "sample": lower_sample}[what]
-  lowered, rows, forwards = lower(config, recipe, shapes, task)
+  lowered, rows, useful = lower(config, recipe, shapes, task)
   compiled = topology.compile_for(lowered)
   about = {
     "what": what,
@@ -57,10 +58,7 @@ def compile_report(
     chip=chip,
     mesh=about["mesh"],
     model_flops={
-      part: value * forwards * rows / len(devices)
-      for part, value in flops.forward_flops(
-        recipe.model, flop_shape(recipe, shapes)
-      ).items()
+      part: value * rows / len(devices) for part, value in useful.items()
     },
     num_layers=config["model"]["num_layers"],
     activation=activation_bytes(config, recipe, shapes),
@@ -86,11 +84,12 @@ def latent_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
 
 
 def lower_train(config, recipe: Recipe, shapes, task: str):
-  """(lowered, samples, forward passes that a step is worth)."""
+  """(lowered, samples, useful FLOPs of one by part)."""
   lowered = step.compile_step(recipe).lower(
     abstract_state(recipe), abstract_batch(recipe, shapes)
   )
-  return lowered, recipe.batch, 3
+  useful = flops.train_flops(recipe.model, flop_shape(recipe, shapes))
+  return lowered, recipe.batch, useful
 
 
 def lower_sample(config, recipe: Recipe, shapes, task: str):
@@ -117,8 +116,13 @@ def lower_sample(config, recipe: Recipe, shapes, task: str):
     sampling=sampling,
     layout=layout,
   )
-  passes = guidance.row(sampling.guidance).count
-  return lowered, rows, passes * sampling.steps
+  shape = dataclasses.replace(
+    flop_shape(recipe, shapes),
+    batch=rows,
+    times=shapes["video"][0] if plan.first_frame else 1,
+  )
+  work = sampling.work(plan)
+  return lowered, rows, flops.sample_flops(recipe.model, shape, **work)
 
 
 def activation_bytes(config, recipe: Recipe, shapes) -> int:

@@ -12,7 +12,7 @@ seed, so a result does not depend on what else is in the batch.
 import dataclasses
 import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -22,13 +22,14 @@ from etils import epath
 from flax import nnx
 from jaxtyping import Float, UInt8
 
-from ccl_jax.codecs.bundle import Codecs
+from ccl_jax.codecs.bundle import Codecs, forget
+from ccl_jax.codecs.image_condition import make_image, stack_images
 from ccl_jax.config import build
 from ccl_jax.data import records
 from ccl_jax.data.decoding import ClipShape, Generated, decode
 from ccl_jax.diffusion import flow, guidance, tasks
 from ccl_jax.sampling import Sampling, sample_latents
-from ccl_jax.sharding import ONE_DEVICE, Layout
+from ccl_jax.sharding import ONE_DEVICE, Layout, Rules, axes_of, frozen
 from ccl_jax.training import checkpoint, restore
 from ccl_jax.training.recipe import make_recipe
 from ccl_jax.training.state import abstract_state, state_params
@@ -37,39 +38,81 @@ from ccl_jax.types import PyTree, State
 
 @dataclasses.dataclass
 class Pipeline:
-  """A trained model with its codecs, ready to generate."""
+  """A trained model with its codecs, ready to generate.
+
+  Attributes:
+    params: the model's parameters; None where `read` gives them when they are
+      first wanted.
+    layout: where the model runs, over whose mesh rows go.
+    offload: text encoder, codecs and model are in memory only in turn.
+    model: its section of the config, which says what it is told of images.
+    watch: called at every step of the sampler, with its sigma, from 1 to 0.
+  """
 
   graph: nnx.GraphDef
-  params: PyTree
+  params: PyTree | None
   codecs: Codecs
   shape: ClipShape
   sampling: Sampling
   step: int
   layout: Layout = ONE_DEVICE
+  read: Callable[[], PyTree] | None = None
+  offload: bool = False
+  model: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  watch: Callable[[Any], None] | None = None
 
   @classmethod
   def load(
-    cls, workdir: epath.PathLike, at: int | None = None, average: bool = True
+    cls,
+    workdir: epath.PathLike,
+    at: int | None = None,
+    average: bool = True,
+    *,
+    mesh: Mapping[str, int] | None = None,
+    offload: bool = False,
   ) -> "Pipeline":
     """The newest checkpoint of a workdir, or the one of step `at`.
 
-    average: the moving average of the parameters, else the last ones.
+    Args:
+      average: the moving average of the parameters, else the last ones.
+      mesh: arguments of `sharding.make_mesh` for all devices of this process;
+        None takes the first of them.
+      offload: see `Pipeline`.
 
     Raises:
-      ValueError: no run, no such checkpoint, no codecs.
+      ValueError: no run, no such checkpoint, no codecs, or a mesh that does not
+        fit.
     """
-    workdir, config = epath.Path(workdir), checkpoint.read_config(workdir)
-    recipe = make_recipe(config | {"mesh": {}}, jax.devices()[:1])
+    workdir = epath.Path(workdir)
+    config = frozen(checkpoint.read_config(workdir))  # tuples, as they were
+    devices = jax.local_devices()[: None if mesh else 1]
+    sharding = config["sharding"]
+    # The run's batch need not fit these devices.
+    free = {
+      "mesh": mesh or {},
+      "sharding": sharding | {"params": without_data(sharding["params"])},
+      "batch": len(devices),
+      "accumulate": 1,
+    }
+    recipe = make_recipe(config | free, devices)
     shapes = state_params(abstract_state(recipe))
-    params, at = restore.read_params(workdir, shapes, at, average)
+    _, at = restore.find(workdir, at)
+
+    def read():
+      return restore.read_params(workdir, shapes, at, average)[0]
+
     clip = json.loads((workdir / "clip.json").read_text())
     return cls(
       recipe.graph,
-      params,
-      Codecs.load(workdir / "codecs"),
+      None if offload else read(),
+      Codecs.load(workdir / "codecs", recipe.layout),
       ClipShape(clip["fps"], clip["frames"], tuple(clip["size"])),
       build(Sampling, config["sampling"], "sampling"),
       at,
+      recipe.layout,
+      read,
+      offload,
+      recipe.model,
     )
 
   def __call__(
@@ -77,7 +120,7 @@ class Pipeline:
     task: str,
     prompts: Sequence[str],
     *,
-    negative: str = "",
+    negative: str | Sequence[str] = "",
     images: Sequence[UInt8[np.ndarray, "y x 3"]] | None = None,
     audios: Sequence[Float[np.ndarray, " s"]] | None = None,
     videos: Sequence[UInt8[np.ndarray, "t y x 3"]] | None = None,
@@ -88,6 +131,7 @@ class Pipeline:
 
     Args:
       task: t2av, i2av, t2v, i2v, t2a, a2v or v2a.
+      negative: one for all prompts, or one for each.
       images, audios, videos: one per prompt, where the task takes them; of the
         model's size, rate and length (see `data.media`).
 
@@ -95,23 +139,21 @@ class Pipeline:
       ValueError: an unknown task, or an input that it lacks or cannot take.
     """
     given = self.encode_given(task, len(prompts), images, audios, videos)
+    self.free()
     latents = self.latents(task, prompts, given, negative, seeds, sampling)
     clips = self.decode(latents)
-    plan = tasks.inference_task(task)
-    if "video" in plan.given:
-      clips = [
-        dataclasses.replace(c, video=v)
-        for c, v in zip(clips, videos, strict=True)
-      ]
-    if "audio" in plan.given:
-      clips = [
-        dataclasses.replace(c, audio=a)
-        for c, a in zip(clips, audios, strict=True)
-      ]
-    return clips
+    self.free()
+    came = {"video": videos, "audio": audios}
+    given = tasks.inference_task(task).given
+    return [
+      dataclasses.replace(clip, **{s: came[s][i] for s in given})
+      for i, clip in enumerate(clips)
+    ]
 
-  def encode_given(self, task: str, num: int, images, audios, videos) -> State:
-    """Latents of what the task is given: a first frame or a whole stream."""
+  def encode_given(
+    self, task: str, num: int, images, audios, videos
+  ) -> dict[str, Any]:
+    """Latents of a whole stream, or what makes a clip begin with an image."""
     plan = tasks.inference_task(task)
     needed = {
       "image": plan.first_frame,
@@ -127,38 +169,71 @@ class Pipeline:
         raise ValueError(
           f"{len(got[name])} {name} inputs for {num} prompts: give one each."
         )
+    self.check_given(videos or (), audios or ())
     given, shapes = {}, self.shape.latents(self.codecs)
     if videos is not None:
       given["video"] = self.codecs.video.encode(np.stack(videos))
     if images is not None:
-      frames = np.stack(images)[:, None]
-      given["video"] = self.codecs.video.encode(frames)
+      given |= self.begin_with(stack_images(images, self.shape.size))
     if audios is not None:
       latents = self.codecs.audio.encode(np.stack(audios))
       m, _ = shapes["audio"]
       given["audio"] = np.stack([records.pad(x, m) for x in latents])
     return given
 
+  def check_given(
+    self, videos: Sequence[np.ndarray], audios: Sequence[np.ndarray]
+  ) -> None:
+    """Raises ValueError for what is no clip of this model's."""
+    frames = (self.shape.frames, *self.shape.size, 3)
+    samples = (self.shape.samples(self.codecs),)
+    given = [(x, frames) for x in videos] + [(x, samples) for x in audios]
+    for x, wanted in given:
+      if x.shape != wanted:
+        raise ValueError(
+          f"given {x.shape=}, expected {wanted}: see data.media.read_clip."
+        )
+
+  @property
+  def told(self) -> dict[str, bool]:
+    """Which parts of an `Image` the model is told of, if of any."""
+    video = self.model.get("video") or {}
+    return {
+      "latents": bool(video.get("condition_channels")),
+      "tokens": bool(video.get("image_width")),
+    }
+
+  def begin_with(self, images: UInt8[np.ndarray, "b y x 3"]) -> dict[str, Any]:
+    """What makes clips begin with images: told of them, or their latents."""
+    if not any(self.told.values()):
+      return {"video": self.codecs.video.encode(images[:, None])}
+    frames = self.shape.frames
+    return {"image": make_image(images, self.codecs, frames, **self.told)}
+
   def latents(
     self,
     task: str,
     prompts: Sequence[str],
-    given: State,
-    negative: str = "",
+    given: Mapping[str, Any],
+    negative: str | Sequence[str] = "",
     seeds: Sequence[int] | None = None,
     sampling: Sampling | None = None,
   ) -> State:
     """Sampled latents, stream -> (b, ...), given streams included."""
-    negatives = self.embed([negative])[0]
-    text = self.embed(prompts)
-    return self.sample(task, text, negatives, given, seeds, sampling)
+    negatives = [negative] if isinstance(negative, str) else negative
+    both = self.embed([*prompts, *negatives])
+    text, negatives = both[: len(prompts)], both[len(prompts) :]
+    self.free()
+    made = self.sample(task, text, negatives, given, seeds, sampling)
+    self.free()
+    return made
 
   def sample(
     self,
     task: str,
     text: Float[np.ndarray, "b l d"],
-    negative: Float[np.ndarray, "l d"],
-    given: State,
+    negative: Float[np.ndarray, "*n l d"],
+    given: Mapping[str, Any],
     seeds: Sequence[int] | None = None,
     sampling: Sampling | None = None,
   ) -> State:
@@ -173,20 +248,24 @@ class Pipeline:
     keys = jax.vmap(jax.random.key)(jnp.asarray(list(seeds), jnp.uint32))
     condition = {
       "text": text[whole],
-      "negative": np.broadcast_to(negative, (rows, *negative.shape)),
+      "negative": np.broadcast_to(negative, text.shape)[whole],
     }
+    given = jax.tree.map(lambda x: jnp.asarray(x)[whole], dict(given))
+    if "image" in given:
+      condition["image"] = given.pop("image")
     row = guidance.row(sampling.guidance)
     if any(v.other == "null" for v in row.weights(sampling.scales["video"])):
       condition["null"] = self.null_latents
     made = sample_latents(
-      self.params,
+      self.weights(),
       flow.draw_noise(keys[whole], {s: shapes[s] for s in plan.streams}),
-      {s: jnp.asarray(x)[whole] for s, x in given.items()},
+      given,
       condition,
       graph=self.graph,
       task=task,
       sampling=sampling,
       layout=self.layout,
+      watch=self.watch,
     )
     return {s: x[:num] for s, x in made.items()}
 
@@ -205,15 +284,45 @@ class Pipeline:
     given = {s: clips[s] for s in plan.given}
     if plan.first_frame:
       given["video"] = clips["video"][:, :1]
+    if plan.first_frame and any(self.told.values()):
+      given = self.begin_with(self.codecs.video.decode(given["video"])[:, 0])
     text, null = clips["text"], clips["null_text"]
     return self.sample(task, text, null, given, seeds, sampling)
 
   def embed(self, prompts: Sequence[str]) -> Float[np.ndarray, "b l d"]:
-    """Text embeddings, padded with zeros to the encoder's length."""
+    """Text embeddings, padded with zeros to the encoder's length.
+
+    Raises:
+      ValueError: as `check_prompt`.
+    """
     text = self.codecs.text
+    for prompt in prompts:
+      self.check_prompt(prompt)
     return np.stack(
       [records.pad(x, text.max_length) for x in text.encode_all(prompts)]
     )
+
+  def check_prompt(self, prompt: str) -> None:
+    """Raises ValueError for more tokens than the model reads."""
+    text = self.codecs.text
+    if (found := text.num_tokens(prompt)) > text.max_length:
+      raise ValueError(
+        f"the prompt '{prompt[:40]}...' has {found} tokens; this model reads"
+        f" {text.max_length}: shorten it."
+      )
+
+  def weights(self) -> PyTree:
+    """The model's parameters, read now if they are not there."""
+    if self.params is None:
+      self.params = self.read()
+    return self.params
+
+  def free(self) -> None:
+    """With `offload`, lets go of all weights; their next use reads them."""
+    if self.offload:
+      self.params = None
+      for codec in filter(None, self.codecs):
+        forget(codec)
 
   @functools.cached_property
   def null_latents(self) -> dict[str, np.ndarray]:
@@ -231,3 +340,11 @@ class Pipeline:
     """Pixels and sound of each item; sound is cut to the video's length."""
     latents = {s: np.asarray(x) for s, x in latents.items()}
     return decode(latents, self.codecs, self.shape)
+
+
+def without_data(rules: Rules) -> Rules:
+  """Rules for parameters that every shard of `data` has for itself."""
+  return tuple(
+    (regex, tuple(tuple(a for a in axes_of(x) if a != "data") for x in spec))
+    for regex, spec in rules
+  )

@@ -2,28 +2,32 @@
     --prompt='A red face talks. "a i u" A low voice.' --out=DIR
 
 Tasks: t2av, i2av, t2v, i2v, t2a, a2v, v2a; i2* take --image, a2v --audio, v2a
---video (either may be an mp4). Spoken words stand in quotation marks. A list:
---prompts=FILE.jsonl, one object a line with "prompt" and, as needed, "image",
-"audio", "video", "seed", "name". Each result is NAME.mp4 (NAME.wav for t2a)
-with NAME.json beside it, which says how it was made.
+--video (either may be an mp4). Spoken words stand in quotation marks.
+
+--prompts=FILE.jsonl makes a list of any length (`prompts` says what a line is;
+what it leaves out is taken from the flags), `--batch` at once, over all devices
+of this host; give every host the same command and --distributed, and each makes
+its share. The same command goes on where it was stopped. Results depend on
+their seeds and on neither batch nor devices. A line that cannot be made is told
+and the others go on; the exit code is then 1.
 """
 
 import dataclasses
-import json
+import resource
+import sys
+import typing
 from typing import Any
 
-import numpy as np
+import jax
 import tqdm
 from absl import flags
 from etils import epath
 
-from ccl_jax import command
-from ccl_jax.config import check_keys
-from ccl_jax.data import media
-from ccl_jax.diffusion import tasks
+from ccl_jax import command, distributed, maker, prompts
+from ccl_jax.data.encoding import ALONE, Share
 from ccl_jax.pipeline import Pipeline
 from ccl_jax.sampling import Sampling
-from ccl_jax.training.checkpoint import write_json
+from ccl_jax.training import rates
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Workdir of a training run.")
 OUT = flags.DEFINE_string("out", None, "Folder for the results.")
@@ -38,29 +42,40 @@ SEED = flags.DEFINE_integer("seed", 0, "Of the first prompt; then counted up.")
 STEP = flags.DEFINE_integer(
   "step", None, "Checkpoint; the newest if not given."
 )
-BATCH = flags.DEFINE_integer("batch", 8, "Prompts sampled at once.")
+BATCH = flags.DEFINE_integer(
+  "batch", 8, "Prompts sampled at once.", lower_bound=1
+)
 AVERAGE = flags.DEFINE_bool("ema", True, "Use the parameters' average.")
-GUIDANCE = flags.DEFINE_string("guidance", None, "A row of diffusion.guidance.")
-METHOD = flags.DEFINE_string("method", None, "unipc or euler.")
-STEPS = flags.DEFINE_integer("steps", None, "Sampling steps.")
-SHIFT = flags.DEFINE_float("shift", None, "Shift of the time schedule.")
-VIDEO_SCALE = flags.DEFINE_float("video_scale", None, "Guidance of the video.")
-AUDIO_SCALE = flags.DEFINE_float("audio_scale", None, "Guidance of the sound.")
-CROSS_SCALE = flags.DEFINE_float("cross_scale", None, "Cross-modal guidance.")
+FSDP = flags.DEFINE_integer(
+  "fsdp", 1, "Devices that share the parameters.", lower_bound=1
+)
+CONTEXT = flags.DEFINE_integer(
+  "context", 1, "Devices that share the frames of a clip.", lower_bound=1
+)
+OFFLOAD = flags.DEFINE_bool(
+  "offload", False, "Have text encoder, model and codecs in memory in turn."
+)
+DISTRIBUTED = flags.DEFINE_string(
+  "distributed", "off", "off, auto, or HOST:PORT,PROCESSES,INDEX."
+)
 
-FIELDS = ("prompt", "image", "audio", "video", "seed", "name")
+_SHOWN = 10  # problems that are told once more at the end
 
 
-@dataclasses.dataclass(frozen=True)
-class Item:
-  """One thing to generate; paths are as the user gave them."""
+def define(field: dataclasses.Field) -> flags.FlagHolder:
+  """The flag that overrides a field of `Sampling`."""
+  kinds = {
+    int: flags.DEFINE_integer,
+    float: flags.DEFINE_float,
+    bool: flags.DEFINE_bool,
+    str: flags.DEFINE_string,
+  }
+  options = (field.type, *typing.get_args(field.type))  # float | None
+  make = next(kinds[each] for each in options if each in kinds)
+  return make(field.name, None, "As in the run, if not given; see `Sampling`.")
 
-  prompt: str
-  seed: int
-  name: str
-  image: str | None = None
-  audio: str | None = None
-  video: str | None = None
+
+SAMPLING = [define(field) for field in dataclasses.fields(Sampling)]
 
 
 def generate() -> None:
@@ -69,122 +84,55 @@ def generate() -> None:
   Raises:
     ValueError: anything the user gave that cannot be used, named.
   """
-  task = tasks.inference_task(TASK.value)
-  items = read_items()
-  pipeline = Pipeline.load(WORKDIR.value, STEP.value, AVERAGE.value)
-  sampling = dataclasses.replace(pipeline.sampling, **chosen_sampling())
-  for start in tqdm.trange(0, len(items), BATCH.value, unit="batch"):
-    batch = items[start : start + BATCH.value]
-    results = pipeline(
-      TASK.value,
-      [item.prompt for item in batch],
-      negative=NEGATIVE.value,
-      seeds=[item.seed for item in batch],
-      sampling=sampling,
-      **read_given(task, batch, pipeline),
-    )
-    for item, result in zip(batch, results, strict=True):
-      path = result.save(epath.Path(OUT.value) / item.name)
-      write_json(path.with_suffix(".json"), settings(item, pipeline, sampling))
-      print(path)
+  distributed.initialize(DISTRIBUTED.value)
+  share = ALONE
+  if DISTRIBUTED.value != "off":
+    share = Share(jax.process_index(), jax.process_count())
+  out = epath.Path(OUT.value)
+  maker.clear(out, share)
+  items, problems = read_items()
+  Sampling(**chosen_sampling())  # what is wrong alone is so before we load
+  problems = problems if share.is_lead else []
+  for problem in problems:
+    tell(problem)
+  mine = items[share.index :: share.count]
+  problems += make(mine, out, is_shown=share.is_lead) if mine else []
+  problems = maker.meet(out, share, problems)
+  distributed.shutdown()
+  if share.is_lead:
+    tell(memory())
+  if problems:
+    raise ValueError(summary(problems))
 
 
-def read_items() -> list[Item]:
-  """The single prompt of the flags, or the lines of --prompts."""
+def read_items() -> tuple[list[prompts.Item], list[str]]:
+  """The single prompt of the flags, or the good lines of --prompts.
+
+  And what is wrong with the other lines.
+  """
   if (PROMPT.value is None) == (PROMPTS.value is None):
     raise ValueError("Give either --prompt or --prompts.")
-  given = {"image": IMAGE.value, "audio": AUDIO.value, "video": VIDEO.value}
-  if PROMPT.value is not None:
-    name = f"{TASK.value}_{SEED.value}"
-    return [Item(PROMPT.value, SEED.value, name, **given)]
-  path = epath.Path(PROMPTS.value)
-  if not path.exists():
-    raise ValueError(f"--prompts: there is no file '{path}'.")
-  lines = [line for line in path.read_text().splitlines() if line.strip()]
-  if not lines:
-    raise ValueError(f"--prompts: '{path}' holds no line.")
-  return [parse_line(line, i, given) for i, line in enumerate(lines)]
-
-
-def parse_line(line: str, index: int, given: dict[str, Any]) -> Item:
-  """One line of the list; fields that it lacks come from the flags."""
-  where = f"{PROMPTS.value} line {index + 1}"
-  try:
-    fields = json.loads(line)
-  except json.JSONDecodeError as error:
-    raise ValueError(f"{where}: not JSON ({error}).") from error
-  if not isinstance(fields, dict) or "prompt" not in fields:
-    raise ValueError(f"{where}: expected an object with a 'prompt'.")
-  check_keys(fields, FIELDS, where)
-  seed = SEED.value + index
-  named = {"seed": seed, "name": f"{TASK.value}_{index:04d}"}
-  return Item(**(given | named | fields))
-
-
-def chosen_sampling() -> dict[str, Any]:
-  """Those fields of `Sampling` that the flags override."""
-  values = {
-    "guidance": GUIDANCE.value, "method": METHOD.value, "steps": STEPS.value,
-    "shift": SHIFT.value, "video_scale": VIDEO_SCALE.value,
-    "audio_scale": AUDIO_SCALE.value, "cross_scale": CROSS_SCALE.value,
+  fields = {
+    "task": TASK.value, "negative": NEGATIVE.value, "seed": SEED.value,
+    "image": IMAGE.value, "audio": AUDIO.value, "video": VIDEO.value,
   }  # fmt: skip
-  return {name: value for name, value in values.items() if value is not None}
+  if PROMPTS.value is not None:
+    return prompts.read_list(PROMPTS.value, fields)
+  name = f"{TASK.value}_{SEED.value}"
+  item = prompts.make_item({"prompt": PROMPT.value, "name": name} | fields)
+  return [item], []
 
 
-def read_given(
-  task: tasks.InferenceTask, items: list[Item], pipeline: Pipeline
-) -> dict[str, list[np.ndarray]]:
-  """Images, sounds or videos, as the task needs them, at the model's shape."""
-  wanted = {
-    "image": task.first_frame,
-    "audio": "audio" in task.given,
-    "video": "video" in task.given,
-  }
-  for name, needed in wanted.items():
-    for item in items:
-      if needed != (getattr(item, name) is not None):
-        verb = "needs" if needed else "takes no"
-        raise ValueError(f"Task '{TASK.value}' {verb} --{name} ({item.name}).")
-  readers = {"image": read_image, "audio": read_audio, "video": read_video}
-  return {
-    f"{name}s": [readers[name](getattr(i, name), pipeline) for i in items]
-    for name, needed in wanted.items()
-    if needed
-  }
-
-
-def read_image(path: str, pipeline: Pipeline) -> np.ndarray:
-  """(y, x, 3), scaled and cropped to the model's size."""
-  return media.read_image(path, pipeline.shape.size)
-
-
-def read_audio(path: str, pipeline: Pipeline) -> np.ndarray:
-  """Mono samples of the clip's length."""
-  return read_clip(path, pipeline, need_video=False).audio
-
-
-def read_video(path: str, pipeline: Pipeline) -> np.ndarray:
-  """(t, y, x, 3) at the model's rate and size."""
-  return read_clip(path, pipeline, need_audio=False).video
-
-
-def read_clip(path: str, pipeline: Pipeline, **needs: bool) -> media.Clip:
-  """A clip in the shape that the model was trained on."""
-  shape = pipeline.shape
-  return media.read_clip(
-    path, fps=shape.fps, size=shape.size, frames=shape.frames,
-    sample_rate=pipeline.codecs.audio.sample_rate, **needs,
-  )  # fmt: skip
-
-
-def settings(
-  item: Item, pipeline: Pipeline, sampling: Sampling
-) -> dict[str, Any]:
-  """What the JSON beside a result says."""
-  return dataclasses.asdict(item) | {
-    "task": TASK.value,
-    "negative": NEGATIVE.value,
-    "sampling": dataclasses.asdict(sampling),
+def make(
+  items: list[prompts.Item], out: epath.Path, is_shown: bool
+) -> list[str]:
+  """Makes items; returns what was wrong with some of them."""
+  mesh = {"data": -1, "fsdp": FSDP.value, "context": CONTEXT.value}
+  pipeline = Pipeline.load(
+    WORKDIR.value, STEP.value, AVERAGE.value, mesh=mesh, offload=OFFLOAD.value
+  )
+  sampling = dataclasses.replace(pipeline.sampling, **chosen_sampling())
+  about = {
     "checkpoint": {
       "workdir": WORKDIR.value,
       "step": pipeline.step,
@@ -192,6 +140,36 @@ def settings(
     },
     "fps": pipeline.shape.fps,
   }
+  made = maker.Maker(
+    pipeline, sampling, out, BATCH.value, about, tell, is_shown
+  )
+  return made.run(items)
+
+
+def chosen_sampling() -> dict[str, Any]:
+  """Those fields of `Sampling` that the flags override."""
+  return {flag.name: flag.value for flag in SAMPLING if flag.value is not None}
+
+
+def tell(text: str) -> None:
+  """A line above the progress bar."""
+  tqdm.tqdm.write(text, file=sys.stderr)
+
+
+def summary(problems: list[str]) -> str:
+  """The one problem, or how many there are, and the last of them."""
+  if len(problems) == 1:
+    return problems[0]
+  shown = "\n".join(problems[-_SHOWN:])
+  return f"{len(problems)} prompts could not be made, at last:\n{shown}"
+
+
+def memory() -> str:
+  """The most memory that this process has had."""
+  peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+  text = f"Peak memory: {peak:.2f} GiB of the host"
+  device = rates.memory().get("hbm_peak_gib")
+  return text if device is None else f"{text}, {device:.2f} GiB of a device"
 
 
 if __name__ == "__main__":

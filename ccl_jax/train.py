@@ -153,7 +153,7 @@ def train(config: Mapping[str, Any], workdir: epath.Path) -> None:
           pipeline = Pipeline(
             recipe.graph, state_params(state, average=True),
             Codecs.load(workdir / "codecs"), clip, sampling, done,
-            recipe.layout,
+            recipe.layout, model=recipe.model,
           )  # fmt: skip
           data = config["data"]["path"]
           show_samples(pipeline, held_out, data, workdir, logger)

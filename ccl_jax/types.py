@@ -11,15 +11,17 @@ on it accept either stream alone.
 from typing import NamedTuple
 
 import jax
-from jaxtyping import Array, Bool, Float, Int, PyTree, UInt8
+from jaxtyping import Array, Bool, Float, Int, PyTree, Real, UInt8
 
 __all__ = [
   "STREAMS",
   "Array",
   "Bool",
   "Float",
+  "Image",
   "Int",
   "PyTree",
+  "Real",
   "Route",
   "State",
   "UInt8",
@@ -56,6 +58,19 @@ class Route(NamedTuple):
     return {"video": self.video_is_generated, "audio": self.audio_is_generated}[
       stream
     ]
+
+
+class Image(NamedTuple):
+  """What a video stream is told of an image, as Wan2.1's I2V is; all or part.
+
+  Attributes:
+    latents: mask and latents of a clip that begins with it, (b, f, h, w, 20),
+      channels beside the noisy ones.
+    tokens: CLIP's features, (b, 257, 1280), read beside the text.
+  """
+
+  latents: Float[Array, "b f h w c"] | None = None
+  tokens: Float[Array, "b i w"] | None = None
 
 
 def other(stream: str) -> str:

@@ -6,6 +6,8 @@ import ml_dtypes
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+import tensorstore
+from etils import epath
 
 from ccl_jax import arrays, sharding, trees
 from ccl_jax.arrays import Lazy
@@ -112,3 +114,65 @@ def test_chunks(shape, by_row):
   assert np.prod(chunk) * 4 > 2**23 or chunk == shape
   assert chunk[0] == 1 or not by_row
   assert arrays.chunk_shape((0, 3), 4, by_row) == (1, 3)
+
+
+@pytest.mark.parametrize("budget", [1, 300, 2**31])
+def test_rows_are_read_without_the_rest(folder, tmp_path, monkeypatch, budget):
+  """Of what is written row by row, and of what a mesh wrote: parts of all."""
+  monkeypatch.setattr(arrays, "_ROWS_BYTES", budget)
+  monkeypatch.setattr(arrays, "_READING_BYTES", budget)
+  layout = sharding.Layout(sharding.make_mesh(jax.devices(), fsdp=4, data=2))
+  value = RNG.standard_normal((5, 7, 8)).astype(ml_dtypes.bfloat16)
+  spread = jax.device_put(value, layout.sharding(None, None, ("fsdp", "data")))
+  with ocp.StandardCheckpointer() as checkpointer:
+    checkpointer.save(tmp_path / "there", {"a": {"b": spread}})
+  for found, expected in (
+    (arrays.stored(tmp_path / "there")["a/b"], value),
+    (arrays.stored(folder, ["rows"])["rows"], ROWS),
+  ):
+    assert (found.shape, found.dtype) == (expected.shape, expected.dtype)
+    for i in [*range(len(expected)), 1, 0]:
+      np.testing.assert_array_equal(found[i], expected[i])
+    np.testing.assert_array_equal(found, expected)
+  assert arrays.stored(tmp_path / "there")["a/b"]._chunk == (5, 7, 1)
+
+
+def test_every_array_can_be_opened(folder):
+  found = arrays.stored(folder)
+  assert found.keys() == trees.flatten(EXPECTED).keys()
+  for path, x in trees.flatten(EXPECTED).items():
+    assert found[path].size == x.size
+    np.testing.assert_array_equal(found[path], x)
+
+
+def test_a_chunk_is_read_once(tmp_path, monkeypatch):
+  """As rows are asked for in order, while they fit; then they are let go."""
+  read, reads = arrays.Stored._read, []
+
+  def count(self, first, stop):
+    reads.append((first, stop))
+    return read(self, first, stop)
+
+  monkeypatch.setattr(arrays.Stored, "_read", count)
+  monkeypatch.setattr(arrays, "_ROWS_BYTES", 3 * 8 * 4)
+  with ocp.StandardCheckpointer() as checkpointer:
+    checkpointer.save(tmp_path / "there", {"a": jnp.ones((7, 8))})
+  found = arrays.stored(tmp_path / "there")["a"]
+  assert sum(float(found[i].sum()) for i in range(7)) == 56
+  assert reads == [(0, 3), (3, 6), (6, 7)]
+  assert not found._rows.size
+
+
+def test_what_cannot_be_opened(folder, tmp_path):
+  with pytest.raises(ValueError, match="there' cannot be read"):
+    arrays.stored(folder, ["nothing"])
+  with pytest.raises(ValueError, match="nothing' cannot be read"):
+    arrays.stored(tmp_path / "nothing", ["rows"])
+
+
+def test_places_in_a_bucket():
+  place = arrays._place(epath.Path("gs://bucket/run/default"), "a/b")
+  spec = tensorstore.Spec({"driver": "zarr", **place})
+  assert spec.to_json()["kvstore"]["base"] == {
+    "driver": "gcs", "bucket": "bucket", "path": "run/default/",
+  }  # fmt: skip

@@ -1,4 +1,4 @@
-"""The three codecs of a data set, saved together.
+"""The codecs of a data set, saved together.
 
 A directory holds `codecs.json` (kind and plain settings of each) and
 `codecs.npz` (arrays named "video/mean", "audio/basis", ...). Learned codecs
@@ -11,12 +11,12 @@ of the variance of each latent, N(mean, exp(logvar)); `encode` is its mean.
 import importlib
 import inspect
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from etils import epath
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Real, UInt8
 
 from ccl_jax.files import local_copy, replacing
 from ccl_jax.sharding import ONE_DEVICE, Layout
@@ -29,6 +29,7 @@ KINDS = {
   "wan_video": "ccl_jax.codecs.wan_video:WanVideoCodec",
   "mmaudio": "ccl_jax.codecs.mmaudio:MMAudioCodec",
   "umt5": "ccl_jax.codecs.umt5_text:UMT5TextCodec",
+  "clip": "ccl_jax.codecs.clip:ImageEncoder",
 }
 
 
@@ -49,6 +50,8 @@ class Saved(Protocol):
 class VideoCodec(Saved, Protocol):
   """Pixels <-> latents with mean 0 and deviation about 1 per channel.
 
+  `encode` takes bytes, or numbers on their scale: 127.5 is the grey between.
+
   has_logvar: whether a posterior has a variance, or is its mean only.
   """
 
@@ -65,12 +68,18 @@ class VideoCodec(Saved, Protocol):
   ]: ...
 
   def encode(
-    self, video: UInt8[np.ndarray, "b t y x 3"]
+    self, video: Real[np.ndarray, "b t y x 3"]
   ) -> Float[np.ndarray, "b f h w c"]: ...
 
   def decode(
     self, latents: Float[np.ndarray, "b f h w c"]
   ) -> UInt8[np.ndarray, "b t y x 3"]: ...
+
+  def stream(
+    self, latents: Float[np.ndarray, "b f h w c"]
+  ) -> Iterator[UInt8[np.ndarray, "b t y x 3"]]:
+    """What `decode` gives, a piece of time after the other."""
+    ...
 
 
 @runtime_checkable
@@ -115,32 +124,49 @@ class TextCodec(Saved, Protocol):
   ) -> list[Float[np.ndarray, "_ d"]]: ...
 
 
+@runtime_checkable
+class ImageCodec(Saved, Protocol):
+  """Images -> tokens for a video stream to read."""
+
+  def encode(
+    self, images: UInt8[np.ndarray, "b y x 3"]
+  ) -> Float[np.ndarray, "b i w"]: ...
+
+
 class Codecs(NamedTuple):
-  """What turns clips and prompts into latents, and latents into clips."""
+  """What turns clips and prompts into latents, and latents into clips.
+
+  image: for models that read tokens of an image, and only for sampling.
+  """
 
   video: VideoCodec
   audio: AudioCodec
   text: TextCodec
+  image: ImageCodec | None = None
 
   def equals(self, other: "Codecs") -> bool:
-    """Whether the other's are of the same kinds, settings and arrays."""
+    """Whether the other's are of the same kinds, settings and arrays.
+
+    Not compared is `image`, which makes nothing that is trained on.
+    """
     return all(
       type(a) is type(b)
       and a.settings() == b.settings()
       and a.arrays().keys() == b.arrays().keys()
       and all(np.array_equal(x, b.arrays()[k]) for k, x in a.arrays().items())
-      for a, b in zip(self, other, strict=True)
+      for a, b in zip(self[:3], other[:3], strict=True)
     )
 
   def save(self, path: epath.PathLike) -> None:
     """Writes the directory `path`, whole or not at all."""
+    there = {k: x for k, x in self._asdict().items() if x is not None}
     described = {
       name: {"kind": kind_of(codec), **codec.settings()}
-      for name, codec in self._asdict().items()
+      for name, codec in there.items()
     }
     arrays = {
       f"{name}/{key}": array
-      for name, codec in self._asdict().items()
+      for name, codec in there.items()
       for key, array in codec.arrays().items()
     }
     with replacing(path) as partial:
@@ -167,6 +193,7 @@ class Codecs(NamedTuple):
       **{
         name: _from_saved(name, described[name], arrays, layout)
         for name in cls._fields
+        if name in described or name not in cls._field_defaults
       }
     )
 
@@ -183,6 +210,12 @@ def make(kind: str, layout: Layout, arguments: Mapping[str, Any]) -> Any:
   codec = getattr(importlib.import_module(module), name)
   takes_layout = "layout" in inspect.signature(codec).parameters
   return codec(**arguments, **({"layout": layout} if takes_layout else {}))
+
+
+def forget(codec: Saved) -> None:
+  """Lets go of the weights that a codec has read; its next use reads them."""
+  for name in ("params", "vocoder_params"):
+    vars(codec).pop(name, None)
 
 
 def kind_of(codec: Saved) -> str:

@@ -270,3 +270,10 @@ class ImageEncoder:
       self.params, rows, settings=self.sizes, layout=self.layout
     )
     return np.asarray(features)[:b]
+
+  def settings(self) -> dict[str, str]:
+    """With no arrays, the constructor's arguments."""
+    return {"weights": self.weights}
+
+  def arrays(self) -> dict[str, np.ndarray]:
+    return {}

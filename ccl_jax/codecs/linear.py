@@ -14,12 +14,12 @@ in front, and decoding drops those three. Audio: x is two frames of log-mel.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import scipy.linalg
 from einops import rearrange
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Real, UInt8
 
 from ccl_jax.codecs import mel as mels
 
@@ -77,7 +77,7 @@ class LinearVideoCodec:
     return 1 + frames // _STRIDE[0]
 
   def encode(
-    self, video: UInt8[np.ndarray, "b t y x 3"]
+    self, video: Real[np.ndarray, "b t y x 3"]
   ) -> Float[np.ndarray, "b f h w c"]:
     self.latent_frames(video.shape[1])
     if video.shape[2] % _STRIDE[1] or video.shape[3] % _STRIDE[2]:
@@ -87,7 +87,7 @@ class LinearVideoCodec:
     return _project(self, _patches(video))
 
   def posterior(
-    self, video: UInt8[np.ndarray, "b t y x 3"]
+    self, video: Real[np.ndarray, "b t y x 3"]
   ) -> tuple[Float[np.ndarray, "b f h w c"], None]:
     """Its mean, without a variance."""
     return self.encode(video), None
@@ -95,6 +95,18 @@ class LinearVideoCodec:
   def decode(
     self, latents: Float[np.ndarray, "b f h w c"]
   ) -> UInt8[np.ndarray, "b t y x 3"]:
+    return self._pixels(latents)[:, _STRIDE[0] - 1 :]
+
+  def stream(
+    self, latents: Float[np.ndarray, "b f h w c"]
+  ) -> Iterator[UInt8[np.ndarray, "b t y x 3"]]:
+    """What `decode` gives, a latent frame at a time."""
+    for i in range(latents.shape[1]):
+      video = self._pixels(latents[:, i : i + 1])
+      yield video if i else video[:, _STRIDE[0] - 1 :]
+
+  def _pixels(self, latents):
+    """(b, 4f, y, x, 3) bytes, of which three before the first are filling."""
     _check_channels(self, latents)
     frames, rows, columns = _STRIDE
     video = rearrange(
@@ -104,8 +116,7 @@ class LinearVideoCodec:
       y=rows,
       x=columns,
     )
-    video = np.round(255 * np.clip(video[:, frames - 1 :], 0, 1))
-    return video.astype(np.uint8)
+    return np.round(255 * np.clip(video, 0, 1)).astype(np.uint8)
 
   def arrays(self) -> dict[str, np.ndarray]:
     """What `save` keeps; with `settings`, the constructor's arguments."""
@@ -179,7 +190,7 @@ class LinearAudioCodec:
 
 
 def _patches(
-  video: UInt8[np.ndarray, "b t y x 3"],
+  video: Real[np.ndarray, "b t y x 3"],
 ) -> Float[np.ndarray, "b f h w 768"]:
   """Values in [0, 1]; the first frame comes four times."""
   video = np.concatenate([video[:, :1]] * (_STRIDE[0] - 1) + [video], axis=1)

@@ -17,6 +17,7 @@ with Wan's published m and s. Pixels are in [-1, 1].
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import jax
@@ -230,15 +231,47 @@ def decode(
   `write` is applied to the pixels of each piece.
   """
   model = _model(settings, params, dtype)
-  m, s = jnp.array(settings.mean), jnp.array(settings.deviation)
-
-  def piece(z, seen):
-    past = Past(seen, layout)
-    z = (z.astype(jnp.float32) * s + m).astype(dtype)
-    y = model.decoder(model.post_quant(z), past).astype(jnp.float32)
-    return write(jnp.clip(y, -1, 1)), past.kept
-
+  piece = functools.partial(_decode, model, settings, dtype, layout, write)
   return _in_pieces(piece, latents, 1, chunk)
+
+
+def decode_piece(
+  params: PyTree,
+  latents: Float[Array, "b f h w c"],
+  seen: Frames | None,
+  settings: Settings = PUBLISHED,
+  *,
+  dtype: str = "float32",
+  layout: Layout = ONE_DEVICE,
+  write: Callable[[Array], Array] = lambda x: x,
+) -> tuple[Array, Frames]:
+  """One piece of what `decode` runs, and what it leaves for the next.
+
+  seen: what the piece before left; None at the start of a clip.
+  """
+  model = _model(settings, params, dtype)
+  return _decode(model, settings, dtype, layout, write, latents, seen)
+
+
+def _decode(
+  model: Autoencoder,
+  settings: Settings,
+  dtype: str,
+  layout: Layout,
+  write: Callable[[Array], Array],
+  z: Array,
+  seen: Frames | None,
+) -> tuple[Array, Frames]:
+  m, s = jnp.array(settings.mean), jnp.array(settings.deviation)
+  past = Past(seen, layout)
+  z = model.post_quant((z.astype(jnp.float32) * s + m).astype(dtype))
+  y = model.decoder(z, past).astype(jnp.float32)
+  return write(jnp.clip(y, -1, 1)), past.kept
+
+
+def first_piece(length: int, stride: int, chunk: int) -> int:
+  """Frames of the first piece, so that `chunk` strides are in all others."""
+  return 1 + stride * ((length - 1) // stride % chunk)
 
 
 def _in_pieces(
@@ -248,12 +281,11 @@ def _in_pieces(
   chunk: int,
 ) -> Array:
   """`piece` over 1 + stride k frames, `chunk` times `stride` of them a time."""
-  count, rest = divmod((x.shape[1] - 1) // stride, chunk)
-  first = 1 + stride * rest
+  first = first_piece(x.shape[1], stride, chunk)
   start, seen = piece(x[:, :first], None)
-  if not count:
+  if first == x.shape[1]:
     return start
-  parts = rearrange(x[:, first:], "b (n t) ... -> n b t ...", n=count)
+  parts = rearrange(x[:, first:], "b (n t) ... -> n b t ...", t=stride * chunk)
 
   def body(seen, part):
     y, seen = piece(part, seen)

@@ -13,7 +13,7 @@ numbers and not equal: a tile does not see what is outside.
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -24,7 +24,7 @@ from etils import epath
 from ccl_jax.codecs import cache, wan_vae
 from ccl_jax.codecs.wan_layers import COLUMNS, ROWS
 from ccl_jax.sharding import ONE_DEVICE, Layout, frozen
-from ccl_jax.types import Array, Float, PyTree, UInt8
+from ccl_jax.types import Array, Float, PyTree, Real, UInt8
 
 
 class WanVideoCodec:
@@ -101,15 +101,17 @@ class WanVideoCodec:
     return 1 + frames // stride
 
   def encode(
-    self, video: UInt8[np.ndarray, "b t y x 3"]
+    self, video: Real[np.ndarray, "b t y x 3"]
   ) -> Float[np.ndarray, "b f h w c"]:
     """The posterior's mean."""
     return self.posterior(video)[0]
 
   def posterior(
-    self, video: UInt8[np.ndarray, "b t y x 3"]
+    self, video: Real[np.ndarray, "b t y x 3"]
   ) -> tuple[Float[np.ndarray, "b f h w c"], Float[np.ndarray, "b f h w c"]]:
     """(mean, logvar) of the latents, on their normalised scale.
+
+    video: bytes, or numbers on their scale.
 
     Raises:
       ValueError: frames that are not 1 + 4k, sides that are not multiples of 8,
@@ -130,13 +132,35 @@ class WanVideoCodec:
     self, latents: Float[np.ndarray, "b f h w c"]
   ) -> UInt8[np.ndarray, "b t y x 3"]:
     """Raises ValueError for other channels, as `posterior` for columns."""
-    if latents.shape[-1] != self.channels:
-      raise ValueError(
-        f"{latents.shape=}: this codec has {self.channels} channels."
-      )
+    self._check_channels(latents)
     run = functools.partial(decode, **self._options())
     video = self._in_tiles(run, latents, 1, self.stride[1])
-    return np.round(video).astype(np.uint8)
+    return np.round(video).astype(np.uint8) if self.tile else video
+
+  def stream(
+    self, latents: Float[np.ndarray, "b f h w c"]
+  ) -> Iterator[UInt8[np.ndarray, "b t y x 3"]]:
+    """What `decode` gives, a piece of time at once; in tiles, all at once.
+
+    Raises:
+      ValueError: as `decode`.
+    """
+    if self.tile:
+      yield self.decode(latents)
+      return
+    self._check_channels(latents)
+    options = self._options()
+    chunk = options.pop("chunk")
+    start, seen, done = 0, None, None
+    first = wan_vae.first_piece(latents.shape[1], 1, chunk)
+    for stop in range(first, latents.shape[1] + 1, chunk):
+      part = self._put(latents[:, start:stop], 1)
+      video, seen = decode_piece(self.params, part, seen, **options)
+      # The device works on this piece while the one before is used.
+      if done is not None:
+        yield np.asarray(done)[: len(latents)]
+      start, done = stop, video
+    yield np.asarray(done)[: len(latents)]
 
   def settings(self) -> dict[str, Any]:
     """With no arrays, the constructor's arguments."""
@@ -157,6 +181,12 @@ class WanVideoCodec:
     return dict(
       settings=self.model, dtype=dtype, chunk=self.chunk, layout=self.layout
     )
+
+  def _check_channels(self, latents: np.ndarray) -> None:
+    if latents.shape[-1] != self.channels:
+      raise ValueError(
+        f"{latents.shape=}: this codec has {self.channels} channels."
+      )
 
   def _check_tiles(self) -> None:
     side = self.stride[1]
@@ -180,17 +210,19 @@ class WanVideoCodec:
     return in_tiles(call, x, tile, overlap, unit, scale)
 
   def _on_mesh(self, run: Callable, unit: int, x: np.ndarray) -> np.ndarray:
-    """`run(params, x)`; rows that the mesh does not divide are filled up."""
+    """`run(params, x)` as a numpy array."""
+    return np.asarray(run(self.params, self._put(x, unit)))[: len(x)]
+
+  def _put(self, x: np.ndarray, unit: int) -> Array:
+    """x on the devices; rows that the mesh does not divide are filled up."""
     rows, columns = self.layout.size(ROWS), self.layout.size(COLUMNS)
     if x.shape[3] // unit % columns:
       raise ValueError(
         f"{x.shape=}: a width of {x.shape[3] // unit} latents cannot be split"
         f" {columns} ways over {COLUMNS}. Change the mesh, or the size."
       )
-    count = len(x)
-    x = np.concatenate([x, np.repeat(x[-1:], -count % rows, axis=0)])
-    x = jax.device_put(x, self.layout.sharding(ROWS, None, None, COLUMNS))
-    return np.asarray(run(self.params, x))[:count]
+    x = np.concatenate([x, np.repeat(x[-1:], -len(x) % rows, axis=0)])
+    return jax.device_put(x, self.layout.sharding(ROWS, None, None, COLUMNS))
 
 
 def in_tiles(
@@ -242,7 +274,7 @@ def _ramp(length: int, overlap: int) -> Float[np.ndarray, " n"]:
   return np.minimum(np.minimum(distance, distance[::-1]) / overlap, 1)
 
 
-def from_bytes(x: UInt8[Array, " *b"]) -> Float[Array, " *b"]:
+def from_bytes(x: Real[Array, " *b"]) -> Float[Array, " *b"]:
   """0..255 as [-1, 1]."""
   return x.astype(jnp.float32) / 127.5 - 1
 
@@ -266,3 +298,10 @@ def posterior(params: PyTree, video: Array, **options) -> Array:
 )
 def decode(params: PyTree, latents: Array, **options) -> Array:
   return wan_vae.decode(params, latents, write=to_bytes, **options)
+
+
+@functools.partial(jax.jit, static_argnames=("settings", "dtype", "layout"))
+def decode_piece(
+  params: PyTree, latents: Array, seen: tuple[Array, ...] | None, **options
+) -> tuple[Array, tuple[Array, ...]]:
+  return wan_vae.decode_piece(params, latents, seen, write=to_bytes, **options)

@@ -24,7 +24,7 @@ from ccl_jax.convert import umt5 as umt5_tables
 from ccl_jax.convert import wan_vae as wan_vae_tables
 from ccl_jax.convert.load import lazy
 from ccl_jax.convert.rules import Table
-from ccl_jax.convert.sources import Tensors, open_tensors
+from ccl_jax.convert.sources import Tensors, local_path, open_tensors
 from ccl_jax.types import PyTree
 
 
@@ -229,7 +229,7 @@ def locate(path: epath.PathLike, names: tuple[str, ...]) -> pathlib.Path:
   Raises:
     ValueError: nothing there.
   """
-  path = pathlib.Path(path)
+  path = local_path(path)
   if not path.exists():
     raise ValueError(f"No file or folder '{path}'.")
   inside = [path / name for name in names if (path / name).exists()]

@@ -1,27 +1,26 @@
-"""Wan2.1's weights as a workdir that training starts from.
+"""Diffusion transformers of PyTorch as workdirs that training starts from.
 
     config.initial.sources = (("video/.*", DIR),)
 
-reads the video stream from it. It has one checkpoint, of step 0, whose
-parameters are those of the video stream; and `about.json`.
+reads the video stream from DIR, which was made of Wan2.1's files. What was made
+of an export of ours has the parameters of that model; and where it came from a
+run, the config, clip and codecs of that, which the pipeline starts from.
 """
 
-import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 from etils import epath
 
-from ccl_jax import arrays, trees
-from ccl_jax.convert import rules, wan
+from ccl_jax import trees
+from ccl_jax.convert import ccl, export, rules, runs, wan
 from ccl_jax.convert.load import lazy
-from ccl_jax.convert.sources import Tensors, open_tensors
+from ccl_jax.convert.sources import Tensors, local_path, open_tensors
 from ccl_jax.files import replacing
-from ccl_jax.training import restore
+from ccl_jax.models import joint
 
-ITEM = "default"  # what training.restore calls the arrays of a checkpoint
-_FOLDER = "transformer"  # of diffusers' repositories
+_FOLDER = export.FOLDER  # of diffusers' repositories
 
 
 def from_torch(
@@ -42,9 +41,9 @@ def from_torch(
   """
   if size is not None and size not in sizes:
     raise ValueError(f"{size=}: expected one of {', '.join(sizes)}.")
-  path = pathlib.Path(path)
+  path = local_path(path)
   tensors = open_tensors(path / _FOLDER if _is_repository(path) else path)
-  wan.check_kind(tensors)
+  wan.check_one_image(tensors)
   size, layout = _choose(
     tensors, sizes if size is None else {size: sizes[size]}
   )
@@ -60,10 +59,32 @@ def from_torch(
     "source": str(path.resolve()),
   }
   with replacing(output) as partial:
-    step = partial / "checkpoints" / "0"
-    arrays.write(step / ITEM, {"trainable": params})
-    restore.record_files(epath.Path(step))
-    (partial / "about.json").write_text(json.dumps(about, indent=2) + "\n")
+    runs.write(partial, 0, params, about)
+  return about
+
+
+def from_export(path: epath.PathLike, output: epath.PathLike) -> dict[str, Any]:
+  """Writes the workdir of what `export.to_torch` wrote; returns its `about`.
+
+  Raises:
+    ValueError: it is no such folder, or damaged; or too little space.
+  """
+  path = local_path(path)
+  config = export.read_config(path)
+  model = {k: v for k, v in config.items() if k not in export.ADDED}
+  tensors, shapes = open_tensors(path / _FOLDER), joint.describe(model)[1]
+  params = lazy(tensors, ccl.table(model), shapes)
+  about = {
+    "model": "ccl",
+    "settings": model,
+    "layout": "ccl",
+    "parameters": trees.count(shapes),
+    "licence": "see README.md of the source",
+    "source": str(path.resolve()),
+  }
+  with replacing(output) as partial:
+    runs.copy_kept(path / export.RUN, partial)
+    runs.write(partial, config["step"], params, about)
   return about
 
 

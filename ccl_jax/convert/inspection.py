@@ -14,7 +14,6 @@ from etils import epath
 
 from ccl_jax import arrays
 from ccl_jax.codecs import cache
-from ccl_jax.convert.dit import ITEM
 from ccl_jax.convert.sources import open_tensors
 from ccl_jax.training import restore
 
@@ -53,7 +52,7 @@ def contents(path: epath.PathLike) -> tuple[Mapping[str, Any], dict[str, str]]:
       raise ValueError(f"'{path}/checkpoints' holds no finished checkpoint.")
     about["steps"] = f"{', '.join(map(str, found))}; shown is {found[-1]}"
     path = path / "checkpoints" / str(found[-1])
-  for folder in (path, path / ITEM, path / cache.ARRAYS):
+  for folder in (path, path / restore.ITEM, path / cache.ARRAYS):
     if (folder / "_METADATA").exists():
       return arrays.saved(folder), about
   tensors = open_tensors(path)

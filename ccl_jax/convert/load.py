@@ -86,6 +86,27 @@ def dump(params: PyTree, table: Table) -> Iterator[tuple[str, np.ndarray]]:
     yield from zip(piece.theirs, arrays, strict=True)
 
 
+def dumped_shapes(
+  params: PyTree, table: Table, dtype: np.dtype
+) -> dict[str, jax.ShapeDtypeStruct]:
+  """What `dump` makes, in its order, cast to `dtype`; reads no array.
+
+  Args:
+    params: nested dict of what has a shape.
+
+  Raises:
+    ValueError: a parameter without a rule.
+  """
+  leaves = trees.flatten(params)
+  return {
+    name: jax.ShapeDtypeStruct(shape, dtype)
+    for piece in rules.derive(table, leaves)
+    for name, shape in zip(
+      piece.theirs, rules.shapes_of_theirs(piece, leaves), strict=True
+    )
+  }
+
+
 def convert(tensors: Tensors, path: str, piece: Piece) -> np.ndarray:
   """What a piece makes for one of its parameters, or one row of it."""
   arrays = piece.layout.to_ours(*(tensors.read(n) for n in piece.theirs))

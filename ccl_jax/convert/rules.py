@@ -218,22 +218,28 @@ def shapes_of_ours(piece: Piece, theirs: Shapes) -> list[tuple[int, ...]]:
   Raises:
     ValueError: it does not apply to such shapes.
   """
-  return list(
-    _made_shapes(
-      piece.layout, tuple(tuple(theirs[n].shape) for n in piece.theirs)
-    )
-  )
+  shapes = tuple(tuple(theirs[n].shape) for n in piece.theirs)
+  try:
+    return list(_made_shapes(piece.layout.to_ours, shapes))
+  except Exception as error:  # einops and numpy each raise their own.
+    reason = str(error).strip().splitlines()[-1].strip()
+    raise ValueError(f"{piece.layout.name} does not apply: {reason}") from error
+
+
+def shapes_of_theirs(piece: Piece, ours: Shapes) -> list[tuple[int, ...]]:
+  """Shapes that the way back makes of ours."""
+  skipped = 0 if piece.row is None else 1
+  shapes = tuple(tuple(ours[path].shape)[skipped:] for path in piece.ours)
+  return list(_made_shapes(piece.layout.to_theirs, shapes))
 
 
 @functools.lru_cache(4096)
-def _made_shapes(layout: Layout, shapes: tuple) -> tuple[tuple[int, ...], ...]:
+def _made_shapes(
+  make: Callable[..., tuple[np.ndarray, ...]], shapes: tuple
+) -> tuple[tuple[int, ...], ...]:
   # One number seen as a whole array: a transposition of it takes no memory.
   arrays = [np.broadcast_to(np.ones((), np.float32), s) for s in shapes]
-  try:
-    return tuple(x.shape for x in layout.to_ours(*arrays))
-  except Exception as error:  # einops and numpy each raise their own.
-    reason = str(error).strip().splitlines()[-1].strip()
-    raise ValueError(f"{layout.name} does not apply: {reason}") from error
+  return tuple(x.shape for x in make(*arrays))
 
 
 def _misfits(pieces: list[Piece], theirs: Shapes, ours: Shapes) -> list[str]:

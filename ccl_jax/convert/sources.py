@@ -23,11 +23,13 @@ import ml_dtypes
 import numpy as np
 from etils import epath
 
+from ccl_jax.files import is_remote
+
 _TORCH = (".pth", ".pt", ".bin", ".ckpt")
 _MAPPED_BYTES = 2**28
 _CODE = re.compile(r"GLOBAL (\S+)")
 _NESTED = ("state_dict", "model", "generator", "module")
-_KINDS = {
+KINDS = {
   "F64": np.float64, "F32": np.float32, "F16": np.float16,
   "BF16": ml_dtypes.bfloat16, "F8_E4M3": ml_dtypes.float8_e4m3fn,
   "F8_E5M2": ml_dtypes.float8_e5m2, "I64": np.int64, "I32": np.int32,
@@ -71,14 +73,27 @@ def from_torch(state: Mapping[str, Any], origin: str = "memory") -> Tensors:
   return Tensors(origin, shapes, lambda name: _to_numpy(state[name]))
 
 
+def local_path(path: epath.PathLike) -> pathlib.Path:
+  """The path of files that can be mapped.
+
+  Raises:
+    ValueError: they are in a bucket.
+  """
+  if is_remote(path):
+    raise ValueError(
+      f"'{path}' is in a bucket: copy it to a disk first, weights are mapped."
+    )
+  return pathlib.Path(path)
+
+
 def open_tensors(path: epath.PathLike) -> Tensors:
   """The arrays of a file or folder, unread.
 
   Raises:
-    ValueError: no such file, not such a file, cut short, a pickle with code,
-      an index that its shards do not fit.
+    ValueError: no such file, one in a bucket, not such a file, cut short, a
+      pickle with code, an index that its shards do not fit.
   """
-  path = pathlib.Path(path)
+  path = local_path(path)
   if path.is_dir():
     return _open_folder(path)
   if not path.exists():
@@ -133,7 +148,7 @@ def _open_safetensors(path: pathlib.Path) -> Tensors:
 
 
 def _slice_shape(part: Any) -> jax.ShapeDtypeStruct:
-  return jax.ShapeDtypeStruct(tuple(part.get_shape()), _KINDS[part.get_dtype()])
+  return jax.ShapeDtypeStruct(tuple(part.get_shape()), KINDS[part.get_dtype()])
 
 
 def _open_torch(path: pathlib.Path) -> Tensors:

@@ -1,4 +1,4 @@
-"""Wan2.1's text-to-video transformer, and the video stream of ours.
+"""Wan2.1's transformer, text- or image-to-video, and the video stream of ours.
 
 Tables for its two published layouts: Wan-AI's own files, and diffusers'
 WanTransformer3DModel (the `transformer` folder). Both hold the same arrays.
@@ -31,6 +31,11 @@ SIZES = {
     video=dict(width=1536, ffn=8960, heads=12, channels=16, patch=2),
   ),
 }
+_TOLD_OF_IMAGES = dict(condition_channels=20, image_width=1280)
+SIZES |= {
+  f"{size}-i2v": {**model, "video": {**model["video"], **_TOLD_OF_IMAGES}}
+  for size, model in SIZES.items()
+}
 
 # Linear layers by our name: Wan's, diffusers'.
 _OUTSIDE = {
@@ -46,10 +51,24 @@ _OUTSIDE = {
   ),
   "time_rows": ("time_projection.1", "condition_embedder.time_proj"),
   "head": ("head.head", "proj_out"),
+  "image/mlp/up": (
+    "img_emb.proj.1",
+    "condition_embedder.image_embedder.ff.net.0.proj",
+  ),
+  "image/mlp/down": (
+    "img_emb.proj.3",
+    "condition_embedder.image_embedder.ff.net.2",
+  ),
+}
+_IMAGE_NORMS = {
+  "norm_in": ("img_emb.proj.0", "condition_embedder.image_embedder.norm1"),
+  "norm_out": ("img_emb.proj.4", "condition_embedder.image_embedder.norm2"),
 }
 _BLOCK = {
   "ffn/up": ("ffn.0", "ffn.net.0.proj"),
   "ffn/down": ("ffn.2", "ffn.net.2"),
+  "image/k": ("cross_attn.k_img", "attn2.add_k_proj"),
+  "image/v": ("cross_attn.v_img", "attn2.add_v_proj"),
 }
 _ATTENTIONS = {
   "self_attention": ("self_attn", "attn1"),
@@ -64,6 +83,7 @@ _PROJECTIONS = {
 # Arrays with a name of their own.
 _TEXT_NORM = ("norm3", "norm2")
 _MODULATION = ("modulation", "scale_shift_table")
+_IMAGE_KEY_NORM = ("cross_attn.norm_k_img", "attn2.norm_added_k")
 _HEAD_MODULATION = ("head.modulation", "scale_shift_table")
 
 
@@ -90,14 +110,13 @@ def param_shapes(settings: Mapping[str, Any]) -> PyTree:
   return joint.describe({**settings, **alone})[1]
 
 
-def check_kind(tensors: Tensors) -> None:
-  """Raises ValueError for files of the image-to-video model."""
-  branch = ("img_emb.", "condition_embedder.image_embedder.")
-  if any(name.startswith(branch) for name in tensors.shapes):
+def check_one_image(tensors: Tensors) -> None:
+  """Raises ValueError for files of the model that is told of two images."""
+  positions = ("img_emb.emb_pos", "condition_embedder.image_embedder.pos_embed")
+  if found := [name for name in positions if name in tensors.shapes]:
     raise ValueError(
-      f"'{tensors.origin}' is an image-to-video model: its image branch has no"
-      " place in ours. Take the text-to-video one; images are given to it as a"
-      " first frame."
+      f"'{tensors.origin}' has {found[0]}: it is the model of a first and"
+      " a last frame (FLF2V), which ours is not. Take Wan2.1's T2V or I2V."
     )
 
 
@@ -114,21 +133,27 @@ def _table(which: int, head_size: int, patch: int) -> Table:
   ]
   for ours, theirs in _OUTSIDE.items():
     rules += _linear(theirs[which], f"video/{ours}")
+  for ours, theirs in _IMAGE_NORMS.items():
+    rules += _norm(theirs[which], f"video/image/{ours}")
   block, our_block = "blocks.{layer}", "video/blocks"
   for ours, theirs in _BLOCK.items():
     rules += _linear(f"{block}.{theirs[which]}", f"{our_block}/{ours}")
   for ours, theirs in _ATTENTIONS.items():
-    rules += _attention(
+    rules += attention(
       f"{block}.{theirs[which]}",
       f"{our_block}/{ours}",
       which,
       turned if ours == "self_attention" else SAME,
     )
-  norm = f"{block}.{_TEXT_NORM[which]}"
+  rules += _norm(f"{block}.{_TEXT_NORM[which]}", f"{our_block}/text_norm")
   rules += [
     Rule(f"{block}.{_MODULATION[which]}", f"{our_block}/modulation", _ROWS),
-    Rule(f"{norm}.weight", f"{our_block}/text_norm/scale"),
-    Rule(f"{norm}.bias", f"{our_block}/text_norm/bias"),
+    Rule(
+      f"{block}.{_IMAGE_KEY_NORM[which]}.weight",
+      f"{our_block}/image/norm_k/scale",
+    ),
+    # In some files of diffusers, and never used.
+    Rule("blocks.{i}.attn2.norm_added_q.weight", ()),
   ]
   return tuple(rules)
 
@@ -141,8 +166,19 @@ def _linear(theirs: str, ours: str, order: Layout = SAME) -> list[Rule]:
   ]
 
 
-def _attention(theirs: str, ours: str, which: int, order: Layout) -> list[Rule]:
-  """order: of the channels of queries and keys."""
+def _norm(theirs: str, ours: str) -> list[Rule]:
+  return [
+    Rule(f"{theirs}.weight", f"{ours}/scale"),
+    Rule(f"{theirs}.bias", f"{ours}/bias"),
+  ]
+
+
+def attention(theirs: str, ours: str, which: int, order: Layout) -> list[Rule]:
+  """Rules of `layers.Projections`.
+
+  which: 0 for Wan's names, 1 for diffusers'; order: of the channels of queries
+  and keys.
+  """
   rules = []
   for name, there in _PROJECTIONS.items():
     own = order if name in "qk" else SAME

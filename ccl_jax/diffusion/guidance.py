@@ -19,20 +19,27 @@ static video or a muted sound that drives this one as a reference at t = 0; it
 differs for the two outputs, so it takes two passes. Collecting terms gives each
 variant one weight: v = sum_k w_k v_k, hence ucg2 with s = 1 is v(c,x) exactly.
 
-All passes run as one forward of p times the batch. They are interleaved sample
-by sample, (b p), so that a batch sharded over devices stays where it is.
+Scales of 4 make v larger than any velocity of the data. With a rescale of r,
+and std over all that is generated of a sample's stream (Lin et al. 2023, arXiv
+2305.08891, section 3.4):
+
+    v <- (1 - r) v + r v std(v(c,x)) / std(v)                              (1)
+
+Passes run as one forward of p times the batch, interleaved sample by sample,
+(b p), so that a batch sharded over devices stays where it is; or in sequence.
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from ccl_jax.diffusion import flow
 from ccl_jax.diffusion.flow import Velocity
-from ccl_jax.types import Route, State, other
+from ccl_jax.types import Array, State, other
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,27 @@ class Variant:
   text: str
   other: str
 
+  @property
+  def source(self) -> str:
+    """Which key of the condition holds the text."""
+    return {"prompt": "text", "negative": "negative"}[self.text]
+
+  @property
+  def reference(self) -> tuple[str, str] | None:
+    """What a reference stream runs on, if this reads one.
+
+    Its text's key in the condition, and its latents: "given" or "null".
+    """
+    latents = {"seen": "given", "null": "null"}.get(self.other)
+    return latents and (self.source, latents)
+
+
+class Pass(NamedTuple):
+  """One run of the model: a variant and, if that nulls a stream, which one."""
+
+  variant: Variant
+  nulled: str | None = None
+
 
 @dataclass(frozen=True)
 class Row:
@@ -62,10 +90,17 @@ class Row:
   terms: tuple[tuple[str, Variant, Variant, float], ...] = ()
 
   @property
-  def count(self) -> int:
-    """How many distinct variants, hence forward passes."""
+  def variants(self) -> tuple[Variant, ...]:
+    """The distinct variants, in the order of `weights`."""
     pairs = [variant for _, *pair, _ in self.terms for variant in pair]
-    return len({self.base, *pairs})
+    return tuple(dict.fromkeys([self.base, *pairs]))
+
+  def passes(self, stream: str) -> tuple[Pass, ...]:
+    """What has to run for one stream's output."""
+    return tuple(
+      Pass(v, other(stream) if v.other == "null" else None)
+      for v in self.variants
+    )
 
   def weights(self, scales: Mapping[str, Any]) -> dict[Variant, Any]:
     """Weight of each distinct variant, for one stream's `scales` by name."""
@@ -102,86 +137,132 @@ def row(name: str) -> Row:
   return ROWS[name]
 
 
+def passes(row: Row, streams: Sequence[str]) -> tuple[Pass, ...]:
+  """The distinct passes for the outputs of all `streams`."""
+  return tuple(dict.fromkeys(p for s in streams for p in row.passes(s)))
+
+
+def references(row: Row) -> tuple[tuple[str, str], ...]:
+  """What a reference has to run on, for this row and for the plain v(c,x)."""
+  found = dict.fromkeys(v.reference for v in (CX, *row.variants))
+  return tuple(reference for reference in found if reference)
+
+
 def guided(
-  velocity: Velocity, row: Row, scales: Mapping[str, Mapping[str, Any]]
+  velocity: Velocity,
+  row: Row,
+  scales: Mapping[str, Mapping[str, Any]],
+  *,
+  batched: bool = True,
+  rescale: float = 0.0,
 ) -> Velocity:
   """A velocity function that runs the row's variants and adds them up.
 
   Args:
-    velocity: called once, with a batch of p samples for each one, float32
-      state, times, and `{"text": (b p, l, d), "route": Route of (b p,)}`.
+    velocity: called with float32 state, times and a condition: `{"text":
+      (b p, l, d), "route": Route of (b p,), "variants": those of the p passes
+      in their order}`, and what else the condition below holds, p times.
     row: from ROWS or your own.
     scales: stream -> {"scale": s, "text": s_t, "cross": s_m}, those that the
       row names.
+    batched: all passes in one call; else a call for each, with p = 1: slower,
+      in the memory of one pass.
+    rescale: r of eq. 1; a row of your own then needs v(c,x).
 
   Returns:
     velocity'(state, t, condition) with the condition `{"text": (b, l, d),
     "negative": (b, l, d), "route": Route}` (`negative` only where the row needs
-    it), and for a null variant `"null"`: latents of both streams that broadcast
-    to the state. ValueError if something needed is missing.
+    it); for a null variant `"null"`: latents of both streams that broadcast
+    to the state; and `"held"`: names of reference streams that are not in the
+    state because `velocity` has them. ValueError if something is missing.
   """
 
   def guided_velocity(state: State, t: State, condition: dict) -> State:
-    weights = {s: row.weights(scales[s]) for s in state}
-    # A pass is a variant and, if that nulls a stream, which one.
-    passes = {
-      s: [(v, other(s) if v.other == "null" else None) for v in weights[s]]
-      for s in state
-    }
-    distinct = list(dict.fromkeys(p for s in state for p in passes[s]))
-    inputs = [_variant(*p, state, t, condition) for p in distinct]
-    outputs = velocity(*jax.tree.map(_interleave, *inputs))
-    parts = {
-      s: dict(zip(distinct, _separate(outputs[s], len(distinct)), strict=True))
-      for s in state
-    }
-    return {
-      s: sum(
-        w * parts[s][p]
-        for w, p in zip(weights[s].values(), passes[s], strict=True)
-      )
-      for s in state
-    }
+    distinct = passes(row, tuple(state))
+    inputs = [_inputs(p, state, t, condition) for p in distinct]
+    variants = tuple(p.variant for p in distinct)
+    run = _run_batched if batched else _run_in_turn
+    parts = dict(zip(distinct, run(velocity, inputs, variants), strict=True))
+    result = {}
+    for s in state:
+      weights = row.weights(scales[s]).values()
+      own = zip(weights, row.passes(s), strict=True)
+      result[s] = sum(w * parts[p][s] for w, p in own)
+      if rescale:
+        plain, mask = parts[Pass(CX)][s], flow.expand(t[s], state[s].ndim) > 0
+        ratio = _std(plain, mask) / jnp.maximum(_std(result[s], mask), 1e-12)
+        result[s] = result[s] * (1 - rescale + rescale * ratio)
+    return result
 
   return guided_velocity
 
 
-def _variant(
-  variant: Variant, nulled: str | None, state: State, t: State, condition: dict
-):
+def _run_batched(velocity, inputs, variants) -> list[State]:
+  state, t, condition = jax.tree.map(_interleave, *inputs)
+  outputs = velocity(state, t, condition | {"variants": variants})
+  parts = {s: _separate(x, len(inputs)) for s, x in outputs.items()}
+  return [{s: parts[s][i] for s in parts} for i in range(len(inputs))]
+
+
+def _run_in_turn(velocity, inputs, variants) -> list[State]:
+  outputs = [
+    velocity(state, t, condition | {"variants": (variant,)})
+    for (state, t, condition), variant in zip(inputs, variants, strict=True)
+  ]
+  return jax.tree.map(lambda x: x.astype(jnp.float32), outputs)
+
+
+def _inputs(run: Pass, state: State, t: State, condition: dict):
   """Inputs (state, t, condition) of one pass."""
+  variant, nulled = run
   route = condition["route"]
-  source = {"prompt": "text", "negative": "negative"}[variant.text]
-  needed = [source] + ["null"] * (nulled is not None)
-  for key in needed:
-    if key not in condition:
-      raise ValueError(f"This guidance needs condition['{key}'], got none.")
   if nulled is not None:
-    state, t, route = _null(nulled, state, t, route, condition["null"])
+    state, t, route = _null(nulled, state, t, condition)
   elif variant.other == "context":
     none = jnp.zeros_like(route.exchanges)
     route = route._replace(video_sees_audio=none, audio_sees_video=none)
   elif variant.other == "dropped":
     route = route._replace(exchanges=jnp.zeros_like(route.exchanges))
-  return state, t, {"text": condition[source], "route": route}
+  own = {"text", "negative", "null", "held"}
+  shared = {key: x for key, x in condition.items() if key not in own}
+  text = required(condition, variant.source)
+  return state, t, shared | {"text": text, "route": route}
 
 
-def _null(stream: str, state: State, t: State, route: Route, null: State):
+def required(condition: dict, key: str) -> Any:
+  """condition[key]; ValueError if it is not there."""
+  if key not in condition:
+    raise ValueError(f"This guidance needs condition['{key}'], got none.")
+  return condition[key]
+
+
+def _null(stream: str, state: State, t: State, condition: dict):
   """Makes `stream` a reference at t = 0 that holds the null latents."""
+  null, route = required(condition, "null"), condition["route"]
+  none = jnp.zeros_like(route.exchanges)
+  route = route._replace(
+    **{f"{stream}_is_generated": none, f"{stream}_sees_{other(stream)}": none}
+  )
+  if stream in condition.get("held", ()):
+    return state, t, route
   if stream not in state:
     raise ValueError(
       f"This guidance replaces the {stream}, but the state has only"
       f" {sorted(state)}. Use another row for a stream alone."
     )
-  none = jnp.zeros_like(route.exchanges)
   latents = jnp.broadcast_to(null[stream], state[stream].shape)
-  return (
-    state | {stream: latents},
-    t | {stream: jnp.zeros_like(t[stream])},
-    route._replace(
-      **{f"{stream}_is_generated": none, f"{stream}_sees_{other(stream)}": none}
-    ),
-  )
+  t = t | {stream: jnp.zeros_like(t[stream])}
+  return state | {stream: latents}, t, route
+
+
+def _std(x: Array, mask: Array) -> Array:
+  """Standard deviation of each sample where `mask`, (b, 1, ...)."""
+  axes = tuple(range(1, x.ndim))
+  mask = jnp.broadcast_to(mask, x.shape)
+  count = jnp.maximum(jnp.sum(mask, axes, keepdims=True), 1)
+  mean = jnp.sum(jnp.where(mask, x, 0), axes, keepdims=True) / count
+  square = jnp.where(mask, jnp.square(x - mean), 0)
+  return jnp.sqrt(jnp.sum(square, axes, keepdims=True) / count)
 
 
 def _interleave(*parts):

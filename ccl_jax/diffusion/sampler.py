@@ -25,11 +25,14 @@ updates are linear in (x, m), so their coefficients are a table made on the
 host in float64 and the solver is one `lax.scan` over its rows.
 
 Solvers know nothing of streams or conditions: `sample` pins what is given
-before each evaluation and sets its time to 0 there.
+before each evaluation and sets its time to 0 there. The field may change along
+the way: each *phase*, (field, number of steps), is a scan over its own rows.
 """
 
+import functools
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -42,6 +45,8 @@ from ccl_jax.types import Array, Bool, Float, State
 
 # (state, sigma) -> velocity of each stream.
 Field = Callable[[State, Array], State]
+Phases = Sequence[tuple[Field, int]]
+Watch = Callable[[Any], None]
 
 # UniPC takes log(1 - sigma), so its first sigma stays this far from 1.
 _UNIPC_MARGIN = 1e-6
@@ -64,7 +69,7 @@ def schedule(
   return np.append(flow.shift_time(sigmas, shift), 0).astype(np.float32)
 
 
-def sample(
+def solve(
   velocity: Velocity,
   noise: State,
   clean: dict[str, Bool[Array, " b ..."]],
@@ -72,7 +77,10 @@ def sample(
   sigmas: Float[np.ndarray, " sigmas"],
   method: str,
   condition: Any,
-) -> State:
+  window: tuple[float, float] = (0.0, 1.0),
+  outside: Velocity | None = None,
+  watch: Watch | None = None,
+) -> tuple[State, State]:
   """Solves the flow of `velocity` from `noise` to latents, in float32.
 
   Args:
@@ -85,9 +93,13 @@ def sample(
     sigmas: concrete numpy array that falls to 0, see `schedule`.
     method: a key of SOLVERS.
     condition: handed to `velocity` as it is.
+    window: the (lowest, highest) sigma at which `velocity` is evaluated.
+    outside: evaluated at the others; `velocity` if None.
+    watch: called on the host at every step, with its sigma.
 
   Returns:
-    Latents of every stream in `noise`.
+    Latents of every stream in `noise`, and (steps, b, ...) of each the states
+    at which the velocity was evaluated.
 
   Raises:
     ValueError: an unknown method, or `clean` and `given` do not match.
@@ -108,44 +120,87 @@ def sample(
       for s, x in state.items()
     }
 
-  def field(state: State, sigma: Array) -> State:
-    t = {s: jnp.full((len(x),), sigma) for s, x in state.items()}
-    t |= {s: flow.mask_time(t[s], clean[s]) for s in clean}
-    return _float32(velocity(pin(state), t, condition))
+  def field(velocity: Velocity, state: State, sigma: Array) -> State:
+    if watch is not None:
+      jax.debug.callback(watch, sigma)
+    return _float32(velocity(pin(state), times(state, sigma, clean), condition))
 
-  return pin(SOLVERS[method](field, _float32(noise), np.asarray(sigmas)))
+  sigmas = np.asarray(sigmas)
+  phases = [
+    (functools.partial(field, velocity if inside else outside), steps)
+    for inside, steps in split(sigmas, window if outside else (0.0, 1.0))
+  ]
+  latents, states = SOLVERS[method](phases, _float32(noise), sigmas)
+  return pin(latents), pin(states)
+
+
+def sample(*args: Any, **options: Any) -> State:
+  """The latents of `solve`, without the states on the way."""
+  return solve(*args, **options)[0]
+
+
+def times(
+  state: State, sigma: Array, clean: dict[str, Bool[Array, " b ..."]]
+) -> State:
+  """The time of each stream at one sigma: 0 where latents are given."""
+  t = {s: jnp.full((len(x),), sigma) for s, x in state.items()}
+  return t | {s: flow.mask_time(t[s], clean[s]) for s in clean}
+
+
+def split(
+  sigmas: Float[np.ndarray, " sigmas"], window: tuple[float, float]
+) -> list[tuple[bool, int]]:
+  """Runs of steps from sigmas within the window, or outside of it.
+
+  Returns:
+    (is inside, number of steps) of each run; nothing where there is no step.
+  """
+  low, high = window
+  inside = [bool(low <= sigma <= high) for sigma in sigmas[:-1]]
+  return [(key, len(list(run))) for key, run in itertools.groupby(inside)]
 
 
 def euler(
-  field: Field, x: State, sigmas: Float[np.ndarray, " sigmas"]
-) -> State:
+  phases: Phases, x: State, sigmas: Float[np.ndarray, " sigmas"]
+) -> tuple[State, State]:
   """Euler's method; exact on a constant field."""
 
-  def step(x, row):
+  def step(field, x, row):
     sigma, delta = row
-    return _combine((1.0, delta), (x, field(x, sigma))), None
+    return _combine((1.0, delta), (x, field(x, sigma))), x
 
   rows = (sigmas[:-1].astype(np.float32), np.diff(sigmas).astype(np.float32))
-  return jax.lax.scan(step, x, rows)[0]
+  return _scan(step, phases, x, rows)
 
 
 def unipc(
-  field: Field, x: State, sigmas: Float[np.ndarray, " sigmas"]
-) -> State:
+  phases: Phases, x: State, sigmas: Float[np.ndarray, " sigmas"]
+) -> tuple[State, State]:
   """UniPC of order 2, equal to diffusers' `UniPCMultistepScheduler`."""
   sigmas = np.minimum(sigmas, 1 - _UNIPC_MARGIN).astype(np.float32)
   predict, correct = unipc_table(sigmas)
 
-  def step(carry, row):
+  def step(field, carry, row):
     x, last_x, last_m, older_m = carry
     sigma, predict, correct = row
-    m = _combine((1.0, -sigma), (x, field(x, sigma)))
+    at, m = x, _combine((1.0, -sigma), (x, field(x, sigma)))
     x = _combine(correct, (x, last_x, m, last_m, older_m))
-    return (_combine(predict, (x, m, last_m)), x, m, last_m), None
+    return (_combine(predict, (x, m, last_m)), x, m, last_m), at
 
   zeros = jax.tree.map(jnp.zeros_like, x)
   rows = (sigmas[:-1], predict, correct)
-  return jax.lax.scan(step, (x, zeros, zeros, zeros), rows)[0][0]
+  (x, *_), states = _scan(step, phases, (x, zeros, zeros, zeros), rows)
+  return x, states
+
+
+def _scan(step, phases: Phases, carry, rows):
+  """`lax.scan` of step(field, carry, row), phase by phase."""
+  start, outs = 0, []
+  for field, steps in phases:
+    part = tuple(row[start : start + steps] for row in rows)
+    carry, out = jax.lax.scan(functools.partial(step, field), carry, part)
+    start, outs = start + steps, [*outs, out]
+  return carry, jax.tree.map(lambda *parts: jnp.concatenate(parts), *outs)
 
 
 def unipc_table(

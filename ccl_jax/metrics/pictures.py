@@ -43,7 +43,7 @@ def contact_sheet(
     if video is not None:
       parts.append(_frames(video, columns, frame_height))
       width = parts[0].shape[1]
-    parts.insert(0, _title(title, width))
+    parts.insert(0, title_line(title, width))
     if mel is not None:
       parts.append(mel_picture(mel, (64, width)))
     strips.append(np.concatenate(parts))
@@ -70,7 +70,7 @@ def _frames(video, columns: int, height: int):
   return np.concatenate([np.asarray(f) for f in scaled], 1)
 
 
-def _title(text: str, width: int):
+def title_line(text: str, width: int) -> UInt8[np.ndarray, "16 x 3"]:
   """A line of white text on black."""
   image = Image.new("RGB", (width, 16))
   ImageDraw.Draw(image).text((2, 2), text, fill="white")

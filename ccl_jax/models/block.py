@@ -47,10 +47,27 @@ def flatten(x: Float[Array, "b f s d"]) -> Float[Array, "b n d"]:
   return einops.rearrange(x, "b f s d -> b (f s) d")
 
 
-class Block(nnx.Module):
-  """A block of width d; text arrives already embedded to d."""
+class Prompt(NamedTuple):
+  """What cross-attention reads, embedded to the width of the stream.
 
-  def __init__(self, d: int, d_ffn: int, head_size: int, *, rngs, dtype):
+  An image has keys and values of its own for the text's queries, and what both
+  attentions give is added before the output projection they share.
+  """
+
+  text: Float[Array, "b l d"]
+  image: Float[Array, "b i d"] | None = None
+
+
+class Block(nnx.Module):
+  """A block of width d; text arrives already embedded to d.
+
+  has_image: whether it can read tokens of an image.
+  """
+
+  def __init__(
+    self, d: int, d_ffn: int, head_size: int, *, rngs, dtype,
+    has_image: bool = False,
+  ):  # fmt: skip
     table = jax.random.normal(rngs.params(), (6, d)) / d**0.5
     self.modulation = nnx.Param(table)
     options = dict(rngs=rngs, dtype=dtype)
@@ -58,6 +75,9 @@ class Block(nnx.Module):
     self.text_norm = layers.LayerNorm(d)
     self.text_attention = layers.Projections(d, d, head_size, **options)
     self.ffn = layers.MLP(d, d_ffn, d, activation="gelu_tanh", **options)
+    self.image = (
+      layers.KeyValue(d, d, head_size, **options) if has_image else None
+    )
 
   def modulate(
     self, time: Float[Array, " b #f #s 6 d"]
@@ -91,16 +111,18 @@ class Block(nnx.Module):
   def add_text(
     self,
     x: Float[Array, "b f s d"],
-    text: Float[Array, "b l d"],
+    prompt: Prompt,
     across: Callable[..., Array],
   ) -> Float[Array, "b f s d"]:
-    """Text cross-attention by `across(q, k, v)`.
+    """Cross-attention to text, and to an image, by `across(q, k, v)`.
 
     Padding is not masked, as in Wan.
     """
     p = self.text_attention
     query = p.query(flatten(self.text_norm(x)))
-    attended = across(query, p.key(text), p.value(text))
+    attended = across(query, p.key(prompt.text), p.value(prompt.text))
+    if prompt.image is not None:
+      attended += across(query, *self.image(prompt.image))
     return x + p.out(attended).reshape(x.shape)
 
   def add_ffn(

@@ -8,6 +8,16 @@ the c audio latents that share a video frame's time. Time t in [0, 1] is
 per sample, shape (b,), or per token, shape (b, f, s) or (b, f, 1); both end as
 (b, f | 1, s | 1, d), so that the per-sample path costs one row a sample.
 The head is Linear(mod(norm x)) with its own two rows, from e itself.
+
+A video stream can be told of an image, as Wan2.1's I2V is: latents of it are
+channels behind the noisy ones, and CLIP's tokens are embedded by
+
+    norm(Linear(gelu(Linear(norm(tokens)))))                              (2)
+
+for the blocks to read beside the text. Without an image the channels are zeros
+and nothing reads: what was made from I2V weights then runs, and trains, as the
+text-to-video model that it contains. (Weight decay shrinks what nothing reads,
+so freeze it: the paths are video/image/ and video/blocks/image/.)
 """
 
 import einops
@@ -18,11 +28,26 @@ from flax import nnx
 
 from ccl_jax import modules
 from ccl_jax.models import layers, rope
-from ccl_jax.models.block import Block, Modulation
-from ccl_jax.types import Array, Float
+from ccl_jax.models.block import Block, Modulation, Prompt
+from ccl_jax.types import Array, Float, Image
 
 TIME_SCALE = 1000.0
+IMAGE_EPSILON = 1e-5  # of the norms of eq. 2
+NO_IMAGE = Image()
 normal_02 = nnx.initializers.normal(0.02)
+
+
+class ImageEmbedding(nnx.Module):
+  """Eq. 2, from tokens of width w to the stream's d."""
+
+  def __init__(self, w: int, d: int, *, rngs, dtype):
+    options = dict(rngs=rngs, dtype=dtype)
+    self.norm_in = layers.LayerNorm(w, IMAGE_EPSILON)
+    self.mlp = layers.MLP(w, w, d, activation="gelu", **options)
+    self.norm_out = layers.LayerNorm(d, IMAGE_EPSILON)
+
+  def __call__(self, tokens: Float[Array, "b i w"]) -> Float[Array, "b i d"]:
+    return self.norm_out(self.mlp(self.norm_in(tokens)))
 
 
 class DiT(nnx.Module):
@@ -35,45 +60,86 @@ class DiT(nnx.Module):
     patch: p; 1 for audio.
     tokens_per_frame: c, for audio only.
     text_width: of the text encoder's output.
+    condition_channels: of the latents that tell of an image, for video only:
+      Wan2.1's I2V has 20, a mask of 4 and 16 of the image.
+    image_width: of the tokens that tell of an image, for video only: CLIP's
+      have 1280.
 
   Raises:
-    ValueError: width is not a multiple of 2 * heads, or an unknown kind.
+    ValueError: width is not a multiple of 2 * heads, an unknown kind, or an
+      audio stream that is to be told of an image.
   """
 
   def __init__(
     self, kind: str, *, num_layers: int, width: int, ffn: int, heads: int,
     channels: int, text_width: int, patch: int = 1, tokens_per_frame: int = 0,
-    frequency_dim: int = 256, rngs, dtype,
+    frequency_dim: int = 256, condition_channels: int = 0, image_width: int = 0,
+    rngs, dtype,
   ):  # fmt: skip
     if kind not in ("video", "audio"):
       raise ValueError(f"{kind=}: expected 'video' or 'audio'.")
     if width % (2 * heads):
       raise ValueError(f"{width=} is not a multiple of 2 * {heads=}.")
+    if kind == "audio" and (condition_channels or image_width):
+      raise ValueError(
+        f"{condition_channels=}, {image_width=}: only a video stream can be"
+        " told of an image; expected 0 for audio."
+      )
     self.kind, self.width, self.head_size = kind, width, width // heads
     self.patch, self.tokens_per_frame = patch, tokens_per_frame
     self.frequency_dim, self.dtype = frequency_dim, dtype
-    options, d_patch = dict(rngs=rngs, dtype=dtype), channels * patch**2
-    self.embed = layers.linear(d_patch, width, **options)
+    self.condition_channels = condition_channels
+    self.image_width = image_width
+    options = dict(rngs=rngs, dtype=dtype)
+    d_in = (channels + condition_channels) * patch**2
+    self.embed = layers.linear(d_in, width, **options)
     small = dict(init=normal_02, rngs=rngs)
     self.text = layers.MLP(
       text_width, width, width, activation="gelu_tanh", dtype=dtype, **small
     )
+    told = image_width > 0
+    self.image = ImageEmbedding(image_width, width, **options) if told else None
     self.time = layers.MLP(
       frequency_dim, width, width, activation="silu", dtype=jnp.float32, **small
     )
     self.time_rows = layers.linear(
       width, 6 * width, rngs=rngs, dtype=jnp.float32
     )
+    block = dict(dtype=dtype, has_image=told)
     self.blocks = modules.stack(
-      lambda r: Block(width, ffn, width // heads, rngs=r, dtype=dtype),
+      lambda r: Block(width, ffn, width // heads, rngs=r, **block),
       num_layers,
       rngs,
     )
     head_rows = jax.random.normal(rngs.params(), (2, width)) / width**0.5
     self.head_modulation = nnx.Param(head_rows)
-    self.head = layers.linear(width, d_patch, init=layers.zeros, **options)
+    d_out = channels * patch**2
+    self.head = layers.linear(width, d_out, init=layers.zeros, **options)
 
-  def tokens(self, latents: Float[Array, " b *grid c"]) -> Array:
+  def check_image(
+    self, image: Image, latents: Float[Array, "b f h w c"]
+  ) -> None:
+    """Raises ValueError for an image that this stream cannot be told of."""
+    for name, x, leading, width in (
+      ("latents", image.latents, latents.shape[:4], self.condition_channels),
+      ("tokens", image.tokens, latents.shape[:1], self.image_width),
+    ):
+      if x is None:
+        continue
+      if not width:
+        raise ValueError(
+          f"{name} {x.shape} of an image were given, and this model has no"
+          " place for them: expected one made from Wan2.1-I2V, or no image."
+        )
+      if x.shape[: len(leading)] != leading or x.shape[-1] != width:
+        raise ValueError(
+          f"{name} of an image are {x.shape}: expected {leading} first and"
+          f" {width} last, for video latents {latents.shape}."
+        )
+
+  def tokens(
+    self, latents: Float[Array, " b *grid c"], image: Image = NO_IMAGE
+  ) -> Array:
     """Latents to (b, f, s, patch channels), channel-major as a Conv3d.
 
     Raises:
@@ -93,8 +159,22 @@ class DiT(nnx.Module):
         f"video {latents.shape=}: expected (b, f, h, w, channels) with h and w"
         f" multiples of the patch, {p}."
       )
+    if self.condition_channels:
+      told = image.latents
+      if told is None:
+        told = jnp.zeros((*latents.shape[:4], self.condition_channels))
+      latents = jnp.concatenate([latents, told], -1)
     pattern = "b f (h p) (w q) c -> b f (h w) (c p q)"
     return einops.rearrange(latents, pattern, p=p, q=p)
+
+  def prompt(
+    self, text: Float[Array, "b l w"], image: Image = NO_IMAGE
+  ) -> Prompt:
+    """The text, and what there is of an image, embedded for the blocks."""
+    tokens = image.tokens
+    return Prompt(
+      self.text(text), None if tokens is None else self.image(tokens)
+    )
 
   def grid(self, latents: Float[Array, " b *grid c"]) -> tuple[int, int, int]:
     """(f, h, w) tokens of the latents; audio is (f, 1, c)."""

@@ -9,8 +9,10 @@ On a mesh, frames are padded to a multiple of the context axis, parameters are
 gathered layer by layer, and `sharding.Layout` says where activations live.
 """
 
+import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,38 +21,31 @@ from jax.ad_checkpoint import checkpoint_name
 
 from ccl_jax import modules, trees
 from ccl_jax.attention import Attention
-from ccl_jax.attention.parallel import SELF_ATTENTION
 from ccl_jax.config import build
-from ccl_jax.models import layers
-from ccl_jax.models.dit import DiT
-from ccl_jax.models.fusion import Scene, make_fusion
+from ccl_jax.models.block import Prompt
+from ccl_jax.models.dit import NO_IMAGE, DiT
+from ccl_jax.models.fusion import NOTHING, Memory, Scene, make_fusion
+from ccl_jax.models.remat import BLOCK_INPUT, REMAT
 from ccl_jax.sharding import ONE_DEVICE, Layout, is_stacked
-from ccl_jax.types import STREAMS, Array, Float, PyTree, Route, State
+from ccl_jax.types import STREAMS, Array, Float, Image, PyTree, Route, State
 
-BLOCK_INPUT = "block_input"
-_policies = jax.checkpoint_policies
-REMAT = {
-  "none": _policies.everything_saveable,
-  "linear": _policies.dots_with_no_batch_dims_saveable,
-  "full": _policies.nothing_saveable,
-  "attention": _policies.save_only_these_names(SELF_ATTENTION),
-  "attention_ffn": _policies.save_only_these_names(
-    SELF_ATTENTION, layers.MLP_HIDDEN
-  ),
-  "offload": _policies.save_and_offload_only_these_names(
-    names_which_can_be_saved=[],
-    names_which_can_be_offloaded=[BLOCK_INPUT, SELF_ATTENTION],
-    offload_src="device",
-    offload_dst="pinned_host",
-  ),
-}
+PATHS = {s: f"{s}/blocks/" for s in STREAMS} | {"fusion": "fusion/"}
 
 
-PATHS = {
-  "video": "video/blocks/",
-  "audio": "audio/blocks/",
-  "fusion": "fusion/",
-}
+class Start(NamedTuple):
+  """What the layers begin with, stream -> value each.
+
+  Attributes:
+    x: tokens, (b, f, s, d).
+    times: e and rows of `DiT.embed_time`.
+    prompts: what cross-attention reads.
+    scene: what all layers have in common.
+  """
+
+  x: dict[str, Array]
+  times: dict[str, tuple[Array, Array]]
+  prompts: dict[str, Prompt]
+  scene: Scene
 
 
 class Joint(nnx.Module):
@@ -108,16 +103,66 @@ class Joint(nnx.Module):
     t: dict[str, Array],
     text: Float[Array, "b l d"],
     route: Route,
+    image: Image | None = None,
+    memory: Memory = NOTHING,
   ) -> State:
     """Velocity of each stream in `state`, float32, in the latents' shape.
 
     t: stream -> times in [0, 1], (b,), or per token (b, f, 1) or (b, f, s).
+    image: what the video is told of one, if it can be.
+    memory: what need not be computed again; a stream may be there instead of
+      in `state`.
 
     Raises:
-      ValueError: a stream that was not built, or streams that do not match.
+      ValueError: a stream that was not built, streams that do not match, or an
+        image that the model cannot be told of.
     """
+    start = self.start(state, t, text, route, image)
+    x, _ = self.run_layers(start, memory)
+    frames, grids = start.scene.frames, start.scene.grids
+    return {
+      s: tower.output(x[s], start.times[s][0], grids[s], frames)
+      for s, tower in self.towers(state).items()
+    }
+
+  def remember(
+    self, state: State, text: Float[Array, "b l d"], route: Route,
+    memory: Memory = NOTHING,
+  ) -> dict[str, Any]:  # fmt: skip
+    """One run of references, streams at t = 0 that see no other one.
+
+    Returns:
+      stream -> keys and values as the other side reads them, of all layers,
+      (layers, b, n, k, e) each.
+    """
+    t = {s: jnp.zeros(len(x)) for s, x in state.items()}
+    start = self.start(state, t, text, route)
+    return self.run_layers(start, memory, keep="remember")[1]
+
+  def contexts(self) -> dict[str, Any]:
+    """Keys and values of the context tokens, of all layers."""
+    graph, params = nnx.split(self.fusion)
+    layout = self.attention.layout
+
+    def layer(_, params):
+      params = layout.gather(params, PATHS["fusion"], self.dtype)
+      return None, nnx.merge(graph, params).contexts(self.dtype)
+
+    params = nnx.to_pure_dict(params)
+    return jax.lax.scan(layer, None, params, length=self.num_layers)[1]
+
+  def start(
+    self,
+    state: State,
+    t: dict[str, Array],
+    text: Float[Array, "b l d"],
+    route: Route,
+    image: Image | None = None,
+  ) -> Start:
+    """From latents to tokens; arguments as of a call."""
     towers = self.towers(state)
-    x = {s: tower.tokens(state[s]) for s, tower in towers.items()}
+    images = self.images(state, image)
+    x = {s: tower.tokens(state[s], images[s]) for s, tower in towers.items()}
     grids = {s: towers[s].grid(state[s]) for s in state}
     if len({grid[0] for grid in grids.values()}) > 1:
       raise ValueError(
@@ -132,14 +177,9 @@ class Joint(nnx.Module):
     grids = {s: (f, *grid[1:]) for s, grid in grids.items()}
     x = {s: towers[s].embed(a.astype(self.dtype)) for s, a in x.items()}
     text = layout.constrain(text.astype(self.dtype), "text")
-    texts = {s: tower.text(text) for s, tower in towers.items()}
+    texts = {s: tower.prompt(text, images[s]) for s, tower in towers.items()}
     times = {s: tower.embed_time(t[s]) for s, tower in towers.items()}
-    rows = {s: e[1] for s, e in times.items()}
-    scene = Scene(grids, frames, route, self.attention)
-    x = self.run_layers(x, rows, texts, scene)
-    return {
-      s: towers[s].output(x[s], times[s][0], grids[s], frames) for s in state
-    }
+    return Start(x, times, texts, Scene(grids, frames, route, self.attention))
 
   def towers(self, state: State) -> dict[str, DiT]:
     """The streams of `state`, in a fixed order."""
@@ -150,14 +190,33 @@ class Joint(nnx.Module):
       )
     return {s: getattr(self, s) for s in STREAMS if s in state}
 
+  def images(self, state: State, image: Image | None) -> dict[str, Image]:
+    """What each stream of `state` is told of an image, checked."""
+    images = dict.fromkeys(state, NO_IMAGE)
+    if image is None:
+      return images
+    if "video" not in state:
+      raise ValueError(
+        f"an image is for the video stream, and the state has {sorted(state)}."
+      )
+    self.video.check_image(image, state["video"])
+    if image.tokens is not None:
+      tokens = image.tokens.astype(self.dtype)
+      image = image._replace(
+        tokens=self.attention.layout.constrain(tokens, "text")
+      )
+    return images | {"video": image}
+
   def run_layers(
-    self,
-    x: dict[str, Array],
-    rows: dict[str, Array],
-    texts: dict[str, Array],
-    scene: Scene,
-  ) -> dict[str, Array]:
-    """All blocks, scanned over the layer axis of their parameters."""
+    self, start: Start, memory: Memory = NOTHING, keep: str = ""
+  ) -> tuple[dict[str, Array], Any]:
+    """All blocks, scanned over the layer axis of their parameters.
+
+    Returns:
+      The tokens, and what the method `keep` of the fusion says of each layer.
+    """
+    x, scene = start.x, start.scene
+    rows = {s: rows for s, (_, rows) in start.times.items()}
     stacks = {s: getattr(self, s).blocks for s in x} | {"fusion": self.fusion}
     split = {name: nnx.split(stack) for name, stack in stacks.items()}
     graphs = {name: graph for name, (graph, _) in split.items()}
@@ -166,7 +225,8 @@ class Joint(nnx.Module):
     angles = {s: tower.angles(*scene.grids[s]) for s, tower in towers.items()}
     layout = self.attention.layout
 
-    def layer(x, params):
+    def layer(x, given):
+      params, memory = given
       x = {s: checkpoint_name(a, BLOCK_INPUT) for s, a in x.items()}
       x = {s: layout.constrain(a, f"{s}/tokens") for s, a in x.items()}
       blocks = {
@@ -175,33 +235,44 @@ class Joint(nnx.Module):
         )
         for name, graph in graphs.items()
       }
-      x = self.block(blocks, x, rows, texts, angles, scene)
-      return {s: layout.constrain(a, f"{s}/tokens") for s, a in x.items()}, None
+      x, snapshot = self.block(
+        blocks, x, rows, start.prompts, angles, scene, memory
+      )
+      fusion = blocks["fusion"]
+      kept = getattr(fusion, keep)(snapshot, scene) if keep else None
+      return {s: layout.constrain(a, f"{s}/tokens") for s, a in x.items()}, kept
 
     # A scan's backward pass is another loop: there is nothing to merge with.
     layer = jax.checkpoint(
       layer, policy=REMAT[self.remat], prevent_cse=not self.scan
     )
+    given = (params, memory)
     if self.scan:
-      return jax.lax.scan(layer, x, params)[0]
+      return jax.lax.scan(layer, x, given)
+    kept = []
     for i in range(self.num_layers):
-      x, _ = layer(x, jax.tree.map(lambda p, i=i: p[i], params))
-    return x
+      x, of_layer = layer(x, jax.tree.map(lambda p, i=i: p[i], given))
+      kept.append(of_layer)
+    return x, jax.tree.map(lambda *a: jnp.stack(a), *kept)
 
   def block(
-    self, blocks: dict[str, nnx.Module], x, rows, texts, angles, scene: Scene
-  ) -> dict[str, Array]:
-    """One dual block; arguments but the last are stream -> value."""
-    fusion = blocks["fusion"]
+    self, blocks: dict[str, nnx.Module], x, rows, texts, angles, scene: Scene,
+    memory: Memory = NOTHING,
+  ) -> tuple[dict[str, Array], dict[str, Array]]:  # fmt: skip
+    """One dual block; arguments but the last two are stream -> value.
+
+    Returns:
+      Its output, and the snapshot that the fusion reads.
+    """
     text = {s: functools.partial(self.attention.across, s) for s in x}
     mods = {s: blocks[s].modulate(rows[s]) for s in x}
     qkv = {s: blocks[s].qkv(x[s], mods[s][0], angles[s]) for s in x}
-    attended = fusion.attend(qkv, scene)
+    attended = blocks["fusion"].attend(qkv, scene)
     x = {s: blocks[s].add_attended(x[s], attended[s], mods[s][0]) for s in x}
-    x = {s: blocks[s].add_text(x[s], texts[s], text[s]) for s in x}
-    added = fusion.exchange(x, scene)
-    x = {s: x[s] + added[s] if s in added else x[s] for s in x}
-    return {s: blocks[s].add_ffn(x[s], mods[s][1]) for s in x}
+    snapshot = {s: blocks[s].add_text(x[s], texts[s], text[s]) for s in x}
+    added = blocks["fusion"].exchange(snapshot, scene, memory)
+    x = {s: a + added[s] if s in added else a for s, a in snapshot.items()}
+    return {s: blocks[s].add_ffn(x[s], mods[s][1]) for s in x}, snapshot
 
 
 def pad_frames(x: Array, f: int) -> Array:
@@ -241,11 +312,33 @@ def velocity(
   t: dict[str, Array],
   text: Float[Array, "b l d"],
   route: Route,
+  image: Image | None = None,
+  memory: Memory = NOTHING,
 ) -> State:
   """The model as a function of its parameters: the border of Flax."""
+  return bind(graph, params)(state, t, text, route, image, memory)
+
+
+def remember(
+  graph: nnx.GraphDef,
+  params: PyTree,
+  runs: Sequence[tuple[State, Float[Array, "b l d"]]],
+  route: Route,
+) -> Memory:
+  """What sampling computes once: context tokens, and runs of a reference.
+
+  runs: latents and text of each.
+  """
+  model = bind(graph, params)
+  memory = Memory(model.contexts())
+  kept = tuple(model.remember(*run, route, memory) for run in runs)
+  return dataclasses.replace(memory, runs=kept)
+
+
+def bind(graph: nnx.GraphDef, params: PyTree) -> Joint:
+  """The model with these parameters, those outside of the layers gathered."""
   layout = nnx.merge(graph, params).attention.layout
-  model = nnx.merge(graph, gather_outside(params, layout))
-  return model(state, t, text, route)
+  return nnx.merge(graph, gather_outside(params, layout))
 
 
 def gather_outside(params: PyTree, layout: Layout) -> PyTree:

@@ -6,6 +6,8 @@ float32; `dtype` is what matrices are multiplied in; norms, modulation and time
 are float32.
 """
 
+import functools
+
 import einops
 import jax
 import jax.numpy as jnp
@@ -18,24 +20,33 @@ EPSILON = 1e-6
 MLP_HIDDEN = "mlp_hidden"  # its name for remat policies
 xavier = nnx.initializers.xavier_uniform()
 zeros = nnx.initializers.zeros
+ACTIVATIONS = {
+  "gelu": functools.partial(nnx.gelu, approximate=False),
+  "gelu_tanh": nnx.gelu,
+  "silu": nnx.silu,
+}
 
 
-def normalize(x: Float[Array, " *b d"]) -> Float[Array, " *b d"]:
+def normalize(
+  x: Float[Array, " *b d"], epsilon: float = EPSILON
+) -> Float[Array, " *b d"]:
   """LayerNorm without scale and bias, computed and returned in float32."""
   x = x.astype(jnp.float32)
   x = x - x.mean(-1, keepdims=True)
-  return x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + EPSILON)
+  return x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + epsilon)
 
 
 class LayerNorm(nnx.Module):
   """LayerNorm with scale and bias, in float32, cast back to `x.dtype`."""
 
-  def __init__(self, d: int):
+  def __init__(self, d: int, epsilon: float = EPSILON):
+    self.epsilon = epsilon
     self.scale = nnx.Param(jnp.ones(d))
     self.bias = nnx.Param(jnp.zeros(d))
 
   def __call__(self, x: Float[Array, " *b d"]) -> Float[Array, " *b d"]:
-    return (normalize(x) * self.scale[...] + self.bias[...]).astype(x.dtype)
+    y = normalize(x, self.epsilon) * self.scale[...] + self.bias[...]
+    return y.astype(x.dtype)
 
 
 class RMSNorm(nnx.Module):
@@ -109,6 +120,26 @@ class Projections(nnx.Module):
     return self.o(einops.rearrange(x, "b n k e -> b n (k e)"))
 
 
+class KeyValue(nnx.Module):
+  """Keys, normalised, and values of a further source for some queries."""
+
+  def __init__(self, d: int, d_kv: int, head_size: int, *, rngs, dtype):
+    self.head_size = head_size
+    self.k = linear(d_kv, d, rngs=rngs, dtype=dtype)
+    self.v = linear(d_kv, d, rngs=rngs, dtype=dtype)
+    self.norm_k = RMSNorm(d)
+
+  def __call__(
+    self, y: Float[Array, "b m d"]
+  ) -> tuple[Float[Array, "b m k e"], Float[Array, "b m k e"]]:
+    both = self.norm_k(self.k(y)), self.v(y)
+    key, value = (
+      einops.rearrange(x, "b m (k e) -> b m k e", e=self.head_size)
+      for x in both
+    )
+    return key, value
+
+
 class MLP(nnx.Module):
   """Linear, activation, Linear."""
 
@@ -121,7 +152,7 @@ class MLP(nnx.Module):
     self.down = linear(d_hidden, d_out, rngs=rngs, dtype=dtype, init=init)
 
   def __call__(self, x: Float[Array, " *b d_in"]) -> Float[Array, " *b d_out"]:
-    activate = {"gelu_tanh": nnx.gelu, "silu": nnx.silu}[self.activation]
+    activate = ACTIVATIONS[self.activation]
     hidden = checkpoint_name(self.up(x), MLP_HIDDEN)
     return self.down(activate(hidden))
 

@@ -19,7 +19,8 @@ from ccl_jax import distributed, files, trees
 from ccl_jax.types import PyTree
 
 _SHOWN = 10  # lines of a difference
-_ITEM, _FILES = "default", "files.json"
+ITEM = "default"  # what Orbax calls the arrays of a checkpoint
+_FILES = "files.json"
 
 
 class BrokenError(Exception):
@@ -31,6 +32,24 @@ def steps(workdir: epath.PathLike) -> list[int]:
   names = ocp.path.step.standard_name_format()
   found = names.find_all(epath.Path(workdir) / "checkpoints")
   return sorted(each.step for each in found)
+
+
+def find(
+  workdir: epath.PathLike, step: int | None = None
+) -> tuple[epath.Path, int]:
+  """Folder and step of a checkpoint; the newest, if `step` is None.
+
+  Raises:
+    ValueError: there is no such one.
+  """
+  found = steps(workdir)
+  if not found or (step is not None and step not in found):
+    raise ValueError(
+      f"No checkpoint{'' if step is None else f' of step {step}'} in"
+      f" '{workdir}/checkpoints'; it has {found or 'none'}."
+    )
+  step = found[-1] if step is None else step
+  return epath.Path(workdir) / "checkpoints" / str(step), step
 
 
 def read_state(folder: epath.Path, shapes: PyTree) -> PyTree:
@@ -124,21 +143,14 @@ def read_params(
     ValueError: no such checkpoint, or a broken one; parameters that it lacks or
       has in another shape.
   """
-  found = steps(workdir)
-  if not found or (step is not None and step not in found):
-    raise ValueError(
-      f"No checkpoint{'' if step is None else f' of step {step}'} in"
-      f" '{workdir}/checkpoints'; it has {found or 'none'}."
-    )
-  step = found[-1] if step is None else step
-  folder = epath.Path(workdir) / "checkpoints" / str(step)
+  folder, step = find(workdir, step)
   wanted = trees.flatten(shapes)
   try:
-    full = _full_paths(folder, wanted, average)
+    full = full_paths(folder, wanted, average)
     arrays = read(folder, {full[path]: x for path, x in wanted.items()})
   except BrokenError as error:
     raise ValueError(
-      f"{error}. Of the steps {found} choose another."
+      f"{error}. Of the steps {steps(workdir)} choose another."
     ) from error
   return trees.unflatten({path: arrays[full[path]] for path in wanted}), step
 
@@ -176,10 +188,19 @@ def initial_params(
   return arrays
 
 
-def _full_paths(
+def full_paths(
   folder: epath.Path, wanted: dict[str, Any], average: bool
 ) -> dict[str, str]:
-  """Where in a state each parameter lies; ValueError if one does not fit."""
+  """Where in a state each parameter lies.
+
+  Args:
+    wanted: path of a parameter -> what has its shape.
+    average: in the moving average, where that has it.
+
+  Raises:
+    ValueError: a parameter that is not there, or in another shape.
+    BrokenError: the checkpoint is.
+  """
   saved, full = saved_shapes(folder), {}
   for half in ("frozen", "trainable", *(["ema"] if average else [])):
     full |= {p: f"{half}/{p}" for p in wanted if f"{half}/{p}" in saved}
@@ -225,7 +246,7 @@ def _saved_tree(folder: epath.Path) -> PyTree:
 
 
 def _item(folder: epath.PathLike) -> epath.Path:
-  return files.absolute(folder) / _ITEM
+  return files.absolute(folder) / ITEM
 
 
 def _restore_args(leaf: Any) -> ocp.RestoreArgs:

@@ -9,10 +9,22 @@ that may not grow: look at what git then shows.
 import json
 import pathlib
 import sys
-from typing import Any
+import types
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from ccl_jax.lowering import compile_report
 from configs import pods
+
+
+class Budget(NamedTuple):
+  """What is compiled: a config's argument, for a topology, with changes."""
+
+  config: str
+  topology: str
+  changes: Mapping[str, Any] = types.MappingProxyType({})
+  what: str = "train"
+
 
 FOLDER = pathlib.Path(__file__).parent
 SMALL = {
@@ -25,33 +37,32 @@ PEER = {"batch": 64, "accumulate": 1, "optimizer": {"ema": 0.0}}
 FULL, KEPT = {"model": {"remat": "full"}}, {"model": {"remat": "attention"}}
 LONG = {"encode": {"frames": 81, "size": (720, 1280)}}
 VIDEO = "pod=v5p-4x4x4,size=14b,stage=video"
-# Name -> (config argument, topology, what to change).
 BUDGETS = {
-  "14b-v5p": ("pod=v5p-4x4x4,size=14b", "v5p:4x4x4", {}),
-  "14b-v6e": ("pod=v6e-16x16,size=14b", "v6e:16x16", {}),
-  "14b-audio-v5p": ("pod=v5p-4x4x4,size=14b,stage=audio", "v5p:4x4x4", {}),
-  "1.3b-v5e": ("pod=v5e-4x4,size=1.3b", "v5e:4x4", {}),
-  "video-a-full": (VIDEO, "v5p:4x4x4", PEER | FULL),
-  "video-a-kept": (VIDEO, "v5p:4x4x4", PEER | KEPT),
-  "video-b-full": (VIDEO, "v5p:4x4x4", PEER | FULL | LONG),
+  "14b-v5p": Budget("pod=v5p-4x4x4,size=14b", "v5p:4x4x4"),
+  "14b-v6e": Budget("pod=v6e-16x16,size=14b", "v6e:16x16"),
+  "14b-audio-v5p": Budget("pod=v5p-4x4x4,size=14b,stage=audio", "v5p:4x4x4"),
+  "1.3b-v5e": Budget("pod=v5e-4x4,size=1.3b", "v5e:4x4"),
+  "video-a-full": Budget(VIDEO, "v5p:4x4x4", PEER | FULL),
+  "video-a-kept": Budget(VIDEO, "v5p:4x4x4", PEER | KEPT),
+  "video-b-full": Budget(VIDEO, "v5p:4x4x4", PEER | FULL | LONG),
   # Two layers of short clips.
-  "small-audio-v5e": (
-    "pod=v5e-4x4,size=1.3b,stage=audio", "v5e:4x4", SMALL | {"batch": 32},
+  "small-audio-v5e": Budget(
+    "pod=v5e-4x4,size=1.3b,stage=audio", "v5e:4x4", SMALL | {"batch": 32}
   ),
-  "small-video-v6e": (
-    "pod=v6e-16x16,size=1.3b,stage=video", "v6e:16x16", SMALL | {"batch": 64},
+  "small-video-v6e": Budget(
+    "pod=v6e-16x16,size=1.3b,stage=video", "v6e:16x16", SMALL | {"batch": 64}
   ),
-}  # fmt: skip
+}
 
 
 def measure(name: str) -> dict[str, Any]:
   """The figures of one budgeted config."""
-  argument, topology, changes = BUDGETS[name]
+  argument, topology, changes, what = BUDGETS[name]
   config = pods.get_config(argument).to_dict()
   for key, value in changes.items():
     is_section = isinstance(value, dict)
     config[key] = config[key] | value if is_section else value
-  found, _ = compile_report(config, topology)
+  found, _ = compile_report(config, topology, what)
   return {"config": argument, "topology": topology} | figures(found)
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from ccl_jax.codecs import bundle
 from ccl_jax.codecs.bundle import Codecs
+from ccl_jax.codecs.clip import ImageEncoder
 from ccl_jax.sharding import ONE_DEVICE
 from tests.data import clips, learned
 
@@ -29,6 +30,14 @@ def test_codecs_come_back_as_they_were(tmp_path, codecs):
   assert loaded.text == codecs.text
   names = sorted(path.name for path in tmp_path.rglob("*.*"))
   assert names == ["codecs.json", "codecs.npz"]
+
+
+def test_an_image_encoder_may_be_there(tmp_path, codecs):
+  told = codecs._replace(image=ImageEncoder("some/folder"))
+  told.save(tmp_path / "codecs")
+  loaded = Codecs.load(tmp_path / "codecs")
+  assert loaded.image.settings() == {"weights": "some/folder"}
+  assert loaded.equals(codecs) and codecs.image is None
 
 
 def test_those_that_take_a_layout_get_it(tmp_path, monkeypatch, codecs):

@@ -28,6 +28,15 @@ def test_shapes_follow_the_causal_rule(codec, videos):
   assert codec.encode(videos[0][None, :1]).shape == (1, 1, 2, 3, 8)
 
 
+def test_a_stream_is_what_is_decoded_at_once(codec, videos):
+  latents = codec.encode(np.stack(videos))
+  pieces = list(codec.stream(latents))
+  assert [piece.shape[1] for piece in pieces[:2]] == [1, 4]
+  np.testing.assert_array_equal(
+    np.concatenate(pieces, 1), codec.decode(latents)
+  )
+
+
 def test_the_first_latent_frame_sees_the_first_frame_only(codec, videos):
   changed = videos[0].copy()
   changed[1:] = 255 - changed[1:]

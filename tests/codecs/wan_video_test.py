@@ -10,6 +10,7 @@ import pytest
 
 from ccl_jax.codecs import cache
 from ccl_jax.codecs import wan_video as codecs
+from ccl_jax.codecs.bundle import forget
 from ccl_jax.codecs.wan_video import WanVideoCodec
 from ccl_jax.sharding import Layout, make_mesh
 from tests.codecs.wan_small import SMALL, random_params
@@ -34,6 +35,21 @@ def test_encodes_and_decodes(weights):
   video = codec.decode(mean)
   assert video.dtype == np.uint8 and video.shape == clip().shape
   assert video.std() > 0
+
+
+def test_a_stream_is_what_is_decoded_at_once(weights):
+  """Up to one level: other programs round otherwise. Then it is forgotten."""
+  latents = np.random.default_rng(0).normal(size=(2, 3, 2, 4, 3))
+  latents = latents.astype(np.float32)
+  codec = WanVideoCodec(weights)
+  pieces = list(codec.stream(latents))
+  assert [piece.shape[1] for piece in pieces] == [1, 2, 2]
+  whole = codec.decode(latents).astype(int)
+  assert np.abs(np.concatenate(pieces, 1) - whole).max() <= 1
+  assert "params" in vars(codec)
+  forget(codec)
+  assert "params" not in vars(codec)
+  np.testing.assert_array_equal(next(codec.stream(latents)), pieces[0])
 
 
 def test_rows_that_a_mesh_does_not_divide(weights):

@@ -68,6 +68,26 @@ def test_any_mesh_reads_it(file, params, tmp_path):
   jax.tree.map(np.testing.assert_array_equal, found, params)
 
 
+def test_the_file_tells_that_it_is_told_of_images(tmp_path):
+  told = dict(condition_channels=5, image_width=6)
+  settings = {**TINY, "video": {**TINY["video"], **told}}
+  sizes = {**SIZES, "tiny-i2v": settings}
+  params = jax.tree.map(
+    lambda x: np.ones(x.shape, x.dtype), wan.param_shapes(settings)
+  )
+  theirs = dict(dump(params, wan.tables(settings)["wan"]))
+  save_file(theirs, tmp_path / "x.safetensors")
+  about = dit.from_torch(
+    tmp_path / "x.safetensors", tmp_path / "wan", sizes=sizes
+  )
+  assert about["size"] == "tiny-i2v"
+  theirs["img_emb.emb_pos"] = np.ones((1, 514, 6), np.float32)
+  save_file(theirs, tmp_path / "y.safetensors")
+  with pytest.raises(ValueError, match="FLF2V"):
+    dit.from_torch(tmp_path / "y.safetensors", tmp_path / "out", sizes=sizes)
+  assert not (tmp_path / "out").exists()
+
+
 def test_errors_leave_nothing(file, params, tmp_path):
   output = tmp_path / "wan"
   with pytest.raises(ValueError, match="expected one of large, tiny"):

@@ -7,6 +7,8 @@ import sys
 import numpy as np
 from safetensors.numpy import save_file
 
+from tests.convert import small_run
+
 ROOT = pathlib.Path(__file__).parents[2]
 
 
@@ -36,9 +38,30 @@ def test_inspect(tmp_path):
 def test_errors_are_one_line(tmp_path):
   flags = ("--model=wan", f"--input={tmp_path}/no.pth", f"--output={tmp_path}")
   for arguments, expected in (
-    (("from-jax",), "expected a command: from-torch, inspect."),
+    (
+      ("from-jax",),
+      "expected a command: from-torch, to-torch, average, inspect.",
+    ),
     (("from-torch", *flags), f"'{tmp_path}' exists; --force replaces it."),
   ):
     done = run(*arguments)
     assert done.returncode == 1
     assert done.stderr == f"error: {expected}\n"
+
+
+def test_a_run_to_torch_and_the_mean_of_its_steps(tmp_path):
+  workdir = small_run.write(tmp_path / "run")
+  done = run(
+    "to-torch", f"--checkpoint={workdir}", f"--output={tmp_path}/x", "--step=2",
+    "--noema", "--shard-size=100KB",
+  )  # fmt: skip
+  assert done.returncode == 0, done.stderr
+  assert "of step 2, in float32, now in" in done.stdout
+  found = sorted(path.name for path in (tmp_path / "x").iterdir())
+  assert found == ["README.md", "run", "scheduler", "transformer"]
+  done = run(
+    "average", f"--checkpoint={workdir}", f"--output={tmp_path}/mean",
+    "--steps=1,2",
+  )  # fmt: skip
+  assert done.returncode == 0, done.stderr
+  assert done.stdout.startswith("The mean of the steps 1, 2 is now in")

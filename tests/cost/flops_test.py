@@ -1,5 +1,6 @@
 """FLOPs by formula equal those of the traced model, and known numbers."""
 
+import dataclasses
 import functools
 import inspect
 
@@ -12,7 +13,7 @@ from ccl_jax.attention import Window
 from ccl_jax.cost import flops, hlo, matmul
 from ccl_jax.models import joint
 from ccl_jax.models.fusion.cca import CCA
-from ccl_jax.types import Route
+from ccl_jax.types import Image, Route
 from configs.ccl import get_config
 
 SHAPE = flops.Shape(frames=3, height=8, width=12, text=7, batch=2)
@@ -30,6 +31,11 @@ CASES = {
   "gated": dict(fusion=dict(kind="gated"), backend="reference"),
   "video": dict(audio=None, fusion=ALONE),
   "audio": dict(video=None, fusion=ALONE),
+  "told": dict(
+    video=VIDEO | dict(condition_channels=5, image_width=20),
+    audio=None,
+    fusion=ALONE,
+  ),
 }
 
 
@@ -59,13 +65,17 @@ def lower(model, shape, is_train=False):
     t["audio"] = array(b)
   route = Route(*[array(b, dtype=jnp.bool_)] * 5)
   text = array(b, shape.text, model["text_width"])
+  image = None
+  if shape.image:
+    told = array(b, f, shape.height, shape.width, 5)
+    image = Image(told, array(b, shape.image, 20))
   velocity = functools.partial(joint.velocity, graph)
 
   def loss(*args):
     return sum(jnp.square(v).sum() for v in velocity(*args).values())
 
   run = jax.grad(loss) if is_train else velocity
-  return jax.jit(run).lower(params, state, t, text, route)
+  return jax.jit(run).lower(params, state, t, text, route, image)
 
 
 def traced(model, shape, is_train=False):
@@ -77,8 +87,9 @@ def traced(model, shape, is_train=False):
 @pytest.mark.parametrize("name", CASES)
 def test_forward_is_exact(name):
   model = settings(**CASES[name])
-  expected = SHAPE.batch * sum(flops.forward_flops(model, SHAPE).values())
-  assert traced(model, SHAPE) == expected
+  shape = dataclasses.replace(SHAPE, image=9 if name == "told" else 0)
+  expected = shape.batch * sum(flops.forward_flops(model, shape).values())
+  assert traced(model, shape) == expected
 
 
 def test_time_per_frame_is_exact():

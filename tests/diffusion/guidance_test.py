@@ -1,11 +1,13 @@
 """Every row against its formula, written out again for a recording velocity."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from ccl_jax.diffusion import guidance
 from ccl_jax.diffusion.tasks import inference_task
+from ccl_jax.types import Image
 
 B = 2
 STATE = {
@@ -37,7 +39,7 @@ class Recorder:
     return {s: velocity(s, state, t, **condition) for s in state}
 
 
-def velocity(stream, state, t, text, route):
+def velocity(stream, state, t, text, route, variants=()):
   """Depends, nonlinearly, on everything a variant may change."""
   rest = sum(jnp.mean(x, range(1, x.ndim)) for x in state.values())
   code = (
@@ -53,12 +55,13 @@ def velocity(stream, state, t, text, route):
   return code.reshape(shape) ** 2 * jnp.cos(state[stream])
 
 
-def run(name, state=STATE, condition=CONDITION, scales=SCALES):
+def run(name, state=STATE, condition=CONDITION, scales=SCALES, **options):
   recorder = Recorder()
-  function = guidance.guided(recorder, guidance.row(name), scales)
+  function = guidance.guided(recorder, guidance.row(name), scales, **options)
   t = {s: TIME[s] for s in state}
   result = function(state, t, condition)
-  (call,) = recorder.calls  # one forward
+  call = recorder.calls[0]
+  assert len(recorder.calls) == 1  # one forward
   assert {s: x.shape for s, x in result.items()} == {
     s: x.shape for s, x in state.items()
   }
@@ -131,6 +134,77 @@ def test_row_is_its_formula_in_one_forward(name):
   assert len(condition["text"]) == len(condition["route"].exchanges) == size
 
 
+@pytest.mark.parametrize("name", guidance.ROWS)
+def test_passes_in_turn_give_the_same_result(name):
+  recorder = Recorder()
+  row = guidance.row(name)
+  function = guidance.guided(recorder, row, SCALES, batched=False)
+  result, expected = function(STATE, TIME, CONDITION), run(name)[0]
+  for s in STATE:
+    np.testing.assert_allclose(result[s], expected[s], rtol=1e-6, atol=1e-5)
+  assert len(recorder.calls) == PASSES[name]
+  _, (_, _, together) = run(name)
+  told = [condition["variants"] for _, _, condition in recorder.calls]
+  assert tuple(v for (v,) in told) == together["variants"]
+  assert set(together["variants"]) == set(row.variants)
+
+
+def test_rescaling_goes_to_the_deviation_of_the_conditional_velocity():
+  """By eq. 1, of each sample and stream, where it is not given."""
+  plain, full, half, none = (
+    run(name, rescale=r)[0]
+    for name, r in (("none", 0.0), ("ucg2", 1.0), ("ucg2", 0.5), ("ucg2", 0.0))
+  )
+  for s in STATE:
+    axes = tuple(range(1, STATE[s].ndim))
+    expected = jnp.std(plain[s], axes)
+    np.testing.assert_allclose(jnp.std(full[s], axes), expected, rtol=1e-4)
+    middle = (full[s] + none[s]) / 2
+    np.testing.assert_allclose(half[s], middle, rtol=1e-4, atol=1e-4)
+
+
+def test_rescaling_leaves_out_what_is_given():
+  t = TIME | {"video": jnp.full((B, 3, 1), 0.5).at[:, 0].set(0.0)}
+
+  def scaled(factor):
+    function = guidance.guided(
+      lambda state, *_: jax.tree.map(lambda x: x * given, state),
+      guidance.row("ucg2"), SCALES, rescale=1.0,
+    )  # fmt: skip
+    given = jnp.array([factor, 1.0, 1.0])[:, None, None, None]
+    state = {"video": STATE["video"]}
+    return function(state, {"video": t["video"]}, CONDITION)["video"]
+
+  np.testing.assert_array_equal(scaled(1.0)[:, 1:], scaled(100.0)[:, 1:])
+
+
+def test_a_held_reference_is_not_in_the_state():
+  """Its passes are told apart by what it runs on."""
+  condition = CONDITION | {
+    "held": ("audio",), "route": inference_task("a2v").route(B),
+    "image": jnp.zeros((B, 7)),
+  }  # fmt: skip
+  recorder = Recorder()
+  function = guidance.guided(
+    lambda *args: {"video": recorder.calls.append(args) or args[0]["video"]},
+    guidance.row("sync"), SCALES,
+  )  # fmt: skip
+  function({"video": STATE["video"]}, {"video": TIME["video"]}, condition)
+  ((state, _, told),) = recorder.calls
+  assert set(state) == {"video"} and told["image"].shape == (2 * B, 7)
+  read = [v.reference for v in told["variants"]]
+  assert read == [("text", "null"), ("text", "given")]
+  found = {
+    name: guidance.references(row) for name, row in guidance.ROWS.items()
+  }
+  one, both = (("text", "given"),), (("text", "given"), ("negative", "given"))
+  assert found == {
+    "none": one, "text": both, "ucg2": one, "ucg3": both,
+    "ucg3_text_first": one, "multimodal": both,
+    "sync": (("text", "given"), ("text", "null")),
+  }  # fmt: skip
+
+
 def test_ucg2_at_one_is_the_conditional_velocity_exactly():
   scales = {s: {"scale": 1.0} for s in STATE}
   result, _ = run("ucg2", scales=scales)
@@ -183,3 +257,17 @@ def test_wrong_requests_are_named():
       run(name, condition=condition)
   with pytest.raises(ValueError, match="'cross' is missing"):
     run("ucg3", scales={s: {"text": 1.0} for s in STATE})
+
+
+def test_every_variant_is_told_of_the_image():
+  image = Image(tokens=jnp.arange(2.0 * 3 * 4).reshape(B, 3, 4))
+  seen = []
+
+  def record(state, t, condition):
+    seen.append(condition["image"])
+    return state
+
+  function = guidance.guided(record, guidance.row("ucg3"), SCALES)
+  function(STATE, TIME, CONDITION | {"image": image})
+  assert seen[0].latents is None
+  np.testing.assert_array_equal(seen[0].tokens, np.repeat(image.tokens, 3, 0))

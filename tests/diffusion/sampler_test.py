@@ -11,10 +11,12 @@ NOISE = flow.draw_noise(flow.sample_keys(jax.random.key(0), 2), SHAPES)
 DATA = jax.tree.map(lambda x: 2 * x[::-1] + 1, NOISE)
 
 
-def sample(velocity, noise=NOISE, clean=(), given=(), steps=4, method="euler"):
+def sample(
+  velocity, noise=NOISE, clean=(), given=(), steps=4, method="euler", **options
+):
   sigmas = sampler.schedule(steps, 5.0)
   return sampler.sample(
-    velocity, noise, dict(clean), dict(given), sigmas, method, None
+    velocity, noise, dict(clean), dict(given), sigmas, method, None, **options
   )
 
 
@@ -60,7 +62,8 @@ def test_error_falls_with_the_order_of_the_solver(method, order):
 
   def error(steps):
     sigmas = np.linspace(0.9, 0.1, steps + 1, dtype=np.float32)
-    result = sampler.SOLVERS[method](lambda x, sigma: x, x, sigmas)
+    phases = [(lambda x, sigma: x, steps)]
+    result, _ = sampler.SOLVERS[method](phases, x, sigmas)
     return abs(result["audio"].item() - np.exp(-0.8))
 
   assert error(8) / error(16) > 0.8 * 2**order
@@ -87,6 +90,40 @@ def test_given_latents_stay_and_are_at_time_zero(method):
     assert t["video"].shape == (2, 3, 1) and t["audio"].shape == (2,)
     assert (t["video"][:, 0] == 0).all() and (t["video"][:, 1:] > 0).all()
     assert t["audio"][0] == 0 and t["audio"][1] == t["video"][0, 1, 0]
+
+
+def test_a_window_splits_the_schedule():
+  sigmas = np.array([1, 0.8, 0.5, 0.2, 0])
+  for window, runs in (
+    ((0.0, 1.0), [(True, 4)]),
+    ((0.5, 0.8), [(False, 1), (True, 2), (False, 1)]),
+    ((0.0, 0.5), [(False, 2), (True, 2)]),
+    ((0.6, 0.7), [(False, 4)]),
+  ):
+    assert sampler.split(sigmas, window) == runs
+
+
+def test_only_the_window_sees_the_velocity():
+  """Euler on two constants: each is paid for the sigmas it was asked at."""
+  ones = jax.tree.map(jnp.ones_like, NOISE)
+  outside = jax.tree.map(lambda x: 3 * x, ones)
+  sigmas = sampler.schedule(4, 5.0)
+  window = (float(sigmas[2]), float(sigmas[1]))
+  result = sample(lambda *_: ones, window=window, outside=lambda *_: outside)
+  inside = sigmas[1] - sigmas[3]
+  for s, x in NOISE.items():
+    expected = x - inside - 3 * (1 - inside)
+    np.testing.assert_allclose(result[s], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", sampler.SOLVERS)
+def test_phases_of_one_field_are_one_run(method):
+  whole = sample(to_data, method=method, steps=5)
+  parts = sample(
+    to_data, method=method, steps=5, window=(0.5, 0.9), outside=to_data
+  )
+  for s in NOISE:
+    np.testing.assert_allclose(parts[s], whole[s], atol=1e-6)
 
 
 def test_an_item_does_not_depend_on_the_batch_and_a_stream_may_be_alone():

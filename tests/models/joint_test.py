@@ -9,7 +9,7 @@ import pytest
 
 from ccl_jax import trees
 from ccl_jax.models import joint
-from ccl_jax.types import Route, other
+from ccl_jax.types import Image, Route, other
 from tests.models import tiny
 
 
@@ -244,3 +244,31 @@ def test_wrong_shapes_are_named():
   for words, bad in wrong.items():
     with pytest.raises(ValueError, match=words):
       run(params, bad, t, text, route)
+
+
+def test_an_image_that_cannot_be_told_is_named():
+  state, t, text, route = tiny.inputs()
+
+  def refuses(words, run, params, image, state=state):
+    with pytest.raises(ValueError, match=words):
+      run(params, state, t, text, route, image)
+
+  tokens = Image(tokens=jnp.zeros((tiny.B, 3, 6)))
+  refuses("no place for them", *model(), tokens)
+  refuses("for the video stream", *model(), tokens, {"audio": state["audio"]})
+  told = dict(condition_channels=5, image_width=6)
+  graph, shapes = joint.describe(
+    changed(
+      video=tiny.SETTINGS["video"] | told,
+      audio=None,
+      fusion=Frozen(kind="independent"),
+    )
+  )
+  short = Image(latents=jnp.zeros((tiny.B, 1, tiny.H, tiny.W, 5)))
+  run = functools.partial(
+    jax.eval_shape, functools.partial(joint.velocity, graph)
+  )
+  video = {"video": state["video"]}
+  refuses("latents of an image are", run, shapes, short, video)
+  with pytest.raises(ValueError, match="only a video stream"):
+    joint.describe(changed(audio=tiny.SETTINGS["audio"] | told))

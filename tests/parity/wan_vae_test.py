@@ -1,6 +1,8 @@
 """Our Wan autoencoder against diffusers' AutoencoderKLWan, and both files."""
 
+import dataclasses
 import functools
+import types
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +11,8 @@ import pytest
 from einops import rearrange
 
 from ccl_jax import trees
-from ccl_jax.codecs import wan_vae
+from ccl_jax.codecs import cache, image_condition, wan_vae
+from ccl_jax.codecs.wan_video import WanVideoCodec
 from ccl_jax.convert import rules
 from ccl_jax.convert import wan_vae as tables
 from ccl_jax.convert.load import dump, load
@@ -105,6 +108,33 @@ def test_decode_equals_diffusers(pair, frames, chunk):
   wanted = rearrange(wanted.numpy(), TO_OURS)
   assert np.mean(np.abs(wanted) < 1) > 0.7  # Not all of it is clipped.
   assert error(video, wanted) < 1e-5
+
+
+def test_first_frames_equal_those_of_diffusers_pipeline(pair, tmp_path):
+  import torch
+  from diffusers import WanImageToVideoPipeline
+
+  theirs, params = pair
+  about = {"settings": dataclasses.asdict(SMALL)}
+  cache.write(tmp_path / "vae", params, about)
+  images = np.random.default_rng(0).integers(0, 256, (1, 16, 24, 3), np.uint8)
+  x = torch.from_numpy(images.astype(np.float32) / 127.5 - 1)
+  pipeline = types.SimpleNamespace(
+    vae=theirs,
+    config=types.SimpleNamespace(expand_timesteps=False),
+    vae_scale_factor_temporal=4,
+    vae_scale_factor_spatial=8,
+  )
+  with torch.no_grad():
+    _, wanted = WanImageToVideoPipeline.prepare_latents(
+      pipeline, x.permute(0, 3, 1, 2), 1, 4, 16, 24, 9, torch.float32, "cpu"
+    )
+  codec = WanVideoCodec(tmp_path / "vae", dtype="float32")
+  ours = image_condition.first_frame(images, codec, 9)
+  assert ours.shape == (1, 3, 2, 3, 8)
+  wanted = rearrange(wanted.numpy(), TO_OURS)
+  np.testing.assert_array_equal(ours[..., :4], wanted[..., :4])
+  assert error(ours, wanted) < 1e-5
 
 
 def test_every_name_of_diffusers_at_full_size():

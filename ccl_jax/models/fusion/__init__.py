@@ -3,11 +3,19 @@
 from collections.abc import Mapping
 
 from ccl_jax.config import build
-from ccl_jax.models.fusion.base import Fusion, Grid, Scene
+from ccl_jax.models.fusion.base import NOTHING, Fusion, Grid, Memory, Scene
 from ccl_jax.models.fusion.cca import CCA
 from ccl_jax.models.fusion.gated import make_gated
 
-__all__ = ["FUSIONS", "Fusion", "Grid", "Scene", "make_fusion"]
+__all__ = [
+  "FUSIONS",
+  "NOTHING",
+  "Fusion",
+  "Grid",
+  "Memory",
+  "Scene",
+  "make_fusion",
+]
 
 
 def make_independent(widths, head_sizes, *, rngs, dtype) -> Fusion:

@@ -3,16 +3,27 @@
 `attend` is how the streams self-attend, `exchange` what each adds to itself
 from the other, both sides read from the same snapshot. A fusion that leaves a
 hook alone keeps the streams independent there.
+
+When sampling, some of what `exchange` reads never changes: the context tokens,
+and a stream that is a reference at t = 0 and does not see the other. A `Memory`
+holds the keys and values of these; `contexts` and `remember` make them. It is
+needed that a stream which sees nothing equals the stream alone: true for all
+fusions whose `attend` keeps the streams apart.
 """
 
-from typing import NamedTuple
+import dataclasses
+from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from ccl_jax.attention import Attention
 from ccl_jax.types import Array, Route
 
 Grid = tuple[int, int, int]
+# Keys and values of some tokens, (b, m, k, e) each.
+Pair = tuple[Array, Array]
 
 
 class Scene(NamedTuple):
@@ -31,6 +42,44 @@ class Scene(NamedTuple):
   attention: Attention
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Memory:
+  """What does not change from step to step, with a leading axis of layers.
+
+  Attributes:
+    contexts: side -> keys and values of its context tokens, batch of 1.
+    runs: of each run of the reference, stream -> its keys and values as the
+      other side reads them, (b, n, k, e).
+    reads: which run each pass of a sample reads, if a batch of b p rows holds
+      p passes of each sample side by side; () if none reads any.
+  """
+
+  contexts: dict[str, Any] = dataclasses.field(default_factory=dict)
+  runs: tuple[dict[str, Any], ...] = ()
+  reads: tuple[int, ...] = dataclasses.field(
+    default=(), metadata={"static": True}
+  )
+
+  def of(self, stream: str) -> Pair | None:
+    """Keys and values of `stream` for all rows; None if not remembered."""
+    if not self.reads or stream not in self.runs[0]:
+      return None
+    passes = [self.runs[i][stream] for i in self.reads]
+    return jax.tree.map(interleave, *passes)
+
+
+NOTHING = Memory()
+
+
+def interleave(*parts: Array) -> Array:
+  """p arrays (b, ...) -> (b p, ...), sample by sample."""
+  if len(parts) == 1:
+    return parts[0]
+  x = jnp.stack(parts, axis=1)
+  return x.reshape(-1, *x.shape[2:])
+
+
 class Fusion(nnx.Module):
   """Two independent towers; the interface and its neutral element."""
 
@@ -44,6 +93,23 @@ class Fusion(nnx.Module):
       for s, args in qkv.items()
     }
 
-  def exchange(self, x: dict[str, Array], scene: Scene) -> dict[str, Array]:
+  def exchange(
+    self, x: dict[str, Array], scene: Scene, memory: Memory = NOTHING
+  ) -> dict[str, Array]:
     """Stream -> (b, f, s, d) to add; a stream left out adds nothing."""
+    return {}
+
+  def contexts(self, dtype: Any) -> dict[str, Pair]:
+    """Side -> keys and values of the context tokens that it reads."""
+    return {}
+
+  def remember(self, x: dict[str, Array], scene: Scene) -> dict[str, Pair]:
+    """Stream -> keys and values as the other side reads it."""
+    return {}
+
+  def shares(self, x: dict[str, Array], scene: Scene) -> dict[str, Array]:
+    """Side -> the part of its tokens' attention on the other stream, (b, n).
+
+    The mean over heads; the rest is on the context. Of sides that read another.
+    """
     return {}

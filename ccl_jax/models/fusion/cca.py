@@ -25,7 +25,8 @@ with g = 0 for them (Eq. 1), the paper's baseline.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -35,8 +36,14 @@ from flax import nnx
 from ccl_jax.attention import Full, Mask, Window
 from ccl_jax.models import layers, rope
 from ccl_jax.models.block import flatten
-from ccl_jax.models.fusion.base import Fusion, Grid, Scene
-from ccl_jax.types import STREAMS, Array, Bool, Float, Route, other
+from ccl_jax.models.fusion.base import (
+  NOTHING,
+  Fusion,
+  Memory,
+  Pair,
+  Scene,
+)
+from ccl_jax.types import STREAMS, Array, Float, Route, other
 
 POSITIONS = ("index", "seconds", "fine", "unscaled")
 
@@ -83,40 +90,37 @@ class Reader(nnx.Module):
     tokens = 0.02 * jax.random.normal(rngs.params(), (num_context, d_other))
     self.context = nnx.Param(tokens)
 
-  def keys_values(
-    self, y: Float[Array, "b m d"] | None, angles: Array | None, b: int, dtype
-  ) -> tuple[Float[Array, "b r k e"], Float[Array, "b r k e"]]:
-    """[context; y]: the context once for the batch, and without RoPE.
-
-    y is normalised.
-    """
+  def context_keys(self, dtype: Any) -> Pair:
+    """Of the context tokens, (1, r, k, e): without RoPE, for all samples."""
     p, context = self.attention, self.context[...].astype(dtype)[None]
-    parts = [(p.key(context), p.value(context))]
-    parts = [
-      [jnp.broadcast_to(a, (b, *a.shape[1:])) for a in pair] for pair in parts
-    ]
-    if y is not None:
-      parts.append((rope.rotate(p.key(y), angles), p.value(y)))
-    return tuple(jnp.concatenate(a, 1) for a in zip(*parts, strict=True))
+    return p.key(context), p.value(context)
 
-  def __call__(
-    self,
-    x: Float[Array, "b f s d"],
-    y: Float[Array, "b f r d2"] | None,
-    angles: tuple[Array, Array | None],
-    across: Callable[..., Array],
-  ) -> Float[Array, "b f s d"]:
-    """What x adds to itself, attending by `across(q, k, v)`.
-
-    y None leaves only the context tokens.
-    """
-    p = self.attention
-    q = rope.rotate(p.query(flatten(self.norm(x))), angles[0])
+  def keys(self, y: Float[Array, "b f r d"], angles: Array) -> Pair:
+    """Of the other stream."""
     # Frame by frame: libtpu 0.0.51 cannot lay out the gradient of a norm over
     # all tokens as one axis.
-    y = None if y is None else flatten(self.norm_other(y))
-    k, v = self.keys_values(y, angles[1], len(x), x.dtype)
-    return p.out(across(q, k, v)).reshape(x.shape)
+    p, y = self.attention, flatten(self.norm_other(y))
+    return rope.rotate(p.key(y), angles), p.value(y)
+
+  def attend(
+    self,
+    x: Float[Array, "b f s d"],
+    angles: Array,
+    parts: Sequence[Pair],
+    across: Callable[..., Array],
+  ) -> Float[Array, "b n k e"]:
+    """What x reads, attending by `across(q, k, v)`.
+
+    parts: keys and values, one behind the other; those with a batch of 1 are
+      there for all samples.
+    """
+    b = len(x)
+    q = rope.rotate(self.attention.query(flatten(self.norm(x))), angles)
+    k, v = (
+      jnp.concatenate([jnp.broadcast_to(a, (b, *a.shape[1:])) for a in each], 1)
+      for each in zip(*parts, strict=True)
+    )
+    return across(q, k, v)
 
 
 class CCA(Fusion):
@@ -156,63 +160,121 @@ class CCA(Fusion):
       )  # fmt: skip
       setattr(self, side, reader)
 
-  def angles(self, side: str, of: str, grid: Grid, c: int) -> Array:
+  def is_routed(self, side: str) -> bool:
+    """Whether routes close columns of what `side` reads, or else a gate."""
+    return self.dcr and self.num_context[STREAMS.index(side)] > 0
+
+  def angles(self, side: str, of: str, scene: Scene) -> Array:
     """RoPE of the tokens of stream `of`, in the head geometry of `side`."""
     e = self.head_sizes[STREAMS.index(side)]
-    f, h, w = grid
+    # Where the frames of a video alone sit does not depend on c.
+    _, _, c = scene.grids.get("audio", (0, 1, 1))
+    f, h, w = scene.grids[of]
     times = frame_times(self.positions, f, c, self.fps)[of]
     if of == "video":
       return rope.video_angles(times, h, w, e)
     return rope.time_angles(times, e)
 
-  def mask(
-    self,
-    side: str,
-    x: Array,
-    y: Array | None,
-    sees: Bool[Array, " b"],
-    frames: int,
-  ) -> Mask:
-    """TARP's window and, if routed, DCR's columns.
+  def mask(self, side: str, num_far: int, scene: Scene) -> Mask:
+    """TARP's window and, if routed, DCR's columns, on context and `num_far`.
 
     Without TARP everyone sees every frame; frames of padding nobody sees.
     """
-    if y is None:
+    if not num_far:
       return Mask()
-    i = STREAMS.index(side)
-    (b, f, s, _), per_frame, context = x.shape, y.shape[2], self.num_context[i]
-    window = Window(s, per_frame, self.halves[i], context)
+    i, (f, h, w) = STREAMS.index(side), scene.grids[side]
+    context, per_frame = self.num_context[i], num_far // f
+    sees = scene.route.sees(side)
+    window = Window(h * w, per_frame, self.halves[i], context)
     pattern = window if self.tarp else Full()
     mask = Mask(pattern)
-    if self.dcr and context:
-      mask = Mask.routed(window, sees, f * s, context + f * per_frame)
+    if self.is_routed(side):
+      mask = Mask.routed(window, sees, f * h * w, context + num_far)
       mask = mask._replace(pattern=pattern)
-    if frames < f:
-      lengths = jnp.full(b, context + frames * per_frame)
+    if scene.frames < f:
+      lengths = jnp.full(len(sees), context + scene.frames * per_frame)
       mask = mask._replace(k_lengths=lengths)
     return mask
 
-  def exchange(self, x: dict[str, Array], scene: Scene) -> dict[str, Array]:
+  def exchange(
+    self, x: dict[str, Array], scene: Scene, memory: Memory = NOTHING
+  ) -> dict[str, Array]:
     """Both sides read the snapshot x; a lone stream reads its LCT."""
-    added, grids, route = {}, scene.grids, scene.route
-    for i, side in enumerate(STREAMS):
-      routed = self.dcr and self.num_context[i] > 0
-      far = other(side)
-      if side not in x or (far not in x and not routed):
-        continue
-      on, sees = route.exchanges, route.sees(side)
-      y = self.detached(x, far, route) if far in x else None
-      c = grids["audio"][2] if "audio" in grids else 1
-      angles = tuple(
-        self.angles(side, of, grids[of], c) if of in x else None
-        for of in (side, far)
-      )
-      mask = self.mask(side, x[side], y, sees, scene.frames)
-      across = functools.partial(scene.attention.across, side, mask=mask)
-      update = getattr(self, side)(x[side], y, angles, across)
-      on = on if routed else on & sees
-      added[side] = jnp.where(on[:, None, None, None], update, 0)
+    added = {}
+    for side in x:
+      far = self.far_keys(side, x, scene, memory)
+      if far or self.is_routed(side):
+        added[side] = self.read(side, x[side], far, scene, memory)
     return added
+
+  def far_keys(
+    self, side: str, x: dict[str, Array], scene: Scene, memory: Memory
+  ) -> tuple[Pair, ...]:
+    """Of the other stream, if it is here or remembered."""
+    far = other(side)
+    if far in x:
+      y = self.detached(x, far, scene.route)
+      return (getattr(self, side).keys(y, self.angles(side, far, scene)),)
+    remembered = memory.of(far)
+    return () if remembered is None else (remembered,)
+
+  def read(
+    self,
+    side: str,
+    x: Float[Array, "b f s d"],
+    far: tuple[Pair, ...],
+    scene: Scene,
+    memory: Memory,
+  ) -> Float[Array, "b f s d"]:
+    """What `side` adds to itself, from its context and `far`."""
+    on = scene.route.exchanges
+    if side in memory.contexts:
+      near = memory.contexts[side]
+    else:
+      near = getattr(self, side).context_keys(x.dtype)
+    attended = self.attended(side, x, (near, *far), scene)
+    update = getattr(self, side).attention.out(attended).reshape(x.shape)
+    on = on if self.is_routed(side) else on & scene.route.sees(side)
+    return jnp.where(on[:, None, None, None], update, 0)
+
+  def attended(
+    self,
+    side: str,
+    x: Float[Array, "b f s d"],
+    parts: Sequence[Pair],
+    scene: Scene,
+  ) -> Float[Array, "b n k e"]:
+    """What `side` reads of the context, the first of `parts`, and the rest."""
+    num_far = sum(k.shape[1] for k, _ in parts[1:])
+    mask = self.mask(side, num_far, scene)
+    across = functools.partial(scene.attention.across, side, mask=mask)
+    angles = self.angles(side, side, scene)
+    return getattr(self, side).attend(x, angles, parts, across)
+
+  def shares(self, x: dict[str, Array], scene: Scene) -> dict[str, Array]:
+    """See `Fusion`: attention to values that are 0 in the context, else 1."""
+    found = {}
+    for side in x:
+      for k, v in self.far_keys(side, x, scene, NOTHING):
+        k0, v0 = getattr(self, side).context_keys(x[side].dtype)
+        parts = ((k0, jnp.zeros_like(v0)), (k, jnp.ones_like(v)))
+        share = self.attended(side, x[side], parts, scene)
+        share = share.astype(jnp.float32).mean((2, 3))
+        found[side] = jnp.where(scene.route.sees(side)[:, None], share, 0)
+    return found
+
+  def contexts(self, dtype: Any) -> dict[str, Pair]:
+    """Side -> keys and values of the LCT that it reads."""
+    return {side: getattr(self, side).context_keys(dtype) for side in STREAMS}
+
+  def remember(self, x: dict[str, Array], scene: Scene) -> dict[str, Pair]:
+    """Stream -> its keys and values as the other side reads it."""
+    layout, kept = scene.attention.layout, {}
+    for s, y in x.items():
+      side = other(s)
+      pair = getattr(self, side).keys(y, self.angles(side, s, scene))
+      kept[s] = tuple(layout.constrain(a, f"{s}/heads") for a in pair)
+    return kept
 
   def detached(self, x: dict[str, Array], far: str, route: Route) -> Array:
     """The far stream, cut from the gradient where it is a reference."""

@@ -1,0 +1,114 @@
+"""Safetensors files, written one array at a time.
+
+    8 bytes   length of the header, little endian
+    header    JSON: name -> dtype, shape, data_offsets; spaces at the end
+    data      the arrays in that order, C order, little endian, without gaps
+
+The header needs shapes only, so it is written before the first array is there.
+What is more than a shard goes to STEM-00001-of-0000N.safetensors, and an index
+beside them tells which name is where; so do diffusers and transformers.
+"""
+
+import json
+import math
+import pathlib
+from collections.abc import Iterable, Iterator, Mapping
+
+import jax
+import numpy as np
+
+from ccl_jax.convert.sources import KINDS
+from ccl_jax.files import require_space
+
+_NAMES = {np.dtype(dtype): name for name, dtype in KINDS.items()}
+_METADATA = {"format": "pt"}  # which diffusers and transformers demand
+_ALIGNMENT = 8
+
+Shapes = Mapping[str, jax.ShapeDtypeStruct]
+
+
+def write(
+  folder: pathlib.Path,
+  stem: str,
+  shapes: Shapes,
+  arrays: Iterable[tuple[str, np.ndarray]],
+  shard_size: int,
+) -> None:
+  """Writes one file, or shards and their index, to a new folder.
+
+  Args:
+    stem: the files' name without what follows the first dash or dot.
+    shapes: name -> shape and dtype.
+    arrays: (name, array) in the order of `shapes`; they are cast.
+    shard_size: bytes of arrays in a file; a larger array has one to itself.
+
+  Raises:
+    ValueError: the disk has too little space left, or `arrays` are others than
+      `shapes` said.
+  """
+  total = sum(_bytes(x) for x in shapes.values())
+  require_space(folder, total)
+  folder.mkdir(parents=True)
+  shards, arrays = _split(shapes, shard_size), iter(arrays)
+  names = [f"{stem}.safetensors"]
+  if len(shards) > 1:
+    num = len(shards)
+    names = [
+      f"{stem}-{i:05}-of-{num:05}.safetensors" for i in range(1, num + 1)
+    ]
+  for name, shard in zip(names, shards, strict=True):
+    _write_file(folder / name, shard, arrays)
+  if len(shards) > 1:
+    where = {
+      name: file
+      for file, shard in zip(names, shards, strict=True)
+      for name in shard
+    }
+    index = {"metadata": {"total_size": total}, "weight_map": where}
+    text = json.dumps(index, indent=2, sort_keys=True)
+    (folder / f"{stem}.safetensors.index.json").write_text(text + "\n")
+
+
+def _split(shapes: Shapes, shard_size: int) -> list[dict]:
+  """Parts of `shapes` in their order, none larger than it must be."""
+  shards, size = [{}], 0
+  for name, x in shapes.items():
+    if shards[-1] and size + _bytes(x) > shard_size:
+      shards.append({})
+      size = 0
+    shards[-1][name] = x
+    size += _bytes(x)
+  return shards
+
+
+def _write_file(
+  path: pathlib.Path, shapes: Shapes, arrays: Iterator[tuple[str, np.ndarray]]
+) -> None:
+  with path.open("wb") as file:
+    file.write(_header(shapes))
+    for name, x in shapes.items():
+      got, array = next(arrays, ("nothing", np.empty(0)))
+      if got != name or array.shape != x.shape:
+        raise ValueError(
+          f"got {got} {array.shape} to write, expected {name} {x.shape}."
+        )
+      array = np.ascontiguousarray(array, x.dtype)
+      file.write(array.reshape(-1).view(np.uint8))
+
+
+def _header(shapes: Shapes) -> bytes:
+  described, end = {"__metadata__": _METADATA}, 0
+  for name, x in shapes.items():
+    start, end = end, end + _bytes(x)
+    described[name] = {
+      "dtype": _NAMES[np.dtype(x.dtype)],
+      "shape": list(x.shape),
+      "data_offsets": [start, end],
+    }
+  text = json.dumps(described, separators=(",", ":")).encode()
+  text += b" " * (-len(text) % _ALIGNMENT)
+  return len(text).to_bytes(8, "little") + text
+
+
+def _bytes(x: jax.ShapeDtypeStruct) -> int:
+  return math.prod(x.shape) * np.dtype(x.dtype).itemsize

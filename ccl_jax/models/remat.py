@@ -1,0 +1,22 @@
+"""What the backward pass of a block keeps; the rest it computes again."""
+
+import jax
+
+from ccl_jax.attention.parallel import SELF_ATTENTION
+from ccl_jax.models.layers import MLP_HIDDEN
+
+BLOCK_INPUT = "block_input"
+_policies = jax.checkpoint_policies
+REMAT = {
+  "none": _policies.everything_saveable,
+  "linear": _policies.dots_with_no_batch_dims_saveable,
+  "full": _policies.nothing_saveable,
+  "attention": _policies.save_only_these_names(SELF_ATTENTION),
+  "attention_ffn": _policies.save_only_these_names(SELF_ATTENTION, MLP_HIDDEN),
+  "offload": _policies.save_and_offload_only_these_names(
+    names_which_can_be_saved=[],
+    names_which_can_be_offloaded=[BLOCK_INPUT, SELF_ATTENTION],
+    offload_src="device",
+    offload_dst="pinned_host",
+  ),
+}

@@ -1,0 +1,189 @@
+"""The page in headless Chromium, as a person uses it.
+
+    python -m pytest -n 0 tests/browser/page.py
+
+Needs requirements.txt beside this file, and of the system chromium and
+chromedriver (Debian: apt-get install chromium chromium-driver). Screenshots go
+to runs/page.
+"""
+
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import time
+import urllib.request
+
+import numpy as np
+import pytest
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+
+from ccl_jax.data import media
+from tests.distributed_test import free_port
+from tests.runs import SAMPLES, SHAPE, hum, inputs, run  # noqa: F401
+
+ROOT = pathlib.Path(__file__).parents[2]
+SHOTS = ROOT / "runs" / "page"
+FLAGS = (
+  "--headless=new", "--no-sandbox", "--disable-dev-shm-usage",
+  "--window-size=1280,1100", "--autoplay-policy=no-user-gesture-required",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def address(run, tmp_path_factory):  # noqa: F811
+  """Of the page, which is served while the tests run."""
+  port = free_port()
+  address = f"http://127.0.0.1:{port}"
+  log = tmp_path_factory.mktemp("page") / "log"
+  with log.open("w") as file:
+    server = subprocess.Popen(
+      [
+        sys.executable, "-m", "ccl_jax.app", f"--workdir={run}",
+        f"--port={port}", "--seconds=60",
+      ],
+      cwd=ROOT, env=os.environ | {"JAX_PLATFORMS": "cpu"},
+      stdout=file, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+  try:
+    until(lambda: answers(address) or server.poll() is not None, 120)
+    assert server.poll() is None, log.read_text()
+    yield address
+  finally:
+    server.terminate()
+    server.wait()
+
+
+@pytest.fixture
+def browser(address):
+  """Shows the page."""
+  options = webdriver.ChromeOptions()
+  for flag in FLAGS:
+    options.add_argument(flag)
+  driver = shutil.which("chromedriver")
+  with webdriver.Chrome(options=options, service=Service(driver)) as browser:
+    browser.get(address)
+    until(lambda: shown(browser, "#prompt textarea"))
+    yield browser
+
+
+def answers(address):
+  try:
+    with urllib.request.urlopen(address, timeout=5) as answer:
+      return answer.status == 200
+  except OSError:
+    return False
+
+
+def until(is_true, seconds=60):
+  """What `is_true` gives, as soon as that is true."""
+  end = time.monotonic() + seconds
+  while time.monotonic() < end:
+    if found := is_true():
+      return found
+    time.sleep(0.1)
+  raise AssertionError(f"Not within {seconds} s.")
+
+
+def shown(browser, selector):
+  """The elements of a CSS selector that are displayed."""
+  found = browser.find_elements(By.CSS_SELECTOR, selector)
+  return [element for element in found if element.is_displayed()]
+
+
+def choose(browser, text):
+  browser.find_element(By.CSS_SELECTOR, "#task input").click()
+  options = until(lambda: shown(browser, "[role=option]"))
+  next(
+    option for option in options if option.text.strip("✓ \n") == text
+  ).click()
+
+
+def upload(browser, name, path):
+  field = until(
+    lambda: browser.find_elements(By.CSS_SELECTOR, f"#{name} input[type=file]")
+  )
+  field[0].send_keys(str(path))
+
+
+def generate(browser, prompt):
+  area = browser.find_element(By.CSS_SELECTOR, "#prompt textarea")
+  area.clear()
+  area.send_keys(prompt)
+  browser.find_element(By.CSS_SELECTOR, "#go").click()
+
+
+def downloads(browser):
+  """Suffix -> where it is, of the files that are offered."""
+  links = until(lambda: shown(browser, "#files a[href]"), 120)
+  return {
+    pathlib.PurePosixPath(link.get_attribute("href")).suffix:
+      link.get_attribute("href")
+    for link in links
+  }  # fmt: skip
+
+
+def fetch(address, path):
+  with urllib.request.urlopen(address, timeout=30) as answer:
+    path.write_bytes(answer.read())
+  return path
+
+
+def message(browser):
+  return until(lambda: shown(browser, ".toast-body"))[0].text
+
+
+def shoot(browser, name):
+  SHOTS.mkdir(parents=True, exist_ok=True)
+  browser.save_screenshot(str(SHOTS / f"{name}.png"))
+
+
+def test_a_prompt_becomes_a_clip_that_plays(browser, tmp_path):
+  assert not shown(browser, "#image") and not shown(browser, "#audio")
+  generate(browser, 'A face. "a i" A voice.')
+  files = downloads(browser)
+  video = until(lambda: shown(browser, "#clip video"))[0]
+  until(lambda: video.get_property("currentTime") > 0)
+  assert abs(video.get_property("duration") - 0.2) < 0.1
+  assert until(lambda: shown(browser, "#mel img"))
+  shoot(browser, "t2av")
+  clip = media.read_clip(fetch(files[".mp4"], tmp_path / "made.mp4"))
+  assert clip.video.shape == (SHAPE.frames, *SHAPE.size, 3)
+  assert len(clip.audio) == SAMPLES
+  said = json.loads(fetch(files[".json"], tmp_path / "made.json").read_text())
+  assert said["prompt"] == 'A face. "a i" A voice.' and said["task"] == "t2av"
+
+
+def test_a_sound_becomes_a_video_with_it(browser, inputs, tmp_path):  # noqa: F811
+  choose(browser, "text, sound → video")
+  until(lambda: shown(browser, "#audio"))
+  upload(browser, "audio", inputs["audio"])
+  until(lambda: shown(browser, "#audio #waveform"))
+  generate(browser, "A face.")
+  assert "the first 0.20 s of" in message(browser)
+  files = downloads(browser)
+  shoot(browser, "a2v")
+  clip = media.read_clip(fetch(files[".mp4"], tmp_path / "made.mp4"))
+  given, inner = hum(1.0)[:SAMPLES], slice(800, -800)
+  assert np.corrcoef(clip.audio[inner], given[inner])[0, 1] > 0.9
+  said = json.loads(fetch(files[".json"], tmp_path / "made.json").read_text())
+  assert said["audio"] == "hum.wav"
+
+
+def test_what_is_wrong_is_told(browser, tmp_path):
+  """An upload that is none, none at all, and one that is too long."""
+  choose(browser, "text, sound → video")
+  until(lambda: shown(browser, "#audio"))
+  generate(browser, "A face.")
+  assert "needs audio: upload one" in message(browser)
+  rubbish = tmp_path / "rubbish.wav"
+  rubbish.write_text("this is no sound")
+  upload(browser, "audio", rubbish)
+  time.sleep(2)
+  generate(browser, "A face.")
+  until(lambda: "Invalid data" in browser.page_source)
+  shoot(browser, "rubbish")

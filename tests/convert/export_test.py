@@ -1,0 +1,387 @@
+"""What `to-torch` writes, what reads it, and the way back."""
+
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from ccl_jax import files, trees
+from ccl_jax.convert import dit, export, runs, safetensors_writer, wan
+from ccl_jax.convert.load import dump
+from ccl_jax.convert.sources import open_tensors
+from ccl_jax.models import joint
+from ccl_jax.pipeline import Pipeline
+from ccl_jax.training import checkpoint, restore
+from ccl_jax.types import Route
+from tests import bucket, gcs
+from tests.convert import small_run
+from tests.convert.small_run import describe_once  # noqa: F401
+from tests.models import tiny
+
+ALONE = dict(audio=None, fusion=dict(kind="independent"))
+TOLD = dict(condition_channels=5, image_width=7)
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+  return small_run.write(tmp_path_factory.mktemp("run") / "run")
+
+
+@pytest.fixture(scope="module")
+def exported(run, tmp_path_factory):
+  folder = tmp_path_factory.mktemp("export") / "x"
+  export.to_torch(run, folder)
+  return folder
+
+
+def arrays_of(folder):
+  tensors = open_tensors(folder / "transformer")
+  return {name: tensors.read(name) for name in tensors.shapes}
+
+
+def params_of(workdir, **options):
+  found = runs.open_run(workdir).params(**options).arrays
+  return {path: np.asarray(x) for path, x in found.items()}
+
+
+def assert_equal(found, expected, dtype=None):
+  assert found.keys() == expected.keys()
+  for name, x in expected.items():
+    x = x if dtype is None else x.astype(dtype)
+    assert found[name].dtype == x.dtype, name
+    np.testing.assert_array_equal(found[name], x, err_msg=name)
+
+
+def contents(folder):
+  return {
+    str(p.relative_to(folder)): p.read_bytes()
+    for p in folder.rglob("*")
+    if p.is_file()
+  }
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_there_and_back_and_there(run, tmp_path, dtype):
+  """Bit for bit."""
+  first, back, again = (tmp_path / name for name in ("x", "back", "again"))
+  about = export.to_torch(run, first, dtype=dtype)
+  assert about["averaged"] and about["step"] == 5
+  told = dit.from_export(first, back)
+  assert told["parameters"] == about["parameters"]
+  expected = trees.flatten(small_run.params(5))
+  assert_equal(params_of(back), expected, export.DTYPES[dtype])
+  export.to_torch(back, again, dtype=dtype)
+  files_of = [contents(x / "transformer") for x in (first, again)]
+  assert files_of[0] == files_of[1]
+  if dtype == "float32":
+    loaded = Pipeline.load(back)
+    assert loaded.step == 5 and loaded.shape.size == (16, 24)
+    assert_equal(trees.flatten(loaded.params), expected, np.float32)
+
+
+def test_the_gated_baseline(tmp_path):
+  """Whose context is empty."""
+  settings = {**tiny.SETTINGS, "fusion": {"kind": "gated"}}
+  params = trees.flatten(small_run.draw(1, settings))
+  (tmp_path / "run").mkdir()
+  made = trees.unflatten(params)
+  runs.write(tmp_path / "run", 3, made, {"settings": settings})
+  export.to_torch(tmp_path / "run", tmp_path / "x")
+  dit.from_export(tmp_path / "x", tmp_path / "back")
+  assert_equal(params_of(tmp_path / "back"), params, np.float32)
+  assert not params["fusion/video/context"].size
+
+
+def test_which_parameters(run, tmp_path):
+  """A step by its number or its folder, with and without the average."""
+  by_number = export.to_torch(run, tmp_path / "a", step=2, average=False)
+  folder = run / "checkpoints" / "2"
+  by_folder = export.to_torch(folder, tmp_path / "b", average=False)
+  assert by_number == by_folder and not by_number["averaged"]
+  table = export.ccl.table(tiny.SETTINGS)
+  expected = dict(dump(small_run.params(2, average=False), table))
+  for name in "ab":
+    assert_equal(arrays_of(tmp_path / name), expected, np.float32)
+  with pytest.raises(ValueError, match="not of step 1"):
+    export.to_torch(folder, tmp_path / "c", step=1)
+  with pytest.raises(ValueError, match=r"No checkpoint of step 3.*\[1, 2, 5\]"):
+    export.to_torch(run, tmp_path / "c", step=3)
+
+
+def test_shards(run, exported, tmp_path):
+  export.to_torch(run, tmp_path / "x", shard_size=10_000)
+  folder = tmp_path / "x" / "transformer"
+  shards = sorted(folder.glob("*.safetensors"))
+  num = len(shards)
+  assert num > 3
+  assert shards[1].name == (
+    f"diffusion_pytorch_model-00002-of-{num:05}.safetensors"
+  )
+  for shard in shards:
+    held = load_file(shard)
+    assert len(held) == 1 or sum(x.nbytes for x in held.values()) <= 10_000
+  index = json.loads((folder / f"{WEIGHTS}.index.json").read_text())
+  whole = arrays_of(exported)
+  assert index["metadata"]["total_size"] == sum(
+    x.nbytes for x in whole.values()
+  )
+  assert_equal(arrays_of(tmp_path / "x"), whole)
+  assert [p.name for p in (exported / "transformer").iterdir()] != []
+  assert not list((exported / "transformer").glob("*index*"))
+
+
+def write_video(folder, told):
+  """A run of a video stream alone, as a converter writes one."""
+  settings = {**tiny.SETTINGS, **ALONE}
+  settings["video"] = settings["video"] | told
+  params = small_run.draw(3, settings)
+  folder.mkdir()
+  runs.write(folder, 7, params, {"settings": settings})
+  return settings, params
+
+
+def wan_of(folder):
+  """diffusers' model; its own from_pretrained needs accelerate."""
+  import torch
+  from diffusers import WanTransformer3DModel
+
+  config = WanTransformer3DModel.load_config(folder / "transformer")
+  module = WanTransformer3DModel.from_config(config)
+  state = {name: torch.tensor(x) for name, x in arrays_of(folder).items()}
+  module.load_state_dict(state, strict=True)
+  return module
+
+
+@pytest.mark.parametrize("told", [{}, TOLD], ids=["t2v", "i2v"])
+def test_diffusers_loads_the_video_stream(tmp_path, told):
+  """Strictly, whatever it was exported of; and as Wan's it comes back."""
+  pytest.importorskip("torch")
+  from diffusers import UniPCMultistepScheduler
+
+  settings, params = write_video(tmp_path / "run", told)
+  export.to_torch(tmp_path / "run", tmp_path / "x", part="video")
+  assert wan_of(tmp_path / "x").config.image_dim == told.get("image_width")
+  scheduler = UniPCMultistepScheduler.from_pretrained(
+    tmp_path / "x" / "scheduler"
+  )
+  assert scheduler.config.use_flow_sigmas and scheduler.config.flow_shift == 5
+  dit.from_torch(tmp_path / "x", tmp_path / "back", sizes={"tiny": settings})
+  assert_equal(params_of(tmp_path / "back"), trees.flatten(params))
+
+
+def test_the_video_stream_gives_the_same_velocity(run, tmp_path):
+  """diffusers' model of a joint run, and our video stream of it."""
+  torch = pytest.importorskip("torch")
+  export.to_torch(run, tmp_path / "x", part="video", shard_size=20_000)
+  assert not (tmp_path / "x" / "run").exists()
+  module = wan_of(tmp_path / "x")
+  state, _, text, _ = tiny.inputs(b=2)
+  video, t = np.asarray(state["video"]), np.array([0.9, 0.3], np.float32)
+  with torch.no_grad():
+    theirs = module(
+      torch.from_numpy(np.moveaxis(video, -1, 1).copy()),
+      torch.from_numpy(1000 * t),
+      torch.from_numpy(np.array(text)),
+    ).sample.numpy()
+  settings = {**tiny.SETTINGS, **ALONE}
+  graph, _ = joint.describe(settings)
+  ones = jnp.ones(2, bool)
+  route = Route(~ones, ~ones, ones, ones, ~ones)
+  velocity = jax.jit(joint.velocity, static_argnums=0)
+  params = {"video": small_run.params(5)["video"]}
+  ours = velocity(graph, params, {"video": video}, {"video": t}, text, route)
+  ours = ours["video"]
+  theirs = np.moveaxis(theirs, 1, -1)
+  assert np.abs(ours - theirs).max() <= 1e-4 * np.abs(theirs).max()
+
+
+def test_what_the_folder_says(exported):
+  config = json.loads((exported / "transformer" / "config.json").read_text())
+  assert config["_class_name"] == "CCL" and config["ccl_version"] == 1
+  assert config["clip"] == {"fps": 25.0, "frames": 9, "size": [16, 24]}
+  assert config["sampling"]["guidance"] == "ucg2"
+  given = {k: v for k, v in config.items() if k not in export.ADDED}
+  assert given == tiny.SETTINGS
+  card = (exported / "README.md").read_text()
+  for part in (
+    "# CCL, step 5", "for video and audio", "a moving average",
+    "9 frames of 24 x 16 pixels at 25", '"Hello!"', "from_pretrained",
+    '"guidance": "ucg2"', "nothing that is known here",
+  ):  # fmt: skip
+    assert part in card, part
+  scheduler = exported / "scheduler" / "scheduler_config.json"
+  assert json.loads(scheduler.read_text())["flow_shift"] == 1.0  # the run's
+
+
+def test_licences_of_what_it_was_made_with(run, tmp_path):
+  _, _ = write_video(tmp_path / "wan", {})
+  about = json.loads((tmp_path / "wan" / "about.json").read_text())
+  about |= {"model": "wan", "licence": "Apache-2.0"}
+  (tmp_path / "wan" / "about.json").write_text(json.dumps(about))
+  run = shutil.copytree(run, tmp_path / "run")
+  sources = [["video/.*", str(tmp_path / "wan")]]
+  config = checkpoint.read_config(run) | {"initial": {"sources": sources}}
+  checkpoint.write_json(run / "config.json", config)
+  described = {"audio": {"kind": "mmaudio"}, "video": {"kind": "wan_video"}}
+  (run / "codecs" / "codecs.json").write_text(json.dumps(described))
+  export.to_torch(run, tmp_path / "x")
+  card = (tmp_path / "x" / "README.md").read_text()
+  assert "- codec mmaudio: CC-BY-NC 4.0. MMAudio's published" in card
+  assert "- codec wan-vae: Apache-2.0." in card
+  assert "- begun from wan: Apache-2.0" in card
+
+
+def test_from_a_bucket_into_a_bucket(run, exported, monkeypatch):
+  where = bucket.make()
+  for name, content in contents(run).items():
+    (where / "run" / name).write_bytes(content)
+  # Orbax asks google-cloud-storage, which gcsfs brings, of what kind it is.
+  monkeypatch.setattr(restore, "steps", lambda workdir: list(small_run.STEPS))
+  server = gcs.serve(where, monkeypatch)
+  try:
+    export.to_torch(where / "run", where / "x")
+  finally:
+    server.shutdown()
+    server.server_close()
+  for name, content in contents(exported).items():
+    assert (where / "x" / name).read_bytes() == content, name
+  assert set(files.sizes(where / "x")) == set(contents(exported))
+
+
+def test_refusals_leave_nothing(run, tmp_path, monkeypatch):
+  cases = [
+    ({"dtype": "float16"}, "expected one of float32, bfloat16"),
+    ({"part": "audio"}, "expected one of all, video"),
+  ]
+  for options, words in cases:
+    with pytest.raises(ValueError, match=words):
+      export.to_torch(run, tmp_path / "x", **options)
+  audio = tmp_path / "audio"
+  settings = {**tiny.SETTINGS, **ALONE, "video": None}
+  settings["audio"] = tiny.SETTINGS["audio"]
+  audio.mkdir()
+  runs.write(audio, 1, small_run.draw(1, settings), {"settings": settings})
+  with pytest.raises(ValueError, match="no video stream"):
+    export.to_torch(audio, tmp_path / "x", part="video")
+  with pytest.raises(ValueError, match="not a training workdir"):
+    export.to_torch(tmp_path / "nothing", tmp_path / "x")
+  usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+  monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+  with pytest.raises(ValueError, match=r"needs up to 0\.0 GB; its disk has"):
+    export.to_torch(run, tmp_path / "x")
+  assert [p.name for p in tmp_path.iterdir()] == ["audio"]
+
+
+def test_a_damaged_checkpoint(run, tmp_path):
+  shutil.copytree(run, tmp_path / "run")
+  data = max(
+    (tmp_path / "run" / "checkpoints" / "5").rglob("d/*"),
+    key=lambda p: p.stat().st_size,
+  )
+  data.write_bytes(data.read_bytes()[:-10])
+  with pytest.raises(ValueError, match=r"is broken: .* bytes of"):
+    export.to_torch(tmp_path / "run", tmp_path / "x")
+  other = {**tiny.SETTINGS, "num_layers": 3}
+  config = checkpoint.read_config(run) | {"model": other}
+  checkpoint.write_json(tmp_path / "run" / "config.json", config)
+  with pytest.raises(ValueError, match="lacks parameters of this model"):
+    export.to_torch(tmp_path / "run", tmp_path / "x", step=2)
+  assert [p.name for p in tmp_path.iterdir()] == ["run"]
+
+
+def test_an_interrupted_export_can_be_run_again(
+  run, exported, tmp_path, monkeypatch
+):
+  """What was there before stays until the new one is complete."""
+  output, write = tmp_path / "x", safetensors_writer._write_file
+  output.mkdir()
+  (output / "old").write_text("old")
+
+  def stop(path, shapes, arrays):
+    write(path, shapes, arrays)
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(safetensors_writer, "_write_file", stop)
+  with pytest.raises(KeyboardInterrupt):
+    export.to_torch(run, output)
+  assert contents(tmp_path) == {"x/old": b"old"}
+  monkeypatch.undo()
+  export.to_torch(run, output)
+  assert contents(output) == contents(exported)
+
+
+def cast(x, dtype):
+  return x.astype(dtype)
+
+
+DAMAGES = {
+  "renamed": (lambda a, n: a | {f"{n}s": a.pop(n)}, "nearest"),
+  "extra": (lambda a, n: a | {"more": a[n]}, "only in the file"),
+  "missing": (lambda a, n: {k: a[k] for k in a if k != n}, "not in the file"),
+  "shape": (lambda a, n: a | {n: a[n][:-1]}, "of another shape"),
+  "dtype": (lambda a, n: a | {n: cast(a[n], np.int32)}, "is int32"),
+  "truncated": (None, "cut short"),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+@pytest.mark.parametrize("model", ["ccl", "wan"])
+def test_damaged_weights_leave_nothing(exported, tmp_path, model, kind):
+  damage, words = DAMAGES[kind]
+  folder, settings = tmp_path / "x" / "transformer", tiny.SETTINGS
+  shutil.copytree(exported, tmp_path / "x")
+  arrays = load_file(folder / WEIGHTS)
+  name = "video.blocks.1.attn1.to_q.weight"
+  if model == "wan":
+    prefix = "video."
+    arrays = {
+      k.removeprefix(prefix): x for k, x in arrays.items() if prefix in k[:6]
+    }
+    name = name.removeprefix(prefix)
+  if damage is not None:
+    arrays = damage(dict(arrays), name)
+  save_file(arrays, folder / WEIGHTS)
+  if damage is None:
+    content = (folder / WEIGHTS).read_bytes()
+    (folder / WEIGHTS).write_bytes(content[: len(content) // 2])
+  output = tmp_path / "out"
+  with pytest.raises(ValueError, match=words) as found:
+    if model == "ccl":
+      dit.from_export(tmp_path / "x", output)
+    else:
+      dit.from_torch(tmp_path / "x", output, sizes={"tiny": settings})
+  assert str(folder) in str(found.value)
+  assert [p.name for p in tmp_path.iterdir()] == ["x"]
+
+
+def test_what_is_no_export(exported, tmp_path):
+  output = tmp_path / "out"
+  with pytest.raises(ValueError, match="expected what to-torch wrote"):
+    dit.from_export(tmp_path, output)
+  with pytest.raises(ValueError, match="in a bucket: copy it"):
+    dit.from_export("gs://bucket/x", output)
+  folder = tmp_path / "transformer"
+  folder.mkdir()
+  for config, words in (
+    ("{", "expected what to-torch wrote"),
+    ('{"_class_name": "WanTransformer3DModel"}', "--model=wan"),
+    ('{"_class_name": "CCL", "ccl_version": 2}', "ccl_version 2"),
+  ):
+    (folder / "config.json").write_text(config)
+    with pytest.raises(ValueError, match=words):
+      dit.from_export(tmp_path, output)
+  assert not output.exists()
+
+
+def test_bfloat16_is_rounded_to_nearest(exported, run, tmp_path):
+  export.to_torch(run, tmp_path / "x", dtype="bfloat16")
+  assert_equal(
+    arrays_of(tmp_path / "x"), arrays_of(exported), ml_dtypes.bfloat16
+  )
+  assert set(wan.SIZES) >= {"14b", "1.3b"}

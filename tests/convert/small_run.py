@@ -1,0 +1,75 @@
+"""A workdir as training leaves it, of the smallest joint model."""
+
+import json
+
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+
+from ccl_jax import trees
+from ccl_jax.models import joint
+from ccl_jax.sharding import ONE_DEVICE
+from ccl_jax.training import checkpoint
+from tests import runs
+from tests.models import tiny
+from tests.training import recipes
+
+STEPS = (1, 2, 5)
+_describe, _known = joint.describe, {}
+
+
+@pytest.fixture(autouse=True)
+def describe_once(monkeypatch):
+  """To describe a model takes longer than to convert a small one."""
+  monkeypatch.setattr(joint, "describe", described)
+
+
+def described(settings, layout=ONE_DEVICE):
+  key = json.dumps(settings, sort_keys=True), layout
+  if key not in _known:
+    _known[key] = _describe(settings, layout)
+  return _known[key]
+
+
+def draw(seed, settings=tiny.SETTINGS):
+  """Random parameters; those of the audio stream are bfloat16."""
+  rng = np.random.default_rng(seed)
+  leaves = trees.flatten(described(settings)[1])
+  return trees.unflatten(
+    {
+      path: rng.standard_normal(x.shape, np.float32).astype(
+        ml_dtypes.bfloat16 if path.startswith("audio") else np.float32
+      )
+      for path, x in leaves.items()
+    }
+  )
+
+
+def params(step, average=True):
+  """What is in `write`'s checkpoints; the audio stream is frozen."""
+  found = draw(0)
+  if not average:
+    return found | {s: draw(step)[s] for s in ("video", "fusion")}
+  return found | {s: draw(10 * step)[s] for s in ("video", "fusion")}
+
+
+def write(workdir):
+  """Three checkpoints, config, clip and codecs; returns the workdir."""
+  config = recipes.make_config()
+  checkpoint.write_json(workdir / "config.json", config)
+  clip = {"fps": 25.0, "frames": 9, "size": [16, 24]}
+  checkpoint.write_json(workdir / "clip.json", clip)
+  runs.codecs().save(workdir / "codecs")
+  checkpoints = checkpoint.Checkpointer(workdir, every=1)
+  for step in STEPS:
+    last, mean = params(step, average=False), params(step)
+    state = {
+      "step": np.asarray(step),
+      "frozen": {"audio": last.pop("audio")},
+      "trainable": last,
+      "ema": {s: mean[s] for s in last},
+    }
+    checkpoints.save(step, jax.tree.map(jax.numpy.asarray, state))
+  checkpoints.close()
+  return workdir

@@ -1,0 +1,104 @@
+"""A reference stream that is run once gives what running it each time gives."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from ccl_jax import sampling
+from ccl_jax.diffusion import flow, guidance, tasks
+from ccl_jax.models import joint
+from tests.models import tiny
+
+CCA = tiny.SETTINGS["fusion"]
+FUSIONS = {
+  "cca": CCA | {"positions": "seconds", "video_half": 1},
+  "gated": dict(kind="gated"),
+}
+B = 2
+SCALES = {
+  "video": {"scale": 4.0, "text": 3.0, "cross": 2.5},
+  "audio": {"scale": 1.5, "text": 5.0, "cross": 0.5},
+}
+
+
+@functools.cache
+def model(fusion="cca"):
+  graph, shapes = joint.describe(tiny.SETTINGS | {"fusion": FUSIONS[fusion]})
+  return graph, tiny.randomize(shapes)
+
+
+def inputs(task):
+  """(noise, given, condition): each row is another prompt, and another seed."""
+  plan = tasks.inference_task(task)
+  state, _, text, _ = tiny.inputs(1, B)
+  keys = jax.vmap(jax.random.key)(jnp.array([5, 11]))
+  noise = flow.draw_noise(keys, {s: x.shape[1:] for s, x in state.items()})
+  given = {s: state[s] for s in plan.given}
+  null = {s: 0.5 * x[:1] for s, x in state.items()}
+  condition = {"text": text, "negative": -text[::-1], "null": null}
+  return noise, given, condition
+
+
+def largest(a, b):
+  """Largest difference, relative to the largest value of b."""
+  return float(jnp.abs(a - b).max() / jnp.abs(b).max())
+
+
+_remember = jax.jit(joint.remember, static_argnums=0)
+_velocity = jax.jit(joint.velocity, static_argnums=0)
+
+
+def remember(graph, params, runs, route):
+  """`joint.remember` by one program, run by run."""
+  each = [_remember(graph, params, [run], route) for run in runs]
+  runs = tuple(run for memory in each for run in memory.runs)
+  first = each[0] if each else _remember(graph, params, [], route)
+  return dataclasses.replace(first, runs=runs)
+
+
+def velocity(*args):
+  """`joint.velocity` by one program, whichever run it reads."""
+  *args, memory = args
+  reads = tuple(0 for _ in memory.reads)
+  runs = tuple(memory.runs[i] for i in memory.reads)
+  memory = dataclasses.replace(memory, runs=runs, reads=reads)
+  return _velocity(*args, memory)
+
+
+@pytest.fixture(autouse=True)
+def programs(monkeypatch):
+  """Compiles what the model does, and once for all rows of guidance."""
+  monkeypatch.setattr(joint, "remember", remember)
+  monkeypatch.setattr(joint, "velocity", velocity)
+
+
+def guided(task, row, is_held, fusion="cca"):
+  """The guided velocity of the stream that `task` generates."""
+  plan, (graph, params) = tasks.inference_task(task), model(fusion)
+  noise, given, condition = inputs(task)
+  condition |= {"route": plan.route(B), "held": plan.given if is_held else ()}
+  velocity = sampling.remembering(
+    graph, params, row, given if is_held else {}, condition
+  )
+  (stream,) = plan.generated
+  state = {stream: noise[stream]} if is_held else noise | given
+  t = {s: jnp.full(B, 0.7) * (s == stream) for s in state}
+  function = guidance.guided(velocity, row, SCALES, batched=False)
+  return function(state, t, condition)[stream]
+
+
+@pytest.mark.parametrize("row", guidance.ROWS)
+@pytest.mark.parametrize("task", ["a2v", "v2a"])
+def test_guided_velocity_is_the_same(task, row):
+  row = guidance.row(row)
+  assert largest(guided(task, row, True), guided(task, row, False)) < 1e-5
+
+
+def test_where_routes_close_a_gate():
+  """The baseline has no context tokens; a2v's audio is then left alone."""
+  row = guidance.row("none")
+  once, again = (guided("a2v", row, held, "gated") for held in (True, False))
+  assert largest(once, again) < 1e-5

@@ -1,0 +1,120 @@
+"""The command that generates."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+from absl import flags
+from absl.testing import flagsaver
+
+from ccl_jax import sample
+from ccl_jax.data import media
+from ccl_jax.diffusion import tasks
+from tests.distributed_test import free_port
+from tests.runs import SAMPLES, SHAPE, inputs, run  # noqa: F401
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def generate(run, out, *arguments):  # noqa: F811
+  """`sample.generate` with flags as they would be on the command line."""
+  with flagsaver.flagsaver():
+    flags.FLAGS(["sample", f"--workdir={run}", f"--out={out}", *arguments])
+    sample.generate()
+
+
+def test_every_task_of_a_list(run, inputs, tmp_path):  # noqa: F811
+  from ccl_jax import prompts
+
+  lines = [
+    {"prompt": "A face.", "task": task, "name": task}
+    | {name: inputs[name] for name in prompts.inputs(task)}
+    for task in tasks.INFERENCE_TASKS
+  ]
+  path = tmp_path / "list.jsonl"
+  path.write_text("\n".join(map(json.dumps, lines)))
+  out = tmp_path / "out"
+  # One pass of the model is compiled faster than two.
+  generate(run, out, f"--prompts={path}", "--guidance=none", "--method=euler")
+  for task, plan in tasks.INFERENCE_TASKS.items():
+    said = json.loads((out / f"{task}.json").read_text())
+    assert said["task"] == task and said["sampling"]["method"] == "euler"
+    has_video = "video" in plan.streams
+    has_audio = "audio" in plan.streams
+    clip = media.read_clip(
+      out / f"{task}.{'mp4' if has_video else 'wav'}",
+      need_video=has_video,
+      need_audio=has_audio,
+    )
+    if has_video:
+      assert clip.video.shape == (SHAPE.frames, *SHAPE.size, 3)
+    if has_audio:
+      assert len(clip.audio) == SAMPLES
+    else:
+      assert clip.audio is None
+
+
+@pytest.mark.parametrize(
+  ("arguments", "words"),
+  [
+    (["--task=t2x", "--prompt=x"], "t2av"),
+    (["--task=a2v", "--prompt=x"], "needs --audio"),
+    (["--prompt=x", "--image=a.png"], "takes no --image"),
+    (["--task=i2v", "--prompt=x", "--image=README.md"], "README.md"),
+    (["--task=t2av"], "--prompt or --prompts"),
+    (["--prompts=nowhere.jsonl"], "nowhere.jsonl"),
+    (["--prompt=x", "--step=9"], "No checkpoint of step 9"),
+    (["--prompt=x", "--guidance=cfg"], "ucg2"),
+    (["--prompt=x", "--steps=0"], "num_steps=0"),
+    (["--prompt=x", "--video_scale=-1"], "video_scale is -1"),
+    (["--prompt=x", "--seed=-1"], "seed -1"),
+    (["--prompt=x", "--fsdp=3"], "does not fit"),
+    (["--prompt=x", "--workdir=nowhere"], "not a training workdir"),
+  ],
+)
+def test_wrong_input_is_one_clear_error(run, tmp_path, arguments, words):  # noqa: F811
+  with pytest.raises(ValueError, match=words) as caught:
+    generate(run, tmp_path / "out", *arguments)
+  assert "\n" not in str(caught.value)
+  assert not (tmp_path / "out").exists()
+
+
+PROMPTS = ["One.", "Two.", "Three.", "", "Five."]
+
+
+def test_processes_share_a_list(run, tmp_path):  # noqa: F811
+  """Two of them; each line is made once, and a bad one fails both."""
+  path, out = tmp_path / "list.jsonl", tmp_path / "out"
+  lines = [json.dumps({"prompt": text, "task": "t2a"}) for text in PROMPTS]
+  path.write_text("\n".join([*lines, "nonsense"]))
+  port = free_port()
+  environment = os.environ | {
+    "JAX_PLATFORMS": "cpu",
+    "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+    "CCL_PEER_TIMEOUT": "30",
+  }
+  processes = [
+    subprocess.Popen(
+      [
+        sys.executable, "-m", "ccl_jax.sample", f"--workdir={run}",
+        f"--out={out}", f"--prompts={path}",
+        f"--distributed=127.0.0.1:{port},2,{i}",
+      ],
+      cwd=ROOT, env=environment, text=True,
+      stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )
+    for i in range(2)
+  ]  # fmt: skip
+  texts = [process.communicate(timeout=200)[0] for process in processes]
+  for process, text in zip(processes, texts, strict=True):
+    assert process.returncode == 1, text
+    last = text.strip().splitlines()[-1]
+    assert last.startswith(f"error: {path} line 6: not JSON"), text
+  assert "Peak memory" in texts[0]
+  for i in range(len(PROMPTS)):
+    said = json.loads((out / f"t2a_{i:04d}.json").read_text())
+    assert (said["prompt"], said["seed"]) == (PROMPTS[i], i)
+    assert (out / f"t2a_{i:04d}.wav").exists()

@@ -1,0 +1,78 @@
+"""One person's request, without the page around it."""
+
+import json
+
+import pytest
+
+from ccl_jax.data import media
+from ccl_jax.pipeline import Pipeline
+from ccl_jax.studio import Studio
+from tests.runs import SAMPLES, inputs, run  # noqa: F401
+
+
+@pytest.fixture(scope="module")
+def studio(run, tmp_path_factory):  # noqa: F811
+  folder = tmp_path_factory.mktemp("results")
+  return Studio(Pipeline.load(run), {"fps": 25.0}, folder, max_seconds=0.5)
+
+
+def fields(task, **given):
+  return {
+    "task": task, "prompt": "A hum.", "negative": "", "seed": 3, "image": None,
+    "audio": None, "video": None,
+  } | given  # fmt: skip
+
+
+def test_a_request_is_counted_step_by_step_and_leaves_its_files(studio):
+  """The upload of a task chosen before is passed over."""
+  told = []
+  result = studio.request(
+    fields("t2a", audio="left/behind.wav"),
+    {"steps": 3, "audio_scale": 1.5},
+    lambda *progress: told.append(progress),
+  )
+  assert studio._steps == 3  # every step, and each once
+  assert {of for _, of in told} == {3}
+  assert [done for done, _ in told] == sorted(done for done, _ in told)
+  clip = media.read_clip(result.clip, need_video=False)
+  assert result.clip.name == "t2a_3.wav" and len(clip.audio) == SAMPLES
+  assert result.mel.shape == (160, 640, 3) and result.note == ""
+  said = json.loads(result.settings.read_text())
+  assert said["sampling"]["audio_scale"] == 1.5 and said["fps"] == 25.0
+  assert said["audio"] is None
+
+
+def test_only_the_last_results_stay(studio):
+  made = [studio.request(fields("t2a"), {"steps": 3}) for _ in range(9)]
+  assert not made[0].clip.samefile(made[7].clip)
+  assert made[0].clip == made[8].clip
+  assert len(list(studio.folder.rglob("*.wav"))) == 8
+
+
+@pytest.mark.parametrize(
+  ("task", "given", "sampling", "words"),
+  [
+    ("a2v", {}, {}, "needs audio: upload one"),
+    ("a2v", {"audio": "long"}, {}, "hum.wav has 1.0 s, no more than 0.5 s"),
+    ("v2a", {"video": "rubbish"}, {}, "^rubbish.mp4: Invalid data"),
+    ("t2a", {"seed": -1}, {}, "seed -1"),
+    ("t2a", {}, {"steps": 0}, "num_steps=0"),
+    ("t2a", {}, {"audio_scale": -1.0}, "audio_scale is -1"),
+    ("t2a", {"prompt": "word " * 5000}, {}, "5001 tokens"),
+  ],
+)
+def test_what_is_wrong_is_said_without_where_uploads_lie(
+  studio,
+  inputs,  # noqa: F811
+  tmp_path,
+  task,
+  given,
+  sampling,
+  words,
+):
+  rubbish = tmp_path / "rubbish.mp4"
+  rubbish.write_text("no clip")
+  places = {"long": inputs["audio"], "rubbish": str(rubbish)}
+  given = {name: places.get(value, value) for name, value in given.items()}
+  with pytest.raises(ValueError, match=words):
+    studio.request(fields(task, **given), sampling)

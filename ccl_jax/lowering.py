@@ -20,7 +20,7 @@ from ccl_jax.sampling import Sampling, sample_latents
 from ccl_jax.training import step, topology
 from ccl_jax.training.batch import abstract_batch
 from ccl_jax.training.recipe import Recipe, flop_shape, make_recipe
-from ccl_jax.training.state import abstract_state, state_params
+from ccl_jax.training.state import abstract_state, sampling_params
 from ccl_jax.types import STREAMS, audio_per_frame
 
 
@@ -96,7 +96,7 @@ def lower_sample(config, recipe: Recipe, shapes, task: str):
   """The same of the sampler's loop, for one clip on each shard of the batch."""
   layout, plan = recipe.layout, tasks.inference_task(task)
   sampling = build(Sampling, config["sampling"], "sampling")
-  state, rows = abstract_state(recipe), layout.batch_shards()
+  rows = layout.batch_shards()
 
   of = functools.partial(
     jax.ShapeDtypeStruct, dtype=jnp.float32, sharding=layout.rows()
@@ -107,7 +107,7 @@ def lower_sample(config, recipe: Recipe, shapes, task: str):
   if plan.first_frame:
     given["video"] = of((rows, 1, *shapes["video"][1:]))
   lowered = sample_latents.lower(
-    state_params(state),
+    sampling_params(recipe),
     {s: of((rows, *shapes[s])) for s in plan.streams},
     given,
     {"text": text, "negative": text, "null": null},

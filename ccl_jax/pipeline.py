@@ -32,7 +32,7 @@ from ccl_jax.sampling import Sampling, sample_latents
 from ccl_jax.sharding import ONE_DEVICE, Layout, Rules, axes_of, frozen
 from ccl_jax.training import checkpoint, restore
 from ccl_jax.training.recipe import make_recipe
-from ccl_jax.training.state import abstract_state, state_params
+from ccl_jax.training.state import sampling_params
 from ccl_jax.types import PyTree, State
 
 
@@ -95,7 +95,7 @@ class Pipeline:
       "accumulate": 1,
     }
     recipe = make_recipe(config | free, devices)
-    shapes = state_params(abstract_state(recipe))
+    shapes = sampling_params(recipe)
     _, at = restore.find(workdir, at)
 
     def read():

@@ -21,6 +21,9 @@ PODS = {
   "v5e-4x4": dict(data=1, fsdp=16),
   "tpu7x-4x4x4": dict(data=4, fsdp=16, context=2),
   "v5e-4x4-two-slices": dict(data=2, fsdp=16, slices=2),
+  # To sample: as many clips at once as data x fsdp.
+  "v5e-2x4": dict(data=1, fsdp=8),
+  "v6e-2x4": dict(data=1, fsdp=2, context=4),
 }
 # What is kept for the backward pass, as much as the memory takes.
 REMAT = {"v5p-4x4x4": "attention_ffn", "v5e-16x16": "full"}

@@ -7,10 +7,10 @@ This file and `torch_sampling.py` need nothing else of this package: copy them.
 Latents are channels last, "video" (b, f, h, w, c) and "audio" (b, m, c), either
 may be absent; times are in [0, 1], 1 is noise; make_route there makes a route.
 
-Each stream has the names of diffusers' WanTransformer3DModel. In every layer
-`fusion` lets each read the other: learnable context tokens, and the tokens of
-frames nearby if the sample's route says so. Matrices are multiplied in the
-model's dtype; norms, modulation, softmax and time are float32.
+Each stream has the names of diffusers' WanTransformer3DModel; in every layer
+`fusion` lets each read the other: learnable context, and tokens of the frames
+nearby if the sample's route says so. Matrices are multiplied in the model's
+dtype; norms, modulation, softmax and time are float32.
 """
 
 import json
@@ -25,7 +25,6 @@ STREAMS = ("video", "audio")
 OTHER = {"video": "audio", "audio": "video"}
 EPS = 1e-6
 FLOAT32 = ("norm", "scale_shift_table", "time_embedder", "time_proj")
-# What holds where the config's `fusion` is silent.
 DEFAULTS = dict(
   audio_context=8, video_context=128, tarp=True, dcr=True, positions="index",
   audio_half=1, video_half=0, fps=25.0,

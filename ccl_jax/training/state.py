@@ -9,6 +9,7 @@ It is created where it will live, and its shapes are known before anything is.
 """
 
 import functools
+import re
 from collections.abc import Mapping
 
 import jax
@@ -19,6 +20,8 @@ from ccl_jax import trees
 from ccl_jax.models import joint
 from ccl_jax.training.recipe import INIT, Recipe, make_key
 from ccl_jax.types import Array, PyTree
+
+_FLOAT32 = re.compile(r"/time(_rows)?/")  # multiplied in it, see `models.dit`
 
 
 def make_state(recipe: Recipe, params: PyTree) -> PyTree:
@@ -86,6 +89,21 @@ def abstract_params(recipe: Recipe) -> PyTree:
   """The parameters' shapes with their shardings."""
   state = abstract_state(recipe)
   return trees.join(state["trainable"], state["frozen"])
+
+
+def sampling_params(recipe: Recipe) -> PyTree:
+  """`abstract_params`, with kernels in the dtype that they are multiplied in.
+
+  It takes half the memory in bfloat16 and gives the same results, bit for bit.
+  """
+  dtype = jnp.dtype(recipe.model["dtype"])
+
+  def cast(path: str, x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    is_cast = path.endswith("/kernel") and not _FLOAT32.search(path)
+    return x.update(dtype=dtype) if is_cast else x
+
+  leaves = trees.flatten(abstract_params(recipe))
+  return trees.unflatten({path: cast(path, x) for path, x in leaves.items()})
 
 
 def replace_params(state: PyTree, params: Mapping[str, Array]) -> PyTree:

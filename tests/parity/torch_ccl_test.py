@@ -15,6 +15,7 @@ from safetensors.numpy import save_file
 from ccl_jax.attention import Attention
 from ccl_jax.convert import ccl, export
 from ccl_jax.convert.load import dump
+from ccl_jax.data.decoding import decode
 from ccl_jax.diffusion import flow, guidance, sampler, tasks
 from ccl_jax.models import joint
 from ccl_jax.models.fusion import Scene, make_fusion
@@ -383,7 +384,7 @@ def test_from_a_run_to_an_mp4(run, tmp_path):  # noqa: F811
   model = torch_model.CCL.from_pretrained(tmp_path / "export")
   pipeline, seeds = Pipeline.load(run), [3, 4]
   text = pipeline.embed(["A face.", 'It says "a".', ""])
-  text, negative = jnp.asarray(text[:2]), jnp.asarray(text[2:])
+  text, negative = text[:2], text[2:]
   shapes = pipeline.shape.latents(pipeline.codecs)
   keys = jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.uint32))
   noise = flow.draw_noise(keys, shapes)
@@ -395,8 +396,8 @@ def test_from_a_run_to_an_mp4(run, tmp_path):  # noqa: F811
   )  # fmt: skip
   print("from a run", error(expected, got))
   assert error(expected, got) <= LIMIT
-  clip = pipeline.decode(to_numpy(got))[0].save(tmp_path / "clip.mp4")
-  assert clip.stat().length > 0
+  clips = decode(to_numpy(got), pipeline.codecs, pipeline.shape)
+  assert clips[0].save(tmp_path / "clip.mp4").exists()
   drawn = torch_sampling.draw_noise(model.config, STREAMS, seeds)
   assert {s: x.shape for s, x in drawn.items()} == {
     s: (2, *shape) for s, shape in shapes.items()

@@ -1,0 +1,33 @@
+"""What sampling holds of the parameters."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ccl_jax import trees
+from ccl_jax.models import joint
+from ccl_jax.training import state
+from tests.models import tiny
+from tests.training.recipes import make_recipe
+
+
+def test_sampling_with_kernels_in_bfloat16_is_the_same_bit_for_bit():
+  recipe = make_recipe(model={"dtype": "bfloat16"})
+  shapes = trees.flatten(state.sampling_params(recipe))
+  dtypes = {path: str(x.dtype) for path, x in shapes.items()}
+  assert dtypes["video/blocks/ffn/up/kernel"] == "bfloat16"
+  assert dtypes["fusion/audio/attention/k/kernel"] == "bfloat16"
+  for path in ("time/up/kernel", "time_rows/kernel", "blocks/text_norm/scale"):
+    assert dtypes[f"video/{path}"] == "float32"
+  params = tiny.randomize(joint.init_params(recipe.model, jax.random.key(0)))
+  halved = jax.tree.map(
+    lambda x, s: x.astype(s.dtype), params, trees.unflatten(shapes)
+  )
+  velocity = jax.jit(joint.velocity, static_argnums=0)
+  inputs = tiny.inputs()
+  expected, found = (
+    velocity(recipe.graph, p, *inputs) for p in (params, halved)
+  )
+  for s, x in expected.items():
+    assert jnp.abs(x).max() > 0
+    np.testing.assert_array_equal(np.asarray(x), np.asarray(found[s]), s)

@@ -14,7 +14,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -26,6 +26,7 @@ from ccl_jax import distributed
 from ccl_jax.data import decoding
 from ccl_jax.data.encoding import Share
 from ccl_jax.diffusion import tasks
+from ccl_jax.metrics import attention_maps
 from ccl_jax.pipeline import Pipeline
 from ccl_jax.prompts import INPUTS, Item, describe, inputs, read_given, unused
 from ccl_jax.sampling import Sampling
@@ -35,6 +36,13 @@ from ccl_jax.training.checkpoint import write_json
 Given = dict[str, Any]
 # With `offload`, items between two times that everything is loaded.
 _ROUND = 64
+
+
+class Look(NamedTuple):
+  """Steps and layers whose cross-modal attention is shown."""
+
+  steps: tuple[int, ...]
+  layers: tuple[int, ...]
 
 
 class Report:
@@ -73,6 +81,7 @@ class Maker:
     about: what the JSON of each says beside the item and the sampling.
     tell: told of items that cannot be made, and of what is odd.
     shows: whether there is a progress bar.
+    look: makes pictures of attention beside the results.
   """
 
   pipeline: Pipeline
@@ -82,6 +91,7 @@ class Maker:
   about: Mapping[str, Any]
   tell: Callable[[str], None] = tqdm.tqdm.write
   shows: bool = True
+  look: Look | None = None
 
   def run(self, items: Sequence[Item]) -> list[str]:
     """Makes what is not done; returns what was wrong with some of them."""
@@ -132,7 +142,7 @@ class Maker:
     pipeline.free()
     for batch, latents in made:
       with report.blaming(*batch):
-        self.write(batch, latents)
+        self.write(batch, *latents)
         report.bar.update(len(batch))
     pipeline.free()
 
@@ -171,11 +181,14 @@ class Maker:
     rows: int,
     texts: Mapping[Item, np.ndarray],
     given: Mapping[Item, Given],
-  ) -> dict[str, np.ndarray]:
-    """Latents of a batch, which is filled up to `rows` while it is sampled."""
+  ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Latents of a batch, which is filled up to `rows` while it is sampled.
+
+    And, to `look` at, the shares of attention.
+    """
     filled = [*batch, *batch[-1:] * (rows - len(batch))]
     text = np.stack([texts[item] for item in filled])
-    made = self.pipeline.sample(
+    args = (
       batch[0].task,
       text[:, 0],
       text[:, 1],
@@ -183,10 +196,17 @@ class Maker:
       [item.seed for item in filled],
       self.sampling,
     )
-    return {s: np.asarray(x)[: len(batch)] for s, x in made.items()}
+    if self.look:
+      found = self.pipeline.look(*self.look, *args)
+    else:
+      found = self.pipeline.sample(*args), {}
+    return jax.tree.map(lambda x: np.asarray(x)[: len(batch)], found)
 
   def write(
-    self, batch: Sequence[Item], latents: Mapping[str, np.ndarray]
+    self,
+    batch: Sequence[Item],
+    latents: Mapping[str, np.ndarray],
+    shares: Mapping[str, np.ndarray],
   ) -> None:
     """The files of a batch; a stream that was given is read once more."""
     for item in batch:
@@ -200,12 +220,27 @@ class Maker:
       [self.place(item) for item in batch],
       {s: [x[s] for x in read] for s in plan.given},
     )
-    for item in batch:
+    for i, item in enumerate(batch):
+      if shares:
+        self.show(
+          item, *({s: x[i] for s, x in y.items()} for y in (latents, shares))
+        )
       write_json(self.place(item, ".json"), self.says(item))
+
+  def show(
+    self,
+    item: Item,
+    latents: dict[str, np.ndarray],
+    shares: attention_maps.Shares,
+  ) -> None:
+    """Pictures of attention, beside a result."""
+    (clip,) = self.pipeline.decode({s: x[None] for s, x in latents.items()})
+    attention_maps.save(self.place(item), shares, clip, *self.look)
 
   def says(self, item: Item) -> dict[str, Any]:
     """What the JSON beside a result says."""
-    return describe(item, self.sampling, self.about)
+    look = {"attention": self.look._asdict()} if self.look else {}
+    return describe(item, self.sampling, {**self.about, **look})
 
   def place(self, item: Item, suffix: str = "") -> epath.Path:
     """Where a result goes, or its JSON."""

@@ -28,12 +28,12 @@ from ccl_jax.config import build
 from ccl_jax.data import records
 from ccl_jax.data.decoding import ClipShape, Generated, decode
 from ccl_jax.diffusion import flow, guidance, tasks
-from ccl_jax.sampling import Sampling, sample_latents
-from ccl_jax.sharding import ONE_DEVICE, Layout, Rules, axes_of, frozen
+from ccl_jax.sampling import Sampling, sample_latents, sample_with_shares
+from ccl_jax.sharding import ONE_DEVICE, Layout, frozen
 from ccl_jax.training import checkpoint, restore
-from ccl_jax.training.recipe import make_recipe
+from ccl_jax.training.recipe import sampling_recipe
 from ccl_jax.training.state import sampling_params
-from ccl_jax.types import PyTree, State
+from ccl_jax.types import Array, PyTree, State
 
 
 @dataclasses.dataclass
@@ -86,15 +86,7 @@ class Pipeline:
     workdir = epath.Path(workdir)
     config = frozen(checkpoint.read_config(workdir))  # tuples, as they were
     devices = jax.local_devices()[: None if mesh else 1]
-    sharding = config["sharding"]
-    # The run's batch need not fit these devices.
-    free = {
-      "mesh": mesh or {},
-      "sharding": sharding | {"params": without_data(sharding["params"])},
-      "batch": len(devices),
-      "accumulate": 1,
-    }
-    recipe = make_recipe(config | free, devices)
+    recipe = sampling_recipe(config, devices, mesh)
     shapes = sampling_params(recipe)
     _, at = restore.find(workdir, at)
 
@@ -169,7 +161,7 @@ class Pipeline:
         raise ValueError(
           f"{len(got[name])} {name} inputs for {num} prompts: give one each."
         )
-    self.check_given(videos or (), audios or ())
+    self.shape.check(self.codecs, videos or (), audios or ())
     given, shapes = {}, self.shape.latents(self.codecs)
     if videos is not None:
       given["video"] = self.codecs.video.encode(np.stack(videos))
@@ -180,19 +172,6 @@ class Pipeline:
       m, _ = shapes["audio"]
       given["audio"] = np.stack([records.pad(x, m) for x in latents])
     return given
-
-  def check_given(
-    self, videos: Sequence[np.ndarray], audios: Sequence[np.ndarray]
-  ) -> None:
-    """Raises ValueError for what is no clip of this model's."""
-    frames = (self.shape.frames, *self.shape.size, 3)
-    samples = (self.shape.samples(self.codecs),)
-    given = [(x, frames) for x in videos] + [(x, samples) for x in audios]
-    for x, wanted in given:
-      if x.shape != wanted:
-        raise ValueError(
-          f"given {x.shape=}, expected {wanted}: see data.media.read_clip."
-        )
 
   @property
   def told(self) -> dict[str, bool]:
@@ -238,6 +217,32 @@ class Pipeline:
     sampling: Sampling | None = None,
   ) -> State:
     """`latents`, for prompts that are embedded."""
+    args, options = self.prepare(task, text, negative, given, seeds, sampling)
+    made = sample_latents(*args, **options)
+    return {s: x[: len(text)] for s, x in made.items()}
+
+  def look(
+    self, steps: Sequence[int], layers: Sequence[int], *args: Any
+  ) -> tuple[State, dict[str, Array]]:
+    """`sample`, and where cross-modal attention went in steps and layers.
+
+    args: as of `sample`.
+
+    Returns:
+      The latents and the shares of `sampling.sample_with_shares`, with the
+      clips in front: (b, steps, layers, ...).
+    """
+    num, (args, options) = len(args[1]), self.prepare(*args)
+    made, shares = sample_with_shares(
+      *args, **options, steps=tuple(steps), layers=tuple(layers)
+    )
+    shares = {s: jnp.moveaxis(x, 2, 0)[:num] for s, x in shares.items()}
+    return {s: x[:num] for s, x in made.items()}, shares
+
+  def prepare(
+    self, task: str, text, negative, given, seeds=None, sampling=None
+  ) -> tuple[tuple, dict[str, Any]]:
+    """Arguments of `sample_latents`, for those of `sample`."""
     plan, sampling = tasks.inference_task(task), sampling or self.sampling
     shapes = self.shape.latents(self.codecs)
     num = len(text)
@@ -256,18 +261,11 @@ class Pipeline:
     row = guidance.row(sampling.guidance)
     if any(v.other == "null" for v in row.weights(sampling.scales["video"])):
       condition["null"] = self.null_latents
-    made = sample_latents(
-      self.weights(),
-      flow.draw_noise(keys[whole], {s: shapes[s] for s in plan.streams}),
-      given,
-      condition,
-      graph=self.graph,
-      task=task,
-      sampling=sampling,
-      layout=self.layout,
+    noise = flow.draw_noise(keys[whole], {s: shapes[s] for s in plan.streams})
+    return (self.weights(), noise, given, condition), dict(
+      graph=self.graph, task=task, sampling=sampling, layout=self.layout,
       watch=self.watch,
-    )
-    return {s: x[:num] for s, x in made.items()}
+    )  # fmt: skip
 
   def regenerate(
     self,
@@ -340,11 +338,3 @@ class Pipeline:
     """Pixels and sound of each item; sound is cut to the video's length."""
     latents = {s: np.asarray(x) for s, x in latents.items()}
     return decode(latents, self.codecs, self.shape)
-
-
-def without_data(rules: Rules) -> Rules:
-  """Rules for parameters that every shard of `data` has for itself."""
-  return tuple(
-    (regex, tuple(tuple(a for a in axes_of(x) if a != "data") for x in spec))
-    for regex, spec in rules
-  )

@@ -52,6 +52,15 @@ FSDP = flags.DEFINE_integer(
 CONTEXT = flags.DEFINE_integer(
   "context", 1, "Devices that share the frames of a clip.", lower_bound=1
 )
+MAPS = flags.DEFINE_bool(
+  "attention_maps", False, "Show where cross-modal attention goes."
+)
+MAP_STEPS = flags.DEFINE_multi_integer(
+  "attention_step", None, "Of the maps, from 0; the first, middle and last."
+)
+MAP_LAYERS = flags.DEFINE_multi_integer(
+  "attention_layer", None, "Of the maps, from 0; the first, middle and last."
+)
 OFFLOAD = flags.DEFINE_bool(
   "offload", False, "Have text encoder, model and codecs in memory in turn."
 )
@@ -141,9 +150,25 @@ def make(
     "fps": pipeline.shape.fps,
   }
   made = maker.Maker(
-    pipeline, sampling, out, BATCH.value, about, tell, is_shown
-  )
+    pipeline, sampling, out, BATCH.value, about, tell, is_shown,
+    look(sampling.steps, pipeline.model["num_layers"]),
+  )  # fmt: skip
   return made.run(items)
+
+
+def look(steps: int, layers: int) -> maker.Look | None:
+  """What attention maps show, if there are to be any."""
+  if not MAPS.value:
+    return None
+  return maker.Look(
+    tuple(MAP_STEPS.value or spread(steps)),
+    tuple(MAP_LAYERS.value or spread(layers)),
+  )
+
+
+def spread(num: int) -> list[int]:
+  """The first, the middle and the last of `num`."""
+  return sorted({0, num // 2, num - 1})
 
 
 def chosen_sampling() -> dict[str, Any]:

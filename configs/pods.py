@@ -41,6 +41,8 @@ def get_config(arg: str = "") -> ConfigDict:
   c.unlock()
   c.mesh.update(PODS[pod])
   c.model.remat = REMAT.get(pod, "attention") if c.model.video else "linear"
+  if pod == "v6e-2x4":
+    c.sampling.batched = False  # one pass after the other, in less memory
   if pod == "v5e-16x16":  # short of memory: no whole keys, and no average
     c.sharding.self_attention, c.optimizer.ema = "ulysses", 0.0
   if pod.startswith("tpu7x"):

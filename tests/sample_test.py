@@ -118,3 +118,20 @@ def test_processes_share_a_list(run, tmp_path):  # noqa: F811
     said = json.loads((out / f"t2a_{i:04d}.json").read_text())
     assert (said["prompt"], said["seed"]) == (PROMPTS[i], i)
     assert (out / f"t2a_{i:04d}.wav").exists()
+
+
+def test_attention_maps_lie_beside_the_results(run, tmp_path):  # noqa: F811
+  out = tmp_path / "out"
+  options = ["--prompt=A face.", "--guidance=none", "--method=euler"]
+  generate(run, out, *options)
+  plain = (out / "t2av_0.mp4").read_bytes()
+  generate(run, out, *options, "--attention_maps", "--attention_layer=1")
+  assert (out / "t2av_0.mp4").read_bytes() == plain
+  found = json.loads((out / "t2av_0.attention.json").read_text())
+  assert [(each["step"], each["layer"]) for each in found] == [(0, 1), (1, 1)]
+  assert all(0 < each[s] < 1 for each in found for s in ("video", "audio"))
+  shown = media.read_clip(out / "t2av_0.attention.mp4")
+  assert shown.video.shape == (SHAPE.frames, *SHAPE.size, 3)
+  assert (out / "t2av_0.attention.png").stat().st_size > 1000
+  with pytest.raises(ValueError, match="layers \\(9,\\)"):
+    generate(run, out, *options, "--attention_maps", "--attention_layer=9")

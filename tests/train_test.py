@@ -219,31 +219,3 @@ def test_a2v_keeps_the_given_sound(runs, tmp_path):
   clip = media.read_clip(tmp_path / "a2v_3.mp4")
   # AAC smears the ends.
   assert np.corrcoef(clip.audio[800:-800], tone[800:-800])[0, 1] > 0.9
-
-
-@pytest.mark.parametrize(
-  ("arguments", "words"),
-  [
-    (["--task=t2x", "--prompt=x"], "t2av"),
-    (["--task=a2v", "--prompt=x"], "needs --audio"),
-    (["--task=t2av", "--prompt=x", "--image=a.png"], "takes no --image"),
-    (["--task=i2v", "--prompt=x", "--image=README.md"], "README.md"),
-    (["--task=t2av"], "--prompt or --prompts"),
-    (["--prompts=nowhere.jsonl"], "nowhere.jsonl"),
-    (["--prompt=x", "--step=9"], "No checkpoint of step 9"),
-    (["--prompt=x", "--guidance=cfg"], "ucg2"),
-  ],
-)
-def test_wrong_input_to_sample_is_one_clear_error(
-  runs, tmp_path, arguments, words
-):
-  status, text = sample(runs[0], tmp_path / "out", *arguments)
-  assert status != 0
-  assert words in text.splitlines()[-1] and "Traceback" not in text, text
-  assert not (tmp_path / "out").exists()
-
-
-def test_sampling_needs_a_workdir(tmp_path):
-  status, text = sample(tmp_path, tmp_path / "out", "--prompt=x")
-  assert status != 0
-  assert "not a training workdir" in text

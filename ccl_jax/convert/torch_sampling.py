@@ -200,20 +200,21 @@ def solve(velocity, x, method, steps, shift):
 
 
 def draw_noise(config, streams, seeds, device="cpu"):
-  """Noise of one clip for each seed, the same on every device."""
+  """Noise of one clip for each seed, whatever the device or other streams."""
   (y, x), f = config["clip"]["size"], 1 + (config["clip"]["frames"] - 1) // 4
-  shapes = {
-    "video": lambda c: (f, y // 8, x // 8, c["channels"]),
-    "audio": lambda c: (f * c["tokens_per_frame"], c["channels"]),
+
+  def draw(s, seed):
+    channels = config[s]["channels"]
+    shape = (f, y // 8, x // 8, channels)
+    if s == "audio":
+      shape = f * config[s]["tokens_per_frame"], channels
+    generator = torch.Generator().manual_seed(2 * seed + STREAMS.index(s))
+    return torch.randn(shape, generator=generator)
+
+  return {
+    s: torch.stack([draw(s, seed) for seed in seeds]).to(device)
+    for s in streams
   }
-  made = {s: [] for s in streams}
-  for seed in seeds:
-    generator = torch.Generator().manual_seed(seed)
-    for s in STREAMS:
-      if s in streams:
-        noise = torch.randn(shapes[s](config[s]), generator=generator)
-        made[s].append(noise.to(device))
-  return {s: torch.stack(x) for s, x in made.items()}
 
 
 @torch.no_grad()
@@ -231,6 +232,8 @@ def sample(
   streams, references = choose(TASKS, task, "task")
   wanted = ("video",) if task[0] == "i" else references
   given, b = given or {}, len(text)
+  for name in settings:
+    choose(DEFAULTS, name, "setting")
   o = DEFAULTS | model.config.get("sampling", {}) | settings
   if set(given) != set(wanted):
     raise ValueError(f"task '{task}' is given {wanted}, got {sorted(given)}.")

@@ -33,6 +33,21 @@ class ClipShape:
     """How many samples of sound a clip has."""
     return round(self.frames / self.fps * codecs.audio.sample_rate)
 
+  def check(
+    self,
+    codecs: Codecs,
+    videos: Sequence[np.ndarray],
+    audios: Sequence[np.ndarray],
+  ) -> None:
+    """Raises ValueError for what is no clip of this shape."""
+    frames, samples = (self.frames, *self.size, 3), (self.samples(codecs),)
+    given = [(x, frames) for x in videos] + [(x, samples) for x in audios]
+    for x, wanted in given:
+      if x.shape != wanted:
+        raise ValueError(
+          f"given {x.shape=}, expected {wanted}: see data.media.read_clip."
+        )
+
 
 @dataclasses.dataclass(frozen=True)
 class Generated:

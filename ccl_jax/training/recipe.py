@@ -20,7 +20,7 @@ from ccl_jax.config import build
 from ccl_jax.cost import flops
 from ccl_jax.diffusion.objective import Objective
 from ccl_jax.models import joint
-from ccl_jax.sharding import Layout, make_layout
+from ccl_jax.sharding import Layout, Rules, axes_of, make_layout
 from ccl_jax.training import compiler
 from ccl_jax.training.optim import Optimizer
 from ccl_jax.types import STREAMS, Array, PyTree
@@ -88,6 +88,32 @@ def make_recipe(config: Mapping[str, Any], devices=None) -> Recipe:
     batch=batch,
     accumulate=accumulate,
     options=compiler.options(config["xla"], layout.device.device_kind),
+  )
+
+
+def sampling_recipe(
+  config: Mapping[str, Any], devices, mesh: Mapping[str, int] | None = None
+) -> Recipe:
+  """A run's recipe on devices to sample on, which its batch need not fit.
+
+  Args:
+    mesh: as `config.mesh`; None is of one device. Every shard of its `data` has
+      all parameters for itself.
+  """
+  rules = config["sharding"]["params"]
+  free = {
+    "mesh": mesh or {},
+    "sharding": config["sharding"] | {"params": _without_data(rules)},
+    "batch": len(devices),
+    "accumulate": 1,
+  }
+  return make_recipe(config | free, devices)
+
+
+def _without_data(rules: Rules) -> Rules:
+  return tuple(
+    (regex, tuple(tuple(a for a in axes_of(x) if a != "data") for x in spec))
+    for regex, spec in rules
   )
 
 

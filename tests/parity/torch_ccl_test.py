@@ -518,6 +518,7 @@ def test_wrong_requests_are_named():
     "expected one of t2av": dict(task="v2v"),
     "is given": dict(task="t2av", given={"audio": torch.zeros(2, 6, 2)}),
     "unipc": dict(task="t2a", method="heun"),
+    "setting 'step'": dict(task="t2a", step=20),
     "ucg2": dict(task="t2a", guidance="cfg"),
     "negative": dict(task="t2a", guidance="ucg2", negative=None),
     "nulls the": dict(

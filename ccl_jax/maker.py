@@ -234,7 +234,8 @@ class Maker:
     shares: attention_maps.Shares,
   ) -> None:
     """Pictures of attention, beside a result."""
-    (clip,) = self.pipeline.decode({s: x[None] for s, x in latents.items()})
+    one = {s: x[None] for s, x in latents.items()}
+    (clip,) = decoding.decode(one, self.pipeline.codecs, self.pipeline.shape)
     attention_maps.save(self.place(item), shares, clip, *self.look)
 
   def says(self, item: Item) -> dict[str, Any]:

@@ -47,7 +47,8 @@ def sampled(pipeline, batch, **kwargs):
   found = []
   for members, rows in maker.rounds(items(5)):
     texts, given = maker.embed(members), {i: {} for i in members}
-    found.append(maker.sample(members, rows, texts, given)["video"])
+    latents, _ = maker.sample(members, rows, texts, given)
+    found.append(latents["video"])
   return np.concatenate(found)
 
 

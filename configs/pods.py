@@ -3,9 +3,8 @@
     --config=configs/pods.py:pod=v5p-4x4x4,size=14b,stage=joint
 
 Other arguments than `pod` are those of `ccl.py`. `tests/budgets` holds what
-those need that were compiled for their topologies: 14b on v5p and v6e, 1.3b on
-v5e-4x4. 14b does not fit v5e-16x16 with remat=attention; tpu7x and two slices
-are as yet untried. python -m ccl_jax.compile tells before a pod is asked for.
+those need that were compiled for their topologies; tpu7x is as yet untried.
+python -m ccl_jax.compile tells before a pod is asked for.
 """
 
 from ml_collections import ConfigDict

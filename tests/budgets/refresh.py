@@ -40,8 +40,12 @@ VIDEO = "pod=v5p-4x4x4,size=14b,stage=video"
 BUDGETS = {
   "14b-v5p": Budget("pod=v5p-4x4x4,size=14b", "v5p:4x4x4"),
   "14b-v6e": Budget("pod=v6e-16x16,size=14b", "v6e:16x16"),
+  "14b-v5e": Budget("pod=v5e-16x16,size=14b", "v5e:16x16"),
   "14b-audio-v5p": Budget("pod=v5p-4x4x4,size=14b,stage=audio", "v5p:4x4x4"),
   "1.3b-v5e": Budget("pod=v5e-4x4,size=1.3b", "v5e:4x4"),
+  "1.3b-two-slices": Budget("pod=v5e-4x4-two-slices,size=1.3b", "v5e:4x4"),
+  "sample-14b-v5e": Budget("pod=v5e-2x4,size=14b", "v5e:2x4", what="sample"),
+  "sample-14b-v6e": Budget("pod=v6e-2x4,size=14b", "v6e:2x4", what="sample"),
   "video-a-full": Budget(VIDEO, "v5p:4x4x4", PEER | FULL),
   "video-a-kept": Budget(VIDEO, "v5p:4x4x4", PEER | KEPT),
   "video-b-full": Budget(VIDEO, "v5p:4x4x4", PEER | FULL | LONG),

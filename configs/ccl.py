@@ -223,7 +223,7 @@ def tiny(c: ConfigDict) -> None:
   the last principal components of sound are noise), LCT in proportion to the
   window, positions fine enough to tell audio latents apart.
   """
-  c.steps, c.batch = 1800, 16
+  c.steps, c.batch = 1500, 16
   c.sharding.max_unsharded = 0.1
   c.encode.frames, c.encode.size = 49, (64, 64)
   c.encode.video_channels, c.encode.audio_channels = 8, 8

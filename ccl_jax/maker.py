@@ -14,7 +14,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -29,20 +29,13 @@ from ccl_jax.diffusion import tasks
 from ccl_jax.metrics import attention_maps
 from ccl_jax.pipeline import Pipeline
 from ccl_jax.prompts import INPUTS, Item, describe, inputs, read_given, unused
-from ccl_jax.sampling import Sampling
+from ccl_jax.sampling import Look, Sampling
 from ccl_jax.training.checkpoint import write_json
 
 # What `Pipeline.encode_given` gives, of one item.
 Given = dict[str, Any]
 # With `offload`, items between two times that everything is loaded.
 _ROUND = 64
-
-
-class Look(NamedTuple):
-  """Steps and layers whose cross-modal attention is shown."""
-
-  steps: tuple[int, ...]
-  layers: tuple[int, ...]
 
 
 class Report:
@@ -196,10 +189,7 @@ class Maker:
       [item.seed for item in filled],
       self.sampling,
     )
-    if self.look:
-      found = self.pipeline.look(*self.look, *args)
-    else:
-      found = self.pipeline.sample(*args), {}
+    found = self.pipeline.look(self.look, *args)
     return jax.tree.map(lambda x: np.asarray(x)[: len(batch)], found)
 
   def write(

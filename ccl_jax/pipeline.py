@@ -28,7 +28,7 @@ from ccl_jax.config import build
 from ccl_jax.data import records
 from ccl_jax.data.decoding import ClipShape, Generated, decode
 from ccl_jax.diffusion import flow, guidance, tasks
-from ccl_jax.sampling import Sampling, sample_latents, sample_with_shares
+from ccl_jax.sampling import Look, Sampling, sample_latents
 from ccl_jax.sharding import ONE_DEVICE, Layout, frozen
 from ccl_jax.training import checkpoint, restore
 from ccl_jax.training.recipe import sampling_recipe
@@ -217,25 +217,21 @@ class Pipeline:
     sampling: Sampling | None = None,
   ) -> State:
     """`latents`, for prompts that are embedded."""
-    args, options = self.prepare(task, text, negative, given, seeds, sampling)
-    made = sample_latents(*args, **options)
-    return {s: x[: len(text)] for s, x in made.items()}
+    return self.look(None, task, text, negative, given, seeds, sampling)[0]
 
   def look(
-    self, steps: Sequence[int], layers: Sequence[int], *args: Any
+    self, look: Look | None, *args: Any
   ) -> tuple[State, dict[str, Array]]:
     """`sample`, and where cross-modal attention went in steps and layers.
 
     args: as of `sample`.
 
     Returns:
-      The latents and the shares of `sampling.sample_with_shares`, with the
-      clips in front: (b, steps, layers, ...).
+      The latents and the shares of `sampling.sample_latents`, with the clips
+      in front: (b, steps, layers, ...).
     """
     num, (args, options) = len(args[1]), self.prepare(*args)
-    made, shares = sample_with_shares(
-      *args, **options, steps=tuple(steps), layers=tuple(layers)
-    )
+    made, shares = sample_latents(*args, **options, look=look)
     shares = {s: jnp.moveaxis(x, 2, 0)[:num] for s, x in shares.items()}
     return {s: x[:num] for s, x in made.items()}, shares
 

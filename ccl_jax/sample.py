@@ -26,7 +26,7 @@ from etils import epath
 from ccl_jax import command, distributed, maker, prompts
 from ccl_jax.data.encoding import ALONE, Share
 from ccl_jax.pipeline import Pipeline
-from ccl_jax.sampling import Sampling
+from ccl_jax.sampling import Look, Sampling
 from ccl_jax.training import rates
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Workdir of a training run.")
@@ -156,11 +156,11 @@ def make(
   return made.run(items)
 
 
-def look(steps: int, layers: int) -> maker.Look | None:
+def look(steps: int, layers: int) -> Look | None:
   """What attention maps show, if there are to be any."""
   if not MAPS.value:
     return None
-  return maker.Look(
+  return Look(
     tuple(MAP_STEPS.value or spread(steps)),
     tuple(MAP_LAYERS.value or spread(layers)),
   )

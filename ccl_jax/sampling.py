@@ -10,7 +10,7 @@ bfloat16 of a clip, 6.7 GB, and a2v 0.13 GB.
 
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -69,10 +69,7 @@ class Sampling:
   def __post_init__(self):
     guidance.row(self.guidance)
     sampler.schedule(self.steps, self.shift)
-    if self.method not in sampler.SOLVERS:
-      raise ValueError(
-        f"Unknown sampler '{self.method}': {', '.join(sampler.SOLVERS)}."
-      )
+    sampler.check_method(self.method)
     for field in dataclasses.fields(self):
       value = getattr(self, field.name)
       if field.name.endswith("_scale") and value is not None and not value >= 0:
@@ -127,8 +124,16 @@ class Sampling:
     }
 
 
+class Look(NamedTuple):
+  """Steps and layers whose cross-modal attention is shown."""
+
+  steps: tuple[int, ...]
+  layers: tuple[int, ...]
+
+
 @functools.partial(
-  jax.jit, static_argnames=("graph", "task", "sampling", "layout", "watch")
+  jax.jit,
+  static_argnames=("graph", "task", "sampling", "layout", "look", "watch"),
 )
 def sample_latents(
   params: PyTree,
@@ -140,8 +145,9 @@ def sample_latents(
   task: str,
   sampling: Sampling,
   layout: Layout,
+  look: Look | None = None,
   watch: sampler.Watch | None = None,
-) -> State:
+) -> tuple[State, dict[str, Array]]:
   """Latents of the streams in `noise`; one compiled loop over the steps.
 
   On a mesh, every device gets all of them.
@@ -150,70 +156,51 @@ def sample_latents(
     given: latents of the reference stream, or of the first frame.
     condition: text, negative (b, l, d), perhaps null latents, see `guidance`,
       and an image, see `models.joint`: it takes the place of a first frame.
+    look: where attention is to be looked at; the latents stay the same.
     watch: see `sampler.solve`; another one is another program.
-  """
-  made, _ = _solve(
-    params, noise, given, condition, graph, task, sampling, watch
-  )
-  return {s: layout.replicate(x) for s, x in made.items()}
-
-
-@functools.partial(
-  jax.jit,
-  static_argnames=(
-    "graph", "task", "sampling", "layout", "watch", "steps", "layers",
-  ),
-)  # fmt: skip
-def sample_with_shares(
-  params: PyTree,
-  noise: State,
-  given: State,
-  condition: dict,
-  *,
-  graph: nnx.GraphDef,
-  task: str,
-  sampling: Sampling,
-  layout: Layout,
-  steps: tuple[int, ...],
-  layers: tuple[int, ...],
-  watch: sampler.Watch | None = None,
-) -> tuple[State, dict[str, Array]]:
-  """`sample_latents`, and where attention went in some steps and layers.
-
-  For each step one more pass is run, the conditional one, on its state.
 
   Returns:
-    The latents, and shares as of `models.attention_share`: "video": (steps,
-    layers, b, f, h, w), "audio": (steps, layers, b, m); nothing if one stream
-    runs alone.
+    The latents, and the shares of `look` as of `models.attention_share`:
+    "video": (steps, layers, b, f, h, w), "audio": (steps, layers, b, m);
+    nothing without it, or if one stream runs alone.
 
   Raises:
-    ValueError: a step or a layer that is not there.
+    ValueError: a step or a layer to look at that is not there.
   """
-  _check_indices("step", steps, sampling.steps)
   made, states = _solve(
     params, noise, given, condition, graph, task, sampling, watch
   )
+  shares = {}
+  if look is not None:
+    shares = _shares(params, states, condition, graph, task, sampling, look)
+  return tuple(
+    {s: layout.replicate(x) for s, x in each.items()} for each in (made, shares)
+  )
+
+
+def _shares(
+  params, states, condition, graph, task, sampling, look
+) -> dict[str, Array]:
+  """One more pass, the conditional one, on the state of each step."""
+  _check_indices("step", look.steps, sampling.steps)
   plan = tasks.inference_task(task)
   image, route = condition.get("image"), plan.route(len(condition["text"]))
-  clean = {} if image is not None else plan.clean(noise)
 
-  def look(at):
+  def shares_at(at):
     state, sigma = at
+    clean = {} if image is not None else plan.clean(state)
     shares = attention_shares(
       graph, params, state, sampler.times(state, sigma, clean),
       condition["text"], route, image,
     )  # fmt: skip
     for x in shares.values():
-      _check_indices("layer", layers, len(x))
-    return {s: x[np.array(layers)] for s, x in shares.items()}
+      _check_indices("layer", look.layers, len(x))
+    return {s: x[np.array(look.layers)] for s, x in shares.items()}
 
-  chosen = {s: x[np.array(steps)] for s, x in states.items()}
-  sigmas = sampler.schedule(sampling.steps, sampling.shift)[np.array(steps)]
-  shares = jax.lax.map(look, (chosen, sigmas))
-  return tuple(
-    {s: layout.replicate(x) for s, x in each.items()} for each in (made, shares)
-  )
+  steps = np.array(look.steps)
+  sigmas = sampler.schedule(sampling.steps, sampling.shift)[steps]
+  chosen = {s: x[steps] for s, x in states.items()}
+  return jax.lax.map(shares_at, (chosen, sigmas))
 
 
 def _check_indices(name: str, chosen: tuple[int, ...], num: int) -> None:

@@ -9,6 +9,9 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
 from ccl_jax.types import PyTree
 
 
@@ -79,6 +82,15 @@ def split(
 def join(first: PyTree, second: PyTree) -> PyTree:
   """Undoes `split`."""
   return unflatten(flatten(first) | flatten(second))
+
+
+def interleave(*trees: PyTree) -> PyTree:
+  """p trees of arrays (b, ...) -> one of (b p, ...), sample by sample."""
+  if len(trees) == 1:
+    return trees[0]
+  return jax.tree.map(
+    lambda *x: jnp.stack(x, axis=1).reshape(-1, *x[0].shape[1:]), *trees
+  )
 
 
 def count(tree: PyTree) -> int:

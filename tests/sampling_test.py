@@ -10,7 +10,7 @@ import pytest
 from ccl_jax.cost import flops, hlo, matmul
 from ccl_jax.diffusion import tasks
 from ccl_jax.models import joint
-from ccl_jax.sampling import Sampling, sample_latents, sample_with_shares
+from ccl_jax.sampling import Look, Sampling, sample_latents
 from ccl_jax.sharding import AXES, ONE_DEVICE
 from ccl_jax.training.state import abstract_state, state_params
 from tests.bench import reference_once
@@ -60,10 +60,12 @@ def sample(task, sampling, sizes=None):
     shardings = jax.tree.map(lambda x: x.sharding, placed)
   params = tiny.randomize(shapes)
   params = jax.device_put(params, shardings) if shardings else params
-  return sample_latents(
+  made, shares = sample_latents(
     params, *inputs(task), graph=graph, task=task, sampling=sampling,
     layout=layout,
   )  # fmt: skip
+  assert not shares
+  return made
 
 
 def assert_same(made, expected):
@@ -90,7 +92,7 @@ def test_a_row_alone_and_its_passes_in_turn_give_the_same():
   condition |= {k: condition[k][1:] for k in ("text", "negative")}
   graph, shapes = joint.describe(MODEL)
   once = dataclasses.replace(PLAIN, reference_once=True, batched=False)
-  alone = sample_latents(
+  alone, _ = sample_latents(
     tiny.randomize(shapes), {s: x[1:] for s, x in noise.items()},
     {s: x[1:] for s, x in given.items()}, condition,
     graph=graph, task="v2a", sampling=once, layout=ONE_DEVICE,
@@ -101,20 +103,19 @@ def test_a_row_alone_and_its_passes_in_turn_give_the_same():
 def test_looking_at_attention_changes_nothing():
   noise, given, condition = inputs("a2v")
   graph, shapes = joint.describe(MODEL)
-  options = dict(graph=graph, task="a2v", sampling=PLAIN, layout=ONE_DEVICE)
   look = functools.partial(
-    sample_with_shares, tiny.randomize(shapes), noise, given, condition,
-    **options,
+    sample_latents, tiny.randomize(shapes), noise, given, condition,
+    graph=graph, task="a2v", sampling=PLAIN, layout=ONE_DEVICE,
   )  # fmt: skip
-  made, shares = look(steps=(0, 2), layers=(1,))
+  made, shares = look(look=Look(steps=(0, 2), layers=(1,)))
   assert_same(made, sample("a2v", PLAIN))
   assert shares["video"].shape == (2, 1, B, F, 2, 2)
   assert shares["audio"].shape == (2, 1, B, F * 2)
   assert (shares["video"] > 0).all() and (shares["video"] < 1).all()
   assert not shares["audio"].any()  # the reference sees its context only
-  for wrong in ({"steps": (3,)}, {"steps": ()}, {"layers": (2,)}):
+  for wrong in (Look((3,), (0,)), Look((), (0,)), Look((0,), (2,))):
     with pytest.raises(ValueError, match="to look at"):
-      look(**({"steps": (0,), "layers": (0,)} | wrong))
+      look(look=wrong)
 
 
 # Windows of one frame, for which framed attention computes just what is seen.

@@ -37,6 +37,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from ccl_jax import trees
 from ccl_jax.diffusion import flow
 from ccl_jax.diffusion.flow import Velocity
 from ccl_jax.types import Array, State, other
@@ -198,7 +199,7 @@ def guided(
 
 
 def _run_batched(velocity, inputs, variants) -> list[State]:
-  state, t, condition = jax.tree.map(_interleave, *inputs)
+  state, t, condition = trees.interleave(*inputs)
   outputs = velocity(state, t, condition | {"variants": variants})
   parts = {s: _separate(x, len(inputs)) for s, x in outputs.items()}
   return [{s: parts[s][i] for s in parts} for i in range(len(inputs))]
@@ -263,12 +264,6 @@ def _std(x: Array, mask: Array) -> Array:
   mean = jnp.sum(jnp.where(mask, x, 0), axes, keepdims=True) / count
   square = jnp.where(mask, jnp.square(x - mean), 0)
   return jnp.sqrt(jnp.sum(square, axes, keepdims=True) / count)
-
-
-def _interleave(*parts):
-  """p arrays (b, ...) -> (b p, ...), sample by sample."""
-  x = jnp.stack(parts, axis=1)
-  return x.reshape(-1, *x.shape[2:])
 
 
 def _separate(x, p: int):

@@ -24,7 +24,7 @@ are of order 1 (D = 0, q = 1/2); the last lands on m and is not corrected. Both
 updates are linear in (x, m), so their coefficients are a table made on the
 host in float64 and the solver is one `lax.scan` over its rows.
 
-Solvers know nothing of streams or conditions: `sample` pins what is given
+Solvers know nothing of streams or conditions: `solve` pins what is given
 before each evaluation and sets its time to 0 there. The field may change along
 the way: each *phase*, (field, number of steps), is a scan over its own rows.
 """
@@ -104,10 +104,7 @@ def solve(
   Raises:
     ValueError: an unknown method, or `clean` and `given` do not match.
   """
-  if method not in SOLVERS:
-    raise ValueError(
-      f"Unknown sampler '{method}', expected one of {', '.join(SOLVERS)}."
-    )
+  check_method(method)
   if set(clean) != set(given) or not set(clean) <= set(noise):
     raise ValueError(
       f"clean={sorted(clean)} and given={sorted(given)} must name the same"
@@ -134,9 +131,10 @@ def solve(
   return pin(latents), pin(states)
 
 
-def sample(*args: Any, **options: Any) -> State:
-  """The latents of `solve`, without the states on the way."""
-  return solve(*args, **options)[0]
+def check_method(name: str) -> None:
+  """Raises ValueError if there is no such solver."""
+  if name not in SOLVERS:
+    raise ValueError(f"Unknown sampler '{name}': {', '.join(SOLVERS)}.")
 
 
 def times(

@@ -87,6 +87,13 @@ def linear(d_in: int, d_out: int, *, rngs, dtype, init=xavier) -> nnx.Linear:
   )  # fmt: skip
 
 
+def split_heads(
+  x: Float[Array, "b n d"], head_size: int
+) -> Float[Array, "b n k e"]:
+  """Full width -> heads of head_size channels."""
+  return einops.rearrange(x, "b n (k e) -> b n k e", e=head_size)
+
+
 class Projections(nnx.Module):
   """q, k, v and output projections of one attention, q and k normalised.
 
@@ -104,17 +111,14 @@ class Projections(nnx.Module):
     self.o = linear(d, d, rngs=rngs, dtype=dtype, init=out_init)
     self.norm_q, self.norm_k = RMSNorm(d), RMSNorm(d)
 
-  def heads(self, x: Float[Array, "b n d"]) -> Float[Array, "b n k e"]:
-    return einops.rearrange(x, "b n (k e) -> b n k e", e=self.head_size)
-
   def query(self, x: Float[Array, "b n d"]) -> Float[Array, "b n k e"]:
-    return self.heads(self.norm_q(self.q(x)))
+    return split_heads(self.norm_q(self.q(x)), self.head_size)
 
   def key(self, y: Float[Array, "b m d"]) -> Float[Array, "b m k e"]:
-    return self.heads(self.norm_k(self.k(y)))
+    return split_heads(self.norm_k(self.k(y)), self.head_size)
 
   def value(self, y: Float[Array, "b m d"]) -> Float[Array, "b m k e"]:
-    return self.heads(self.v(y))
+    return split_heads(self.v(y), self.head_size)
 
   def out(self, x: Float[Array, "b n k e"]) -> Float[Array, "b n d"]:
     return self.o(einops.rearrange(x, "b n k e -> b n (k e)"))
@@ -132,12 +136,8 @@ class KeyValue(nnx.Module):
   def __call__(
     self, y: Float[Array, "b m d"]
   ) -> tuple[Float[Array, "b m k e"], Float[Array, "b m k e"]]:
-    both = self.norm_k(self.k(y)), self.v(y)
-    key, value = (
-      einops.rearrange(x, "b m (k e) -> b m k e", e=self.head_size)
-      for x in both
-    )
-    return key, value
+    key, value = self.norm_k(self.k(y)), self.v(y)
+    return split_heads(key, self.head_size), split_heads(value, self.head_size)
 
 
 class MLP(nnx.Module):

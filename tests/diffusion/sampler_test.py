@@ -15,9 +15,10 @@ def sample(
   velocity, noise=NOISE, clean=(), given=(), steps=4, method="euler", **options
 ):
   sigmas = sampler.schedule(steps, 5.0)
-  return sampler.sample(
+  latents, _ = sampler.solve(
     velocity, noise, dict(clean), dict(given), sigmas, method, None, **options
   )
+  return latents
 
 
 def to_data(state, t, condition):

@@ -28,7 +28,7 @@ def test_equals_diffusers(num_steps, shift):
     velocity = torch.sin(2 * x) + theirs.sigmas[step] * x
     x = theirs.step(velocity, t, x).prev_sample
 
-  ours = sampler.sample(
+  ours, _ = sampler.solve(
     lambda state, t, condition: {
       s: jnp.sin(2 * x) + t[s][:, None, None] * x for s, x in state.items()
     },

@@ -15,9 +15,9 @@ import dataclasses
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
+from ccl_jax import trees
 from ccl_jax.attention import Attention
 from ccl_jax.types import Array, Route
 
@@ -66,18 +66,10 @@ class Memory:
     if not self.reads or stream not in self.runs[0]:
       return None
     passes = [self.runs[i][stream] for i in self.reads]
-    return jax.tree.map(interleave, *passes)
+    return trees.interleave(*passes)
 
 
 NOTHING = Memory()
-
-
-def interleave(*parts: Array) -> Array:
-  """p arrays (b, ...) -> (b p, ...), sample by sample."""
-  if len(parts) == 1:
-    return parts[0]
-  x = jnp.stack(parts, axis=1)
-  return x.reshape(-1, *x.shape[2:])
 
 
 class Fusion(nnx.Module):

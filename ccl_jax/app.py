@@ -1,9 +1,10 @@
 """A page to try a model: python -m ccl_jax.app --workdir=DIR
 
 It shows all tasks, with uploads where they take one, the progress of every
-step, and the clip with its sound, mel and files. It is served on this machine
-only; --host=0.0.0.0 lets everyone in who can reach it, and nobody is asked for
-a password. Requests wait in a queue of --queue, and are refused beyond.
+step, and the clip with its sound, mel and files, and where its attention goes
+if that is ticked. It is served on this machine only; --host=0.0.0.0 lets
+everyone in who can reach it, and nobody is asked for a password. Requests wait
+in a queue of --queue, and are refused beyond.
 
 Needs gradio: pip install "gradio>=6.31,<7"
 """

@@ -36,7 +36,7 @@ def build(gr: Any, studio: Studio) -> Any:
     gr.Markdown(TITLE + clip_text(studio.pipeline))
     with gr.Row():
       with gr.Column():
-        fields, sampling = controls(gr, studio.pipeline)
+        fields, sampling, attention = controls(gr, studio.pipeline)
         button = gr.Button("Generate", variant="primary", elem_id="go")
       with gr.Column():
         shown = results(gr)
@@ -45,7 +45,7 @@ def build(gr: Any, studio: Studio) -> Any:
       taken = prompts.inputs(task)
       return [gr.update(visible=name in taken) for name in prompts.INPUTS]
 
-    def generate(*values, progress=gr.Progress()):  # noqa: B008
+    def generate(attention, *values, progress=gr.Progress()):  # noqa: B008
       named = dict(zip([*fields, *sampling], values, strict=True))
       try:
         result = studio.request(
@@ -56,6 +56,7 @@ def build(gr: Any, studio: Studio) -> Any:
             desc="Sampling" if done < of else "Decoding",
             unit="steps",
           ),
+          attention,
         )
       except ValueError as error:
         raise gr.Error(str(error), duration=None, print_exception=False) from (
@@ -74,7 +75,7 @@ def build(gr: Any, studio: Studio) -> Any:
     )
     button.click(
       generate,
-      [*fields.values(), *sampling.values()],
+      [attention, *fields.values(), *sampling.values()],
       list(shown.values()),
       concurrency_limit=1,
       show_progress_on=[shown["video"], shown["sound"]],
@@ -92,8 +93,8 @@ def clip_text(pipeline: Pipeline) -> str:
   )
 
 
-def controls(gr: Any, pipeline: Pipeline) -> tuple[dict, dict]:
-  """Components of an item's fields and of the sampling's, by name."""
+def controls(gr: Any, pipeline: Pipeline) -> tuple[dict, dict, Any]:
+  """Components of an item's fields and the sampling's, and of `attention`."""
   fields = {
     "task": gr.Dropdown(
       [(text, name) for name, text in TASKS.items()],
@@ -133,7 +134,13 @@ def controls(gr: Any, pipeline: Pipeline) -> tuple[dict, dict]:
       sampling[name] = gr.Slider(
         0, 15, getattr(chosen, name), step=0.1, label=label
       )
-  return fields, sampling
+    attention = gr.Checkbox(
+      False,
+      label="Show attention",
+      info="Between picture and sound; the first time it is compiled anew.",
+      elem_id="look",
+    )
+  return fields, sampling, attention
 
 
 def results(gr: Any) -> dict[str, Any]:
@@ -147,6 +154,13 @@ def results(gr: Any) -> dict[str, Any]:
     ),
     "mel": gr.Image(
       label="Its mel", interactive=False, height=200, elem_id="mel", buttons=[]
+    ),
+    "attention": gr.Image(
+      label="Its attention across streams",
+      interactive=False,
+      visible=False,
+      elem_id="attention",
+      buttons=["fullscreen"],
     ),
     "files": gr.File(
       label="Download",
@@ -164,5 +178,9 @@ def show(gr: Any, result: Result) -> list[Any]:
     gr.update(value=clip if is_video else None, visible=is_video),
     gr.update(value=None if is_video else clip, visible=not is_video),
     gr.update(value=result.mel, visible=result.mel is not None),
-    [clip, str(result.settings)],
+    gr.update(
+      value=result.attention and str(result.attention),
+      visible=result.attention is not None,
+    ),
+    [str(file) for file in result.files],
   ]

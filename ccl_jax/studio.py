@@ -1,4 +1,4 @@
-"""One request of a person: fields and uploads -> a clip, its mel and its files.
+"""One request of a person: fields and uploads -> a clip, pictures, and files.
 
 What the page (`app`) does, without the page.
 """
@@ -12,15 +12,17 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
 import numpy as np
+from etils import epath
 from jaxtyping import UInt8
 
 from ccl_jax import prompts
+from ccl_jax.codecs.mel import log_mel
 from ccl_jax.data import media
-from ccl_jax.data.decoding import Generated
+from ccl_jax.diffusion import tasks
+from ccl_jax.maker import Maker
 from ccl_jax.metrics import pictures
 from ccl_jax.pipeline import Pipeline
-from ccl_jax.sampling import Sampling
-from ccl_jax.training.checkpoint import write_json
+from ccl_jax.sampling import Look
 
 # Results that are kept, so that the page can still send them.
 _KEPT = 8
@@ -33,14 +35,18 @@ class Result:
 
   Attributes:
     clip: the mp4, or wav where there is only sound.
-    settings: the JSON that says how it was made.
+    files: the clip, the JSON that says how it was made, and those of
+      `attention_maps`.
     mel: a picture of the sound, None without sound.
+    attention: a PNG of where cross-modal attention goes, if that was asked for
+      and the task has both streams.
     note: what was left out of the uploads, or nothing.
   """
 
   clip: pathlib.Path
-  settings: pathlib.Path
+  files: tuple[pathlib.Path, ...]
   mel: UInt8[np.ndarray, "y x 3"] | None
+  attention: pathlib.Path | None
   note: str
 
 
@@ -71,6 +77,7 @@ class Studio:
     fields: Mapping[str, Any],
     sampling: Mapping[str, Any],
     progress: Callable[[int, int], None] = lambda done, of: None,
+    attention: bool = False,
   ) -> Result:
     """One clip.
 
@@ -79,28 +86,29 @@ class Studio:
         take are passed over.
       sampling: fields of `Sampling`.
       progress: told again and again how many steps are done, of how many.
+      attention: whether to look at attention, which is another program.
 
     Raises:
       ValueError: a field, an upload or a setting that cannot be used.
     """
     try:
-      return self._request(fields, sampling, progress)
+      return self._request(fields, sampling, progress, attention)
     except ValueError as error:
       raise ValueError(plain(str(error), fields)) from error
 
-  def _request(self, fields, sampling, progress) -> Result:
+  def _request(self, fields, sampling, progress, attention) -> Result:
     item = self.item(fields)
-    chosen = dataclasses.replace(self.pipeline.sampling, **sampling)
-    given = prompts.read_given(item, self.pipeline)
     note = prompts.unused(item, self.pipeline)
-    self._steps = 0
+    maker = self._maker(item, sampling, attention)
+    self._steps, steps = 0, maker.sampling.steps
     with ThreadPoolExecutor(1) as thread:
-      work = thread.submit(self._make, item, given, chosen)
+      work = thread.submit(maker.run, [item])
       while not work.done():
-        progress(min(self._steps, chosen.steps), chosen.steps)
+        progress(min(self._steps, steps), steps)
         wait([work], timeout=_SECONDS)
-      made = work.result()
-    return self._save(item, chosen, made, plain(note, fields))
+    for problem in work.result():
+      raise ValueError(problem)
+    return result(maker, item, plain(note, fields))
 
   def item(self, fields: Mapping[str, Any]) -> prompts.Item:
     """A checked item.
@@ -123,40 +131,48 @@ class Studio:
     name = f"{fields['task']}_{fields['seed']}"
     return prompts.make_item(fields | {"name": name})
 
-  def _make(
-    self, item: prompts.Item, given: dict[str, np.ndarray], sampling: Sampling
-  ) -> Generated:
-    (made,) = self.pipeline(
-      item.task,
-      [item.prompt],
-      negative=item.negative,
-      seeds=[item.seed],
-      sampling=sampling,
-      **{f"{name}s": [array] for name, array in given.items()},
-    )
-    return made
-
-  def _save(
-    self, item: prompts.Item, sampling: Sampling, made: Generated, note: str
-  ) -> Result:
+  def _maker(
+    self, item: prompts.Item, sampling: Mapping[str, Any], attention: bool
+  ) -> Maker:
+    """Makes the item, in a folder where nothing is yet."""
+    chosen = dataclasses.replace(self.pipeline.sampling, **sampling)
+    look = None
+    if attention and len(tasks.inference_task(item.task).streams) > 1:
+      layers = self.pipeline.model["num_layers"]
+      look = Look(
+        (chosen.steps // 2,), tuple(sorted({0, layers // 2, layers - 1}))
+      )
     folder = self.folder / str(next(self._requests) % _KEPT)
     shutil.rmtree(folder, ignore_errors=True)
-    clip = pathlib.Path(made.save(folder / item.name))
-    settings = clip.with_suffix(".json")
     names = {
       name: pathlib.Path(path).name
       for name in prompts.INPUTS
       if (path := getattr(item, name)) is not None
     }
-    item = dataclasses.replace(item, **names)
-    write_json(settings, prompts.describe(item, sampling, self.about))
-    mel = None
-    if made.mel is not None:
-      mel = pictures.mel_picture(made.mel, (160, 640))
-    return Result(clip, settings, mel, note)
+    return Maker(
+      self.pipeline, chosen, epath.Path(folder), 1, {**self.about, **names},
+      tell=lambda text: None, shows=False, look=look,
+    )  # fmt: skip
 
   def _count(self, sigma: Any) -> None:
     self._steps += 1
+
+
+def result(maker: Maker, item: prompts.Item, note: str) -> Result:
+  """What the maker has made of the item."""
+  clip = pathlib.Path(maker.place(item))
+  mel = None
+  if "audio" in tasks.inference_task(item.task).streams:
+    sound = media.read_clip(clip, need_video=False).audio
+    mel = pictures.mel_picture(log_mel(sound[None])[0], (160, 640))
+  maps = sorted(clip.parent.glob("*.attention.*"))
+  return Result(
+    clip,
+    (clip, clip.with_suffix(".json"), *maps),
+    mel,
+    next((file for file in maps if file.suffix == ".png"), None),
+    note,
+  )
 
 
 def plain(text: str, fields: Mapping[str, Any]) -> str:

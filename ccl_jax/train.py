@@ -95,7 +95,6 @@ def train(config: Mapping[str, Any], workdir: epath.Path) -> None:
     recipe, num_steps = make_recipe(config), config["steps"]
     sampling = build(Sampling, config["sampling"], "sampling")
     held_out = build(HeldOut, config["eval"], "eval")
-    held_out.check(recipe.streams)
     telling = build(Telling, config["log"], "log")
 
     # -- Data, of which this host reads the rows that its devices hold.
@@ -104,6 +103,7 @@ def train(config: Mapping[str, Any], workdir: epath.Path) -> None:
       data_pipeline.make_loader, config["data"], "data",
       batch=recipe.batch, seed=recipe.seed, rows=rows,
     )  # fmt: skip
+    held_out.check(recipe.streams, config["data"]["path"])
     is_constant = recipe.optimizer.decay == "constant"
     may_differ = FREE + (("steps",) if is_constant else ())
     clip = prepare_workdir(workdir, config, may_differ)
@@ -127,7 +127,7 @@ def train(config: Mapping[str, Any], workdir: epath.Path) -> None:
         batch = put_batch(recipe, rows, loader.batch_at(i))
       is_last = done == num_steps or stop.is_due(done)
       saves = checkpoints.is_due(done) or is_last
-      shows = held_out.is_due(done) or done == num_steps
+      shows = held_out.is_due(done, num_steps)
       # Else what a step takes would count as a save's time, or as nobody's.
       waits = i == start or saves or shows or profiler.is_last(i)
       with profiler.step(i), clock("compile" if i == start else "step"):
@@ -249,17 +249,19 @@ class HeldOut:
     for name in self.tasks:
       tasks.inference_task(name)
 
-  def check(self, streams: tuple[str, ...]) -> None:
-    """Raises ValueError where a task needs a stream that is not there."""
+  def check(self, streams: tuple[str, ...], data: str) -> None:
+    """Raises ValueError for streams or a split that are not there."""
+    if self.tasks:
+      records.open_split(data, self.split)
     for name in self.tasks:
       if set(tasks.inference_task(name).streams) - set(streams):
         raise ValueError(
           f"eval.tasks has '{name}', but the model has only {streams}."
         )
 
-  def is_due(self, done: int) -> bool:
-    """Whether to sample after `done` steps."""
-    return done % self.every == 0
+  def is_due(self, done: int, last: int) -> bool:
+    """Whether to sample after `done` of `last` steps."""
+    return bool(self.tasks) and (done % self.every == 0 or done == last)
 
 
 def show_samples(

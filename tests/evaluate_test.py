@@ -2,9 +2,13 @@
 
 import json
 
-from tests.train_test import SMALL, call
+from tests.commands import call
+from tests.train_test import SMALL
 
-ROWS = {"ground truth", "codec ceiling", "shuffled floor", "a2v", "v2a"}
+ROWS = {
+  "ground truth", "codec ceiling", "shuffled floor",
+  "a2v text", "a2v ucg2", "a2v ucg2 - text",
+}  # fmt: skip
 
 
 def test_from_nothing_to_a_table(tmp_path):
@@ -18,10 +22,12 @@ def test_from_nothing_to_a_table(tmp_path):
     (
       "train", config, f"--workdir={run}", f"--config.data.path={latents}",
       "--config.steps=1", "--config.eval.split=easy", *SMALL,
+      "--config.eval.tasks=()",
     ),
     (
       "evaluate", f"--workdir={run}", f"--data={latents}", f"--clips={world}",
-      f"--out={out}", "--tasks=a2v,v2a", "--num=2",
+      f"--out={out}", "--tasks=a2v", "--num=2", "--guidance=text,ucg2",
+      "--seeds=2",
     ),
   )  # fmt: skip
   for module, *arguments in steps:
@@ -33,5 +39,15 @@ def test_from_nothing_to_a_table(tmp_path):
   eac = {row: value["EAC"][0] for row, value in results["easy"].items()}
   assert eac["ground truth"] > 0.85
   assert eac["codec ceiling"] > eac["shuffled floor"]
-  assert len(list(out.rglob("*.mp4"))) == 2 * 2 * 2
+  gain = eac["a2v ucg2"] - eac["a2v text"]
+  assert abs(eac["a2v ucg2 - text"] - gain) < 1e-9
+  assert len(list(out.rglob("*.mp4"))) == 2 * 2 * 2  # of the first seed only
   assert (out / "table.md").exists() and (out / "sheet.png").exists()
+
+
+def test_a_row_that_does_not_exist_is_told_before_anything_is_read(tmp_path):
+  status, text = call(
+    "evaluate", "--workdir=none", "--data=none", f"--out={tmp_path}",
+    "--guidance=text,ucg9",
+  )  # fmt: skip
+  assert status == 1 and "Unknown guidance 'ucg9', expected one of" in text

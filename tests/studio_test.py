@@ -30,6 +30,7 @@ def test_a_request_is_counted_step_by_step_and_leaves_its_files(studio):
     fields("t2a", audio="left/behind.wav"),
     {"steps": 3, "audio_scale": 1.5},
     lambda *progress: told.append(progress),
+    attention=True,  # of which one stream alone has none
   )
   assert studio._steps == 3  # every step, and each once
   assert {of for _, of in told} == {3}
@@ -37,9 +38,27 @@ def test_a_request_is_counted_step_by_step_and_leaves_its_files(studio):
   clip = media.read_clip(result.clip, need_video=False)
   assert result.clip.name == "t2a_3.wav" and len(clip.audio) == SAMPLES
   assert result.mel.shape == (160, 640, 3) and result.note == ""
-  said = json.loads(result.settings.read_text())
+  assert result.attention is None and len(result.files) == 2
+  said = json.loads(result.files[1].read_text())
   assert said["sampling"]["audio_scale"] == 1.5 and said["fps"] == 25.0
   assert said["audio"] is None
+
+
+def test_attention_is_shown_between_two_streams(studio, inputs):  # noqa: F811
+  result = studio.request(
+    fields("v2a", video=inputs["video"]),
+    {"steps": 1, "guidance": "none"},
+    attention=True,
+  )
+  assert [file.name for file in result.files] == [
+    "v2a_3.mp4", "v2a_3.json", "v2a_3.attention.json", "v2a_3.attention.mp4",
+    "v2a_3.attention.png",
+  ]  # fmt: skip
+  assert result.attention == result.files[-1]
+  assert result.mel.shape == (160, 640, 3)
+  said = json.loads(result.files[1].read_text())
+  assert said["attention"] == {"steps": [0], "layers": [0, 1]}
+  assert said["video"] == "silent.mp4"
 
 
 def test_only_the_last_results_stay(studio):

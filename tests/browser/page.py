@@ -23,7 +23,7 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 
 from ccl_jax.data import media
-from tests.distributed_test import free_port
+from tests.commands import free_port
 from tests.runs import SAMPLES, SHAPE, hum, inputs, run  # noqa: F401
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -58,17 +58,22 @@ def address(run, tmp_path_factory):  # noqa: F811
     server.wait()
 
 
-@pytest.fixture
-def browser(address):
-  """Shows the page."""
+@pytest.fixture(scope="module")
+def chromium():
   options = webdriver.ChromeOptions()
   for flag in FLAGS:
     options.add_argument(flag)
   driver = shutil.which("chromedriver")
-  with webdriver.Chrome(options=options, service=Service(driver)) as browser:
-    browser.get(address)
-    until(lambda: shown(browser, "#prompt textarea"))
-    yield browser
+  with webdriver.Chrome(options=options, service=Service(driver)) as chromium:
+    yield chromium
+
+
+@pytest.fixture
+def browser(chromium, address):
+  """Shows the page, as new."""
+  chromium.get(address)
+  until(lambda: shown(chromium, "#prompt textarea"))
+  return chromium
 
 
 def answers(address):
@@ -118,13 +123,10 @@ def generate(browser, prompt):
 
 
 def downloads(browser):
-  """Suffix -> where it is, of the files that are offered."""
+  """Suffixes -> where it is, of the files that are offered."""
   links = until(lambda: shown(browser, "#files a[href]"), 120)
-  return {
-    pathlib.PurePosixPath(link.get_attribute("href")).suffix:
-      link.get_attribute("href")
-    for link in links
-  }  # fmt: skip
+  places = [link.get_attribute("href") for link in links]
+  return {"".join(pathlib.PurePosixPath(x).suffixes): x for x in places}
 
 
 def fetch(address, path):
@@ -144,12 +146,17 @@ def shoot(browser, name):
 
 def test_a_prompt_becomes_a_clip_that_plays(browser, tmp_path):
   assert not shown(browser, "#image") and not shown(browser, "#audio")
+  browser.find_element(By.XPATH, "//button[contains(., 'More')]").click()
+  until(lambda: shown(browser, "#look input"))[0].click()
   generate(browser, 'A face. "a i" A voice.')
   files = downloads(browser)
   video = until(lambda: shown(browser, "#clip video"))[0]
   until(lambda: video.get_property("currentTime") > 0)
   assert abs(video.get_property("duration") - 0.2) < 0.1
   assert until(lambda: shown(browser, "#mel img"))
+  attention = until(lambda: shown(browser, "#attention img"))[0]
+  until(lambda: attention.get_property("naturalWidth") == 1152)
+  assert ".attention.mp4" in files
   shoot(browser, "t2av")
   clip = media.read_clip(fetch(files[".mp4"], tmp_path / "made.mp4"))
   assert clip.video.shape == (SHAPE.frames, *SHAPE.size, 3)

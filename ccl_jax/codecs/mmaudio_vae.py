@@ -63,16 +63,19 @@ def pixel_norm(x: Float[Array, "b t *k c"]) -> Float[Array, "b t *k c"]:
 
 
 def silu(x: Float[Array, "b t c"]) -> Float[Array, "b t c"]:
+  """Equation (1), left."""
   return jax.nn.silu(x) / 0.596
 
 
 def blend(
   a: Float[Array, "b t c"], b: Float[Array, "b t c"]
 ) -> Float[Array, "b t c"]:
+  """Equation (1), right."""
   return (0.7 * a + 0.3 * b) / math.sqrt(0.7**2 + 0.3**2)
 
 
 def clip(x: Float[Array, "b t c"]) -> Float[Array, "b t c"]:
+  """Keeps what residuals add up to within _CLIP."""
   return jnp.clip(x, -_CLIP, _CLIP)
 
 

@@ -297,6 +297,7 @@ def posterior(params: PyTree, video: Array, **options) -> Array:
   jax.jit, static_argnames=("settings", "dtype", "chunk", "layout")
 )
 def decode(params: PyTree, latents: Array, **options) -> Array:
+  """Bytes of a whole clip, (b, t, y, x, 3)."""
   return wan_vae.decode(params, latents, write=to_bytes, **options)
 
 
@@ -304,4 +305,5 @@ def decode(params: PyTree, latents: Array, **options) -> Array:
 def decode_piece(
   params: PyTree, latents: Array, seen: tuple[Array, ...] | None, **options
 ) -> tuple[Array, tuple[Array, ...]]:
+  """Bytes of one piece, and what the next one needs of it as `seen`."""
   return wan_vae.decode_piece(params, latents, seen, write=to_bytes, **options)

@@ -19,8 +19,8 @@ _MODELS = {
 }
 _LOADING = {
   "CCL": """\
-`ccl_jax/convert/torch_model.py` and `torch_sampling.py` need PyTorch and
-safetensors alone; latents come from and go to the codecs in `run/`.
+`ccl_jax/convert/torch_*.py` need PyTorch and safetensors alone; latents come
+from and go to the codecs in `run/`.
 
 ```python
 from ccl_jax.convert.torch_model import CCL

@@ -10,8 +10,7 @@ With part="all" it is the whole model, which `convert.torch_model` runs and
 what it reads from the other, as diffusers' WanTransformer3DModel.
 
 Arrays go one by one from the checkpoint to the file, a row of stacked layers at
-a time. A checkpoint's chunk is read as a whole: pods write small ones, a single
-device those of its whole arrays.
+a time. A chunk of the checkpoint is read as a whole, 256 MiB at most.
 """
 
 import json

@@ -3,14 +3,16 @@
     model = CCL.from_pretrained("EXPORT", device="cuda")
     velocity = model(state, t, text, route)
 
-This file and `torch_sampling.py` need nothing else of this package: copy them.
-Latents are channels last, "video" (b, f, h, w, c) and "audio" (b, m, c), either
-may be absent; times are in [0, 1], 1 is noise; make_route there makes a route.
+This file, `torch_layers.py` and `torch_sampling.py` need nothing else of this
+package: copy all three, and mend one import. Latents are channels last, "video"
+(b, f, h, w, c) and "audio" (b, m, c), either may be absent; times are in
+[0, 1], 1 is noise; torch_sampling.make_route makes a route.
 
 Each stream has the names of diffusers' WanTransformer3DModel; in every layer
 `fusion` lets each read the other: learnable context, and tokens of the frames
-nearby if the sample's route says so. Matrices are multiplied in the model's
-dtype; norms, modulation, softmax and time are float32.
+nearby if the sample's route says so. A video stream as Wan2.1's I2V is told of
+an image by channels beside its latents, else zeros, and by tokens beside the
+text. Matrices are multiplied in the model's dtype, the rest is float32.
 """
 
 import json
@@ -21,9 +23,22 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 
+from ccl_jax.convert.torch_layers import (
+  EPS,
+  Attention,
+  Block,
+  Embedder,
+  ImageEmbedder,
+  LayerNorm,
+  axis_dims,
+  gelu,
+  make_turn,
+  modulate,
+  rotate,
+)
+
 STREAMS = ("video", "audio")
 OTHER = {"video": "audio", "audio": "video"}
-EPS = 1e-6
 FLOAT32 = ("norm", "scale_shift_table", "time_embedder", "time_proj")
 DEFAULTS = dict(
   audio_context=8, video_context=128, tarp=True, dcr=True, positions="index",
@@ -37,23 +52,6 @@ def dtype_of(name, dtype):
   return torch.float32 if any(part in name for part in FLOAT32) else dtype
 
 
-def make_turn(time, h, w, dims, device):
-  """exp(i angle), (n, e / 2); axis i of (t, h, w) turns dims[i] channels."""
-  places = time[:, None, None], torch.arange(h)[:, None], torch.arange(w)
-  angles = []
-  for p, d in zip(places, dims, strict=True):
-    frequency = 1e4 ** (-torch.arange(0, d, 2).double() / d)
-    angles.append((p[..., None] * frequency).expand(len(time), h, w, -1))
-  angles = torch.cat(angles, -1).flatten(0, 2).float().to(device)
-  return torch.polar(torch.ones_like(angles), angles)
-
-
-def axis_dims(e):
-  """Channels of a head for t, h and w: 44, 42, 42 of 128."""
-  side = 2 * (e // 6)
-  return e - 2 * side, side, side
-
-
 def frame_times(positions, f, c, fps, rate=31.25):
   """Where the frames and the c audio latents of each are in time."""
   frame, latent = torch.arange(f).double(), torch.arange(c * f).double()
@@ -65,89 +63,6 @@ def frame_times(positions, f, c, fps, rate=31.25):
   return dict(video=middle * unit, audio=(latent + 0.5) / per_frame * unit)
 
 
-def rotate(x, turn):
-  """Turns the pairs of neighbours in x (b, k, n, e), in float32."""
-  pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
-  return torch.view_as_real(pairs * turn).flatten(-2).type_as(x)
-
-
-def two_linears(d_in, d):
-  layers = nn.Linear(d_in, d), nn.Linear(d, d)
-  return nn.ModuleDict({"linear_1": layers[0], "linear_2": layers[1]})
-
-
-def gelu(x):
-  return F.gelu(x, approximate="tanh")
-
-
-def modulate(x, shift, scale):
-  y = F.layer_norm(x.float(), x.shape[-1:], eps=EPS)
-  return (y * (1 + scale) + shift).type_as(x)
-
-
-class RMSNorm(nn.RMSNorm):
-  def forward(self, x):
-    return super().forward(x.float()).type_as(x)
-
-
-class LayerNorm(nn.LayerNorm):
-  def forward(self, x):
-    return super().forward(x.float()).type_as(x)
-
-
-class Attention(nn.Module):
-  """Queries of width d, keys and values of d_kv, in heads of e channels."""
-
-  def __init__(self, d, d_kv, e):
-    super().__init__()
-    self.e = e
-    self.to_q, self.to_k = nn.Linear(d, d), nn.Linear(d_kv, d)
-    self.to_v, self.to_out = nn.Linear(d_kv, d), nn.Sequential(nn.Linear(d, d))
-    self.norm_q, self.norm_k = RMSNorm(d, EPS), RMSNorm(d, EPS)
-
-  def heads(self, x):
-    return x.unflatten(-1, (-1, self.e)).transpose(1, 2)
-
-  def query(self, x):
-    return self.heads(self.norm_q(self.to_q(x)))
-
-  def key_value(self, y):
-    return self.heads(self.norm_k(self.to_k(y))), self.heads(self.to_v(y))
-
-  def attend(self, q, k, v, mask=None):
-    out = F.scaled_dot_product_attention(q, k, v, mask)
-    return self.to_out(out.transpose(1, 2).flatten(2))
-
-
-class Block(nn.Module):
-  """x is (b, f, s, d), the rows of time (b, f | 1, s | 1, 6, d)."""
-
-  def __init__(self, d, ffn, e):
-    super().__init__()
-    self.scale_shift_table = nn.Parameter(torch.empty(1, 6, d))
-    self.attn1, self.attn2 = Attention(d, d, e), Attention(d, d, e)
-    self.norm2 = LayerNorm(d, EPS)
-    up = nn.ModuleDict({"proj": nn.Linear(d, ffn)})
-    net = nn.ModuleList([up, nn.Identity(), nn.Linear(ffn, d)])
-    self.ffn = nn.ModuleDict({"net": net})
-
-  def attend(self, x, rows, text, turn):
-    """Self-attention, then text."""
-    shift, scale, gate = (self.scale_shift_table + rows).unbind(-2)[:3]
-    y, p = modulate(x, shift, scale).flatten(1, 2), self.attn1
-    k, v = p.key_value(y)
-    y = p.attend(rotate(p.query(y), turn), rotate(k, turn), v)
-    x, p = (x + y.view_as(x) * gate).type_as(x), self.attn2
-    y = p.attend(p.query(self.norm2(x).flatten(1, 2)), *p.key_value(text))
-    return x + y.view_as(x)
-
-  def feed(self, x, rows):
-    shift, scale, gate = (self.scale_shift_table + rows).unbind(-2)[3:]
-    up, _, down = self.ffn["net"]
-    y = down(gelu(up["proj"](modulate(x, shift, scale))))
-    return (x + y * gate).type_as(x)
-
-
 class Stream(nn.Module):
   """A tower: of audio, c = `tokens_per_frame`, or of video, where that is 0."""
 
@@ -156,24 +71,23 @@ class Stream(nn.Module):
     tokens_per_frame=0, frequency_dim=256, condition_channels=0, image_width=0,
   ):  # fmt: skip
     super().__init__()
-    if condition_channels or image_width:
-      raise ValueError(
-        f"{condition_channels=}, {image_width=}: expected none, this file has"
-        " no image branch. Export the video alone, for diffusers."
-      )
     self.width, self.e, self.half = width, width // heads, frequency_dim // 2
     self.c, self.patch, kernel = tokens_per_frame, patch, (1, patch, patch)
+    self.told = {"latents": condition_channels, "tokens": image_width}
+    d_in = channels + condition_channels
     self.patch_embedding = (
-      nn.Linear(channels, width) if self.c
-      else nn.Conv3d(channels, width, kernel, kernel)
+      nn.Linear(d_in, width) if self.c
+      else nn.Conv3d(d_in, width, kernel, kernel)
     )  # fmt: skip
-    self.condition_embedder = nn.ModuleDict({
-      "time_embedder": two_linears(frequency_dim, width),
-      "time_proj": nn.Linear(width, 6 * width),
-      "text_embedder": two_linears(text_width, width),
-    })  # fmt: skip
-    blocks = (Block(width, ffn, self.e) for _ in range(num_layers))
-    self.blocks = nn.ModuleList(blocks)
+    self.condition_embedder = p = nn.Module()
+    p.time_embedder = Embedder(frequency_dim, width)
+    p.time_proj = nn.Linear(width, 6 * width)
+    p.text_embedder = Embedder(text_width, width)
+    if image_width:
+      p.image_embedder = ImageEmbedder(image_width, width)
+    self.blocks = nn.ModuleList(
+      Block(width, ffn, self.e, image_width > 0) for _ in range(num_layers)
+    )
     self.scale_shift_table = nn.Parameter(torch.empty(1, 2, width))
     self.proj_out = nn.Linear(width, channels * patch**2)
 
@@ -189,11 +103,13 @@ class Stream(nn.Module):
       return make_turn(torch.arange(f * w), 1, 1, (self.e, 0, 0), device)
     return make_turn(torch.arange(f), h, w, axis_dims(self.e), device)
 
-  def embed(self, z):
+  def embed(self, z, image):
     """Latents -> (b, f, s, d)."""
     if self.c:
       z = z.unflatten(1, (-1, self.c))
     else:
+      none = z.new_zeros(*z.shape[:-1], self.told["latents"])
+      z = torch.cat([z, image.get("latents", none)], -1)
       z = z.unflatten(3, (-1, self.patch)).unflatten(2, (-1, self.patch))
       z = z.permute(0, 1, 2, 4, 6, 3, 5).flatten(4).flatten(2, 3)
     p = self.patch_embedding
@@ -204,13 +120,14 @@ class Stream(nn.Module):
     t, p = t[:, None, None] if t.ndim == 1 else t, self.condition_embedder
     frequency = 1e4 ** (-torch.arange(self.half, device=t.device) / self.half)
     angle = 1000 * t.float()[..., None] * frequency
-    up, down = p["time_embedder"].values()
-    e = down(F.silu(up(torch.cat([angle.cos(), angle.sin()], -1))))
-    return e, p["time_proj"](F.silu(e)).unflatten(-1, (6, -1))
+    e = p.time_embedder(torch.cat([angle.cos(), angle.sin()], -1), F.silu)
+    return e, p.time_proj(F.silu(e)).unflatten(-1, (6, -1))
 
-  def embed_text(self, text):
-    up, down = self.condition_embedder["text_embedder"].values()
-    return down(gelu(up(text.type_as(up.weight))))
+  def embed_prompt(self, text, image):
+    """What blocks read: of the text, and of an image or None."""
+    p = self.condition_embedder
+    tokens = p.image_embedder(image["tokens"]) if "tokens" in image else None
+    return p.text_embedder(text, gelu), tokens
 
   def output(self, x, e, shape):
     """Velocity of latents of this shape, in float32."""
@@ -239,7 +156,7 @@ class Reader(Attention):
       far = self.key_value(self.norm_other(y).flatten(1, 2))
       k = torch.cat([k, rotate(far[0], turns[1])], 2)
       v = torch.cat([v, far[1]], 2)
-    out = self.attend(q, k, v, mask).view_as(x)
+    out = self.attend(q, (k, v), mask=mask).view_as(x)
     return torch.addcmul(x, out, on[:, None, None, None].type_as(x))
 
 
@@ -284,28 +201,29 @@ class CCL(nn.Module):
     model.load_state_dict(tensors, strict=True, assign=True)
     return model.eval().requires_grad_(False)
 
-  def forward(self, state, t, text, route):
+  def forward(self, state, t, text, route, image=None):
     """Velocity of each stream in `state`, float32.
 
     t: stream -> (b,), (b, f, 1) or (b, f, s); text: (b, l, d); route: (b,)
-    bools {s}_sees_{other}, {s}_is_generated, else a reference, and exchanges.
+    bools {s}_sees_{other}, {s}_is_generated, else a reference, and exchanges;
+    image: "latents" (b, f, h, w, 20), "tokens" (b, 257, 1280), or one of them.
     """
-    if not state or any(self.config.get(s) is None for s in state):
-      raise ValueError(f"got latents of {sorted(state)}, which it has not all.")
+    told = {"video": image or {}, "audio": {}}
+    self.check(state, told["video"])
     towers = {s: getattr(self, s) for s in STREAMS if s in state}
     grids = {s: tower.grid(state[s]) for s, tower in towers.items()}
     if len({f for f, _, _ in grids.values()}) != 1:
       raise ValueError(f"{grids=} (f, h, w): expected the same frames in each.")
     turns = {s: towers[s].turn(*grids[s], text.device) for s in towers}
-    texts = {s: tower.embed_text(text) for s, tower in towers.items()}
+    prompts = {s: p.embed_prompt(text, told[s]) for s, p in towers.items()}
     times = {s: tower.embed_time(t[s]) for s, tower in towers.items()}
     sides = self.sides(grids, route, text.device) if self.fusion else {}
-    x = {s: tower.embed(state[s]) for s, tower in towers.items()}
+    x = {s: tower.embed(state[s], told[s]) for s, tower in towers.items()}
     kept = {s: route[f"{s}_is_generated"][:, None, None, None] for s in x}
     for i in range(self.config["num_layers"]):
       blocks = {s: tower.blocks[i] for s, tower in towers.items()}
       for s, p in blocks.items():
-        x[s] = p.attend(x[s], times[s][1], texts[s], turns[s])
+        x[s] = p.attend(x[s], times[s][1], prompts[s], turns[s])
       seen = x
       if torch.is_grad_enabled():  # No gradient enters a reference.
         seen = {s: torch.where(kept[s], a, a.detach()) for s, a in x.items()}
@@ -315,6 +233,18 @@ class CCL(nn.Module):
       }
       x = {s: p.feed(x[s], times[s][1]) for s, p in blocks.items()}
     return {s: towers[s].output(x[s], times[s][0], state[s].shape) for s in x}
+
+  def check(self, state, image):
+    """Raises ValueError for streams and an image that it has no place for."""
+    if not state or any(self.config.get(s) is None for s in state):
+      raise ValueError(f"got latents of {sorted(state)}, which it has not all.")
+    places = self.video.told if "video" in state else {}
+    for name, x in image.items():
+      if not x.shape[-1] == places.get(name, 0) > 0:
+        raise ValueError(
+          f"{name} of an image are {tuple(x.shape)}: expected a last axis of"
+          f" {places}, where 0 or nothing is no place for them."
+        )
 
   def sides(self, grids, route, device):
     """Side -> (turns, mask, on) of its readers, if it reads anything at all."""

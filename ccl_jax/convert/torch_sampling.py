@@ -54,6 +54,7 @@ ROWS = {
 
 
 def choose(options, name, what):
+  """options[name], or a ValueError that lists what there is."""
   if name not in options:
     raise ValueError(f"{what} '{name}': expected one of {', '.join(options)}.")
   return options[name]
@@ -96,13 +97,15 @@ def vary(variant, nulled, state, t, texts, route, null):
 
 
 def guided(
-  model, row, scales, state, t, texts, route, null=None, rescale=0.0
+  model, row, scales, state, t, texts, route, null=None, rescale=0.0,
+  image=None,
 ):  # fmt: skip
   """Velocity by a row of ROWS; all variants are one batch.
 
   scales: stream -> (s, r); texts: {"c": (b, l, d), "n": (b, l, d)}; null: for
   "sync", latents of both streams; rescale: from 0 to 1, how far the standard
-  deviation goes back to that of v(c,x) (arXiv 2305.08891, section 3.4).
+  deviation goes back to that of v(c,x) (arXiv 2305.08891, section 3.4); image:
+  what the video is told of one, in all variants.
   """
   weights = {s: choose(ROWS, row, "guidance")(*scales[s]) for s in state}
   # A null variant differs for the two outputs: it nulls the other stream.
@@ -113,7 +116,10 @@ def guided(
   distinct = list(dict.fromkeys(p for own in passes.values() for p in own))
   calls = [vary(*p, state, t, texts, route, null) for p in distinct]
   states, times, prompts, routes = zip(*calls, strict=True)
-  made = model(join(states), join(times), torch.cat(prompts), join(routes))
+  told = None if image is None else join([image] * len(distinct))
+  made = model(
+    join(states), join(times), torch.cat(prompts), join(routes), told
+  )
   result = {}
   for s, x in made.items():
     parts = dict(zip(distinct, x.chunk(len(distinct)), strict=True))
@@ -135,6 +141,7 @@ def std(x, mask):
 
 
 def join(dicts):
+  """Dicts of the same arrays, one behind the other."""
   return {name: torch.cat([d[name] for d in dicts]) for name in dicts[0]}
 
 
@@ -225,18 +232,23 @@ def sample(
   """Latents of the streams of a task, those that are given included.
 
   text, negative: (b, l, d), and what broadcasts to it; given: latents of the
-  audio for a2v, of the video for v2a, of its first frame for i2av and i2v;
-  noise: else of seeds seed .. seed + b - 1; settings: those of DEFAULTS, else
-  as the config's `sampling` says.
+  audio for a2v, of the video for v2a; for i2av and i2v of its first frame, or
+  "image" for a model that is told of one, with the "latents" and "tokens" of
+  codecs.image_condition.make_image; noise: else of seeds seed .. seed + b - 1;
+  settings: those of DEFAULTS, else as the config's `sampling` says.
   """
   streams, references = choose(TASKS, task, "task")
-  wanted = ("video",) if task[0] == "i" else references
-  given, b = given or {}, len(text)
+  wanted = [("video",), ("image",)] if task[0] == "i" else [references]
+  given, b = dict(given or {}), len(text)
   for name in settings:
     choose(DEFAULTS, name, "setting")
   o = DEFAULTS | model.config.get("sampling", {}) | settings
-  if set(given) != set(wanted):
-    raise ValueError(f"task '{task}' is given {wanted}, got {sorted(given)}.")
+  if tuple(given) not in wanted:
+    raise ValueError(
+      f"task '{task}' is given {tuple(given)}: expected"
+      f" {' or '.join(map(str, wanted))}."
+    )
+  image = given.pop("image", None)
   if noise is None:
     seeds = range(seed, seed + b)
     noise = draw_noise(model.config, streams, seeds, text.device)
@@ -257,12 +269,12 @@ def sample(
   def velocity(state, sigma):
     t = {s: torch.full((b,), sigma, device=text.device) for s in streams}
     t |= {s: torch.zeros_like(t[s]) for s in references}
-    if task[0] == "i":
+    if task[0] == "i" and image is None:
       later = torch.arange(state["video"].shape[1], device=text.device) > 0
       t["video"] = t["video"][:, None, None] * later[:, None]
     inside = o["guidance_low"] <= sigma <= o["guidance_high"]
     row, rescale = (o["guidance"], o["rescale"]) if inside else ("none", 0)
-    args = pin(state), t, texts, route, null, rescale
+    args = pin(state), t, texts, route, null, rescale, image
     return guided(model, row, scales, *args)
 
   return pin(solve(velocity, noise, o["method"], o["steps"], o["shift"]))

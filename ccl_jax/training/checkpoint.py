@@ -8,15 +8,20 @@ several hosts share the workdir.
 
 import json
 import logging
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
 from ccl_jax import distributed, files
 from ccl_jax.training import restore
-from ccl_jax.types import PyTree
+from ccl_jax.types import Array, PyTree
+
+_CHUNK_BYTES = 2**28
 
 
 def write_json(path: epath.PathLike, value: Any) -> None:
@@ -109,7 +114,8 @@ class Checkpointer:
       return
     self.manager.wait_until_finished()
     self._saving = step
-    if not self.manager.save(step, args=ocp.args.StandardSave(state)):
+    how = jax.tree.map(_in_chunks, state)
+    if not self.manager.save(step, args=ocp.args.StandardSave(state, how)):
       raise RuntimeError(
         f"Orbax did not save step {step} in '{self.folder}', which has the"
         f" steps {list(self.manager.all_steps())}."
@@ -175,3 +181,18 @@ class Checkpointer:
     # Orbax calls this on the lead, before the folder gets its name.
     folders = {path.name.split(".")[0]: path for path in self.folder.iterdir()}
     restore.record_files(folders[str(self._saving)])
+
+
+def _in_chunks(x: Array | np.ndarray) -> ocp.SaveArgs:
+  """How an array is stored: what is read of it is read by whole chunks.
+
+  Orbax makes a chunk of what a device has. Where that is too large, one of
+  stacked layers has a row to itself.
+  """
+  on_host = isinstance(x, np.ndarray)
+  shape = x.shape if on_host else x.sharding.shard_shape(x.shape)
+  is_large = math.prod(shape) * x.dtype.itemsize > _CHUNK_BYTES
+  return ocp.SaveArgs(
+    chunk_byte_size=_CHUNK_BYTES,
+    shard_axes=(0,) if is_large and x.ndim > 2 else (),
+  )

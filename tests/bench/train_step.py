@@ -21,13 +21,17 @@ import numpy as np
 import torch
 
 from ccl_jax import trees
+from ccl_jax.convert import ccl
+from ccl_jax.convert.load import dump
+from ccl_jax.convert.torch_model import CCL
 from ccl_jax.diffusion import tasks
 from ccl_jax.models import joint
 from ccl_jax.training import step
 from ccl_jax.training.recipe import Recipe, make_recipe
 from ccl_jax.training.state import init_state, state_params
+from ccl_jax.types import STREAMS
 from configs.ccl import get_config
-from tests.bench import torch_ccl
+from tests.bench.torch_trainer import Trainer
 from tests.models.tiny import randomize
 
 FRAMES, SIDE = 13, 8  # 49 frames of 64 x 64 in latents
@@ -57,14 +61,13 @@ def make_batch(config: dict) -> dict[str, np.ndarray]:
   }
   rng = np.random.default_rng(0)
   batch = {k: rng.standard_normal(s, np.float32) for k, s in shapes.items()}
-  return batch | {f"has_{s}": np.ones(b, bool) for s in torch_ccl.STREAMS}
+  return batch | {f"has_{s}": np.ones(b, bool) for s in STREAMS}
 
 
-def make_replica(config: dict, params) -> torch_ccl.Joint:
+def make_replica(config: dict, params) -> CCL:
   """The PyTorch model with these parameters."""
-  tokens = SIDE // config["model"]["video"]["patch"]
-  model = torch_ccl.Joint(config["model"], (FRAMES, tokens, tokens))
-  torch_ccl.load(model, params)
+  model, arrays = CCL(config["model"]), dump(params, ccl.table(config["model"]))
+  model.load_state_dict(to_torch(dict(arrays)), strict=True)
   return model
 
 
@@ -78,15 +81,13 @@ def compare(config: dict, recipe: Recipe, batch: dict) -> dict[str, float]:
   task = np.arange(config["batch"]) % 4
   ones = np.ones(len(task), bool)
   route = tasks.route_of(jax.numpy.asarray(task), ones, ones)
-  state = {s: batch[s] for s in torch_ccl.STREAMS}
+  state = {s: batch[s] for s in STREAMS}
   time = np.linspace(0.1, 0.9, len(task), dtype=np.float32)
   t = {s: np.where(route.is_generated(s), time, 0) for s in state}
   ours = jax.jit(joint.velocity, static_argnums=0)(
     recipe.graph, params, state, t, batch["text"], route
   )
-  flags = {f"{s}_sees": route.sees(s) for s in state}
-  flags |= {f"{s}_is_generated": route.is_generated(s) for s in state}
-  given = (state, t, {"text": batch["text"]}, flags)
+  given = (state, t, {"text": batch["text"]}, route._asdict())
   state, t, text, flags = (to_torch(a) for a in given)
   with torch.no_grad():
     theirs = make_replica(config, params)(state, t, text["text"], flags)
@@ -126,7 +127,7 @@ def make_steps(config: dict, recipe: Recipe, batch: dict) -> dict:
   if shutil.which("g++"):
     kinds["torch.compile"] = True
   for name, compiled in kinds.items():
-    trainer = torch_ccl.Trainer(
+    trainer = Trainer(
       make_replica(config, params), config["objective"], config["optimizer"],
       compiled,
     )  # fmt: skip

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ccl_jax import trees
-from ccl_jax.convert import ccl, rules
+from ccl_jax.convert import ccl, rules, wan
 from ccl_jax.convert.load import dump, load
 from ccl_jax.convert.sources import from_dict, from_torch
 from ccl_jax.models import joint
@@ -14,7 +14,7 @@ from configs.ccl import get_config
 from tests.convert.joints import MODELS, describe, draw
 
 torch = pytest.importorskip("torch")
-KINDS = ("cca", "gated", "independent", "video", "audio")
+KINDS = ("cca", "told", "gated", "video", "audio")
 
 
 def same(a, b):
@@ -53,11 +53,15 @@ def test_from_torch_and_back_bit_for_bit(kind, dtype):
   same(back, {name: np.asarray(tensors.read(name)) for name in theirs})
 
 
-@pytest.mark.parametrize("argument", ["size=14b", "size=1.3b,fusion=gated"])
-def test_every_name_and_shape_of_the_full_sizes(argument):
+@pytest.mark.parametrize(
+  "argument, video",
+  [("size=14b", wan.SIZES["14b-i2v"]["video"]), ("size=1.3b,fusion=gated", {})],
+)
+def test_every_name_and_shape_of_the_full_sizes(argument, video):
   from ccl_jax.convert.torch_model import CCL
 
   model = get_config(argument).model.to_dict()
+  model["video"] |= video
   with torch.device("meta"):
     theirs = from_torch(CCL(model).state_dict()).shapes
   ours = trees.flatten(joint.describe(model)[1])

@@ -7,17 +7,13 @@ import numpy as np
 
 from ccl_jax import trees
 from ccl_jax.models import joint
+from tests.models import tiny
 
-CCA = dict(
-  num_layers=2,
-  text_width=6,
-  dtype="float32",
-  video=dict(width=32, ffn=40, heads=2, channels=3, patch=2, frequency_dim=8),
-  audio=dict(
-    width=20, ffn=24, heads=2, channels=2, tokens_per_frame=2, frequency_dim=8
-  ),
-  fusion=dict(kind="cca", audio_context=2, video_context=3),
+CCA = tiny.SETTINGS | dict(
+  video=tiny.SETTINGS["video"] | dict(width=32, ffn=40, heads=2),
+  audio=tiny.SETTINGS["audio"] | dict(width=20, ffn=24, heads=2),
 )
+IMAGE = dict(condition_channels=4, image_width=7)
 
 
 def cca(**fusion):
@@ -30,9 +26,9 @@ MODELS = {
   "no tarp": cca(tarp=False),
   "no dcr": cca(dcr=False),
   "one context": cca(video_context=0),
+  "told": CCA | dict(video=CCA["video"] | IMAGE),
   "gated": CCA | dict(fusion=dict(kind="gated")),
   "gated tarp": CCA | dict(fusion=dict(kind="gated", tarp=True)),
-  "independent": CCA | dict(fusion=dict(kind="independent")),
   "video": CCA | dict(audio=None, fusion=dict(kind="independent")),
   "audio": CCA | dict(video=None, fusion=dict(kind="independent")),
 }

@@ -1,7 +1,11 @@
 import logging
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
+from ccl_jax import arrays
 from ccl_jax.training import checkpoint
 from tests.training import states
 
@@ -180,3 +184,24 @@ def test_wrong_settings_are_errors(tmp_path, wrong):
   with pytest.raises(ValueError, match="at least 1"):
     checkpoint.Checkpointer(tmp_path, **wrong)
   assert not list(tmp_path.iterdir())
+
+
+def test_large_arrays_are_stored_in_chunks(tmp_path, monkeypatch):
+  """Stacked layers row by row; what a device has little of, as it has it."""
+  monkeypatch.setattr(checkpoint, "_CHUNK_BYTES", 400)
+  shapes = {"layers": (3, 8, 16), "small": (3, 4, 8), "flat": (8, 32)}
+  rng = np.random.default_rng(0)
+  state = {s: jnp.asarray(rng.normal(size=x)) for s, x in shapes.items()}
+  spread = states.sharding(4, (3, 8, 4))
+  state["spread"] = jax.device_put(np.ones((3, 8, 4), np.float32), spread)
+  checkpoints = checkpoint.Checkpointer(tmp_path, every=1)
+  checkpoints.save(1, state)
+  checkpoints.close()
+  folder = checkpoints.folder / "1"
+  found = checkpoint.restore.read_state(folder, states.shapes(state))
+  states.assert_equal(found, state)
+  stored = arrays.stored(folder / "default")
+  assert {s: x._chunk for s, x in stored.items()} == {
+    "layers": (1, 8, 8), "small": (3, 4, 8), "flat": (8, 8),
+    "spread": (3, 2, 4),
+  }  # fmt: skip

@@ -1,0 +1,82 @@
+"""Is what PyTorch samples of a run as good as what JAX samples?
+
+    python -m tests.bench.torch_sync --workdir=RUN --data=LATENTS \
+        [--clips=WORLD] [--num=32] [--splits=easy] [--tasks=a2v,v2a]
+
+Exports the run to a folder that is removed, and samples held-out clips of the
+synthetic world with `convert.torch_sampling`: from noise of its own, which can
+differ from JAX's by sampling noise, and from JAX's, which must give the same
+latents (their relative error is printed). The table is that of
+`ccl_jax.evaluate`, whose flags these are, decoded by the same codecs.
+"""
+
+import pathlib
+import tempfile
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+
+from ccl_jax import command, evaluate
+from ccl_jax.convert import export
+from ccl_jax.convert.torch_model import CCL
+from ccl_jax.convert.torch_sampling import sample
+from ccl_jax.data.pipeline import read_clips
+from ccl_jax.diffusion import flow, tasks
+from ccl_jax.metrics import synchworld
+from ccl_jax.pipeline import Pipeline
+
+
+def compare() -> None:
+  """Prints the table of every split."""
+  pipeline = Pipeline.load(evaluate.WORKDIR.value, evaluate.STEP.value)
+  with tempfile.TemporaryDirectory() as folder:
+    path = pathlib.Path(folder) / "export"
+    export.to_torch(evaluate.WORKDIR.value, path, step=pipeline.step)
+    model = CCL.from_pretrained(path)
+  for split in evaluate.SPLITS.value:
+    clips = read_clips(evaluate.DATA.value, split, evaluate.NUM.value)
+    rows = evaluate.reference_rows(clips, pipeline)
+    for task in evaluate.TASKS.value:
+      for name, made in sample_all(pipeline, model, task, clips).items():
+        decoded = pipeline.decode(made)
+        rows[f"{task} ({name})"] = evaluate.score(clips["caption"], decoded)
+    title = f"{split}, {len(clips['name'])} clips, step {pipeline.step}"
+    print(f"### {title}\n\n{synchworld.table(rows)}\n")
+
+
+def sample_all(
+  pipeline: Pipeline, model: CCL, task: str, clips: Mapping[str, Any]
+) -> dict[str, dict[str, Any]]:
+  """Name -> latents of a task."""
+  num, plan = len(clips["name"]), tasks.inference_task(task)
+  keys = jax.vmap(jax.random.key)(jnp.arange(num, dtype=jnp.uint32))
+  noise = flow.draw_noise(keys, pipeline.shape.latents(pipeline.codecs))
+  noise = {s: to_torch(noise[s]) for s in plan.streams}
+  given = {s: to_torch(clips[s]) for s in plan.given}
+  texts = to_torch(clips["text"]), to_torch(clips["null_text"])
+  same = sample(model, task, *texts, given=given, noise=noise)
+  expected = {
+    s: np.asarray(x) for s, x in pipeline.regenerate(task, clips).items()
+  }
+  errors = {s: relative_error(same[s].numpy(), expected[s]) for s in same}
+  print(f"{task}: relative error of the latents of JAX's noise: {errors}")
+  own = sample(model, task, *texts, given=given)
+  return {"JAX": expected, "PyTorch": own, "PyTorch, JAX's noise": same}
+
+
+def relative_error(x: np.ndarray, expected: np.ndarray) -> float:
+  """In the L2 norm."""
+  return float(np.linalg.norm(x - expected) / np.linalg.norm(expected))
+
+
+def to_torch(x: Any) -> torch.Tensor:
+  """A copy."""
+  return torch.tensor(np.asarray(x))
+
+
+if __name__ == "__main__":
+  command.run(compare, ("workdir", "data"))

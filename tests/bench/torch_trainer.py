@@ -1,0 +1,64 @@
+"""A training step of the PyTorch CCL, written idiomatically: fused AdamW."""
+
+import torch
+from torch import nn
+
+from ccl_jax.types import STREAMS
+
+
+class Trainer:
+  """The mixed-task objective, AdamW, clipping and a moving average."""
+
+  def __init__(self, model, objective, optimizer, compiled):
+    self.model, self.objective = model, objective
+    self.clip, self.keep = optimizer["clip"], optimizer["ema"]
+    self.loss = torch.compile(self.make_loss) if compiled else self.make_loss
+    self.params = list(model.parameters())
+    self.ema = [p.detach().clone() for p in self.params]
+    self.adam = torch.optim.AdamW(
+      self.params, lr=optimizer["rates"][0][1], fused=True,
+      betas=(optimizer["b1"], optimizer["b2"]), eps=optimizer["eps"],
+      weight_decay=optimizer["weight_decay"],
+    )  # fmt: skip
+
+  def make_loss(self, batch):
+    """Draws tasks, times, noise and dropped text; apart, a2v, v2a, joint."""
+    o, b = self.objective, len(batch["text"])
+    task = torch.multinomial(
+      torch.tensor(o["probabilities"]), b, replacement=True
+    )
+    route = {
+      "video_sees_audio": (task == 1) | (task == 3),
+      "audio_sees_video": (task == 2) | (task == 3),
+      "video_is_generated": task != 2,
+      "audio_is_generated": task != 1,
+      "exchanges": torch.ones_like(task, dtype=torch.bool),
+    }
+    first, second = torch.randn(2, b).sigmoid()
+    drawn = {"video": first, "audio": torch.where(task == 0, second, first)}
+    t = {s: drawn[s] * route[f"{s}_is_generated"] for s in STREAMS}
+    noise = {s: torch.randn_like(batch[s]) for s in STREAMS}
+    noised = {s: torch.lerp(batch[s], noise[s], expand(t[s], batch[s]))
+              for s in STREAMS}  # fmt: skip
+    dropped = torch.rand(b, 1, 1) < o["text_dropout"]
+    text = torch.where(dropped, batch["null_text"], batch["text"])
+    velocity = self.model(noised, t, text, route)
+    loss = 0.0
+    for s in STREAMS:
+      error = (velocity[s] - noise[s] + batch[s]).square().flatten(1).mean(1)
+      loss += o[f"{s}_weight"] * (error * route[f"{s}_is_generated"]).mean()
+    return loss
+
+  def step(self, batch):
+    self.adam.zero_grad()
+    loss = self.loss(batch)
+    loss.backward()
+    nn.utils.clip_grad_norm_(self.params, self.clip)
+    self.adam.step()
+    with torch.no_grad():
+      torch._foreach_lerp_(self.ema, self.params, 1 - self.keep)
+    return loss.item()
+
+
+def expand(t, x):
+  return t.view(-1, *[1] * (x.ndim - 1))

@@ -1,6 +1,7 @@
 """Strict settings for every test: annotations are checked at run time."""
 
 import os
+from importlib.metadata import version
 
 import pytest
 
@@ -8,8 +9,14 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Small eigenproblems are far slower on several BLAS threads than on one.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
-# Programs here are small and run once: most of the time is compilation.
+# Programs here are small and run once: most of the time is compilation, which
+# takes a third of it without fusion emitters. jaxlib 0.11 has nothing else.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+os.environ.setdefault(
+  "XLA_FLAGS",
+  "--xla_cpu_parallel_codegen_split_count=1"
+  + " --xla_cpu_use_fusion_emitters=false" * (version("jaxlib") < "0.11"),
+)
 
 import jax
 from jaxtyping import install_import_hook

@@ -1,17 +1,10 @@
 """What happens to the others when one dies is in tests/faults_test.py."""
 
-import os
-import pathlib
-import socket
-import subprocess
-import sys
-
 import jax
 import pytest
 
 from ccl_jax import distributed
-
-ROOT = pathlib.Path(__file__).parents[1]
+from tests import commands
 
 
 def called_with(monkeypatch, spec):
@@ -68,7 +61,7 @@ PROGRAM = """
 import sys
 import jax
 from ccl_jax import distributed
-distributed.initialize(sys.argv[1])
+distributed.initialize(sys.argv[1].split("=")[1])
 index = jax.process_index()
 distributed.barrier("here")
 print(
@@ -80,28 +73,8 @@ distributed.shutdown()
 """
 
 
-def free_port():
-  with socket.socket() as taken:
-    taken.bind(("127.0.0.1", 0))
-    return taken.getsockname()[1]
-
-
 def test_two_processes_wait_and_agree():
-  port = free_port()
-  environment = os.environ | {
-    "JAX_PLATFORMS": "cpu",
-    "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
-    "CCL_PEER_TIMEOUT": "20",
-  }
-  processes = [
-    subprocess.Popen(
-      [sys.executable, "-c", PROGRAM, f"127.0.0.1:{port},2,{i}"],
-      cwd=ROOT, env=environment, text=True,
-      stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )
-    for i in range(2)
-  ]  # fmt: skip
-  for process in processes:
-    text, _ = process.communicate(timeout=100)
-    assert process.returncode == 0, text
+  for process in commands.start_two("-c", PROGRAM, devices=2):
+    status, text = commands.finish(process)
+    assert status == 0, text
     assert "2 4 True True False" in text.splitlines()

@@ -4,8 +4,9 @@ import pytest
 
 from ccl_jax.data import media, records
 from tests import tiny_codecs
+from tests.commands import call
 from tests.data import clips
-from tests.train_test import SMALL, call
+from tests.train_test import SMALL
 
 SIZES = {
   "video_channels": tiny_codecs.VIDEO.channels,

@@ -1,10 +1,6 @@
 """The command that generates."""
 
 import json
-import os
-import pathlib
-import subprocess
-import sys
 
 import pytest
 from absl import flags
@@ -13,10 +9,8 @@ from absl.testing import flagsaver
 from ccl_jax import sample
 from ccl_jax.data import media
 from ccl_jax.diffusion import tasks
-from tests.distributed_test import free_port
+from tests import commands
 from tests.runs import SAMPLES, SHAPE, inputs, run  # noqa: F401
-
-ROOT = pathlib.Path(__file__).parents[1]
 
 
 def generate(run, out, *arguments):  # noqa: F811
@@ -90,30 +84,14 @@ def test_processes_share_a_list(run, tmp_path):  # noqa: F811
   path, out = tmp_path / "list.jsonl", tmp_path / "out"
   lines = [json.dumps({"prompt": text, "task": "t2a"}) for text in PROMPTS]
   path.write_text("\n".join([*lines, "nonsense"]))
-  port = free_port()
-  environment = os.environ | {
-    "JAX_PLATFORMS": "cpu",
-    "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
-    "CCL_PEER_TIMEOUT": "30",
-  }
-  processes = [
-    subprocess.Popen(
-      [
-        sys.executable, "-m", "ccl_jax.sample", f"--workdir={run}",
-        f"--out={out}", f"--prompts={path}",
-        f"--distributed=127.0.0.1:{port},2,{i}",
-      ],
-      cwd=ROOT, env=environment, text=True,
-      stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )
-    for i in range(2)
-  ]  # fmt: skip
-  texts = [process.communicate(timeout=200)[0] for process in processes]
-  for process, text in zip(processes, texts, strict=True):
-    assert process.returncode == 1, text
+  flags = (f"--workdir={run}", f"--out={out}", f"--prompts={path}")
+  both = commands.start_two("-m", "ccl_jax.sample", *flags, devices=2)
+  ended = [commands.finish(process) for process in both]
+  for status, text in ended:
+    assert status == 1, text
     last = text.strip().splitlines()[-1]
     assert last.startswith(f"error: {path} line 6: not JSON"), text
-  assert "Peak memory" in texts[0]
+  assert "Peak memory" in ended[0][1]
   for i in range(len(PROMPTS)):
     said = json.loads((out / f"t2a_{i:04d}.json").read_text())
     assert (said["prompt"], said["seed"]) == (PROMPTS[i], i)

@@ -13,7 +13,7 @@ from ccl_jax.sharding import AXES, Layout, make_mesh
 from ccl_jax.training import step
 from ccl_jax.training.batch import put_batch
 from ccl_jax.training.recipe import make_key
-from ccl_jax.training.state import abstract_state, init_state, state_shardings
+from ccl_jax.training.state import abstract_state, param_shardings
 from configs.ccl import get_config
 from tests.models import tiny
 from tests.training import recipes
@@ -53,21 +53,18 @@ def gradients(sizes, devices, **options):
     objective={"first_frame_probability": 0.5},
     **options,
   )
-  state = init_state(recipe)
   params = tiny.randomize(recipe.shapes)
   if recipe.layout.mesh is not None:
-    params = jax.device_put(params, state_shardings(recipe)["trainable"])
+    params = jax.device_put(params, param_shardings(recipe, recipe.shapes))
   rows = sharding.local_rows(recipe.layout, recipe.batch)
 
   @jax.jit
-  def take(trainable, batch):
+  def take(params, batch):
     example = step.make_example(batch, make_key(0, 0, 0), recipe)
-    state_now = state | {"trainable": trainable}
-    (value, metrics), grads = step.gradients(state_now, example, recipe)
-    return value, metrics, grads
+    state = {"trainable": params, "frozen": {}}
+    return step.gradients(state, example, recipe)
 
-  given = put_batch(recipe, rows, batch())
-  value, metrics, grads = take(params, given)
+  (value, metrics), grads = take(params, put_batch(recipe, rows, batch()))
   return float(value), trees.flatten(jax.device_get(grads)), metrics
 
 

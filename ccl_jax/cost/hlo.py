@@ -114,7 +114,7 @@ def parse(text: str) -> Program:
       if header := _HEADER.match(line):
         name, lines = header["name"], []
         entry = name if header["entry"] else entry
-    elif line == "}":
+    elif line.startswith("}"):  # perhaps with an execution_thread behind it
       computations[name] = _computation(name, lines)
       name = None
     elif _BEGIN.match(line):

@@ -20,6 +20,10 @@ FileNames
   ROOT %sum = bf16[] add(%a, %b)
 }
 
+%elsewhere (c: bf16[]) -> bf16[] {
+  ROOT %c = bf16[] parameter(0)
+}, execution_thread="sparsecore"
+
 %fused_update (p.0: bf16[64,32], p.1: bf16[8,32], p.2: u32[]) -> bf16[64,32] {
   %p.0 = bf16[64,32]{1,0:T(8,128)(2,1)} parameter(0)
   %p.1 = bf16[8,32]{1,0:T(8,128)(2,1)} parameter(1)

@@ -1,16 +1,12 @@
 """Encoding that stops and goes on."""
 
 import dataclasses
-import os
-import socket
-import subprocess
-import sys
 
 import pytest
 
 from ccl_jax.data import encoding, records, unfinished
 from configs.ccl import get_config
-from tests import bucket
+from tests import bucket, commands
 from tests.data import clips
 
 NUM = 7
@@ -164,33 +160,18 @@ def test_in_a_bucket_it_lies_in_its_place(folder, learned):
   assert len(codecs.video.shapes) == NUM - 1
 
 
-def free_port():
-  with socket.socket() as taken:
-    taken.bind(("127.0.0.1", 0))
-    return taken.getsockname()[1]
-
-
 def test_processes_share_the_work(folder, tmp_path):
   """By the command line; the result is that of one process."""
   sizes = {"frames": clips.FRAMES, "size": clips.SIZE, "validation": 0.3}
   sizes |= {"workers": 0, "shard": 2}
-  command = [
-    sys.executable, "-m", "ccl_jax.encode", f"--input={folder}",
+  processes = commands.start_two(
+    "-m", "ccl_jax.encode", f"--input={folder}",
     f"--output={tmp_path / 'two'}", "--config=configs/ccl.py:size=tiny",
     *(f"--config.encode.{name}={value}" for name, value in sizes.items()),
-  ]  # fmt: skip
-  port = free_port()
-  processes = [
-    subprocess.Popen(
-      [*command, f"--distributed=127.0.0.1:{port},2,{i}"], text=True,
-      env=os.environ | {"JAX_PLATFORMS": "cpu", "CCL_PEER_TIMEOUT": "60"},
-      stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )
-    for i in range(2)
-  ]  # fmt: skip
+  )  # fmt: skip
   settings = get_config("size=tiny").encode.to_dict() | sizes
   encoding.encode(folder, tmp_path / "one", encoding.EncodeSettings(**settings))
-  texts = [process.communicate(timeout=200)[0] for process in processes]
-  assert all(p.returncode == 0 for p in processes), "\n".join(texts)
+  codes, texts = zip(*map(commands.finish, processes), strict=True)
+  assert codes == (0, 0), "\n".join(texts)
   assert contents(tmp_path / "one") == contents(tmp_path / "two")
   assert "Encoded 6 clips" in texts[0] and "Encoded" not in texts[1]

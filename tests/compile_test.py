@@ -34,7 +34,8 @@ def test_every_config_has_its_budget():
 @pytest.mark.parametrize("name", AGAIN)
 def test_no_figure_grows_beyond_its_budget(name):
   """With the compiler's own optimizations, hence in a process of its own."""
-  env = {k: v for k, v in os.environ.items() if "OPTIMIZATIONS" not in k}
+  cpu = ("XLA_FLAGS", "JAX_DISABLE_MOST_OPTIMIZATIONS")
+  env = {k: v for k, v in os.environ.items() if k not in cpu}
   done = subprocess.run(
     [sys.executable, "-m", "tests.budgets.measure", name],
     capture_output=True, text=True, env=env, cwd=FOLDER.parents[1],

@@ -22,6 +22,7 @@ _OP = re.compile(
   re.DOTALL,
 )
 _HEADER = re.compile(r"^(?P<entry>ENTRY )?%?(?P<name>[\w.\-]+) .*\{$")
+_END = re.compile(r"^\}(, execution_thread=.*)?$")
 _ARRAY = re.compile(r"\b([a-z][a-z0-9]*)\[([\d,<=]*)\]")
 _COMMENT = re.compile(r"/\*.*?\*/")
 _SAME = ("copy", "copy-start", "copy-done", "bitcast", "convert", "reshape")
@@ -114,7 +115,7 @@ def parse(text: str) -> Program:
       if header := _HEADER.match(line):
         name, lines = header["name"], []
         entry = name if header["entry"] else entry
-    elif line.startswith("}"):  # perhaps with an execution_thread behind it
+    elif _END.match(line):
       computations[name] = _computation(name, lines)
       name = None
     elif _BEGIN.match(line):

@@ -49,6 +49,7 @@ BUDGETS = {
   "video-a-full": Budget(VIDEO, "v5p:4x4x4", PEER | FULL),
   "video-a-kept": Budget(VIDEO, "v5p:4x4x4", PEER | KEPT),
   "video-b-full": Budget(VIDEO, "v5p:4x4x4", PEER | FULL | LONG),
+  "video-b-kept": Budget(VIDEO, "v5p:4x4x4", PEER | KEPT | LONG),
   # Two layers of short clips.
   "small-audio-v5e": Budget(
     "pod=v5e-4x4,size=1.3b,stage=audio", "v5e:4x4", SMALL | {"batch": 32}

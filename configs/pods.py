@@ -3,8 +3,8 @@
     --config=configs/pods.py:pod=v5p-4x4x4,size=14b,stage=joint
 
 Other arguments than `pod` are those of `ccl.py`. `tests/budgets` holds what
-those need that were compiled for their topologies. For tpu7x libtpu compiles
-the 14b step, but jaxlib 0.10.2 cannot read the program back.
+those need that were compiled for their topologies. Programs for tpu7x are read
+back by jaxlib 0.11 only.
 python -m ccl_jax.compile tells before a pod is asked for.
 """
 

@@ -32,7 +32,7 @@ def run(command: Callable[[], None], required: Sequence[str]) -> None:
 def _parse(argv: list[str]) -> list[str]:
   """Like absl's parser, for config overrides too."""
   try:
-    return flags.FLAGS(argv)
+    return flags.FLAGS([_spelled(argument) for argument in argv])
   # ml_collections raises AttributeError and KeyError for unknown keys.
   except (
     flags.Error,
@@ -42,6 +42,16 @@ def _parse(argv: list[str]) -> list[str]:
     ValueError,
   ) as error:
     raise SystemExit(f"error: {_readable(error)}") from error
+
+
+def _spelled(argument: str) -> str:
+  """--attention-maps as --attention_maps, where that is the flag there is."""
+  name, equals, value = argument.partition("=")
+  other = "--" + name[2:].replace("-", "_")
+  if not name.startswith("--") or name[2:] in flags.FLAGS:
+    return argument
+  is_flag = other[2:].removeprefix("no") in flags.FLAGS
+  return f"{other}{equals}{value}" if is_flag else argument
 
 
 def _readable(error: Exception) -> str:

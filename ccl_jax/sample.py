@@ -26,7 +26,7 @@ from etils import epath
 from ccl_jax import command, distributed, maker, prompts
 from ccl_jax.data.encoding import ALONE, Share
 from ccl_jax.pipeline import Pipeline
-from ccl_jax.sampling import Look, Sampling
+from ccl_jax.sampling import Look, Sampling, spread
 from ccl_jax.training import rates
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Workdir of a training run.")
@@ -164,11 +164,6 @@ def look(steps: int, layers: int) -> Look | None:
     tuple(MAP_STEPS.value or spread(steps)),
     tuple(MAP_LAYERS.value or spread(layers)),
   )
-
-
-def spread(num: int) -> list[int]:
-  """The first, the middle and the last of `num`."""
-  return sorted({0, num // 2, num - 1})
 
 
 def chosen_sampling() -> dict[str, Any]:

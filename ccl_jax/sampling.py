@@ -131,6 +131,11 @@ class Look(NamedTuple):
   layers: tuple[int, ...]
 
 
+def spread(num: int) -> list[int]:
+  """The first, the middle and the last of `num`."""
+  return sorted({0, num // 2, num - 1})
+
+
 @functools.partial(
   jax.jit,
   static_argnames=("graph", "task", "sampling", "layout", "look", "watch"),

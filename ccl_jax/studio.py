@@ -22,7 +22,7 @@ from ccl_jax.diffusion import tasks
 from ccl_jax.maker import Maker
 from ccl_jax.metrics import pictures
 from ccl_jax.pipeline import Pipeline
-from ccl_jax.sampling import Look
+from ccl_jax.sampling import Look, spread
 
 # Results that are kept, so that the page can still send them.
 _KEPT = 8
@@ -139,9 +139,7 @@ class Studio:
     look = None
     if attention and len(tasks.inference_task(item.task).streams) > 1:
       layers = self.pipeline.model["num_layers"]
-      look = Look(
-        (chosen.steps // 2,), tuple(sorted({0, layers // 2, layers - 1}))
-      )
+      look = Look((chosen.steps // 2,), tuple(spread(layers)))
     folder = self.folder / str(next(self._requests) % _KEPT)
     shutil.rmtree(folder, ignore_errors=True)
     names = {

@@ -35,12 +35,20 @@ BACKENDS = {
 }
 # Wider windows than this are left to splash, which keeps logits on the chip.
 MAX_FRAMED_KEYS = 2048
+# Up to so many pairs of tokens a CPU is faster with all of them than with the
+# keys of each frame.
+MAX_DENSE_PAIRS = 2**16
 _FULL = Mask()
 
 
-def choose(platform: str, pattern: Pattern) -> tuple[str, ...]:
-  """The backends to try, best first; `reference` does everything."""
+def choose(platform: str, pattern: Pattern, n: int, m: int) -> tuple[str, ...]:
+  """The backends to try, best first; `reference` does everything.
+
+  n, m: how many queries and keys.
+  """
   if isinstance(pattern, Window):
+    if platform == "cpu" and n * m <= MAX_DENSE_PAIRS:
+      return ("reference",)
     is_narrow = pattern.keys_per_query <= MAX_FRAMED_KEYS
     if platform != "tpu" or is_narrow:
       return "framed", "reference"
@@ -78,7 +86,7 @@ def attend(
   target = target or target_of(jax.devices()[0])
   if backend is not None:
     return _call_by_name(backend, q, k, v, mask, target, name)
-  for each in choose(target.platform, mask.pattern):
+  for each in choose(target.platform, mask.pattern, q.shape[1], k.shape[1]):
     try:
       return BACKENDS[each](q, k, v, mask, target, name)
     except NotImplementedError as reason:

@@ -243,9 +243,10 @@ class Joint(nnx.Module):
       return {s: layout.constrain(a, f"{s}/tokens") for s, a in x.items()}, kept
 
     # A scan's backward pass is another loop: there is nothing to merge with.
-    layer = jax.checkpoint(
-      layer, policy=REMAT[self.remat], prevent_cse=not self.scan
-    )
+    if self.remat != "none":
+      layer = jax.checkpoint(
+        layer, policy=REMAT[self.remat], prevent_cse=not self.scan
+      )
     given = (params, memory)
     if self.scan:
       return jax.lax.scan(layer, x, given)

@@ -12,12 +12,15 @@ from tests.attention import cases
 
 def test_each_platform_has_its_order():
   wide = Window(1, api.MAX_FRAMED_KEYS, half=1)
+  many, few = (1024, 65), (1024, 64)
   for platform in ("cpu", "gpu", "tpu"):
-    assert api.choose(platform, cases.VIDEO) == ("framed", "reference")
-  assert api.choose("cpu", Full()) == ("reference",)
-  assert api.choose("gpu", Full()) == ("cudnn", "reference")
-  assert api.choose("tpu", Full()) == ("splash", "reference")
-  assert api.choose("tpu", wide) == ("splash", "reference")
+    assert api.choose(platform, cases.VIDEO, *many) == ("framed", "reference")
+  assert api.choose("cpu", cases.VIDEO, *few) == ("reference",)
+  assert api.choose("tpu", cases.VIDEO, *few) == ("framed", "reference")
+  assert api.choose("cpu", Full(), *few) == ("reference",)
+  assert api.choose("gpu", Full(), *few) == ("cudnn", "reference")
+  assert api.choose("tpu", Full(), *few) == ("splash", "reference")
+  assert api.choose("tpu", wide, *many) == ("splash", "reference")
 
 
 def test_a_refusal_is_logged_once_and_the_next_backend_answers(monkeypatch):

@@ -32,3 +32,11 @@ def programs(tmp_path_factory):
   folder = tmp_path_factory.getbasetemp().parent / "programs"
   os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
   os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+
+
+@pytest.fixture
+def framed_windows(monkeypatch):
+  """Windows read their own keys only, as those of larger models do."""
+  from ccl_jax.attention import api
+
+  monkeypatch.setattr(api, "MAX_DENSE_PAIRS", 0)

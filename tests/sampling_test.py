@@ -138,6 +138,7 @@ def lower(task, sampling):
   )  # fmt: skip
 
 
+@pytest.mark.usefixtures("framed_windows")
 @pytest.mark.parametrize(
   ("task", "options"),
   [

@@ -242,11 +242,10 @@ class Joint(nnx.Module):
       kept = getattr(fusion, keep)(snapshot, scene) if keep else None
       return {s: layout.constrain(a, f"{s}/tokens") for s, a in x.items()}, kept
 
-    # A scan's backward pass is another loop: there is nothing to merge with.
-    if self.remat != "none":
-      layer = jax.checkpoint(
-        layer, policy=REMAT[self.remat], prevent_cse=not self.scan
-      )
+    policy = REMAT[self.remat]
+    if policy is not None:
+      # A scan's backward pass is another loop: there is nothing to merge with.
+      layer = jax.checkpoint(layer, policy=policy, prevent_cse=not self.scan)
     given = (params, memory)
     if self.scan:
       return jax.lax.scan(layer, x, given)

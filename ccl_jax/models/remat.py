@@ -8,7 +8,7 @@ from ccl_jax.models.layers import MLP_HIDDEN
 BLOCK_INPUT = "block_input"
 _policies = jax.checkpoint_policies
 REMAT = {
-  "none": _policies.everything_saveable,
+  "none": None,  # no checkpoint: one that saves all forbids to fuse
   "linear": _policies.dots_with_no_batch_dims_saveable,
   "full": _policies.nothing_saveable,
   "attention": _policies.save_only_these_names(SELF_ATTENTION),

@@ -84,6 +84,7 @@ def traced(model, shape, is_train=False):
   return matmul.matmul_flops(hlo.parse(text))
 
 
+@pytest.mark.usefixtures("framed_windows")
 @pytest.mark.parametrize("name", CASES)
 def test_forward_is_exact(name):
   model = settings(**CASES[name])

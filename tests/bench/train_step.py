@@ -12,6 +12,7 @@ ours fault in its memory anew in every step.
 """
 
 import argparse
+import contextlib
 import functools
 import multiprocessing
 import os
@@ -143,8 +144,9 @@ def timed(run) -> tuple[float, float]:
 def serve(name: str, size: str, pipe) -> None:
   """Does a step for each message, and answers with its seconds."""
   run = make_step(name, settings(size))
-  while pipe.recv():
-    pipe.send(timed(run))
+  with contextlib.suppress(EOFError):  # of a parent that is done
+    while pipe.recv():
+      pipe.send(timed(run))
 
 
 def start(name: str, size: str):

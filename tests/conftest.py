@@ -37,6 +37,4 @@ def programs(tmp_path_factory):
 @pytest.fixture
 def framed_windows(monkeypatch):
   """Windows read their own keys only, as those of larger models do."""
-  from ccl_jax.attention import api
-
-  monkeypatch.setattr(api, "MAX_DENSE_PAIRS", 0)
+  monkeypatch.setattr("ccl_jax.attention.api.MAX_DENSE_PAIRS", 0)

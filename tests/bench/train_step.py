@@ -6,15 +6,11 @@ First the replica gets our (random) parameters and must give the same
 velocities on a batch that mixes the four tasks. Then the steps alternate, ours,
 eager, compiled, ours, ..., so that other load on the machine falls on all of
 them alike; each one draws its tasks, times and noise, and does the forward and
-backward passes, clipping, AdamW and the moving average, in float32. Each of the
-three has a process of its own: in one, what PyTorch leaves of the heap makes
-ours fault in its memory anew in every step.
+backward passes, clipping, AdamW and the moving average, in float32.
 """
 
 import argparse
-import contextlib
 import functools
-import multiprocessing
 import os
 import platform
 import shutil
@@ -120,58 +116,37 @@ def our_step(recipe: Recipe, state, batch: dict):
   return run
 
 
-def make_step(name: str, config: dict):
-  """A function of nothing; all have the same parameters and batch."""
-  recipe, batch = make_recipe(config, jax.devices()[:1]), make_batch(config)
+def make_steps(config: dict, recipe: Recipe, batch: dict) -> dict:
+  """Name -> function of nothing, all from the same parameters."""
   state = init_state(recipe)
-  if name == "ccl_jax":
-    return our_step(recipe, state, batch)
-  torch.set_num_threads(os.cpu_count())
-  trainer = Trainer(
-    make_replica(config, state_params(state)), config["objective"],
-    config["optimizer"], name == "torch.compile",
-  )  # fmt: skip
-  return functools.partial(trainer.step, to_torch(batch))
-
-
-def timed(run) -> tuple[float, float]:
-  """Seconds of a run, on the wall and of all cores' work."""
-  wall, work = time.perf_counter(), time.process_time()
-  run()
-  return time.perf_counter() - wall, time.process_time() - work
-
-
-def serve(name: str, size: str, pipe) -> None:
-  """Does a step for each message, and answers with its seconds."""
-  run = make_step(name, settings(size))
-  with contextlib.suppress(EOFError):  # of a parent that is done
-    while pipe.recv():
-      pipe.send(timed(run))
-
-
-def start(name: str, size: str):
-  """A function that has a step done in a process of its own, and timed."""
-  context = multiprocessing.get_context("spawn")
-  near, far = context.Pipe()
-  context.Process(target=serve, args=(name, size, far), daemon=True).start()
-  far.close()  # so that its death ends our waiting
-
-  def ask():
-    near.send(True)
-    return near.recv()
-
-  return ask
+  params = state_params(state)
+  runs = {
+    "ccl_jax": our_step(recipe, jax.tree.map(jax.numpy.copy, state), batch)
+  }
+  kinds = {"torch eager": False}
+  if shutil.which("g++"):
+    kinds["torch.compile"] = True
+  for name, compiled in kinds.items():
+    trainer = Trainer(
+      make_replica(config, params), config["objective"], config["optimizer"],
+      compiled,
+    )  # fmt: skip
+    runs[name] = functools.partial(trainer.step, to_torch(batch))
+  return runs
 
 
 def measure(runs: dict, steps: int) -> dict[str, np.ndarray]:
-  """Name -> (steps, 2) seconds of what is timed, in turn.
+  """Name -> (steps, 2) seconds, on the wall and of all cores' work.
 
   The first two steps, which compile, are not counted.
   """
   seconds = {name: [] for name in runs}
   for _ in range(steps + 2):
     for name, run in runs.items():
-      seconds[name].append(run())
+      wall, work = time.perf_counter(), time.process_time()
+      run()
+      ends = time.perf_counter() - wall, time.process_time() - work
+      seconds[name].append(ends)
   return {name: np.array(s[2:]) for name, s in seconds.items()}
 
 
@@ -190,6 +165,7 @@ def main():
   parser.add_argument("--size", choices=("tiny", "mid"), default="tiny")
   parser.add_argument("--steps", type=int, default=8)
   args = parser.parse_args()
+  torch.set_num_threads(os.cpu_count())
   config = settings(args.size)
   recipe = make_recipe(config, jax.devices()[:1])
   batch = make_batch(config)
@@ -200,10 +176,7 @@ def main():
   count = trees.count(recipe.shapes)
   print(f"{args.size}: batch {config['batch']}, {count:,} parameters, float32")
   print(f"relative error of velocities: {compare(config, recipe, batch)}")
-  names = ["ccl_jax", "torch eager"]
-  names += ["torch.compile"] if shutil.which("g++") else []
-  runs = {name: start(name, args.size) for name in names}
-  report(measure(runs, args.steps))
+  report(measure(make_steps(config, recipe, batch), args.steps))
 
 
 if __name__ == "__main__":

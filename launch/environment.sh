@@ -6,8 +6,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 [ -x .venv/bin/python ] || "${PYTHON:-python3}" -m venv .venv
 export PATH="$PWD/.venv/bin:$PATH"
 # A heap that keeps what is freed: faulting memory in anew costs a training step
-# on a CPU near a third of its time, and reading latents half. tcmalloc keeps it for
-# every thread, glibc only what the main one allocates.
+# on a CPU near a third of its time, and reading latents half. tcmalloc keeps it
+# for every thread, glibc only what the main one allocates.
 GLIBC_TUNABLES=glibc.malloc.hugetlb=1
 GLIBC_TUNABLES+=:glibc.malloc.mmap_threshold=268435456
 GLIBC_TUNABLES+=:glibc.malloc.trim_threshold=1073741824

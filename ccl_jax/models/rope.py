@@ -88,7 +88,7 @@ def rotate(
   """Turns the pairs (p, p + e/2) of x by `angles`, in float32.
 
   On a CPU the whole vectors are turned: a training step is 5 to 10 % faster.
-  Of pairs the TPU's compiler estimates a layer 1.6 % faster.
+  For a TPU its compiler puts a layer of a 14B model 1.6 % lower with pairs.
   """
   return jax.lax.platform_dependent(
     x, angles, cpu=rotate_whole, default=rotate_pairs

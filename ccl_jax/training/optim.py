@@ -62,7 +62,11 @@ class Optimizer:
       "constant": optax.constant_schedule(1.0),
       "cosine": optax.cosine_decay_schedule(1.0, rest),
     }[self.decay]
-    return optax.join_schedules([rise, fall], [self.warmup])
+    # A branch, not optax.join_schedules: of its `where` a CPU's XLA takes the
+    # cosine into the update of every parameter, once for each element.
+    return lambda count: jax.lax.cond(
+      count < self.warmup, rise, lambda i: fall(i - self.warmup), count
+    )
 
   def split(self, params: PyTree) -> tuple[PyTree, PyTree]:
     """(trainable, frozen) halves of the parameters."""

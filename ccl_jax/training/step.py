@@ -85,8 +85,10 @@ def train_step(
   (value, metrics), grads = gradients(state, example, recipe)
   norm = optax.tree.norm(grads)
   is_finite = jnp.isfinite(value) & jnp.isfinite(norm)
-  new = update(state, grads, recipe)
-  new = jax.tree.map(lambda a, b: jnp.where(is_finite, a, b), new, state)
+  # A branch: for a `where` a CPU's XLA copies parameters and moments first.
+  new = jax.lax.cond(
+    is_finite, lambda: update(state, grads, recipe), lambda: dict(state)
+  )
   new["step"] = state["step"] + 1
   new["skipped"] = jnp.where(is_finite, 0, state["skipped"] + 1)
   scalars = {

@@ -7,8 +7,8 @@ import subprocess
 
 LAUNCH = pathlib.Path(__file__).parents[2] / "launch"
 COMMANDS = (
-  "docker", "gcloud", "kubectl", "python", "python3", "sbatch", "scontrol",
-  "srun", "xpk",
+  "apt-get", "docker", "dpkg-deb", "gcloud", "kubectl", "python", "python3",
+  "sbatch", "scontrol", "srun", "xpk",
 )  # fmt: skip
 STUB = """#!/bin/bash
 shopt -s nullglob

@@ -9,7 +9,6 @@ import pytest
 
 from ccl_jax import trees
 from ccl_jax.training import checkpoint, step
-from ccl_jax.training.optim import Optimizer
 from ccl_jax.training.state import abstract_state, init_state, state_params
 from tests.models import tiny
 from tests.training import recipes
@@ -156,15 +155,6 @@ def test_a_video_only_loss_reaches_the_audio_stream_through_nothing():
     is_zero = float(jnp.abs(g).max()) == 0
     assert is_zero or not path.startswith(("audio/", "fusion/audio/")), path
   assert float(jnp.abs(gradients["fusion/video/context"]).max()) > 0
-
-
-@pytest.mark.parametrize(
-  ("fields", "words"),
-  [({"decay": "linear"}, "decay"), ({"ema": 1.5}, "ema")],
-)
-def test_wrong_numbers_are_named(fields, words):
-  with pytest.raises(ValueError, match=words):
-    Optimizer(RATES, **fields)
 
 
 def test_a_rule_that_matches_nothing_is_an_error():

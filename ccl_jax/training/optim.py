@@ -62,10 +62,16 @@ class Optimizer:
       "constant": optax.constant_schedule(1.0),
       "cosine": optax.cosine_decay_schedule(1.0, rest),
     }[self.decay]
-    # A branch, not optax.join_schedules: of its `where` a CPU's XLA takes the
-    # cosine into the update of every parameter, once for each element.
-    return lambda count: jax.lax.cond(
-      count < self.warmup, rise, lambda i: fall(i - self.warmup), count
+
+    def branch(count):
+      past = lambda i: fall(i - self.warmup)  # noqa: E731
+      return jax.lax.cond(count < self.warmup, rise, past, count)
+
+    # Joined by a `where`, a CPU's XLA takes the cosine into the update of every
+    # parameter, once for each element; a branch makes a GPU's host wait.
+    join = optax.join_schedules([rise, fall], [self.warmup])
+    return lambda count: jax.lax.platform_dependent(
+      jnp.asarray(count), cpu=branch, default=join
     )
 
   def split(self, params: PyTree) -> tuple[PyTree, PyTree]:

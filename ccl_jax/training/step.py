@@ -18,7 +18,7 @@ from ccl_jax.models import joint
 from ccl_jax.training.batch import split_rows
 from ccl_jax.training.recipe import TRAIN, Recipe, make_key
 from ccl_jax.training.state import state_shardings
-from ccl_jax.types import STREAMS, Array, PyTree
+from ccl_jax.types import STREAMS, Array, Bool, PyTree
 
 
 def make_example(
@@ -85,10 +85,7 @@ def train_step(
   (value, metrics), grads = gradients(state, example, recipe)
   norm = optax.tree.norm(grads)
   is_finite = jnp.isfinite(value) & jnp.isfinite(norm)
-  # A branch: for a `where` a CPU's XLA copies parameters and moments first.
-  new = jax.lax.cond(
-    is_finite, lambda: update(state, grads, recipe), lambda: dict(state)
-  )
+  new = update_if(is_finite, state, grads, recipe)
   new["step"] = state["step"] + 1
   new["skipped"] = jnp.where(is_finite, 0, state["skipped"] + 1)
   scalars = {
@@ -98,6 +95,26 @@ def train_step(
     "skipped": new["skipped"],
   }
   return new, metrics | scalars
+
+
+def update_if(
+  is_finite: Bool[Array, ""], state: PyTree, grads: PyTree, recipe: Recipe
+) -> PyTree:
+  """`update` where the step is finite, else the same state.
+
+  A branch on a CPU, whose XLA copies parameters and moments for a `where`; not
+  elsewhere, as a branch makes a GPU's host wait for the gradients.
+  """
+  step = functools.partial(update, recipe=recipe)
+
+  def branch(state, grads):
+    return jax.lax.cond(is_finite, step, lambda s, _: dict(s), state, grads)
+
+  def select(state, grads):
+    choose = functools.partial(jnp.where, is_finite)
+    return jax.tree.map(choose, step(state, grads), state)
+
+  return jax.lax.platform_dependent(state, grads, cpu=branch, default=select)
 
 
 def update(state: PyTree, grads: PyTree, recipe: Recipe) -> PyTree:

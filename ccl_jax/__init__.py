@@ -6,7 +6,7 @@ from typing import Any
 def __getattr__(name: str) -> Any:
   """`from ccl_jax import Pipeline`, imported when it is asked for."""
   if name == "Pipeline":
-    from ccl_jax.pipeline import Pipeline
+    from ccl_jax.generation.pipeline import Pipeline
 
     return Pipeline
   raise AttributeError(f"module 'ccl_jax' has no attribute '{name}'")

@@ -3,9 +3,9 @@
     python -m ccl_jax.encode --input=DIR --output=DIR \
         --config=configs/ccl.py:size=tiny [--config.encode.fps=25]
 
-What is made of a clip is told in `data.encoding`. Codecs are fitted on some of
-the clips, unless --codecs names those of another data set (DIR/codecs), or they
-are learned ones, --config.encode.codec=wan, whose files are named by
+`data.encode.dataset` describes what is made of a clip. Codecs are fitted on
+some of the clips, unless --codecs names those of another data set (DIR/codecs),
+or they are learned ones, --config.encode.codec=wan, whose files are named by
 --config.encode.weights.video=FILE and so on for audio, vocoder, text, tokenizer
 and, if the model is to read CLIP's tokens of an image, image. The same command
 goes on where it was interrupted. On several hosts each encodes a part: give all
@@ -21,12 +21,12 @@ from absl import flags
 from ml_collections import config_flags
 
 from ccl_jax import command, distributed
-from ccl_jax.codecs import cache
-from ccl_jax.codecs.bundle import Codecs, make
+from ccl_jax.codecs import converted_weights
+from ccl_jax.codecs.api import Codecs, make
 from ccl_jax.config import build
 from ccl_jax.data.decoding import decode_records
-from ccl_jax.data.encode_settings import EncodeSettings
-from ccl_jax.data.encoding import ALONE, Share, encode
+from ccl_jax.data.encode.dataset import ALONE, ShardOptions, encode
+from ccl_jax.data.encode.settings import EncodeSettings
 from ccl_jax.files import absolute
 from ccl_jax.sharding import ONE_DEVICE, Layout, make_mesh
 
@@ -70,7 +70,7 @@ def main() -> None:
   distributed.initialize(DISTRIBUTED.value)
   share = ALONE
   if DISTRIBUTED.value != "off":
-    share = Share(jax.process_index(), jax.process_count())
+    share = ShardOptions(jax.process_index(), jax.process_count())
   layout = ONE_DEVICE if settings.codec == "linear" else local_layout()
   summary = encode(
     INPUT.value,
@@ -95,7 +95,7 @@ def local_layout() -> Layout:
 
 
 def given_codecs(
-  settings: EncodeSettings, layout: Layout, share: Share
+  settings: EncodeSettings, layout: Layout, share: ShardOptions
 ) -> Codecs | None:
   """Those of --codecs, or learned ones; None if they are to be fitted.
 
@@ -119,7 +119,7 @@ def given_codecs(
   for name, model in LEARNED.items():
     if name not in paths:
       continue
-    if share.count > 1 and not cache.exists(paths[name]):
+    if share.count > 1 and not converted_weights.exists(paths[name]):
       raise ValueError(
         f"encode.weights.{name}={paths[name]}: several processes need it"
         " converted before (python -m ccl_jax.convert from-torch)."

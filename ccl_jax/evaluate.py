@@ -28,14 +28,14 @@ from absl import flags
 from etils import epath
 
 from ccl_jax import command
+from ccl_jax.checkpoints.manager import write_json
 from ccl_jax.codecs.mel import log_mel
+from ccl_jax.data import loader as data_pipeline
 from ccl_jax.data import media
-from ccl_jax.data import pipeline as data_pipeline
 from ccl_jax.diffusion import guidance, tasks
 from ccl_jax.files import replacing
-from ccl_jax.metrics import pictures, synchworld
-from ccl_jax.pipeline import Generated, Pipeline
-from ccl_jax.training.checkpoint import write_json
+from ccl_jax.generation.pipeline import GeneratedClip, Pipeline
+from ccl_jax.metrics import contact_sheet, synchworld
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Workdir of a training run.")
 DATA = flags.DEFINE_string("data", None, "Encoded clips.")
@@ -54,7 +54,7 @@ SEEDS = flags.DEFINE_integer(
 SHOWN = 3  # clips of each task, row and split in sheet.png
 
 # (task,), or (task, row of guidance).
-Way = tuple[str, ...]
+Setting = tuple[str, ...]
 
 
 def evaluate() -> None:
@@ -85,11 +85,11 @@ def evaluate() -> None:
   with replacing(out / "table.md") as partial:
     partial.write_text(report)
   write_json(out / "results.json", results)
-  pictures.save_png(out / "sheet.png", pictures.contact_sheet(strips))
+  contact_sheet.save_png(out / "sheet.png", contact_sheet.contact_sheet(strips))
   print(f"Clips in {out}, overview in {out / 'sheet.png'}")
 
 
-def list_ways(names: Sequence[str], rows: Sequence[str]) -> list[Way]:
+def list_ways(names: Sequence[str], rows: Sequence[str]) -> list[Setting]:
   """Every task, with every row if any are named, else with the run's own.
 
   Raises:
@@ -121,7 +121,7 @@ def reference_rows(
   return rows
 
 
-def read_originals(names: list[str], pipeline: Pipeline) -> list[Generated]:
+def read_originals(names: list[str], pipeline: Pipeline) -> list[GeneratedClip]:
   """The clips themselves, in the shape that the model was trained on."""
   shape, rate = pipeline.shape, pipeline.codecs.audio.sample_rate
   clips = [
@@ -131,12 +131,12 @@ def read_originals(names: list[str], pipeline: Pipeline) -> list[Generated]:
     )
     for name in names
   ]  # fmt: skip
-  return [Generated(shape.fps, rate, c.video, c.audio) for c in clips]
+  return [GeneratedClip(shape.fps, rate, c.video, c.audio) for c in clips]
 
 
 def make(
   pipeline: Pipeline, clips: Mapping[str, Any], task: str, *row: str
-) -> tuple[list[Generated], list[synchworld.Clip]]:
+) -> tuple[list[GeneratedClip], list[synchworld.Clip]]:
   """The clips of the first seeds, and what those of all seeds measure.
 
   Splits and seeds share a program: only the noise and the prompts differ.
@@ -162,7 +162,7 @@ def pool(same: Sequence[synchworld.Clip]) -> synchworld.Clip:
 
 
 def made_rows(
-  measured: Mapping[Way, list[synchworld.Clip]],
+  measured: Mapping[Setting, list[synchworld.Clip]],
 ) -> dict[str, synchworld.Row]:
   """Scores of every way, and what each row gains on the first of its task.
 
@@ -177,12 +177,14 @@ def made_rows(
   return rows
 
 
-def score(prompts: list[str], made: list[Generated]) -> synchworld.Row:
+def score(prompts: list[str], made: list[GeneratedClip]) -> synchworld.Row:
   """Scores over clips, on their pixels and their sound."""
   return synchworld.aggregate(measure(prompts, made))
 
 
-def measure(prompts: list[str], made: list[Generated]) -> list[synchworld.Clip]:
+def measure(
+  prompts: list[str], made: list[GeneratedClip]
+) -> list[synchworld.Clip]:
   """Scores of each clip alone."""
   return [
     synchworld.measure(prompt, x.video, log_mel(x.audio[None])[0], x.fps)
@@ -191,7 +193,7 @@ def measure(prompts: list[str], made: list[Generated]) -> list[synchworld.Clip]:
 
 
 def save_clips(
-  folder: epath.Path, way: Way, names: list[str], made: list[Generated]
+  folder: epath.Path, way: Setting, names: list[str], made: list[GeneratedClip]
 ) -> None:
   """NAME_TASK.mp4, or NAME_TASK_ROW.mp4, for every clip."""
   for name, item in zip(names, made, strict=True):

@@ -23,11 +23,12 @@ import tqdm
 from absl import flags
 from etils import epath
 
-from ccl_jax import command, distributed, maker, prompts
-from ccl_jax.data.encoding import ALONE, Share
-from ccl_jax.pipeline import Pipeline
-from ccl_jax.sampling import Look, Sampling, spread
-from ccl_jax.training import rates
+from ccl_jax import command, distributed
+from ccl_jax.data.encode.dataset import ALONE, ShardOptions
+from ccl_jax.generation import batch, requests
+from ccl_jax.generation.pipeline import Pipeline
+from ccl_jax.generation.sampling import AttentionProbe, SamplingConfig, spread
+from ccl_jax.training import throughput
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Workdir of a training run.")
 OUT = flags.DEFINE_string("out", None, "Folder for the results.")
@@ -72,7 +73,7 @@ _SHOWN = 10  # problems that are told once more at the end
 
 
 def define(field: dataclasses.Field) -> flags.FlagHolder:
-  """The flag that overrides a field of `Sampling`."""
+  """The flag that overrides a field of `SamplingConfig`."""
   kinds = {
     int: flags.DEFINE_integer,
     float: flags.DEFINE_float,
@@ -81,10 +82,12 @@ def define(field: dataclasses.Field) -> flags.FlagHolder:
   }
   options = (field.type, *typing.get_args(field.type))  # float | None
   make = next(kinds[each] for each in options if each in kinds)
-  return make(field.name, None, "As in the run, if not given; see `Sampling`.")
+  return make(
+    field.name, None, "As in the run, if not given; see `SamplingConfig`."
+  )
 
 
-SAMPLING = [define(field) for field in dataclasses.fields(Sampling)]
+SAMPLING = [define(field) for field in dataclasses.fields(SamplingConfig)]
 
 
 def generate() -> None:
@@ -96,17 +99,19 @@ def generate() -> None:
   distributed.initialize(DISTRIBUTED.value)
   share = ALONE
   if DISTRIBUTED.value != "off":
-    share = Share(jax.process_index(), jax.process_count())
+    share = ShardOptions(jax.process_index(), jax.process_count())
   out = epath.Path(OUT.value)
-  maker.clear(out, share)
+  batch.clear(out, share)
   items, problems = read_items()
-  Sampling(**chosen_sampling())  # what is wrong alone is so before we load
+  SamplingConfig(
+    **chosen_sampling()
+  )  # what is wrong alone is so before we load
   problems = problems if share.is_lead else []
   for problem in problems:
     tell(problem)
   mine = items[share.index :: share.count]
   problems += make(mine, out, is_shown=share.is_lead) if mine else []
-  problems = maker.meet(out, share, problems)
+  problems = batch.meet(out, share, problems)
   distributed.shutdown()
   if share.is_lead:
     tell(memory())
@@ -114,7 +119,7 @@ def generate() -> None:
     raise ValueError(summary(problems))
 
 
-def read_items() -> tuple[list[prompts.Item], list[str]]:
+def read_items() -> tuple[list[requests.Request], list[str]]:
   """The single prompt of the flags, or the good lines of --prompts.
 
   And what is wrong with the other lines.
@@ -126,14 +131,14 @@ def read_items() -> tuple[list[prompts.Item], list[str]]:
     "image": IMAGE.value, "audio": AUDIO.value, "video": VIDEO.value,
   }  # fmt: skip
   if PROMPTS.value is not None:
-    return prompts.read_list(PROMPTS.value, fields)
+    return requests.read_list(PROMPTS.value, fields)
   name = f"{TASK.value}_{SEED.value}"
-  item = prompts.make_item({"prompt": PROMPT.value, "name": name} | fields)
+  item = requests.make_item({"prompt": PROMPT.value, "name": name} | fields)
   return [item], []
 
 
 def make(
-  items: list[prompts.Item], out: epath.Path, is_shown: bool
+  items: list[requests.Request], out: epath.Path, is_shown: bool
 ) -> list[str]:
   """Makes items; returns what was wrong with some of them."""
   mesh = {"data": -1, "fsdp": FSDP.value, "context": CONTEXT.value}
@@ -149,25 +154,25 @@ def make(
     },
     "fps": pipeline.shape.fps,
   }
-  made = maker.Maker(
+  made = batch.BatchGenerator(
     pipeline, sampling, out, BATCH.value, about, tell, is_shown,
     look(sampling.steps, pipeline.model["num_layers"]),
   )  # fmt: skip
   return made.run(items)
 
 
-def look(steps: int, layers: int) -> Look | None:
+def look(steps: int, layers: int) -> AttentionProbe | None:
   """What attention maps show, if there are to be any."""
   if not MAPS.value:
     return None
-  return Look(
+  return AttentionProbe(
     tuple(MAP_STEPS.value or spread(steps)),
     tuple(MAP_LAYERS.value or spread(layers)),
   )
 
 
 def chosen_sampling() -> dict[str, Any]:
-  """Those fields of `Sampling` that the flags override."""
+  """Those fields of `SamplingConfig` that the flags override."""
   return {flag.name: flag.value for flag in SAMPLING if flag.value is not None}
 
 
@@ -188,7 +193,7 @@ def memory() -> str:
   """The most memory that this process has had."""
   peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
   text = f"Peak memory: {peak:.2f} GiB of the host"
-  device = rates.memory().get("hbm_peak_gib")
+  device = throughput.memory().get("hbm_peak_gib")
   return text if device is None else f"{text}, {device:.2f} GiB of a device"
 
 

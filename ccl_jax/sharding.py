@@ -36,7 +36,7 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from ccl_jax import trees
-from ccl_jax.types import Array, PyTree
+from ccl_jax.array_types import Array, PyTree
 
 AXES = ("data", "fsdp", "context", "tensor")
 ACTIVATIONS = (

@@ -22,28 +22,28 @@ from etils import epath
 from ml_collections import config_flags
 
 from ccl_jax import command, distributed, files, sharding
-from ccl_jax.codecs.bundle import Codecs
+from ccl_jax.array_types import PyTree
+from ccl_jax.checkpoints import manager, restore
+from ccl_jax.codecs.api import Codecs
 from ccl_jax.config import build, check_keys
-from ccl_jax.data import pipeline as data_pipeline
+from ccl_jax.data import loader as data_pipeline
 from ccl_jax.data import records
 from ccl_jax.diffusion import tasks
-from ccl_jax.metrics import pictures
-from ccl_jax.pipeline import ClipShape, Pipeline
-from ccl_jax.sampling import Sampling
+from ccl_jax.generation.pipeline import ClipShape, Pipeline
+from ccl_jax.generation.sampling import SamplingConfig
+from ccl_jax.metrics import contact_sheet
 from ccl_jax.training import (
-  checkpoint,
-  compiler,
-  fetch,
   goodput,
   log,
   preemption,
   profiling,
-  rates,
-  restore,
   step,
+  throughput,
+  xla_options,
 )
 from ccl_jax.training.batch import put_batch
-from ccl_jax.training.recipe import Recipe, flop_shape, make_recipe
+from ccl_jax.training.metrics import DelayedMetrics, check_skipped
+from ccl_jax.training.setup import TrainSetup, flop_shape, make_recipe
 from ccl_jax.training.state import (
   abstract_params,
   abstract_state,
@@ -51,7 +51,6 @@ from ccl_jax.training.state import (
   replace_params,
   state_params,
 )
-from ccl_jax.types import PyTree
 
 CONFIG = config_flags.DEFINE_config_file("config", lock_config=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of this run.")
@@ -88,14 +87,14 @@ def train(config: Mapping[str, Any], workdir: epath.Path) -> None:
     FloatingPointError: too many steps in a row that were not finite.
   """
   clock = goodput.Goodput()
-  compiler.keep_programs(files.absolute(workdir) / "compiled")
+  xla_options.keep_programs(files.absolute(workdir) / "compiled")
   with clock("setup"):
     # -- Settings: every section is read by one constructor.
     check_keys(config, SECTIONS, "config")
     recipe, num_steps = make_recipe(config), config["steps"]
-    sampling = build(Sampling, config["sampling"], "sampling")
-    held_out = build(HeldOut, config["eval"], "eval")
-    telling = build(Telling, config["log"], "log")
+    sampling = build(SamplingConfig, config["sampling"], "sampling")
+    held_out = build(EvalConfig, config["eval"], "eval")
+    telling = build(LogConfig, config["log"], "log")
 
     # -- Data, of which this host reads the rows that its devices hold.
     rows = sharding.local_rows(recipe.layout, recipe.batch)
@@ -110,7 +109,7 @@ def train(config: Mapping[str, Any], workdir: epath.Path) -> None:
 
     # -- State: resumed, or from scratch.
     checkpoints = build(
-      checkpoint.Checkpointer, config["checkpoint"], "checkpoint",
+      manager.Checkpointer, config["checkpoint"], "checkpoint",
       workdir=workdir,
     )  # fmt: skip
     state, start = first_state(recipe, checkpoints, config["initial"])
@@ -119,7 +118,7 @@ def train(config: Mapping[str, Any], workdir: epath.Path) -> None:
     profiler = telling.profiler(workdir, num_steps, clock)
 
   # -- Loop. It reads the metrics of one step while the device does the next.
-  lagged = fetch.Lagged()
+  lagged = DelayedMetrics()
   with preemption.StopSignal() as stop, profiler:
     for i in range(start, num_steps):
       done = i + 1
@@ -137,9 +136,7 @@ def train(config: Mapping[str, Any], workdir: epath.Path) -> None:
       try:
         for number, values in fetched:
           logger.add(number, values)
-          fetch.check_skipped(
-            number, values, telling.max_skipped, loader.names_at
-          )
+          check_skipped(number, values, telling.max_skipped, loader.names_at)
       except FloatingPointError:
         checkpoints.save(done, state, last=True)
         checkpoints.close()
@@ -165,7 +162,7 @@ def train(config: Mapping[str, Any], workdir: epath.Path) -> None:
 
 
 def first_state(
-  recipe: Recipe, checkpoints: checkpoint.Checkpointer, initial: Mapping
+  recipe: TrainSetup, checkpoints: manager.Checkpointer, initial: Mapping
 ) -> tuple[PyTree, int]:
   """The newest checkpoint's state and its step; or a new state and 0.
 
@@ -176,7 +173,7 @@ def first_state(
     print(f"Resuming {checkpoints.workdir} from step {found[1]}.")
     return found
   state = init_state(recipe)
-  given = build(Initial, initial, "initial")
+  given = build(InitConfig, initial, "initial")
   if given.sources:
     taken = restore.initial_params(
       abstract_params(recipe), given.sources, given.new
@@ -186,7 +183,7 @@ def first_state(
 
 
 @dataclasses.dataclass(frozen=True)
-class Initial:
+class InitConfig:
   """What a new run takes from others; see `restore.initial_params`."""
 
   sources: tuple[tuple[str, str], ...] = ()
@@ -194,7 +191,7 @@ class Initial:
 
 
 @dataclasses.dataclass(frozen=True)
-class Telling:
+class LogConfig:
   """The `log` section.
 
   Attributes:
@@ -211,14 +208,14 @@ class Telling:
     self,
     workdir: epath.Path,
     config: Mapping[str, Any],
-    recipe: Recipe,
+    recipe: TrainSetup,
     start: int,
     clock: goodput.Goodput,
   ) -> log.Log:
     """The run's log, which knows what a step is worth."""
     shapes = records.read_metadata(config["data"]["path"])["shapes"]
     mesh = recipe.layout.mesh
-    work = rates.make_work(
+    work = throughput.make_work(
       recipe.model, flop_shape(recipe, shapes), recipe.batch,
       jax.devices()[:1] if mesh is None else list(mesh.devices.flat),
     )  # fmt: skip
@@ -237,7 +234,7 @@ class Telling:
 
 
 @dataclasses.dataclass(frozen=True)
-class HeldOut:
+class EvalConfig:
   """What is sampled while training: `num` clips of `split`, for each task."""
 
   every: int = 1000
@@ -265,7 +262,11 @@ class HeldOut:
 
 
 def show_samples(
-  pipeline: Pipeline, held_out: HeldOut, data: str, workdir: epath.Path, logger
+  pipeline: Pipeline,
+  held_out: EvalConfig,
+  data: str,
+  workdir: epath.Path,
+  logger,
 ) -> None:
   """Samples held-out prompts into samples/STEP and TensorBoard."""
   clips = data_pipeline.read_clips(data, held_out.split, held_out.num)
@@ -281,8 +282,8 @@ def show_samples(
         name = f"{task}/{i}"
         logger.sound(name, item.audio, item.sample_rate, pipeline.step)
     rows = zip(clips["caption"], made, strict=True)
-    sheet = pictures.contact_sheet([(t, x.video, x.mel) for t, x in rows])
-    pictures.save_png(folder / f"{task}.png", sheet)
+    sheet = contact_sheet.contact_sheet([(t, x.video, x.mel) for t, x in rows])
+    contact_sheet.save_png(folder / f"{task}.png", sheet)
     logger.picture(task, sheet, pipeline.step)
 
 
@@ -302,9 +303,9 @@ def prepare_workdir(
     metadata["fps"], metadata["frames"], tuple(metadata["size"])
   )
   check_fit(config["model"], codecs, shape)
-  checkpoint.claim_workdir(workdir, config, may_differ)
+  manager.claim_workdir(workdir, config, may_differ)
   if distributed.is_lead():
-    checkpoint.write_json(workdir / "clip.json", dataclasses.asdict(shape))
+    manager.write_json(workdir / "clip.json", dataclasses.asdict(shape))
     if not (workdir / "codecs").exists():
       codecs.save(workdir / "codecs")
   distributed.barrier("the workdir has its codecs")

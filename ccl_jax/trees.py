@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ccl_jax.types import PyTree
+from ccl_jax.array_types import PyTree
 
 
 def flatten(tree: PyTree, prefix: str = "") -> dict[str, Any]:

@@ -15,7 +15,9 @@ import tqdm
 from absl import flags
 
 from ccl_jax import command
-from ccl_jax.data import media, picture, synthetic
+from ccl_jax.data import media
+from ccl_jax.data.synthetic import render
+from ccl_jax.data.synthetic.scene import captions, draw_scene, render_sound
 from ccl_jax.files import replacing
 
 OUTPUT = flags.DEFINE_string("output", None, "Folder to make.")
@@ -84,13 +86,11 @@ def make_clip(
 ) -> dict[str, str]:
   """Renders one scene to mp4; returns its line of captions.jsonl."""
   split, seed, hard = job
-  scene = synthetic.draw_scene(seed, hard, frames / FPS)
+  scene = draw_scene(seed, hard, frames / FPS)
   name = f"{split}_{seed:07d}.mp4"
-  video = picture.render_picture(scene, frames, FPS, size)
-  media.write_mp4(
-    folder / name, video, FPS, synthetic.render_sound(scene), crf=10
-  )
-  return {"file": name, "split": split} | synthetic.captions(scene)
+  video = render.render_picture(scene, frames, FPS, size)
+  media.write_mp4(folder / name, video, FPS, render_sound(scene), crf=10)
+  return {"file": name, "split": split} | captions(scene)
 
 
 if __name__ == "__main__":

@@ -19,10 +19,11 @@ import orbax.checkpoint as ocp
 import pytest
 
 from ccl_jax import sharding
-from ccl_jax.data import pipeline
-from ccl_jax.training import checkpoint, restore, step
+from ccl_jax.checkpoints import manager, restore
+from ccl_jax.data.loader import make_loader
+from ccl_jax.training import step
 from ccl_jax.training.batch import put_batch
-from ccl_jax.training.recipe import make_recipe
+from ccl_jax.training.setup import make_recipe
 from ccl_jax.training.state import abstract_state, init_state
 from configs.ccl import get_config
 from tests.commands import finish, start
@@ -215,8 +216,8 @@ def run_on(devices, data, workdir, until):  # noqa: F811
   """The loop of `ccl_jax.train`: names and loss of each step."""
   recipe, init, take_step = program(devices, data)
   rows = sharding.local_rows(recipe.layout, recipe.batch)
-  loader = pipeline.make_loader(data, batch=recipe.batch, rows=rows)
-  checkpoints = checkpoint.Checkpointer(workdir, every=1)
+  loader = make_loader(data, batch=recipe.batch, rows=rows)
+  checkpoints = manager.Checkpointer(workdir, every=1)
   found = checkpoints.restore_newest(abstract_state(recipe))
   state, start = found or (jax.tree.map(jnp.copy, init()), 0)
   seen = {}

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from ccl_jax import trees
-from ccl_jax.codecs import cache, clip
+from ccl_jax.codecs import clip, converted_weights
 from ccl_jax.data.decoding import ClipShape
+from ccl_jax.generation.pipeline import Pipeline
+from ccl_jax.generation.sampling import SamplingConfig
 from ccl_jax.models import joint
-from ccl_jax.pipeline import Pipeline
-from ccl_jax.sampling import Sampling
 from tests import tiny_codecs
 from tests.data import clips
 from tests.models import tiny
@@ -39,7 +39,9 @@ PROMPTS = ["A disc.", "Two."]
 def codecs(tmp_path_factory):
   folder = tmp_path_factory.mktemp("clip") / "weights"
   about = {"model": "clip", "settings": dataclasses.asdict(CLIP)}
-  cache.write(folder, tiny_codecs.draw(clip.describe(CLIP)[1]), about)
+  converted_weights.write(
+    folder, tiny_codecs.draw(clip.describe(CLIP)[1]), about
+  )
   return clips.codecs()._replace(image=clip.ImageEncoder(str(folder)))
 
 
@@ -71,7 +73,7 @@ def make_pipeline(is_told, codecs):
     params,
     codecs,
     ClipShape(clips.FPS, clips.FRAMES, clips.SIZE),
-    Sampling(steps=2, method="euler"),
+    SamplingConfig(steps=2, method="euler"),
     0,
     model=settings,
   )

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from etils import epath
 
-from ccl_jax.codecs.bundle import Codecs
+from ccl_jax.checkpoints import manager
+from ccl_jax.codecs.api import Codecs
 from ccl_jax.codecs.hashed_text import HashedText
 from ccl_jax.codecs.linear import LinearAudioCodec, LinearVideoCodec
 from ccl_jax.data import media
 from ccl_jax.data.decoding import ClipShape
-from ccl_jax.training import checkpoint
 from ccl_jax.training.state import abstract_state
 from tests.models import tiny
 from tests.training.recipes import make_config, make_recipe
@@ -55,10 +55,10 @@ def write(workdir):
     abstract_state(recipe),
   )
   workdir = epath.Path(workdir)
-  checkpoint.claim_workdir(workdir, config, ())
-  checkpoint.write_json(workdir / "clip.json", dataclasses.asdict(SHAPE))
+  manager.claim_workdir(workdir, config, ())
+  manager.write_json(workdir / "clip.json", dataclasses.asdict(SHAPE))
   codecs().save(workdir / "codecs")
-  checkpoints = checkpoint.Checkpointer(workdir)
+  checkpoints = manager.Checkpointer(workdir)
   checkpoints.save(STEP, state, last=True)
   checkpoints.close()
   return workdir

@@ -21,11 +21,11 @@ def generate(run, out, *arguments):  # noqa: F811
 
 
 def test_every_task_of_a_list(run, inputs, tmp_path):  # noqa: F811
-  from ccl_jax import prompts
+  from ccl_jax.generation import requests
 
   lines = [
     {"prompt": "A face.", "task": task, "name": task}
-    | {name: inputs[name] for name in prompts.inputs(task)}
+    | {name: inputs[name] for name in requests.inputs(task)}
     for task in tasks.INFERENCE_TASKS
   ]
   path = tmp_path / "list.jsonl"

@@ -12,7 +12,7 @@ from ccl_jax.models import joint
 from ccl_jax.sharding import AXES, Layout, make_mesh
 from ccl_jax.training import step
 from ccl_jax.training.batch import put_batch
-from ccl_jax.training.recipe import make_key
+from ccl_jax.training.setup import make_key
 from ccl_jax.training.state import abstract_state, param_shardings
 from configs.ccl import get_config
 from tests.models import tiny

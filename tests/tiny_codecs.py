@@ -5,8 +5,14 @@ import dataclasses
 import jax
 import numpy as np
 
-from ccl_jax import modules
-from ccl_jax.codecs import bigvgan, cache, mmaudio_vae, umt5, wan_vae
+from ccl_jax import nnx_utils
+from ccl_jax.codecs import (
+  bigvgan,
+  converted_weights,
+  mmaudio_vae,
+  umt5,
+  wan_vae,
+)
 from tests.codecs import vocabulary
 
 VIDEO = wan_vae.Settings(
@@ -30,16 +36,16 @@ def write(folder):
   models = {
     "video": ("wan-vae", VIDEO, wan_vae.param_shapes(VIDEO)),
     "audio": (
-      "mmaudio", AUDIO, modules.param_shapes(mmaudio_vae.MMAudioVAE, AUDIO)
+      "mmaudio", AUDIO, nnx_utils.param_shapes(mmaudio_vae.MMAudioVAE, AUDIO)
     ),
     "vocoder": (
-      "bigvgan", VOCODER, modules.param_shapes(bigvgan.BigVGAN, VOCODER)
+      "bigvgan", VOCODER, nnx_utils.param_shapes(bigvgan.BigVGAN, VOCODER)
     ),
     "text": ("umt5", TEXT, umt5.describe(TEXT)[1]),
   }  # fmt: skip
   for name, (model, settings, shapes) in models.items():
     about = {"model": model, "settings": dataclasses.asdict(settings)}
-    cache.write(folder / name, draw(shapes), about)
+    converted_weights.write(folder / name, draw(shapes), about)
   (folder / "spiece.model").write_bytes(vocabulary.train())
   paths = {name: str(folder / name) for name in models}
   return paths | {"tokenizer": str(folder / "spiece.model")}

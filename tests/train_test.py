@@ -8,11 +8,11 @@ import orbax.checkpoint as ocp
 import pytest
 from etils import epath
 
-from ccl_jax.codecs.bundle import Codecs
+from ccl_jax.checkpoints import restore
+from ccl_jax.codecs.api import Codecs
 from ccl_jax.codecs.hashed_text import HashedText
 from ccl_jax.codecs.linear import LinearAudioCodec, LinearVideoCodec
 from ccl_jax.data import media, records
-from ccl_jax.training import restore
 from tests.commands import call
 
 SMALL = [

@@ -6,7 +6,8 @@ import subprocess
 import sys
 
 from ccl_jax.codecs.mel import log_mel
-from ccl_jax.data import media, sources
+from ccl_jax.data import media
+from ccl_jax.data.encode import captions
 from ccl_jax.metrics import synchworld
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -28,7 +29,7 @@ def test_files_are_made_whole_and_read_back_in_time(tmp_path):
   lines = (folder / "captions.jsonl").read_text().splitlines()
   splits = [json.loads(line)["split"] for line in lines]
   assert splits == ["train", "train", "easy", "easy", "hard", "hard"]
-  found = sources.list_sources(folder)
+  found = captions.list_sources(folder)
   assert len(found) == 6 and all(source.caption for source in found)
   clips = []
   for source in found:

@@ -11,10 +11,10 @@ import jax
 from absl import logging
 from jax.ad_checkpoint import checkpoint_name
 
-from ccl_jax.attention import framed, gpu, reference, splash
+from ccl_jax.array_types import Array, Float
+from ccl_jax.attention import cudnn, reference, splash, windowed
 from ccl_jax.attention.mask import Mask, Pattern, Window
-from ccl_jax.attention.target import Target, target_of
-from ccl_jax.types import Array, Float
+from ccl_jax.attention.target import CompileTarget, target_of
 
 
 def _named(attend):
@@ -29,9 +29,9 @@ def _named(attend):
 
 BACKENDS = {
   "reference": _named(reference.attend),
-  "framed": _named(framed.attend),
+  "framed": _named(windowed.attend),
   "splash": splash.attend,
-  "cudnn": _named(gpu.attend),
+  "cudnn": _named(cudnn.attend),
 }
 # Wider windows than this are left to splash, which keeps logits on the chip.
 MAX_FRAMED_KEYS = 2048
@@ -63,7 +63,7 @@ def attend(
   mask: Mask = _FULL,
   *,
   backend: str | None = None,
-  target: Target | None = None,
+  target: CompileTarget | None = None,
   name: str | None = None,
 ) -> Float[Array, "b n k e"]:
   """softmax(q k^T / sqrt(e)) v over the keys that `mask` lets a query see.

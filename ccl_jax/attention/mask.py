@@ -18,7 +18,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ccl_jax.types import Array, Bool, Int
+from ccl_jax.array_types import Array, Bool, Int
 
 
 @jax.tree_util.register_static

@@ -7,9 +7,9 @@ import einops
 import jax
 import jax.numpy as jnp
 
+from ccl_jax.array_types import Array, Float
 from ccl_jax.attention.mask import Full, Mask
-from ccl_jax.attention.target import Target
-from ccl_jax.types import Array, Float
+from ccl_jax.attention.target import CompileTarget
 
 # Finite, so that a row that sees nothing is a mean and not a NaN.
 UNSEEN = -1e30
@@ -20,7 +20,7 @@ def attend(
   k: Float[Array, "b m k e"],
   v: Float[Array, "b m k e"],
   mask: Mask,
-  target: Target,
+  target: CompileTarget,
 ) -> Float[Array, "b n k e"]:
   """Attention by its definition, on every platform; O(n m) memory.
 

@@ -27,10 +27,10 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (
   splash_attention_mask as masks,
 )
 
-from ccl_jax.attention import blocks
+from ccl_jax.array_types import Array, Float
 from ccl_jax.attention.mask import Full, Mask, Pattern
-from ccl_jax.attention.target import Target
-from ccl_jax.types import Array, Float
+from ccl_jax.attention.splash_block_sizes import Sizes, choose, padded
+from ccl_jax.attention.target import CompileTarget
 
 _LANES = 128
 
@@ -40,13 +40,13 @@ def attend(
   k: Float[Array, "b m k e"],
   v: Float[Array, "b m k e"],
   mask: Mask,
-  target: Target,
+  target: CompileTarget,
   name: str | None = None,
 ) -> Float[Array, "b n k e"]:
   """Attention for any mask; interpreted (slowly) where there is no TPU."""
   n, m = q.shape[1], k.shape[1]
   attend_heads = _make_kernel(
-    mask.pattern, q.shape[2], n, m, blocks.choose(n, m, target.kind),
+    mask.pattern, q.shape[2], n, m, choose(n, m, target.kind),
     target.platform != "tpu", name,
   )  # fmt: skip
   segments = None if mask.is_static else _pad_ids(mask, q.shape[0], n, m)
@@ -59,17 +59,13 @@ def _pad(x: Float[Array, "b n k e"]) -> Float[Array, "b k _ _"]:
   """Heads before tokens, whole blocks of tokens, whole lanes."""
   x = jnp.swapaxes(x, 1, 2)
   n, e = x.shape[2:]
-  return jnp.pad(
-    x, ((0, 0), (0, 0), (0, blocks.padded(n) - n), (0, -e % _LANES))
-  )
+  return jnp.pad(x, ((0, 0), (0, 0), (0, padded(n) - n), (0, -e % _LANES)))
 
 
 def _pad_ids(mask: Mask, b: int, n: int, m: int) -> kernels.SegmentIds:
   q_ids, k_ids = mask.ids(n, m)
-  q_ids = jnp.pad(q_ids, ((0, 0), (0, blocks.padded(n) - n)), mode="edge")
-  k_ids = jnp.pad(
-    k_ids, ((0, 0), (0, blocks.padded(m) - m)), constant_values=-1
-  )
+  q_ids = jnp.pad(q_ids, ((0, 0), (0, padded(n) - n)), mode="edge")
+  k_ids = jnp.pad(k_ids, ((0, 0), (0, padded(m) - m)), constant_values=-1)
   return kernels.SegmentIds(
     *(jnp.broadcast_to(x, (b, x.shape[1])) for x in (q_ids, k_ids))
   )
@@ -96,7 +92,10 @@ class _ComputedMask(masks._ComputableMask):
   """A static mask that the kernel evaluates itself; equal by its content."""
 
   def __init__(self, visible: _Visible):
-    shape = blocks.padded(visible.n), blocks.padded(visible.m)
+    shape = (
+      padded(visible.n),
+      padded(visible.m),
+    )
     super().__init__(shape=shape, mask_function=visible, shard_count=1)
 
   def __eq__(self, other):
@@ -110,11 +109,14 @@ class _ComputedMask(masks._ComputableMask):
 
 @functools.lru_cache(maxsize=64)
 def _make_kernel(
-  pattern: Pattern, num_heads: int, n: int, m: int, sizes: blocks.Sizes,
+  pattern: Pattern, num_heads: int, n: int, m: int, sizes: Sizes,
   interpret: bool, name: str | None,
 ):  # fmt: skip
   """The kernel of (k, n, e) arrays, made once for all layers."""
-  if pattern == Full() and (n, m) == (blocks.padded(n), blocks.padded(m)):
+  if pattern == Full() and (n, m) == (
+    padded(n),
+    padded(m),
+  ):
     mask = masks.FullMask((n, m))
   else:
     mask = _ComputedMask(_Visible(pattern, n, m))

@@ -5,13 +5,13 @@ from typing import NamedTuple
 import jax
 
 
-class Target(NamedTuple):
+class CompileTarget(NamedTuple):
   """ "cpu", "gpu" or "tpu", and jax's name of the kind of device."""
 
   platform: str
   kind: str = ""
 
 
-def target_of(device: jax.Device) -> Target:
+def target_of(device: jax.Device) -> CompileTarget:
   """What compiles for such a device, here or elsewhere."""
-  return Target(device.platform, device.device_kind)
+  return CompileTarget(device.platform, device.device_kind)

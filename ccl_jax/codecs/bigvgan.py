@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from ccl_jax.array_types import Array, Float
 from ccl_jax.codecs.snake import REACH, Num, Snake
 from ccl_jax.codecs.time_conv import conv, conv_up
-from ccl_jax.types import Array, Float
 
 ACTIVATIONS = ("snake", "snakebeta")
 

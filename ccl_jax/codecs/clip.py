@@ -20,11 +20,11 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from ccl_jax import modules
+from ccl_jax import nnx_utils
+from ccl_jax.array_types import Array, Float, PyTree, UInt8
 from ccl_jax.attention import attend
-from ccl_jax.codecs import cache, stacked
+from ccl_jax.codecs import converted_weights, stacked
 from ccl_jax.sharding import ONE_DEVICE, Layout, put_rows
-from ccl_jax.types import Array, Float, PyTree, UInt8
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
@@ -120,7 +120,7 @@ class Encoder(nnx.Module):
 
   def __init__(self, s: Settings, rngs: nnx.Rngs, layout: Layout):
     self.dtype, self.layout = jnp.dtype(s.dtype), layout
-    self.blocks = modules.stack(lambda r: Block(s, r), s.layers - 1, rngs)
+    self.blocks = nnx_utils.stack(lambda r: Block(s, r), s.layers - 1, rngs)
 
   def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
     return stacked.scan(
@@ -212,7 +212,7 @@ def describe(
   settings: Settings, layout: Layout = ONE_DEVICE
 ) -> tuple[nnx.GraphDef, PyTree]:
   """The static half, and every parameter's shape, dtype and sharding."""
-  return modules.describe(
+  return nnx_utils.describe(
     lambda: CLIP(settings, rngs=nnx.Rngs(0), layout=layout), layout
   )
 
@@ -244,12 +244,14 @@ class ImageEncoder:
   @functools.cached_property
   def sizes(self) -> Settings:
     """The tower's sizes."""
-    return Settings(**cache.about(self.weights)["settings"])
+    return Settings(**converted_weights.about(self.weights)["settings"])
 
   @functools.cached_property
   def params(self) -> PyTree:
     """Read when they are first used."""
-    return cache.read(self.weights, describe(self.sizes, self.layout)[1])
+    return converted_weights.read(
+      self.weights, describe(self.sizes, self.layout)[1]
+    )
 
   def encode(self, images: np.ndarray) -> Float[np.ndarray, "b n d"]:
     """Features, 257 x 1280 of each of the uint8 images (b y x 3).

@@ -15,8 +15,8 @@ from collections.abc import Sequence
 import einops
 import numpy as np
 
-from ccl_jax.codecs.bundle import Codecs, VideoCodec
-from ccl_jax.types import Bool, Float, Image, UInt8
+from ccl_jax.array_types import Bool, Float, Image, UInt8
+from ccl_jax.codecs.api import Codecs, VideoCodec
 
 GREY = 127.5  # 0 between -1 and 1
 

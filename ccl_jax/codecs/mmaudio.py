@@ -14,12 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Shaped
 
-from ccl_jax import modules
-from ccl_jax.codecs import bigvgan, cache, mmaudio_vae
+from ccl_jax import nnx_utils
+from ccl_jax.array_types import Array, Int, PyTree
+from ccl_jax.codecs import bigvgan, converted_weights, mmaudio_vae
 from ccl_jax.codecs import mel as mels
-from ccl_jax.codecs.windows import in_windows
+from ccl_jax.codecs.chunking import in_windows
 from ccl_jax.sharding import ONE_DEVICE, Layout, frozen, put_rows
-from ccl_jax.types import Array, Int, PyTree
 
 FRONT_ENDS = {x.sample_rate: x for x in (mels.MEL_16K, mels.MEL_44K)}
 _VAE_WINDOW, _VAE_OVERLAP = 4096, 256  # frames
@@ -30,7 +30,7 @@ class MMAudioCodec:
   """(b, s) samples <-> (b, s // (2 hop), channels) float32 latents.
 
   Args:
-    weights: folder of the VAE's converted weights (`codecs.cache`).
+    weights: folder of the VAE's converted weights (`codecs.converted_weights`).
     vocoder: the same of BigVGAN; "" if nothing is to be heard.
     sample_rate, channels: None asks `weights`, which are else read at the first
       use only.
@@ -82,7 +82,7 @@ class MMAudioCodec:
   @functools.cached_property
   def sizes(self) -> mmaudio_vae.Settings:
     """The VAE's sizes."""
-    about = cache.about(self.weights)
+    about = converted_weights.about(self.weights)
     return mmaudio_vae.Settings(**frozen(about["settings"]))
 
   @functools.cached_property
@@ -93,7 +93,7 @@ class MMAudioCodec:
         "no vocoder: latents become a mel but no sound; give MMAudioCodec the"
         " converted weights of BigVGAN."
       )
-    sizes = frozen(cache.about(self.vocoder)["settings"])
+    sizes = frozen(converted_weights.about(self.vocoder)["settings"])
     sizes = bigvgan.Settings(**sizes)
     expected = (self.front_end.num_mels, self.front_end.hop)
     if (sizes.num_mels, sizes.hop) != expected:
@@ -229,14 +229,14 @@ class MMAudioCodec:
         " NaN nor infinity."
       )
 
-  def _read(self, path: str, make: modules.Make, sizes) -> PyTree:
+  def _read(self, path: str, make: nnx_utils.Make, sizes) -> PyTree:
     shapes = jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(
         x.shape, x.dtype, sharding=self.layout.sharding()
       ),
-      modules.param_shapes(make, sizes),
+      nnx_utils.param_shapes(make, sizes),
     )
-    return cache.read(path, shapes)
+    return converted_weights.read(path, shapes)
 
   def _on_mesh(self, run, params, sizes, x: np.ndarray, num: int) -> np.ndarray:
     """`run`; rows that the mesh does not divide are filled up."""
@@ -254,7 +254,7 @@ def _encode(
   sizes: mmaudio_vae.Settings,
 ) -> Float[Array, "b m c"]:
   """Mean and log-variance, one behind the other."""
-  model = modules.bind(mmaudio_vae.MMAudioVAE, sizes, params)
+  model = nnx_utils.bind(mmaudio_vae.MMAudioVAE, sizes, params)
   return jnp.concatenate(model.encode(x, num), -1)
 
 
@@ -265,7 +265,7 @@ def _decode(
   num: Int[Array, ""],
   sizes: mmaudio_vae.Settings,
 ) -> Float[Array, "b t mel"]:
-  return modules.bind(mmaudio_vae.MMAudioVAE, sizes, params).decode(z, num)
+  return nnx_utils.bind(mmaudio_vae.MMAudioVAE, sizes, params).decode(z, num)
 
 
 @functools.partial(jax.jit, static_argnames="sizes")
@@ -275,4 +275,4 @@ def _vocode(
   num: Int[Array, ""],
   sizes: bigvgan.Settings,
 ) -> Float[Array, "b s 1"]:
-  return modules.bind(bigvgan.BigVGAN, sizes, params)(x, num)[..., None]
+  return nnx_utils.bind(bigvgan.BigVGAN, sizes, params)(x, num)[..., None]

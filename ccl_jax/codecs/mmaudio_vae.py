@@ -24,8 +24,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from ccl_jax.array_types import Array, Float, Int
 from ccl_jax.codecs.time_conv import PRECISION, conv
-from ccl_jax.types import Array, Float, Int
 
 _CLIP = 256.0
 _LOGVAR_RANGE = (-30.0, 20.0)

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ccl_jax.types import Array, Float, Int
+from ccl_jax.array_types import Array, Float, Int
 
 Num = Int[Array, ""] | None
 REACH = 5  # steps on each side that a result depends on

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import jax
 from flax import nnx
 
+from ccl_jax.array_types import Array
 from ccl_jax.sharding import Layout
-from ccl_jax.types import Array
 
 
 def scan(

@@ -9,7 +9,7 @@ that one compiled program serves every shorter length.
 import jax
 import jax.numpy as jnp
 
-from ccl_jax.types import Array, Float, Int
+from ccl_jax.array_types import Array, Float, Int
 
 PRECISION = jax.lax.Precision.HIGHEST
 

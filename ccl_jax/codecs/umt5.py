@@ -26,10 +26,10 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from ccl_jax import modules
+from ccl_jax import nnx_utils
+from ccl_jax.array_types import Array, Float, Int, PyTree
 from ccl_jax.codecs import stacked
 from ccl_jax.sharding import ONE_DEVICE, Layout
-from ccl_jax.types import Array, Float, Int, PyTree
 
 EPSILON = 1e-6
 # Rows of a batch are split over data and fsdp; kernels are gathered from fsdp
@@ -154,7 +154,7 @@ class Encoder(nnx.Module):
 
   def __init__(self, s: Settings, rngs: nnx.Rngs, layout: Layout):
     self.settings, self.layout = s, layout
-    self.blocks = modules.stack(lambda r: Block(s, r), s.layers, rngs)
+    self.blocks = nnx_utils.stack(lambda r: Block(s, r), s.layers, rngs)
     self.norm = RMSNorm(s.width, jnp.dtype(s.param_dtype))
 
   def __call__(
@@ -222,7 +222,7 @@ def describe(
 ) -> tuple[nnx.GraphDef, PyTree]:
   """The static half, and every parameter's shape, dtype and sharding."""
 
-  return modules.describe(
+  return nnx_utils.describe(
     lambda: UMT5(settings, rngs=nnx.Rngs(0), layout=layout), layout
   )
 

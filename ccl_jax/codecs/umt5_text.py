@@ -12,10 +12,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from jaxtyping import Float
 
-from ccl_jax.codecs import cache, umt5
+from ccl_jax.array_types import Array, PyTree
+from ccl_jax.codecs import converted_weights, umt5
 from ccl_jax.codecs.tokenizer import Tokenizer, open_tokenizer
 from ccl_jax.sharding import ONE_DEVICE, Layout, put_rows
-from ccl_jax.types import Array, PyTree
 
 LENGTHS = (32, 64, 128, 256, 512)
 
@@ -66,12 +66,14 @@ class UMT5TextCodec:
   @functools.cached_property
   def sizes(self) -> umt5.Settings:
     """The model's sizes."""
-    return umt5.Settings(**cache.about(self.weights)["settings"])
+    return umt5.Settings(**converted_weights.about(self.weights)["settings"])
 
   @functools.cached_property
   def params(self) -> PyTree:
     """The model's parameters, on the devices."""
-    return cache.read(self.weights, umt5.describe(self.sizes, self.layout)[1])
+    return converted_weights.read(
+      self.weights, umt5.describe(self.sizes, self.layout)[1]
+    )
 
   @functools.cached_property
   def tokenizer(self) -> Tokenizer:

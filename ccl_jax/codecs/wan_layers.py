@@ -1,7 +1,7 @@
 """The layers of Wan2.1's video autoencoder, which only ever look back in time.
 
 A clip may therefore be run piece by piece. A layer that mixes frames asks a
-`Past` for the last frames that it saw, and leaves its own there for the next
+`FeatureCache` for the last frames that it saw, and leaves its own there for the next
 piece; before a clip there are zeros. With x[t] frames and W[k] a kernel's,
 
     conv   y[t] = sum_k W[k] x[t-2+k]                                      (1)
@@ -26,8 +26,8 @@ import numpy as np
 from einops import rearrange
 from flax import nnx
 
+from ccl_jax.array_types import Array, Float
 from ccl_jax.sharding import ONE_DEVICE, Layout
-from ccl_jax.types import Array, Float
 
 # Rows of a batch, and columns of a picture, are split over these axes.
 ROWS = ("data", "fsdp")
@@ -38,7 +38,7 @@ _SUMS = np.array([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], np.float32)
 Frames = tuple[Array, ...]
 
 
-class Past:
+class FeatureCache:
   """What layers have seen before this piece, in the order in which they run.
 
   Attributes:
@@ -183,7 +183,7 @@ class Residual(nnx.Module):
     self.shortcut = None if same else Linear(d_in, d_out, rngs=rngs)
 
   def __call__(
-    self, x: Float[Array, "b t y x c"], past: Past
+    self, x: Float[Array, "b t y x c"], past: FeatureCache
   ) -> Float[Array, "b t y x d"]:
     y = self.conv1(past.extend(nnx.silu(self.norm1(x)), 2))
     y = self.conv2(past.extend(nnx.silu(self.norm2(y)), 2))
@@ -199,7 +199,7 @@ class Attention(nnx.Module):
     self.out = Linear(d, d, rngs=rngs)
 
   def __call__(
-    self, x: Float[Array, "b f h w c"], past: Past
+    self, x: Float[Array, "b f h w c"], past: FeatureCache
   ) -> Float[Array, "b f h w c"]:
     q, k, v = jnp.split(self.qkv(self.norm(x)), 3, -1)
     # Queries stay where their columns are, and so keep them apart from rows.
@@ -225,7 +225,7 @@ class Down(nnx.Module):
     self.time = Conv(d, d, size, strides=strides, rngs=rngs) if time else None
 
   def __call__(
-    self, x: Float[Array, "b t y x c"], past: Past
+    self, x: Float[Array, "b t y x c"], past: FeatureCache
   ) -> Float[Array, "b f h w c"]:
     x = self.space(x)
     if self.time is None:
@@ -243,7 +243,7 @@ class Up(nnx.Module):
     self.time = Conv(d, 2 * d, (3, 1, 1), rngs=rngs) if time else None
 
   def __call__(
-    self, x: Float[Array, "b f h w c"], past: Past
+    self, x: Float[Array, "b f h w c"], past: FeatureCache
   ) -> Float[Array, "b t y x d"]:
     if self.time is not None:
       first, rest = past.part(x)

@@ -4,7 +4,7 @@
     decode   z -> conv -> middle -> residuals, doubled 3 times -> x
 
 The middle is residual, attention, residual. Both run over a clip in pieces:
-`lax.scan` carries what the layers have seen (`wan_layers.Past`), so that memory
+`lax.scan` carries what the layers have seen (`wan_layers.FeatureCache`), so that memory
 does not grow with the clip, and two bodies are compiled: the first piece, of
 1 + (k mod chunk) latents, and the others, of `chunk` each. One piece for the
 whole clip (chunk > k) gives the same numbers.
@@ -25,20 +25,20 @@ import jax.numpy as jnp
 from einops import rearrange
 from flax import nnx
 
-from ccl_jax import modules, trees
+from ccl_jax import nnx_utils, trees
+from ccl_jax.array_types import Array, Float, PyTree
 from ccl_jax.codecs.wan_layers import (
   Attention,
   Down,
+  FeatureCache,
   Frames,
   Linear,
   Norm,
-  Past,
   Residual,
   Up,
   causal,
 )
 from ccl_jax.sharding import ONE_DEVICE, Layout
-from ccl_jax.types import Array, Float, PyTree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +112,7 @@ class _Coder(nnx.Module):
     self.norm_out = Norm(last)
     self.conv_out = causal(last, d_out, rngs=rngs)
 
-  def run(self, layers: list, x: Array, past: Past) -> Array:
+  def run(self, layers: list, x: Array, past: FeatureCache) -> Array:
     x = self.conv_in(past.extend(x, 2))
     for layer in layers:
       x = layer(x, past)
@@ -135,7 +135,7 @@ class Encoder(_Coder):
     super().__init__(sizes, d, blocks, rngs=rngs)
 
   def __call__(
-    self, x: Float[Array, "b t y x 3"], past: Past
+    self, x: Float[Array, "b t y x 3"], past: FeatureCache
   ) -> Float[Array, "b f h w c"]:
     return self.run([*self.blocks, *self.middle], x, past)
 
@@ -157,7 +157,7 @@ class Decoder(_Coder):
     super().__init__(sizes, widths[0], blocks, rngs=rngs)
 
   def __call__(
-    self, z: Float[Array, "b f h w c"], past: Past
+    self, z: Float[Array, "b f h w c"], past: FeatureCache
   ) -> Float[Array, "b t y x 3"]:
     return self.run([*self.middle, *self.blocks], z, past)
 
@@ -175,7 +175,7 @@ class Autoencoder(nnx.Module):
 
 def param_shapes(settings: Settings = PUBLISHED) -> PyTree:
   """The parameters' shapes, float32, as a nested dict."""
-  return modules.param_shapes(Autoencoder, settings)
+  return nnx_utils.param_shapes(Autoencoder, settings)
 
 
 def _model(settings: Settings, params: PyTree, dtype: str) -> Autoencoder:
@@ -184,7 +184,7 @@ def _model(settings: Settings, params: PyTree, dtype: str) -> Autoencoder:
     path: x if path.endswith("scale") else x.astype(dtype)
     for path, x in trees.flatten(params).items()
   }
-  return modules.bind(Autoencoder, settings, trees.unflatten(cast))
+  return nnx_utils.bind(Autoencoder, settings, trees.unflatten(cast))
 
 
 def encode(
@@ -206,7 +206,7 @@ def encode(
   model = _model(settings, params, dtype)
 
   def piece(x, seen):
-    past = Past(seen, layout)
+    past = FeatureCache(seen, layout)
     y = model.quant(model.encoder(read(x).astype(dtype), past))
     return y.astype(jnp.float32), past.kept
 
@@ -263,7 +263,7 @@ def _decode(
   seen: Frames | None,
 ) -> tuple[Array, Frames]:
   m, s = jnp.array(settings.mean), jnp.array(settings.deviation)
-  past = Past(seen, layout)
+  past = FeatureCache(seen, layout)
   z = model.post_quant((z.astype(jnp.float32) * s + m).astype(dtype))
   y = model.decoder(z, past).astype(jnp.float32)
   return write(jnp.clip(y, -1, 1)), past.kept

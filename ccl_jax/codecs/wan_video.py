@@ -21,17 +21,17 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from ccl_jax.codecs import cache, wan_vae
+from ccl_jax.array_types import Array, Float, PyTree, Real, UInt8
+from ccl_jax.codecs import converted_weights, wan_vae
 from ccl_jax.codecs.wan_layers import COLUMNS, ROWS
 from ccl_jax.sharding import ONE_DEVICE, Layout, frozen
-from ccl_jax.types import Array, Float, PyTree, Real, UInt8
 
 
 class WanVideoCodec:
   """(b, 1 + 4k, 8h, 8w, 3) bytes <-> (b, 1 + k, h, w, 16) float32.
 
   Args:
-    weights: folder of converted weights (`codecs.cache`).
+    weights: folder of converted weights (`codecs.converted_weights`).
     dtype: that convolutions run in; "auto" is bfloat16, but float32 on a CPU.
     chunk: latent frames in a piece of time.
     tile: side of the tiles in pixels; 0 runs whole pictures.
@@ -67,7 +67,9 @@ class WanVideoCodec:
   @functools.cached_property
   def model(self) -> wan_vae.Settings:
     """The model's sizes."""
-    return wan_vae.Settings(**frozen(cache.about(self.weights)["settings"]))
+    return wan_vae.Settings(
+      **frozen(converted_weights.about(self.weights)["settings"])
+    )
 
   @functools.cached_property
   def params(self) -> PyTree:
@@ -88,7 +90,7 @@ class WanVideoCodec:
       ),
       wan_vae.param_shapes(self.model),
     )
-    return cache.read(self.weights, shapes)
+    return converted_weights.read(self.weights, shapes)
 
   def latent_frames(self, frames: int) -> int:
     """f for `frames` pixel frames; a ValueError unless they are 1 + 4k."""

@@ -25,7 +25,7 @@ from absl import flags
 from etils import epath
 
 from ccl_jax import command
-from ccl_jax.convert import average, codecs, dit, export, inspection
+from ccl_jax.convert import average, codecs, export, inspection, transformer
 
 MODEL = flags.DEFINE_enum(
   "model", None, ["wan", "ccl", *codecs.MODELS], "Whose weights they are."
@@ -55,9 +55,9 @@ def from_torch() -> None:
   if MODEL.value != "wan" and SIZE.value is not None:
     raise ValueError("--size is for --model=wan.")
   if MODEL.value == "wan":
-    about = dit.from_torch(INPUT.value, output, SIZE.value)
+    about = transformer.from_torch(INPUT.value, output, SIZE.value)
   elif MODEL.value == "ccl":
-    about = dit.from_export(INPUT.value, output)
+    about = transformer.from_export(INPUT.value, output)
   else:
     about = codecs.convert(MODEL.value, INPUT.value, output)
   print(

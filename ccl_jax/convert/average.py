@@ -13,8 +13,8 @@ import numpy as np
 from etils import epath
 
 from ccl_jax import trees
-from ccl_jax.arrays import Lazy, Stored
-from ccl_jax.convert import runs
+from ccl_jax.checkpoints.streaming import LazyArray, StreamedArray
+from ccl_jax.convert import workdirs
 from ccl_jax.files import replacing
 from ccl_jax.sharding import is_stacked
 
@@ -34,7 +34,7 @@ def average(
   steps = sorted(set(steps))
   if len(steps) < 2:
     raise ValueError(f"{steps=}: expected two or more to take the mean of.")
-  run = runs.open_run(workdir)
+  run = workdirs.open_run(workdir)
   found = [run.params(step, average=False).arrays for step in steps]
   params = {path: _mean(path, [x[path] for x in found]) for path in found[0]}
   about = {
@@ -45,12 +45,12 @@ def average(
     "source": str(workdir),
   }
   with replacing(output) as partial:
-    runs.copy_kept(workdir, partial)
-    runs.write(partial, steps[-1], trees.unflatten(params), about)
+    workdirs.copy_kept(workdir, partial)
+    workdirs.write(partial, steps[-1], trees.unflatten(params), about)
   return about
 
 
-def _mean(path: str, arrays: Sequence[Stored]) -> Lazy:
+def _mean(path: str, arrays: Sequence[LazyArray]) -> StreamedArray:
   """Eq. 1, when it is written."""
   first, by_row = arrays[0], is_stacked(path)
 
@@ -62,4 +62,4 @@ def _mean(path: str, arrays: Sequence[Stored]) -> Lazy:
         mean += (x - mean) / k
       yield row, mean
 
-  return Lazy(first.shape, first.dtype, parts, by_row)
+  return StreamedArray(first.shape, first.dtype, parts, by_row)

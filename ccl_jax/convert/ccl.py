@@ -14,10 +14,10 @@ The context tokens' keys come out of the same projection, permuted alike.
 from collections.abc import Mapping
 from typing import Any
 
+from ccl_jax.array_types import STREAMS
 from ccl_jax.convert import wan
 from ccl_jax.convert.layouts import LINEAR, half_split
 from ccl_jax.convert.rules import Rule, Table
-from ccl_jax.types import STREAMS
 
 
 def table(model: Mapping[str, Any]) -> Table:
@@ -45,7 +45,7 @@ def _stream(s: str, settings: Mapping[str, Any]) -> list[Rule]:
 
 
 def _reader(side: str, head_size: int) -> list[Rule]:
-  """`fusion.cca.Reader`, the side that reads the other stream."""
+  """`fusion.cca.CrossAttention`, the side that reads the other stream."""
   theirs, ours = f"fusion.{{layer}}.{side}", f"fusion/{side}"
   rules = wan.attention(theirs, f"{ours}/attention", 1, half_split(head_size))
   for norm in ("norm", "norm_other"):

@@ -15,17 +15,17 @@ from typing import Any
 
 from etils import epath
 
-from ccl_jax import modules, trees
+from ccl_jax import nnx_utils, trees
+from ccl_jax.array_types import PyTree
 from ccl_jax.codecs import bigvgan as bigvgan_model
-from ccl_jax.codecs import cache, clip, mmaudio_vae, umt5, wan_vae
+from ccl_jax.codecs import clip, converted_weights, mmaudio_vae, umt5, wan_vae
 from ccl_jax.convert import bigvgan, mmaudio, rules
 from ccl_jax.convert import clip as clip_tables
 from ccl_jax.convert import umt5 as umt5_tables
 from ccl_jax.convert import wan_vae as wan_vae_tables
 from ccl_jax.convert.load import lazy
 from ccl_jax.convert.rules import Table
-from ccl_jax.convert.sources import Tensors, local_path, open_tensors
-from ccl_jax.types import PyTree
+from ccl_jax.convert.torch_files import LazyStateDict, local_path, open_tensors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +87,7 @@ MODELS = {
   ),
   "mmaudio": Model(
     sizes=(mmaudio_vae.MMAUDIO_16K, mmaudio_vae.MMAUDIO_44K),
-    shapes=functools.partial(modules.param_shapes, mmaudio_vae.MMAudioVAE),
+    shapes=functools.partial(nnx_utils.param_shapes, mmaudio_vae.MMAudioVAE),
     tables=lambda _: {
       "mmaudio": mmaudio.MMAUDIO,
       "diffusers": mmaudio.DIFFUSERS,
@@ -102,7 +102,7 @@ MODELS = {
   ),
   "bigvgan": Model(
     sizes=(bigvgan_model.BIGVGAN_16K, bigvgan_model.BIGVGAN_44K),
-    shapes=functools.partial(modules.param_shapes, bigvgan_model.BigVGAN),
+    shapes=functools.partial(nnx_utils.param_shapes, bigvgan_model.BigVGAN),
     tables=lambda _: {
       "bigvgan": bigvgan.BIGVGAN,
       "parametrized": bigvgan.PARAMETRIZED,
@@ -136,7 +136,9 @@ def convert(
   output: epath.PathLike,
   model: Model | None = None,
 ) -> dict[str, Any]:
-  """Makes a folder for `codecs.cache` of files of PyTorch; returns its `about`.
+  """Writes a `codecs.converted_weights` folder from PyTorch files.
+
+  Returns its `about`.
 
   Args:
     path: a file, a folder of shards, or one that has the model's file.
@@ -162,13 +164,13 @@ def convert(
     "notice": model.notice,
     "source": _stamp(path),
   }
-  cache.tell(model.notice)
-  cache.write(output, params, about)
-  return cache.about(output)
+  converted_weights.tell(model.notice)
+  converted_weights.write(output, params, about)
+  return converted_weights.about(output)
 
 
 def open_weights(name: str, path: epath.PathLike) -> epath.Path:
-  """The folder for `codecs.cache` of a model.
+  """The folder for `codecs.converted_weights` of a model.
 
   A folder that is one already is returned as it is. Other files are converted
   once, into a folder beside them (FILE.ccl), or in $CCL_CACHE where that is
@@ -178,15 +180,17 @@ def open_weights(name: str, path: epath.PathLike) -> epath.Path:
     ValueError: no such model or file, or weights of another model.
   """
   name, model = find(name)
-  if cache.exists(path):
-    found = cache.about(path)["model"]
+  if converted_weights.exists(path):
+    found = converted_weights.about(path)["model"]
     if found != name:
       raise ValueError(f"'{path}' has the weights of {found}, not of {name}.")
-    cache.tell(model.notice)
+    converted_weights.tell(model.notice)
     return epath.Path(path)
   path = locate(path, model.files)
   folder = _beside(path)
-  about = cache.about(folder) if cache.exists(folder) else {}
+  about = (
+    converted_weights.about(folder) if converted_weights.exists(folder) else {}
+  )
   if about.get("model") != name or about.get("source") != _stamp(path):
     try:
       convert(name, path, folder)
@@ -195,11 +199,11 @@ def open_weights(name: str, path: epath.PathLike) -> epath.Path:
         f"'{folder}' cannot be written ({error}); set CCL_CACHE to a folder"
         " that can."
       ) from error
-  cache.tell(model.notice)
+  converted_weights.tell(model.notice)
   return folder
 
 
-def choose(tensors: Tensors, model: Model) -> tuple[Any, str]:
+def choose(tensors: LazyStateDict, model: Model) -> tuple[Any, str]:
   """(settings, layout) that the arrays are of.
 
   Raises:

@@ -23,7 +23,7 @@ import numpy as np
 from etils import epath
 
 from ccl_jax import trees
-from ccl_jax.convert import card, ccl, runs, safetensors_writer, wan
+from ccl_jax.convert import ccl, model_card, safetensors_writer, wan, workdirs
 from ccl_jax.convert.load import dump, dumped_shapes
 from ccl_jax.convert.rules import Table
 from ccl_jax.files import replacing
@@ -64,8 +64,8 @@ def to_torch(
   for name, value, known in (("dtype", dtype, DTYPES), ("part", part, PARTS)):
     if value not in known:
       raise ValueError(f"{name} '{value}': expected one of {', '.join(known)}.")
-  workdir, step = runs.locate(checkpoint, step)
-  run = runs.open_run(workdir)
+  workdir, step = workdirs.locate(checkpoint, step)
+  run = workdirs.open_run(workdir)
   params, step, averaged = run.params(step, average)
   table, config = _whole(run, step) if part == "all" else _video(run)
   if part != "all":
@@ -86,8 +86,8 @@ def to_torch(
     scheduler = partial / "scheduler" / "scheduler_config.json"
     _write_json(scheduler, _scheduler(run.config))
     if part == "all":
-      runs.copy_kept(workdir, partial / RUN)
-    (partial / "README.md").write_text(card.text(run, about))
+      workdirs.copy_kept(workdir, partial / RUN)
+    (partial / "README.md").write_text(model_card.text(run, about))
     # Last, so that in a bucket too it is there only when all is.
     _write_json(partial / FOLDER / "config.json", config)
   return about
@@ -120,7 +120,7 @@ def read_config(path: pathlib.Path) -> dict[str, Any]:
   return config
 
 
-def _whole(run: runs.Run, step: int) -> tuple[Table, dict[str, Any]]:
+def _whole(run: workdirs.Run, step: int) -> tuple[Table, dict[str, Any]]:
   """Table and config of the whole model."""
   config = {
     "_class_name": CLASS,
@@ -133,7 +133,7 @@ def _whole(run: runs.Run, step: int) -> tuple[Table, dict[str, Any]]:
   return ccl.table(run.model), config
 
 
-def _video(run: runs.Run) -> tuple[Table, dict[str, Any]]:
+def _video(run: workdirs.Run) -> tuple[Table, dict[str, Any]]:
   """Table and config of diffusers' WanTransformer3DModel.
 
   Raises:
@@ -166,7 +166,7 @@ def _video(run: runs.Run) -> tuple[Table, dict[str, Any]]:
 
 
 def _scheduler(config: Mapping[str, Any]) -> dict[str, Any]:
-  """diffusers' UniPC as `diffusion.sampler` has it."""
+  """diffusers' UniPC as `diffusion.solvers` has it."""
   return {
     "_class_name": "UniPCMultistepScheduler",
     "num_train_timesteps": 1000,

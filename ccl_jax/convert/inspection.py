@@ -12,10 +12,9 @@ from typing import Any
 
 from etils import epath
 
-from ccl_jax import arrays
-from ccl_jax.codecs import cache
-from ccl_jax.convert.sources import open_tensors
-from ccl_jax.training import restore
+from ccl_jax.checkpoints import restore, streaming
+from ccl_jax.codecs import converted_weights
+from ccl_jax.convert.torch_files import open_tensors
 
 _NUMBER = re.compile(r"(?<![^./])\d+(?![^./])")
 _PARTS = re.compile(r"[./]")
@@ -44,17 +43,17 @@ def contents(path: epath.PathLike) -> tuple[Mapping[str, Any], dict[str, str]]:
     ValueError: nothing that could be read.
   """
   path, about = epath.Path(path), {}
-  if cache.exists(path):
-    about = {k: json.dumps(v) for k, v in cache.about(path).items()}
+  if converted_weights.exists(path):
+    about = {k: json.dumps(v) for k, v in converted_weights.about(path).items()}
   if (path / "checkpoints").exists():
     found = restore.steps(path)
     if not found:
       raise ValueError(f"'{path}/checkpoints' holds no finished checkpoint.")
     about["steps"] = f"{', '.join(map(str, found))}; shown is {found[-1]}"
     path = path / "checkpoints" / str(found[-1])
-  for folder in (path, path / restore.ITEM, path / cache.ARRAYS):
+  for folder in (path, path / restore.ITEM, path / converted_weights.ARRAYS):
     if (folder / "_METADATA").exists():
-      return arrays.saved(folder), about
+      return streaming.saved(folder), about
   tensors = open_tensors(path)
   return tensors.shapes, tensors.metadata
 

@@ -15,16 +15,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from ccl_jax import trees
-from ccl_jax.arrays import Lazy
+from ccl_jax.array_types import Array, PyTree
+from ccl_jax.checkpoints.streaming import StreamedArray
 from ccl_jax.convert import rules
-from ccl_jax.convert.rules import Piece, Table
-from ccl_jax.convert.sources import Tensors
-from ccl_jax.types import Array, PyTree
+from ccl_jax.convert.rules import Assignment, Table
+from ccl_jax.convert.torch_files import LazyStateDict
 
 _SMALL = 2**26  # bytes of stacked layers that are put together on the host
 
 
-def load(tensors: Tensors, table: Table, shapes: PyTree) -> PyTree:
+def load(tensors: LazyStateDict, table: Table, shapes: PyTree) -> PyTree:
   """The parameters, as a nested dict of arrays.
 
   Args:
@@ -43,7 +43,7 @@ def load(tensors: Tensors, table: Table, shapes: PyTree) -> PyTree:
   )
 
 
-def lazy(tensors: Tensors, table: Table, shapes: PyTree) -> PyTree:
+def lazy(tensors: LazyStateDict, table: Table, shapes: PyTree) -> PyTree:
   """The parameters for `arrays.write`, made when they are written.
 
   They keep the dtypes of the file, whatever `shapes` say.
@@ -107,15 +107,15 @@ def dumped_shapes(
   }
 
 
-def convert(tensors: Tensors, path: str, piece: Piece) -> np.ndarray:
+def convert(tensors: LazyStateDict, path: str, piece: Assignment) -> np.ndarray:
   """What a piece makes for one of its parameters, or one row of it."""
   arrays = piece.layout.to_ours(*(tensors.read(n) for n in piece.theirs))
   return arrays[piece.ours.index(path)]
 
 
 def _by_parameter(
-  tensors: Tensors, table: Table, wanted: Mapping[str, Any]
-) -> dict[str, list[Piece]]:
+  tensors: LazyStateDict, table: Table, wanted: Mapping[str, Any]
+) -> dict[str, list[Assignment]]:
   """Path -> the pieces that fill the parameter."""
   try:
     pieces = rules.match(table, tensors.shapes, wanted)
@@ -129,8 +129,11 @@ def _by_parameter(
 
 
 def _lazy(
-  tensors: Tensors, path: str, pieces: list[Piece], shape: tuple[int, ...]
-) -> Lazy:
+  tensors: LazyStateDict,
+  path: str,
+  pieces: list[Assignment],
+  shape: tuple[int, ...],
+) -> StreamedArray:
   names = [name for piece in pieces for name in piece.theirs]
   dtype = functools.reduce(
     jnp.promote_types, (tensors.shapes[name].dtype for name in names)
@@ -140,11 +143,14 @@ def _lazy(
     return ((p.row, convert(tensors, path, p)) for p in pieces)
 
   by_row = pieces[0].row is not None
-  return Lazy(tuple(shape), np.dtype(dtype), parts, by_row)
+  return StreamedArray(tuple(shape), np.dtype(dtype), parts, by_row)
 
 
 def _make(
-  tensors: Tensors, path: str, pieces: list[Piece], leaf: jax.ShapeDtypeStruct
+  tensors: LazyStateDict,
+  path: str,
+  pieces: list[Assignment],
+  leaf: jax.ShapeDtypeStruct,
 ) -> Array:
   """One parameter, on its devices."""
   sharding = leaf.sharding or jax.sharding.SingleDeviceSharding(
@@ -161,9 +167,9 @@ def _make(
 
 
 def _stack(
-  tensors: Tensors,
+  tensors: LazyStateDict,
   path: str,
-  pieces: list[Piece],
+  pieces: list[Assignment],
   leaf: jax.ShapeDtypeStruct,
   sharding: jax.sharding.Sharding,
 ) -> Array:

@@ -77,7 +77,7 @@ class Rule:
 
 
 @dataclasses.dataclass(frozen=True)
-class Piece:
+class Assignment:
   """A rule for certain arrays: `ours` (or a row of each) is made of `theirs`.
 
   Attributes:
@@ -96,7 +96,7 @@ class Piece:
 Table = Sequence[Rule]
 
 
-def match(table: Table, theirs: Shapes, ours: Shapes) -> list[Piece]:
+def match(table: Table, theirs: Shapes, ours: Shapes) -> list[Assignment]:
   """How the parameters `ours` are made of the arrays `theirs`.
 
   Args:
@@ -138,14 +138,14 @@ def match(table: Table, theirs: Shapes, ours: Shapes) -> list[Piece]:
   return pieces
 
 
-def derive(table: Table, ours: Shapes) -> list[Piece]:
+def derive(table: Table, ours: Shapes) -> list[Assignment]:
   """The pieces that make `ours`, from the table alone: names of a new file.
 
   Raises:
     ValueError: a parameter without a rule or with several, or an array that
       would be used twice.
   """
-  pieces: dict[Piece, None] = {}
+  pieces: dict[Assignment, None] = {}
   for rule in table:
     for values in _assignments(rule.ours, ours):
       paths = tuple(t.format(**values) for t in rule.ours)
@@ -155,7 +155,7 @@ def derive(table: Table, ours: Shapes) -> list[Piece]:
       for row in rows:
         filled = values if row is None else {**values, LAYER: row}
         names = tuple(t.format(**filled) for t in rule.theirs)
-        pieces[Piece(names, paths, row, rule.layout)] = None
+        pieces[Assignment(names, paths, row, rule.layout)] = None
   used = collections.Counter(n for p in pieces for n in p.theirs)
   slots = collections.Counter((x, p.row) for p in pieces for x in p.ours)
   count = {path: None for path, _ in slots}
@@ -212,7 +212,7 @@ def _assignments(
   yield from (dict(items) for items in found)
 
 
-def shapes_of_ours(piece: Piece, theirs: Shapes) -> list[tuple[int, ...]]:
+def shapes_of_ours(piece: Assignment, theirs: Shapes) -> list[tuple[int, ...]]:
   """Shapes that the layout makes of theirs.
 
   Raises:
@@ -226,7 +226,7 @@ def shapes_of_ours(piece: Piece, theirs: Shapes) -> list[tuple[int, ...]]:
     raise ValueError(f"{piece.layout.name} does not apply: {reason}") from error
 
 
-def shapes_of_theirs(piece: Piece, ours: Shapes) -> list[tuple[int, ...]]:
+def shapes_of_theirs(piece: Assignment, ours: Shapes) -> list[tuple[int, ...]]:
   """Shapes that the way back makes of ours."""
   skipped = 0 if piece.row is None else 1
   shapes = tuple(tuple(ours[path].shape)[skipped:] for path in piece.ours)
@@ -242,7 +242,9 @@ def _made_shapes(
   return tuple(x.shape for x in make(*arrays))
 
 
-def _misfits(pieces: list[Piece], theirs: Shapes, ours: Shapes) -> list[str]:
+def _misfits(
+  pieces: list[Assignment], theirs: Shapes, ours: Shapes
+) -> list[str]:
   """A line for each piece whose shapes or kinds of numbers differ."""
   lines = []
   for piece in pieces:

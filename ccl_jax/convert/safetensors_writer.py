@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import jax
 import numpy as np
 
-from ccl_jax.convert.sources import KINDS
+from ccl_jax.convert.torch_files import KINDS
 from ccl_jax.files import require_space
 
 _NAMES = {np.dtype(dtype): name for name, dtype in KINDS.items()}

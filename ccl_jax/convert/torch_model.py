@@ -139,7 +139,7 @@ class Stream(nn.Module):
     return y.reshape(shape)
 
 
-class Reader(Attention):
+class CrossAttention(Attention):
   """One side: a stream of width d reads context tokens and one of d_other."""
 
   def __init__(self, d, d_other, e, num_context):
@@ -184,7 +184,7 @@ class CCL(nn.Module):
   def reader(self, side):
     own, far = getattr(self, side), getattr(self, OTHER[side])
     num_context = self.options[f"{OTHER[side]}_context"]
-    return Reader(own.width, far.width, own.e, num_context)
+    return CrossAttention(own.width, far.width, own.e, num_context)
 
   @classmethod
   def from_pretrained(cls, folder, dtype=None, device="cpu"):

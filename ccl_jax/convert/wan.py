@@ -10,11 +10,11 @@ kernels, biases and norms alike.
 from collections.abc import Mapping
 from typing import Any
 
+from ccl_jax.array_types import PyTree
 from ccl_jax.convert.layouts import LINEAR, SAME, Layout, half_split, relayout
 from ccl_jax.convert.rules import Rule, Table
-from ccl_jax.convert.sources import Tensors
+from ccl_jax.convert.torch_files import LazyStateDict
 from ccl_jax.models import joint
-from ccl_jax.types import PyTree
 
 _ROWS = relayout("1 r d", "r d")
 
@@ -110,7 +110,7 @@ def param_shapes(settings: Mapping[str, Any]) -> PyTree:
   return joint.describe({**settings, **alone})[1]
 
 
-def check_one_image(tensors: Tensors) -> None:
+def check_one_image(tensors: LazyStateDict) -> None:
   """Raises ValueError for files of the model that is told of two images."""
   positions = ("img_emb.emb_pos", "condition_embedder.image_embedder.pos_embed")
   if found := [name for name in positions if name in tensors.shapes]:
@@ -174,7 +174,7 @@ def _norm(theirs: str, ours: str) -> list[Rule]:
 
 
 def attention(theirs: str, ours: str, which: int, order: Layout) -> list[Rule]:
-  """Rules of `layers.Projections`.
+  """Rules of `layers.AttentionProjections`.
 
   which: 0 for Wan's names, 1 for diffusers'; order: of the channels of queries
   and keys.

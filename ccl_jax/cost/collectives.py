@@ -30,7 +30,7 @@ import numpy as np
 
 from ccl_jax.cost.groups import axes_of, parse_groups
 from ccl_jax.cost.hlo import Array, Op, Program, size
-from ccl_jax.cost.loops import Loop, Run, runs
+from ccl_jax.cost.hlo_loops import Loop, Run, runs
 
 KINDS = (
   "all-gather",

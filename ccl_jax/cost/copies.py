@@ -9,7 +9,7 @@ counted, except to and from the host.
 import dataclasses
 
 from ccl_jax.cost.hlo import Program, size
-from ccl_jax.cost.loops import Loop, Run, runs
+from ccl_jax.cost.hlo_loops import Loop, Run, runs
 
 _MOVES = {"copy", "transpose"}
 _SILENT = {"parameter", "bitcast", "reshape", "tuple", "get-tuple-element"}

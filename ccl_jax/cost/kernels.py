@@ -5,7 +5,7 @@ import math
 import re
 
 from ccl_jax.cost.hlo import Array, Op, Program
-from ccl_jax.cost.loops import Loop, runs
+from ccl_jax.cost.hlo_loops import Loop, runs
 
 
 @dataclasses.dataclass(frozen=True)

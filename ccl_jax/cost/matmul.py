@@ -17,7 +17,7 @@ import re
 import numpy as np
 
 from ccl_jax.cost.hlo import Op, Program
-from ccl_jax.cost.loops import Loop, Run, runs
+from ccl_jax.cost.hlo_loops import Loop, Run, runs
 
 
 @dataclasses.dataclass(frozen=True)

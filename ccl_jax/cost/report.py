@@ -14,7 +14,7 @@ so that hardware / model shows rematerialisation and padding, and
 from collections.abc import Mapping
 from typing import Any
 
-from ccl_jax.cost import collectives, copies, hlo, kernels, loops, matmul
+from ccl_jax.cost import collectives, copies, hlo, hlo_loops, kernels, matmul
 from ccl_jax.cost.chips import Chip
 from ccl_jax.cost.roofline import roofline
 
@@ -73,7 +73,7 @@ def copies_per_layer(
   """Activation-sized copies in the bodies of the loops over the layers."""
   turns = {
     loop.body: loop.count / loop.trips
-    for loop in loops.loops(program)
+    for loop in hlo_loops.loops(program)
     if loop.trips in (num_layers, num_layers - 1)
   }
   inside = [

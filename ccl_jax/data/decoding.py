@@ -10,10 +10,10 @@ import tqdm
 from etils import epath
 from jaxtyping import Float, UInt8
 
-from ccl_jax.codecs.bundle import Codecs
-from ccl_jax.data import media, pipeline, records
+from ccl_jax.array_types import STREAMS
+from ccl_jax.codecs.api import Codecs
+from ccl_jax.data import loader, media, records
 from ccl_jax.files import replacing
-from ccl_jax.types import STREAMS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +50,7 @@ class ClipShape:
 
 
 @dataclasses.dataclass(frozen=True)
-class Generated:
+class GeneratedClip:
   """One result: frames, sound, or both, and the sound's log-mel."""
 
   fps: float
@@ -73,7 +73,7 @@ class Generated:
 
 def decode(
   latents: Mapping[str, np.ndarray], codecs: Codecs, shape: ClipShape
-) -> list[Generated]:
+) -> list[GeneratedClip]:
   """Pixels and sound of each item; sound is cut to the video's length.
 
   latents: "video" (b, f, h, w, c), "audio" (b, m, c), or one of them.
@@ -90,7 +90,7 @@ def decode(
     mels = codecs.audio.mel(latents["audio"])
     for item, sound, mel in zip(items, sounds, mels, strict=True):
       item["audio"], item["mel"] = sound, mel
-  return [Generated(shape.fps, rate, **item) for item in items]
+  return [GeneratedClip(shape.fps, rate, **item) for item in items]
 
 
 def decode_sound(
@@ -172,7 +172,7 @@ def decode_records(
   with replacing(output) as partial:
     partial.mkdir()
     for i in tqdm.trange(found, desc="decoding", unit=" clips"):
-      clip = pipeline.read_clips(path, split, 1, start=i)
+      clip = loader.read_clips(path, split, 1, start=i)
       latents = {s: clip[s] for s in STREAMS if clip[f"has_{s}"][0]}
       (made,) = decode(latents, codecs, shape)
       name = pathlib.PurePosixPath(clip["name"][0])

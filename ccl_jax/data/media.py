@@ -19,7 +19,13 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 from jaxtyping import Float, UInt8
 
-from ccl_jax.data.timeline import TAIL, ClipError, Pictures, Sound, fit
+from ccl_jax.data.av_sync import (
+  TAIL,
+  AudioResampler,
+  ClipError,
+  FrameResampler,
+  fit,
+)
 from ccl_jax.files import local_copy, replacing
 
 Path = str | os.PathLike
@@ -68,8 +74,8 @@ def read_clip(
     audio = _stream(container, "audio", need_audio)
     if video is None and audio is None:
       raise ClipError("has neither pictures nor sound")
-    pictures = video and Pictures(video, fps, size, frames)
-    sound = audio and Sound(audio, sample_rate)
+    pictures = video and FrameResampler(video, fps, size, frames)
+    sound = audio and AudioResampler(audio, sample_rate)
     seconds = None if frames is None else frames / fps
     _decode(container, pictures, sound, seconds)
     images = pictures and pictures.finish()

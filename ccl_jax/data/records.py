@@ -26,11 +26,11 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 from etils import epath
 from jaxtyping import Float
 
-from ccl_jax.codecs.bundle import Codecs
-from ccl_jax.data import shards, wire
+from ccl_jax.array_types import audio_per_frame
+from ccl_jax.codecs.api import Codecs
+from ccl_jax.data import shards, tf_example
 from ccl_jax.data.shards import Example
 from ccl_jax.files import replacing
-from ccl_jax.types import audio_per_frame
 
 _SHARD = 1024
 
@@ -74,7 +74,9 @@ def writing(
     ValueError: latents that are not finite, of another shape, or far from mean
       0 and deviation 1; no examples. Then nothing is left on disk.
   """
-  form = shards.Form(latent_shapes(codecs, fps, frames, size), tuple(logvar))
+  form = shards.RecordSchema(
+    latent_shapes(codecs, fps, frames, size), tuple(logvar)
+  )
   with replacing(path) as partial:
     partial.mkdir()
     writer = Writer(partial, form)
@@ -89,7 +91,7 @@ def writing(
 class Writer:
   """Adds examples to the shards of a directory; see `writing`."""
 
-  def __init__(self, path: epath.PathLike, form: shards.Form):
+  def __init__(self, path: epath.PathLike, form: shards.RecordSchema):
     self._path, self._form = path, form
     self._open: dict[str, tuple[shards.Shard, contextlib.ExitStack]] = {}
 
@@ -117,7 +119,7 @@ class Writer:
 
 def finish(
   folder: epath.PathLike,
-  form: shards.Form,
+  form: shards.RecordSchema,
   codecs: Codecs,
   *,
   fps: float,
@@ -184,7 +186,7 @@ class Split(Sequence):
   def __getitem__(self, index: int) -> dict[str, Any]:
     if not 0 <= index < len(self):
       raise IndexError(f"Example {index} of {len(self)}.")
-    values = wire.parse(self._records[index])
+    values = tf_example.parse(self._records[index])
     example: dict[str, Any] = {}
     for name, channels in self._channels.items():
       # TFDS writes the shape where more than one dimension is open.

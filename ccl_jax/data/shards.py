@@ -1,7 +1,7 @@
 """Files of encoded clips, each written whole or not at all.
 
     ccl-SPLIT.array_record-00007   the examples, under TFDS's name for them
-    shards/SPLIT-00007.json        what became of its clips, see `Note`
+    shards/SPLIT-00007.json        what became of its clips, see `ShardManifest`
 
 The note is written last: a shard that has one is finished.
 """
@@ -20,9 +20,9 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from etils import epath
 from jaxtyping import Float
 
-from ccl_jax.data import wire
+from ccl_jax.array_types import STREAMS
+from ccl_jax.data import tf_example
 from ccl_jax.files import replacing
-from ccl_jax.types import STREAMS
 
 # Codecs give latents of mean 0 and deviation 1; beyond this something is wrong.
 _LARGEST_MEAN, _DEVIATIONS = 1.0, (0.25, 4.0)
@@ -45,7 +45,7 @@ class Example(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Form:
+class RecordSchema:
   """What the examples of a data set have in common.
 
   Attributes:
@@ -95,7 +95,7 @@ class Form:
         else:
           # One row, for TFDS cannot read none.
           record[name] = np.zeros((1, *self.shapes[stream][1:]), np.float16)
-    return wire.ordered(self.features.serialize_example(record))
+    return tf_example.ordered(self.features.serialize_example(record))
 
   def _check_shape(self, stream: str, name: str, latents, clip: str) -> None:
     expected = self.shapes[stream]
@@ -110,7 +110,7 @@ class Form:
 
 
 @dataclasses.dataclass
-class Note:
+class ShardManifest:
   """What became of the clips of a shard.
 
   Attributes:
@@ -144,7 +144,9 @@ class Shard:
   them three times slower to read.
   """
 
-  def __init__(self, path: os.PathLike, form: Form, note: Note):
+  def __init__(
+    self, path: os.PathLike, form: RecordSchema, note: ShardManifest
+  ):
     self.note, self._form = note, form
     self._file = ArrayRecordWriter(os.fspath(path), "group_size:1,uncompressed")
 
@@ -169,10 +171,10 @@ class Shard:
 
 @contextlib.contextmanager
 def writing_shard(
-  folder: epath.PathLike, form: Form, split: str, index: int
+  folder: epath.PathLike, form: RecordSchema, split: str, index: int
 ) -> Iterator[Shard]:
   """A shard that is in the folder, with its note, when the block ends."""
-  note = Note(split, index)
+  note = ShardManifest(split, index)
   path = template(folder, split).sharded_filepath(
     shard_index=index, num_shards=None
   )
@@ -205,15 +207,15 @@ def count_notes(folder: epath.PathLike) -> int:
   return len(list(folder.glob("*.json"))) if folder.exists() else 0
 
 
-def read_notes(folder: epath.PathLike) -> list[Note]:
+def read_notes(folder: epath.PathLike) -> list[ShardManifest]:
   """Of the finished shards, by split and index."""
   folder = epath.Path(folder) / "shards"
   paths = folder.glob("*.json") if folder.exists() else ()
-  notes = [Note(**json.loads(path.read_text())) for path in paths]
+  notes = [ShardManifest(**json.loads(path.read_text())) for path in paths]
   return sorted(notes, key=lambda note: (note.split, note.index))
 
 
-def statistics(notes: Sequence[Note]) -> dict[str, dict[str, float]]:
+def statistics(notes: Sequence[ShardManifest]) -> dict[str, dict[str, float]]:
   """Mean and deviation of each stream; ValueError if they are far off."""
   if not sum(note.count for note in notes):
     raise ValueError("There are no examples to write.")
@@ -235,7 +237,9 @@ def statistics(notes: Sequence[Note]) -> dict[str, dict[str, float]]:
   return found
 
 
-def describe(folder: epath.PathLike, form: Form, notes: Sequence[Note]) -> None:
+def describe(
+  folder: epath.PathLike, form: RecordSchema, notes: Sequence[ShardManifest]
+) -> None:
   """Writes what TFDS wants to know about the folder's shards."""
   identity = tfds.core.DatasetIdentity(
     name="ccl",

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Key
 
-from ccl_jax.types import STREAMS, Array, Bool, Float, State
+from ccl_jax.array_types import STREAMS, Array, Bool, Float, State
 
 # (state, t of each stream, condition) -> velocity of each stream.
 Velocity = Callable[[State, State, Any], State]

@@ -38,9 +38,9 @@ import jax
 import jax.numpy as jnp
 
 from ccl_jax import trees
+from ccl_jax.array_types import Array, State, other
 from ccl_jax.diffusion import flow
 from ccl_jax.diffusion.flow import Velocity
-from ccl_jax.types import Array, State, other
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Variant:
     return latents and (self.source, latents)
 
 
-class Pass(NamedTuple):
+class ForwardPass(NamedTuple):
   """One run of the model: a variant and, if that nulls a stream, which one."""
 
   variant: Variant
@@ -79,7 +79,7 @@ class Pass(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Row:
+class GuidanceRule:
   """v(base) + sum of (scale - offset) [v(plus) - v(minus)].
 
   Attributes:
@@ -96,10 +96,10 @@ class Row:
     pairs = [variant for _, *pair, _ in self.terms for variant in pair]
     return tuple(dict.fromkeys([self.base, *pairs]))
 
-  def passes(self, stream: str) -> tuple[Pass, ...]:
+  def passes(self, stream: str) -> tuple[ForwardPass, ...]:
     """What has to run for one stream's output."""
     return tuple(
-      Pass(v, other(stream) if v.other == "null" else None)
+      ForwardPass(v, other(stream) if v.other == "null" else None)
       for v in self.variants
     )
 
@@ -119,17 +119,21 @@ CL, NL = Variant("prompt", "context"), Variant("negative", "context")
 DROP, NULL = Variant("prompt", "dropped"), Variant("prompt", "null")
 
 ROWS = {
-  "none": Row(CX),
-  "text": Row(NX, (("scale", CX, NX, 0.0),)),
-  "ucg2": Row(NL, (("scale", CX, NL, 0.0),)),
-  "ucg3": Row(NL, (("cross", NX, NL, 0.0), ("text", CX, NX, 0.0))),
-  "ucg3_text_first": Row(NL, (("text", CL, NL, 0.0), ("cross", CX, CL, 0.0))),
-  "multimodal": Row(CX, (("text", CX, NX, 1.0), ("cross", CX, DROP, 1.0))),
-  "sync": Row(NULL, (("scale", CX, NULL, 0.0),)),
+  "none": GuidanceRule(CX),
+  "text": GuidanceRule(NX, (("scale", CX, NX, 0.0),)),
+  "ucg2": GuidanceRule(NL, (("scale", CX, NL, 0.0),)),
+  "ucg3": GuidanceRule(NL, (("cross", NX, NL, 0.0), ("text", CX, NX, 0.0))),
+  "ucg3_text_first": GuidanceRule(
+    NL, (("text", CL, NL, 0.0), ("cross", CX, CL, 0.0))
+  ),
+  "multimodal": GuidanceRule(
+    CX, (("text", CX, NX, 1.0), ("cross", CX, DROP, 1.0))
+  ),
+  "sync": GuidanceRule(NULL, (("scale", CX, NULL, 0.0),)),
 }
 
 
-def row(name: str) -> Row:
+def row(name: str) -> GuidanceRule:
   """The row called `name`; ValueError lists the names."""
   if name not in ROWS:
     raise ValueError(
@@ -138,12 +142,14 @@ def row(name: str) -> Row:
   return ROWS[name]
 
 
-def passes(row: Row, streams: Sequence[str]) -> tuple[Pass, ...]:
+def passes(
+  row: GuidanceRule, streams: Sequence[str]
+) -> tuple[ForwardPass, ...]:
   """The distinct passes for the outputs of all `streams`."""
   return tuple(dict.fromkeys(p for s in streams for p in row.passes(s)))
 
 
-def references(row: Row) -> tuple[tuple[str, str], ...]:
+def references(row: GuidanceRule) -> tuple[tuple[str, str], ...]:
   """What a reference has to run on, for this row and for the plain v(c,x)."""
   found = dict.fromkeys(v.reference for v in (CX, *row.variants))
   return tuple(reference for reference in found if reference)
@@ -151,7 +157,7 @@ def references(row: Row) -> tuple[tuple[str, str], ...]:
 
 def guided(
   velocity: Velocity,
-  row: Row,
+  row: GuidanceRule,
   scales: Mapping[str, Mapping[str, Any]],
   *,
   batched: bool = True,
@@ -190,7 +196,10 @@ def guided(
       own = zip(weights, row.passes(s), strict=True)
       result[s] = sum(w * parts[p][s] for w, p in own)
       if rescale:
-        plain, mask = parts[Pass(CX)][s], flow.expand(t[s], state[s].ndim) > 0
+        plain, mask = (
+          parts[ForwardPass(CX)][s],
+          flow.expand(t[s], state[s].ndim) > 0,
+        )
         ratio = _std(plain, mask) / jnp.maximum(_std(result[s], mask), 1e-12)
         result[s] = result[s] * (1 - rescale + rescale * ratio)
     return result
@@ -213,7 +222,7 @@ def _run_in_turn(velocity, inputs, variants) -> list[State]:
   return jax.tree.map(lambda x: x.astype(jnp.float32), outputs)
 
 
-def _inputs(run: Pass, state: State, t: State, condition: dict):
+def _inputs(run: ForwardPass, state: State, t: State, condition: dict):
   """Inputs (state, t, condition) of one pass."""
   variant, nulled = run
   route = condition["route"]

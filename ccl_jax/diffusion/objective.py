@@ -18,8 +18,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Key
 
+from ccl_jax.array_types import STREAMS, Array, Bool, Float, Int, Route, State
 from ccl_jax.diffusion import flow, tasks
-from ccl_jax.types import STREAMS, Array, Bool, Float, Int, Route, State
 
 
 @dataclass(frozen=True)

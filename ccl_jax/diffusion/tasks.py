@@ -23,8 +23,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Key
 
+from ccl_jax.array_types import STREAMS, Array, Bool, Float, Int, Route, State
 from ccl_jax.diffusion import flow
-from ccl_jax.types import STREAMS, Array, Bool, Float, Int, Route, State
 
 
 @dataclass(frozen=True)

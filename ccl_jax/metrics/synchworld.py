@@ -50,7 +50,7 @@ SCORES = {
 }  # and the decimals to print
 
 
-class Asked(NamedTuple):
+class PromptSpec(NamedTuple):
   """What the prompt asks for."""
 
   vowels: list[str]
@@ -70,10 +70,10 @@ Clip = dict[str, tuple[float, int]]
 Row = dict[str, Score]
 
 
-def asked(prompt: str) -> Asked:
+def asked(prompt: str) -> PromptSpec:
   """Reads a SynchWorld prompt: quoted vowels, "ball", "TV"."""
   quoted = re.search(r'"([^"]*)"', prompt)
-  return Asked(
+  return PromptSpec(
     quoted.group(1).split() if quoted else [], "ball" in prompt, "TV" in prompt
   )
 

@@ -13,7 +13,8 @@ from jaxtyping import Float, UInt8
 from scipy import signal
 
 from ccl_jax.codecs import mel as mels
-from ccl_jax.data import picture, synthetic
+from ccl_jax.data.synthetic import render
+from ccl_jax.data.synthetic.scene import HEAD, VOICES, VOWELS, vowel_sound
 
 MEL_RATE = mels.SAMPLE_RATE / mels.HOP
 SPEECH_BAND, CLICK_BAND = (180.0, 1300.0), (4200.0, 8000.0)
@@ -24,7 +25,7 @@ _DARK = 0.5  # darker than any face or ground; so near-linear in opening
 
 def identify_face(video: UInt8[np.ndarray, "t y x 3"]) -> int:
   """Index in VOICES of the colour that most of the picture has."""
-  mass = [_likeness(video[::4], voice.rgb).sum() for voice in synthetic.VOICES]
+  mass = [_likeness(video[::4], voice.rgb).sum() for voice in VOICES]
   return int(np.argmax(mass))
 
 
@@ -35,11 +36,11 @@ def face_centre(
 
   The reach keeps out a distractor that has the colour of the face.
   """
-  likeness = _likeness(video, synthetic.VOICES[voice].rgb)
+  likeness = _likeness(video, VOICES[voice].rgb)
   likeness = np.where(likeness > 0.2, likeness, 0)
   grid = _grid(video.shape[1])
-  centre = np.broadcast_to(synthetic.HEAD, (len(video), 2))
-  reach = 1.5 * picture.FACE_RADIUS
+  centre = np.broadcast_to(HEAD, (len(video), 2))
+  reach = 1.5 * render.FACE_RADIUS
   for _ in range(3):
     dx, dy = _offsets(grid, centre)
     weight = likeness * (dx**2 + dy**2 < reach**2) + 1e-9
@@ -52,7 +53,7 @@ def mouth_opening(
   video: UInt8[np.ndarray, "t y x 3"], voice: int
 ) -> Float[np.ndarray, " t"]:
   """The dark area around where the talker's mouth should be, per frame."""
-  below = np.array([0.0, picture.MOUTH_BELOW])
+  below = np.array([0.0, render.MOUTH_BELOW])
   return _dark_area(video, face_centre(video, voice) + below, 9.0, 8.5)
 
 
@@ -60,7 +61,7 @@ def tv_opening(
   video: UInt8[np.ndarray, "t y x 3"],
 ) -> Float[np.ndarray, " t"]:
   """The dark area inside the TV of hard clips, per frame."""
-  x, y, half_width, half_height = picture.TV_BOX
+  x, y, half_width, half_height = render.TV_BOX
   centre = np.broadcast_to([x, y], (len(video), 2))
   return _dark_area(video, centre, half_width - 1, half_height - 1)
 
@@ -69,10 +70,10 @@ def find_impacts(
   video: UInt8[np.ndarray, "t y x 3"], fps: float
 ) -> Float[np.ndarray, " i"]:
   """Times at which the ball is lowest; empty without a ball."""
-  likeness = _likeness(video, picture.BALL_RGB)
+  likeness = _likeness(video, render.BALL_RGB)
   likeness = np.where(likeness > 0.2, likeness, 0)
   mass = likeness.sum((1, 2)) * (64 / video.shape[1]) ** 2
-  if np.median(mass) < 0.2 * np.pi * picture.BALL_RADIUS**2:
+  if np.median(mass) < 0.2 * np.pi * render.BALL_RADIUS**2:
     return np.zeros(0)
   grid = _grid(video.shape[1])
   weight = likeness + 1e-9
@@ -119,7 +120,7 @@ def decode_speech(
   found = np.stack([_spectrum(mel[span], energy[span]) for span in spans])
   scores = np.einsum("ic,pvc->ipv", found, spectra)
   pitch = int(scores.max(2).sum(0).argmax())
-  names = list(synthetic.VOWELS)
+  names = list(VOWELS)
   return [names[v] for v in scores[:, pitch].argmax(1)], pitch
 
 
@@ -194,11 +195,11 @@ def _templates() -> tuple[np.ndarray, float]:
   """Spectra (pitch, vowel, band) and the least speech energy among them."""
   time = np.arange(4096) / mels.SAMPLE_RATE
   sounds = [
-    synthetic.vowel_sound(vowel, voice.pitch, time)
-    for voice in synthetic.VOICES
-    for vowel in synthetic.VOWELS
+    vowel_sound(vowel, voice.pitch, time)
+    for voice in VOICES
+    for vowel in VOWELS
   ]
   steady = mels.log_mel(np.stack(sounds))[:, 4:-4]
   spectra = np.stack([_spectrum(mel, np.ones(len(mel))) for mel in steady])
   energy = min(float(_band(m, SPEECH_BAND).sum(1).mean()) for m in steady)
-  return spectra.reshape(len(synthetic.VOICES), -1, spectra.shape[-1]), energy
+  return spectra.reshape(len(VOICES), -1, spectra.shape[-1]), energy

@@ -18,9 +18,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from ccl_jax.array_types import Array, Float
 from ccl_jax.models import layers
 from ccl_jax.models.rope import rotate
-from ccl_jax.types import Array, Float
 
 
 class Modulation(NamedTuple):
@@ -47,7 +47,7 @@ def flatten(x: Float[Array, "b f s d"]) -> Float[Array, "b n d"]:
   return einops.rearrange(x, "b f s d -> b (f s) d")
 
 
-class Prompt(NamedTuple):
+class CrossAttentionInputs(NamedTuple):
   """What cross-attention reads, embedded to the width of the stream.
 
   An image has keys and values of its own for the text's queries, and what both
@@ -71,12 +71,16 @@ class Block(nnx.Module):
     table = jax.random.normal(rngs.params(), (6, d)) / d**0.5
     self.modulation = nnx.Param(table)
     options = dict(rngs=rngs, dtype=dtype)
-    self.self_attention = layers.Projections(d, d, head_size, **options)
+    self.self_attention = layers.AttentionProjections(
+      d, d, head_size, **options
+    )
     self.text_norm = layers.LayerNorm(d)
-    self.text_attention = layers.Projections(d, d, head_size, **options)
+    self.text_attention = layers.AttentionProjections(
+      d, d, head_size, **options
+    )
     self.ffn = layers.MLP(d, d_ffn, d, activation="gelu_tanh", **options)
     self.image = (
-      layers.KeyValue(d, d, head_size, **options) if has_image else None
+      layers.ExtraKV(d, d, head_size, **options) if has_image else None
     )
 
   def modulate(
@@ -111,7 +115,7 @@ class Block(nnx.Module):
   def add_text(
     self,
     x: Float[Array, "b f s d"],
-    prompt: Prompt,
+    prompt: CrossAttentionInputs,
     across: Callable[..., Array],
   ) -> Float[Array, "b f s d"]:
     """Cross-attention to text, and to an image, by `across(q, k, v)`.

@@ -26,10 +26,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ccl_jax import modules
+from ccl_jax import nnx_utils
+from ccl_jax.array_types import Array, Float, Image
 from ccl_jax.models import layers, rope
-from ccl_jax.models.block import Block, Modulation, Prompt
-from ccl_jax.types import Array, Float, Image
+from ccl_jax.models.block import Block, CrossAttentionInputs, Modulation
 
 TIME_SCALE = 1000.0
 IMAGE_EPSILON = 1e-5  # of the norms of eq. 2
@@ -106,7 +106,7 @@ class DiT(nnx.Module):
       width, 6 * width, rngs=rngs, dtype=jnp.float32
     )
     block = dict(dtype=dtype, has_image=told)
-    self.blocks = modules.stack(
+    self.blocks = nnx_utils.stack(
       lambda r: Block(width, ffn, width // heads, rngs=r, **block),
       num_layers,
       rngs,
@@ -169,10 +169,10 @@ class DiT(nnx.Module):
 
   def prompt(
     self, text: Float[Array, "b l w"], image: Image = NO_IMAGE
-  ) -> Prompt:
+  ) -> CrossAttentionInputs:
     """The text, and what there is of an image, embedded for the blocks."""
     tokens = image.tokens
-    return Prompt(
+    return CrossAttentionInputs(
       self.text(text), None if tokens is None else self.image(tokens)
     )
 

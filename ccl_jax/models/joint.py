@@ -19,20 +19,28 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
-from ccl_jax import modules, trees
+from ccl_jax import nnx_utils, trees
+from ccl_jax.array_types import (
+  STREAMS,
+  Array,
+  Float,
+  Image,
+  PyTree,
+  Route,
+  State,
+)
 from ccl_jax.attention import Attention
 from ccl_jax.config import build
-from ccl_jax.models.block import Prompt
+from ccl_jax.models.block import CrossAttentionInputs
 from ccl_jax.models.dit import NO_IMAGE, DiT
-from ccl_jax.models.fusion import NOTHING, Memory, Scene, make_fusion
+from ccl_jax.models.fusion import NOTHING, FusionContext, KVCache, make_fusion
 from ccl_jax.models.remat import BLOCK_INPUT, REMAT
 from ccl_jax.sharding import ONE_DEVICE, Layout, is_stacked
-from ccl_jax.types import STREAMS, Array, Float, Image, PyTree, Route, State
 
 PATHS = {s: f"{s}/blocks/" for s in STREAMS} | {"fusion": "fusion/"}
 
 
-class Start(NamedTuple):
+class EmbeddedInputs(NamedTuple):
   """What the layers begin with, stream -> value each.
 
   Attributes:
@@ -44,8 +52,8 @@ class Start(NamedTuple):
 
   x: dict[str, Array]
   times: dict[str, tuple[Array, Array]]
-  prompts: dict[str, Prompt]
-  scene: Scene
+  prompts: dict[str, CrossAttentionInputs]
+  scene: FusionContext
 
 
 class Joint(nnx.Module):
@@ -85,7 +93,7 @@ class Joint(nnx.Module):
       stream = build(DiT, given[s], f"model.{s}", kind=s, **shared)
       setattr(self, s, stream)
     towers = {s: getattr(self, s) for s in self.streams}
-    self.fusion = modules.stack(
+    self.fusion = nnx_utils.stack(
       lambda r: make_fusion(
         fusion,
         widths={s: t.width for s, t in towers.items()},
@@ -104,7 +112,7 @@ class Joint(nnx.Module):
     text: Float[Array, "b l d"],
     route: Route,
     image: Image | None = None,
-    memory: Memory = NOTHING,
+    memory: KVCache = NOTHING,
   ) -> State:
     """Velocity of each stream in `state`, float32, in the latents' shape.
 
@@ -127,7 +135,7 @@ class Joint(nnx.Module):
 
   def remember(
     self, state: State, text: Float[Array, "b l d"], route: Route,
-    memory: Memory = NOTHING,
+    memory: KVCache = NOTHING,
   ) -> dict[str, Any]:  # fmt: skip
     """One run of references, streams at t = 0 that see no other one.
 
@@ -158,7 +166,7 @@ class Joint(nnx.Module):
     text: Float[Array, "b l d"],
     route: Route,
     image: Image | None = None,
-  ) -> Start:
+  ) -> EmbeddedInputs:
     """From latents to tokens; arguments as of a call."""
     towers = self.towers(state)
     images = self.images(state, image)
@@ -179,7 +187,9 @@ class Joint(nnx.Module):
     text = layout.constrain(text.astype(self.dtype), "text")
     texts = {s: tower.prompt(text, images[s]) for s, tower in towers.items()}
     times = {s: tower.embed_time(t[s]) for s, tower in towers.items()}
-    return Start(x, times, texts, Scene(grids, frames, route, self.attention))
+    return EmbeddedInputs(
+      x, times, texts, FusionContext(grids, frames, route, self.attention)
+    )
 
   def towers(self, state: State) -> dict[str, DiT]:
     """The streams of `state`, in a fixed order."""
@@ -208,7 +218,7 @@ class Joint(nnx.Module):
     return images | {"video": image}
 
   def run_layers(
-    self, start: Start, memory: Memory = NOTHING, keep: str = ""
+    self, start: EmbeddedInputs, memory: KVCache = NOTHING, keep: str = ""
   ) -> tuple[dict[str, Array], Any]:
     """All blocks, scanned over the layer axis of their parameters.
 
@@ -256,8 +266,8 @@ class Joint(nnx.Module):
     return x, jax.tree.map(lambda *a: jnp.stack(a), *kept)
 
   def block(
-    self, blocks: dict[str, nnx.Module], x, rows, texts, angles, scene: Scene,
-    memory: Memory = NOTHING,
+    self, blocks: dict[str, nnx.Module], x, rows, texts, angles, scene: FusionContext,
+    memory: KVCache = NOTHING,
   ) -> tuple[dict[str, Array], dict[str, Array]]:  # fmt: skip
     """One dual block; arguments but the last two are stream -> value.
 
@@ -313,7 +323,7 @@ def velocity(
   text: Float[Array, "b l d"],
   route: Route,
   image: Image | None = None,
-  memory: Memory = NOTHING,
+  memory: KVCache = NOTHING,
 ) -> State:
   """The model as a function of its parameters: the border of Flax."""
   return bind(graph, params)(state, t, text, route, image, memory)
@@ -324,13 +334,13 @@ def remember(
   params: PyTree,
   runs: Sequence[tuple[State, Float[Array, "b l d"]]],
   route: Route,
-) -> Memory:
+) -> KVCache:
   """What sampling computes once: context tokens, and runs of a reference.
 
   runs: latents and text of each.
   """
   model = bind(graph, params)
-  memory = Memory(model.contexts())
+  memory = KVCache(model.contexts())
   kept = tuple(model.remember(*run, route, memory) for run in runs)
   return dataclasses.replace(memory, runs=kept)
 

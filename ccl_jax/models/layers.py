@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
-from ccl_jax.types import Array, Float
+from ccl_jax.array_types import Array, Float
 
 EPSILON = 1e-6
 MLP_HIDDEN = "mlp_hidden"  # its name for remat policies
@@ -94,7 +94,7 @@ def split_heads(
   return einops.rearrange(x, "b n (k e) -> b n k e", e=head_size)
 
 
-class Projections(nnx.Module):
+class AttentionProjections(nnx.Module):
   """q, k, v and output projections of one attention, q and k normalised.
 
   Queries come from a stream of width d, keys and values from one of width
@@ -124,7 +124,7 @@ class Projections(nnx.Module):
     return self.o(einops.rearrange(x, "b n k e -> b n (k e)"))
 
 
-class KeyValue(nnx.Module):
+class ExtraKV(nnx.Module):
   """Keys, normalised, and values of a further source for some queries."""
 
   def __init__(self, d: int, d_kv: int, head_size: int, *, rngs, dtype):

@@ -2,7 +2,7 @@
 
 import jax
 
-from ccl_jax.attention.parallel import SELF_ATTENTION
+from ccl_jax.attention.sharded import SELF_ATTENTION
 from ccl_jax.models.layers import MLP_HIDDEN
 
 BLOCK_INPUT = "block_input"

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ccl_jax.types import Array, Float, Int
+from ccl_jax.array_types import Array, Float, Int
 
 THETA = 1e4
 

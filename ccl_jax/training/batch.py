@@ -7,13 +7,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ccl_jax.array_types import STREAMS, Array, PyTree
 from ccl_jax.diffusion.objective import Example
 from ccl_jax.sharding import Layout, put_rows
-from ccl_jax.training.recipe import Recipe
-from ccl_jax.types import STREAMS, Array, PyTree
+from ccl_jax.training.setup import TrainSetup
 
 
-def abstract_batch(recipe: Recipe, shapes: Mapping[str, tuple]) -> PyTree:
+def abstract_batch(recipe: TrainSetup, shapes: Mapping[str, tuple]) -> PyTree:
   """A batch as the loader gives it, as shapes with their shardings.
 
   shapes: of one sample's "video", "audio" and "text".
@@ -27,7 +27,7 @@ def abstract_batch(recipe: Recipe, shapes: Mapping[str, tuple]) -> PyTree:
 
 
 def put_batch(
-  recipe: Recipe, rows: Sequence[int], local: Mapping[str, Any]
+  recipe: TrainSetup, rows: Sequence[int], local: Mapping[str, Any]
 ) -> dict[str, Array]:
   """The global batch of which `local` are this host's rows."""
   layout = recipe.layout

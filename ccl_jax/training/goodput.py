@@ -9,7 +9,7 @@ the seconds of all events add up to the wall time since the clock was made.
 
     goodput = seconds of "step" / wall seconds                             (1)
 
-A step is waited for in the next one, see `fetch.Lagged`: "step" is the time in
+A step is waited for in the next one, see `fetch.DelayedMetrics`: "step" is the time in
 which the loop had nothing to do but wait for the device. The device also works
 while the loop is in "data" or "other", unless they take longer than a step;
 (1) is therefore a lower bound of the time in which it trains.

@@ -28,12 +28,12 @@ import tqdm
 from etils import epath
 from jaxtyping import Float, UInt8
 
+from ccl_jax.array_types import PyTree
 from ccl_jax.files import replacing
-from ccl_jax.training.fetch import summarize
 from ccl_jax.training.goodput import Goodput
+from ccl_jax.training.metrics import summarize
 from ccl_jax.training.mirror import Mirror
-from ccl_jax.training.rates import Work, memory, rates
-from ccl_jax.types import PyTree
+from ccl_jax.training.throughput import StepCost, memory, rates
 
 Line = dict[str, int | float | None]
 
@@ -60,7 +60,7 @@ class Log:
     num_steps: int,
     every: int,
     clock: Goodput,
-    work: Work,
+    work: StepCost,
     is_lead: bool = True,
   ):
     if every < 1:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from ccl_jax import trees
-from ccl_jax.types import PyTree
+from ccl_jax.array_types import PyTree
 
 DECAYS = ("constant", "cosine")
 

@@ -17,14 +17,14 @@ import jax.numpy as jnp
 import optax
 
 from ccl_jax import trees
+from ccl_jax.array_types import Array, PyTree
 from ccl_jax.models import joint
-from ccl_jax.training.recipe import INIT, Recipe, make_key
-from ccl_jax.types import Array, PyTree
+from ccl_jax.training.setup import INIT, TrainSetup, make_key
 
 _FLOAT32 = re.compile(r"/time(_rows)?/")  # multiplied in it, see `models.dit`
 
 
-def make_state(recipe: Recipe, params: PyTree) -> PyTree:
+def make_state(recipe: TrainSetup, params: PyTree) -> PyTree:
   """The state before the first step."""
   trainable, frozen = recipe.optimizer.split(params)
   dtype = jnp.dtype(recipe.optimizer.frozen_dtype)
@@ -39,7 +39,7 @@ def make_state(recipe: Recipe, params: PyTree) -> PyTree:
   }
 
 
-def init_state(recipe: Recipe) -> PyTree:
+def init_state(recipe: TrainSetup) -> PyTree:
   """A new state, made by one compiled program where it will live."""
 
   def init():
@@ -49,7 +49,7 @@ def init_state(recipe: Recipe) -> PyTree:
   return jax.jit(init, out_shardings=state_shardings(recipe))()
 
 
-def abstract_state(recipe: Recipe) -> PyTree:
+def abstract_state(recipe: TrainSetup) -> PyTree:
   """The state's shapes with their shardings; allocates nothing."""
   shapes = jax.eval_shape(functools.partial(make_state, recipe), recipe.shapes)
   if recipe.layout.mesh is None:
@@ -61,7 +61,7 @@ def abstract_state(recipe: Recipe) -> PyTree:
   )
 
 
-def state_shardings(recipe: Recipe) -> PyTree | None:
+def state_shardings(recipe: TrainSetup) -> PyTree | None:
   """Where each part of the state lives; None without a mesh."""
   layout = recipe.layout
   if layout.mesh is None:
@@ -77,7 +77,7 @@ def state_shardings(recipe: Recipe) -> PyTree | None:
   return shardings
 
 
-def param_shardings(recipe: Recipe, part: PyTree) -> PyTree:
+def param_shardings(recipe: TrainSetup, part: PyTree) -> PyTree:
   """The shardings of some of the parameters."""
   specs = trees.flatten(recipe.layout.param_specs(recipe.shapes))
   return trees.unflatten(
@@ -85,13 +85,13 @@ def param_shardings(recipe: Recipe, part: PyTree) -> PyTree:
   )
 
 
-def abstract_params(recipe: Recipe) -> PyTree:
+def abstract_params(recipe: TrainSetup) -> PyTree:
   """The parameters' shapes with their shardings."""
   state = abstract_state(recipe)
   return trees.join(state["trainable"], state["frozen"])
 
 
-def sampling_params(recipe: Recipe) -> PyTree:
+def sampling_params(recipe: TrainSetup) -> PyTree:
   """`abstract_params`, with kernels in the dtype that they are multiplied in.
 
   It takes half the memory in bfloat16 and gives the same results, bit for bit.

@@ -13,16 +13,16 @@ import jax.numpy as jnp
 import optax
 
 from ccl_jax import trees
+from ccl_jax.array_types import STREAMS, Array, Bool, PyTree
 from ccl_jax.diffusion.objective import Example, loss, make_training_example
 from ccl_jax.models import joint
 from ccl_jax.training.batch import split_rows
-from ccl_jax.training.recipe import TRAIN, Recipe, make_key
+from ccl_jax.training.setup import TRAIN, TrainSetup, make_key
 from ccl_jax.training.state import state_shardings
-from ccl_jax.types import STREAMS, Array, Bool, PyTree
 
 
 def make_example(
-  batch: Mapping[str, Any], key: Array, recipe: Recipe
+  batch: Mapping[str, Any], key: Array, recipe: TrainSetup
 ) -> Example:
   """What the batch becomes; streams that the model lacks are left out."""
   absent = [s for s in STREAMS if s not in recipe.streams]
@@ -31,7 +31,7 @@ def make_example(
 
 
 def loss_and_metrics(
-  params: PyTree, example: Example, recipe: Recipe
+  params: PyTree, example: Example, recipe: TrainSetup
 ) -> tuple[Array, dict[str, dict[str, Array]]]:
   """The mixed-task loss of an example, and its sums and counts by task."""
   predicted = joint.velocity(
@@ -41,7 +41,7 @@ def loss_and_metrics(
 
 
 def gradients(
-  state: PyTree, example: Example, recipe: Recipe
+  state: PyTree, example: Example, recipe: TrainSetup
 ) -> tuple[tuple[Array, PyTree], PyTree]:
   """((loss, metrics), gradients), over parts of the batch one by one.
 
@@ -71,7 +71,7 @@ def gradients(
 
 
 def train_step(
-  state: PyTree, batch: Mapping[str, Any], recipe: Recipe
+  state: PyTree, batch: Mapping[str, Any], recipe: TrainSetup
 ) -> tuple[PyTree, PyTree]:
   """One update. Returns the new state and scalar metrics.
 
@@ -98,7 +98,7 @@ def train_step(
 
 
 def update_if(
-  is_finite: Bool[Array, ""], state: PyTree, grads: PyTree, recipe: Recipe
+  is_finite: Bool[Array, ""], state: PyTree, grads: PyTree, recipe: TrainSetup
 ) -> PyTree:
   """`update` where the step is finite, else the same state.
 
@@ -117,7 +117,7 @@ def update_if(
   return jax.lax.platform_dependent(state, grads, cpu=branch, default=select)
 
 
-def update(state: PyTree, grads: PyTree, recipe: Recipe) -> PyTree:
+def update(state: PyTree, grads: PyTree, recipe: TrainSetup) -> PyTree:
   """The state after an optimizer step with these gradients."""
   updates, optimizer = recipe.transform.update(
     grads, state["optimizer"], state["trainable"]
@@ -135,7 +135,7 @@ def update(state: PyTree, grads: PyTree, recipe: Recipe) -> PyTree:
   }  # fmt: skip
 
 
-def compile_step(recipe: Recipe):
+def compile_step(recipe: TrainSetup):
   """`train_step` for one recipe, jitted, donating the state."""
   shardings = state_shardings(recipe)
   return jax.jit(

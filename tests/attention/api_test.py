@@ -6,7 +6,7 @@ import pytest
 from absl import logging
 
 from ccl_jax.attention import Full, Mask, Window, api, attend
-from ccl_jax.attention.target import Target
+from ccl_jax.attention.target import CompileTarget
 from tests.attention import cases
 
 
@@ -27,7 +27,7 @@ def test_a_refusal_is_logged_once_and_the_next_backend_answers(monkeypatch):
   messages = []
   monkeypatch.setattr(logging, "warning", messages.append)
   arrays = cases.draw(11, 5)  # float32: not for cuDNN
-  outs = [attend(*arrays, target=Target("gpu")) for _ in range(2)]
+  outs = [attend(*arrays, target=CompileTarget("gpu")) for _ in range(2)]
   expected = attend(*arrays, backend="reference")
   np.testing.assert_array_equal(outs, [expected, expected])
   assert len(messages) == 1 and "half precision" in messages[0]

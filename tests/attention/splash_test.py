@@ -6,8 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from ccl_jax.attention import Window, attend, blocks, splash
-from ccl_jax.attention.target import Target
+from ccl_jax.attention import Window, attend, splash, splash_block_sizes
+from ccl_jax.attention.target import CompileTarget
 from tests.attention import cases
 
 ROUTED = ["video, mixed routes", "audio, mixed routes"]
@@ -33,7 +33,9 @@ def test_a_long_window_needs_little_host_memory():
   window = Window(256, 256, half=1, num_context=8)
   n, m = cases.sizes(window, frames=40)
   tracemalloc.start()
-  splash._make_kernel(window, 8, n, m, blocks.choose(n, m, "cpu"), True, None)
+  splash._make_kernel(
+    window, 8, n, m, splash_block_sizes.choose(n, m, "cpu"), True, None
+  )
   _, peak = tracemalloc.get_traced_memory()
   tracemalloc.stop()
   assert peak < n * m / 8
@@ -45,7 +47,11 @@ def test_remat_can_keep_the_output_by_name():
   def count_forward_kernels(policy):
     def loss(*arrays):
       out = attend(
-        *arrays, mask, backend="splash", target=Target("tpu"), name="kept"
+        *arrays,
+        mask,
+        backend="splash",
+        target=CompileTarget("tpu"),
+        name="kept",
       )
       return out.sum()
 

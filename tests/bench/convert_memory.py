@@ -26,10 +26,10 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from ccl_jax import arrays, trees
+from ccl_jax import trees
+from ccl_jax.checkpoints import restore, streaming
 from ccl_jax.models import joint
 from ccl_jax.sharding import is_stacked
-from ccl_jax.training import restore
 from configs.ccl import get_config
 
 
@@ -39,7 +39,9 @@ def draw(shape: tuple, dtype: np.dtype) -> np.ndarray:
   return np.random.default_rng(0).standard_normal(shape, "f").astype(dtype)
 
 
-def lazy(path: str, shape: tuple, dtype: np.dtype, by_row: bool) -> arrays.Lazy:
+def lazy(
+  path: str, shape: tuple, dtype: np.dtype, by_row: bool
+) -> streaming.StreamedArray:
   """Noise, made when it is written."""
   by_row = by_row and is_stacked(path)
 
@@ -48,7 +50,7 @@ def lazy(path: str, shape: tuple, dtype: np.dtype, by_row: bool) -> arrays.Lazy:
       return ((i, draw(shape[1:], dtype)) for i in range(shape[0]))
     return iter([(None, draw(shape, dtype))])
 
-  return arrays.Lazy(tuple(shape), dtype, parts, by_row)
+  return streaming.StreamedArray(tuple(shape), dtype, parts, by_row)
 
 
 def chunks_of_a_pod(chips: int):
@@ -69,14 +71,14 @@ def write(run: pathlib.Path, args: argparse.Namespace) -> int:
   if args.layers:
     config["model"]["num_layers"] = args.layers
   if args.pod:
-    arrays.chunk_shape = chunks_of_a_pod(args.pod)
+    streaming.chunk_shape = chunks_of_a_pod(args.pod)
   shapes = joint.describe(config["model"])[1]
   params = {
     path: lazy(path, x.shape, np.dtype(jnp.dtype(args.dtype)), not args.pod)
     for path, x in trees.flatten(shapes).items()
   }
   folder = run / "checkpoints" / "0"
-  arrays.write(folder / restore.ITEM, {"trainable": trees.unflatten(params)})
+  streaming.write(folder / restore.ITEM, {"trainable": trees.unflatten(params)})
   restore.record_files(epath.Path(folder))
   (run / "config.json").write_text(json.dumps(config))
   return trees.count(shapes)

@@ -18,10 +18,11 @@ import time
 
 import numpy as np
 
-from ccl_jax.codecs.bundle import Codecs
+from ccl_jax.codecs.api import Codecs
 from ccl_jax.codecs.hashed_text import HashedText
 from ccl_jax.codecs.linear import LinearAudioCodec, LinearVideoCodec
-from ccl_jax.data import pipeline, records
+from ccl_jax.data import records
+from ccl_jax.data.loader import make_loader
 
 FPS, FRAMES, SIZE = 25.0, 121, (352, 640)
 TEXT = (512, 4096)
@@ -57,7 +58,7 @@ def measure(path: pathlib.Path, batch: int, seconds: float) -> float:
   """Samples a second of one core's time, in the best of five attempts."""
   # Grain's shuffle takes a millisecond where there are only a few records, and
   # nothing where there are thousands.
-  loader = pipeline.make_loader(path, batch=batch, shuffle=False)
+  loader = make_loader(path, batch=batch, shuffle=False)
   speeds, step = [], 0
   for _ in range(5):
     start, first = time.process_time(), step

@@ -25,10 +25,10 @@ from einops import rearrange
 from ccl_jax import trees
 from ccl_jax.convert import wan
 from ccl_jax.convert.load import load
-from ccl_jax.convert.sources import from_dict
+from ccl_jax.convert.torch_files import from_dict
 from ccl_jax.diffusion import tasks
+from ccl_jax.generation.sampling import SamplingConfig, sample_latents
 from ccl_jax.models import joint
-from ccl_jax.sampling import Sampling, sample_latents
 from ccl_jax.sharding import ONE_DEVICE
 from tests.bench.train_step import measure, report
 from tests.parity.wan_dit_test import original
@@ -101,7 +101,7 @@ def to_numpy(latents: torch.Tensor) -> np.ndarray:
 
 def our_run(graph, params, noise, text, steps: int, batched: bool) -> Callable:
   """A function of nothing that gives sampled latents."""
-  sampling = Sampling(
+  sampling = SamplingConfig(
     steps=steps, shift=SHIFT, guidance="text", video_scale=SCALE,
     batched=batched,
   )  # fmt: skip

@@ -2,28 +2,29 @@
 
     python -m tests.bench.reference_once [--steps=50] [--guidance=ucg2]
 
-121 frames of 352 x 640, 512 text tokens, one clip. `tests/sampling_test.py`
-holds the formula against the products of the program that samples.
+121 frames of 352 x 640, 512 text tokens, one clip.
+`tests/generation/sampling_test.py` holds the formula against the products of
+the program that samples.
 """
 
 import argparse
 import dataclasses
 
+from ccl_jax.array_types import other
 from ccl_jax.config import build
 from ccl_jax.cost import flops
 from ccl_jax.diffusion import tasks
-from ccl_jax.sampling import Sampling
-from ccl_jax.types import other
+from ccl_jax.generation.sampling import SamplingConfig
 from configs.ccl import get_config
 
 SHAPE = flops.Shape(31, 44, 80)
 
 
 def clip_flops(size: str, task: str, **options) -> float:
-  """FLOPs of sampling one clip; options are fields of `Sampling`."""
+  """FLOPs of sampling one clip; options are fields of `SamplingConfig`."""
   config, plan = get_config(f"size={size}"), tasks.inference_task(task)
   sampling = dataclasses.replace(
-    build(Sampling, config.sampling.to_dict(), "sampling"), **options
+    build(SamplingConfig, config.sampling.to_dict(), "sampling"), **options
   )
   shape = SHAPE
   if plan.first_frame:

@@ -24,10 +24,10 @@ from ccl_jax import command, evaluate
 from ccl_jax.convert import export
 from ccl_jax.convert.torch_model import CCL
 from ccl_jax.convert.torch_sampling import sample
-from ccl_jax.data.pipeline import read_clips
+from ccl_jax.data.loader import read_clips
 from ccl_jax.diffusion import flow, tasks
+from ccl_jax.generation.pipeline import Pipeline
 from ccl_jax.metrics import synchworld
-from ccl_jax.pipeline import Pipeline
 
 
 def compare() -> None:

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from ccl_jax.types import STREAMS
+from ccl_jax.array_types import STREAMS
 
 
 class Trainer:

@@ -21,15 +21,15 @@ import numpy as np
 import torch
 
 from ccl_jax import trees
+from ccl_jax.array_types import STREAMS
 from ccl_jax.convert import ccl
 from ccl_jax.convert.load import dump
 from ccl_jax.convert.torch_model import CCL
 from ccl_jax.diffusion import tasks
 from ccl_jax.models import joint
 from ccl_jax.training import step
-from ccl_jax.training.recipe import Recipe, make_recipe
+from ccl_jax.training.setup import TrainSetup, make_recipe
 from ccl_jax.training.state import init_state, state_params
-from ccl_jax.types import STREAMS
 from configs.ccl import get_config
 from tests.bench.torch_trainer import Trainer
 from tests.models.tiny import randomize
@@ -71,7 +71,7 @@ def make_replica(config: dict, params) -> CCL:
   return model
 
 
-def compare(config: dict, recipe: Recipe, batch: dict) -> dict[str, float]:
+def compare(config: dict, recipe: TrainSetup, batch: dict) -> dict[str, float]:
   """Relative error of the replica's velocities, by stream.
 
   Raises:
@@ -104,7 +104,7 @@ def to_torch(arrays: dict) -> dict[str, torch.Tensor]:
   return {k: torch.from_numpy(np.array(a)) for k, a in arrays.items()}
 
 
-def our_step(recipe: Recipe, state, batch: dict):
+def our_step(recipe: TrainSetup, state, batch: dict):
   """A function of nothing that does one step and waits for it."""
   compiled = step.compile_step(recipe)
   state, batch = [state], jax.device_put(batch)
@@ -116,7 +116,7 @@ def our_step(recipe: Recipe, state, batch: dict):
   return run
 
 
-def make_steps(config: dict, recipe: Recipe, batch: dict) -> dict:
+def make_steps(config: dict, recipe: TrainSetup, batch: dict) -> dict:
   """Name -> function of nothing, all from the same parameters."""
   state = init_state(recipe)
   params = state_params(state)

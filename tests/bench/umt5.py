@@ -21,7 +21,7 @@ import torch
 
 from ccl_jax.codecs import umt5
 from ccl_jax.convert.load import load
-from ccl_jax.convert.sources import from_torch
+from ccl_jax.convert.torch_files import from_torch
 from ccl_jax.convert.umt5 import TRANSFORMERS
 from tests.parity.redraw import redraw
 from tests.parity.umt5_test import original

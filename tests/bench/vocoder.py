@@ -57,19 +57,19 @@ def ours(width: int, weights: str, mel: np.ndarray):
   """The same in JAX, with those weights, compiled."""
   import jax
 
-  from ccl_jax import modules
+  from ccl_jax import nnx_utils
   from ccl_jax.codecs import bigvgan
-  from ccl_jax.convert import load, sources
+  from ccl_jax.convert import load, torch_files
   from ccl_jax.convert.bigvgan import DIFFUSERS
 
   settings = bigvgan.Settings(width=width, tanh=False, bias=False)
-  shapes = modules.param_shapes(bigvgan.BigVGAN, settings)
+  shapes = nnx_utils.param_shapes(bigvgan.BigVGAN, settings)
   with np.load(weights) as file:
-    params = load.load(sources.from_dict(dict(file)), DIFFUSERS, shapes)
+    params = load.load(torch_files.from_dict(dict(file)), DIFFUSERS, shapes)
 
   @jax.jit
   def run(params, mel):
-    return modules.bind(bigvgan.BigVGAN, settings, params)(mel)
+    return nnx_utils.bind(bigvgan.BigVGAN, settings, params)(mel)
 
   start = time.perf_counter()
   compiled = run.lower(params, mel).compile()

@@ -73,7 +73,7 @@ def ours(folder: pathlib.Path, tasks: dict[str, np.ndarray]):
   from ccl_jax.codecs import wan_vae
   from ccl_jax.convert import wan_vae as tables
   from ccl_jax.convert.load import load
-  from ccl_jax.convert.sources import open_tensors
+  from ccl_jax.convert.torch_files import open_tensors
 
   params = load(open_tensors(folder), tables.DIFFUSERS, wan_vae.param_shapes())
   runs = {

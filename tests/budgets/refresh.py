@@ -14,7 +14,7 @@ import types
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from ccl_jax.lowering import compile_report
+from ccl_jax.compile.lowering import compile_report
 from configs import pods
 
 

@@ -16,9 +16,9 @@ import jax.numpy as jnp
 
 from ccl_jax.codecs import wan_vae, wan_video
 from ccl_jax.codecs.wan_layers import COLUMNS, ROWS
+from ccl_jax.compile import topology
 from ccl_jax.cost import chips, collectives, hlo, report
 from ccl_jax.sharding import Layout, make_mesh
-from ccl_jax.training import topology
 
 FILE = pathlib.Path(__file__).with_suffix(".json")
 TOPOLOGY = "v5e:2x2"

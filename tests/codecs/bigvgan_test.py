@@ -3,10 +3,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ccl_jax import modules, trees
+from ccl_jax import nnx_utils, trees
 from ccl_jax.codecs import bigvgan
 from ccl_jax.codecs.bigvgan import BigVGAN, Settings
-from ccl_jax.codecs.windows import in_windows
+from ccl_jax.codecs.chunking import in_windows
 
 SMALL = Settings(
   num_mels=6, width=16, rates=(4, 2), kernels=(8, 4), block_kernels=(3, 5),
@@ -24,12 +24,12 @@ def params():
     std = 0.3 if x.ndim == 1 else 1.5 * np.prod(x.shape[:-1]) ** -0.5
     return rng.normal(0, std, x.shape).astype(np.float32)
 
-  return jax.tree.map(draw, modules.param_shapes(BigVGAN, SMALL))
+  return jax.tree.map(draw, nnx_utils.param_shapes(BigVGAN, SMALL))
 
 
 @jax.jit
 def vocode(params, mel, num=None):
-  return modules.bind(BigVGAN, SMALL, params)(mel, num)
+  return nnx_utils.bind(BigVGAN, SMALL, params)(mel, num)
 
 
 def _mel(frames=FRAMES):
@@ -87,5 +87,5 @@ def test_settings_are_checked():
 def test_published_sizes():
   assert (bigvgan.BIGVGAN_16K.hop, bigvgan.BIGVGAN_44K.hop) == (256, 512)
   assert (bigvgan.BIGVGAN_16K.reach, bigvgan.BIGVGAN_44K.reach) == (38, 21)
-  shapes = modules.param_shapes(BigVGAN, bigvgan.BIGVGAN_16K)
+  shapes = nnx_utils.param_shapes(BigVGAN, bigvgan.BIGVGAN_16K)
   assert round(trees.count(shapes) * 4 / 2**20) == 428

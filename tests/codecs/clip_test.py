@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from ccl_jax.codecs import cache, clip
+from ccl_jax.codecs import clip, converted_weights
 from ccl_jax.sharding import Layout, make_mesh
 from tests.codecs.draw import draw
 
@@ -18,7 +18,7 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (3, 30, 50, 3), np.uint8)
 def weights(tmp_path_factory):
   path = tmp_path_factory.mktemp("clip") / "weights"
   about = {"model": "clip", "settings": dataclasses.asdict(SETTINGS)}
-  cache.write(path, draw(clip.describe(SETTINGS)[1]), about)
+  converted_weights.write(path, draw(clip.describe(SETTINGS)[1]), about)
   return str(path)
 
 

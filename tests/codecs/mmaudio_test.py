@@ -6,15 +6,15 @@ import jax
 import numpy as np
 import pytest
 
-from ccl_jax import modules
+from ccl_jax import nnx_utils
 from ccl_jax.codecs import (
+  api,
   bigvgan,
-  bundle,
-  cache,
+  chunking,
+  converted_weights,
   mel,
   mmaudio,
   mmaudio_vae,
-  windows,
 )
 from ccl_jax.codecs.hashed_text import HashedText
 from ccl_jax.codecs.linear import LinearVideoCodec
@@ -36,10 +36,12 @@ def _write(path, make, settings):
     std = 0.2 if x.ndim < 2 else np.prod(x.shape[:-1]) ** -0.5
     return rng.normal(0, std, x.shape).astype(np.float32)
 
-  params = jax.tree.map(draw, modules.param_shapes(make, settings))
+  params = jax.tree.map(draw, nnx_utils.param_shapes(make, settings))
   if "std" in params:
     params["std"] = 1 + np.abs(params["std"])
-  cache.write(path, params, {"settings": dataclasses.asdict(settings)})
+  converted_weights.write(
+    path, params, {"settings": dataclasses.asdict(settings)}
+  )
   return str(path)
 
 
@@ -63,7 +65,7 @@ def _noise(samples, rows=2, level=0.1):
 
 
 def test_is_an_audio_codec(codec):
-  assert isinstance(codec, bundle.AudioCodec)
+  assert isinstance(codec, api.AudioCodec)
   assert (codec.channels, codec.sample_rate, codec.rate) == (4, 16_000, 31.25)
   assert codec.has_logvar
 
@@ -85,7 +87,7 @@ def test_equals_its_parts(codec):
 
   @jax.jit
   def encode(params, mel):
-    return modules.bind(mmaudio_vae.MMAudioVAE, VAE, params).encode(mel)
+    return nnx_utils.bind(mmaudio_vae.MMAudioVAE, VAE, params).encode(mel)
 
   mean, logvar = encode(codec.params, mel.log_mel(wave))
   np.testing.assert_allclose(codec.posterior(wave)[0], mean, atol=1e-5)
@@ -171,9 +173,9 @@ def test_made_without_reading_anything():
 def test_saved_in_a_bundle(codec, tmp_path):
   zeros, ones = np.zeros((768, 2), "f"), np.ones(2, "f")
   video = LinearVideoCodec(zeros[:, 0], zeros, ones)
-  saved = bundle.Codecs(video, codec, HashedText(4, 8))
+  saved = api.Codecs(video, codec, HashedText(4, 8))
   saved.save(tmp_path / "codecs")
-  again = bundle.Codecs.load(tmp_path / "codecs")
+  again = api.Codecs.load(tmp_path / "codecs")
   assert saved.equals(again)
   wave = _noise(1_000)
   np.testing.assert_array_equal(again.audio.encode(wave), codec.encode(wave))
@@ -211,7 +213,7 @@ def test_rows_over_a_mesh(codec, folders):
 def test_pieces_cover_all_once(length):
   window, overlap = 64, 10
   decided, last = [], 0
-  for start, stop, first, end in windows.pieces(length, window, overlap):
+  for start, stop, first, end in chunking.pieces(length, window, overlap):
     assert stop - start <= window and first == last
     assert first - start >= overlap or start == 0
     assert stop - end >= overlap or stop == length
@@ -222,7 +224,7 @@ def test_pieces_cover_all_once(length):
 
 def test_pieces_at_half_the_rate():
   x = np.arange(2 * 333.0, dtype=np.float32).reshape(1, -1, 2)
-  half = windows.in_windows(
+  half = chunking.in_windows(
     lambda x, num: x[:, ::2], x, window=64, overlap=10, down=2
   )
   np.testing.assert_array_equal(half, x[:, ::2][:, : 333 // 2])
@@ -230,9 +232,9 @@ def test_pieces_at_half_the_rate():
 
 def test_windows_that_only_overlap_are_an_error():
   with pytest.raises(ValueError, match="more than two overlaps"):
-    windows.in_windows(lambda x, num: x, np.zeros((1, 9, 1), "f"), 8, 4)
+    chunking.in_windows(lambda x, num: x, np.zeros((1, 9, 1), "f"), 8, 4)
 
 
 def test_lengths_are_few():
-  lengths = {windows.padded(n) for n in range(1, 4097)}
-  assert len(lengths) == 15 and all(windows.padded(n) >= n for n in lengths)
+  lengths = {chunking.padded(n) for n in range(1, 4097)}
+  assert len(lengths) == 15 and all(chunking.padded(n) >= n for n in lengths)

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ccl_jax import modules, trees
+from ccl_jax import nnx_utils, trees
 from ccl_jax.codecs import mmaudio_vae
 from ccl_jax.codecs.mmaudio_vae import MMAudioVAE, Settings
 
@@ -21,18 +21,18 @@ def params():
     y = rng.normal(0, 0.3, x.shape).astype("f")
     return y / np.linalg.norm(y, axis=(0, 1)) if x.ndim else y
 
-  shapes = trees.flatten(modules.param_shapes(MMAudioVAE, SMALL))
+  shapes = trees.flatten(nnx_utils.param_shapes(MMAudioVAE, SMALL))
   return trees.unflatten({path: draw(path, x) for path, x in shapes.items()})
 
 
 @jax.jit
 def encode(params, mel, num=None):
-  return modules.bind(MMAudioVAE, SMALL, params).encode(mel, num)
+  return nnx_utils.bind(MMAudioVAE, SMALL, params).encode(mel, num)
 
 
 @jax.jit
 def decode(params, z, num=None):
-  return modules.bind(MMAudioVAE, SMALL, params).decode(z, num)
+  return nnx_utils.bind(MMAudioVAE, SMALL, params).decode(z, num)
 
 
 def _draw(*shape):
@@ -91,5 +91,5 @@ def test_published_sizes():
   for settings, mebibytes in (
     (mmaudio_vae.MMAUDIO_16K, 655), (mmaudio_vae.MMAUDIO_44K, 1165),
   ):  # fmt: skip
-    shapes = modules.param_shapes(MMAudioVAE, settings)
+    shapes = nnx_utils.param_shapes(MMAudioVAE, settings)
     assert round(trees.count(shapes) * 4 / 2**20) == mebibytes

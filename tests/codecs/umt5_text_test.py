@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from ccl_jax.codecs import cache, umt5
-from ccl_jax.codecs.bundle import kind_of, make
+from ccl_jax.codecs import converted_weights, umt5
+from ccl_jax.codecs.api import kind_of, make
 from ccl_jax.codecs.umt5_text import UMT5TextCodec
 from ccl_jax.sharding import ONE_DEVICE
 from tests.codecs.draw import draw
@@ -24,7 +24,7 @@ def saved(tmp_path_factory):
   folder = tmp_path_factory.mktemp("umt5")
   params = draw(umt5.describe(MODEL)[1])
   about = {"model": "umt5", "settings": dataclasses.asdict(MODEL)}
-  cache.write(folder / "weights", params, about)
+  converted_weights.write(folder / "weights", params, about)
   (folder / "spiece.model").write_bytes(train())
   return dict(
     weights=str(folder / "weights"), tokenizer=str(folder / "spiece.model")
@@ -80,7 +80,9 @@ def test_wrong_arguments(saved, tmp_path):
   with pytest.raises(ValueError, match="must be positive"):
     UMT5TextCodec(**saved, max_length=0)
   small = dataclasses.asdict(dataclasses.replace(MODEL, vocab=40))
-  cache.write(tmp_path / "small", {"x": np.zeros(1)}, {"settings": small})
+  converted_weights.write(
+    tmp_path / "small", {"x": np.zeros(1)}, {"settings": small}
+  )
   codec = UMT5TextCodec(str(tmp_path / "small"), saved["tokenizer"])
   with pytest.raises(ValueError, match=r"has 49 tokens, the model in .* 40"):
     codec.num_tokens("a dog")

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ccl_jax.codecs import cache
+from ccl_jax.codecs import converted_weights
 from ccl_jax.codecs import wan_video as codecs
-from ccl_jax.codecs.bundle import forget
+from ccl_jax.codecs.api import forget
 from ccl_jax.codecs.wan_video import WanVideoCodec
 from ccl_jax.sharding import Layout, make_mesh
 from tests.codecs.wan_small import SMALL, random_params
@@ -19,7 +19,9 @@ from tests.codecs.wan_small import SMALL, random_params
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
   path = tmp_path_factory.mktemp("wan") / "weights"
-  cache.write(path, random_params(), {"settings": dataclasses.asdict(SMALL)})
+  converted_weights.write(
+    path, random_params(), {"settings": dataclasses.asdict(SMALL)}
+  )
   return str(path)
 
 

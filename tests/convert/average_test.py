@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from ccl_jax import trees
-from ccl_jax.convert import inspection, runs
+from ccl_jax.checkpoints import manager, restore
+from ccl_jax.convert import inspection, workdirs
 from ccl_jax.convert.average import average
-from ccl_jax.pipeline import Pipeline
-from ccl_jax.training import checkpoint, restore
+from ccl_jax.generation.pipeline import Pipeline
 from tests.convert import small_run
 from tests.convert.small_run import describe_once  # noqa: F401
 from tests.models import tiny
@@ -25,7 +25,7 @@ def test_mean(run, tmp_path):
   each = [
     trees.flatten(small_run.params(s, average=False)) for s in about["mean_of"]
   ]
-  found, step, _ = runs.open_run(tmp_path / "mean").params()
+  found, step, _ = workdirs.open_run(tmp_path / "mean").params()
   assert step == 5
   for path, x in found.items():
     assert x.dtype == each[0][path].dtype
@@ -38,7 +38,7 @@ def test_mean(run, tmp_path):
 def test_the_pipeline_and_training_read_it(run, tmp_path):
   average(run, (1, 2), tmp_path / "mean")
   loaded = Pipeline.load(tmp_path / "mean")
-  found = runs.open_run(tmp_path / "mean").params().arrays
+  found = workdirs.open_run(tmp_path / "mean").params().arrays
   for path, x in trees.flatten(loaded.params).items():
     np.testing.assert_array_equal(x, np.asarray(found[path]).astype(x.dtype))
   shapes = jax.tree.map(
@@ -62,11 +62,11 @@ def test_errors_leave_nothing(run, tmp_path):
       average(run, steps, output)
   other = tmp_path / "other"
   other.mkdir()
-  config = checkpoint.read_config(run)
-  checkpoint.write_json(other / "config.json", config)
-  runs.write(other, 1, small_run.draw(1), {})
+  config = manager.read_config(run)
+  manager.write_json(other / "config.json", config)
+  workdirs.write(other, 1, small_run.draw(1), {})
   wide = {**tiny.SETTINGS, "text_width": 7}
-  runs.write(other, 2, small_run.draw(2, wide), {})
+  workdirs.write(other, 2, small_run.draw(2, wide), {})
   with pytest.raises(ValueError, match=r"checkpoints/2' lacks.*\n.*text/up"):
     average(other, (1, 2), output)
   assert not output.exists()

@@ -8,7 +8,7 @@ import pytest
 from ccl_jax import trees
 from ccl_jax.convert import ccl, rules, wan
 from ccl_jax.convert.load import dump, load
-from ccl_jax.convert.sources import from_dict, from_torch
+from ccl_jax.convert.torch_files import from_dict, from_torch
 from ccl_jax.models import joint
 from configs.ccl import get_config
 from tests.convert.joints import MODELS, describe, draw

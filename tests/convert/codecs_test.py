@@ -10,10 +10,17 @@ import pytest
 from safetensors.numpy import save_file
 
 from ccl_jax import trees
-from ccl_jax.codecs import bigvgan, cache, clip, mmaudio_vae, umt5, wan_vae
+from ccl_jax.codecs import (
+  bigvgan,
+  clip,
+  converted_weights,
+  mmaudio_vae,
+  umt5,
+  wan_vae,
+)
 from ccl_jax.convert import codecs
 from ccl_jax.convert.load import dump, load
-from ccl_jax.convert.sources import from_dict
+from ccl_jax.convert.torch_files import from_dict
 
 TINY = {
   "wan-vae": wan_vae.Settings(base=4),
@@ -35,7 +42,7 @@ LAYOUTS = [
 
 @pytest.fixture(autouse=True)
 def told_again():
-  cache.tell.cache_clear()
+  converted_weights.tell.cache_clear()
 
 
 def tiny(name):
@@ -64,7 +71,7 @@ def test_every_layout_of_every_model(name, layout, tmp_path):
   about = codecs.convert(name, tmp_path, tmp_path / "there", tiny(name))
   assert (about["model"], about["layout"]) == (name, layout)
   assert about["parameters"] == trees.count(shapes)
-  found = cache.read(tmp_path / "there", shapes)
+  found = converted_weights.read(tmp_path / "there", shapes)
   jax.tree.map(np.testing.assert_array_equal, found, params)
 
 
@@ -73,7 +80,7 @@ def test_settings_come_back(name, tmp_path):
   theirs, _, _ = draw(name, next(iter(tiny(name).tables(TINY[name]))))
   save_file(theirs, tmp_path / "x.safetensors")
   codecs.convert(name, tmp_path, tmp_path / "there", tiny(name))
-  settings = cache.about(tmp_path / "there")["settings"]
+  settings = converted_weights.about(tmp_path / "there")["settings"]
   frozen = {
     k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()
   }
@@ -92,21 +99,21 @@ def vocoder(tmp_path, monkeypatch):
 def test_weights_are_converted_once(vocoder, monkeypatch):
   folder = codecs.open_weights("bigvgan", vocoder)
   assert os.fspath(folder) == f"{vocoder}.ccl"
-  changed = cache.about(folder)["source"]["changed"]
+  changed = converted_weights.about(folder)["source"]["changed"]
   with monkeypatch.context() as patch:
     patch.setattr(codecs, "convert", None)
     assert codecs.open_weights("bigvgan", vocoder) == folder
     assert codecs.open_weights("bigvgan", folder) == folder
   os.utime(vocoder, ns=(changed + 1, changed + 1))
   assert codecs.open_weights("bigvgan", vocoder) == folder
-  assert cache.about(folder)["source"]["changed"] == changed + 1
+  assert converted_weights.about(folder)["source"]["changed"] == changed + 1
 
 
 def test_the_cache_may_be_elsewhere(vocoder, tmp_path, monkeypatch):
   monkeypatch.setenv("CCL_CACHE", str(tmp_path / "cache"))
   folder = codecs.open_weights("bigvgan", vocoder)
   assert folder.parent == tmp_path / "cache"
-  assert cache.exists(folder)
+  assert converted_weights.exists(folder)
   assert not os.path.exists(f"{vocoder}.ccl")
 
 
@@ -115,7 +122,7 @@ def test_the_licence_is_told_once(vocoder, caplog):
     folder = codecs.open_weights("bigvgan", vocoder)
     codecs.open_weights("bigvgan", folder)
     shapes = codecs.MODELS["bigvgan"].shapes(TINY["bigvgan"])
-    cache.read(folder, shapes)
+    converted_weights.read(folder, shapes)
   told = [r.message for r in caplog.records if "CC-BY-NC" in r.message]
   assert told == [codecs.MODELS["bigvgan"].notice]
   assert "CC-BY-NC" in codecs.MODELS["mmaudio"].notice

@@ -11,13 +11,19 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from ccl_jax import files, trees
-from ccl_jax.convert import dit, export, runs, safetensors_writer, wan
+from ccl_jax.array_types import Route
+from ccl_jax.checkpoints import manager, restore
+from ccl_jax.convert import (
+  export,
+  safetensors_writer,
+  transformer,
+  wan,
+  workdirs,
+)
 from ccl_jax.convert.load import dump
-from ccl_jax.convert.sources import open_tensors
+from ccl_jax.convert.torch_files import open_tensors
+from ccl_jax.generation.pipeline import Pipeline
 from ccl_jax.models import joint
-from ccl_jax.pipeline import Pipeline
-from ccl_jax.training import checkpoint, restore
-from ccl_jax.types import Route
 from tests import bucket, gcs
 from tests.convert import small_run
 from tests.convert.small_run import describe_once  # noqa: F401
@@ -46,7 +52,7 @@ def arrays_of(folder):
 
 
 def params_of(workdir, **options):
-  found = runs.open_run(workdir).params(**options).arrays
+  found = workdirs.open_run(workdir).params(**options).arrays
   return {path: np.asarray(x) for path, x in found.items()}
 
 
@@ -72,7 +78,7 @@ def test_there_and_back_and_there(run, tmp_path, dtype):
   first, back, again = (tmp_path / name for name in ("x", "back", "again"))
   about = export.to_torch(run, first, dtype=dtype)
   assert about["averaged"] and about["step"] == 5
-  told = dit.from_export(first, back)
+  told = transformer.from_export(first, back)
   assert told["parameters"] == about["parameters"]
   expected = trees.flatten(small_run.params(5))
   assert_equal(params_of(back), expected, export.DTYPES[dtype])
@@ -91,9 +97,9 @@ def test_the_gated_baseline(tmp_path):
   params = trees.flatten(small_run.draw(1, settings))
   (tmp_path / "run").mkdir()
   made = trees.unflatten(params)
-  runs.write(tmp_path / "run", 3, made, {"settings": settings})
+  workdirs.write(tmp_path / "run", 3, made, {"settings": settings})
   export.to_torch(tmp_path / "run", tmp_path / "x")
-  dit.from_export(tmp_path / "x", tmp_path / "back")
+  transformer.from_export(tmp_path / "x", tmp_path / "back")
   assert_equal(params_of(tmp_path / "back"), params, np.float32)
   assert not params["fusion/video/context"].size
 
@@ -142,7 +148,7 @@ def write_video(folder, told):
   settings["video"] = settings["video"] | told
   params = small_run.draw(3, settings)
   folder.mkdir()
-  runs.write(folder, 7, params, {"settings": settings})
+  workdirs.write(folder, 7, params, {"settings": settings})
   return settings, params
 
 
@@ -171,7 +177,9 @@ def test_diffusers_loads_the_video_stream(tmp_path, told):
     tmp_path / "x" / "scheduler"
   )
   assert scheduler.config.use_flow_sigmas and scheduler.config.flow_shift == 5
-  dit.from_torch(tmp_path / "x", tmp_path / "back", sizes={"tiny": settings})
+  transformer.from_torch(
+    tmp_path / "x", tmp_path / "back", sizes={"tiny": settings}
+  )
   assert_equal(params_of(tmp_path / "back"), trees.flatten(params))
 
 
@@ -226,8 +234,8 @@ def test_licences_of_what_it_was_made_with(run, tmp_path):
   (tmp_path / "wan" / "about.json").write_text(json.dumps(about))
   run = shutil.copytree(run, tmp_path / "run")
   sources = [["video/.*", str(tmp_path / "wan")]]
-  config = checkpoint.read_config(run) | {"initial": {"sources": sources}}
-  checkpoint.write_json(run / "config.json", config)
+  config = manager.read_config(run) | {"initial": {"sources": sources}}
+  manager.write_json(run / "config.json", config)
   described = {"audio": {"kind": "mmaudio"}, "video": {"kind": "wan_video"}}
   (run / "codecs" / "codecs.json").write_text(json.dumps(described))
   export.to_torch(run, tmp_path / "x")
@@ -266,7 +274,7 @@ def test_refusals_leave_nothing(run, tmp_path, monkeypatch):
   settings = {**tiny.SETTINGS, **ALONE, "video": None}
   settings["audio"] = tiny.SETTINGS["audio"]
   audio.mkdir()
-  runs.write(audio, 1, small_run.draw(1, settings), {"settings": settings})
+  workdirs.write(audio, 1, small_run.draw(1, settings), {"settings": settings})
   with pytest.raises(ValueError, match="no video stream"):
     export.to_torch(audio, tmp_path / "x", part="video")
   with pytest.raises(ValueError, match="not a training workdir"):
@@ -288,8 +296,8 @@ def test_a_damaged_checkpoint(run, tmp_path):
   with pytest.raises(ValueError, match=r"is broken: .* bytes of"):
     export.to_torch(tmp_path / "run", tmp_path / "x")
   other = {**tiny.SETTINGS, "num_layers": 3}
-  config = checkpoint.read_config(run) | {"model": other}
-  checkpoint.write_json(tmp_path / "run" / "config.json", config)
+  config = manager.read_config(run) | {"model": other}
+  manager.write_json(tmp_path / "run" / "config.json", config)
   with pytest.raises(ValueError, match="lacks parameters of this model"):
     export.to_torch(tmp_path / "run", tmp_path / "x", step=2)
   assert [p.name for p in tmp_path.iterdir()] == ["run"]
@@ -353,9 +361,9 @@ def test_damaged_weights_leave_nothing(exported, tmp_path, model, kind):
   output = tmp_path / "out"
   with pytest.raises(ValueError, match=words) as found:
     if model == "ccl":
-      dit.from_export(tmp_path / "x", output)
+      transformer.from_export(tmp_path / "x", output)
     else:
-      dit.from_torch(tmp_path / "x", output, sizes={"tiny": settings})
+      transformer.from_torch(tmp_path / "x", output, sizes={"tiny": settings})
   assert str(folder) in str(found.value)
   assert [p.name for p in tmp_path.iterdir()] == ["x"]
 
@@ -363,9 +371,9 @@ def test_damaged_weights_leave_nothing(exported, tmp_path, model, kind):
 def test_what_is_no_export(exported, tmp_path):
   output = tmp_path / "out"
   with pytest.raises(ValueError, match="expected what to-torch wrote"):
-    dit.from_export(tmp_path, output)
+    transformer.from_export(tmp_path, output)
   with pytest.raises(ValueError, match="in a bucket: copy it"):
-    dit.from_export("gs://bucket/x", output)
+    transformer.from_export("gs://bucket/x", output)
   folder = tmp_path / "transformer"
   folder.mkdir()
   for config, words in (
@@ -375,7 +383,7 @@ def test_what_is_no_export(exported, tmp_path):
   ):
     (folder / "config.json").write_text(config)
     with pytest.raises(ValueError, match=words):
-      dit.from_export(tmp_path, output)
+      transformer.from_export(tmp_path, output)
   assert not output.exists()
 
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from ccl_jax.codecs import cache
+from ccl_jax.checkpoints import manager
+from ccl_jax.codecs import converted_weights
 from ccl_jax.convert import inspection
-from ccl_jax.training import checkpoint
 from tests.training import states
 
 
@@ -16,7 +16,7 @@ def rows(path, **options):
 
 def test_converted_weights(tmp_path):
   params = {"a": {str(i): np.zeros(4, np.float16) for i in range(3)}}
-  cache.write(tmp_path / "w", params, {"model": "tiny"})
+  converted_weights.write(tmp_path / "w", params, {"model": "tiny"})
   found = rows(tmp_path / "w")
   assert ["model:", '"tiny"'] in found
   assert ["3", "x", "a/*", "(4,)", "float16"] in found
@@ -26,7 +26,7 @@ def test_converted_weights(tmp_path):
 
 
 def test_a_run_and_a_step_of_it(tmp_path):
-  checkpoints = checkpoint.Checkpointer(tmp_path / "run", every=1)
+  checkpoints = manager.Checkpointer(tmp_path / "run", every=1)
   for step in (1, 2):
     checkpoints.save(step, states.make(seed=step))
   checkpoints.close()
@@ -40,7 +40,7 @@ def test_a_run_and_a_step_of_it(tmp_path):
 
 def test_numbers_inside_of_words_are_names(tmp_path):
   params = {"conv1": np.zeros(2, np.float32), "conv2": np.zeros(2, np.float32)}
-  cache.write(tmp_path / "w", params, {})
+  converted_weights.write(tmp_path / "w", params, {})
   assert ["1", "x", "conv1", "(2,)", "float32"] in rows(tmp_path / "w")
 
 

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from ccl_jax import arrays, sharding, trees
+from ccl_jax import sharding, trees
+from ccl_jax.checkpoints import streaming
 from ccl_jax.convert import layouts
 from ccl_jax.convert.load import dump, lazy, load
 from ccl_jax.convert.rules import Rule
-from ccl_jax.convert.sources import from_dict, open_tensors
+from ccl_jax.convert.torch_files import from_dict, open_tensors
 
 TABLE = (
   Rule(
@@ -157,8 +158,8 @@ def test_lazy_keeps_the_dtype_of_the_file(tmp_path, dtype):
   theirs = from_dict(draw(dtype))
   made = lazy(theirs, TABLE, shapes(np.float32))
   assert {x.dtype for x in trees.flatten(made).values()} == {np.dtype(dtype)}
-  arrays.write(tmp_path / "there", made)
-  found = arrays.read(tmp_path / "there", shapes(dtype))
+  streaming.write(tmp_path / "there", made)
+  found = streaming.read(tmp_path / "there", shapes(dtype))
   direct = load(theirs, TABLE, shapes(dtype))
   jax.tree.map(np.testing.assert_array_equal, found, direct)
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from ccl_jax import trees
+from ccl_jax.checkpoints import manager
 from ccl_jax.models import joint
 from ccl_jax.sharding import ONE_DEVICE
-from ccl_jax.training import checkpoint
 from tests import runs
 from tests.models import tiny
 from tests.training import recipes
@@ -57,11 +57,11 @@ def params(step, average=True):
 def write(workdir):
   """Three checkpoints, config, clip and codecs; returns the workdir."""
   config = recipes.make_config()
-  checkpoint.write_json(workdir / "config.json", config)
+  manager.write_json(workdir / "config.json", config)
   clip = {"fps": 25.0, "frames": 9, "size": [16, 24]}
-  checkpoint.write_json(workdir / "clip.json", clip)
+  manager.write_json(workdir / "clip.json", clip)
   runs.codecs().save(workdir / "codecs")
-  checkpoints = checkpoint.Checkpointer(workdir, every=1)
+  checkpoints = manager.Checkpointer(workdir, every=1)
   for step in STEPS:
     last, mean = params(step, average=False), params(step)
     state = {

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from ccl_jax.cost import hlo, loops, matmul
+from ccl_jax.cost import hlo, hlo_loops, matmul
 from ccl_jax.cost.collectives import collectives
 
 PROGRAM = """
@@ -57,4 +57,4 @@ def test_collectives_run_in_nested_loops(program):
 
 def test_a_scanned_product_is_exact(program):
   assert matmul.matmul_flops(program) == 15 * 2 * 4 * 16 * 16
-  assert [loop.trips for loop in loops.loops(program)] == [3, 5]
+  assert [loop.trips for loop in hlo_loops.loops(program)] == [3, 5]

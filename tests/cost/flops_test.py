@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ccl_jax.array_types import Image, Route
 from ccl_jax.attention import Window
 from ccl_jax.cost import flops, hlo, matmul
 from ccl_jax.models import joint
 from ccl_jax.models.fusion.cca import CCA
-from ccl_jax.types import Image, Route
 from configs.ccl import get_config
 
 SHAPE = flops.Shape(frames=3, height=8, width=12, text=7, batch=2)

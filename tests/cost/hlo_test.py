@@ -2,7 +2,7 @@
 
 import pytest
 
-from ccl_jax.cost import hlo, loops, matmul
+from ccl_jax.cost import hlo, hlo_loops, matmul
 from ccl_jax.cost.collectives import collectives, totals
 from ccl_jax.cost.copies import copies
 from ccl_jax.cost.kernels import kernels, splash_flops
@@ -148,9 +148,9 @@ def program(start=0):
 
 
 def test_the_loop_turns_from_start_to_limit():
-  (loop,) = loops.loops(program())
+  (loop,) = hlo_loops.loops(program())
   assert (loop.trips, loop.count, loop.source) == (40, 40, "jit(f)/while")
-  (peeled,) = loops.loops(program(start=1))
+  (peeled,) = hlo_loops.loops(program(start=1))
   assert peeled.trips == 39
 
 
@@ -159,7 +159,7 @@ def test_a_loop_may_count_down():
   text = text.replace(
     "%start = s32[] constant(0)", "%start = s32[] constant(40)"
   )
-  (loop,) = loops.loops(hlo.parse(text.replace("=LT", "=GT")))
+  (loop,) = hlo_loops.loops(hlo.parse(text.replace("=LT", "=GT")))
   assert loop.trips == 40
 
 
@@ -168,12 +168,12 @@ def test_a_known_trip_count_wins():
   text = TPU.replace("START", "0").replace(
     "body=%body,", "body=%body, backend_config={" + known + "},"
   )
-  assert loops.loops(hlo.parse(text))[0].trips == 7
+  assert hlo_loops.loops(hlo.parse(text))[0].trips == 7
 
 
 def test_an_unknown_loop_counts_once():
   text = TPU.replace("START", "0").replace("constant(40)", "parameter(1)")
-  (loop,) = loops.loops(hlo.parse(text))
+  (loop,) = hlo_loops.loops(hlo.parse(text))
   assert (loop.trips, loop.count) == (None, 1)
 
 

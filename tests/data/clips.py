@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 
-from ccl_jax.codecs.bundle import Codecs
+from ccl_jax.codecs.api import Codecs
 from ccl_jax.codecs.hashed_text import HashedText
 from ccl_jax.codecs.linear import LinearAudioCodec, LinearVideoCodec
 from ccl_jax.data import media, records

@@ -1,11 +1,11 @@
 import pytest
 
-from ccl_jax.codecs import bundle
+from ccl_jax.codecs import api
 from tests.data import learned as fakes
 
 
 @pytest.fixture
 def learned(monkeypatch):
   """Makes codecs like the learned ones, known to `bundle` for the test."""
-  monkeypatch.setattr(bundle, "KINDS", bundle.KINDS | fakes.KINDS)
+  monkeypatch.setattr(api, "KINDS", api.KINDS | fakes.KINDS)
   return fakes.make

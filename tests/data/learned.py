@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ccl_jax.codecs import bundle
+from ccl_jax.codecs import api
 from ccl_jax.codecs.hashed_text import HashedText
 from ccl_jax.sharding import ONE_DEVICE
 
@@ -93,6 +93,6 @@ def _pool(video):
 
 
 def make(layout=ONE_DEVICE, stop_after=None):
-  return bundle.Codecs(
+  return api.Codecs(
     FakeVideo(layout, stop_after), FakeAudio(), HashedText(8, 6)
   )

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from ccl_jax.codecs.bundle import Codecs
+from ccl_jax.codecs.api import Codecs
 from ccl_jax.data import records, shards
 from tests.data import clips
 
@@ -63,7 +63,7 @@ def test_tfds_reads_the_same(tmp_path, codecs):
 
 def test_a_shard_without_examples_is_as_if_it_were_not_there(tmp_path, codecs):
   """All clips of a shard may be bad, and all of a split."""
-  form = shards.Form(records.latent_shapes(codecs, 25.0, 5, (16, 24)))
+  form = shards.RecordSchema(records.latent_shapes(codecs, 25.0, 5, (16, 24)))
   counts = {("train", 0): 0, ("train", 1): 2, ("train", 2): 0, ("odd", 0): 0}
   for (split, index), count in counts.items():
     with shards.writing_shard(tmp_path, form, split, index) as shard:

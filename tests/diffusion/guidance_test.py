@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ccl_jax.array_types import Image
 from ccl_jax.diffusion import guidance
 from ccl_jax.diffusion.tasks import inference_task
-from ccl_jax.types import Image
 
 B = 2
 STATE = {

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from ccl_jax.data import picture, synthetic
+from ccl_jax.data.synthetic import render
+from ccl_jax.data.synthetic.scene import VOICES, aperture
 from ccl_jax.metrics import tracks
 from tests.metrics.worlds import FPS, make_world
 
@@ -18,8 +19,8 @@ def world():
 def test_the_face_is_identified_and_followed(world):
   for scene, video in zip(world.scenes, world.videos, strict=True):
     voice = tracks.identify_face(video)
-    assert synthetic.VOICES[voice] == scene.voice
-    truth = np.stack(picture.head_path(scene, TIME), 1)
+    assert VOICES[voice] == scene.voice
+    truth = np.stack(render.head_path(scene, TIME), 1)
     assert np.abs(tracks.face_centre(video, voice) - truth).max() < 3
 
 
@@ -28,16 +29,16 @@ def test_the_mouth_s_opening_is_the_true_aperture(world, noise):
   rng = np.random.default_rng(0)
   for scene, video in zip(world.scenes, world.videos, strict=True):
     noisy = np.clip(video + rng.normal(0, noise, video.shape), 0, 255)
-    voice = synthetic.VOICES.index(scene.voice)
+    voice = VOICES.index(scene.voice)
     opening = tracks.mouth_opening(noisy.astype(np.uint8), voice)
-    truth = synthetic.aperture(scene, TIME)
+    truth = aperture(scene, TIME)
     assert np.corrcoef(opening, truth)[0, 1] > (0.97 if noise else 0.998)
 
 
 def test_opening_and_impacts_do_not_depend_on_the_size(world):
   scene = next(s for s in world.scenes if s.ball)
-  voice = synthetic.VOICES.index(scene.voice)
-  small, large = (picture.render_picture(scene, size=n) for n in (64, 128))
+  voice = VOICES.index(scene.voice)
+  small, large = (render.render_picture(scene, size=n) for n in (64, 128))
   opening = [tracks.mouth_opening(v, voice) for v in (small, large)]
   np.testing.assert_allclose(*opening, atol=8)
   assert np.corrcoef(opening)[0, 1] > 0.995
@@ -62,7 +63,7 @@ def test_vowels_and_pitch_are_decoded(world):
   for scene, mel in zip(world.scenes, world.mels, strict=True):
     vowels, pitch = tracks.decode_speech(mel)
     assert vowels == scene.speech.split()
-    assert synthetic.VOICES[pitch] == scene.voice
+    assert VOICES[pitch] == scene.voice
 
 
 def test_silence_says_nothing():

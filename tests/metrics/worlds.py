@@ -5,7 +5,14 @@ from typing import NamedTuple
 import numpy as np
 
 from ccl_jax.codecs.mel import log_mel
-from ccl_jax.data import picture, sources, synthetic
+from ccl_jax.data.encode.captions import prompt
+from ccl_jax.data.synthetic import render
+from ccl_jax.data.synthetic.scene import (
+  Scene,
+  captions,
+  draw_scene,
+  render_sound,
+)
 
 FPS = 25.0
 
@@ -13,7 +20,7 @@ FPS = 25.0
 class World(NamedTuple):
   """Parallel lists, one entry a clip."""
 
-  scenes: list[synthetic.Scene]
+  scenes: list[Scene]
   prompts: list[str]
   videos: list[np.ndarray]
   sounds: list[np.ndarray]
@@ -25,13 +32,11 @@ class World(NamedTuple):
 
 def make_world(num: int, hard: bool, first_seed: int = 0) -> World:
   """`num` clips of 49 frames; sounds are padded to whole audio latents."""
-  scenes = [
-    synthetic.draw_scene(first_seed + i, hard, 49 / FPS) for i in range(num)
-  ]
-  sounds = [synthetic.render_sound(scene) for scene in scenes]
+  scenes = [draw_scene(first_seed + i, hard, 49 / FPS) for i in range(num)]
+  sounds = [render_sound(scene) for scene in scenes]
   return World(
     scenes,
-    [sources.prompt(**synthetic.captions(scene)) for scene in scenes],
-    [picture.render_picture(scene) for scene in scenes],
+    [prompt(**captions(scene)) for scene in scenes],
+    [render.render_picture(scene) for scene in scenes],
     [np.pad(sound, (0, -len(sound) % 512)) for sound in sounds],
   )

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from ccl_jax.array_types import Route
 from ccl_jax.attention import Attention
-from ccl_jax.models.fusion import Scene
+from ccl_jax.models.fusion import FusionContext
 from ccl_jax.models.fusion.cca import CCA
 from ccl_jax.models.rope import half_split_order
-from ccl_jax.types import Route
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 
@@ -81,7 +81,7 @@ def fill(reader, data, side, e):
 def test_cca_equals_the_definition(case, backend):
   module, x, route, expected, grids = load(case)
   with jax.default_matmul_precision("highest"):
-    scene = Scene(grids, x["video"].shape[1], route, Attention(backend))
+    scene = FusionContext(grids, x["video"].shape[1], route, Attention(backend))
     added = module.exchange(x, scene)
   for s in x:
     error = np.abs(np.asarray(x[s] + added[s]) - expected[s]).max()

@@ -6,8 +6,8 @@ import re
 import jax
 import jax.numpy as jnp
 
+from ccl_jax.array_types import Route
 from ccl_jax.models import joint
-from ccl_jax.types import Route
 from configs.ccl import get_config
 
 F, H, W = 31, 44, 80  # 121 frames of 352 x 640: 27,280 video tokens

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from ccl_jax import trees
+from ccl_jax.array_types import Image, Route, other
 from ccl_jax.models import joint
-from ccl_jax.types import Image, Route, other
 from tests.models import tiny
 
 

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from ccl_jax import sampling
 from ccl_jax.diffusion import flow, guidance, tasks
+from ccl_jax.generation import sampling
 from ccl_jax.models import joint
 from tests.models import tiny
 

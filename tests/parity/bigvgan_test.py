@@ -6,11 +6,11 @@ import jax
 import numpy as np
 import pytest
 
-from ccl_jax import modules, trees
+from ccl_jax import nnx_utils, trees
 from ccl_jax.codecs import bigvgan
 from ccl_jax.codecs.bigvgan import BigVGAN
 from ccl_jax.convert import bigvgan as tables
-from ccl_jax.convert import load, rules, sources
+from ccl_jax.convert import load, rules, torch_files
 
 SIZES = dict(rates=(4, 2), kernels=(8, 4), block_kernels=(3, 5))
 SMALL = bigvgan.Settings(
@@ -60,14 +60,14 @@ def arrays(model):
 
 
 def ours(settings, table, arrays, mel):
-  shapes = modules.param_shapes(BigVGAN, settings)
-  params = load.load(sources.from_dict(arrays), table, shapes)
+  shapes = nnx_utils.param_shapes(BigVGAN, settings)
+  params = load.load(torch_files.from_dict(arrays), table, shapes)
   return np.asarray(vocode(params, mel, settings))
 
 
 @functools.partial(jax.jit, static_argnames="settings")
 def vocode(params, mel, settings):
-  return modules.bind(BigVGAN, settings, params)(mel)
+  return nnx_utils.bind(BigVGAN, settings, params)(mel)
 
 
 def difference(a, b):
@@ -138,7 +138,7 @@ def test_published_sizes_map_one_to_one(settings, build, table, names):
   with torch.device("meta"):
     theirs = build(settings).state_dict()
   theirs = {name: shape(x.shape) for name, x in theirs.items()}
-  shapes = trees.flatten(modules.param_shapes(BigVGAN, settings))
+  shapes = trees.flatten(nnx_utils.param_shapes(BigVGAN, settings))
   rules.match(tables.DIFFUSERS, theirs, shapes)
   for name in list(theirs):
     if name.endswith(".weight"):
@@ -155,6 +155,6 @@ def shape(sizes):
 
 def test_snake_without_beta():
   settings = bigvgan.Settings(activation="snake", width=16, **SIZES)
-  paths = trees.flatten(modules.param_shapes(BigVGAN, settings))
+  paths = trees.flatten(nnx_utils.param_shapes(BigVGAN, settings))
   assert not [path for path in paths if path.endswith("beta")]
   rules.derive(tables.BIGVGAN, paths)

@@ -11,7 +11,7 @@ from ccl_jax.codecs import clip
 from ccl_jax.convert import clip as tables
 from ccl_jax.convert.load import load
 from ccl_jax.convert.rules import match
-from ccl_jax.convert.sources import from_dict, from_torch
+from ccl_jax.convert.torch_files import from_dict, from_torch
 from tests.parity.redraw import redraw
 
 SETTINGS = clip.Settings(image=28, patch=7, width=24, ffn=40, heads=3, layers=3)

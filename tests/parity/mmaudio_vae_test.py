@@ -4,10 +4,10 @@ import jax
 import numpy as np
 import pytest
 
-from ccl_jax import modules, trees
+from ccl_jax import nnx_utils, trees
 from ccl_jax.codecs import mmaudio_vae
 from ccl_jax.codecs.mmaudio_vae import MMAudioVAE
-from ccl_jax.convert import load, mmaudio, rules, sources
+from ccl_jax.convert import load, mmaudio, rules, torch_files
 
 SMALL = mmaudio_vae.Settings(num_mels=10, channels=4, width=12)
 
@@ -44,18 +44,18 @@ def arrays(model):
 
 
 def loaded(table, arrays):
-  shapes = modules.param_shapes(MMAudioVAE, SMALL)
-  return load.load(sources.from_dict(arrays), table, shapes)
+  shapes = nnx_utils.param_shapes(MMAudioVAE, SMALL)
+  return load.load(torch_files.from_dict(arrays), table, shapes)
 
 
 @jax.jit
 def encode(params, mel):
-  return modules.bind(MMAudioVAE, SMALL, params).encode(mel)
+  return nnx_utils.bind(MMAudioVAE, SMALL, params).encode(mel)
 
 
 @jax.jit
 def decode(params, z):
-  return modules.bind(MMAudioVAE, SMALL, params).decode(z)
+  return nnx_utils.bind(MMAudioVAE, SMALL, params).decode(z)
 
 
 def draw(*shape):
@@ -126,7 +126,7 @@ def test_published_sizes_map_one_to_one(settings):
     name: jax.ShapeDtypeStruct(tuple(x.shape), np.dtype("float32"))
     for name, x in theirs.items()
   }
-  shapes = trees.flatten(modules.param_shapes(MMAudioVAE, settings))
+  shapes = trees.flatten(nnx_utils.param_shapes(MMAudioVAE, settings))
   rules.match(mmaudio.DIFFUSERS, theirs, shapes)
   rules.match(mmaudio.MMAUDIO, own_names(theirs), shapes)
 

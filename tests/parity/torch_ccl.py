@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ccl_jax.array_types import STREAMS
 from ccl_jax.convert import ccl
 from ccl_jax.convert.load import dump
 from ccl_jax.diffusion import tasks
 from ccl_jax.models import joint
-from ccl_jax.types import STREAMS
 from tests.convert.joints import MODELS, draw
 
 torch = pytest.importorskip("torch")

@@ -7,13 +7,13 @@ import pytest
 from flax import nnx
 
 from ccl_jax import trees
+from ccl_jax.array_types import STREAMS, Image
 from ccl_jax.attention import Attention
-from ccl_jax.convert import ccl, export, runs
+from ccl_jax.convert import ccl, export, workdirs
 from ccl_jax.convert.load import dump
-from ccl_jax.models.fusion import Scene, make_fusion
+from ccl_jax.models.fusion import FusionContext, make_fusion
 from ccl_jax.models.fusion.cca import POSITIONS, frame_times
 from ccl_jax.sharding import ONE_DEVICE
-from ccl_jax.types import STREAMS, Image
 from tests.convert.joints import MODELS, random_like
 from tests.parity.torch_ccl import (
   BOUND,
@@ -51,7 +51,7 @@ def test_velocity_told_of_an_image(tmp_path):
   params, velocity = ours("told")
   about = {"settings": MODELS["told"]}
   (tmp_path / "run").mkdir()
-  runs.write(tmp_path / "run", 1, params, about)
+  workdirs.write(tmp_path / "run", 1, params, about)
   export.to_torch(tmp_path / "run", tmp_path / "export")
   model = torch_model.CCL.from_pretrained(tmp_path / "export")
   rng = np.random.default_rng(1)
@@ -89,7 +89,7 @@ def test_what_streams_read_of_each_other(kind):
     s: jnp.asarray(rng.standard_normal((B, F, h * w, d)), "float32")
     for (s, (_, h, w)), d in zip(grids.items(), (32, 20), strict=True)
   }
-  scene = Scene(grids, F, routes, Attention(None, ONE_DEVICE))
+  scene = FusionContext(grids, F, routes, Attention(None, ONE_DEVICE))
   expected = jax.jit(lambda p, x: nnx.merge(graph, p).exchange(x, scene))(
     params, x
   )

@@ -9,14 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ccl_jax.array_types import STREAMS, Image
 from ccl_jax.convert import export
 from ccl_jax.data.decoding import decode
-from ccl_jax.diffusion import flow, guidance, sampler, tasks
+from ccl_jax.diffusion import flow, guidance, solvers, tasks
+from ccl_jax.generation.pipeline import Pipeline
+from ccl_jax.generation.sampling import SamplingConfig
 from ccl_jax.models.fusion.cca import CCA
 from ccl_jax.models.fusion.gated import make_gated
-from ccl_jax.pipeline import Pipeline
-from ccl_jax.sampling import Sampling
-from ccl_jax.types import STREAMS, Image
 from tests.parity.torch_ccl import (
   LIMIT,
   F,
@@ -41,7 +41,7 @@ WINDOW = dict(guidance_low=0.2, guidance_high=0.9, rescale=0.4)
 
 def test_what_a_config_leaves_out():
   """Defaults are those of JAX."""
-  sampling = {f.name: f.default for f in dataclasses.fields(Sampling)}
+  sampling = {f.name: f.default for f in dataclasses.fields(SamplingConfig)}
   assert torch_sampling.DEFAULTS.items() <= sampling.items()
   for make, extra in ((CCA, {}), (make_gated, torch_model.GATED)):
     options = torch_model.DEFAULTS | extra
@@ -51,7 +51,7 @@ def test_what_a_config_leaves_out():
 
 def test_tables_are_those_of_jax():
   assert torch_sampling.ROWS.keys() == guidance.ROWS.keys()
-  assert torch_sampling.SOLVERS.keys() == sampler.SOLVERS.keys()
+  assert torch_sampling.SOLVERS.keys() == solvers.SOLVERS.keys()
   assert torch_sampling.TASKS.keys() == tasks.INFERENCE_TASKS.keys()
   for name, plan in tasks.INFERENCE_TASKS.items():
     assert torch_sampling.TASKS[name] == (plan.streams, plan.given)
@@ -63,16 +63,16 @@ def test_tables_are_those_of_jax():
 
 
 @pytest.mark.parametrize("steps, shift", [(1, 1.0), (2, 3.0), (12, 5.0)])
-@pytest.mark.parametrize("method", sampler.SOLVERS)
+@pytest.mark.parametrize("method", solvers.SOLVERS)
 def test_solvers(method, steps, shift):
   noise = inputs()[0]["audio"]
 
   def field(state, t):
     return {"audio": jnp.sin(2 * state["audio"]) + t * state["audio"]}
 
-  expected, _ = sampler.solve(
+  expected, _ = solvers.solve(
     lambda state, t, _: field(state, t["audio"][0]), {"audio": noise}, {}, {},
-    sampler.schedule(steps, shift), method, None,
+    solvers.schedule(steps, shift), method, None,
   )  # fmt: skip
 
   def theirs(state, sigma):
@@ -135,7 +135,7 @@ def test_latents_of_every_task(task, method, row, options, told):
     method=method, steps=4, guidance=row, audio_cross_scale=1.5
   )
   plan = tasks.inference_task(task)
-  chosen = Sampling(**SCALES, **options, shift=3.0)
+  chosen = SamplingConfig(**SCALES, **options, shift=3.0)
   rows = guidance.row(row), guidance.row("none")
   guide = functools.partial(guidance.guided, velocity, scales=chosen.scales)
   guided, plain = guide(rows[0], rescale=chosen.rescale), guide(rows[1])
@@ -145,9 +145,9 @@ def test_latents_of_every_task(task, method, row, options, told):
     "route": plan.route(len(text)),
     "null": null_latents(),
   }
-  expected, _ = sampler.solve(
+  expected, _ = solvers.solve(
     guided, noise, {} if told else plan.clean(noise), given,
-    sampler.schedule(4, 3.0), method, condition | told, chosen.window, plain,
+    solvers.schedule(4, 3.0), method, condition | told, chosen.window, plain,
   )  # fmt: skip
   model.config["sampling"] = SCALES | {"shift": 3.0}
   got = torch_sampling.sample(

@@ -9,7 +9,7 @@ from ccl_jax.codecs import umt5
 from ccl_jax.convert import umt5 as tables
 from ccl_jax.convert.load import load
 from ccl_jax.convert.rules import match
-from ccl_jax.convert.sources import from_dict, from_torch
+from ccl_jax.convert.torch_files import from_dict, from_torch
 from tests.parity.redraw import redraw
 
 SETTINGS = umt5.Settings(

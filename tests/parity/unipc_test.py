@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ccl_jax.diffusion import sampler
+from ccl_jax.diffusion import solvers
 
 
 def scheduler(num_steps, shift):
@@ -28,14 +28,14 @@ def test_equals_diffusers(num_steps, shift):
     velocity = torch.sin(2 * x) + theirs.sigmas[step] * x
     x = theirs.step(velocity, t, x).prev_sample
 
-  ours, _ = sampler.solve(
+  ours, _ = solvers.solve(
     lambda state, t, condition: {
       s: jnp.sin(2 * x) + t[s][:, None, None] * x for s, x in state.items()
     },
     {"audio": jnp.asarray(noise)},
     clean={},
     given={},
-    sigmas=sampler.schedule(num_steps, shift),
+    sigmas=solvers.schedule(num_steps, shift),
     method="unipc",
     condition=None,
   )
@@ -45,7 +45,7 @@ def test_equals_diffusers(num_steps, shift):
 
 @pytest.mark.parametrize("shift", [1.0, 3.0, 5.0])
 def test_schedule_equals_diffusers(shift):
-  ours = sampler.schedule(20, shift)
+  ours = solvers.schedule(20, shift)
   np.testing.assert_allclose(
     ours, scheduler(20, shift).sigmas.numpy(), atol=1.1e-6
   )

@@ -9,15 +9,15 @@ import pytest
 from flax import nnx
 
 from ccl_jax import trees
+from ccl_jax.array_types import Image, Route
 from ccl_jax.attention import Attention
 from ccl_jax.convert import rules, wan
 from ccl_jax.convert.load import dump, load
-from ccl_jax.convert.sources import from_dict, from_torch
+from ccl_jax.convert.torch_files import from_dict, from_torch
 from ccl_jax.models import joint
-from ccl_jax.models.block import Prompt
-from ccl_jax.models.fusion import Scene
+from ccl_jax.models.block import CrossAttentionInputs
+from ccl_jax.models.fusion import FusionContext
 from ccl_jax.sharding import ONE_DEVICE
-from ccl_jax.types import Image, Route
 from configs.ccl import get_config
 
 torch = pytest.importorskip("torch")
@@ -226,9 +226,11 @@ def test_one_block(layer, kind):
   times = np.array([0.7, 0.2], np.float32)
   _, _, hidden = both(latents, times, text, image)
   (x, context, rows, _), theirs = hidden[layer]
-  prompt = Prompt(context.numpy())
+  prompt = CrossAttentionInputs(context.numpy())
   if image:
-    prompt = Prompt(context[:, -512:].numpy(), context[:, :-512].numpy())
+    prompt = CrossAttentionInputs(
+      context[:, -512:].numpy(), context[:, :-512].numpy()
+    )
   model = nnx.merge(graph, params)
   grid = (3, 3, 5)
   blocks = {}
@@ -236,7 +238,9 @@ def test_one_block(layer, kind):
     own, stacked = nnx.split(stack)
     row = jax.tree.map(lambda p: p[layer], nnx.to_pure_dict(stacked))
     blocks[name] = nnx.merge(own, row)
-  scene = Scene({"video": grid}, grid[0], route(2), Attention(None, ONE_DEVICE))
+  scene = FusionContext(
+    {"video": grid}, grid[0], route(2), Attention(None, ONE_DEVICE)
+  )
   out = jax.jit(
     lambda x, rows, prompt: model.block(
       blocks,

@@ -11,12 +11,12 @@ import pytest
 from einops import rearrange
 
 from ccl_jax import trees
-from ccl_jax.codecs import cache, image_condition, wan_vae
+from ccl_jax.codecs import converted_weights, image_condition, wan_vae
 from ccl_jax.codecs.wan_video import WanVideoCodec
 from ccl_jax.convert import rules
 from ccl_jax.convert import wan_vae as tables
 from ccl_jax.convert.load import dump, load
-from ccl_jax.convert.sources import from_dict, from_torch
+from ccl_jax.convert.torch_files import from_dict, from_torch
 
 SMALL = wan_vae.Settings(
   base=8, channels=4, mean=(0.1, -0.2, 0.3, 0.4), deviation=(1.0, 2.0, 0.5, 1.5)
@@ -116,7 +116,7 @@ def test_first_frames_equal_those_of_diffusers_pipeline(pair, tmp_path):
 
   theirs, params = pair
   about = {"settings": dataclasses.asdict(SMALL)}
-  cache.write(tmp_path / "vae", params, about)
+  converted_weights.write(tmp_path / "vae", params, about)
   images = np.random.default_rng(0).integers(0, 256, (1, 16, 24, 3), np.uint8)
   x = torch.from_numpy(images.astype(np.float32) / 127.5 - 1)
   pipeline = types.SimpleNamespace(

@@ -8,12 +8,12 @@ from tensorboardX.proto import event_pb2
 
 from ccl_jax.training import log
 from ccl_jax.training.mirror import Mirror
-from ccl_jax.training.rates import Work
+from ccl_jax.training.throughput import StepCost
 from tests import bucket
 from tests.training import clocks
 from tests.training.clocks import spend
 
-WORK = Work(samples=4, tokens=600, flops=8e12, chips=2, peak=10e12)
+WORK = StepCost(samples=4, tokens=600, flops=8e12, chips=2, peak=10e12)
 
 
 @pytest.fixture(params=["disk", "bucket"])

@@ -2,7 +2,7 @@
 
 import jax
 
-from ccl_jax.training import recipe
+from ccl_jax.training import setup
 from configs.ccl import get_config
 from tests.models import tiny
 
@@ -18,7 +18,7 @@ def make_config(**sections) -> dict:
   return config
 
 
-def make_recipe(devices=None, **sections) -> recipe.Recipe:
+def make_recipe(devices=None, **sections) -> setup.TrainSetup:
   """`recipe.make_recipe` of such a config; one device unless given."""
   devices = jax.devices()[:1] if devices is None else devices
-  return recipe.make_recipe(make_config(**sections), devices)
+  return setup.make_recipe(make_config(**sections), devices)

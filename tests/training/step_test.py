@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from ccl_jax import trees
-from ccl_jax.training import checkpoint, step
+from ccl_jax.checkpoints import manager
+from ccl_jax.training import step
 from ccl_jax.training.state import abstract_state, init_state, state_params
 from tests.models import tiny
 from tests.training import recipes
@@ -66,10 +67,10 @@ def test_resume_equals_never_having_stopped(tmp_path):
   """Bit for bit: parameters, optimizer, average, noise."""
   straight = run(first_state(), range(4))
   state = run(first_state(), range(2))
-  first = checkpoint.Checkpointer(tmp_path, every=2)
+  first = manager.Checkpointer(tmp_path, every=2)
   first.save(2, state)
   first.close()
-  second = checkpoint.Checkpointer(tmp_path, every=2)
+  second = manager.Checkpointer(tmp_path, every=2)
   state, at = second.restore_newest(abstract_state(recipe()))
   assert at == 2
   resumed = run(state, range(2, 4))

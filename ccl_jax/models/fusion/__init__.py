@@ -3,7 +3,13 @@
 from collections.abc import Mapping
 
 from ccl_jax.config import build
-from ccl_jax.models.fusion.base import NOTHING, Fusion, Grid, Memory, Scene
+from ccl_jax.models.fusion.base import (
+  NOTHING,
+  Fusion,
+  FusionContext,
+  Grid,
+  KVCache,
+)
 from ccl_jax.models.fusion.cca import CCA
 from ccl_jax.models.fusion.gated import make_gated
 

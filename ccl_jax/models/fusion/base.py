@@ -5,7 +5,7 @@ from the other, both sides read from the same snapshot. A fusion that leaves a
 hook alone keeps the streams independent there.
 
 When sampling, some of what `exchange` reads never changes: the context tokens,
-and a stream that is a reference at t = 0 and does not see the other. A `Memory`
+and a stream that is a reference at t = 0 and does not see the other. A `KVCache`
 holds the keys and values of these; `contexts` and `remember` make them. It is
 needed that a stream which sees nothing equals the stream alone: true for all
 fusions whose `attend` keeps the streams apart.
@@ -18,15 +18,15 @@ import jax
 from flax import nnx
 
 from ccl_jax import trees
+from ccl_jax.array_types import Array, Route
 from ccl_jax.attention import Attention
-from ccl_jax.types import Array, Route
 
 Grid = tuple[int, int, int]
 # Keys and values of some tokens, (b, m, k, e) each.
 Pair = tuple[Array, Array]
 
 
-class Scene(NamedTuple):
+class FusionContext(NamedTuple):
   """What all layers have in common.
 
   Attributes:
@@ -44,7 +44,7 @@ class Scene(NamedTuple):
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Memory:
+class KVCache:
   """What does not change from step to step, with a leading axis of layers.
 
   Attributes:
@@ -69,14 +69,14 @@ class Memory:
     return trees.interleave(*passes)
 
 
-NOTHING = Memory()
+NOTHING = KVCache()
 
 
 class Fusion(nnx.Module):
   """Two independent towers; the interface and its neutral element."""
 
   def attend(
-    self, qkv: dict[str, tuple[Array, Array, Array]], scene: Scene
+    self, qkv: dict[str, tuple[Array, Array, Array]], scene: FusionContext
   ) -> dict[str, Array]:
     """Self-attention, stream -> (b, n, k, e)."""
     tokens = {s: h * w for s, (_, h, w) in scene.grids.items()}
@@ -86,7 +86,7 @@ class Fusion(nnx.Module):
     }
 
   def exchange(
-    self, x: dict[str, Array], scene: Scene, memory: Memory = NOTHING
+    self, x: dict[str, Array], scene: FusionContext, memory: KVCache = NOTHING
   ) -> dict[str, Array]:
     """Stream -> (b, f, s, d) to add; a stream left out adds nothing."""
     return {}
@@ -95,11 +95,15 @@ class Fusion(nnx.Module):
     """Side -> keys and values of the context tokens that it reads."""
     return {}
 
-  def remember(self, x: dict[str, Array], scene: Scene) -> dict[str, Pair]:
+  def remember(
+    self, x: dict[str, Array], scene: FusionContext
+  ) -> dict[str, Pair]:
     """Stream -> keys and values as the other side reads it."""
     return {}
 
-  def shares(self, x: dict[str, Array], scene: Scene) -> dict[str, Array]:
+  def shares(
+    self, x: dict[str, Array], scene: FusionContext
+  ) -> dict[str, Array]:
     """Side -> the part of its tokens' attention on the other stream, (b, n).
 
     The mean over heads; the rest is on the context. Of sides that read another.

@@ -33,17 +33,17 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from ccl_jax.array_types import STREAMS, Array, Float, Route, other
 from ccl_jax.attention import Full, Mask, Window
 from ccl_jax.models import layers, rope
 from ccl_jax.models.block import flatten
 from ccl_jax.models.fusion.base import (
   NOTHING,
   Fusion,
-  Memory,
+  FusionContext,
+  KVCache,
   Pair,
-  Scene,
 )
-from ccl_jax.types import STREAMS, Array, Float, Route, other
 
 POSITIONS = ("index", "seconds", "fine", "unscaled")
 
@@ -76,7 +76,7 @@ def frame_times(
   raise ValueError(f"{positions=}: expected one of {', '.join(POSITIONS)}.")
 
 
-class Reader(nnx.Module):
+class CrossAttention(nnx.Module):
   """One side: a stream of width d reads one of width d_other."""
 
   def __init__(
@@ -84,7 +84,7 @@ class Reader(nnx.Module):
   ):
     self.norm = layers.LayerNorm(d)
     self.norm_other = layers.LayerNorm(d_other)
-    self.attention = layers.Projections(
+    self.attention = layers.AttentionProjections(
       d, d_other, head_size, rngs=rngs, dtype=dtype, out_init=layers.zeros
     )
     tokens = 0.02 * jax.random.normal(rngs.params(), (num_context, d_other))
@@ -154,7 +154,7 @@ class CCA(Fusion):
     self.num_context = (audio_context, video_context)
     for i, side in enumerate(STREAMS):
       d, d_other = widths[side], widths[other(side)]
-      reader = Reader(
+      reader = CrossAttention(
         d, d_other, head_sizes[side], self.num_context[i], rngs=rngs,
         dtype=dtype,
       )  # fmt: skip
@@ -164,7 +164,7 @@ class CCA(Fusion):
     """Whether routes close columns of what `side` reads, or else a gate."""
     return self.dcr and self.num_context[STREAMS.index(side)] > 0
 
-  def angles(self, side: str, of: str, scene: Scene) -> Array:
+  def angles(self, side: str, of: str, scene: FusionContext) -> Array:
     """RoPE of the tokens of stream `of`, in the head geometry of `side`."""
     e = self.head_sizes[STREAMS.index(side)]
     # Where the frames of a video alone sit does not depend on c.
@@ -175,7 +175,7 @@ class CCA(Fusion):
       return rope.video_angles(times, h, w, e)
     return rope.time_angles(times, e)
 
-  def mask(self, side: str, num_far: int, scene: Scene) -> Mask:
+  def mask(self, side: str, num_far: int, scene: FusionContext) -> Mask:
     """TARP's window and, if routed, DCR's columns, on context and `num_far`.
 
     Without TARP everyone sees every frame; frames of padding nobody sees.
@@ -197,7 +197,7 @@ class CCA(Fusion):
     return mask
 
   def exchange(
-    self, x: dict[str, Array], scene: Scene, memory: Memory = NOTHING
+    self, x: dict[str, Array], scene: FusionContext, memory: KVCache = NOTHING
   ) -> dict[str, Array]:
     """Both sides read the snapshot x; a lone stream reads its LCT."""
     added = {}
@@ -208,7 +208,7 @@ class CCA(Fusion):
     return added
 
   def far_keys(
-    self, side: str, x: dict[str, Array], scene: Scene, memory: Memory
+    self, side: str, x: dict[str, Array], scene: FusionContext, memory: KVCache
   ) -> tuple[Pair, ...]:
     """Of the other stream, if it is here or remembered."""
     far = other(side)
@@ -223,8 +223,8 @@ class CCA(Fusion):
     side: str,
     x: Float[Array, "b f s d"],
     far: tuple[Pair, ...],
-    scene: Scene,
-    memory: Memory,
+    scene: FusionContext,
+    memory: KVCache,
   ) -> Float[Array, "b f s d"]:
     """What `side` adds to itself, from its context and `far`."""
     on = scene.route.exchanges
@@ -242,7 +242,7 @@ class CCA(Fusion):
     side: str,
     x: Float[Array, "b f s d"],
     parts: Sequence[Pair],
-    scene: Scene,
+    scene: FusionContext,
   ) -> Float[Array, "b n k e"]:
     """What `side` reads of the context, the first of `parts`, and the rest."""
     num_far = sum(k.shape[1] for k, _ in parts[1:])
@@ -251,7 +251,9 @@ class CCA(Fusion):
     angles = self.angles(side, side, scene)
     return getattr(self, side).attend(x, angles, parts, across)
 
-  def shares(self, x: dict[str, Array], scene: Scene) -> dict[str, Array]:
+  def shares(
+    self, x: dict[str, Array], scene: FusionContext
+  ) -> dict[str, Array]:
     """See `Fusion`: attention to values that are 0 in the context, else 1."""
     found = {}
     for side in x:
@@ -267,7 +269,9 @@ class CCA(Fusion):
     """Side -> keys and values of the LCT that it reads."""
     return {side: getattr(self, side).context_keys(dtype) for side in STREAMS}
 
-  def remember(self, x: dict[str, Array], scene: Scene) -> dict[str, Pair]:
+  def remember(
+    self, x: dict[str, Array], scene: FusionContext
+  ) -> dict[str, Pair]:
     """Stream -> its keys and values as the other side reads it."""
     layout, kept = scene.attention.layout, {}
     for s, y in x.items():

@@ -1,0 +1,186 @@
+"""What the page (`app`) looks like, and what its button does.
+
+Every function is handed `gr`, the gradio module: only who serves a page needs
+it to be installed.
+"""
+
+from typing import Any
+
+from ccl_jax.app.session import Result, Session
+from ccl_jax.diffusion import guidance
+from ccl_jax.generation import requests
+from ccl_jax.generation.pipeline import Pipeline
+
+TITLE = """# Joint video and sound
+Say what is seen, then **what is spoken, in "quotation marks"**, then what is
+heard: one text for both. """
+TASKS = {
+  "t2av": "text → video and sound",
+  "i2av": "text, first frame → video and sound",
+  "a2v": "text, sound → video",
+  "v2a": "text, video → sound",
+  "t2v": "text → video",
+  "i2v": "text, first frame → video",
+  "t2a": "text → sound",
+}
+EXAMPLE = 'A red face talks. A ball bounces. "a i u" A low voice. Clicks.'
+SCALES = ("video_scale", "audio_scale", "cross_scale")
+_HOUR = 3600
+
+
+def build(gr: Any, studio: Session) -> Any:
+  """The page, of `gr`, the gradio module."""
+  with gr.Blocks(
+    title="ccl_jax", analytics_enabled=False, delete_cache=(_HOUR, 24 * _HOUR)
+  ) as page:
+    gr.Markdown(TITLE + clip_text(studio.pipeline))
+    with gr.Row():
+      with gr.Column():
+        fields, sampling, attention = controls(gr, studio.pipeline)
+        button = gr.Button("Generate", variant="primary", elem_id="go")
+      with gr.Column():
+        shown = results(gr)
+
+    def change(task):
+      taken = requests.inputs(task)
+      return [gr.update(visible=name in taken) for name in requests.INPUTS]
+
+    def generate(attention, *values, progress=gr.Progress()):  # noqa: B008
+      named = dict(zip([*fields, *sampling], values, strict=True))
+      try:
+        result = studio.request(
+          {name: named[name] for name in fields},
+          {name: named[name] for name in sampling},
+          lambda done, of: progress(
+            (done, of),
+            desc="Sampling" if done < of else "Decoding",
+            unit="steps",
+          ),
+          attention,
+        )
+      except ValueError as error:
+        raise gr.Error(str(error), duration=None, print_exception=False) from (
+          error
+        )
+      if result.note:
+        gr.Info(result.note)
+      return show(gr, result)
+
+    fields["task"].change(
+      change,
+      fields["task"],
+      [fields[name] for name in requests.INPUTS],
+      api_visibility="private",
+      show_progress="hidden",
+    )
+    button.click(
+      generate,
+      [attention, *fields.values(), *sampling.values()],
+      list(shown.values()),
+      concurrency_limit=1,
+      show_progress_on=[shown["video"], shown["sound"]],
+    )
+  return page
+
+
+def clip_text(pipeline: Pipeline) -> str:
+  """What this model's clips are."""
+  shape = pipeline.shape
+  y, x = shape.size
+  return (
+    f"Clips of {shape.frames / shape.fps:.2f} s, {x} x {y} pixels,"
+    f" {shape.fps:g} frames a second."
+  )
+
+
+def controls(gr: Any, pipeline: Pipeline) -> tuple[dict, dict, Any]:
+  """Components of an item's fields and the sampling's, and of `attention`."""
+  fields = {
+    "task": gr.Dropdown(
+      [(text, name) for name, text in TASKS.items()],
+      value="t2av", label="Task", elem_id="task"
+    ),
+    "prompt": gr.Textbox(
+      label="Prompt",
+      elem_id="prompt",
+      lines=3,
+      placeholder=EXAMPLE,
+      info='Spoken words in "quotation marks".',
+    ),
+    "image": gr.Image(
+      label="First frame", type="filepath", sources=["upload"], visible=False,
+      elem_id="image"
+    ),
+    "audio": gr.Audio(
+      label="Sound", type="filepath", sources=["upload"], visible=False,
+      elem_id="audio"
+    ),
+    "video": gr.Video(
+      label="Video", sources=["upload"], visible=False, elem_id="video"
+    ),
+  }  # fmt: skip
+  with gr.Accordion("More", open=False):
+    fields["negative"] = gr.Textbox(label="Negative prompt")
+    fields["seed"] = gr.Number(0, label="Seed", precision=0, minimum=0)
+    chosen = pipeline.sampling
+    sampling = {
+      "steps": gr.Slider(1, 100, chosen.steps, step=1, label="Steps"),
+      "guidance": gr.Dropdown(
+        list(guidance.ROWS), value=chosen.guidance, label="Guidance"
+      ),
+    }
+    for name in SCALES:
+      label = name.replace("_", " ").capitalize()
+      sampling[name] = gr.Slider(
+        0, 15, getattr(chosen, name), step=0.1, label=label
+      )
+    attention = gr.Checkbox(
+      False,
+      label="Show attention",
+      info="Between picture and sound; the first time it is compiled anew.",
+      elem_id="look",
+    )
+  return fields, sampling, attention
+
+
+def results(gr: Any) -> dict[str, Any]:
+  """Components of what is made, by name."""
+  return {
+    "video": gr.Video(
+      label="Clip", interactive=False, autoplay=True, height=320, elem_id="clip"
+    ),
+    "sound": gr.Audio(
+      label="Sound", interactive=False, visible=False, elem_id="sound"
+    ),
+    "mel": gr.Image(
+      label="Its mel", interactive=False, height=200, elem_id="mel", buttons=[]
+    ),
+    "attention": gr.Image(
+      label="Its attention across streams",
+      interactive=False,
+      visible=False,
+      elem_id="attention",
+      buttons=["fullscreen"],
+    ),
+    "files": gr.File(
+      label="Download",
+      file_count="multiple",
+      interactive=False,
+      elem_id="files",
+    ),
+  }
+
+
+def show(gr: Any, result: Result) -> list[Any]:
+  """Values of the components of `results`."""
+  clip, is_video = str(result.clip), result.clip.suffix == ".mp4"
+  return [
+    gr.update(value=clip if is_video else None, visible=is_video),
+    gr.update(value=None if is_video else clip, visible=not is_video),
+    gr.update(value=result.mel, visible=result.mel is not None),
+    gr.update(
+      value=result.attention and str(result.attention),
+      visible=result.attention is not None,
+    ),
+    [str(file) for file in result.files],
+  ]

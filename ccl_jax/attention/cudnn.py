@@ -1,0 +1,53 @@
+"""cuDNN flash attention, through jax.nn: full attention in half precision.
+
+What it takes is narrow, and everything else is refused with its reason: a
+GPU, bfloat16 or float16, no pattern and no segments. Key lengths are passed
+on as cuDNN's own padding mask.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from ccl_jax.array_types import Array, Float
+from ccl_jax.attention.mask import Full, Mask
+from ccl_jax.attention.target import CompileTarget
+
+
+def attend(
+  q: Float[Array, "b n k e"],
+  k: Float[Array, "b m k e"],
+  v: Float[Array, "b m k e"],
+  mask: Mask,
+  target: CompileTarget,
+) -> Float[Array, "b n k e"]:
+  """Attention by cuDNN.
+
+  Raises:
+    NotImplementedError: anything but half-precision full attention on a GPU.
+  """
+  if target.platform != "gpu":
+    raise NotImplementedError(
+      f"cuDNN needs a GPU, compiling for {target.platform}"
+    )
+  if not isinstance(mask.pattern, Full) or mask.k_segments is not None:
+    raise NotImplementedError(
+      f"cuDNN does full attention and key lengths only, got {mask.pattern}"
+      f" with segments: {mask.k_segments is not None}"
+    )
+  if q.dtype not in (jnp.bfloat16, jnp.float16):
+    raise NotImplementedError(f"cuDNN needs half precision, got {q.dtype=}")
+  if q.shape[-1] % 8 or q.shape[-1] > 128:
+    raise NotImplementedError(
+      f"cuDNN needs a head size in multiples of 8 up to 128, got {q.shape=}"
+    )
+  lengths = mask.k_lengths
+  if mask.pattern.num_keys is not None:
+    most = jnp.full(len(q), mask.pattern.num_keys)
+    lengths = most if lengths is None else jnp.minimum(lengths, most)
+  return jax.nn.dot_product_attention(
+    q,
+    k.astype(q.dtype),
+    v.astype(q.dtype),
+    key_value_seq_lengths=lengths,
+    implementation="cudnn",
+  )

@@ -1,0 +1,275 @@
+"""Arrays by name, out of the files that people have; read one by one.
+
+  PATH.safetensors            lazily, by the library's memory map
+  PATH.pth, .pt, .bin, .ckpt  torch.load(weights_only=True, mmap=True)
+  FOLDER                      with one of them, or with shards and their index
+                              (`*.safetensors.index.json`, `*.bin.index.json`)
+
+A pickle can hold code; such a file is refused, never run. Half precision stays
+what it is (bfloat16 is ml_dtypes').
+"""
+
+import dataclasses
+import json
+import pathlib
+import re
+import warnings
+import zipfile
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import ml_dtypes
+import numpy as np
+from etils import epath
+
+from ccl_jax.files import is_remote
+
+_TORCH = (".pth", ".pt", ".bin", ".ckpt")
+_MAPPED_BYTES = 2**28
+_CODE = re.compile(r"GLOBAL (\S+)")
+_NESTED = ("state_dict", "model", "generator", "module")
+KINDS = {
+  "F64": np.float64, "F32": np.float32, "F16": np.float16,
+  "BF16": ml_dtypes.bfloat16, "F8_E4M3": ml_dtypes.float8_e4m3fn,
+  "F8_E5M2": ml_dtypes.float8_e5m2, "I64": np.int64, "I32": np.int32,
+  "I16": np.int16, "I8": np.int8, "U8": np.uint8, "BOOL": np.bool_,
+  "U16": np.uint16, "U32": np.uint32, "U64": np.uint64,
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class LazyStateDict:
+  """Arrays that are read when they are asked for.
+
+  Attributes:
+    origin: where they are, for messages.
+    shapes: name -> ShapeDtypeStruct, in the order of the file.
+    read: name -> array.
+    metadata: what else the file says.
+  """
+
+  origin: str
+  shapes: dict[str, jax.ShapeDtypeStruct]
+  read: Callable[[str], np.ndarray]
+  metadata: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+def from_dict(arrays: Mapping[str, np.ndarray]) -> LazyStateDict:
+  """Arrays in memory."""
+  shapes = {
+    name: jax.ShapeDtypeStruct(np.shape(x), x.dtype)
+    for name, x in arrays.items()
+  }
+  return LazyStateDict("memory", shapes, arrays.__getitem__)
+
+
+def from_torch(
+  state: Mapping[str, Any], origin: str = "memory"
+) -> LazyStateDict:
+  """A torch `state_dict`; of a module on the meta device, its shapes."""
+  shapes = {
+    name: jax.ShapeDtypeStruct(tuple(x.shape), _torch_dtype(x.dtype))
+    for name, x in state.items()
+  }
+  return LazyStateDict(origin, shapes, lambda name: _to_numpy(state[name]))
+
+
+def local_path(path: epath.PathLike) -> pathlib.Path:
+  """The path of files that can be mapped.
+
+  Raises:
+    ValueError: they are in a bucket.
+  """
+  if is_remote(path):
+    raise ValueError(
+      f"'{path}' is in a bucket: copy it to a disk first, weights are mapped."
+    )
+  return pathlib.Path(path)
+
+
+def open_tensors(path: epath.PathLike) -> LazyStateDict:
+  """The arrays of a file or folder, unread.
+
+  Raises:
+    ValueError: no such file, one in a bucket, not such a file, cut short, a
+      pickle with code, an index that its shards do not fit.
+  """
+  path = local_path(path)
+  if path.is_dir():
+    return _open_folder(path)
+  if not path.exists():
+    raise ValueError(f"No file '{path}'.")
+  if path.suffix == ".safetensors":
+    return _open_safetensors(path)
+  if path.suffix in _TORCH:
+    return _open_torch(path)
+  raise ValueError(
+    f"'{path}': expected a .safetensors, {', '.join(_TORCH)} file, or a folder"
+    " with them."
+  )
+
+
+class _Mapped:
+  """Reads arrays of a mapped file, and maps it again now and then.
+
+  What was read of a mapping is memory in use until the mapping ends.
+  """
+
+  def __init__(
+    self, make: Callable[[], Any], read: Callable[[Any, str], np.ndarray]
+  ):
+    self.make, self.read = make, read
+    self.file, self.size = make(), 0
+
+  def __call__(self, name: str) -> np.ndarray:
+    if self.size > _MAPPED_BYTES:
+      self.file, self.size = None, 0
+      self.file = self.make()
+    array = self.read(self.file, name)
+    self.size += array.nbytes
+    return array
+
+
+def _open_safetensors(path: pathlib.Path) -> LazyStateDict:
+  import safetensors
+
+  def make():
+    return safetensors.safe_open(path, framework="np")
+
+  try:
+    read = _Mapped(make, lambda file, name: file.get_tensor(name))
+    file, names = read.file, read.file.keys()
+    shapes = {name: _slice_shape(file.get_slice(name)) for name in names}
+    metadata = dict(file.metadata() or {})
+  except (safetensors.SafetensorError, OSError, KeyError) as error:
+    raise ValueError(
+      f"'{path}' is no safetensors file, or cut short: {_first_line(error)}"
+    ) from error
+  return LazyStateDict(str(path), shapes, read, metadata)
+
+
+def _slice_shape(part: Any) -> jax.ShapeDtypeStruct:
+  return jax.ShapeDtypeStruct(tuple(part.get_shape()), KINDS[part.get_dtype()])
+
+
+def _open_torch(path: pathlib.Path) -> LazyStateDict:
+  read = _Mapped(
+    lambda: _load_torch(path), lambda file, name: _to_numpy(file[0][name])
+  )
+  state, other = read.file
+  metadata = {str(k): str(v)[:80] for k, v in other.items()}
+  return LazyStateDict(str(path), from_torch(state).shapes, read, metadata)
+
+
+def _load_torch(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
+  """The tensors of a file by name, and what else is in it."""
+  state, other = _unpickle(path), {}
+  if not isinstance(state, Mapping):
+    raise ValueError(f"'{path}' holds a {type(state).__name__}, not arrays.")
+  inner = [k for k in _NESTED if isinstance(state.get(k), Mapping)]
+  if inner and not any(_is_tensor(x) for x in state.values()):
+    other = {k: v for k, v in state.items() if k not in inner}
+    state = state[inner[0]]
+  arrays = {str(k): v for k, v in state.items() if _is_tensor(v)}
+  other |= {k: v for k, v in state.items() if not _is_tensor(v)}
+  if not arrays:
+    raise ValueError(f"'{path}' holds no arrays; it has {list(other)[:10]}.")
+  return arrays, other
+
+
+def _unpickle(path: pathlib.Path) -> Any:
+  import torch
+
+  # Only files of the newer kind, a zip, can be mapped.
+  mmap = zipfile.is_zipfile(path)
+  try:
+    with warnings.catch_warnings():
+      warnings.simplefilter("ignore")  # Foreign pickles are refused below.
+      return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+  except Exception as error:  # Damaged files fail in many ways.
+    if found := _CODE.search(str(error)):
+      raise ValueError(
+        f"'{path}' is a pickle with code in it ({found[1]}), which is refused."
+        " Save its arrays alone, best as safetensors."
+      ) from error
+    reason = _first_line(error)
+    if "weights_only" in str(error):  # It tells how to run the code.
+      reason = "not what torch.save writes"
+    raise ValueError(
+      f"'{path}' is no PyTorch file, or cut short: {reason}"
+    ) from error
+
+
+def _is_tensor(x: Any) -> bool:
+  import torch
+
+  return isinstance(x, torch.Tensor)
+
+
+def _torch_dtype(dtype: Any) -> np.dtype:
+  """torch.bfloat16 -> bfloat16, ..."""
+  name = str(dtype).removeprefix("torch.")
+  known = {"bool": np.bool_, "bfloat16": ml_dtypes.bfloat16}
+  return np.dtype(known.get(name) or getattr(ml_dtypes, name, name))
+
+
+def _to_numpy(x: Any) -> np.ndarray:
+  """The same memory, where numpy has the type."""
+  import torch
+
+  x = x.detach()
+  dtype = _torch_dtype(x.dtype)
+  if dtype.kind == "V" or dtype == ml_dtypes.bfloat16:
+    bits = {1: torch.uint8, 2: torch.int16}[dtype.itemsize]
+    return x.contiguous().view(bits).numpy().view(dtype)
+  return x.numpy()
+
+
+def _open_folder(folder: pathlib.Path) -> LazyStateDict:
+  names = sorted(path.name for path in folder.iterdir() if path.is_file())
+  for suffix in (".safetensors", ".bin"):
+    indices = [n for n in names if n.endswith(f"{suffix}.index.json")]
+    if len(indices) == 1:
+      return _open_shards(folder, indices[0])
+    files = [n for n in names if n.endswith(suffix)]
+    plain = [n for n in files if n.count(".") == 1] or files
+    if not indices and len(plain) == 1:
+      return open_tensors(folder / plain[0])
+  files = [n for n in names if n.endswith(_TORCH)]
+  if len(files) == 1:
+    return open_tensors(folder / files[0])
+  raise ValueError(
+    f"'{folder}': expected one file of weights, or shards with one index; it"
+    f" has {names[:10]}. Give the file, or the folder of the part."
+  )
+
+
+def _open_shards(folder: pathlib.Path, index: str) -> LazyStateDict:
+  """The shards that an index names, as one."""
+  try:
+    weight_map = json.loads((folder / index).read_text())["weight_map"]
+  except (ValueError, KeyError) as error:
+    raise ValueError(f"'{folder / index}' is no index of shards.") from error
+  files = sorted(set(weight_map.values()))
+  absent = [name for name in files if not (folder / name).exists()]
+  if absent:
+    raise ValueError(f"'{folder}' lacks shards of {index}: {absent}.")
+  shards = {name: open_tensors(folder / name) for name in files}
+  held = {n: file for file, shard in shards.items() for n in shard.shapes}
+  if held != weight_map:
+    wrong = {n for n, _ in held.items() ^ weight_map.items()}
+    raise ValueError(
+      f"'{folder}': {index} and its shards differ in {sorted(wrong)[:10]}."
+    )
+  return LazyStateDict(
+    str(folder),
+    {n: shards[held[n]].shapes[n] for n in held},
+    lambda name: shards[held[name]].read(name),
+    next(iter(shards.values())).metadata,
+  )
+
+
+def _first_line(error: Exception) -> str:
+  lines = str(error).strip().splitlines() or [type(error).__name__]
+  return lines[0][:200]

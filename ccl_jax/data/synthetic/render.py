@@ -1,0 +1,120 @@
+"""Pictures of SynchWorld scenes: soft-edged shapes painted back to front.
+
+A shape is a coverage in [0, 1] per pixel, clip(1/2 - distance to its edge), so
+that motion of less than a pixel shows. Lengths are 64ths of the picture.
+"""
+
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+
+from ccl_jax.data.synthetic.scene import Scene, mouth
+
+FACE_RADIUS, MOUTH_BELOW = 15.0, 6.0
+BALL_X, BALL_FLOOR, BALL_HEIGHT, BALL_RADIUS = 53.0, 56.0, 22.0, 4.5
+BALL_RGB = (0.97, 0.90, 0.15)
+TV_BOX = (52.0, 12.0, 9.0, 8.0)  # centre x, y and half sizes
+DARK = (0.06, 0.03, 0.05)
+
+
+class _Canvas:
+  """Pixels (t, y, x, 3) to paint on; places may be numbers or (t,) arrays."""
+
+  def __init__(self, frames: int, size: int, ground: float):
+    self.scale = size / 64
+    self.pixels = np.full((frames, size, size, 3), ground, np.float32)
+    self.centres = ((np.arange(size) + 0.5) / self.scale).astype(np.float32)
+
+  def offsets(self, x, y) -> tuple[np.ndarray, np.ndarray]:
+    """Distance of every pixel's centre from (x, y), along each axis."""
+    x, y = np.reshape(x, (-1, 1, 1)), np.reshape(y, (-1, 1, 1))
+    dx = self.centres - x.astype(np.float32)
+    return dx, self.centres[:, None] - y.astype(np.float32)
+
+  def soften(self, inside: np.ndarray) -> np.ndarray:
+    """Coverage from the signed distance to the edge, positive inside."""
+    return np.clip(0.5 + self.scale * inside, 0, 1)
+
+  def ellipse(self, x, y, half_width, half_height) -> np.ndarray:
+    a = np.reshape(half_width, (-1, 1, 1)).astype(np.float32)
+    b = np.reshape(half_height, (-1, 1, 1)).astype(np.float32)
+    dx, dy = self.offsets(x, y)
+    radius = np.sqrt((dx / a) ** 2 + (dy / b) ** 2)
+    return self.soften((1 - radius) * np.minimum(a, b))
+
+  def box(self, x, y, half_width, half_height) -> np.ndarray:
+    dx, dy = self.offsets(x, y)
+    return self.soften(
+      np.minimum(half_width - np.abs(dx), half_height - np.abs(dy))
+    )
+
+  def paint(self, coverage: np.ndarray, rgb) -> None:
+    rows = np.flatnonzero(coverage.any((0, 2)))
+    columns = np.flatnonzero(coverage.any((0, 1)))
+    if len(rows) == 0:
+      return
+    y, x = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    part = self.pixels[:, y, x]
+    part += coverage[:, y, x, None] * (np.float32(rgb) - part)
+
+
+def head_path(
+  scene: Scene, time: Float[np.ndarray, " t"]
+) -> tuple[Float[np.ndarray, " t"], Float[np.ndarray, " t"]]:
+  """Centre of the face; it sways in hard scenes."""
+  look = scene.look
+  return tuple(
+    look.head[i]
+    + look.sway[i]
+    * np.sin(2 * np.pi * look.sway_rate[i] * time + look.sway_phase[i])
+    for i in range(2)
+  )
+
+
+def ball_path(
+  scene: Scene, time: Float[np.ndarray, " t"]
+) -> Float[np.ndarray, " t"]:
+  """The y of the ball's centre, largest at the impacts."""
+  phase = np.pi * (time - scene.ball.phase) / scene.ball.period
+  return BALL_FLOOR - BALL_HEIGHT * np.abs(np.sin(phase))
+
+
+def render_picture(
+  scene: Scene, frames: int = 49, fps: float = 25.0, size: int = 64
+) -> UInt8[np.ndarray, "t y x 3"]:
+  """The clip's frames; frame i shows time i / fps."""
+  time = np.arange(frames) / fps
+  look = scene.look
+  canvas = _Canvas(frames, size, look.ground)
+  square = [look.square[i] + look.drift[i] * time for i in range(2)]
+  canvas.paint(canvas.box(*square, 3.5, 3.5), look.square_rgb)
+  if scene.hard:
+    canvas.paint(canvas.box(*TV_BOX), (0.45, 0.45, 0.45))
+    height, width = mouth(look.tv, time)
+    tv_mouth = canvas.ellipse(TV_BOX[0], TV_BOX[1], width, 0.8 * height)
+    canvas.paint(tv_mouth, DARK)
+  x, y = head_path(scene, time)
+  canvas.paint(canvas.ellipse(x, y, FACE_RADIUS, FACE_RADIUS), scene.voice.rgb)
+  for side in (-5.5, 5.5):
+    canvas.paint(canvas.ellipse(x + side, y - 5, 2.0, 2.0), (1, 1, 1))
+  height, width = mouth(scene.syllables, time)
+  canvas.paint(canvas.ellipse(x, y + MOUTH_BELOW, width, height), DARK)
+  if scene.ball:
+    ball = canvas.ellipse(
+      BALL_X, ball_path(scene, time), BALL_RADIUS, BALL_RADIUS
+    )
+    canvas.paint(ball, BALL_RGB)
+  return np.round(255 * canvas.pixels).astype(np.uint8)
+
+
+def foreground(
+  scene: Scene, frames: int = 49, fps: float = 25.0, size: int = 64
+) -> Bool[np.ndarray, "t y x"]:
+  """Where talker and striker are: the per-pixel foreground mask."""
+  time = np.arange(frames) / fps
+  canvas = _Canvas(frames, size, 0.0)
+  x, y = head_path(scene, time)
+  mask = canvas.ellipse(x, y, FACE_RADIUS, FACE_RADIUS) > 0.5
+  if scene.ball:
+    y = ball_path(scene, time)
+    mask |= canvas.ellipse(BALL_X, y, BALL_RADIUS, BALL_RADIUS) > 0.5
+  return mask

@@ -1,0 +1,261 @@
+"""From noise to latents: solvers of dx/dt = v(x, t) from t = 1 to t = 0.
+
+Times are called sigma here: sigma_0 = 1 > ... > sigma_N = 0, one field
+evaluation per step. `euler`:
+
+    x_{i+1} = x_i + (sigma_{i+1} - sigma_i) v(x_i, sigma_i)
+
+`unipc` (UniPC-2, B2, data prediction; Zhao et al. 2023, arXiv 2302.04867): with
+
+    m_i = x_i - sigma_i v(x_i, sigma_i)             the predicted data
+    l_i = log((1 - sigma_i) / sigma_i),  h = l_{i+1} - l_i
+    B   = exp(-h) - 1,  D = (m_{i-1} - m_i) / r,  r = (l_{i-1} - l_i) / h
+    base(m) = sigma_{i+1} / sigma_i x_i - (1 - sigma_{i+1}) B m
+
+each step first predicts, and once m_{i+1} is known corrects itself:
+
+    x_{i+1}  = base(m_i + D / 2)
+    x_{i+1} <- base(m_i + p D + q (m_{i+1} - m_i))
+    b1 = (-B / h - 1) / B,  b2 = 2 ((B / h + 1) / h - 1 / 2) / B
+    p  = (b1 - b2) / (1 - r),  q = b1 - p
+
+m_{i+1} is the field at the *uncorrected* x_{i+1}. The first and the last step
+are of order 1 (D = 0, q = 1/2); the last lands on m and is not corrected. Both
+updates are linear in (x, m), so their coefficients are a table made on the
+host in float64 and the solver is one `lax.scan` over its rows.
+
+Solvers know nothing of streams or conditions: `solve` pins what is given
+before each evaluation and sets its time to 0 there. The field may change along
+the way: each *phase*, (field, number of steps), is a scan over its own rows.
+"""
+
+import functools
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ccl_jax.array_types import Array, Bool, Float, State
+from ccl_jax.diffusion import flow
+from ccl_jax.diffusion.flow import Velocity
+
+# (state, sigma) -> velocity of each stream.
+Field = Callable[[State, Array], State]
+Phases = Sequence[tuple[Field, int]]
+Watch = Callable[[Any], None]
+
+# UniPC takes log(1 - sigma), so its first sigma stays this far from 1.
+_UNIPC_MARGIN = 1e-6
+
+
+def schedule(
+  num_steps: int, shift: float, train_steps: int = 1000
+) -> Float[np.ndarray, " {num_steps}+1"]:
+  """Shifted sigmas from 1 to 0, the flow schedule of diffusers' UniPC.
+
+  Linear from 1 towards 1 / train_steps, without that end, shifted, then 0.
+  Unlike there the model is given sigma itself, not floor(1000 sigma).
+
+  Raises:
+    ValueError: fewer than one step, or a shift that is not positive.
+  """
+  if num_steps < 1 or shift <= 0:
+    raise ValueError(f"{num_steps=} must be at least 1 and {shift=} positive.")
+  sigmas = np.linspace(1, 1 / train_steps, num_steps + 1)[:-1]
+  return np.append(flow.shift_time(sigmas, shift), 0).astype(np.float32)
+
+
+def solve(
+  velocity: Velocity,
+  noise: State,
+  clean: dict[str, Bool[Array, " b ..."]],
+  given: State,
+  sigmas: Float[np.ndarray, " sigmas"],
+  method: str,
+  condition: Any,
+  window: tuple[float, float] = (0.0, 1.0),
+  outside: Velocity | None = None,
+  watch: Watch | None = None,
+) -> tuple[State, State]:
+  """Solves the flow of `velocity` from `noise` to latents, in float32.
+
+  Args:
+    velocity: called with the state, the time of each stream ((b,), or
+      (b, f, 1) where `clean` is per frame) and `condition`.
+    noise: standard normal state, one or both streams.
+    clean: for each stream with given latents, the mask of these, (b, 1, ...) or
+      (b, f, 1, ...); they stay as given and their time is 0.
+    given: for the same streams, latents that broadcast to the state.
+    sigmas: concrete numpy array that falls to 0, see `schedule`.
+    method: a key of SOLVERS.
+    condition: handed to `velocity` as it is.
+    window: the (lowest, highest) sigma at which `velocity` is evaluated.
+    outside: evaluated at the others; `velocity` if None.
+    watch: called on the host at every step, with its sigma.
+
+  Returns:
+    Latents of every stream in `noise`, and (steps, b, ...) of each the states
+    at which the velocity was evaluated.
+
+  Raises:
+    ValueError: an unknown method, or `clean` and `given` do not match.
+  """
+  check_method(method)
+  if set(clean) != set(given) or not set(clean) <= set(noise):
+    raise ValueError(
+      f"clean={sorted(clean)} and given={sorted(given)} must name the same"
+      f" streams, out of those of the state, {sorted(noise)}."
+    )
+
+  def pin(state: State) -> State:
+    return {
+      s: jnp.where(clean[s], given[s], x) if s in given else x
+      for s, x in state.items()
+    }
+
+  def field(velocity: Velocity, state: State, sigma: Array) -> State:
+    if watch is not None:
+      jax.debug.callback(watch, sigma)
+    return _float32(velocity(pin(state), times(state, sigma, clean), condition))
+
+  sigmas = np.asarray(sigmas)
+  phases = [
+    (functools.partial(field, velocity if inside else outside), steps)
+    for inside, steps in split(sigmas, window if outside else (0.0, 1.0))
+  ]
+  latents, states = SOLVERS[method](phases, _float32(noise), sigmas)
+  return pin(latents), pin(states)
+
+
+def check_method(name: str) -> None:
+  """Raises ValueError if there is no such solver."""
+  if name not in SOLVERS:
+    raise ValueError(f"Unknown sampler '{name}': {', '.join(SOLVERS)}.")
+
+
+def times(
+  state: State, sigma: Array, clean: dict[str, Bool[Array, " b ..."]]
+) -> State:
+  """The time of each stream at one sigma: 0 where latents are given."""
+  t = {s: jnp.full((len(x),), sigma) for s, x in state.items()}
+  return t | {s: flow.mask_time(t[s], clean[s]) for s in clean}
+
+
+def split(
+  sigmas: Float[np.ndarray, " sigmas"], window: tuple[float, float]
+) -> list[tuple[bool, int]]:
+  """Runs of steps from sigmas within the window, or outside of it.
+
+  Returns:
+    (is inside, number of steps) of each run; nothing where there is no step.
+  """
+  low, high = window
+  inside = [bool(low <= sigma <= high) for sigma in sigmas[:-1]]
+  return [(key, len(list(run))) for key, run in itertools.groupby(inside)]
+
+
+def euler(
+  phases: Phases, x: State, sigmas: Float[np.ndarray, " sigmas"]
+) -> tuple[State, State]:
+  """Euler's method; exact on a constant field."""
+
+  def step(field, x, row):
+    sigma, delta = row
+    return _combine((1.0, delta), (x, field(x, sigma))), x
+
+  rows = (sigmas[:-1].astype(np.float32), np.diff(sigmas).astype(np.float32))
+  return _scan(step, phases, x, rows)
+
+
+def unipc(
+  phases: Phases, x: State, sigmas: Float[np.ndarray, " sigmas"]
+) -> tuple[State, State]:
+  """UniPC of order 2, equal to diffusers' `UniPCMultistepScheduler`."""
+  sigmas = np.minimum(sigmas, 1 - _UNIPC_MARGIN).astype(np.float32)
+  predict, correct = unipc_table(sigmas)
+
+  def step(field, carry, row):
+    x, last_x, last_m, older_m = carry
+    sigma, predict, correct = row
+    at, m = x, _combine((1.0, -sigma), (x, field(x, sigma)))
+    x = _combine(correct, (x, last_x, m, last_m, older_m))
+    return (_combine(predict, (x, m, last_m)), x, m, last_m), at
+
+  zeros = jax.tree.map(jnp.zeros_like, x)
+  rows = (sigmas[:-1], predict, correct)
+  (x, *_), states = _scan(step, phases, (x, zeros, zeros, zeros), rows)
+  return x, states
+
+
+def _scan(step, phases: Phases, carry, rows):
+  """`lax.scan` of step(field, carry, row), phase by phase."""
+  start, outs = 0, []
+  for field, steps in phases:
+    part = tuple(row[start : start + steps] for row in rows)
+    carry, out = jax.lax.scan(functools.partial(step, field), carry, part)
+    start, outs = start + steps, [*outs, out]
+  return carry, jax.tree.map(lambda *parts: jnp.concatenate(parts), *outs)
+
+
+def unipc_table(
+  sigmas: Float[np.ndarray, " sigmas"],
+) -> tuple[Float[np.ndarray, "steps 3"], Float[np.ndarray, "steps 5"]]:
+  """UniPC's coefficients at each of the N steps, float32 (made in float64).
+
+  Args:
+    sigmas: falling, the first below 1, the last 0.
+
+  Returns:
+    predict (N, 3): x_{i+1} from x_i, m_i, m_{i-1}; and correct (N, 5): x_i from
+    the predicted x_i, the corrected x_{i-1}, m_i, m_{i-1}, m_{i-2}.
+  """
+  sigmas = sigmas.astype(np.float64)
+  n = len(sigmas) - 1
+  predict, correct = np.zeros((n, 3)), np.zeros((n, 5))
+  correct[0, 0] = 1  # nothing to correct yet
+  for i in range(n):
+    now, later = sigmas[i : i + 2]
+    ratio = later / now
+    alpha_b = (1 - now) * ratio - (1 - later)  # (1 - sigma_{i+1}) B
+    inverse_r = p = 0.0
+    q = 0.5
+    if 0 < i < n - 1:
+      inverse_r, p, q = _second_order(*sigmas[i - 1 : i + 2])
+    half, p = inverse_r / 2, p * inverse_r
+    predict[i] = ratio, -alpha_b * (1 - half), -alpha_b * half
+    if i + 1 < n:
+      m = -alpha_b * np.array([q, 1 - p - q, p])
+      correct[i + 1] = 0, ratio, *m
+  return predict.astype(np.float32), correct.astype(np.float32)
+
+
+def _second_order(before: float, now: float, later: float):
+  """1 / r, p and q of the step now -> later, from three sigmas."""
+  l_before, l_now, l_later = (
+    math.log((1 - sigma) / sigma) for sigma in (before, now, later)
+  )
+  h = l_later - l_now
+  r = (l_before - l_now) / h
+  b = math.expm1(-h)
+  b1 = (-b / h - 1) / b
+  b2 = 2 * ((b / h + 1) / h - 0.5) / b
+  p = (b1 - b2) / (1 - r)
+  return 1 / r, p, b1 - p
+
+
+def _combine(weights, states) -> State:
+  """The linear combination of states, sum_k weights[k] states[k]."""
+  return jax.tree.map(
+    lambda *xs: sum(w * x for w, x in zip(weights, xs, strict=True)), *states
+  )
+
+
+def _float32(state: State) -> State:
+  return jax.tree.map(lambda x: x.astype(jnp.float32), state)
+
+
+SOLVERS = {"euler": euler, "unipc": unipc}

@@ -1,0 +1,48 @@
+"""Where cross-modal attention goes: to the other stream, or to context tokens.
+
+A token reads context tokens (LCT) and the other stream's tokens under one
+softmax. Its *share* is how much of that falls on the other stream, the mean of
+the heads,
+
+    share_i = mean_heads sum_{j in window(i)} softmax(q_i . [k0; k] / sqrt(e))_j
+
+and 1 - share_i falls on the LCT (Fig. 6 of the paper). It is what attention
+gives for values of 0 in the context and of 1 elsewhere, hence computed as
+attention is, by whichever backend, and from the same queries and keys.
+"""
+
+import einops
+from flax import nnx
+
+from ccl_jax.array_types import Array, Float, Image, PyTree, Route, State
+from ccl_jax.models import joint
+
+
+def attention_shares(
+  graph: nnx.GraphDef,
+  params: PyTree,
+  state: State,
+  t: dict[str, Array],
+  text: Float[Array, "b l d"],
+  route: Route,
+  image: Image | None = None,
+) -> dict[str, Array]:
+  """Shares of all tokens in all layers, in float32; arguments as of `velocity`.
+
+  Returns:
+    "video": (layers, b, f, h, w), the grid of tokens, "audio": (layers, b, m);
+    0 where a sample's route lets it see context only. Nothing for a stream
+    alone, or if the streams never meet.
+  """
+  model = joint.bind(graph, params)
+  start = model.start(state, t, text, route, image)
+  _, kept = model.run_layers(start, keep="shares")
+  found = {}
+  for s, share in (kept or {}).items():
+    f, h, w = start.scene.grids[s]
+    pattern = "l b (f h w) -> l b f h w"
+    share = einops.rearrange(share, pattern, f=f, h=h, w=w)
+    found[s] = share[:, :, : start.scene.frames]
+  if "audio" in found:
+    found["audio"] = einops.rearrange(found["audio"], "l b f 1 c -> l b (f c)")
+  return found

@@ -1,0 +1,37 @@
+"""Blocks pad little, divide what they pad to, and come from the table."""
+
+import pytest
+
+from ccl_jax.attention import splash_block_sizes
+
+
+@pytest.mark.parametrize(
+  "length, padded",
+  [(1, 128), (155, 256), (256, 256), (7040, 7168), (27_280, 27_648)],
+)
+def test_lengths_are_padded_by_an_eighth_or_to_128(length, padded):
+  assert splash_block_sizes.padded(length) == padded
+
+
+@pytest.mark.parametrize("kind", ["TPU v5p", "TPU v6 lite", "TPU v4", "cpu"])
+@pytest.mark.parametrize("n, m", [(27_280, 27_280), (7040, 28_160), (155, 512)])
+def test_blocks_divide_the_padded_lengths(kind, n, m):
+  for size in splash_block_sizes.choose(n, m, kind):
+    assert splash_block_sizes.padded(n) % size.q == 0 and size.q % 128 == 0
+    assert splash_block_sizes.padded(m) % size.kv == 0
+    assert size.kv % size.compute == 0 and size.compute % 128 == 0
+
+
+def test_the_table_is_read_by_chip_and_length():
+  long = splash_block_sizes.choose(27_280, 27_280, "TPU v5p").forward
+  assert long == (1024, 1024, 1024)
+  assert splash_block_sizes.choose(27_280, 512, "TPU v5p").forward == (
+    512,
+    512,
+    512,
+  )
+  assert splash_block_sizes.choose(27_280, 27_280, "TPU v4").forward == (
+    512,
+    512,
+    512,
+  )

@@ -1,0 +1,206 @@
+import logging
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ccl_jax.checkpoints import manager, streaming
+from tests.training import states
+
+
+def save(workdir, *steps, keep=3, **kwargs):
+  """Checkpoints whose values follow from their steps."""
+  with_all = manager.Checkpointer(workdir, every=1, keep=keep)
+  for step in steps:
+    with_all.save(step, states.make(seed=step, **kwargs))
+  with_all.close()
+
+
+def newest(workdir, count=1):
+  checkpoints = manager.Checkpointer(workdir)
+  try:
+    return checkpoints.restore_newest(states.shapes(states.make(), count))
+  finally:
+    checkpoints.close()
+
+
+def files(workdir, step):
+  folder = workdir / "checkpoints" / str(step)
+  return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_new_run_has_nothing_to_restore(tmp_path):
+  assert newest(tmp_path) is None
+
+
+@pytest.mark.parametrize(("before", "after"), [(4, 2), (2, 8), (8, 1)])
+def test_arrays_go_straight_to_other_devices(tmp_path, before, after):
+  save(tmp_path, 3, count=before)
+  state, step = newest(tmp_path, after)
+  assert step == 3
+  states.assert_equal(state, states.make(seed=3))
+  placed = state["trainable"]["video"]["in"]
+  assert len(placed.sharding.device_set) == after
+  assert placed.addressable_shards[0].data.size == placed.size // after
+
+
+def test_saves_when_due_when_last_and_once(tmp_path):
+  checkpoints = manager.Checkpointer(tmp_path, every=3, keep=9)
+  for step in range(1, 8):
+    for _ in range(2):
+      checkpoints.save(step, states.make(seed=step), last=step == 7)
+  checkpoints.close()
+  found = {int(p.name) for p in (tmp_path / "checkpoints").iterdir()}
+  assert found == {3, 6, 7}
+
+
+def test_only_the_last_are_kept(tmp_path):
+  save(tmp_path, 1, 2, 3, 4, keep=2)
+  assert {p.name for p in (tmp_path / "checkpoints").iterdir()} == {"3", "4"}
+
+
+def test_a_save_that_did_not_save_is_an_error(tmp_path):
+  save(tmp_path, 5)
+  checkpoints = manager.Checkpointer(tmp_path, every=1)
+  with pytest.raises(RuntimeError, match=r"did not save step 4.*\[5\]"):
+    checkpoints.save(4, states.make())
+  checkpoints.close()
+
+
+def test_a_save_that_fails_in_the_background_is_an_error(tmp_path, monkeypatch):
+  def fail(folder):
+    raise OSError("no space left")
+
+  monkeypatch.setattr(manager.restore, "record_files", fail)
+  checkpoints = manager.Checkpointer(tmp_path, every=1)
+  checkpoints.save(1, states.make())
+  with pytest.raises(OSError, match="no space left"):
+    checkpoints.save(2, states.make())
+  checkpoints.close()
+  monkeypatch.undo()
+  # What it had written is not taken for a checkpoint, nor in the way of one.
+  assert list((tmp_path / "checkpoints").iterdir())
+  assert not manager.restore.steps(tmp_path)
+  save(tmp_path, 1)
+  assert newest(tmp_path)[1] == 1
+
+
+def damage(path, how):
+  if how == "gone":
+    path.unlink()
+  else:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize("how", ["gone", "cut"])
+def test_any_damaged_file_leads_to_the_checkpoint_before(tmp_path, caplog, how):
+  save(tmp_path, 1, 2, count=4)
+  whole = {path: path.read_bytes() for path in files(tmp_path, 2)}
+  kinds = ("/d/", "manifest.ocdbt", "_METADATA", "array_metadatas", "_sharding")
+  assert all(any(kind in str(path) for path in whole) for kind in kinds)
+  needed = 0
+  for path, content in whole.items():
+    caplog.clear()
+    damage(path, how)
+    with caplog.at_level(logging.WARNING):
+      state, step = newest(tmp_path, 2)
+    states.assert_equal(state, states.make(seed=step))
+    broken = tmp_path / "checkpoints.broken" / "2"
+    if step == 1:
+      needed += 1
+      assert f"{tmp_path}/checkpoints/2" in caplog.text and path.name in (
+        caplog.text
+      )
+      broken.rename(tmp_path / "checkpoints" / "2")
+    assert not broken.exists()
+    path.write_bytes(content)
+  # All but Orbax's own notes and what only tells the sizes.
+  assert needed >= len(whole) - 4
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_damage_is_found_without_the_list_of_files_too(tmp_path, caplog):
+  save(tmp_path, 1, 2)
+  for path in files(tmp_path, 2):
+    if path.name == "files.json" or path.parent.name == "d":
+      path.unlink()
+  with caplog.at_level(logging.WARNING):
+    state, step = newest(tmp_path)
+  assert step == 1 and "checkpoints/2' is broken" in caplog.text
+  states.assert_equal(state, states.make(seed=1))
+
+
+def test_a_step_whose_checkpoint_broke_is_saved_again(tmp_path):
+  save(tmp_path, 1, 2, 3, keep=2)
+  damage(tmp_path / "checkpoints" / "3" / "default" / "_METADATA", "gone")
+  checkpoints = manager.Checkpointer(tmp_path, every=1, keep=2)
+  state, step = checkpoints.restore_newest(states.shapes(states.make()))
+  assert step == 2
+  checkpoints.save(3, state)
+  checkpoints.save(4, state)
+  checkpoints.close()
+  assert {p.name for p in (tmp_path / "checkpoints").iterdir()} == {"3", "4"}
+  assert (tmp_path / "checkpoints.broken" / "3").is_dir()
+
+
+def test_all_checkpoints_broken_is_an_error_that_names_them(tmp_path):
+  save(tmp_path, 1, 2)
+  for step in (1, 2):
+    damage(tmp_path / f"checkpoints/{step}/default/manifest.ocdbt", "cut")
+  with pytest.raises(ValueError, match=r"checkpoints/2.*checkpoints/1"):
+    newest(tmp_path)
+  # They are still there: a second start does not begin anew.
+  with pytest.raises(ValueError, match="can be read"):
+    newest(tmp_path)
+
+
+def test_of_another_model_it_is_an_error_that_shows_the_difference(tmp_path):
+  save(tmp_path, 1, width=4, skip=("audio",))
+  with pytest.raises(ValueError, match="another model") as error:
+    newest(tmp_path)
+  text = str(error.value)
+  assert "only here: ema/audio/in (8, 24)" in text
+  assert "ema/video/in: (4, 16) there, (8, 16) here" in text
+  assert "and " in text.splitlines()[-1] and len(text.splitlines()) <= 12
+  assert (tmp_path / "checkpoints" / "1").is_dir()
+
+
+def test_a_workdir_belongs_to_one_config(tmp_path):
+  config = {"seed": 0, "log": {"every": 1}, "size": (64, 64)}
+  manager.claim_workdir(tmp_path / "run", config, ("log",))
+  again = config | {"log": {"every": 5}}
+  manager.claim_workdir(tmp_path / "run", again, ("log",))
+  assert manager.read_config(tmp_path / "run")["log"] == {"every": 5}
+  with pytest.raises(ValueError, match="seed: 0 there, 1 now"):
+    manager.claim_workdir(tmp_path / "run", config | {"seed": 1}, ("log",))
+  with pytest.raises(ValueError, match="not a training workdir"):
+    manager.read_config(tmp_path)
+
+
+@pytest.mark.parametrize("wrong", [{"every": 0}, {"keep": 0}])
+def test_wrong_settings_are_errors(tmp_path, wrong):
+  with pytest.raises(ValueError, match="at least 1"):
+    manager.Checkpointer(tmp_path, **wrong)
+  assert not list(tmp_path.iterdir())
+
+
+def test_large_arrays_are_stored_in_chunks(tmp_path, monkeypatch):
+  """Stacked layers row by row; what a device has little of, as it has it."""
+  monkeypatch.setattr(manager, "_CHUNK_BYTES", 400)
+  shapes = {"layers": (3, 8, 16), "small": (3, 4, 8), "flat": (8, 32)}
+  rng = np.random.default_rng(0)
+  state = {s: jnp.asarray(rng.normal(size=x)) for s, x in shapes.items()}
+  spread = states.sharding(4, (3, 8, 4))
+  state["spread"] = jax.device_put(np.ones((3, 8, 4), np.float32), spread)
+  checkpoints = manager.Checkpointer(tmp_path, every=1)
+  checkpoints.save(1, state)
+  checkpoints.close()
+  folder = checkpoints.folder / "1"
+  found = manager.restore.read_state(folder, states.shapes(state))
+  states.assert_equal(found, state)
+  stored = streaming.stored(folder / "default")
+  assert {s: x._chunk for s, x in stored.items()} == {
+    "layers": (1, 8, 8), "small": (3, 4, 8), "flat": (8, 8),
+    "spread": (3, 2, 4),
+  }  # fmt: skip

@@ -1,0 +1,199 @@
+"""Files of every kind give the same arrays; what is wrong with one is told."""
+
+import argparse
+import json
+import os
+
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from ccl_jax.convert import torch_files
+
+torch = pytest.importorskip("torch")
+rng = np.random.default_rng(0)
+ARRAYS = {
+  "a.weight": rng.standard_normal((3, 4)).astype(np.float32),
+  "a.half": rng.standard_normal((2, 3)).astype(ml_dtypes.bfloat16),
+  "b.half": rng.standard_normal(5).astype(np.float16),
+  "scalar": np.array(3.5, np.float32),
+  "ids": np.arange(4),
+  "on": np.array([True, False]),
+}
+
+
+def as_torch(x):
+  if x.dtype == ml_dtypes.bfloat16:
+    return torch.from_numpy(x.view(np.int16).copy()).view(torch.bfloat16)
+  return torch.from_numpy(x.copy())
+
+
+STATE = {name: as_torch(x) for name, x in ARRAYS.items()}
+
+
+def check(tensors, names=tuple(ARRAYS)):
+  assert set(tensors.shapes) == set(names)
+  for name in names:
+    array = tensors.read(name)
+    assert array.dtype == ARRAYS[name].dtype == tensors.shapes[name].dtype
+    assert tensors.shapes[name].shape == array.shape
+    np.testing.assert_array_equal(array, ARRAYS[name])
+
+
+def refusal(path, *parts):
+  with pytest.raises(ValueError) as found:
+    torch_files.open_tensors(path)
+  text = str(found.value)
+  assert len(text.splitlines()) == 1 and len(text) < 500, text
+  assert all(part in text for part in (str(path.name), *parts)), text
+
+
+def test_dicts():
+  check(torch_files.from_dict(ARRAYS))
+  check(torch_files.from_torch(STATE))
+
+
+def test_meta_modules_have_shapes():
+  with torch.device("meta"):
+    module = torch.nn.Linear(3, 2, dtype=torch.bfloat16)
+  shapes = torch_files.from_torch(module.state_dict()).shapes
+  assert shapes["weight"].shape == (2, 3)
+  assert shapes["weight"].dtype == jnp.bfloat16
+
+
+def test_safetensors(tmp_path):
+  save_file(ARRAYS, tmp_path / "x.safetensors", metadata={"format": "pt"})
+  tensors = torch_files.open_tensors(tmp_path / "x.safetensors")
+  check(tensors)
+  assert tensors.metadata == {"format": "pt"}
+  check(torch_files.open_tensors(tmp_path))
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pt", ".bin"])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_torch_files(tmp_path, suffix, zipped):
+  path = tmp_path / f"x{suffix}"
+  torch.save(STATE, path, _use_new_zipfile_serialization=zipped)
+  check(torch_files.open_tensors(path))
+  check(torch_files.open_tensors(tmp_path))
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "pth"])
+def test_files_are_mapped_again(tmp_path, monkeypatch, kind):
+  """What was read before a mapping ended stays what it was."""
+  monkeypatch.setattr(torch_files, "_MAPPED_BYTES", 0)
+  if kind == "safetensors":
+    save_file(ARRAYS, tmp_path / "x.safetensors")
+  else:
+    torch.save(STATE, tmp_path / "x.pth")
+  tensors = torch_files.open_tensors(tmp_path)
+  files = [tensors.read.file]
+  read = {}
+  for name in ARRAYS:
+    read[name] = tensors.read(name)
+    files.append(tensors.read.file)
+  assert files[-1] is not files[0]
+  for name, array in read.items():
+    np.testing.assert_array_equal(array, ARRAYS[name])
+
+
+@pytest.mark.parametrize("key", ["state_dict", "model", "generator"])
+def test_nested_torch_files(tmp_path, key):
+  torch.save({key: STATE, "epoch": 3}, tmp_path / "x.pth")
+  tensors = torch_files.open_tensors(tmp_path / "x.pth")
+  check(tensors)
+  assert tensors.metadata["epoch"] == "3"
+
+
+def shard(folder, suffix=".safetensors", stem="diffusion_pytorch_model"):
+  """Two shards and their index."""
+  names = list(ARRAYS)
+  files = {f"{stem}-{i}-of-2{suffix}": names[i::2] for i in range(2)}
+  for file, held in files.items():
+    if suffix == ".bin":
+      torch.save({n: STATE[n] for n in held}, folder / file)
+    else:
+      save_file({n: ARRAYS[n] for n in held}, folder / file)
+  index = {name: file for file, held in files.items() for name in held}
+  path = folder / f"{stem}{suffix}.index.json"
+  path.write_text(json.dumps({"metadata": {}, "weight_map": index}))
+  return path, index
+
+
+@pytest.mark.parametrize(
+  "suffix, stem",
+  [(".safetensors", "diffusion_pytorch_model"), (".bin", "pytorch_model")],
+)
+def test_shards(tmp_path, suffix, stem):
+  shard(tmp_path, suffix, stem)
+  check(torch_files.open_tensors(tmp_path))
+
+
+def test_an_index_that_does_not_fit(tmp_path):
+  path, index = shard(tmp_path)
+  renamed = {("A" if k == "a.weight" else k): v for k, v in index.items()}
+  path.write_text(json.dumps({"weight_map": renamed}))
+  refusal(tmp_path, "differ", "'A'", "'a.weight'")
+  gone = index["a.weight"]
+  (tmp_path / gone).unlink()
+  refusal(tmp_path, "lacks shards", gone)
+  path.write_text("{")
+  with pytest.raises(ValueError, match="is no index"):
+    torch_files.open_tensors(tmp_path)
+
+
+class Evil:
+  def __init__(self, folder):
+    self.folder = folder
+
+  def __reduce__(self):
+    return os.mkdir, (self.folder,)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_pickle_with_code_is_refused_and_not_run(tmp_path, zipped):
+  evil = {"a": torch.ones(2), "b": Evil(str(tmp_path / "ran"))}
+  path = tmp_path / "x.pth"
+  torch.save(evil, path, _use_new_zipfile_serialization=zipped)
+  refusal(path, "mkdir", "refused")
+  assert not (tmp_path / "ran").exists()
+
+
+def test_objects_are_code_too(tmp_path):
+  torch.save(
+    {"a": torch.ones(2), "args": argparse.Namespace()}, tmp_path / "x.pt"
+  )
+  refusal(tmp_path / "x.pt", "argparse.Namespace", "refused")
+  torch.save(torch.nn.Linear(2, 2), tmp_path / "y.pt")
+  refusal(tmp_path / "y.pt", "Linear", "refused")
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "pth", "old.pth"])
+@pytest.mark.parametrize("kept", [0, 7, 0.5, 0.98])
+def test_cut_files(tmp_path, kind, kept):
+  path = tmp_path / f"x.{kind}"
+  if kind == "safetensors":
+    save_file(ARRAYS, path)
+  else:
+    torch.save(STATE, path, _use_new_zipfile_serialization=kind == "pth")
+  content = path.read_bytes()
+  size = kept if isinstance(kept, int) else int(kept * len(content))
+  path.write_bytes(content[:size])
+  refusal(path, "cut short")
+
+
+def test_files_that_are_something_else(tmp_path):
+  refusal(tmp_path / "nothing.pth", "No file")
+  for name in ("x.safetensors", "x.pth"):
+    (tmp_path / name).write_text("<html>404</html>" * 100)
+    refusal(tmp_path / name, "cut short")
+  (tmp_path / "x.gguf").write_text("")
+  refusal(tmp_path / "x.gguf", "expected a .safetensors")
+  torch.save([torch.ones(2)], tmp_path / "y.pth")
+  refusal(tmp_path / "y.pth", "holds a list")
+  torch.save({"epoch": 3}, tmp_path / "z.pth")
+  refusal(tmp_path / "z.pth", "no arrays", "epoch")
+  (tmp_path / "x.safetensors").unlink()
+  refusal(tmp_path, "expected one file of weights")

@@ -1,0 +1,106 @@
+"""From files of PyTorch to the step that training takes from them."""
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from ccl_jax import trees
+from ccl_jax.checkpoints import restore
+from ccl_jax.convert import inspection, transformer, wan
+from ccl_jax.convert.load import dump
+from ccl_jax.training.state import abstract_params
+from tests.models import tiny
+from tests.training.recipes import make_recipe
+
+TINY = {
+  key: tiny.SETTINGS[key] for key in ("num_layers", "text_width", "video")
+}
+SIZES = {"large": {**TINY, "num_layers": 5}, "tiny": TINY}
+
+
+@pytest.fixture(scope="module")
+def params():
+  rng = np.random.default_rng(0)
+  return jax.tree.map(
+    lambda x: rng.standard_normal(x.shape, np.float32), wan.param_shapes(TINY)
+  )
+
+
+@pytest.fixture(scope="module", params=["wan", "diffusers"])
+def file(request, params, tmp_path_factory):
+  """A file of PyTorch in either layout, in the folder where it is published."""
+  folder = tmp_path_factory.mktemp(request.param)
+  inside = folder / "transformer" if request.param == "diffusers" else folder
+  inside.mkdir(exist_ok=True)
+  theirs = dict(dump(params, wan.tables(TINY)[request.param]))
+  save_file(theirs, inside / "diffusion_pytorch_model.safetensors")
+  return folder
+
+
+def test_training_starts_from_it(file, params, tmp_path):
+  """The joint model takes its video stream from it, onto its mesh."""
+  about = transformer.from_torch(file, tmp_path / "wan", sizes=SIZES)
+  assert about["size"] == "tiny"
+  assert about["parameters"] == trees.count(params)
+  recipe = make_recipe(jax.devices()[:2])
+  taken = restore.initial_params(
+    abstract_params(recipe),
+    [("video/.*", tmp_path / "wan")],
+    ["audio/.*", "fusion/.*"],
+  )
+  expected = trees.flatten(params)
+  assert taken.keys() == expected.keys()
+  for path, x in expected.items():
+    np.testing.assert_array_equal(taken[path], x, err_msg=path)
+    assert len(taken[path].sharding.device_set) == 2
+  text = inspection.report(tmp_path / "wan")
+  assert 'size: "tiny"' in text and "trainable/video" in text
+
+
+def test_any_mesh_reads_it(file, params, tmp_path):
+  transformer.from_torch(file, tmp_path / "wan", sizes=SIZES)
+  shapes = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params
+  )
+  found, number = restore.read_params(tmp_path / "wan", shapes)
+  assert number == 0
+  jax.tree.map(np.testing.assert_array_equal, found, params)
+
+
+def test_the_file_tells_that_it_is_told_of_images(tmp_path):
+  told = dict(condition_channels=5, image_width=6)
+  settings = {**TINY, "video": {**TINY["video"], **told}}
+  sizes = {**SIZES, "tiny-i2v": settings}
+  params = jax.tree.map(
+    lambda x: np.ones(x.shape, x.dtype), wan.param_shapes(settings)
+  )
+  theirs = dict(dump(params, wan.tables(settings)["wan"]))
+  save_file(theirs, tmp_path / "x.safetensors")
+  about = transformer.from_torch(
+    tmp_path / "x.safetensors", tmp_path / "wan", sizes=sizes
+  )
+  assert about["size"] == "tiny-i2v"
+  theirs["img_emb.emb_pos"] = np.ones((1, 514, 6), np.float32)
+  save_file(theirs, tmp_path / "y.safetensors")
+  with pytest.raises(ValueError, match="FLF2V"):
+    transformer.from_torch(
+      tmp_path / "y.safetensors", tmp_path / "out", sizes=sizes
+    )
+  assert not (tmp_path / "out").exists()
+
+
+def test_errors_leave_nothing(file, params, tmp_path):
+  output = tmp_path / "wan"
+  with pytest.raises(ValueError, match="expected one of large, tiny"):
+    transformer.from_torch(file, output, "14b", SIZES)
+  with pytest.raises(ValueError, match="not in the file"):
+    transformer.from_torch(file, output, "large", SIZES)
+  (tmp_path / "cut").mkdir()
+  theirs = dict(dump(params, wan.tables(TINY)["wan"]))
+  cut = tmp_path / "cut" / "x.safetensors"
+  save_file(theirs, cut)
+  cut.write_bytes(cut.read_bytes()[:-10])
+  with pytest.raises(ValueError, match="cut short"):
+    transformer.from_torch(cut, output, "tiny", SIZES)
+  assert [path.name for path in tmp_path.iterdir()] == ["cut"]

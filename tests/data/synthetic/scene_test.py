@@ -1,0 +1,144 @@
+"""The law of the synthetic world."""
+
+import re
+
+import numpy as np
+import pytest
+
+from ccl_jax.codecs.mel import log_mel
+from ccl_jax.data.encode.captions import prompt
+from ccl_jax.data.synthetic.scene import (
+  GAP,
+  VOICES,
+  VOWELS,
+  Syllable,
+  captions,
+  draw_scene,
+  envelope,
+  mouth,
+  render_sound,
+  sounding,
+  vowel_sound,
+)
+
+SEEDS = range(100)
+RATE = 16_000
+
+
+def band_energy(sound, low, high):
+  power = np.abs(np.fft.rfft(sound)) ** 2
+  hz = np.fft.rfftfreq(len(sound), 1 / RATE)
+  return power[(hz > low) & (hz < high)].sum()
+
+
+def test_easy_and_hard_share_the_sound_and_what_is_said():
+  for seed in range(8):
+    easy = draw_scene(seed)
+    hard = draw_scene(seed, hard=True)
+    np.testing.assert_array_equal(render_sound(easy), render_sound(hard))
+    assert (easy.speech, easy.voice, easy.ball) == (
+      hard.speech, hard.voice, hard.ball,
+    )  # fmt: skip
+    assert easy.look.sway == (0, 0) and not easy.look.tv
+    assert min(hard.look.sway) >= 2 and hard.look.tv
+
+
+def test_seeds_decide_everything():
+  assert draw_scene(3) == draw_scene(3)
+  assert draw_scene(3) != draw_scene(4)
+
+
+def test_syllables_lie_apart_and_inside_the_clip():
+  for seed in SEEDS:
+    scene = draw_scene(seed, seconds=1.96)
+    assert 3 <= len(scene.syllables) <= 5
+    times = [t for s in scene.syllables for t in (s.start, s.stop)]
+    gaps = np.diff([0, *times, 1.96])[::2]
+    assert min(gaps) > GAP - 0.05
+    assert min(gaps[1:-1]) >= GAP - 1e-9
+
+
+def test_every_identity_vowel_and_a_ball_in_six_of_ten():
+  scenes = [draw_scene(seed) for seed in SEEDS]
+  assert {s.voice for s in scenes} == set(VOICES)
+  assert {v for s in scenes for v in s.speech.split()} == set(VOWELS)
+  assert 0.45 < np.mean([s.ball is not None for s in scenes]) < 0.75
+
+
+def test_a_clip_too_short_for_speech_is_refused():
+  with pytest.raises(ValueError, match=r"seconds=1\.0; ask for more frames"):
+    draw_scene(0, seconds=1.0)
+
+
+def test_prompts_are_short_and_of_few_words():
+  words = set()
+  for seed in SEEDS:
+    scene = draw_scene(seed, hard=bool(seed % 2))
+    text = prompt(**captions(scene))
+    tokens = re.findall(r"\w+|[^\w\s]", text)
+    assert len(tokens) < 30
+    words |= set(tokens)
+  assert len(words) < 30
+
+
+def test_captions_say_what_is_there():
+  scene = next(s for s in (draw_scene(i, True) for i in SEEDS) if s.ball)
+  caption = captions(scene)
+  colour, name = scene.voice.colour, scene.voice.name
+  assert caption["video"] == (
+    f"A moving {colour} face talks. A TV flickers. A ball bounces."
+  )
+  assert caption["speech"] == " ".join(s.vowel for s in scene.syllables)
+  assert caption["audio"] == f"A {name} voice. Clicks."
+
+
+def test_clicks_sound_at_impacts_alone_above_4200_hz():
+  scene = next(s for s in map(draw_scene, SEEDS) if s.ball)
+  sound = render_sound(scene)
+  assert sound.dtype == np.float32 and np.abs(sound).max() <= 1
+  time = np.arange(len(sound)) / RATE
+  near = (np.abs(time[:, None] - scene.impacts - 0.02) < 0.04).any(1)
+  quiet = band_energy(np.where(near, 0, sound), 4500, 8000)
+  assert band_energy(sound, 4500, 8000) > 20 * quiet
+
+
+@pytest.mark.parametrize("vowel", VOWELS)
+def test_vowels_have_their_loudness_pitch_and_stay_below_the_clicks(vowel):
+  time = np.arange(RATE) / RATE
+  sound = vowel_sound(vowel, 160.0, time)
+  loudness = VOWELS[vowel].loudness
+  np.testing.assert_allclose(10 * sound.std(), loudness, rtol=0.01)
+  power = np.abs(np.fft.rfft(sound)) ** 2
+  harmonics = np.arange(160, 2801, 160)
+  assert power[harmonics].sum() > 0.999 * power.sum()
+
+
+def test_sound_at_another_rate_is_the_same_sound():
+  scene = next(s for s in map(draw_scene, SEEDS) if not s.ball)
+  low = render_sound(scene, RATE)
+  high = render_sound(scene, 3 * RATE)[::3]
+  assert np.corrcoef(low, high)[0, 1] > 0.99
+
+
+def test_the_mouth_follows_the_envelope():
+  syllable = Syllable("a", 0.2, 0.5)
+  time = np.array([0.1, 0.2, 0.35, 0.5, 0.6])
+  np.testing.assert_allclose(envelope(syllable, time), [0, 0, 1, 0, 0])
+  height, width = mouth((syllable,), time)
+  np.testing.assert_allclose(height, [1, 1, 7, 1, 1])
+  np.testing.assert_allclose(width, [4, 4, 5, 4, 4])
+
+
+def test_sounding_covers_speech_and_clicks():
+  scene = next(s for s in map(draw_scene, SEEDS) if s.ball)
+  middles = np.array([(s.start + s.stop) / 2 for s in scene.syllables])
+  assert sounding(scene, middles).all()
+  assert sounding(scene, scene.impacts + 0.001).all()
+  assert not sounding(scene, np.array([0.0])).any()
+
+
+def test_hum_and_noise_lie_far_below_speech():
+  scene = draw_scene(0)
+  mel = log_mel(render_sound(scene)[None])[0]
+  loud = mel[:, 5:35].max(1)
+  assert np.median(np.sort(loud)[-20:]) > np.median(np.sort(loud)[:20]) + 1

@@ -1,0 +1,154 @@
+"""Items become files, whatever stops them, on however many devices."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from etils import epath
+
+from ccl_jax.data import media
+from ccl_jax.generation import requests
+from ccl_jax.generation.batch import BatchGenerator
+from ccl_jax.generation.pipeline import Pipeline
+from tests.runs import SHAPE, WORDS, inputs, run  # noqa: F401
+
+ABOUT = {"checkpoint": 4}
+
+
+def items(num, task="t2v", **fields):
+  return [
+    requests.make_item(
+      {"prompt": f"Face {i}.", "task": task, "seed": i, "name": f"{task}/{i}"}
+      | fields,
+      where=f"line {i}",
+    )
+    for i in range(num)
+  ]
+
+
+@pytest.fixture(scope="module")
+def pipeline(run):  # noqa: F811
+  return Pipeline.load(run)
+
+
+def make(pipeline, out, batch=2):
+  said = []
+  maker = BatchGenerator(
+    pipeline, pipeline.sampling, epath.Path(out), batch, ABOUT, said.append,
+    False,
+  )  # fmt: skip
+  return maker, said
+
+
+def sampled(pipeline, batch, **kwargs):
+  """Latents of five prompts, sampled as `batch` says."""
+  maker, _ = make(pipeline, "nowhere", batch)
+  found = []
+  for members, rows in maker.rounds(items(5)):
+    texts, given = maker.embed(members), {i: {} for i in members}
+    latents, _ = maker.sample(members, rows, texts, given)
+    found.append(latents["video"])
+  return np.concatenate(found)
+
+
+def test_a_seed_means_the_same_in_every_batch_and_on_every_mesh(run, pipeline):  # noqa: F811
+  """Up to rounding: other shapes are other programs."""
+  alone = sampled(pipeline, 1)
+  assert np.abs(alone[0] - alone[1]).max() > 0.5
+  np.testing.assert_allclose(sampled(pipeline, 2), alone, atol=2e-5)
+  meshed = Pipeline.load(run, mesh={"data": -1, "fsdp": 1})
+  assert meshed.layout.batch_shards() == 8
+  np.testing.assert_allclose(sampled(meshed, 5), alone, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+  ("num", "batch", "expected"),
+  [(5, 8, [5]), (8, 8, [8]), (9, 8, [5, 4]), (7, 3, [3, 3, 1]), (1, 1, [1])],
+)
+def test_batches_of_a_task_are_filled_up_to_one_size(
+  pipeline, tmp_path, num, batch, expected
+):
+  maker, _ = make(pipeline, tmp_path, batch)
+  rounds = list(maker.rounds(items(num)))
+  assert [len(members) for members, _ in rounds] == expected
+  assert {rows for _, rows in rounds} == {expected[0]}
+
+
+def test_what_is_done_is_not_made_again(pipeline, tmp_path, monkeypatch):
+  """Nor after an interruption; a result has its JSON only when it is whole."""
+  maker, _ = make(pipeline, tmp_path)
+  real = media.writing_mp4
+  begun = []
+
+  def dies(path, *rest):
+    begun.append(path)
+    if len(begun) == 4:
+      raise KeyboardInterrupt
+    return real(path, *rest)
+
+  monkeypatch.setattr(media, "writing_mp4", dies)
+  with pytest.raises(KeyboardInterrupt):
+    maker.run(items(5))
+  assert len(list(tmp_path.rglob("*.json"))) == 2
+  assert not list(tmp_path.rglob("*partial*"))
+  assert maker.run(items(5)) == []
+  assert len(list(tmp_path.rglob("*.json"))) == 5
+  assert len(begun) == 4 + 3
+  times = {f: f.stat().st_mtime_ns for f in tmp_path.rglob("*.mp4")}
+  changed = [*items(4), *items(5, prompt="Another.")[4:]]
+  assert maker.run(changed) == []
+  assert len(begun) == 4 + 3 + 1
+  again = [f.name for f in times if f.stat().st_mtime_ns != times[f]]
+  assert again == ["4.mp4"]
+  said = json.loads((tmp_path / "t2v" / "4.json").read_text())
+  assert said["prompt"] == "Another." and said["checkpoint"] == 4
+
+
+def test_what_cannot_be_made_is_told_and_the_others_go_on(
+  pipeline,
+  inputs,  # noqa: F811
+  tmp_path,
+):
+  sounds = items(3, "a2v", audio=inputs["audio"])
+  lost = items(4, "a2v", audio="absent.wav")[3:]
+  long = items(1, prompt="word " * 5000)
+  maker, said = make(pipeline, tmp_path / "out")
+  problems = maker.run([sounds[0], *lost, *sounds[1:], *long])
+  assert len(problems) == 2 and set(problems) < set(said)
+  assert problems[0] == "line 3: absent.wav: No such file or directory"
+  assert f"has 5001 tokens; this model reads {WORDS}" in problems[1]
+  assert "only the first 0.20 s of" in said[-1]
+  assert said[-1].endswith("(inputs that are cut: 3)")
+  files = sorted(f.name for f in (tmp_path / "out").rglob("*.*"))
+  assert files == [f"{i}.{kind}" for i in range(3) for kind in ("json", "mp4")]
+  # The sound is the given one, to AAC's precision.
+  made = media.read_clip(tmp_path / "out" / "a2v" / "1.mp4")
+  given = requests.read_given(sounds[1], pipeline)["audio"]
+  inner = slice(800, -800)
+  assert np.corrcoef(made.audio[inner], given[inner])[0, 1] > 0.9
+
+
+def test_offload_makes_the_same_and_keeps_nothing(run, pipeline, tmp_path):  # noqa: F811
+  offloaded = Pipeline.load(run, offload=True)
+  assert offloaded.params is None
+  for each in (pipeline, offloaded):
+    maker, _ = make(each, tmp_path / str(each.offload))
+    assert maker.run(items(3)) == []
+  assert offloaded.params is None
+  for i in range(3):
+    one, other = (
+      media.read_clip(
+        tmp_path / kind / "t2v" / f"{i}.mp4", need_audio=False
+      ).video
+      for kind in ("True", "False")
+    )
+    np.testing.assert_array_equal(one, other)
+    assert one.shape == (SHAPE.frames, *SHAPE.size, 3)
+
+
+def test_offload_reads_each_part_once_in_64_clips(pipeline, tmp_path):
+  pipeline = dataclasses.replace(pipeline, offload=True)
+  maker, _ = make(pipeline, tmp_path, batch=8)
+  sizes = [len(members) for members, _ in maker.rounds(items(150))]
+  assert sizes == [64, 64, 22]

@@ -1,0 +1,72 @@
+"""Generation from Python."""
+
+import pathlib
+import re
+
+import numpy as np
+import pytest
+
+from ccl_jax.data import media
+from ccl_jax.generation import requests
+from ccl_jax.generation.pipeline import Pipeline
+from tests.runs import SAMPLES, SHAPE, inputs, run  # noqa: F401
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def pipeline(run):  # noqa: F811
+  return Pipeline.load(run)
+
+
+def test_the_readme_s_example_runs(run, tmp_path, monkeypatch):  # noqa: F811
+  """As it stands there, where the demo's run is."""
+  blocks = re.findall(
+    r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S
+  )
+  (example,) = [block for block in blocks if "Pipeline.load(" in block]
+  (place,) = re.findall(r'Pipeline.load\("([^"]+)"\)', example)
+  (tmp_path / place).parent.mkdir(parents=True)
+  (tmp_path / place).symlink_to(run)
+  monkeypatch.chdir(tmp_path)
+  exec(example, {})
+  clip = media.read_clip(tmp_path / "clip.mp4")
+  assert clip.video.shape == (SHAPE.frames, *SHAPE.size, 3)
+
+
+def test_the_package_gives_the_pipeline_when_asked():
+  import ccl_jax
+
+  assert ccl_jax.Pipeline is Pipeline
+  with pytest.raises(AttributeError, match="Pipelin"):
+    _ = ccl_jax.Pipelin
+
+
+def test_given_streams_come_back_with_what_is_made(pipeline, inputs):  # noqa: F811
+  fields = {"prompt": "x", "seed": 0, "name": "x"}
+  video = requests.make_item(fields | {"task": "v2a", "video": inputs["video"]})
+  frames = requests.read_given(video, pipeline)["video"]
+  (made,) = pipeline("v2a", ["x"], videos=[frames], seeds=[3])
+  np.testing.assert_array_equal(made.video, frames)
+  assert len(made.audio) == SAMPLES and made.mel.shape[1] == 80
+
+
+@pytest.mark.parametrize(
+  ("arguments", "words"),
+  [
+    ({"task": "a2v", "prompts": ["x"]}, "needs audio"),
+    ({"task": "t2v", "prompts": ["x"], "audios": []}, "takes no audio"),
+    (
+      {"task": "a2v", "prompts": ["x"], "audios": [np.zeros(5, "float32")]},
+      r"expected \(3200,\)",
+    ),
+    ({"task": "t2v", "prompts": ["word " * 5000]}, "has 5001 tokens"),
+    (
+      {"task": "t2v", "prompts": ["x"], "negative": "a " * 99},
+      "has 100 tokens",
+    ),
+  ],
+)
+def test_wrong_input_is_one_clear_error(pipeline, arguments, words):
+  with pytest.raises(ValueError, match=words):
+    pipeline(**arguments)

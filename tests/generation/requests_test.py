@@ -1,0 +1,157 @@
+"""Lists of prompts, and what lines and files can have wrong with them."""
+
+import json
+
+import numpy as np
+import pytest
+
+from ccl_jax.data import media
+from ccl_jax.generation import requests
+from ccl_jax.generation.pipeline import Pipeline
+from tests.runs import SAMPLES, SHAPE, hum, inputs, noise, run  # noqa: F401
+
+DEFAULTS = {
+  "task": "t2av", "negative": "", "seed": 7, "image": None, "audio": None,
+  "video": None,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def pipeline(run):  # noqa: F811
+  return Pipeline.load(run)
+
+
+def read(tmp_path, *lines):
+  path = tmp_path / "list.jsonl"
+  path.write_text("\n".join(lines))
+  return requests.read_list(path, DEFAULTS)
+
+
+def test_lines_take_what_they_lack_from_the_flags(tmp_path):
+  items, problems = read(
+    tmp_path,
+    '{"prompt": "One."}',
+    "",
+    json.dumps(
+      {"prompt": "", "task": "a2v", "audio": "a.wav", "seed": 1, "name": "b/c"}
+    ),
+    '{"prompt": "Three.", "negative": "Four."}',
+  )
+  assert not problems
+  assert [item.name for item in items] == ["t2av_0000", "b/c", "t2av_0002"]
+  assert [item.seed for item in items] == [7, 1, 9]
+  assert [item.negative for item in items] == ["", "", "Four."]
+  assert (items[1].task, items[1].audio) == ("a2v", "a.wav")
+
+
+@pytest.mark.parametrize(
+  ("line", "reason"),
+  [
+    ("nonsense", "not JSON"),
+    ("[]", "expected an object"),
+    ('{"negative": "x"}', 'expected a "prompt"'),
+    ('{"prompt": "x", "sede": 3}', "Did you mean 'seed'"),
+    ('{"prompt": 5}', '"prompt" is 5, expected text'),
+    ('{"prompt": "x", "seed": "one"}', "expected a whole number"),
+    ('{"prompt": "x", "seed": true}', "expected a whole number"),
+    ('{"prompt": "x", "seed": -1}', "seed -1"),
+    ('{"prompt": "x", "seed": 4294967296}', "2^32"),
+    ('{"prompt": "x", "task": "t2x"}', "t2av"),
+    ('{"prompt": "x", "task": "v2a"}', "needs --video"),
+    ('{"prompt": "x", "image": "a.png"}', "takes no --image"),
+    ('{"prompt": "x", "name": "../x"}', "below the folder"),
+    ('{"prompt": "x", "name": "/x"}', "below the folder"),
+    ('{"prompt": "x", "name": ""}', "below the folder"),
+    ('{"prompt": "x", "name": "t2av_0000"}', "taken, by"),
+  ],
+)
+def test_a_bad_line_is_told_and_the_others_are_read(tmp_path, line, reason):
+  items, problems = read(tmp_path, '{"prompt": "x"}', line, '{"prompt": "y"}')
+  assert [item.prompt for item in items] == ["x", "y"]
+  (problem,) = problems
+  assert problem.startswith(f"{tmp_path / 'list.jsonl'} line 2: ")
+  assert reason in problem
+
+
+def test_a_list_of_nothing_is_an_error(tmp_path):
+  with pytest.raises(ValueError, match="no file"):
+    requests.read_list(tmp_path / "absent.jsonl", DEFAULTS)
+  with pytest.raises(ValueError, match="holds no line"):
+    read(tmp_path, "", " ")
+
+
+def item(task, **fields):
+  return requests.make_item(
+    {"prompt": "x", "task": task, "seed": 0, "name": "x"} | fields
+  )
+
+
+def test_inputs_come_as_the_model_takes_them(pipeline, inputs):  # noqa: F811
+  image = requests.read_given(item("i2v", image=inputs["image"]), pipeline)
+  assert image["image"].shape == (*SHAPE.size, 3)
+  sound = item("a2v", audio=inputs["audio"])
+  assert len(requests.read_given(sound, pipeline)["audio"]) == SAMPLES
+  # v2a needs pictures only: an mp4 without sound will do.
+  video = item("v2a", video=inputs["video"])
+  given = requests.read_given(video, pipeline)
+  assert given["video"].shape == (SHAPE.frames, *SHAPE.size, 3)
+  assert requests.read_given(item("t2av"), pipeline) == {}
+
+
+def test_what_is_left_out_of_a_long_input_is_said(tmp_path, pipeline):
+  """Ten minutes of sound, of which the clip's length is read."""
+  path = tmp_path / "long.wav"
+  media.write_wav(path, np.tile(hum(1.0), 600))
+  long = item("a2v", audio=str(path))
+  assert requests.unused(long, pipeline) == (
+    f"{path}: only the first 0.20 s of 600 s are used"
+  )
+  assert len(requests.read_given(long, pipeline)["audio"]) == SAMPLES
+
+
+def write_bad(kind, path):
+  if kind == "rubbish":
+    path.write_text("neither sound nor picture")
+  elif kind == "empty file":
+    path.write_bytes(b"")
+  elif kind == "no samples":
+    media.write_wav(path, np.zeros(0, np.float32))
+  elif kind == "short":
+    media.write_wav(path, hum(0.05))
+  elif kind == "silent":
+    media.write_mp4(path, noise(), SHAPE.fps)
+  elif kind == "sound":
+    media.write_wav(path, hum(1.0))
+
+
+@pytest.mark.parametrize(
+  ("task", "field", "kind", "reason"),
+  [
+    ("a2v", "audio", "rubbish", "Invalid data"),
+    ("a2v", "audio", "empty file", "Invalid data"),
+    ("a2v", "audio", "no samples", "no decodable sound"),
+    ("a2v", "audio", "short", "too short: 0.05 s"),
+    ("a2v", "audio", "silent", "has no audio stream"),
+    ("a2v", "audio", "absent", "No such file"),
+    ("v2a", "video", "rubbish", "Invalid data"),
+    ("v2a", "video", "sound", "has no video stream"),
+    ("i2v", "image", "rubbish", "Invalid data"),
+    ("i2v", "image", "silent", "not an image"),
+  ],
+)
+def test_a_bad_input_is_one_error_with_its_name(
+  tmp_path, pipeline, task, field, kind, reason
+):
+  path = tmp_path / "input"
+  write_bad(kind, path)
+  with pytest.raises(media.ClipError, match=reason) as caught:
+    requests.read_given(item(task, **{field: str(path)}), pipeline)
+  assert str(caught.value).startswith(str(path))
+  assert "\n" not in str(caught.value)
+
+
+def test_what_a_result_says_can_be_compared(pipeline):
+  said = requests.describe(item("t2a"), pipeline.sampling, {"size": (1, 2)})
+  assert said == json.loads(json.dumps(said))
+  assert said["sampling"]["steps"] == 2 and said["size"] == [1, 2]
+  assert "where" not in said

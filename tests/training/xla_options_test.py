@@ -1,0 +1,77 @@
+"""Options for the compiler, and those that are known to fail."""
+
+import jax
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+
+from ccl_jax.training import step, xla_options
+from ccl_jax.training.batch import abstract_batch
+from ccl_jax.training.state import abstract_state
+from tests.training import recipes
+
+
+def test_options_that_fail_on_a_chip_are_refused():
+  offload = "xla_tpu_enable_sparse_core_collective_offload_all_gather"
+  with pytest.raises(ValueError, match="v5p: these chips hang"):
+    xla_options.options([(offload, "true")], "TPU v5p")
+  assert xla_options.options([(offload, "false")], "TPU v5p") == {
+    offload: "false"
+  }
+  assert xla_options.options([(offload, "true")], "TPU7x") == {offload: "true"}
+
+
+def test_groups_are_those_of_the_chip_and_later_options_win():
+  limit = "xla_tpu_scoped_vmem_limit_kib"
+  got = xla_options.options(["large_vmem"], "TPU v6 lite")
+  assert got == {limit: "98304"}
+  assert xla_options.options(["large_vmem", (limit, "1")], "TPU v5p") == {
+    limit: "1"
+  }
+  with pytest.raises(ValueError, match=r"'overlap' on v5p.*v5e"):
+    xla_options.options(["overlap"], "TPU v5p")
+  with pytest.raises(ValueError, match=r"'over'.*overlap"):
+    xla_options.options(["over"], "TPU v6 lite")
+
+
+def test_a_name_that_is_not_of_xla_is_refused():
+  with pytest.raises(ValueError, match="scoped_vmem"):
+    xla_options.options([("scoped_vmem", 1)], "cpu")
+
+
+def test_options_reach_the_compiler():
+  recipe = recipes.make_recipe(xla=(("xla_no_such_option", "1"),))
+  lowered = step.compile_step(recipe).lower(
+    abstract_state(recipe),
+    abstract_batch(
+      recipe, {"video": (3, 4, 6, 3), "audio": (6, 2), "text": (5, 6)}
+    ),
+  )
+  with pytest.raises(jax.errors.JaxRuntimeError, match="xla_no_such_option"):
+    lowered.compile()
+
+
+def test_a_compiled_program_is_found_by_the_next_start(tmp_path):
+  def start():
+    """What a new process would compile."""
+    jax.clear_caches()
+    compilation_cache.reset_cache()
+    return jax.jit(lambda x: x * 2 + 1)(3.0)
+
+  loaded = []
+  jax.monitoring.register_event_listener(
+    lambda event, **_: loaded.append(event.endswith("/cache_hits"))
+  )
+  setting = "jax_persistent_cache_min_compile_time_secs"
+  before = getattr(jax.config, setting)
+  jax.config.update(setting, 0)
+  try:
+    xla_options.keep_programs(tmp_path)
+    assert start() == 7 and list(tmp_path.iterdir())
+    loaded.clear()
+    assert start() == 7 and any(loaded)
+    xla_options.keep_programs(tmp_path / "other")
+    assert jax.config.jax_compilation_cache_dir == str(tmp_path)
+  finally:
+    jax.config.update(setting, before)
+    jax.config.update("jax_compilation_cache_dir", None)
+    compilation_cache.reset_cache()

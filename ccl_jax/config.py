@@ -1,31 +1,101 @@
 """Config sections become constructor calls; the constructor is the schema.
 
 A key that no constructor takes is an error that names the nearest key, so
-nothing in a config is ever silently unread.
+nothing in a config is ever silently unread. Keys that had another name in
+earlier versions are in `RENAMED`: a config that is written today may not use
+them, one that a run has stored is upgraded when it is read.
 """
 
 import difflib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
+# Dotted name of a key in earlier versions -> today's.
+RENAMED = {
+  "accumulate": "grad_accumulation_steps",
+  "batch": "batch_size",
+  "checkpoint.every": "checkpoint.save_interval_steps",
+  "checkpoint.keep": "checkpoint.max_to_keep",
+  "data.sample": "data.sample_posterior",
+  "data.workers": "data.num_threads",
+  "encode.batch": "encode.batch_size",
+  "encode.fit_clips": "encode.num_fit_clips",
+  "encode.shard": "encode.clips_per_shard",
+  "encode.validation": "encode.validation_fraction",
+  "encode.workers": "encode.num_workers",
+  "eval.every": "eval.every_steps",
+  "eval.num": "eval.num_clips",
+  "initial": "init",
+  "initial.new": "init.fresh",
+  "initial.sources": "init.from_runs",
+  "log.every": "log.every_steps",
+  "log.max_skipped": "log.max_nonfinite_steps",
+  "log.profile": "log.profile_steps",
+  "mesh.slices": "mesh.num_slices",
+  "model.fusion.audio_context": "model.fusion.num_audio_lct",
+  "model.fusion.audio_half": "model.fusion.audio_window_radius",
+  "model.fusion.video_context": "model.fusion.num_video_lct",
+  "model.fusion.video_half": "model.fusion.video_window_radius",
+  "objective.shift": "objective.time_shift",
+  "optimizer.clip": "optimizer.clip_global_norm",
+  "optimizer.decay": "optimizer.schedule",
+  "optimizer.ema": "optimizer.ema_decay",
+  "optimizer.rates": "optimizer.learning_rates",
+  "optimizer.warmup": "optimizer.warmup_steps",
+  "sampling.audio_cross_scale": "sampling.audio_cross_guidance_scale",
+  "sampling.audio_scale": "sampling.audio_guidance_scale",
+  "sampling.batched": "sampling.batch_passes",
+  "sampling.cross_scale": "sampling.cross_guidance_scale",
+  "sampling.method": "sampling.solver",
+  "sampling.reference_once": "sampling.cache_reference",
+  "sampling.rescale": "sampling.guidance_rescale",
+  "sampling.steps": "sampling.num_inference_steps",
+  "sampling.video_scale": "sampling.video_guidance_scale",
+  "steps": "num_train_steps",
+  "xla": "xla_options",
+}
 
-def check_keys(given, known, where: str) -> None:
-  """Raises ValueError naming each unknown key of `given` and its neighbour."""
-  for key in given:
+
+def upgrade(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+  """Returns a stored config under today's names; others stay as they are."""
+  upgraded = {}
+  for key, value in config.items():
+    path = f"{prefix}{key}"
+    if isinstance(value, Mapping):
+      value = upgrade(value, f"{path}.")
+    upgraded[RENAMED.get(path, key).rpartition(".")[2]] = value
+  return upgraded
+
+
+def check_keys(
+  keys: Collection[str], known: Collection[str], where: str
+) -> None:
+  """Checks that every key is known.
+
+  Raises:
+    ValueError: an unknown key; the message names today's name of a renamed
+      one, else the nearest known key.
+  """
+  for key in keys:
     if key not in known:
+      path = f"{where}.{key}"
+      new = RENAMED.get(path.removeprefix("config."))
       near = difflib.get_close_matches(key, list(known), n=1)
       hint = f" Did you mean '{near[0]}'?" if near else ""
+      hint = f" It is called '{new}' now." if new else hint
       raise ValueError(
-        f"Unknown config key '{where}.{key}'.{hint}"
+        f"Unknown config key '{path}'.{hint}"
         f" Known keys: {', '.join(sorted(known))}."
       )
 
 
 def build(make: Callable[..., Any], section: Mapping, where: str, **extra):
-  """`make(**section, **extra)`, with unknown, missing and mistyped keys named.
+  """Returns `make(**section, **extra)` after checking the section's keys.
 
-  `extra` are arguments that do not come from the config.
+  Args:
+    where: dotted name of the section, for messages.
+    extra: arguments that do not come from the config.
 
   Raises:
     ValueError: a key of `section` that `make` does not take, or one it needs
@@ -44,3 +114,12 @@ def build(make: Callable[..., Any], section: Mapping, where: str, **extra):
   if missing:
     raise ValueError(f"Config section '{where}' lacks {', '.join(missing)}.")
   return make(**section, **extra)
+
+
+def to_tuples(value: Any) -> Any:
+  """Returns nested lists as tuples, so that what JSON held is hashable."""
+  if isinstance(value, dict):
+    return {k: to_tuples(v) for k, v in value.items()}
+  if isinstance(value, (list, tuple)):
+    return tuple(to_tuples(v) for v in value)
+  return value

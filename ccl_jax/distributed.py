@@ -7,13 +7,47 @@ collective fails at once because the connection is gone. Nobody waits forever.
 """
 
 import os
+import time
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+_POLL_SECONDS = 1.0
 
-def initialize(spec: str) -> None:
+
+class ShardOptions(NamedTuple):
+  """This process's shard of a list of work, in grain's words.
+
+  Attributes:
+    shard_index: of this process, from 0.
+    shard_count: number of processes.
+  """
+
+  shard_index: int = 0
+  shard_count: int = 1
+
+  @property
+  def is_lead(self) -> bool:
+    """Whether this process does what is done once."""
+    return self.shard_index == 0
+
+  def wait(self, is_done: Callable[[], bool]) -> None:
+    """Returns once `is_done()`, which another process brings about.
+
+    Not a barrier, which is a collective: those have timeouts, and here one may
+    wait for hours. When a process dies, JAX ends the others.
+    """
+    while not is_done():
+      time.sleep(_POLL_SECONDS)
+
+
+ALONE = ShardOptions()
+
+
+def initialize(spec: str) -> ShardOptions:
   """Joins the other processes; before anything else that uses devices.
 
   Args:
@@ -21,11 +55,14 @@ def initialize(spec: str) -> None:
       TPU, GKE, Slurm, Open MPI); or "HOST:PORT,N,I": process I of N, with the
       coordinator, process 0, at HOST:PORT.
 
+  Returns:
+    Which of the processes this is.
+
   Raises:
     ValueError: another `spec`, or "auto" where there is no such cluster.
   """
   if spec == "off":
-    return
+    return ALONE
   arguments = {} if spec == "auto" else _parse(spec)
   seconds = _peer_timeout()
   try:
@@ -40,6 +77,7 @@ def initialize(spec: str) -> None:
       f"distributed={spec}: JAX found no cluster here ({error}). On one machine"
       ' use "off"; else name the coordinator: "HOST:PORT,N,I".'
     ) from error
+  return ShardOptions(jax.process_index(), jax.process_count())
 
 
 def is_lead() -> bool:

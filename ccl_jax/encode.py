@@ -25,8 +25,9 @@ from ccl_jax.codecs import converted_weights
 from ccl_jax.codecs.api import Codecs, make
 from ccl_jax.config import build
 from ccl_jax.data.decoding import decode_records
-from ccl_jax.data.encode.dataset import ALONE, ShardOptions, encode
+from ccl_jax.data.encode.dataset import encode
 from ccl_jax.data.encode.settings import EncodeSettings
+from ccl_jax.distributed import ShardOptions
 from ccl_jax.files import absolute
 from ccl_jax.sharding import ONE_DEVICE, Layout, make_mesh
 
@@ -67,10 +68,7 @@ def main() -> None:
   settings = build(
     EncodeSettings, CONFIG.value.encode.to_dict(), "config.encode"
   )
-  distributed.initialize(DISTRIBUTED.value)
-  share = ALONE
-  if DISTRIBUTED.value != "off":
-    share = ShardOptions(jax.process_index(), jax.process_count())
+  share = distributed.initialize(DISTRIBUTED.value)
   layout = ONE_DEVICE if settings.codec == "linear" else local_layout()
   summary = encode(
     INPUT.value,
@@ -119,7 +117,7 @@ def given_codecs(
   for name, model in LEARNED.items():
     if name not in paths:
       continue
-    if share.count > 1 and not converted_weights.exists(paths[name]):
+    if share.shard_count > 1 and not converted_weights.exists(paths[name]):
       raise ValueError(
         f"encode.weights.{name}={paths[name]}: several processes need it"
         " converted before (python -m ccl_jax.convert from-torch)."

@@ -28,12 +28,11 @@ from absl import flags
 from etils import epath
 
 from ccl_jax import command
-from ccl_jax.checkpoints.manager import write_json
 from ccl_jax.codecs.mel import log_mel
 from ccl_jax.data import loader as data_pipeline
 from ccl_jax.data import media
 from ccl_jax.diffusion import guidance, tasks
-from ccl_jax.files import replacing
+from ccl_jax.files import replacing, write_json
 from ccl_jax.generation.pipeline import GeneratedClip, Pipeline
 from ccl_jax.metrics import contact_sheet, synchworld
 

@@ -6,12 +6,14 @@ must be installed). Libraries that know only local files work in both cases:
 """
 
 import contextlib
+import json
 import os
 import pathlib
 import shutil
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from etils import epath
 
@@ -83,6 +85,12 @@ def replacing(path: epath.PathLike) -> Iterator[pathlib.Path]:
     if partial.is_dir():
       shutil.rmtree(partial)
     partial.unlink(missing_ok=True)
+
+
+def write_json(path: epath.PathLike, value: Any) -> None:
+  """Writes JSON with sorted keys, as a whole file or not at all."""
+  with replacing(path) as partial:
+    partial.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
 
 
 @contextlib.contextmanager

@@ -18,13 +18,11 @@ import sys
 import typing
 from typing import Any
 
-import jax
 import tqdm
 from absl import flags
 from etils import epath
 
 from ccl_jax import command, distributed
-from ccl_jax.data.encode.dataset import ALONE, ShardOptions
 from ccl_jax.generation import batch, requests
 from ccl_jax.generation.pipeline import Pipeline
 from ccl_jax.generation.sampling import AttentionProbe, SamplingConfig, spread
@@ -96,10 +94,7 @@ def generate() -> None:
   Raises:
     ValueError: anything the user gave that cannot be used, named.
   """
-  distributed.initialize(DISTRIBUTED.value)
-  share = ALONE
-  if DISTRIBUTED.value != "off":
-    share = ShardOptions(jax.process_index(), jax.process_count())
+  share = distributed.initialize(DISTRIBUTED.value)
   out = epath.Path(OUT.value)
   batch.clear(out, share)
   items, problems = read_items()
@@ -109,7 +104,7 @@ def generate() -> None:
   problems = problems if share.is_lead else []
   for problem in problems:
     tell(problem)
-  mine = items[share.index :: share.count]
+  mine = items[share.shard_index :: share.shard_count]
   problems += make(mine, out, is_shown=share.is_lead) if mine else []
   problems = batch.meet(out, share, problems)
   distributed.shutdown()
@@ -156,7 +151,7 @@ def make(
   }
   made = batch.BatchGenerator(
     pipeline, sampling, out, BATCH.value, about, tell, is_shown,
-    look(sampling.steps, pipeline.model["num_layers"]),
+    look(sampling.num_inference_steps, pipeline.model["num_layers"]),
   )  # fmt: skip
   return made.run(items)
 

@@ -37,6 +37,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from ccl_jax import trees
 from ccl_jax.array_types import Array, PyTree
+from ccl_jax.config import to_tuples
 
 AXES = ("data", "fsdp", "context", "tensor")
 ACTIVATIONS = (
@@ -54,11 +55,11 @@ def make_mesh(
   fsdp: int = -1,
   context: int = 1,
   tensor: int = 1,
-  slices: int = 1,
+  num_slices: int = 1,
 ) -> Mesh:
   """All `devices` as a mesh; one size may be -1, for "the rest".
 
-  `slices` are joined by the data centre's network; `data` runs over it, and is
+  `num_slices` slices are joined by the data centre's network; `data` runs over it, and is
   a multiple of their number.
 
   Raises:
@@ -70,14 +71,14 @@ def make_mesh(
     raise ValueError(f"mesh {shown}: expected sizes >= 1, at most one -1.")
   known = math.prod(s for s in sizes if s != -1)
   sizes = [len(devices) // known if s == -1 else s for s in sizes]
-  if math.prod(sizes) != len(devices) or sizes[0] % slices:
+  if math.prod(sizes) != len(devices) or sizes[0] % num_slices:
     raise ValueError(
-      f"mesh {shown} in {slices} slices does not fit {len(devices)} devices:"
+      f"mesh {shown} in {num_slices} slices does not fit {len(devices)} devices:"
       " the product of the sizes is their number, and data a multiple of the"
       " slices."
     )
-  if slices > 1:
-    inner, outer = [sizes[0] // slices, *sizes[1:]], [slices, 1, 1, 1]
+  if num_slices > 1:
+    inner, outer = [sizes[0] // num_slices, *sizes[1:]], [num_slices, 1, 1, 1]
     array = mesh_utils.create_hybrid_device_mesh(
       inner, outer, devices, allow_split_physical_axes=True
     )
@@ -310,16 +311,7 @@ def make_layout(
   """
   devices = jax.devices() if devices is None else devices
   made = make_mesh(devices, **mesh)
-  return Layout(None if made.size == 1 else made, **frozen(dict(sharding)))
-
-
-def frozen(value: Any) -> Any:
-  """Lists as tuples, all the way down: what was read from JSON is hashable."""
-  if isinstance(value, dict):
-    return {k: frozen(v) for k, v in value.items()}
-  if isinstance(value, (list, tuple)):
-    return tuple(frozen(v) for v in value)
-  return value
+  return Layout(None if made.size == 1 else made, **to_tuples(dict(sharding)))
 
 
 def local_rows(layout: Layout, batch: int) -> list[int]:

@@ -43,7 +43,7 @@ from ccl_jax.training import (
 )
 from ccl_jax.training.batch import put_batch
 from ccl_jax.training.metrics import DelayedMetrics, check_skipped
-from ccl_jax.training.setup import TrainSetup, flop_shape, make_recipe
+from ccl_jax.training.setup import TrainSetup, flop_shape, make_setup
 from ccl_jax.training.state import (
   abstract_params,
   abstract_state,
@@ -60,14 +60,15 @@ DISTRIBUTED = flags.DEFINE_string(
 )
 
 SECTIONS = (
-  "accumulate", "batch", "checkpoint", "data", "encode", "eval", "initial",
+  "batch_size", "checkpoint", "data", "encode", "eval",
+  "grad_accumulation_steps", "init", "num_train_steps",
   "log", "mesh", "model", "objective", "optimizer", "sampling", "seed",
-  "sharding", "steps", "xla",
+  "sharding", "xla_options",
 )  # fmt: skip
 # What may change between two starts of one run.
 FREE = (
-  "accumulate", "checkpoint", "data", "encode", "eval", "initial", "log",
-  "mesh", "sampling", "sharding", "xla",
+  "checkpoint", "data", "encode", "eval", "grad_accumulation_steps", "init", "log",
+  "mesh", "sampling", "sharding", "xla_options",
 )  # fmt: skip
 
 
@@ -91,20 +92,20 @@ def train(config: Mapping[str, Any], workdir: epath.Path) -> None:
   with clock("setup"):
     # -- Settings: every section is read by one constructor.
     check_keys(config, SECTIONS, "config")
-    recipe, num_steps = make_recipe(config), config["steps"]
+    setup, num_steps = make_setup(config), config["num_train_steps"]
     sampling = build(SamplingConfig, config["sampling"], "sampling")
     held_out = build(EvalConfig, config["eval"], "eval")
     telling = build(LogConfig, config["log"], "log")
 
     # -- Data, of which this host reads the rows that its devices hold.
-    rows = sharding.local_rows(recipe.layout, recipe.batch)
+    rows = sharding.local_rows(setup.layout, setup.batch_size)
     loader = build(
       data_pipeline.make_loader, config["data"], "data",
-      batch=recipe.batch, seed=recipe.seed, rows=rows,
+      batch_size=setup.batch_size, seed=setup.seed, rows=rows,
     )  # fmt: skip
-    held_out.check(recipe.streams, config["data"]["path"])
-    is_constant = recipe.optimizer.decay == "constant"
-    may_differ = FREE + (("steps",) if is_constant else ())
+    held_out.check(setup.streams, config["data"]["path"])
+    is_constant = setup.optimizer.schedule == "constant"
+    may_differ = FREE + (("num_train_steps",) if is_constant else ())
     clip = prepare_workdir(workdir, config, may_differ)
 
     # -- State: resumed, or from scratch.
@@ -112,9 +113,9 @@ def train(config: Mapping[str, Any], workdir: epath.Path) -> None:
       manager.Checkpointer, config["checkpoint"], "checkpoint",
       workdir=workdir,
     )  # fmt: skip
-    state, start = first_state(recipe, checkpoints, config["initial"])
-    take_step = step.compile_step(recipe)
-    logger = telling.logger(workdir, config, recipe, start, clock)
+    state, start = first_state(setup, checkpoints, config["init"])
+    take_step = step.compile_step(setup)
+    logger = telling.logger(workdir, config, setup, start, clock)
     profiler = telling.profiler(workdir, num_steps, clock)
 
   # -- Loop. It reads the metrics of one step while the device does the next.
@@ -123,7 +124,7 @@ def train(config: Mapping[str, Any], workdir: epath.Path) -> None:
     for i in range(start, num_steps):
       done = i + 1
       with clock("data"):
-        batch = put_batch(recipe, rows, loader.batch_at(i))
+        batch = put_batch(setup, rows, loader.batch_at(i))
       is_last = done == num_steps or stop.is_due(done)
       saves = checkpoints.is_due(done) or is_last
       shows = held_out.is_due(done, num_steps)
@@ -136,7 +137,9 @@ def train(config: Mapping[str, Any], workdir: epath.Path) -> None:
       try:
         for number, values in fetched:
           logger.add(number, values)
-          check_skipped(number, values, telling.max_skipped, loader.names_at)
+          check_skipped(
+            number, values, telling.max_nonfinite_steps, loader.names_at
+          )
       except FloatingPointError:
         checkpoints.save(done, state, last=True)
         checkpoints.close()
@@ -148,9 +151,9 @@ def train(config: Mapping[str, Any], workdir: epath.Path) -> None:
       if shows:
         with clock("eval"):
           pipeline = Pipeline(
-            recipe.graph, state_params(state, average=True),
+            setup.graph, state_params(state, average=True),
             Codecs.load(workdir / "codecs"), clip, sampling, done,
-            recipe.layout, model=recipe.model,
+            setup.layout, model=setup.model,
           )  # fmt: skip
           data = config["data"]["path"]
           show_samples(pipeline, held_out, data, workdir, logger)
@@ -162,21 +165,21 @@ def train(config: Mapping[str, Any], workdir: epath.Path) -> None:
 
 
 def first_state(
-  recipe: TrainSetup, checkpoints: manager.Checkpointer, initial: Mapping
+  setup: TrainSetup, checkpoints: manager.Checkpointer, initial: Mapping
 ) -> tuple[PyTree, int]:
   """The newest checkpoint's state and its step; or a new state and 0.
 
   A new one takes from earlier runs what `initial` says.
   """
-  found = checkpoints.restore_newest(abstract_state(recipe))
+  found = checkpoints.restore_newest(abstract_state(setup))
   if found is not None:
     print(f"Resuming {checkpoints.workdir} from step {found[1]}.")
     return found
-  state = init_state(recipe)
-  given = build(InitConfig, initial, "initial")
-  if given.sources:
+  state = init_state(setup)
+  given = build(InitConfig, initial, "init")
+  if given.from_runs:
     taken = restore.initial_params(
-      abstract_params(recipe), given.sources, given.new
+      abstract_params(setup), given.from_runs, given.fresh
     )
     state = replace_params(state, taken)
   return state, 0
@@ -186,8 +189,8 @@ def first_state(
 class InitConfig:
   """What a new run takes from others; see `restore.initial_params`."""
 
-  sources: tuple[tuple[str, str], ...] = ()
-  new: tuple[str, ...] = ()
+  from_runs: tuple[tuple[str, str], ...] = ()
+  fresh: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,32 +198,32 @@ class LogConfig:
   """The `log` section.
 
   Attributes:
-    every: steps between two lines.
-    max_skipped: steps in a row without an update that end the run.
-    profile: (first, last + 1) of the steps to trace, or nothing.
+    every_steps: steps between two lines.
+    max_nonfinite_steps: steps in a row without an update that end the run.
+    profile_steps: (first, last + 1) of the steps to trace, or nothing.
   """
 
-  every: int = 10
-  max_skipped: int = 20
-  profile: tuple[int, ...] = ()
+  every_steps: int = 10
+  max_nonfinite_steps: int = 20
+  profile_steps: tuple[int, ...] = ()
 
   def logger(
     self,
     workdir: epath.Path,
     config: Mapping[str, Any],
-    recipe: TrainSetup,
+    setup: TrainSetup,
     start: int,
     clock: goodput.Goodput,
   ) -> log.Log:
     """The run's log, which knows what a step is worth."""
     shapes = records.read_metadata(config["data"]["path"])["shapes"]
-    mesh = recipe.layout.mesh
+    mesh = setup.layout.mesh
     work = throughput.make_work(
-      recipe.model, flop_shape(recipe, shapes), recipe.batch,
+      setup.model, flop_shape(setup, shapes), setup.batch_size,
       jax.devices()[:1] if mesh is None else list(mesh.devices.flat),
     )  # fmt: skip
     return log.Log(
-      workdir, start, config["steps"], self.every, clock, work,
+      workdir, start, config["num_train_steps"], self.every_steps, clock, work,
       distributed.is_lead(),
     )  # fmt: skip
 
@@ -229,17 +232,21 @@ class LogConfig:
   ) -> profiling.Profiler:
     """Traces the steps of `profile`."""
     return profiling.Profiler(
-      workdir / "profile", self.profile, num_steps, clock, distributed.is_lead()
+      workdir / "profile",
+      self.profile_steps,
+      num_steps,
+      clock,
+      distributed.is_lead(),
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class EvalConfig:
-  """What is sampled while training: `num` clips of `split`, for each task."""
+  """What is sampled while training: `num_clips` clips of `split`, for each task."""
 
-  every: int = 1000
+  every_steps: int = 1000
   split: str = "validation"
-  num: int = 4
+  num_clips: int = 4
   tasks: tuple[str, ...] = ("t2av", "a2v")
 
   def __post_init__(self):
@@ -258,7 +265,7 @@ class EvalConfig:
 
   def is_due(self, done: int, last: int) -> bool:
     """Whether to sample after `done` of `last` steps."""
-    return bool(self.tasks) and (done % self.every == 0 or done == last)
+    return bool(self.tasks) and (done % self.every_steps == 0 or done == last)
 
 
 def show_samples(
@@ -269,7 +276,7 @@ def show_samples(
   logger,
 ) -> None:
   """Samples held-out prompts into samples/STEP and TensorBoard."""
-  clips = data_pipeline.read_clips(data, held_out.split, held_out.num)
+  clips = data_pipeline.read_clips(data, held_out.split, held_out.num_clips)
   folder = workdir / "samples" / str(pipeline.step)
   for task in held_out.tasks:
     latents = pipeline.regenerate(task, clips)  # by all hosts
@@ -305,7 +312,7 @@ def prepare_workdir(
   check_fit(config["model"], codecs, shape)
   manager.claim_workdir(workdir, config, may_differ)
   if distributed.is_lead():
-    manager.write_json(workdir / "clip.json", dataclasses.asdict(shape))
+    files.write_json(workdir / "clip.json", dataclasses.asdict(shape))
     if not (workdir / "codecs").exists():
       codecs.save(workdir / "codecs")
   distributed.barrier("the workdir has its codecs")

@@ -11,7 +11,7 @@ Arguments (`size=...,stage=...`), the first of each unless given:
          audio  text-to-audio pre-training of the audio stream alone
          video  the same of the video stream (the paper takes Wan2.1's)
   fusion  cca, gated (the paper's baseline), independent
-  split  pod    parameters are split over all that is not context or tensor
+  fsdp_over  pod    parameters are split over all that is not context or tensor
          slice  over fsdp only: a copy in each slice, which `data` connects
 
 Marks: [P] the paper's text, [S] second-hand, [O] our choice.
@@ -21,14 +21,14 @@ from ml_collections import ConfigDict
 
 SIZES = ("14b", "1.3b", "tiny")
 STAGES = ("joint", "audio", "video")
-SPLITS = ("pod", "slice")
+FSDP_OVER = ("pod", "slice")
 FUSIONS = ("cca", "gated", "independent")
 
 
 def parse_arguments(text: str) -> dict[str, str]:
   """`"size=tiny,stage=joint"` -> dict; unknown names and values raise."""
   known = {
-    "size": SIZES, "stage": STAGES, "fusion": FUSIONS, "split": SPLITS,
+    "size": SIZES, "stage": STAGES, "fusion": FUSIONS, "fsdp_over": FSDP_OVER,
   }  # fmt: skip
   given = {name: values[0] for name, values in known.items()}
   for item in filter(None, text.split(",")):
@@ -46,19 +46,21 @@ def get_config(arg: str = "") -> ConfigDict:
   chosen = parse_arguments(arg)
   c = ConfigDict()
   c.seed = 0
-  c.steps = 12_000  # [P]; ablations 6,000
-  c.batch = 320  # [P]; ablations 128
-  c.accumulate = 1  # parts of a batch that go through the model in turn
+  c.num_train_steps = 12_000  # [P]; ablations 6,000
+  c.batch_size = 320  # [P]; ablations 128
+  c.grad_accumulation_steps = (
+    1  # parts of a batch that go through the model in turn
+  )
 
   # For the compiler: (("xla_...", value), ...), or names of groups of such.
-  c.xla = ()
+  c.xla_options = ()
 
-  # Mesh axes; -1 is "the rest of the devices". slices: joined by `data`.
-  c.mesh = dict(data=1, fsdp=-1, context=1, tensor=1, slices=1)
+  # Mesh axes; -1 is "the rest of the devices". num_slices: joined by `data`.
+  c.mesh = dict(data=1, fsdp=-1, context=1, tensor=1, num_slices=1)
   c.sharding = ConfigDict()  # see ccl_jax/sharding.py
   c.sharding.self_attention = "gather"  # or "ulysses", over `context`
   c.sharding.max_unsharded = 0.02
-  split = {"pod": ("fsdp", "data"), "slice": "fsdp"}[chosen["split"]]
+  split = {"pod": ("fsdp", "data"), "slice": "fsdp"}[chosen["fsdp_over"]]
   c.sharding.params = (
     ("(.*/blocks|fusion)/.*/(q|k|v|up)/kernel", (None, split, "tensor")),
     ("(.*/blocks|fusion)/.*/(o|down)/kernel", (None, "tensor", split)),
@@ -91,12 +93,12 @@ def get_config(arg: str = "") -> ConfigDict:
   c.encode.audio_channels = 20
   c.encode.text_length = 512
   c.encode.text_width = 4096
-  c.encode.validation = 0.02
-  c.encode.fit_clips = 200
-  c.encode.batch = 8  # clips at once, over a host's devices
-  c.encode.shard = 256  # clips in a file
+  c.encode.validation_fraction = 0.02
+  c.encode.num_fit_clips = 200
+  c.encode.batch_size = 8  # clips at once, over a host's devices
+  c.encode.clips_per_shard = 256  # clips in a file
   c.encode.keep_logvar = True  # so that training draws latents
-  c.encode.workers = 2
+  c.encode.num_workers = 2
   c.encode.need_video = True  # False keeps sounds without a picture
   c.encode.need_audio = True  # False keeps silent videos
   c.encode.need_caption = True
@@ -104,8 +106,8 @@ def get_config(arg: str = "") -> ConfigDict:
   c.data = ConfigDict()
   c.data.path = ""
   c.data.split = "train"
-  c.data.sample = True  # draw latents anew where they have a variance
-  c.data.workers = 2  # threads that read ahead
+  c.data.sample_posterior = True  # draw latents anew where they have a variance
+  c.data.num_threads = 2  # threads that read ahead
 
   c.model = ConfigDict()
   c.model.num_layers = 40
@@ -123,17 +125,17 @@ def get_config(arg: str = "") -> ConfigDict:
   )
   c.model.fusion = ConfigDict()
   c.model.fusion.kind = "cca"
-  c.model.fusion.audio_context = 8  # [P] LCT that stand for audio
-  c.model.fusion.video_context = 128  # [P] LCT that stand for video
+  c.model.fusion.num_audio_lct = 8  # [P] LCT that stand for audio
+  c.model.fusion.num_video_lct = 128  # [P] LCT that stand for video
   c.model.fusion.tarp = True
   c.model.fusion.dcr = True
   c.model.fusion.positions = "index"
-  c.model.fusion.audio_half = 1  # [S] window of three frames' audio
-  c.model.fusion.video_half = 0  # [P] window of one frame's video
+  c.model.fusion.audio_window_radius = 1  # [S] window of three frames' audio
+  c.model.fusion.video_window_radius = 0  # [P] window of one frame's video
   c.model.fusion.fps = 25.0
 
   c.objective = ConfigDict()
-  c.objective.shift = 5.0  # [O] as Wan's sampler
+  c.objective.time_shift = 5.0  # [O] as Wan's sampler
   c.objective.time_mean = 0.0  # [O] logit-normal
   c.objective.time_std = 1.0
   c.objective.video_weight = 0.85  # [O] as Ovi
@@ -145,40 +147,44 @@ def get_config(arg: str = "") -> ConfigDict:
 
   c.optimizer = ConfigDict()
   # (path regex, peak rate), first match wins; rate 0 freezes.
-  c.optimizer.rates = (("fusion/.*", 1e-4), (".*", 1e-5))  # [P], [S]
+  c.optimizer.learning_rates = (("fusion/.*", 1e-4), (".*", 1e-5))  # [P], [S]
   c.optimizer.b1 = 0.9  # [O]
   c.optimizer.b2 = 0.95  # [O] as Ovi
   c.optimizer.eps = 1e-8
   c.optimizer.weight_decay = 0.01  # [O] on matrices only
-  c.optimizer.clip = 1.0  # [O] global norm
-  c.optimizer.warmup = 500  # [O]
-  c.optimizer.decay = "constant"  # or "cosine", to zero at the last step
-  c.optimizer.ema = 0.9999  # [O]
+  c.optimizer.clip_global_norm = 1.0  # [O] global norm
+  c.optimizer.warmup_steps = 500  # [O]
+  c.optimizer.schedule = "constant"  # or "cosine", to zero at the last step
+  c.optimizer.ema_decay = 0.9999  # [O]
 
-  # Parameters of earlier runs: ((path regex, workdir), ...); regexes of `new`
+  # Parameters of earlier runs: ((path regex, workdir), ...); regexes of `fresh`
   # are the paths that no earlier run has.
-  c.initial = dict(sources=(), new=(".*",))
+  c.init = dict(from_runs=(), fresh=(".*",))
 
-  c.checkpoint = dict(every=500, keep=3)
-  # max_skipped: steps in a row that are not finite before the run ends;
-  # profile: (first, last + 1) of the steps to trace, or ().
-  c.log = dict(every=10, max_skipped=20, profile=())
+  c.checkpoint = dict(save_interval_steps=500, max_to_keep=3)
+  # max_nonfinite_steps: steps in a row that are not finite before the run ends;
+  # profile_steps: (first, last + 1) of the steps to trace, or ().
+  c.log = dict(every_steps=10, max_nonfinite_steps=20, profile_steps=())
 
   c.sampling = ConfigDict()  # defaults of sample and evaluate
-  c.sampling.method = "unipc"
-  c.sampling.steps = 50
+  c.sampling.solver = "unipc"
+  c.sampling.num_inference_steps = 50
   c.sampling.shift = 5.0
   c.sampling.guidance = "ucg2"
-  c.sampling.video_scale = 4.0  # [O]
-  c.sampling.audio_scale = 3.0  # [O]
-  c.sampling.cross_scale = 2.5  # [O]
-  c.sampling.audio_cross_scale = None  # as cross_scale
+  c.sampling.video_guidance_scale = 4.0  # [O]
+  c.sampling.audio_guidance_scale = 3.0  # [O]
+  c.sampling.cross_guidance_scale = 2.5  # [O]
+  c.sampling.audio_cross_guidance_scale = None  # as cross_guidance_scale
   c.sampling.guidance_low, c.sampling.guidance_high = 0.0, 1.0  # sigmas
-  c.sampling.rescale = 0.0
-  c.sampling.batched = True  # False: a pass after the other, in less memory
-  c.sampling.reference_once = True
+  c.sampling.guidance_rescale = 0.0
+  c.sampling.batch_passes = (
+    True  # False: a pass after the other, in less memory
+  )
+  c.sampling.cache_reference = True
 
-  c.eval = dict(every=1000, split="validation", num=4, tasks=("t2av", "a2v"))
+  c.eval = dict(
+    every_steps=1000, split="validation", num_clips=4, tasks=("t2av", "a2v")
+  )
   {"14b": lambda c: None, "1.3b": small, "tiny": tiny}[chosen["size"]](c)
   if chosen["fusion"] == "gated":
     c.model.fusion = dict(
@@ -186,13 +192,13 @@ def get_config(arg: str = "") -> ConfigDict:
     )
   if chosen["fusion"] == "independent":
     c.model.fusion = dict(kind="independent")
-    c.optimizer.rates = c.optimizer.rates[-1:]
+    c.optimizer.learning_rates = c.optimizer.learning_rates[-1:]
   if chosen["stage"] != "joint":
     alone(c, chosen["stage"])
   if chosen["stage"] == "audio" and chosen["size"] != "tiny":
     # Pre-training: 160k steps of batch 3200 at rate 1e-4 [P, S].
-    c.steps, c.batch = 160_000, 3200
-    c.optimizer.rates = ((".*", 1e-4),)
+    c.num_train_steps, c.batch_size = 160_000, 3200
+    c.optimizer.learning_rates = ((".*", 1e-4),)
   c.lock()
   return c
 
@@ -210,7 +216,7 @@ def alone(c: ConfigDict, stream: str) -> None:
   c.model.fusion = dict(kind="independent")
   c.objective.probabilities = (1.0, 0.0, 0.0, 0.0)
   c.eval.tasks = ("t2a",) if stream == "audio" else ("t2v",)
-  c.optimizer.rates = c.optimizer.rates[-1:]
+  c.optimizer.learning_rates = c.optimizer.learning_rates[-1:]
   if stream == "audio":
     c.objective.first_frame_probability = 0.0
 
@@ -223,7 +229,7 @@ def tiny(c: ConfigDict) -> None:
   the last principal components of sound are noise), LCT in proportion to the
   window, positions fine enough to tell audio latents apart.
   """
-  c.steps, c.batch = 1700, 16
+  c.num_train_steps, c.batch_size = 1700, 16
   c.sharding.max_unsharded = 0.1
   c.encode.frames, c.encode.size = 49, (64, 64)
   c.encode.video_channels, c.encode.audio_channels = 8, 8
@@ -233,15 +239,15 @@ def tiny(c: ConfigDict) -> None:
   c.model.dtype, c.model.remat, c.model.scan = "float32", "none", False
   c.model.video.update(width=64, ffn=256, heads=2, channels=8)
   c.model.audio.update(width=64, ffn=256, heads=2, channels=8)
-  c.model.fusion.audio_context, c.model.fusion.video_context = 2, 2
-  c.model.fusion.positions, c.model.fusion.video_half = "fine", 1
-  c.objective.shift = 1.0
+  c.model.fusion.num_audio_lct, c.model.fusion.num_video_lct = 2, 2
+  c.model.fusion.positions, c.model.fusion.video_window_radius = "fine", 1
+  c.objective.time_shift = 1.0
   c.objective.first_frame_probability = 0.0
-  c.optimizer.rates = ((".*", 3e-3),)
-  c.optimizer.warmup, c.optimizer.decay = 50, "cosine"
-  c.optimizer.ema = 0.995
-  c.checkpoint = dict(every=500, keep=2)
-  c.log.every = 20
-  c.sampling.steps, c.sampling.shift = 20, 1.0
-  c.sampling.video_scale = c.sampling.audio_scale = 3.0
-  c.eval.every = 2000  # none on the way: it takes as long as 100 steps
+  c.optimizer.learning_rates = ((".*", 3e-3),)
+  c.optimizer.warmup_steps, c.optimizer.schedule = 50, "cosine"
+  c.optimizer.ema_decay = 0.995
+  c.checkpoint = dict(save_interval_steps=500, max_to_keep=2)
+  c.log.every_steps = 20
+  c.sampling.num_inference_steps, c.sampling.shift = 20, 1.0
+  c.sampling.video_guidance_scale = c.sampling.audio_guidance_scale = 3.0
+  c.eval.every_steps = 2000  # none on the way: it takes as long as 100 steps

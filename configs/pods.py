@@ -20,7 +20,7 @@ PODS = {
   "v5e-16x16": dict(data=4, fsdp=16, context=4),
   "v5e-4x4": dict(data=1, fsdp=16),
   "tpu7x-4x4x4": dict(data=4, fsdp=16, context=2),
-  "v5e-4x4-two-slices": dict(data=2, fsdp=16, slices=2),
+  "v5e-4x4-two-slices": dict(data=2, fsdp=16, num_slices=2),
   # To sample: as many clips at once as data x fsdp.
   "v5e-2x4": dict(data=1, fsdp=8),
   "v6e-2x4": dict(data=1, fsdp=2, context=4),
@@ -35,19 +35,23 @@ def get_config(arg: str = "") -> ConfigDict:
   pod = items.pop("pod", "v5p-4x4x4")
   if pod not in PODS:
     raise ValueError(f"config {pod=}: expected one of {', '.join(PODS)}.")
-  if "slices" in PODS[pod]:
-    items.setdefault("split", "slice")
+  if "num_slices" in PODS[pod]:
+    items.setdefault("fsdp_over", "slice")
   c = ccl.get_config(",".join(f"{k}={v}" for k, v in items.items()))
   c.unlock()
   c.mesh.update(PODS[pod])
   c.model.remat = REMAT.get(pod, "attention") if c.model.video else "linear"
   if pod == "v6e-2x4":
-    c.sampling.batched = False  # one pass after the other, in less memory
+    c.sampling.batch_passes = False  # one pass after the other, in less memory
   if pod == "v5e-16x16":  # short of memory: no whole keys, and no average
-    c.sharding.self_attention, c.optimizer.ema = "ulysses", 0.0
+    c.sharding.self_attention, c.optimizer.ema_decay = "ulysses", 0.0
   if pod.startswith("tpu7x"):
-    c.xla = ("no_sparse_core",)  # as libtpu cannot print a program with them
+    c.xla_options = (
+      "no_sparse_core",
+    )  # as libtpu cannot print a program with them
   if c.model.video:  # one sample at a time on each shard of the batch
-    c.accumulate = max(1, c.batch // (c.mesh.data * c.mesh.fsdp))
+    c.grad_accumulation_steps = max(
+      1, c.batch_size // (c.mesh.data * c.mesh.fsdp)
+    )
   c.lock()
   return c

@@ -43,10 +43,17 @@ def test_unknown_arguments_are_errors(arg):
 
 def test_the_paper_numbers():
   c = get_config()
-  assert (c.steps, c.batch) == (12_000, 320)
+  assert (c.num_train_steps, c.batch_size) == (12_000, 320)
   assert tuple(c.objective.probabilities) == (0.10, 0.15, 0.15, 0.60)
-  assert c.model.fusion.audio_context == 8
-  assert c.model.fusion.video_context == 128
-  assert tuple(c.optimizer.rates) == (("fusion/.*", 1e-4), (".*", 1e-5))
+  assert c.model.fusion.num_audio_lct == 8
+  assert c.model.fusion.num_video_lct == 128
+  assert tuple(c.optimizer.learning_rates) == (
+    ("fusion/.*", 1e-4),
+    (".*", 1e-5),
+  )
   audio = get_config("stage=audio")
-  assert (audio.steps, audio.batch, audio.model.video) == (160_000, 3200, None)
+  assert (audio.num_train_steps, audio.batch_size, audio.model.video) == (
+    160_000,
+    3200,
+    None,
+  )

@@ -15,9 +15,9 @@ SIZES = {
   "text_length": 32,
   "frames": clips.FRAMES,
   "size": (16, 32),
-  "validation": 0.5,
-  "workers": 0,
-  "batch": 4,
+  "validation_fraction": 0.5,
+  "num_workers": 0,
+  "batch_size": 4,
 }
 
 
@@ -56,8 +56,8 @@ def test_from_clips_to_a_model_and_back(folder, weights, tmp_path):
 
   status, text = call(
     "train", "--config=configs/ccl.py:size=tiny", f"--workdir={run}",
-    f"--config.data.path={data}", *SMALL, "--config.steps=2",
-    "--config.batch=2", "--config.model.video.channels=4",
+    f"--config.data.path={data}", *SMALL, "--config.num_train_steps=2",
+    "--config.batch_size=2", "--config.model.video.channels=4",
     "--config.model.audio.channels=4", "--config.model.text_width=16",
   )  # fmt: skip
   assert status == 0, text

@@ -21,7 +21,7 @@ def test_from_nothing_to_a_table(tmp_path):
     ("encode", config, f"--input={world}", f"--output={latents}"),
     (
       "train", config, f"--workdir={run}", f"--config.data.path={latents}",
-      "--config.steps=1", "--config.eval.split=easy", *SMALL,
+      "--config.num_train_steps=1", "--config.eval.split=easy", *SMALL,
       "--config.eval.tasks=()",
     ),
     (

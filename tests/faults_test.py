@@ -23,7 +23,7 @@ from ccl_jax.checkpoints import manager, restore
 from ccl_jax.data.loader import make_loader
 from ccl_jax.training import step
 from ccl_jax.training.batch import put_batch
-from ccl_jax.training.setup import make_recipe
+from ccl_jax.training.setup import make_setup
 from ccl_jax.training.state import abstract_state, init_state
 from configs.ccl import get_config
 from tests.commands import finish, start
@@ -35,9 +35,9 @@ FLAGS = [
   "--config=configs/ccl.py:size=tiny,stage=audio",
   *(flag for flag in SMALL if ".video." not in flag and ".eval." not in flag),
   "--config.eval.tasks=()",
-  f"--config.steps={STEPS}",
-  f"--config.checkpoint.every={EVERY}",
-  "--config.checkpoint.keep=20",
+  f"--config.num_train_steps={STEPS}",
+  f"--config.checkpoint.save_interval_steps={EVERY}",
+  "--config.checkpoint.max_to_keep=20",
 ]
 # Dies when the arrays of step 16 are written and not yet called a checkpoint.
 DIES_WHILE_SAVING = """
@@ -204,25 +204,25 @@ def test_two_processes_equal_one_and_survive_a_death(data_flag, tmp_path):
 @functools.cache
 def program(devices, data):  # noqa: F811
   """Recipe, what makes the first state, and step, on some devices."""
-  config = get_config("size=tiny,stage=audio").to_dict() | {"batch": 8}
+  config = get_config("size=tiny,stage=audio").to_dict() | {"batch_size": 8}
   config["model"] |= {"num_layers": 1}
   config["model"]["audio"] |= {"width": 32, "heads": 1, "ffn": 32}
-  recipe = make_recipe(config, jax.devices()[:devices])
-  init = functools.cache(lambda: init_state(recipe))
-  return recipe, init, step.compile_step(recipe)
+  setup = make_setup(config, jax.devices()[:devices])
+  init = functools.cache(lambda: init_state(setup))
+  return setup, init, step.compile_step(setup)
 
 
 def run_on(devices, data, workdir, until):  # noqa: F811
   """The loop of `ccl_jax.train`: names and loss of each step."""
-  recipe, init, take_step = program(devices, data)
-  rows = sharding.local_rows(recipe.layout, recipe.batch)
-  loader = make_loader(data, batch=recipe.batch, rows=rows)
-  checkpoints = manager.Checkpointer(workdir, every=1)
-  found = checkpoints.restore_newest(abstract_state(recipe))
+  setup, init, take_step = program(devices, data)
+  rows = sharding.local_rows(setup.layout, setup.batch_size)
+  loader = make_loader(data, batch_size=setup.batch_size, rows=rows)
+  checkpoints = manager.Checkpointer(workdir, save_interval_steps=1)
+  found = checkpoints.restore_newest(abstract_state(setup))
   state, start = found or (jax.tree.map(jnp.copy, init()), 0)
   seen = {}
   for i in range(start, until):
-    batch = put_batch(recipe, rows, loader.batch_at(i))
+    batch = put_batch(setup, rows, loader.batch_at(i))
     state, metrics = take_step(state, batch)
     seen[i] = loader.names_at(i), float(metrics["loss"])
     checkpoints.save(i + 1, state)

@@ -73,7 +73,7 @@ def make_pipeline(is_told, codecs):
     params,
     codecs,
     ClipShape(clips.FPS, clips.FRAMES, clips.SIZE),
-    SamplingConfig(steps=2, method="euler"),
+    SamplingConfig(num_inference_steps=2, solver="euler"),
     0,
     model=settings,
   )

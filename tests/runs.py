@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from etils import epath
 
+from ccl_jax import files
 from ccl_jax.checkpoints import manager
 from ccl_jax.codecs.api import Codecs
 from ccl_jax.codecs.hashed_text import HashedText
@@ -15,7 +16,7 @@ from ccl_jax.data import media
 from ccl_jax.data.decoding import ClipShape
 from ccl_jax.training.state import abstract_state
 from tests.models import tiny
-from tests.training.recipes import make_config, make_recipe
+from tests.training.setups import make_config, make_setup
 
 SHAPE = ClipShape(25.0, 5, (16, 16))
 STEP, RATE, WORDS = 4, 16_000, 24
@@ -47,16 +48,16 @@ def inputs(tmp_path_factory):
 
 def write(workdir):
   """The workdir of a run whose every parameter matters."""
-  config = make_config(model=MODEL, sampling={"steps": 2})
-  recipe = make_recipe(model=MODEL)
+  config = make_config(model=MODEL, sampling={"num_inference_steps": 2})
+  setup = make_setup(model=MODEL)
   rng = np.random.default_rng(0)
   state = jax.tree.map(
     lambda x: rng.normal(0, 0.2, x.shape).astype(x.dtype),
-    abstract_state(recipe),
+    abstract_state(setup),
   )
   workdir = epath.Path(workdir)
   manager.claim_workdir(workdir, config, ())
-  manager.write_json(workdir / "clip.json", dataclasses.asdict(SHAPE))
+  files.write_json(workdir / "clip.json", dataclasses.asdict(SHAPE))
   codecs().save(workdir / "codecs")
   checkpoints = manager.Checkpointer(workdir)
   checkpoints.save(STEP, state, last=True)

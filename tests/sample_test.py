@@ -32,10 +32,10 @@ def test_every_task_of_a_list(run, inputs, tmp_path):  # noqa: F811
   path.write_text("\n".join(map(json.dumps, lines)))
   out = tmp_path / "out"
   # One pass of the model is compiled faster than two.
-  generate(run, out, f"--prompts={path}", "--guidance=none", "--method=euler")
+  generate(run, out, f"--prompts={path}", "--guidance=none", "--solver=euler")
   for task, plan in tasks.INFERENCE_TASKS.items():
     said = json.loads((out / f"{task}.json").read_text())
-    assert said["task"] == task and said["sampling"]["method"] == "euler"
+    assert said["task"] == task and said["sampling"]["solver"] == "euler"
     has_video = "video" in plan.streams
     has_audio = "audio" in plan.streams
     clip = media.read_clip(
@@ -62,8 +62,8 @@ def test_every_task_of_a_list(run, inputs, tmp_path):  # noqa: F811
     (["--prompts=nowhere.jsonl"], "nowhere.jsonl"),
     (["--prompt=x", "--step=9"], "No checkpoint of step 9"),
     (["--prompt=x", "--guidance=cfg"], "ucg2"),
-    (["--prompt=x", "--steps=0"], "num_steps=0"),
-    (["--prompt=x", "--video_scale=-1"], "video_scale is -1"),
+    (["--prompt=x", "--num_inference_steps=0"], "num_steps=0"),
+    (["--prompt=x", "--video_guidance_scale=-1"], "video_guidance_scale is -1"),
     (["--prompt=x", "--seed=-1"], "seed -1"),
     (["--prompt=x", "--fsdp=3"], "does not fit"),
     (["--prompt=x", "--workdir=nowhere"], "not a training workdir"),
@@ -100,7 +100,7 @@ def test_processes_share_a_list(run, tmp_path):  # noqa: F811
 
 def test_attention_maps_lie_beside_the_results(run, tmp_path):  # noqa: F811
   out = tmp_path / "out"
-  options = ["--prompt=A face.", "--guidance=none", "--method=euler"]
+  options = ["--prompt=A face.", "--guidance=none", "--solver=euler"]
   generate(run, out, *options)
   plain = (out / "t2av_0.mp4").read_bytes()
   generate(run, out, *options, "--attention_maps", "--attention_layer=1")

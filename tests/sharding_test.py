@@ -16,7 +16,7 @@ from ccl_jax.training.setup import make_key
 from ccl_jax.training.state import abstract_state, param_shardings
 from configs.ccl import get_config
 from tests.models import tiny
-from tests.training import recipes
+from tests.training import setups
 
 MODEL = tiny.SETTINGS | {
   "video": tiny.SETTINGS["video"] | {"width": 32, "heads": 4},
@@ -45,7 +45,7 @@ def batch(b=8):
 def gradients(sizes, devices, **options):
   """(loss, gradients by path) of random parameters, on a mesh."""
   self_attention = options.pop("self_attention", "gather")
-  recipe = recipes.make_recipe(
+  setup = setups.make_setup(
     devices,
     model=MODEL,
     mesh=dict(zip(AXES, sizes, strict=True)),
@@ -53,18 +53,18 @@ def gradients(sizes, devices, **options):
     objective={"first_frame_probability": 0.5},
     **options,
   )
-  params = tiny.randomize(recipe.shapes)
-  if recipe.layout.mesh is not None:
-    params = jax.device_put(params, param_shardings(recipe, recipe.shapes))
-  rows = sharding.local_rows(recipe.layout, recipe.batch)
+  params = tiny.randomize(setup.shapes)
+  if setup.layout.mesh is not None:
+    params = jax.device_put(params, param_shardings(setup, setup.shapes))
+  rows = sharding.local_rows(setup.layout, setup.batch_size)
 
   @jax.jit
   def take(params, batch):
-    example = step.make_example(batch, make_key(0, 0, 0), recipe)
+    example = step.make_example(batch, make_key(0, 0, 0), setup)
     state = {"trainable": params, "frozen": {}}
-    return step.gradients(state, example, recipe)
+    return step.gradients(state, example, setup)
 
-  (value, metrics), grads = take(params, put_batch(recipe, rows, batch()))
+  (value, metrics), grads = take(params, put_batch(setup, rows, batch()))
   return float(value), trees.flatten(jax.device_get(grads)), metrics
 
 
@@ -125,7 +125,7 @@ def test_sizes_that_do_not_fit_are_an_error(sizes):
 
 def test_data_runs_between_slices():
   with pytest.raises(ValueError, match="data a multiple of the slices"):
-    make_mesh(jax.devices(), data=1, slices=2)
+    make_mesh(jax.devices(), data=1, num_slices=2)
 
 
 RULES = ((".*/kernel", ("fsdp",)), (".*", ()))
@@ -213,16 +213,16 @@ def test_every_config_has_rules_that_fit(size, stage):
 
 def test_heads_that_the_mesh_does_not_divide_are_named():
   model = MODEL | {"video": MODEL["video"] | {"heads": 2}}
-  recipe = recipes.make_recipe(
+  setup = setups.make_setup(
     jax.devices(),
     model=model,
     mesh=dict(zip(AXES, (1, 2, 4, 1), strict=True)),
     sharding=SMALL | {"self_attention": "ulysses"},
   )
-  given = put_batch(recipe, range(8), batch())
+  given = put_batch(setup, range(8), batch())
   with pytest.raises(ValueError, match="video: 2 heads"):
     jax.eval_shape(
-      functools.partial(step.train_step, recipe=recipe),
-      abstract_state(recipe),
+      functools.partial(step.train_step, setup=setup),
+      abstract_state(setup),
       given,
     )

@@ -16,7 +16,7 @@ from ccl_jax.data import media, records
 from tests.commands import call
 
 SMALL = [
-  "--config.batch=4",
+  "--config.batch_size=4",
   "--config.model.num_layers=1",
   "--config.model.video.width=24",
   "--config.model.video.heads=1",
@@ -24,11 +24,11 @@ SMALL = [
   "--config.model.audio.heads=1",
   "--config.model.video.ffn=24",
   "--config.model.audio.ffn=24",
-  "--config.optimizer.decay=constant",
-  "--config.log.every=1",
-  "--config.eval.num=1",
+  "--config.optimizer.schedule=constant",
+  "--config.log.every_steps=1",
+  "--config.eval.num_clips=1",
   "--config.eval.tasks=('a2v',)",
-  "--config.sampling.steps=2",
+  "--config.sampling.num_inference_steps=2",
   "--config.sampling.guidance=none",
 ]
 FRAMES, SIZE = 9, (16, 16)
@@ -88,9 +88,9 @@ def runs(data, tmp_path_factory):
   straight, resumed = folder / "straight", folder / "resumed"
   no_samples = "--config.eval.tasks=()"
   for workdir, *flags in (
-    (straight, "--config.steps=4"),
-    (resumed, "--config.steps=2", no_samples),
-    (resumed, "--config.steps=4", no_samples),
+    (straight, "--config.num_train_steps=4"),
+    (resumed, "--config.num_train_steps=2", no_samples),
+    (resumed, "--config.num_train_steps=4", no_samples),
   ):
     status, text = train(data, workdir, *flags)
     assert status == 0, text
@@ -118,14 +118,14 @@ def test_the_joint_stage_starts_from_the_audio_stage(data, tmp_path):
   status, text = call(
     "train", "--config=configs/ccl.py:size=tiny,stage=audio",
     f"--workdir={first}", f"--config.data.path={data}", *small,
-    "--config.eval.tasks=()", "--config.steps=2",
+    "--config.eval.tasks=()", "--config.num_train_steps=2",
   )  # fmt: skip
   assert status == 0, text
   status, text = train(
-    data, second, f"--config.initial.sources=(('audio/.*','{first}'),)",
-    "--config.initial.new=('fusion/.*','video/.*')",
-    "--config.optimizer.rates=(('audio/.*',0.0),('.*',1e-3))",
-    "--config.eval.tasks=()", "--config.steps=1",
+    data, second, f"--config.init.from_runs=(('audio/.*','{first}'),)",
+    "--config.init.fresh=('fusion/.*','video/.*')",
+    "--config.optimizer.learning_rates=(('audio/.*',0.0),('.*',1e-3))",
+    "--config.eval.tasks=()", "--config.num_train_steps=1",
   )  # fmt: skip
   assert status == 0, text
   old = restore.read(
@@ -152,7 +152,7 @@ def test_a_run_leaves_what_it_promises(runs):
   ("argument", "words"),
   [
     ("--config.step=4", "steps"),
-    ("--config.steps=many", "steps"),
+    ("--config.num_train_steps=many", "steps"),
     ("--config.model.video.channels=16", "the data have 8"),
     ("--config.data.split=tarin", "tarin"),
     ("--config.data.path=nowhere", "ccl_jax.encode"),

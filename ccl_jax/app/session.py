@@ -100,7 +100,7 @@ class Session:
     item = self.item(fields)
     note = requests.unused(item, self.pipeline)
     maker = self._maker(item, sampling, attention)
-    self._steps, steps = 0, maker.sampling.steps
+    self._steps, steps = 0, maker.sampling.num_inference_steps
     with ThreadPoolExecutor(1) as thread:
       work = thread.submit(maker.run, [item])
       while not work.done():
@@ -139,7 +139,9 @@ class Session:
     look = None
     if attention and len(tasks.inference_task(item.task).streams) > 1:
       layers = self.pipeline.model["num_layers"]
-      look = AttentionProbe((chosen.steps // 2,), tuple(spread(layers)))
+      look = AttentionProbe(
+        (chosen.num_inference_steps // 2,), tuple(spread(layers))
+      )
     folder = self.folder / str(next(self._requests) % _KEPT)
     shutil.rmtree(folder, ignore_errors=True)
     names = {

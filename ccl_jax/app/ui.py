@@ -24,7 +24,11 @@ TASKS = {
   "t2a": "text → sound",
 }
 EXAMPLE = 'A red face talks. A ball bounces. "a i u" A low voice. Clicks.'
-SCALES = ("video_scale", "audio_scale", "cross_scale")
+SCALES = (
+  "video_guidance_scale",
+  "audio_guidance_scale",
+  "cross_guidance_scale",
+)
 _HOUR = 3600
 
 
@@ -124,7 +128,9 @@ def controls(gr: Any, pipeline: Pipeline) -> tuple[dict, dict, Any]:
     fields["seed"] = gr.Number(0, label="Seed", precision=0, minimum=0)
     chosen = pipeline.sampling
     sampling = {
-      "steps": gr.Slider(1, 100, chosen.steps, step=1, label="Steps"),
+      "num_inference_steps": gr.Slider(
+        1, 100, chosen.num_inference_steps, step=1, label="Steps"
+      ),
       "guidance": gr.Dropdown(
         list(guidance.ROWS), value=chosen.guidance, label="Guidance"
       ),

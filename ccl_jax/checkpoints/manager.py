@@ -20,14 +20,9 @@ from etils import epath
 from ccl_jax import distributed, files
 from ccl_jax.array_types import Array, PyTree
 from ccl_jax.checkpoints import restore
+from ccl_jax.config import upgrade
 
 _CHUNK_BYTES = 2**28
-
-
-def write_json(path: epath.PathLike, value: Any) -> None:
-  """Writes JSON, whole or not at all."""
-  with files.replacing(path) as partial:
-    partial.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
 
 
 def read_config(workdir: epath.PathLike) -> dict[str, Any]:
@@ -39,7 +34,7 @@ def read_config(workdir: epath.PathLike) -> dict[str, Any]:
   path = epath.Path(workdir) / "config.json"
   if not path.exists():
     raise ValueError(f"No config.json in '{workdir}': not a training workdir.")
-  return json.loads(path.read_text())
+  return upgrade(json.loads(path.read_text()))
 
 
 def claim_workdir(
@@ -71,27 +66,34 @@ def claim_workdir(
       )
   distributed.barrier("every process has looked at the workdir")
   if distributed.is_lead():
-    write_json(file, config)
+    files.write_json(file, config)
   distributed.barrier("the workdir is claimed")
 
 
 class Checkpointer:
-  """Saves every `every` steps, keeps the last `keep`, resumes the newest.
+  """Saves every `save_interval_steps`, keeps the last `max_to_keep`, resumes the newest.
 
   Of several processes all make the same calls.
   """
 
-  def __init__(self, workdir: epath.PathLike, every: int = 500, keep: int = 3):
-    if every < 1 or keep < 1:
-      raise ValueError(f"checkpoint {every=}, {keep=}: expected at least 1.")
-    self.every = every
+  def __init__(
+    self,
+    workdir: epath.PathLike,
+    save_interval_steps: int = 500,
+    max_to_keep: int = 3,
+  ):
+    if save_interval_steps < 1 or max_to_keep < 1:
+      raise ValueError(
+        f"checkpoint {save_interval_steps=}, {max_to_keep=}: expected at least 1."
+      )
+    self.save_interval_steps = save_interval_steps
     self.workdir = files.absolute(workdir)
     self.folder = self.workdir / "checkpoints"
     self._saving = 0
     self.manager = ocp.CheckpointManager(
       self.folder,
       options=ocp.CheckpointManagerOptions(
-        max_to_keep=keep,
+        max_to_keep=max_to_keep,
         cleanup_tmp_directories=True,
         async_options=ocp.AsyncOptions(
           post_finalization_callback=self._record_files
@@ -101,7 +103,7 @@ class Checkpointer:
 
   def is_due(self, step: int) -> bool:
     """Whether `save` would save, were it not the last step."""
-    return step % self.every == 0
+    return step % self.save_interval_steps == 0
 
   def save(self, step: int, state: PyTree, last: bool = False) -> None:
     """Saves in the background if `step` is due or `last`; once per step.

@@ -19,7 +19,8 @@ from ccl_jax.array_types import Array, Int, PyTree
 from ccl_jax.codecs import bigvgan, converted_weights, mmaudio_vae
 from ccl_jax.codecs import mel as mels
 from ccl_jax.codecs.chunking import in_windows
-from ccl_jax.sharding import ONE_DEVICE, Layout, frozen, put_rows
+from ccl_jax.config import to_tuples
+from ccl_jax.sharding import ONE_DEVICE, Layout, put_rows
 
 FRONT_ENDS = {x.sample_rate: x for x in (mels.MEL_16K, mels.MEL_44K)}
 _VAE_WINDOW, _VAE_OVERLAP = 4096, 256  # frames
@@ -83,7 +84,7 @@ class MMAudioCodec:
   def sizes(self) -> mmaudio_vae.Settings:
     """The VAE's sizes."""
     about = converted_weights.about(self.weights)
-    return mmaudio_vae.Settings(**frozen(about["settings"]))
+    return mmaudio_vae.Settings(**to_tuples(about["settings"]))
 
   @functools.cached_property
   def vocoder_sizes(self) -> bigvgan.Settings:
@@ -93,7 +94,7 @@ class MMAudioCodec:
         "no vocoder: latents become a mel but no sound; give MMAudioCodec the"
         " converted weights of BigVGAN."
       )
-    sizes = frozen(converted_weights.about(self.vocoder)["settings"])
+    sizes = to_tuples(converted_weights.about(self.vocoder)["settings"])
     sizes = bigvgan.Settings(**sizes)
     expected = (self.front_end.num_mels, self.front_end.hop)
     if (sizes.num_mels, sizes.hop) != expected:

@@ -24,7 +24,8 @@ from etils import epath
 from ccl_jax.array_types import Array, Float, PyTree, Real, UInt8
 from ccl_jax.codecs import converted_weights, wan_vae
 from ccl_jax.codecs.wan_layers import COLUMNS, ROWS
-from ccl_jax.sharding import ONE_DEVICE, Layout, frozen
+from ccl_jax.config import to_tuples
+from ccl_jax.sharding import ONE_DEVICE, Layout
 
 
 class WanVideoCodec:
@@ -68,7 +69,7 @@ class WanVideoCodec:
   def model(self) -> wan_vae.Settings:
     """The model's sizes."""
     return wan_vae.Settings(
-      **frozen(converted_weights.about(self.weights)["settings"])
+      **to_tuples(converted_weights.about(self.weights)["settings"])
     )
 
   @functools.cached_property

@@ -14,9 +14,9 @@ from etils import epath
 from ml_collections import config_flags
 
 from ccl_jax import command
-from ccl_jax.checkpoints.manager import write_json
 from ccl_jax.compile.lowering import compile_report
 from ccl_jax.cost import report
+from ccl_jax.files import write_json
 
 CONFIG = config_flags.DEFINE_config_file("config", lock_config=True)
 TOPOLOGY = flags.DEFINE_string("topology", None, "Such as v5p:4x4x4.")

@@ -21,7 +21,7 @@ from ccl_jax.diffusion import tasks
 from ccl_jax.generation.sampling import SamplingConfig, sample_latents
 from ccl_jax.training import step
 from ccl_jax.training.batch import abstract_batch
-from ccl_jax.training.setup import TrainSetup, flop_shape, make_recipe
+from ccl_jax.training.setup import TrainSetup, flop_shape, make_setup
 from ccl_jax.training.state import abstract_state, sampling_params
 
 
@@ -34,13 +34,13 @@ def compile_report(
     ValueError: an unknown topology, a config that does not fit it, or a program
       that does not fit the chip's memory.
   """
-  slices, chip = config["mesh"].get("slices", 1), chips.chip_named(name)
+  slices, chip = config["mesh"].get("num_slices", 1), chips.chip_named(name)
   devices = topology.devices(name, slices)
-  recipe = make_recipe(config, devices)
+  setup = make_setup(config, devices)
   shapes = latent_shapes(config)
   began = time.monotonic()
   lower = {"train": lower_train, "sample": lower_sample}[what]
-  lowered, rows, useful = lower(config, recipe, shapes, task)
+  lowered, rows, useful = lower(config, setup, shapes, task)
   compiled = topology.compile_for(lowered)
   about = {
     "what": what,
@@ -48,9 +48,9 @@ def compile_report(
     "slices": slices,
     "chips": chips.count_chips(devices),
     "devices": len(devices),
-    "mesh": dict(recipe.layout.mesh.shape),
+    "mesh": dict(setup.layout.mesh.shape),
     "batch": rows,
-    "accumulate": recipe.accumulate,
+    "accumulate": setup.grad_accumulation_steps,
     "compile_seconds": time.monotonic() - began,
   }
   numbers = report.make_report(
@@ -62,7 +62,7 @@ def compile_report(
       part: value * rows / len(devices) for part, value in useful.items()
     },
     num_layers=config["model"]["num_layers"],
-    activation=activation_bytes(config, recipe, shapes),
+    activation=activation_bytes(config, setup, shapes),
     slices=slices,
   )
   return about | numbers, compiled.as_text()
@@ -84,18 +84,18 @@ def latent_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
   }
 
 
-def lower_train(config, recipe: TrainSetup, shapes, task: str):
+def lower_train(config, setup: TrainSetup, shapes, task: str):
   """(lowered, samples, useful FLOPs of one by part)."""
-  lowered = step.compile_step(recipe).lower(
-    abstract_state(recipe), abstract_batch(recipe, shapes)
+  lowered = step.compile_step(setup).lower(
+    abstract_state(setup), abstract_batch(setup, shapes)
   )
-  useful = flops.train_flops(recipe.model, flop_shape(recipe, shapes))
-  return lowered, recipe.batch, useful
+  useful = flops.train_flops(setup.model, flop_shape(setup, shapes))
+  return lowered, setup.batch_size, useful
 
 
-def lower_sample(config, recipe: TrainSetup, shapes, task: str):
+def lower_sample(config, setup: TrainSetup, shapes, task: str):
   """The same of the sampler's loop, for one clip on each shard of the batch."""
-  layout, plan = recipe.layout, tasks.inference_task(task)
+  layout, plan = setup.layout, tasks.inference_task(task)
   sampling = build(SamplingConfig, config["sampling"], "sampling")
   rows = layout.batch_shards()
 
@@ -108,30 +108,32 @@ def lower_sample(config, recipe: TrainSetup, shapes, task: str):
   if plan.first_frame:
     given["video"] = of((rows, 1, *shapes["video"][1:]))
   lowered = sample_latents.lower(
-    sampling_params(recipe),
+    sampling_params(setup),
     {s: of((rows, *shapes[s])) for s in plan.streams},
     given,
     {"text": text, "negative": text, "null": null},
-    graph=recipe.graph,
+    graph=setup.graph,
     task=task,
     sampling=sampling,
     layout=layout,
   )
   shape = dataclasses.replace(
-    flop_shape(recipe, shapes),
+    flop_shape(setup, shapes),
     batch=rows,
     times=shapes["video"][0] if plan.first_frame else 1,
   )
   work = sampling.work(plan)
-  return lowered, rows, flops.sample_flops(recipe.model, shape, **work)
+  return lowered, rows, flops.sample_flops(setup.model, shape, **work)
 
 
-def activation_bytes(config, recipe: TrainSetup, shapes) -> int:
+def activation_bytes(config, setup: TrainSetup, shapes) -> int:
   """The largest stream's (b, f, s, d) of one shard, in bfloat16."""
   (f, h, w, _), model = shapes["video"], config["model"]
   tokens = shapes["audio"][0]
   if model["video"]:
     tokens = f * (h // model["video"]["patch"]) * (w // model["video"]["patch"])
-  layout, section = recipe.layout, model["video"] or model["audio"]
-  rows = recipe.batch // recipe.accumulate // layout.batch_shards()
+  layout, section = setup.layout, model["video"] or model["audio"]
+  rows = (
+    setup.batch_size // setup.grad_accumulation_steps // layout.batch_shards()
+  )
   return 2 * rows * tokens * section["width"] // layout.size("context")

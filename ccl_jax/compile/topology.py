@@ -70,7 +70,7 @@ def explain(text: str, most: int = 4) -> str:
   largest = "; ".join(_contributor(block) for block in blocks)
   return (
     f"Out of memory: the program needs {amount} of a chip's HBM. Largest:"
-    f" {largest or 'not told'}. Take more accumulation (config.accumulate), a"
+    f" {largest or 'not told'}. Take more accumulation (config.grad_accumulation_steps), a"
     " larger context axis (config.mesh.context), or remat=full or offload"
     " (config.model.remat)."
   )

@@ -10,7 +10,7 @@
 
 from-torch reads the files people have: Wan-AI's, MMAudio's, BigVGAN's, and
 diffusers' and transformers' folders. Of --model=wan (the diffusion transformer)
-it makes a workdir that training starts from (`config.initial.sources`); of what
+it makes a workdir that training starts from (`config.init.from_runs`); of what
 to-torch wrote (--model=ccl) one that the pipeline starts from too; of wan-vae,
 umt5, clip, mmaudio and bigvgan the folder that the codecs open.
 to-torch writes a run as a folder of diffusers, average the mean of several of

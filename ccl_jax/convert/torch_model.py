@@ -41,10 +41,10 @@ STREAMS = ("video", "audio")
 OTHER = {"video": "audio", "audio": "video"}
 FLOAT32 = ("norm", "scale_shift_table", "time_embedder", "time_proj")
 DEFAULTS = dict(
-  audio_context=8, video_context=128, tarp=True, dcr=True, positions="index",
-  audio_half=1, video_half=0, fps=25.0,
+  num_audio_lct=8, num_video_lct=128, tarp=True, dcr=True, positions="index",
+  audio_window_radius=1, video_window_radius=0, fps=25.0,
 )  # fmt: skip
-GATED = dict(audio_context=0, video_context=0, tarp=False, dcr=False)
+GATED = dict(num_audio_lct=0, num_video_lct=0, tarp=False, dcr=False)
 
 
 def dtype_of(name, dtype):

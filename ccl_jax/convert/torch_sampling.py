@@ -36,10 +36,18 @@ TASKS = {
 # How to sample where a config says nothing; sigmas between guidance_low and
 # guidance_high are guided.
 DEFAULTS = dict(
-  method="unipc", steps=50, shift=5.0, guidance="ucg2", video_scale=4.0,
-  audio_scale=3.0, cross_scale=2.5, audio_cross_scale=None, guidance_low=0.0,
-  guidance_high=1.0, rescale=0.0,
-)  # fmt: skip
+  solver="unipc",
+  num_inference_steps=50,
+  shift=5.0,
+  guidance="ucg2",
+  video_guidance_scale=4.0,
+  audio_guidance_scale=3.0,
+  cross_guidance_scale=2.5,
+  audio_cross_guidance_scale=None,
+  guidance_low=0.0,
+  guidance_high=1.0,
+  guidance_rescale=0.0,
+)
 # Row: (s, r) -> (text, other stream) -> weight.
 CX, NX, CL, NL = (text + other for other in "xL" for text in "cn")
 ROWS = {
@@ -252,9 +260,9 @@ def sample(
   if noise is None:
     seeds = range(seed, seed + b)
     noise = draw_noise(model.config, streams, seeds, text.device)
-  cross = dict.fromkeys(STREAMS, o["cross_scale"])
-  if o["audio_cross_scale"] is not None:
-    cross["audio"] = o["audio_cross_scale"]
+  cross = dict.fromkeys(STREAMS, o["cross_guidance_scale"])
+  if o["audio_cross_guidance_scale"] is not None:
+    cross["audio"] = o["audio_cross_guidance_scale"]
   scales = {s: (o[f"{s}_scale"], cross[s]) for s in streams}
   texts = {"c": text}
   if negative is not None:
@@ -273,8 +281,12 @@ def sample(
       later = torch.arange(state["video"].shape[1], device=text.device) > 0
       t["video"] = t["video"][:, None, None] * later[:, None]
     inside = o["guidance_low"] <= sigma <= o["guidance_high"]
-    row, rescale = (o["guidance"], o["rescale"]) if inside else ("none", 0)
+    row, rescale = (
+      (o["guidance"], o["guidance_rescale"]) if inside else ("none", 0)
+    )
     args = pin(state), t, texts, route, null, rescale, image
     return guided(model, row, scales, *args)
 
-  return pin(solve(velocity, noise, o["method"], o["steps"], o["shift"]))
+  return pin(
+    solve(velocity, noise, o["solver"], o["num_inference_steps"], o["shift"])
+  )

@@ -1,6 +1,6 @@
 """Diffusion transformers of PyTorch as workdirs that training starts from.
 
-    config.initial.sources = (("video/.*", DIR),)
+    config.init.from_runs = (("video/.*", DIR),)
 
 reads the video stream from DIR, which was made of Wan2.1's files. What was made
 of an export of ours has the parameters of that model; and where it came from a

@@ -2,7 +2,7 @@
 
 A workdir that a converter makes has one checkpoint, of parameters alone. What
 else it has says what can be done with it: training takes parameters from any
-(`config.initial.sources`), the pipeline runs those with what `_KEPT` names.
+(`config.init.from_runs`), the pipeline runs those with what `_KEPT` names.
 """
 
 import dataclasses

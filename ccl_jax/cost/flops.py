@@ -43,20 +43,20 @@ STREAMS = ("video", "audio")
 # What the fusions take when the config does not say (see models/fusion).
 FUSION_DEFAULTS = {
   "cca": dict(
-    audio_context=8,
-    video_context=128,
+    num_audio_lct=8,
+    num_video_lct=128,
     tarp=True,
     dcr=True,
-    audio_half=1,
-    video_half=0,
+    audio_window_radius=1,
+    video_window_radius=0,
   ),
   "gated": dict(
-    audio_context=0,
-    video_context=0,
+    num_audio_lct=0,
+    num_video_lct=0,
     tarp=False,
     dcr=False,
-    audio_half=1,
-    video_half=0,
+    audio_window_radius=1,
+    video_window_radius=0,
   ),
 }
 

@@ -36,15 +36,16 @@ class Loader:
     examples: grain.MapDataset,
     shapes: Shapes,
     null_text: np.ndarray,
-    batch: int,
+    batch_size: int,
     rows: Sequence[int],
     seed: int | None,
-    workers: int,
+    num_threads: int,
   ):
     self._examples, self._shapes, self._seed = examples, shapes, seed
-    self._null_text, self._batch, self._rows = null_text, batch, rows
-    self._ahead = workers
-    self._threads = ThreadPoolExecutor(workers) if workers else None
+    self._null_text, self._rows = null_text, rows
+    self._batch_size = batch_size
+    self._ahead = num_threads
+    self._threads = ThreadPoolExecutor(num_threads) if num_threads else None
     self._pending: dict[int, Future] = {}
 
   def batch_at(self, step: int) -> dict[str, np.ndarray]:
@@ -69,7 +70,7 @@ class Loader:
     return [self._examples[i]["name"] for i in self._indices(step)]
 
   def _indices(self, step: int) -> list[int]:
-    return [step * self._batch + row for row in self._rows]
+    return [step * self._batch_size + row for row in self._rows]
 
   def _make(self, step: int) -> dict[str, np.ndarray]:
     found = (self._example(i) for i in self._indices(step))
@@ -97,36 +98,36 @@ def make_loader(
   path: epath.PathLike,
   split: str = "train",
   *,
-  batch: int,
+  batch_size: int,
   seed: int = 0,
   shuffle: bool = True,
-  workers: int = 0,
+  num_threads: int = 0,
   rows: Sequence[int] | None = None,
-  sample: bool = True,
+  sample_posterior: bool = True,
 ) -> Loader:
   """A loader of the records in `path`.
 
   Args:
-    batch: clips in the global batch.
+    batch_size: clips in the global batch.
     shuffle: a new order in each epoch, else the order of the records.
-    workers: how many threads prepare batches ahead; 0 prepares when asked.
+    num_threads: how many threads prepare batches ahead; 0 prepares when asked.
     rows: of the global batch, those that this host reads; None reads all.
-    sample: draw latents where there is a posterior, else take its mean.
+    sample_posterior: draw latents where there is a posterior, else take its mean.
 
   Raises:
     ValueError: no such records or split; rows that the batch does not have.
   """
-  rows = range(batch) if rows is None else rows
-  if batch < 1 or not rows or min(rows) < 0 or max(rows) >= batch:
-    raise ValueError(f"{rows=} are not of a {batch=}.")
+  rows = range(batch_size) if rows is None else rows
+  if batch_size < 1 or not rows or min(rows) < 0 or max(rows) >= batch_size:
+    raise ValueError(f"{rows=} are not of a {batch_size=}.")
   examples = grain.MapDataset.source(records.open_split(path, split))
   if shuffle:
     examples = examples.shuffle(seed)
   metadata = records.read_metadata(path)
-  is_drawn = sample and metadata.get("logvar")
+  is_drawn = sample_posterior and metadata.get("logvar")
   return Loader(
-    examples.repeat(), metadata["shapes"], null_text(path), batch, rows,
-    seed if is_drawn else None, workers,
+    examples.repeat(), metadata["shapes"], null_text(path), batch_size, rows,
+    seed if is_drawn else None, num_threads,
   )  # fmt: skip
 
 

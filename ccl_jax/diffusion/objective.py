@@ -27,7 +27,7 @@ class Objective:
   """Numbers of the objective. The paper gives none but the probabilities.
 
   Attributes:
-    shift: time shift; 5 is Wan2.1's at 480p.
+    time_shift: time shift; 5 is Wan2.1's at 480p.
     time_mean: mean of the normal inside the logit-normal time.
     time_std: its standard deviation.
     video_weight: lv, 0.85 from Ovi.
@@ -41,7 +41,7 @@ class Objective:
     ValueError: a number is out of its range.
   """
 
-  shift: float = 5.0
+  time_shift: float = 5.0
   time_mean: float = 0.0
   time_std: float = 1.0
   video_weight: float = 0.85
@@ -53,7 +53,7 @@ class Objective:
   def __post_init__(self):
     # A tuple, whatever the config held: the objective is a static argument.
     object.__setattr__(self, "probabilities", tuple(self.probabilities))
-    for name in ("shift", "time_std"):
+    for name in ("time_shift", "time_std"):
       if not getattr(self, name) > 0:
         raise ValueError(f"{name}={getattr(self, name)} must be positive.")
     for name in ("video_weight", "audio_weight"):
@@ -123,7 +123,7 @@ def make_training_example(
     task,
     objective.time_mean,
     objective.time_std,
-    objective.shift,
+    objective.time_shift,
   )
   t = {s: flow.mask_time(times[s], clean[s]) for s in x0}
   noise = flow.draw_noise(

@@ -23,10 +23,10 @@ from einops import rearrange
 from etils import epath
 
 from ccl_jax import distributed
-from ccl_jax.checkpoints.manager import write_json
 from ccl_jax.data import decoding
-from ccl_jax.data.encode.dataset import ShardOptions
 from ccl_jax.diffusion import tasks
+from ccl_jax.distributed import ShardOptions
+from ccl_jax.files import write_json
 from ccl_jax.generation.pipeline import Pipeline
 from ccl_jax.generation.requests import (
   INPUTS,
@@ -271,18 +271,18 @@ def meet(
 
   Each leaves them in `out`/.share-INDEX.json; `clear` comes before.
   """
-  if share.count == 1:
+  if share.shard_count == 1:
     return problems
-  files = [share_file(out, i) for i in range(share.count)]
-  write_json(files[share.index], problems)
+  files = [share_file(out, i) for i in range(share.shard_count)]
+  write_json(files[share.shard_index], problems)
   share.wait(lambda: all(file.exists() for file in files))
   return [each for file in files for each in json.loads(file.read_text())]
 
 
 def clear(out: epath.Path, share: ShardOptions) -> None:
   """Takes away what an earlier start has left for `meet`."""
-  if share.count > 1:
-    share_file(out, share.index).unlink(missing_ok=True)
+  if share.shard_count > 1:
+    share_file(out, share.shard_index).unlink(missing_ok=True)
     distributed.barrier("no process has a report from before")
 
 

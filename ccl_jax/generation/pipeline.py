@@ -26,7 +26,7 @@ from ccl_jax.array_types import Array, PyTree, State
 from ccl_jax.checkpoints import manager, restore
 from ccl_jax.codecs.api import Codecs, forget
 from ccl_jax.codecs.image_condition import make_image, stack_images
-from ccl_jax.config import build
+from ccl_jax.config import build, to_tuples
 from ccl_jax.data import records
 from ccl_jax.data.decoding import ClipShape, GeneratedClip, decode
 from ccl_jax.diffusion import flow, guidance, tasks
@@ -35,8 +35,8 @@ from ccl_jax.generation.sampling import (
   SamplingConfig,
   sample_latents,
 )
-from ccl_jax.sharding import ONE_DEVICE, Layout, frozen
-from ccl_jax.training.setup import sampling_recipe
+from ccl_jax.sharding import ONE_DEVICE, Layout
+from ccl_jax.training.setup import sampling_setup
 from ccl_jax.training.state import sampling_params
 
 
@@ -88,10 +88,10 @@ class Pipeline:
         fit.
     """
     workdir = epath.Path(workdir)
-    config = frozen(manager.read_config(workdir))  # tuples, as they were
+    config = to_tuples(manager.read_config(workdir))  # tuples, as they were
     devices = jax.local_devices()[: None if mesh else 1]
-    recipe = sampling_recipe(config, devices, mesh)
-    shapes = sampling_params(recipe)
+    setup = sampling_setup(config, devices, mesh)
+    shapes = sampling_params(setup)
     _, at = restore.find(workdir, at)
 
     def read():
@@ -99,16 +99,16 @@ class Pipeline:
 
     clip = json.loads((workdir / "clip.json").read_text())
     return cls(
-      recipe.graph,
+      setup.graph,
       None if offload else read(),
-      Codecs.load(workdir / "codecs", recipe.layout),
+      Codecs.load(workdir / "codecs", setup.layout),
       ClipShape(clip["fps"], clip["frames"], tuple(clip["size"])),
       build(SamplingConfig, config["sampling"], "sampling"),
       at,
-      recipe.layout,
+      setup.layout,
       read,
       offload,
-      recipe.model,
+      setup.model,
     )
 
   def __call__(

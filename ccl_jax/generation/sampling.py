@@ -30,21 +30,21 @@ class SamplingConfig:
   """How to sample.
 
   Attributes:
-    method: a key of `sampler.SOLVERS`.
-    steps: from noise to latents.
+    solver: a key of `sampler.SOLVERS`.
+    num_inference_steps: from noise to latents.
     shift: of the times, towards noise above 1.
     guidance: a row of `guidance.ROWS`.
-    video_scale, audio_scale: of each stream's guidance, and of the text where
+    video_guidance_scale, audio_guidance_scale: of each stream's guidance, and of the text where
       the row has two scales; from 0, where 1 is none.
-    cross_scale: of the other stream, where the row has two scales.
-    audio_cross_scale: the same for the audio, if it is not to be the same.
+    cross_guidance_scale: of the other stream, where the row has two scales.
+    audio_cross_guidance_scale: the same for the audio, if it is not to be the same.
     guidance_low, guidance_high: sigmas (1 is noise, 0 data) between which there
       is guidance; at the other steps only the conditional velocity is run.
-    rescale: from 0 to 1, how far the standard deviation of the guided velocity
+    guidance_rescale: from 0 to 1, how far the standard deviation of the guided velocity
       goes back to that of the conditional one.
-    batched: run the passes of a step as one batch; else one after the other,
+    batch_passes: run the passes of a step as one batch; else one after the other,
       slower and in less memory.
-    reference_once: run a reference before the first step instead of at each:
+    cache_reference: run a reference before the first step instead of at each:
       the same result, for the memory that its keys and values take.
 
   Raises:
@@ -52,24 +52,24 @@ class SamplingConfig:
       window that is none, or a rescale outside of 0 to 1.
   """
 
-  method: str = "unipc"
-  steps: int = 50
+  solver: str = "unipc"
+  num_inference_steps: int = 50
   shift: float = 5.0
   guidance: str = "ucg2"
-  video_scale: float = 4.0
-  audio_scale: float = 3.0
-  cross_scale: float = 2.5
-  audio_cross_scale: float | None = None
+  video_guidance_scale: float = 4.0
+  audio_guidance_scale: float = 3.0
+  cross_guidance_scale: float = 2.5
+  audio_cross_guidance_scale: float | None = None
   guidance_low: float = 0.0
   guidance_high: float = 1.0
-  rescale: float = 0.0
-  batched: bool = True
-  reference_once: bool = True
+  guidance_rescale: float = 0.0
+  batch_passes: bool = True
+  cache_reference: bool = True
 
   def __post_init__(self):
     guidance.row(self.guidance)
-    solvers.schedule(self.steps, self.shift)
-    solvers.check_method(self.method)
+    solvers.schedule(self.num_inference_steps, self.shift)
+    solvers.check_method(self.solver)
     for field in dataclasses.fields(self):
       value = getattr(self, field.name)
       if field.name.endswith("_scale") and value is not None and not value >= 0:
@@ -82,18 +82,21 @@ class SamplingConfig:
         f"sampling.guidance_low={low} and guidance_high={high}: expected"
         " 0 <= low <= high <= 1."
       )
-    if not 0 <= self.rescale <= 1:
+    if not 0 <= self.guidance_rescale <= 1:
       raise ValueError(
-        f"sampling.rescale is {self.rescale}: expected from 0 to 1."
+        f"sampling.guidance_rescale is {self.guidance_rescale}: expected from 0 to 1."
       )
 
   @property
   def scales(self) -> dict[str, dict[str, float]]:
     """Scales by stream and name, for every row of guidance."""
-    own = {"video": self.video_scale, "audio": self.audio_scale}
-    cross = dict.fromkeys(own, self.cross_scale)
-    if self.audio_cross_scale is not None:
-      cross["audio"] = self.audio_cross_scale
+    own = {
+      "video": self.video_guidance_scale,
+      "audio": self.audio_guidance_scale,
+    }
+    cross = dict.fromkeys(own, self.cross_guidance_scale)
+    if self.audio_cross_guidance_scale is not None:
+      cross["audio"] = self.audio_cross_guidance_scale
     return {
       s: {"scale": x, "text": x, "cross": cross[s]} for s, x in own.items()
     }
@@ -105,14 +108,14 @@ class SamplingConfig:
 
   def held(self, plan: tasks.InferenceTask) -> tuple[str, ...]:
     """The streams that run once: those that are given as a whole."""
-    return plan.given if self.reference_once else ()
+    return plan.given if self.cache_reference else ()
 
   def work(self, plan: tasks.InferenceTask) -> dict[str, Any]:
     """How often the model runs for a clip: options of `flops.sample_flops`."""
     held, row = self.held(plan), guidance.row(self.guidance)
     iterated = tuple(s for s in plan.streams if s not in held)
     passes = len(guidance.passes(row, iterated))
-    sigmas = solvers.schedule(self.steps, self.shift)
+    sigmas = solvers.schedule(self.num_inference_steps, self.shift)
     return {
       "streams": plan.streams,
       "held": held,
@@ -127,7 +130,7 @@ class SamplingConfig:
 class AttentionProbe(NamedTuple):
   """Steps and layers whose cross-modal attention is shown."""
 
-  steps: tuple[int, ...]
+  num_inference_steps: tuple[int, ...]
   layers: tuple[int, ...]
 
 
@@ -187,7 +190,7 @@ def _shares(
   params, states, condition, graph, task, sampling, look
 ) -> dict[str, Array]:
   """One more pass, the conditional one, on the state of each step."""
-  _check_indices("step", look.steps, sampling.steps)
+  _check_indices("step", look.steps, sampling.num_inference_steps)
   plan = tasks.inference_task(task)
   image, route = condition.get("image"), plan.route(len(condition["text"]))
 
@@ -203,7 +206,7 @@ def _shares(
     return {s: x[np.array(look.layers)] for s, x in shares.items()}
 
   steps = np.array(look.steps)
-  sigmas = solvers.schedule(sampling.steps, sampling.shift)[steps]
+  sigmas = solvers.schedule(sampling.num_inference_steps, sampling.shift)[steps]
   chosen = {s: x[steps] for s, x in states.items()}
   return jax.lax.map(shares_at, (chosen, sigmas))
 
@@ -227,19 +230,22 @@ def _solve(
   whole = {s: jnp.broadcast_to(given[s], noise[s].shape) for s in held}
   velocity = remembering(graph, params, row, whole, condition)
   guided = functools.partial(
-    guidance.guided, velocity, scales=sampling.scales, batched=sampling.batched
+    guidance.guided,
+    velocity,
+    scales=sampling.scales,
+    batched=sampling.batch_passes,
   )
 
   def iterated(state):
     return {s: x for s, x in state.items() if s not in held}
 
   made, states = solvers.solve(
-    guided(row, rescale=sampling.rescale),
+    guided(row, rescale=sampling.guidance_rescale),
     iterated(noise),
     iterated({} if "image" in condition else plan.clean(noise)),
     iterated(given),
-    solvers.schedule(sampling.steps, sampling.shift),
-    sampling.method,
+    solvers.schedule(sampling.num_inference_steps, sampling.shift),
+    sampling.solver,
     condition,
     sampling.window,
     guided(plain),
@@ -247,7 +253,9 @@ def _solve(
   )
   for s, x in whole.items():
     made[s] = x.astype(jnp.float32)
-    states[s] = jnp.broadcast_to(made[s], (sampling.steps, *x.shape))
+    states[s] = jnp.broadcast_to(
+      made[s], (sampling.num_inference_steps, *x.shape)
+    )
   return {s: made[s] for s in noise}, {s: states[s] for s in noise}
 
 

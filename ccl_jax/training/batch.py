@@ -13,12 +13,12 @@ from ccl_jax.sharding import Layout, put_rows
 from ccl_jax.training.setup import TrainSetup
 
 
-def abstract_batch(recipe: TrainSetup, shapes: Mapping[str, tuple]) -> PyTree:
+def abstract_batch(setup: TrainSetup, shapes: Mapping[str, tuple]) -> PyTree:
   """A batch as the loader gives it, as shapes with their shardings.
 
   shapes: of one sample's "video", "audio" and "text".
   """
-  layout, b = recipe.layout, recipe.batch
+  layout, b = setup.layout, setup.batch_size
   rows = functools.partial(jax.ShapeDtypeStruct, sharding=layout.rows())
   whole = functools.partial(jax.ShapeDtypeStruct, sharding=layout.sharding())
   half = {k: rows((b, *shape), jnp.float16) for k, shape in shapes.items()}
@@ -27,11 +27,11 @@ def abstract_batch(recipe: TrainSetup, shapes: Mapping[str, tuple]) -> PyTree:
 
 
 def put_batch(
-  recipe: TrainSetup, rows: Sequence[int], local: Mapping[str, Any]
+  setup: TrainSetup, rows: Sequence[int], local: Mapping[str, Any]
 ) -> dict[str, Array]:
   """The global batch of which `local` are this host's rows."""
-  layout = recipe.layout
-  put = functools.partial(put_rows, layout, recipe.batch, rows)
+  layout = setup.layout
+  put = functools.partial(put_rows, layout, setup.batch_size, rows)
   shared = local["null_text"]
   if layout.mesh is not None:
     shared = jax.make_array_from_callback(

@@ -3,7 +3,7 @@
     m, v = moments of g / max(1, |g| / clip)
     p -= rate(path) * f(step) * (m / (sqrt(v) + eps) + decay * p)          (1)
 
-f rises linearly over `warmup` steps to 1, then stays or falls as a half cosine
+f rises linearly over `warmup_steps` steps to 1, then stays or falls as a half cosine
 to 0 at the last step. Weight decay is on matrices ("kernel") only. A rate of 0
 freezes: such leaves get no optimizer state and no gradient at all.
 """
@@ -17,7 +17,7 @@ import optax
 from ccl_jax import trees
 from ccl_jax.array_types import PyTree
 
-DECAYS = ("constant", "cosine")
+SCHEDULES = ("constant", "cosine")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,64 +25,70 @@ class Optimizer:
   """Numbers of eq. 1.
 
   Args:
-    rates: ((path regex, peak rate), ...), first match wins.
-    ema: decay of the parameters' moving average; 0 keeps none.
+    learning_rates: ((path regex, peak rate), ...), first match wins.
+    ema_decay: decay of the parameters' moving average; 0 keeps none.
     frozen_dtype: how parameters with rate 0 are stored.
 
   Raises:
-    ValueError: an unknown decay, or numbers out of range.
+    ValueError: an unknown schedule, or numbers out of range.
   """
 
-  rates: tuple[tuple[str, float], ...]
+  learning_rates: tuple[tuple[str, float], ...]
   b1: float = 0.9
   b2: float = 0.95
   eps: float = 1e-8
   weight_decay: float = 0.01
-  clip: float = 1.0
-  warmup: int = 500
-  decay: str = "constant"
-  ema: float = 0.9999
+  clip_global_norm: float = 1.0
+  warmup_steps: int = 500
+  schedule: str = "constant"
+  ema_decay: float = 0.9999
   frozen_dtype: str = "float32"
 
   def __post_init__(self):
-    if self.decay not in DECAYS:
-      raise ValueError(f"optimizer {self.decay=}: expected one of {DECAYS}.")
+    if self.schedule not in SCHEDULES:
+      raise ValueError(
+        f"optimizer {self.schedule=}: expected one of {SCHEDULES}."
+      )
     if self.frozen_dtype not in ("float32", "bfloat16"):
       raise ValueError(
         f"optimizer {self.frozen_dtype=}: expected 'float32' or 'bfloat16'."
       )
-    if not 0 <= self.ema < 1:
-      raise ValueError(f"optimizer {self.ema=}: expected 0 <= ema < 1.")
+    if not 0 <= self.ema_decay < 1:
+      raise ValueError(
+        f"optimizer {self.ema_decay=}: expected 0 <= ema_decay < 1."
+      )
 
-  def schedule(self, num_steps: int) -> optax.Schedule:
+  def make_schedule(self, num_steps: int) -> optax.Schedule:
     """f of eq. 1 at 0, 1, ... num_steps - 1; 1 is the peak."""
-    rise = optax.linear_schedule(1 / max(1, self.warmup), 1.0, self.warmup)
-    rest = max(1, num_steps - self.warmup)
+    rise = optax.linear_schedule(
+      1 / max(1, self.warmup_steps), 1.0, self.warmup_steps
+    )
+    rest = max(1, num_steps - self.warmup_steps)
     fall = {
       "constant": optax.constant_schedule(1.0),
       "cosine": optax.cosine_decay_schedule(1.0, rest),
-    }[self.decay]
+    }[self.schedule]
 
     def branch(count):
-      past = lambda i: fall(i - self.warmup)  # noqa: E731
-      return jax.lax.cond(count < self.warmup, rise, past, count)
+      past = lambda i: fall(i - self.warmup_steps)  # noqa: E731
+      return jax.lax.cond(count < self.warmup_steps, rise, past, count)
 
     # Joined by a `where`, a CPU's XLA takes the cosine into the update of every
     # parameter, once for each element; a branch makes a GPU's host wait.
-    join = optax.join_schedules([rise, fall], [self.warmup])
+    join = optax.join_schedules([rise, fall], [self.warmup_steps])
     return lambda count: jax.lax.platform_dependent(
       jnp.asarray(count), cpu=branch, default=join
     )
 
   def split(self, params: PyTree) -> tuple[PyTree, PyTree]:
     """(trainable, frozen) halves of the parameters."""
-    return trees.split(params, trees.match(self.rates, params), bool)
+    return trees.split(params, trees.match(self.learning_rates, params), bool)
 
   def transform(
     self, trainable: PyTree, num_steps: int
   ) -> optax.GradientTransformation:
     """Eq. 1 for these parameters (their shapes suffice)."""
-    rates = trees.match(self.rates, trainable, idle_ok=True)
+    rates = trees.match(self.learning_rates, trainable, idle_ok=True)
     matrices = trees.match(
       ((".*/kernel", True), (".*", False)), trainable, idle_ok=True
     )
@@ -90,9 +96,9 @@ class Optimizer:
       lambda updates, _: jax.tree.map(jnp.multiply, updates, rates)
     )
     return optax.chain(
-      optax.clip_by_global_norm(self.clip),
+      optax.clip_by_global_norm(self.clip_global_norm),
       optax.scale_by_adam(self.b1, self.b2, self.eps),
       optax.add_decayed_weights(self.weight_decay, matrices),
       scale,
-      optax.scale_by_learning_rate(self.schedule(num_steps)),
+      optax.scale_by_learning_rate(self.make_schedule(num_steps)),
     )

@@ -30,14 +30,14 @@ TRAIN, INIT, EVAL = range(3)  # purposes of eq. 1
 
 @dataclasses.dataclass(frozen=True)
 class TrainSetup:
-  """All that is static in a step; made by `make_recipe`.
+  """All that is static in a step; made by `make_setup`.
 
   Attributes:
     model: the config's section.
     graph, shapes: the model's static half, its parameters' shapes.
-    batch: samples in a step, of which 1 / accumulate go through the model at
-      once.
-    options: for the compiler.
+    batch_size: samples in a step, of which 1 / grad_accumulation_steps go
+      through the model at once.
+    compiler_options: XLA's, for this chip.
   """
 
   model: Mapping[str, Any]
@@ -50,13 +50,13 @@ class TrainSetup:
   schedule: optax.Schedule
   streams: tuple[str, ...]
   seed: int
-  batch: int
-  accumulate: int
-  options: Mapping[str, Any]
+  batch_size: int
+  grad_accumulation_steps: int
+  compiler_options: Mapping[str, Any]
 
 
-def make_recipe(config: Mapping[str, Any], devices=None) -> TrainSetup:
-  """The recipe of a config, for `devices` (all that this run has, if None).
+def make_setup(config: Mapping[str, Any], devices=None) -> TrainSetup:
+  """The setup of a config, for `devices` (all that this run has, if None).
 
   Raises:
     ValueError: a section's key or value that is wrong, rules that do not fit,
@@ -68,10 +68,10 @@ def make_recipe(config: Mapping[str, Any], devices=None) -> TrainSetup:
   if layout.mesh is not None:
     layout.param_specs(shapes)
   trainable, _ = optimizer.split(shapes)
-  batch, accumulate = config["batch"], config["accumulate"]
-  if accumulate < 1 or batch % (accumulate * layout.batch_shards()):
+  batch_size, parts = config["batch_size"], config["grad_accumulation_steps"]
+  if parts < 1 or batch_size % (parts * layout.batch_shards()):
     raise ValueError(
-      f"{batch=} cannot be {accumulate=} parts, each split over"
+      f"{batch_size=} cannot be grad_accumulation_steps={parts} parts, each over"
       f" {layout.batch_shards()} shards of the mesh: choose multiples."
     )
   return TrainSetup(
@@ -81,20 +81,22 @@ def make_recipe(config: Mapping[str, Any], devices=None) -> TrainSetup:
     layout=layout,
     objective=build(Objective, config["objective"], "objective"),
     optimizer=optimizer,
-    transform=optimizer.transform(trainable, config["steps"]),
-    schedule=optimizer.schedule(config["steps"]),
+    transform=optimizer.transform(trainable, config["num_train_steps"]),
+    schedule=optimizer.make_schedule(config["num_train_steps"]),
     streams=tuple(s for s in STREAMS if s in shapes),
     seed=config["seed"],
-    batch=batch,
-    accumulate=accumulate,
-    options=xla_options.options(config["xla"], layout.device.device_kind),
+    batch_size=batch_size,
+    grad_accumulation_steps=parts,
+    compiler_options=xla_options.options(
+      config["xla_options"], layout.device.device_kind
+    ),
   )
 
 
-def sampling_recipe(
+def sampling_setup(
   config: Mapping[str, Any], devices, mesh: Mapping[str, int] | None = None
 ) -> TrainSetup:
-  """A run's recipe on devices to sample on, which its batch need not fit.
+  """A run's setup on devices to sample on, which its batch need not fit.
 
   Args:
     mesh: as `config.mesh`; None is of one device. Every shard of its `data` has
@@ -104,10 +106,10 @@ def sampling_recipe(
   free = {
     "mesh": mesh or {},
     "sharding": config["sharding"] | {"params": _without_data(rules)},
-    "batch": len(devices),
-    "accumulate": 1,
+    "batch_size": len(devices),
+    "grad_accumulation_steps": 1,
   }
-  return make_recipe(config | free, devices)
+  return make_setup(config | free, devices)
 
 
 def _without_data(rules: Rules) -> Rules:
@@ -124,14 +126,14 @@ def make_key(seed: int, step: int | Array, purpose: int) -> Array:
   )
 
 
-def flop_shape(recipe: TrainSetup, shapes: Mapping[str, Any]) -> flops.Shape:
+def flop_shape(setup: TrainSetup, shapes: Mapping[str, Any]) -> flops.Shape:
   """What the FLOPs of a sample are counted from.
 
   shapes: of one sample's latents and text.
   """
   f, h, w, _ = shapes["video"]
-  has_first = recipe.objective.first_frame_probability > 0
+  has_first = setup.objective.first_frame_probability > 0
   return flops.Shape(
-    f, h, w, shapes["text"][0], batch=recipe.batch // recipe.accumulate,
-    times=f if has_first and "video" in recipe.streams else 1,
+    f, h, w, shapes["text"][0], batch=setup.batch_size // setup.grad_accumulation_steps,
+    times=f if has_first and "video" in setup.streams else 1,
   )  # fmt: skip

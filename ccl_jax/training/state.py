@@ -24,85 +24,87 @@ from ccl_jax.training.setup import INIT, TrainSetup, make_key
 _FLOAT32 = re.compile(r"/time(_rows)?/")  # multiplied in it, see `models.dit`
 
 
-def make_state(recipe: TrainSetup, params: PyTree) -> PyTree:
+def make_state(setup: TrainSetup, params: PyTree) -> PyTree:
   """The state before the first step."""
-  trainable, frozen = recipe.optimizer.split(params)
-  dtype = jnp.dtype(recipe.optimizer.frozen_dtype)
-  average = jax.tree.map(jnp.copy, trainable) if recipe.optimizer.ema else {}
+  trainable, frozen = setup.optimizer.split(params)
+  dtype = jnp.dtype(setup.optimizer.frozen_dtype)
+  average = (
+    jax.tree.map(jnp.copy, trainable) if setup.optimizer.ema_decay else {}
+  )
   return {
     "step": jnp.zeros((), jnp.int32),
     "skipped": jnp.zeros((), jnp.int32),
     "trainable": trainable,
     "frozen": jax.tree.map(lambda x: x.astype(dtype), frozen),
     "ema": average,
-    "optimizer": recipe.transform.init(trainable),
+    "optimizer": setup.transform.init(trainable),
   }
 
 
-def init_state(recipe: TrainSetup) -> PyTree:
+def init_state(setup: TrainSetup) -> PyTree:
   """A new state, made by one compiled program where it will live."""
 
   def init():
-    key = make_key(recipe.seed, 0, INIT)
-    return make_state(recipe, joint.init_params(recipe.model, key))
+    key = make_key(setup.seed, 0, INIT)
+    return make_state(setup, joint.init_params(setup.model, key))
 
-  return jax.jit(init, out_shardings=state_shardings(recipe))()
+  return jax.jit(init, out_shardings=state_shardings(setup))()
 
 
-def abstract_state(recipe: TrainSetup) -> PyTree:
+def abstract_state(setup: TrainSetup) -> PyTree:
   """The state's shapes with their shardings; allocates nothing."""
-  shapes = jax.eval_shape(functools.partial(make_state, recipe), recipe.shapes)
-  if recipe.layout.mesh is None:
+  shapes = jax.eval_shape(functools.partial(make_state, setup), setup.shapes)
+  if setup.layout.mesh is None:
     return shapes
   return jax.tree.map(
     lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
     shapes,
-    state_shardings(recipe),
+    state_shardings(setup),
   )
 
 
-def state_shardings(recipe: TrainSetup) -> PyTree | None:
+def state_shardings(setup: TrainSetup) -> PyTree | None:
   """Where each part of the state lives; None without a mesh."""
-  layout = recipe.layout
+  layout = setup.layout
   if layout.mesh is None:
     return None
-  shapes = jax.eval_shape(functools.partial(make_state, recipe), recipe.shapes)
+  shapes = jax.eval_shape(functools.partial(make_state, setup), setup.shapes)
   shardings = jax.tree.map(lambda _: layout.sharding(), shapes)
   for half in ("trainable", "frozen", "ema"):
-    shardings[half] = param_shardings(recipe, shapes[half])
+    shardings[half] = param_shardings(setup, shapes[half])
   shardings["optimizer"] = optax.tree.map_params(
-    recipe.transform, lambda _, s: s, shapes["optimizer"],
+    setup.transform, lambda _, s: s, shapes["optimizer"],
     shardings["trainable"], transform_non_params=lambda _: layout.sharding(),
   )  # fmt: skip
   return shardings
 
 
-def param_shardings(recipe: TrainSetup, part: PyTree) -> PyTree:
+def param_shardings(setup: TrainSetup, part: PyTree) -> PyTree:
   """The shardings of some of the parameters."""
-  specs = trees.flatten(recipe.layout.param_specs(recipe.shapes))
+  specs = trees.flatten(setup.layout.param_specs(setup.shapes))
   return trees.unflatten(
-    {path: recipe.layout.sharding(*specs[path]) for path in trees.flatten(part)}
+    {path: setup.layout.sharding(*specs[path]) for path in trees.flatten(part)}
   )
 
 
-def abstract_params(recipe: TrainSetup) -> PyTree:
+def abstract_params(setup: TrainSetup) -> PyTree:
   """The parameters' shapes with their shardings."""
-  state = abstract_state(recipe)
+  state = abstract_state(setup)
   return trees.join(state["trainable"], state["frozen"])
 
 
-def sampling_params(recipe: TrainSetup) -> PyTree:
+def sampling_params(setup: TrainSetup) -> PyTree:
   """`abstract_params`, with kernels in the dtype that they are multiplied in.
 
   It takes half the memory in bfloat16 and gives the same results, bit for bit.
   """
-  dtype = jnp.dtype(recipe.model["dtype"])
+  dtype = jnp.dtype(setup.model["dtype"])
 
   def cast(path: str, x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
     is_cast = path.endswith("/kernel") and not _FLOAT32.search(path)
     return x.update(dtype=dtype) if is_cast else x
 
-  leaves = trees.flatten(abstract_params(recipe))
+  leaves = trees.flatten(abstract_params(setup))
   return trees.unflatten({path: cast(path, x) for path, x in leaves.items()})
 
 

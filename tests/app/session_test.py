@@ -28,7 +28,7 @@ def test_a_request_is_counted_step_by_step_and_leaves_its_files(studio):
   told = []
   result = studio.request(
     fields("t2a", audio="left/behind.wav"),
-    {"steps": 3, "audio_scale": 1.5},
+    {"num_inference_steps": 3, "audio_guidance_scale": 1.5},
     lambda *progress: told.append(progress),
     attention=True,  # of which one stream alone has none
   )
@@ -40,14 +40,14 @@ def test_a_request_is_counted_step_by_step_and_leaves_its_files(studio):
   assert result.mel.shape == (160, 640, 3) and result.note == ""
   assert result.attention is None and len(result.files) == 2
   said = json.loads(result.files[1].read_text())
-  assert said["sampling"]["audio_scale"] == 1.5 and said["fps"] == 25.0
+  assert said["sampling"]["audio_guidance_scale"] == 1.5 and said["fps"] == 25.0
   assert said["audio"] is None
 
 
 def test_attention_is_shown_between_two_streams(studio, inputs):  # noqa: F811
   result = studio.request(
     fields("v2a", video=inputs["video"]),
-    {"steps": 1, "guidance": "none"},
+    {"num_inference_steps": 1, "guidance": "none"},
     attention=True,
   )
   assert [file.name for file in result.files] == [
@@ -62,7 +62,9 @@ def test_attention_is_shown_between_two_streams(studio, inputs):  # noqa: F811
 
 
 def test_only_the_last_results_stay(studio):
-  made = [studio.request(fields("t2a"), {"steps": 3}) for _ in range(9)]
+  made = [
+    studio.request(fields("t2a"), {"num_inference_steps": 3}) for _ in range(9)
+  ]
   assert not made[0].clip.samefile(made[7].clip)
   assert made[0].clip == made[8].clip
   assert len(list(studio.folder.rglob("*.wav"))) == 8
@@ -75,8 +77,8 @@ def test_only_the_last_results_stay(studio):
     ("a2v", {"audio": "long"}, {}, "hum.wav has 1.0 s, no more than 0.5 s"),
     ("v2a", {"video": "rubbish"}, {}, "^rubbish.mp4: Invalid data"),
     ("t2a", {"seed": -1}, {}, "seed -1"),
-    ("t2a", {}, {"steps": 0}, "num_steps=0"),
-    ("t2a", {}, {"audio_scale": -1.0}, "audio_scale is -1"),
+    ("t2a", {}, {"num_inference_steps": 0}, "num_steps=0"),
+    ("t2a", {}, {"audio_guidance_scale": -1.0}, "audio_guidance_scale is -1"),
     ("t2a", {"prompt": "word " * 5000}, {}, "5001 tokens"),
   ],
 )

@@ -58,7 +58,7 @@ def measure(path: pathlib.Path, batch: int, seconds: float) -> float:
   """Samples a second of one core's time, in the best of five attempts."""
   # Grain's shuffle takes a millisecond where there are only a few records, and
   # nothing where there are thousands.
-  loader = make_loader(path, batch=batch, shuffle=False)
+  loader = make_loader(path, batch_size=batch, shuffle=False)
   speeds, step = [], 0
   for _ in range(5):
     start, first = time.process_time(), step

@@ -102,8 +102,8 @@ def to_numpy(latents: torch.Tensor) -> np.ndarray:
 def our_run(graph, params, noise, text, steps: int, batched: bool) -> Callable:
   """A function of nothing that gives sampled latents."""
   sampling = SamplingConfig(
-    steps=steps, shift=SHIFT, guidance="text", video_scale=SCALE,
-    batched=batched,
+    num_inference_steps=steps, shift=SHIFT, guidance="text", video_guidance_scale=SCALE,
+    batch_passes=batched,
   )  # fmt: skip
   condition = {"text": text[:1], "negative": text[1:]}
 

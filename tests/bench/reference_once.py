@@ -55,7 +55,7 @@ def main() -> None:
     print("|---|---:|---:|---:|---:|")
     for task in tasks.INFERENCE_TASKS:
       again, once = (
-        clip_flops(size, task, reference_once=value, **options)
+        clip_flops(size, task, cache_reference=value, **options)
         for value in (False, True)
       )
       kept = kept_bytes(size, task) / 1e9

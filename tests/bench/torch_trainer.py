@@ -11,12 +11,12 @@ class Trainer:
 
   def __init__(self, model, objective, optimizer, compiled):
     self.model, self.objective = model, objective
-    self.clip, self.keep = optimizer["clip"], optimizer["ema"]
+    self.clip, self.keep = optimizer["clip_global_norm"], optimizer["ema_decay"]
     self.loss = torch.compile(self.make_loss) if compiled else self.make_loss
     self.params = list(model.parameters())
     self.ema = [p.detach().clone() for p in self.params]
     self.adam = torch.optim.AdamW(
-      self.params, lr=optimizer["rates"][0][1], fused=True,
+      self.params, lr=optimizer["learning_rates"][0][1], fused=True,
       betas=(optimizer["b1"], optimizer["b2"]), eps=optimizer["eps"],
       weight_decay=optimizer["weight_decay"],
     )  # fmt: skip

@@ -28,7 +28,7 @@ from ccl_jax.convert.torch_model import CCL
 from ccl_jax.diffusion import tasks
 from ccl_jax.models import joint
 from ccl_jax.training import step
-from ccl_jax.training.setup import TrainSetup, make_recipe
+from ccl_jax.training.setup import TrainSetup, make_setup
 from ccl_jax.training.state import init_state, state_params
 from configs.ccl import get_config
 from tests.bench.torch_trainer import Trainer
@@ -42,7 +42,7 @@ def settings(size: str) -> dict:
   config = get_config("size=tiny")
   config.unlock()
   if size == "mid":
-    config.batch, config.model.num_layers = 4, 4
+    config.batch_size, config.model.num_layers = 4, 4
     config.model.video.update(width=256, ffn=1024, heads=8)
     config.model.audio.update(width=128, ffn=512, heads=4)
   return config.to_dict()
@@ -50,7 +50,7 @@ def settings(size: str) -> dict:
 
 def make_batch(config: dict) -> dict[str, np.ndarray]:
   """Random latents and text of the config's sizes."""
-  b, encode = config["batch"], config["encode"]
+  b, encode = config["batch_size"], config["encode"]
   length, width = encode["text_length"], encode["text_width"]
   m = FRAMES * config["model"]["audio"]["tokens_per_frame"]
   shapes = {
@@ -71,21 +71,21 @@ def make_replica(config: dict, params) -> CCL:
   return model
 
 
-def compare(config: dict, recipe: TrainSetup, batch: dict) -> dict[str, float]:
+def compare(config: dict, setup: TrainSetup, batch: dict) -> dict[str, float]:
   """Relative error of the replica's velocities, by stream.
 
   Raises:
     ValueError: one is 1e-4 or more; the two do not do the same work.
   """
   params = randomize(joint.init_params(config["model"], jax.random.key(0)))
-  task = np.arange(config["batch"]) % 4
+  task = np.arange(config["batch_size"]) % 4
   ones = np.ones(len(task), bool)
   route = tasks.route_of(jax.numpy.asarray(task), ones, ones)
   state = {s: batch[s] for s in STREAMS}
   time = np.linspace(0.1, 0.9, len(task), dtype=np.float32)
   t = {s: np.where(route.is_generated(s), time, 0) for s in state}
   ours = jax.jit(joint.velocity, static_argnums=0)(
-    recipe.graph, params, state, t, batch["text"], route
+    setup.graph, params, state, t, batch["text"], route
   )
   given = (state, t, {"text": batch["text"]}, route._asdict())
   state, t, text, flags = (to_torch(a) for a in given)
@@ -104,9 +104,9 @@ def to_torch(arrays: dict) -> dict[str, torch.Tensor]:
   return {k: torch.from_numpy(np.array(a)) for k, a in arrays.items()}
 
 
-def our_step(recipe: TrainSetup, state, batch: dict):
+def our_step(setup: TrainSetup, state, batch: dict):
   """A function of nothing that does one step and waits for it."""
-  compiled = step.compile_step(recipe)
+  compiled = step.compile_step(setup)
   state, batch = [state], jax.device_put(batch)
 
   def run():
@@ -116,12 +116,12 @@ def our_step(recipe: TrainSetup, state, batch: dict):
   return run
 
 
-def make_steps(config: dict, recipe: TrainSetup, batch: dict) -> dict:
+def make_steps(config: dict, setup: TrainSetup, batch: dict) -> dict:
   """Name -> function of nothing, all from the same parameters."""
-  state = init_state(recipe)
+  state = init_state(setup)
   params = state_params(state)
   runs = {
-    "ccl_jax": our_step(recipe, jax.tree.map(jax.numpy.copy, state), batch)
+    "ccl_jax": our_step(setup, jax.tree.map(jax.numpy.copy, state), batch)
   }
   kinds = {"torch eager": False}
   if shutil.which("g++"):
@@ -167,16 +167,16 @@ def main():
   args = parser.parse_args()
   torch.set_num_threads(os.cpu_count())
   config = settings(args.size)
-  recipe = make_recipe(config, jax.devices()[:1])
+  setup = make_setup(config, jax.devices()[:1])
   batch = make_batch(config)
   print(
     f"{platform.machine()}, {os.cpu_count()} cores, jax {jax.__version__}"
     f" ({jax.default_backend()}), torch {torch.__version__}"
   )
-  count = trees.count(recipe.shapes)
+  count = trees.count(setup.shapes)
   print(f"{args.size}: batch {config['batch']}, {count:,} parameters, float32")
-  print(f"relative error of velocities: {compare(config, recipe, batch)}")
-  report(measure(make_steps(config, recipe, batch), args.steps))
+  print(f"relative error of velocities: {compare(config, setup, batch)}")
+  report(measure(make_steps(config, setup, batch), args.steps))
 
 
 if __name__ == "__main__":

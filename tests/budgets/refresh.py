@@ -31,10 +31,14 @@ FOLDER = pathlib.Path(__file__).parent
 SMALL = {
   "model": {"num_layers": 2},
   "encode": {"frames": 17, "size": (128, 128), "text_length": 128},
-  "accumulate": 1,
+  "grad_accumulation_steps": 1,
 }
 # As MaxDiffusion's step was compiled: one sample on each chip, no average.
-PEER = {"batch": 64, "accumulate": 1, "optimizer": {"ema": 0.0}}
+PEER = {
+  "batch_size": 64,
+  "grad_accumulation_steps": 1,
+  "optimizer": {"ema_decay": 0.0},
+}
 FULL, KEPT = {"model": {"remat": "full"}}, {"model": {"remat": "attention"}}
 LONG = {"encode": {"frames": 81, "size": (720, 1280)}}
 VIDEO = "pod=v5p-4x4x4,size=14b,stage=video"
@@ -54,10 +58,12 @@ BUDGETS = {
   "video-b-kept": Budget(VIDEO, "v5p:4x4x4", PEER | KEPT | LONG),
   # Two layers of short clips.
   "small-audio-v5e": Budget(
-    "pod=v5e-4x4,size=1.3b,stage=audio", "v5e:4x4", SMALL | {"batch": 32}
+    "pod=v5e-4x4,size=1.3b,stage=audio", "v5e:4x4", SMALL | {"batch_size": 32}
   ),
   "small-video-v6e": Budget(
-    "pod=v6e-16x16,size=1.3b,stage=video", "v6e:16x16", SMALL | {"batch": 64}
+    "pod=v6e-16x16,size=1.3b,stage=video",
+    "v6e:16x16",
+    SMALL | {"batch_size": 64},
   ),
 }
 

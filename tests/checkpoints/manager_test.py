@@ -11,7 +11,9 @@ from tests.training import states
 
 def save(workdir, *steps, keep=3, **kwargs):
   """Checkpoints whose values follow from their steps."""
-  with_all = manager.Checkpointer(workdir, every=1, keep=keep)
+  with_all = manager.Checkpointer(
+    workdir, save_interval_steps=1, max_to_keep=keep
+  )
   for step in steps:
     with_all.save(step, states.make(seed=step, **kwargs))
   with_all.close()
@@ -46,7 +48,9 @@ def test_arrays_go_straight_to_other_devices(tmp_path, before, after):
 
 
 def test_saves_when_due_when_last_and_once(tmp_path):
-  checkpoints = manager.Checkpointer(tmp_path, every=3, keep=9)
+  checkpoints = manager.Checkpointer(
+    tmp_path, save_interval_steps=3, max_to_keep=9
+  )
   for step in range(1, 8):
     for _ in range(2):
       checkpoints.save(step, states.make(seed=step), last=step == 7)
@@ -62,7 +66,7 @@ def test_only_the_last_are_kept(tmp_path):
 
 def test_a_save_that_did_not_save_is_an_error(tmp_path):
   save(tmp_path, 5)
-  checkpoints = manager.Checkpointer(tmp_path, every=1)
+  checkpoints = manager.Checkpointer(tmp_path, save_interval_steps=1)
   with pytest.raises(RuntimeError, match=r"did not save step 4.*\[5\]"):
     checkpoints.save(4, states.make())
   checkpoints.close()
@@ -73,7 +77,7 @@ def test_a_save_that_fails_in_the_background_is_an_error(tmp_path, monkeypatch):
     raise OSError("no space left")
 
   monkeypatch.setattr(manager.restore, "record_files", fail)
-  checkpoints = manager.Checkpointer(tmp_path, every=1)
+  checkpoints = manager.Checkpointer(tmp_path, save_interval_steps=1)
   checkpoints.save(1, states.make())
   with pytest.raises(OSError, match="no space left"):
     checkpoints.save(2, states.make())
@@ -134,7 +138,9 @@ def test_damage_is_found_without_the_list_of_files_too(tmp_path, caplog):
 def test_a_step_whose_checkpoint_broke_is_saved_again(tmp_path):
   save(tmp_path, 1, 2, 3, keep=2)
   damage(tmp_path / "checkpoints" / "3" / "default" / "_METADATA", "gone")
-  checkpoints = manager.Checkpointer(tmp_path, every=1, keep=2)
+  checkpoints = manager.Checkpointer(
+    tmp_path, save_interval_steps=1, max_to_keep=2
+  )
   state, step = checkpoints.restore_newest(states.shapes(states.make()))
   assert step == 2
   checkpoints.save(3, state)
@@ -178,7 +184,9 @@ def test_a_workdir_belongs_to_one_config(tmp_path):
     manager.read_config(tmp_path)
 
 
-@pytest.mark.parametrize("wrong", [{"every": 0}, {"keep": 0}])
+@pytest.mark.parametrize(
+  "wrong", [{"save_interval_steps": 0}, {"max_to_keep": 0}]
+)
 def test_wrong_settings_are_errors(tmp_path, wrong):
   with pytest.raises(ValueError, match="at least 1"):
     manager.Checkpointer(tmp_path, **wrong)
@@ -193,7 +201,7 @@ def test_large_arrays_are_stored_in_chunks(tmp_path, monkeypatch):
   state = {s: jnp.asarray(rng.normal(size=x)) for s, x in shapes.items()}
   spread = states.sharding(4, (3, 8, 4))
   state["spread"] = jax.device_put(np.ones((3, 8, 4), np.float32), spread)
-  checkpoints = manager.Checkpointer(tmp_path, every=1)
+  checkpoints = manager.Checkpointer(tmp_path, save_interval_steps=1)
   checkpoints.save(1, state)
   checkpoints.close()
   folder = checkpoints.folder / "1"

@@ -15,7 +15,7 @@ def runs(tmp_path_factory):
     ("video", 1, ("audio", "fusion")),
     ("audio", 2, ("video", "fusion")),
   ):
-    checkpoints = manager.Checkpointer(folder / name, every=1)
+    checkpoints = manager.Checkpointer(folder / name, save_interval_steps=1)
     for step in (seed, 10 * seed):
       checkpoints.save(step, states.make(count=4, seed=step, skip=skip))
     checkpoints.close()
@@ -114,7 +114,7 @@ def test_a_relative_path_will_do(runs, monkeypatch):
 
 
 def test_a_broken_checkpoint_is_a_plain_error(tmp_path):
-  checkpoints = manager.Checkpointer(tmp_path, every=1)
+  checkpoints = manager.Checkpointer(tmp_path, save_interval_steps=1)
   checkpoints.save(1, states.make())
   checkpoints.close()
   next((tmp_path / "checkpoints" / "1").rglob("array_metadatas/*")).unlink()

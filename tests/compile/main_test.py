@@ -55,4 +55,4 @@ def test_no_figure_grows_beyond_its_budget(name):
 def test_every_pod_has_a_batch_that_its_parts_divide(pod):
   config = pods.get_config(f"pod={pod},size=1.3b")
   shards = config.mesh.data * config.mesh.fsdp
-  assert config.batch % (config.accumulate * shards) == 0
+  assert config.batch_size % (config.grad_accumulation_steps * shards) == 0

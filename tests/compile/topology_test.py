@@ -34,7 +34,9 @@ def test_out_of_memory_is_one_line_with_the_largest_contributors():
   assert "121.39G of 95.74G" in text
   assert "20.81G f32[40,1,27280,5120] of dynamic_update_slice" in text
   assert "1.40G bf16[27280,13824]." in text
-  assert "config.accumulate" in text and "config.model.remat" in text
+  assert (
+    "config.grad_accumulation_steps" in text and "config.model.remat" in text
+  )
 
 
 def test_the_short_form_of_the_page_has_its_figures_too():

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from ccl_jax import trees
+from ccl_jax import files, trees
 from ccl_jax.checkpoints import manager, restore
 from ccl_jax.convert import inspection, workdirs
 from ccl_jax.convert.average import average
@@ -63,7 +63,7 @@ def test_errors_leave_nothing(run, tmp_path):
   other = tmp_path / "other"
   other.mkdir()
   config = manager.read_config(run)
-  manager.write_json(other / "config.json", config)
+  files.write_json(other / "config.json", config)
   workdirs.write(other, 1, small_run.draw(1), {})
   wide = {**tiny.SETTINGS, "text_width": 7}
   workdirs.write(other, 2, small_run.draw(2, wide), {})

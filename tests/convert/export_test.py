@@ -235,7 +235,7 @@ def test_licences_of_what_it_was_made_with(run, tmp_path):
   run = shutil.copytree(run, tmp_path / "run")
   sources = [["video/.*", str(tmp_path / "wan")]]
   config = manager.read_config(run) | {"initial": {"sources": sources}}
-  manager.write_json(run / "config.json", config)
+  files.write_json(run / "config.json", config)
   described = {"audio": {"kind": "mmaudio"}, "video": {"kind": "wan_video"}}
   (run / "codecs" / "codecs.json").write_text(json.dumps(described))
   export.to_torch(run, tmp_path / "x")
@@ -297,7 +297,7 @@ def test_a_damaged_checkpoint(run, tmp_path):
     export.to_torch(tmp_path / "run", tmp_path / "x")
   other = {**tiny.SETTINGS, "num_layers": 3}
   config = manager.read_config(run) | {"model": other}
-  manager.write_json(tmp_path / "run" / "config.json", config)
+  files.write_json(tmp_path / "run" / "config.json", config)
   with pytest.raises(ValueError, match="lacks parameters of this model"):
     export.to_torch(tmp_path / "run", tmp_path / "x", step=2)
   assert [p.name for p in tmp_path.iterdir()] == ["run"]

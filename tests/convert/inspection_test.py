@@ -26,7 +26,7 @@ def test_converted_weights(tmp_path):
 
 
 def test_a_run_and_a_step_of_it(tmp_path):
-  checkpoints = manager.Checkpointer(tmp_path / "run", every=1)
+  checkpoints = manager.Checkpointer(tmp_path / "run", save_interval_steps=1)
   for step in (1, 2):
     checkpoints.save(step, states.make(seed=step))
   checkpoints.close()

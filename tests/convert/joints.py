@@ -22,10 +22,10 @@ def cca(**fusion):
 
 MODELS = {
   "cca": cca(),
-  "fine": cca(positions="fine", audio_half=0, video_half=1),
+  "fine": cca(positions="fine", audio_window_radius=0, video_window_radius=1),
   "no tarp": cca(tarp=False),
   "no dcr": cca(dcr=False),
-  "one context": cca(video_context=0),
+  "one context": cca(num_video_lct=0),
   "told": CCA | dict(video=CCA["video"] | IMAGE),
   "gated": CCA | dict(fusion=dict(kind="gated")),
   "gated tarp": CCA | dict(fusion=dict(kind="gated", tarp=True)),

@@ -7,13 +7,13 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from ccl_jax import trees
+from ccl_jax import files, trees
 from ccl_jax.checkpoints import manager
 from ccl_jax.models import joint
 from ccl_jax.sharding import ONE_DEVICE
 from tests import runs
 from tests.models import tiny
-from tests.training import recipes
+from tests.training import setups
 
 STEPS = (1, 2, 5)
 _describe, _known = joint.describe, {}
@@ -56,12 +56,12 @@ def params(step, average=True):
 
 def write(workdir):
   """Three checkpoints, config, clip and codecs; returns the workdir."""
-  config = recipes.make_config()
-  manager.write_json(workdir / "config.json", config)
+  config = setups.make_config()
+  files.write_json(workdir / "config.json", config)
   clip = {"fps": 25.0, "frames": 9, "size": [16, 24]}
-  manager.write_json(workdir / "clip.json", clip)
+  files.write_json(workdir / "clip.json", clip)
   runs.codecs().save(workdir / "codecs")
-  checkpoints = manager.Checkpointer(workdir, every=1)
+  checkpoints = manager.Checkpointer(workdir, save_interval_steps=1)
   for step in STEPS:
     last, mean = params(step, average=False), params(step)
     state = {

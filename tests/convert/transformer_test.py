@@ -11,7 +11,7 @@ from ccl_jax.convert import inspection, transformer, wan
 from ccl_jax.convert.load import dump
 from ccl_jax.training.state import abstract_params
 from tests.models import tiny
-from tests.training.recipes import make_recipe
+from tests.training.setups import make_setup
 
 TINY = {
   key: tiny.SETTINGS[key] for key in ("num_layers", "text_width", "video")
@@ -43,9 +43,9 @@ def test_training_starts_from_it(file, params, tmp_path):
   about = transformer.from_torch(file, tmp_path / "wan", sizes=SIZES)
   assert about["size"] == "tiny"
   assert about["parameters"] == trees.count(params)
-  recipe = make_recipe(jax.devices()[:2])
+  setup = make_setup(jax.devices()[:2])
   taken = restore.initial_params(
-    abstract_params(recipe),
+    abstract_params(setup),
     [("video/.*", tmp_path / "wan")],
     ["audio/.*", "fusion/.*"],
   )

@@ -23,7 +23,11 @@ AUDIO = dict(
 )
 # Windows of one frame, for which framed attention computes just what is seen.
 CCA_ONE_FRAME = dict(
-  kind="cca", audio_context=2, video_context=3, audio_half=0, video_half=0
+  kind="cca",
+  num_audio_lct=2,
+  num_video_lct=3,
+  audio_window_radius=0,
+  video_window_radius=0,
 )
 ALONE = dict(kind="independent")
 CASES = {

@@ -35,7 +35,7 @@ def assert_equal_batches(one, other):
 
 
 def test_a_batch_has_what_the_model_takes(data):
-  batch = make_loader(data, batch=4).batch_at(0)
+  batch = make_loader(data, batch_size=4).batch_at(0)
   shapes = {name: array.shape for name, array in batch.items()}
   assert shapes == {
     "video": (4, 2, 2, 3, 8), "audio": (4, 10, 6), "text": (4, 6, 8),
@@ -76,24 +76,24 @@ def test_null_text_is_the_empty_prompt(data):
 
 
 def test_order_is_a_function_of_seed_and_step(data):
-  one = make_loader(data, batch=4, seed=1)
+  one = make_loader(data, batch_size=4, seed=1)
   steps = [one.batch_at(i) for i in range(6)]
   # A new loader that starts in the middle equals the one that never stopped,
   # whether or not batches are prepared ahead.
-  resumed = make_loader(data, batch=4, seed=1, workers=2)
+  resumed = make_loader(data, batch_size=4, seed=1, num_threads=2)
   for i in (3, 4, 5, 1):
     assert_equal_batches(resumed.batch_at(i), steps[i])
-  other = make_loader(data, batch=4, seed=2)
+  other = make_loader(data, batch_size=4, seed=2)
   orders = [[x.names_at(i) for i in range(5)] for x in (one, other)]
   assert orders[0] != orders[1]
 
 
 def test_an_epoch_has_every_clip_once_and_the_next_another_order(data):
-  loader = make_loader(data, batch=5, seed=0)
+  loader = make_loader(data, batch_size=5, seed=0)
   epochs = [loader.names_at(i) + loader.names_at(i + 1) for i in (0, 2)]
   assert set(epochs[0]) == set(epochs[1]) and len(set(epochs[0])) == NUM
   assert epochs[0] != epochs[1]
-  plain = make_loader(data, batch=NUM, shuffle=False)
+  plain = make_loader(data, batch_size=NUM, shuffle=False)
   assert plain.names_at(0) == plain.names_at(7)
   assert plain.names_at(0) == [f"clip {i}" for i in range(NUM)]
 
@@ -101,10 +101,12 @@ def test_an_epoch_has_every_clip_once_and_the_next_another_order(data):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_hosts_take_their_rows_of_the_same_batches(data, workers):
   """However many hosts there are, in whatever order their devices hold rows."""
-  whole = make_loader(data, batch=4, seed=0)
+  whole = make_loader(data, batch_size=4, seed=0)
   for hosts in ([[0, 1], [2, 3]], [[3], [0, 2], [1]], [[2, 0, 1, 3]]):
     for rows in hosts:
-      loader = make_loader(data, batch=4, seed=0, rows=rows, workers=workers)
+      loader = make_loader(
+        data, batch=4, seed=0, rows=rows, num_threads=workers
+      )
       for step in (0, 1, 5):
         expected = whole.batch_at(step)
         null_text = expected.pop("null_text")
@@ -131,7 +133,7 @@ def test_no_record_is_read_for_another_host(data, monkeypatch):
       return self.source[index]
 
   monkeypatch.setattr(records, "open_split", lambda *args: Counted(get(*args)))
-  loader = make_loader(data, batch=5, shuffle=False, rows=[1, 3])
+  loader = make_loader(data, batch_size=5, shuffle=False, rows=[1, 3])
   loader.batch_at(0)
   loader.batch_at(1)
   assert read == [1, 3, 6, 8]
@@ -140,7 +142,7 @@ def test_no_record_is_read_for_another_host(data, monkeypatch):
 @pytest.mark.parametrize("rows", [[], [4], [-1, 2]])
 def test_rows_that_the_batch_does_not_have_are_an_error(data, rows):
   with pytest.raises(ValueError, match="are not of a batch"):
-    make_loader(data, batch=4, rows=rows)
+    make_loader(data, batch_size=4, rows=rows)
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +163,7 @@ def posteriors(tmp_path_factory):
 
 def test_latents_are_drawn_from_what_is_known_of_them(data, posteriors):
   """Over many epochs the draws have the mean and variance of the records."""
-  loader = make_loader(posteriors, batch=NUM, shuffle=False)
+  loader = make_loader(posteriors, batch_size=NUM, shuffle=False)
   draws = np.stack([loader.batch_at(i)["video"] for i in range(100)])
   split = records.open_split(posteriors, "train")
   for row in (0, 7):
@@ -171,7 +173,7 @@ def test_latents_are_drawn_from_what_is_known_of_them(data, posteriors):
     assert abs(z.mean()) < 0.04 and abs(z.std() - 1) < 0.04
     assert np.abs(z.mean(0)).max() < 5 / np.sqrt(len(z))
   assert not draws[:, 3].any()
-  plain = make_loader(data, batch=NUM, shuffle=False).batch_at(5)
+  plain = make_loader(data, batch_size=NUM, shuffle=False).batch_at(5)
   batch = loader.batch_at(5)
   for name in ("audio", "text", "has_video", "has_audio", "null_text"):
     np.testing.assert_array_equal(
@@ -188,7 +190,7 @@ def test_draws_are_a_function_of_seed_and_place_in_the_stream(posteriors):
     return [loader.batch_at(i)["video"] for i in (0, 5, 9)]
 
   for whole, threads, rows in zip(
-    videos(), videos(workers=2), videos(rows=[3, 1]), strict=True
+    videos(), videos(num_threads=2), videos(rows=[3, 1]), strict=True
   ):
     np.testing.assert_array_equal(whole, threads)
     np.testing.assert_array_equal(whole[[3, 1]], rows)
@@ -199,8 +201,10 @@ def test_draws_are_a_function_of_seed_and_place_in_the_stream(posteriors):
 
 
 def test_the_mean_can_be_had_too(data, posteriors):
-  loader = make_loader(posteriors, batch=3, shuffle=False, sample=False)
-  plain = make_loader(data, batch=3, shuffle=False)
+  loader = make_loader(
+    posteriors, batch=3, shuffle=False, sample_posterior=False
+  )
+  plain = make_loader(data, batch_size=3, shuffle=False)
   assert_equal_batches(loader.batch_at(0), plain.batch_at(0))
   read = read_clips(posteriors, "train", 3)
   np.testing.assert_array_equal(read["video"], plain.batch_at(0)["video"])
@@ -213,8 +217,8 @@ def test_records_of_before_there_were_variances_are_read(data, tmp_path):
   del metadata["logvar"]
   (old / "metadata.json").write_text(json.dumps(metadata))
   assert_equal_batches(
-    make_loader(old, batch=4).batch_at(1),
-    make_loader(data, batch=4).batch_at(1),
+    make_loader(old, batch_size=4).batch_at(1),
+    make_loader(data, batch_size=4).batch_at(1),
   )
 
 
@@ -226,7 +230,7 @@ def test_audio_latents_per_frame(fps, c):
 def test_tensorflow_and_torch_are_never_imported(data):
   code = (
     "import sys; from ccl_jax.data import pipeline;"
-    f"pipeline.make_loader({str(data)!r}, batch=2).batch_at(0);"
+    f"pipeline.make_loader({str(data)!r}, batch_size=2).batch_at(0);"
     "assert not {'tensorflow', 'torch'} & sys.modules.keys()"
   )
   done = subprocess.run(

@@ -152,7 +152,7 @@ def test_first_frames_are_given_only_where_video_is_generated():
 @pytest.mark.parametrize(
   "wrong",
   [
-    {"shift": 0.0},
+    {"time_shift": 0.0},
     {"time_std": -1.0},
     {"video_weight": -0.1},
     {"text_dropout": 1.5},

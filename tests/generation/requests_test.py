@@ -153,5 +153,5 @@ def test_a_bad_input_is_one_error_with_its_name(
 def test_what_a_result_says_can_be_compared(pipeline):
   said = requests.describe(item("t2a"), pipeline.sampling, {"size": (1, 2)})
   assert said == json.loads(json.dumps(said))
-  assert said["sampling"]["steps"] == 2 and said["size"] == [1, 2]
+  assert said["sampling"]["num_inference_steps"] == 2 and said["size"] == [1, 2]
   assert "where" not in said

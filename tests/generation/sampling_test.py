@@ -19,7 +19,7 @@ from ccl_jax.sharding import AXES, ONE_DEVICE
 from ccl_jax.training.state import abstract_state, state_params
 from tests.bench import reference_once
 from tests.models import tiny
-from tests.training import recipes
+from tests.training import setups
 
 B, F = 2, 3  # frames that no context axis divides
 MODEL = tiny.SETTINGS | {
@@ -29,7 +29,9 @@ MODEL = tiny.SETTINGS | {
 }
 SHAPES = {"video": (F, 4, 4, 3), "audio": (F * 2, 2)}
 # Two texts for the reference, and passes that read none.
-PLAIN = SamplingConfig(steps=3, guidance="ucg3", reference_once=False)
+PLAIN = SamplingConfig(
+  num_inference_steps=3, guidance="ucg3", cache_reference=False
+)
 
 
 def inputs(task, b=B):
@@ -53,14 +55,14 @@ def sample(task, sampling, sizes=None):
   layout, shardings = ONE_DEVICE, None
   graph, shapes = joint.describe(MODEL)
   if sizes:
-    recipe = recipes.make_recipe(
+    setup = setups.make_setup(
       jax.devices(),
       model=MODEL,
       mesh=dict(zip(AXES, sizes, strict=True)),
       sharding={"max_unsharded": 0.2},
     )
-    graph, layout = recipe.graph, recipe.layout
-    placed = state_params(abstract_state(recipe))
+    graph, layout = setup.graph, setup.layout
+    placed = state_params(abstract_state(setup))
     shardings = jax.tree.map(lambda x: x.sharding, placed)
   params = tiny.randomize(shapes)
   params = jax.device_put(params, shardings) if shardings else params
@@ -83,7 +85,7 @@ def assert_same(made, expected):
   ("task", "sizes"), [("a2v", None), ("v2a", (1, 2, 4, 1))]
 )
 def test_a_reference_run_once_gives_the_same_latents(task, sizes):
-  once = dataclasses.replace(PLAIN, reference_once=True)
+  once = dataclasses.replace(PLAIN, cache_reference=True)
   made = sample(task, once, sizes)
   expected = sample(task, PLAIN)
   assert_same(made, expected)
@@ -95,7 +97,7 @@ def test_a_row_alone_and_its_passes_in_turn_give_the_same():
   noise, given, condition = inputs("v2a")
   condition |= {k: condition[k][1:] for k in ("text", "negative")}
   graph, shapes = joint.describe(MODEL)
-  once = dataclasses.replace(PLAIN, reference_once=True, batched=False)
+  once = dataclasses.replace(PLAIN, cache_reference=True, batch_passes=False)
   alone, _ = sample_latents(
     tiny.randomize(shapes), {s: x[1:] for s, x in noise.items()},
     {s: x[1:] for s, x in given.items()}, condition,
@@ -128,7 +130,7 @@ def test_looking_at_attention_changes_nothing():
 
 # Windows of one frame, for which framed attention computes just what is seen.
 ONE_FRAME = MODEL | {
-  "fusion": MODEL["fusion"] | dict(audio_half=0, video_half=0)
+  "fusion": MODEL["fusion"] | dict(audio_window_radius=0, video_window_radius=0)
 }
 COUNTED = flops.Shape(F, 4, 4, text=5, batch=B)
 
@@ -158,7 +160,9 @@ def lower(task, sampling):
 )
 def test_flops_are_those_of_the_program(task, options):
   """So a tower that takes no part is not in it, and a reference runs once."""
-  sampling = dataclasses.replace(SamplingConfig(steps=4, shift=1.0), **options)
+  sampling = dataclasses.replace(
+    SamplingConfig(num_inference_steps=4, shift=1.0), **options
+  )
   work = sampling.work(tasks.inference_task(task))
   parts = flops.sample_flops(ONE_FRAME, COUNTED, **work)
   text = lower(task, sampling).as_text(dialect="hlo")
@@ -200,7 +204,7 @@ def test_the_compiler_agrees_where_products_dominate():
 @pytest.mark.parametrize("size", ["14b", "1.3b"])
 def test_a_reference_costs_a_twentieth_at_the_most(size):
   again, once = (
-    reference_once.clip_flops(size, "v2a", reference_once=value)
+    reference_once.clip_flops(size, "v2a", cache_reference=value)
     for value in (False, True)
   )
   assert once <= again / 20
@@ -214,14 +218,14 @@ def test_keys_of_a_14b_video_take_as_much_as_documented():
 @pytest.mark.parametrize(
   ("options", "words"),
   [
-    ({"steps": 0}, "num_steps=0"),
-    ({"video_scale": -1.0}, "video_scale is -1.0"),
-    ({"audio_cross_scale": -0.5}, "audio_cross_scale is -0.5"),
-    ({"cross_scale": float("nan")}, "cross_scale is nan"),
+    ({"num_inference_steps": 0}, "num_steps=0"),
+    ({"video_guidance_scale": -1.0}, "video_guidance_scale is -1.0"),
+    ({"audio_cross_guidance_scale": -0.5}, "audio_cross_guidance_scale is -0.5"),
+    ({"cross_guidance_scale": float("nan")}, "cross_guidance_scale is nan"),
     ({"guidance_low": 0.6, "guidance_high": 0.4}, "low <= high"),
     ({"guidance_high": 1.5}, "low <= high <= 1"),
-    ({"rescale": 1.5}, "rescale is 1.5"),
-    ({"method": "heun"}, "euler, unipc"),
+    ({"guidance_rescale": 1.5}, "guidance_rescale is 1.5"),
+    ({"solver": "heun"}, "euler, unipc"),
     ({"guidance": "cfg"}, "none, text, ucg2"),
   ],
 )  # fmt: skip
@@ -232,9 +236,11 @@ def test_wrong_settings_are_named(options, words):
 
 def test_each_stream_has_its_scales():
   scales = SamplingConfig(
-    cross_scale=2.0, audio_scale=3.0, video_scale=4.0
+    cross_guidance_scale=2.0, audio_guidance_scale=3.0, video_guidance_scale=4.0
   ).scales
   assert scales["video"] == {"scale": 4.0, "text": 4.0, "cross": 2.0}
   assert scales["audio"] == {"scale": 3.0, "text": 3.0, "cross": 2.0}
-  own = SamplingConfig(cross_scale=2.0, audio_cross_scale=0.0).scales
+  own = SamplingConfig(
+    cross_guidance_scale=2.0, audio_cross_guidance_scale=0.0
+  ).scales
   assert [own[s]["cross"] for s in ("video", "audio")] == [2.0, 0.0]

@@ -29,8 +29,8 @@ def load(case):
   module = CCA(
     {"video": k_v * e, "audio": k_a * e},
     {"video": e, "audio": e},
-    audio_context=len(data["video.lct"]),
-    video_context=len(data["audio.lct"]),
+    num_audio_lct=len(data["video.lct"]),
+    num_video_lct=len(data["audio.lct"]),
     rngs=nnx.Rngs(0),
     dtype=jnp.float32,
   )

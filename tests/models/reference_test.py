@@ -14,7 +14,7 @@ from tests.models import tiny
 
 CCA = tiny.SETTINGS["fusion"]
 FUSIONS = {
-  "cca": CCA | {"positions": "seconds", "video_half": 1},
+  "cca": CCA | {"positions": "seconds", "video_window_radius": 1},
   "gated": dict(kind="gated"),
 }
 B = 2

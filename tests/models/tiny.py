@@ -15,7 +15,7 @@ SETTINGS = dict(
   audio=dict(
     width=12, ffn=16, heads=1, channels=2, tokens_per_frame=2, frequency_dim=8
   ),
-  fusion=dict(kind="cca", audio_context=2, video_context=3),
+  fusion=dict(kind="cca", num_audio_lct=2, num_video_lct=3),
 )
 B, F, H, W, L = 4, 3, 4, 6, 5
 

@@ -35,8 +35,10 @@ from tests.parity.torch_ccl import (
 from tests.runs import run  # noqa: F401
 
 torch_sampling = pytest.importorskip("ccl_jax.convert.torch_sampling")
-SCALES = dict(video_scale=4.0, audio_scale=3.0, cross_scale=2.5)
-WINDOW = dict(guidance_low=0.2, guidance_high=0.9, rescale=0.4)
+SCALES = dict(
+  video_guidance_scale=4.0, audio_guidance_scale=3.0, cross_guidance_scale=2.5
+)
+WINDOW = dict(guidance_low=0.2, guidance_high=0.9, guidance_rescale=0.4)
 
 
 def test_what_a_config_leaves_out():
@@ -108,7 +110,7 @@ def image_for(b=2):
     ("i2av", "euler", "ucg3", WINDOW, {}),
     ("i2av", "euler", "ucg3", {}, {"image": image_for()}),
     ("t2v", "unipc", "ucg2", {}, {}),
-    ("i2v", "unipc", "text", {"rescale": 0.4}, {}),
+    ("i2v", "unipc", "text", {"guidance_rescale": 0.4}, {}),
     ("t2a", "euler", "none", {}, {}),
     ("a2v", "unipc", "ucg3_text_first", {}, {}),
     ("v2a", "unipc", "multimodal", {}, {}),
@@ -132,13 +134,19 @@ def test_latents_of_every_task(task, method, row, options, told):
     return jax.pure_callback(called, shapes, *args)
 
   options = options | dict(
-    method=method, steps=4, guidance=row, audio_cross_scale=1.5
+    solver=method,
+    num_inference_steps=4,
+    guidance=row,
+    audio_cross_guidance_scale=1.5,
   )
   plan = tasks.inference_task(task)
   chosen = SamplingConfig(**SCALES, **options, shift=3.0)
   rows = guidance.row(row), guidance.row("none")
   guide = functools.partial(guidance.guided, velocity, scales=chosen.scales)
-  guided, plain = guide(rows[0], rescale=chosen.rescale), guide(rows[1])
+  guided, plain = (
+    guide(rows[0], rescale=chosen.guidance_rescale),
+    guide(rows[1]),
+  )
   condition = {
     "text": text,
     "negative": np.broadcast_to(negative, text.shape),
@@ -193,7 +201,7 @@ def test_wrong_requests_are_named():
     "expected one of t2av": dict(task="v2v"),
     "is given": dict(task="t2av", given={"audio": torch.zeros(2, 6, 2)}),
     r"\('video',\) or \('image',\)": dict(task="i2v"),
-    "unipc": dict(task="t2a", method="heun"),
+    "unipc": dict(task="t2a", solver="heun"),
     "setting 'step'": dict(task="t2a", step=20),
     "ucg2": dict(task="t2a", guidance="cfg"),
     "negative": dict(task="t2a", guidance="ucg2", negative=None),
@@ -205,7 +213,10 @@ def test_wrong_requests_are_named():
   for words, arguments in wrong.items():
     task = arguments.pop("task")
     arguments = (
-      dict(steps=1, method="euler", guidance="none", negative=text) | arguments
+      dict(
+        num_inference_steps=1, solver="euler", guidance="none", negative=text
+      )
+      | arguments
     )
     noise, *_ = asked(task if task in torch_sampling.TASKS else "t2av")
     with pytest.raises(ValueError, match=words):

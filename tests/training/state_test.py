@@ -8,25 +8,25 @@ from ccl_jax import trees
 from ccl_jax.models import joint
 from ccl_jax.training import state
 from tests.models import tiny
-from tests.training.recipes import make_recipe
+from tests.training.setups import make_setup
 
 
 def test_sampling_with_kernels_in_bfloat16_is_the_same_bit_for_bit():
-  recipe = make_recipe(model={"dtype": "bfloat16"})
-  shapes = trees.flatten(state.sampling_params(recipe))
+  setup = make_setup(model={"dtype": "bfloat16"})
+  shapes = trees.flatten(state.sampling_params(setup))
   dtypes = {path: str(x.dtype) for path, x in shapes.items()}
   assert dtypes["video/blocks/ffn/up/kernel"] == "bfloat16"
   assert dtypes["fusion/audio/attention/k/kernel"] == "bfloat16"
   for path in ("time/up/kernel", "time_rows/kernel", "blocks/text_norm/scale"):
     assert dtypes[f"video/{path}"] == "float32"
-  params = tiny.randomize(recipe.shapes)
+  params = tiny.randomize(setup.shapes)
   halved = jax.tree.map(
     lambda x, s: np.asarray(x, s.dtype), params, trees.unflatten(shapes)
   )
   velocity = jax.jit(joint.velocity, static_argnums=0)
   inputs = tiny.inputs()
   expected, found = (
-    velocity(recipe.graph, p, *inputs) for p in (params, halved)
+    velocity(setup.graph, p, *inputs) for p in (params, halved)
   )
   for s, x in expected.items():
     assert jnp.abs(x).max() > 0

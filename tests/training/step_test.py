@@ -12,25 +12,27 @@ from ccl_jax.checkpoints import manager
 from ccl_jax.training import step
 from ccl_jax.training.state import abstract_state, init_state, state_params
 from tests.models import tiny
-from tests.training import recipes
+from tests.training import setups
 
 RATES = ((".*", 1e-2),)
 
 
 @functools.cache
-def recipe(rates=RATES, **objective):
-  return recipes.make_recipe(optimizer={"rates": rates}, objective=objective)
+def setup(rates=RATES, **objective):
+  return setups.make_setup(
+    optimizer={"learning_rates": rates}, objective=objective
+  )
 
 
 @functools.cache
 def first_state(rates=RATES):
-  return init_state(recipe(rates))
+  return init_state(setup(rates))
 
 
 @functools.cache
 def compiled(rates=RATES, **objective):
-  r = recipe(rates, **objective)
-  return jax.jit(functools.partial(step.train_step, recipe=r))
+  r = setup(rates, **objective)
+  return jax.jit(functools.partial(step.train_step, setup=r))
 
 
 def batch(i, b=8):
@@ -67,11 +69,11 @@ def test_resume_equals_never_having_stopped(tmp_path):
   """Bit for bit: parameters, optimizer, average, noise."""
   straight = run(first_state(), range(4))
   state = run(first_state(), range(2))
-  first = manager.Checkpointer(tmp_path, every=2)
+  first = manager.Checkpointer(tmp_path, save_interval_steps=2)
   first.save(2, state)
   first.close()
-  second = manager.Checkpointer(tmp_path, every=2)
-  state, at = second.restore_newest(abstract_state(recipe()))
+  second = manager.Checkpointer(tmp_path, save_interval_steps=2)
+  state, at = second.restore_newest(abstract_state(setup()))
   assert at == 2
   resumed = run(state, range(2, 4))
   second.close()
@@ -86,8 +88,8 @@ def test_training_lowers_the_loss():
   @jax.jit
   def loss(state):
     params, key = state_params(state), jax.random.key(0)
-    example = step.make_example(on_device(0), key, recipe())
-    return step.loss_and_metrics(params, example, recipe())[0]
+    example = step.make_example(on_device(0), key, setup())
+    return step.loss_and_metrics(params, example, setup())[0]
 
   before = loss(state)
   for _ in range(9):
@@ -127,8 +129,8 @@ def test_the_loss_of_a_sample_does_not_depend_on_the_rest():
   @jax.jit
   def gradient(video, rest):
     def value(video):
-      example = step.make_example(rest | {"video": video}, key, recipe())
-      return step.loss_and_metrics(params, example, recipe())[0]
+      example = step.make_example(rest | {"video": video}, key, setup())
+      return step.loss_and_metrics(params, example, setup())[0]
 
     return jax.grad(value)(video)
 
@@ -147,7 +149,7 @@ def test_a_video_only_loss_reaches_the_audio_stream_through_nothing():
   params = tiny.randomize(step.joint.describe(tiny.SETTINGS)[1])
 
   def value(params):
-    r = recipe(**only_a2v)
+    r = setup(**only_a2v)
     example = step.make_example(on_device(0), jax.random.key(0), r)
     return step.loss_and_metrics(params, example, r)[0]
 
@@ -160,7 +162,7 @@ def test_a_video_only_loss_reaches_the_audio_stream_through_nothing():
 
 def test_a_rule_that_matches_nothing_is_an_error():
   with pytest.raises(ValueError, match="fusoin"):
-    recipe((("fusoin/.*", 1e-4), (".*", 1e-5)))
+    setup((("fusoin/.*", 1e-4), (".*", 1e-5)))
 
 
 def test_a_step_that_is_not_finite_changes_nothing():
@@ -179,8 +181,12 @@ def test_a_step_that_is_not_finite_changes_nothing():
 
 def test_frozen_parts_may_be_small_and_the_average_absent():
   rates = (("fusion/.*", 1e-2), (".*", 0.0))
-  settings = {"rates": rates, "frozen_dtype": "bfloat16", "ema": 0.0}
-  small = recipes.make_recipe(optimizer=settings)
+  settings = {
+    "learning_rates": rates,
+    "frozen_dtype": "bfloat16",
+    "ema_decay": 0.0,
+  }
+  small = setups.make_setup(optimizer=settings)
   state = abstract_state(small)
   for half, dtype in (("frozen", "bfloat16"), ("trainable", "float32")):
     assert {str(x.dtype) for x in jax.tree.leaves(state[half])} == {dtype}
@@ -189,4 +195,4 @@ def test_frozen_parts_may_be_small_and_the_average_absent():
 
 def test_a_batch_that_cannot_be_shared_is_an_error():
   with pytest.raises(ValueError, match="accumulate=3"):
-    recipes.make_recipe(accumulate=3)
+    setups.make_setup(accumulate=3)

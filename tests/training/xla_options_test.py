@@ -7,7 +7,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from ccl_jax.training import step, xla_options
 from ccl_jax.training.batch import abstract_batch
 from ccl_jax.training.state import abstract_state
-from tests.training import recipes
+from tests.training import setups
 
 
 def test_options_that_fail_on_a_chip_are_refused():
@@ -39,11 +39,11 @@ def test_a_name_that_is_not_of_xla_is_refused():
 
 
 def test_options_reach_the_compiler():
-  recipe = recipes.make_recipe(xla=(("xla_no_such_option", "1"),))
-  lowered = step.compile_step(recipe).lower(
-    abstract_state(recipe),
+  setup = setups.make_setup(xla=(("xla_no_such_option", "1"),))
+  lowered = step.compile_step(setup).lower(
+    abstract_state(setup),
     abstract_batch(
-      recipe, {"video": (3, 4, 6, 3), "audio": (6, 2), "text": (5, 6)}
+      setup, {"video": (3, 4, 6, 3), "audio": (6, 2), "text": (5, 6)}
     ),
   )
   with pytest.raises(jax.errors.JaxRuntimeError, match="xla_no_such_option"):

@@ -14,8 +14,8 @@ import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 from absl import logging
 from etils import epath
@@ -29,34 +29,11 @@ from ccl_jax.data.encode import batches, captions, staging
 from ccl_jax.data.encode.decode_pool import DecodePool
 from ccl_jax.data.encode.fit_codecs import fit_codecs, none_usable
 from ccl_jax.data.encode.settings import EncodeSettings
+from ccl_jax.distributed import ALONE, ShardOptions
 from ccl_jax.sharding import ONE_DEVICE, Layout
 
 # How clips are encoded, not what they become.
-_FREE = ("workers", "batch", "weights")
-_POLL = 1.0  # seconds between two looks for what another process makes
-
-
-class ShardOptions(NamedTuple):
-  """Which of `count` processes this is."""
-
-  index: int = 0
-  count: int = 1
-
-  @property
-  def is_lead(self) -> bool:
-    return self.index == 0
-
-  def wait(self, is_there: Callable[[], bool]) -> None:
-    """Until what another process makes is there.
-
-    Not a barrier, which is a collective: those have timeouts, and here one may
-    wait for hours. When a process dies, JAX ends the others.
-    """
-    while not is_there():
-      time.sleep(_POLL)
-
-
-ALONE = ShardOptions()
+_FREE = ("num_workers", "batch_size", "weights")
 
 
 @dataclasses.dataclass
@@ -111,7 +88,7 @@ def encode(
   if share.is_lead:
     plan = make_plan(clips, settings, is_given=codecs is not None)
     staging.prepare(output, plan, force)
-  if share.count > 1:
+  if share.shard_count > 1:
     distributed.barrier("the unfinished data set is there")
   staging.check_seen(output)
   old = shards.read_notes(staging.place(output))
@@ -145,9 +122,9 @@ def make(
   with make_reader(settings, rate) as reader:
     codecs = ready_codecs(work, clips, reader, settings, codecs, share)
     form = make_form(codecs, settings)
-    jobs = batches.make_jobs(clips, settings.shard)
-    rows = settings.batch + -settings.batch % layout.batch_shards()
-    mine = jobs[share.index :: share.count]
+    jobs = batches.make_jobs(clips, settings.clips_per_shard)
+    rows = settings.batch_size + -settings.batch_size % layout.batch_shards()
+    mine = jobs[share.shard_index :: share.shard_count]
     began = time.monotonic()
     batches.encode_shards(work, mine, reader, codecs, form, rows)
     seconds = time.monotonic() - began
@@ -169,7 +146,8 @@ def list_clips(
   """The clips by name, each with its split."""
   return [
     clip._replace(
-      split=clip.split or records.split_of(clip.name, settings.validation)
+      split=clip.split
+      or records.split_of(clip.name, settings.validation_fraction)
     )
     for clip in captions.list_sources(folder, captions)
   ]
@@ -250,8 +228,8 @@ def check_any(notes: Sequence[shards.ShardManifest]) -> None:
 def make_reader(settings: EncodeSettings, sample_rate: int) -> DecodePool:
   """What decodes the clips as the settings say."""
   return DecodePool(
-    settings.workers,
-    ahead=settings.batch + 2 * settings.workers,
+    settings.num_workers,
+    ahead=settings.batch_size + 2 * settings.num_workers,
     need_caption=settings.need_caption,
     sample_rate=sample_rate,
     need_video=settings.need_video,

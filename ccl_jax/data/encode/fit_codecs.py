@@ -20,7 +20,7 @@ def fit_codecs(
 ) -> Codecs:
   """Codecs for what is in `fit_clips` training clips, evenly chosen."""
   train = [c for c in clips if c.split == "train"] or clips
-  num = min(settings.fit_clips, len(train))
+  num = min(settings.num_fit_clips, len(train))
   chosen = [train[i * len(train) // num] for i in range(num)]
   progress = tqdm(reader(chosen), "reading to fit", num, unit=" clips")
   read = list(progress)

@@ -21,14 +21,14 @@ class EncodeSettings:
     video_options, audio_options: of the learned codecs, such as tiles.
     fps, frames, size: of every clip; 1 + 4k frames of (y, x) pixels.
     video_channels, audio_channels, text_length, text_width: of the codecs.
-    validation: share of the clips without a split of their own that is held
+    validation_fraction: share of the clips without a split of their own that is held
       out, chosen by hash of the name.
-    fit_clips: how many clips the codecs are fitted on.
-    batch: clips that go through a codec at once, over all of a host's devices.
-    shard: clips in a file; so many are encoded again after an interruption.
+    num_fit_clips: how many clips the codecs are fitted on.
+    batch_size: clips that go through a codec at once, over all of a host's devices.
+    clips_per_shard: clips in a file; so many are encoded again after an interruption.
     keep_logvar: keep the variance of latents, where the codec has one, so that
       training draws them.
-    workers: processes that decode clips; 0 decodes in this one.
+    num_workers: processes that decode clips; 0 decodes in this one.
     need_video, need_audio, need_caption: whether a clip without is left out.
   """
 
@@ -43,12 +43,12 @@ class EncodeSettings:
   audio_channels: int = 20
   text_length: int = 32
   text_width: int = 64
-  validation: float = 0.02
-  fit_clips: int = 200
-  batch: int = 8
-  shard: int = 256
+  validation_fraction: float = 0.02
+  num_fit_clips: int = 200
+  batch_size: int = 8
+  clips_per_shard: int = 256
   keep_logvar: bool = True
-  workers: int = 2
+  num_workers: int = 2
   need_video: bool = True
   need_audio: bool = True
   need_caption: bool = True
@@ -60,15 +60,19 @@ class EncodeSettings:
       raise ValueError(f"encode.frames={self.frames}: expected 1 + 4k.")
     if len(self.size) != 2 or any(n < 8 or n % 8 for n in self.size):
       raise ValueError(f"encode.size={self.size}: expected multiples of 8.")
-    if not 0 <= self.validation < 1 or self.fps <= 0 or self.fit_clips < 1:
+    if (
+      not 0 <= self.validation_fraction < 1
+      or self.fps <= 0
+      or self.num_fit_clips < 1
+    ):
       raise ValueError(
-        f"encode.validation={self.validation} must be in [0, 1); positive:"
-        f" encode.fps={self.fps}, encode.fit_clips={self.fit_clips}."
+        f"encode.validation_fraction={self.validation_fraction} must be in [0, 1); positive:"
+        f" encode.fps={self.fps}, encode.num_fit_clips={self.num_fit_clips}."
       )
-    if self.batch < 1 or self.shard < 1:
+    if self.batch_size < 1 or self.clips_per_shard < 1:
       raise ValueError(
-        f"Expected 1 or more: encode.batch={self.batch},"
-        f" encode.shard={self.shard}."
+        f"Expected 1 or more: encode.batch_size={self.batch_size},"
+        f" encode.clips_per_shard={self.clips_per_shard}."
       )
 
   @property

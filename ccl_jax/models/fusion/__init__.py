@@ -17,9 +17,9 @@ __all__ = [
   "FUSIONS",
   "NOTHING",
   "Fusion",
+  "FusionContext",
   "Grid",
-  "Memory",
-  "Scene",
+  "KVCache",
   "make_fusion",
 ]
 

@@ -129,29 +129,29 @@ class CCA(Fusion):
   Args:
     widths: stream -> d.
     head_sizes: stream -> e; a side attends in its own head geometry.
-    audio_context: LCT that stand for audio (read by video); 0 for none.
-    video_context: LCT that stand for video (read by audio); 0 for none.
+    num_audio_lct: LCT that stand for audio (read by video); 0 for none.
+    num_video_lct: LCT that stand for video (read by audio); 0 for none.
     tarp: aligned positions and windows; without, unscaled and full.
     dcr: routing; without, a gate.
     positions: see `frame_times`.
-    audio_half, video_half: frames to each side that the window on audio
+    audio_window_radius, video_window_radius: frames to each side that the window on audio
       (read by video) and on video (read by audio) reaches.
     fps: of the video, for positions="seconds".
   """
 
   def __init__(
     self, widths: dict[str, int], head_sizes: dict[str, int], *, rngs, dtype,
-    audio_context: int = 8, video_context: int = 128, tarp: bool = True,
-    dcr: bool = True, positions: str = "index", audio_half: int = 1,
-    video_half: int = 0, fps: float = 25.0,
+    num_audio_lct: int = 8, num_video_lct: int = 128, tarp: bool = True,
+    dcr: bool = True, positions: str = "index", audio_window_radius: int = 1,
+    video_window_radius: int = 0, fps: float = 25.0,
   ):  # fmt: skip
     if positions not in POSITIONS:
       raise ValueError(f"{positions=}: expected one of {POSITIONS}.")
     self.positions = positions if tarp else "unscaled"
     self.tarp, self.dcr, self.fps = tarp, dcr, fps
     self.head_sizes = tuple(head_sizes[s] for s in STREAMS)
-    self.halves = (audio_half, video_half)
-    self.num_context = (audio_context, video_context)
+    self.halves = (audio_window_radius, video_window_radius)
+    self.num_context = (num_audio_lct, num_video_lct)
     for i, side in enumerate(STREAMS):
       d, d_other = widths[side], widths[other(side)]
       reader = CrossAttention(

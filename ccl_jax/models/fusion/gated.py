@@ -14,6 +14,6 @@ def make_gated(
 ) -> CCA:  # fmt: skip
   """Gated cross-attention; `tarp` gives row 2 of the paper's Table 2."""
   return CCA(
-    widths, head_sizes, rngs=rngs, dtype=dtype, audio_context=0,
-    video_context=0, dcr=False, tarp=tarp, positions=positions, fps=fps,
+    widths, head_sizes, rngs=rngs, dtype=dtype, num_audio_lct=0,
+    num_video_lct=0, dcr=False, tarp=tarp, positions=positions, fps=fps,
   )  # fmt: skip

@@ -15,7 +15,7 @@ from tests.data import clips
 NUM = 7
 SETTINGS = dataset.EncodeSettings(
   codec="wan", fps=clips.FPS, frames=clips.FRAMES, size=clips.SIZE,
-  validation=0.0, workers=0, batch=3, need_video=False, need_audio=False,
+  validation_fraction=0.0, num_workers=0, batch_size=3, need_video=False, need_audio=False,
 )  # fmt: skip
 
 
@@ -40,7 +40,7 @@ def test_a_mesh_takes_many_rows_and_always_as_many(folder, tmp_path, learned):
   dataset.encode(folder, tmp_path / "a", SETTINGS, codecs=codecs, layout=layout)
   # Three rows are rounded up to the mesh's four; 6 of 7 clips have a picture.
   assert codecs.video.shapes == [(4, clips.FRAMES, *clips.SIZE, 3)] * 2
-  one = dataclasses.replace(SETTINGS, batch=1)
+  one = dataclasses.replace(SETTINGS, batch_size=1)
   dataset.encode(folder, tmp_path / "b", one, codecs=learned())
   a, b = (loader.read_clips(tmp_path / x, "train") for x in "ab")
   assert a["name"] == b["name"] and len(a["name"]) == NUM

@@ -20,8 +20,8 @@ SETTINGS = dataset.EncodeSettings(
   audio_channels=6,
   text_length=6,
   text_width=8,
-  validation=0.2,
-  workers=0,
+  validation_fraction=0.2,
+  num_workers=0,
 )
 
 
@@ -72,7 +72,7 @@ def test_clips_that_lack_what_is_not_needed_are_kept(folder, tmp_path):
   media.write_wav(folder / "z.wav", audio)
   settings = dataclasses.replace(
     SETTINGS, need_video=False, need_audio=False, need_caption=False,
-    validation=0.0,
+    validation_fraction=0.0,
   )  # fmt: skip
   summary = dataset.encode(folder, tmp_path / "data", settings)
   assert summary.encoded == {"train": NUM + 1}
@@ -104,7 +104,7 @@ def test_strange_clips_give_latents_or_a_reason(folder, tmp_path):
   soundfile.write(folder / "sample.wav", [0.5], 16_000)
   soundfile.write(folder / "nan.wav", np.nan * audio, 16_000, "FLOAT")
   settings = dataclasses.replace(
-    SETTINGS, need_video=False, need_caption=False, validation=0.0
+    SETTINGS, need_video=False, need_caption=False, validation_fraction=0.0
   )
   summary = dataset.encode(folder, tmp_path / "data", settings)
   assert {
@@ -199,10 +199,10 @@ def test_bad_input_is_one_error_and_nothing_is_written(
     ("codec", "strange"),
     ("frames", 48),
     ("size", (60, 64)),
-    ("validation", 1.0),
+    ("validation_fraction", 1.0),
     ("fps", 0.0),
-    ("batch", 0),
-    ("shard", 0),
+    ("batch_size", 0),
+    ("clips_per_shard", 0),
   ],
 )
 def test_impossible_settings_are_refused(key, value):
@@ -226,7 +226,7 @@ def test_the_command(folder, tmp_path):
   command = [
     sys.executable, "-m", "ccl_jax.encode", f"--input={folder}",
     f"--output={output}", "--config=configs/ccl.py:size=tiny",
-    f"--config.encode.frames={clips.FRAMES}", "--config.encode.workers=1",
+    f"--config.encode.frames={clips.FRAMES}", "--config.encode.num_workers=1",
     f"--config.encode.size={clips.SIZE}",
   ]  # fmt: skip
   done = subprocess.run(command, capture_output=True, text=True)

@@ -18,7 +18,7 @@ class Deadly(os.PathLike):
     os._exit(1)
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("num_workers", [0, 1])
 def test_clips_come_in_order_with_errors_in_their_place(tmp_path, workers):
   clips.write_clips(tmp_path, 3)
   (tmp_path / "1.mp4").write_text("not a clip")

@@ -13,7 +13,7 @@ from tests.data import clips
 NUM = 7
 SETTINGS = dataset.EncodeSettings(
   codec="wan", fps=clips.FPS, frames=clips.FRAMES, size=clips.SIZE,
-  validation=0.3, workers=0, batch=1, shard=2,
+  validation_fraction=0.3, num_workers=0, batch_size=1, clips_per_shard=2,
 )  # fmt: skip
 
 
@@ -93,7 +93,7 @@ def test_other_settings_clips_and_codecs_do_not_go_on(
 
 def test_how_it_is_made_may_change(folder, tmp_path, learned):
   interrupt(folder, tmp_path / "data", learned)
-  other = dataclasses.replace(SETTINGS, batch=3, workers=1)
+  other = dataclasses.replace(SETTINGS, batch_size=3, num_workers=1)
   summary = dataset.encode(folder, tmp_path / "data", other, codecs=learned())
   assert sum(summary.encoded.values()) == NUM - 1
 
@@ -163,8 +163,12 @@ def test_in_a_bucket_it_lies_in_its_place(folder, learned):
 
 def test_processes_share_the_work(folder, tmp_path):
   """By the command line; the result is that of one process."""
-  sizes = {"frames": clips.FRAMES, "size": clips.SIZE, "validation": 0.3}
-  sizes |= {"workers": 0, "shard": 2}
+  sizes = {
+    "frames": clips.FRAMES,
+    "size": clips.SIZE,
+    "validation_fraction": 0.3,
+  }
+  sizes |= {"num_workers": 0, "clips_per_shard": 2}
   processes = commands.start_two(
     "-m", "ccl_jax.encode", f"--input={folder}",
     f"--output={tmp_path / 'two'}", "--config=configs/ccl.py:size=tiny",

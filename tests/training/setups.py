@@ -10,15 +10,24 @@ from tests.models import tiny
 def make_config(**sections) -> dict:
   """The tiny config with `tiny.SETTINGS`; sections are updated, or replaced."""
   config = get_config("size=tiny").to_dict()
-  config |= {"model": tiny.SETTINGS, "batch": 8, "steps": 10, "seed": 3}
-  config["optimizer"] |= {"rates": ((".*", 1e-2),), "warmup": 2, "ema": 0.9}
+  config |= {
+    "model": tiny.SETTINGS,
+    "batch_size": 8,
+    "num_train_steps": 10,
+    "seed": 3,
+  }
+  config["optimizer"] |= {
+    "learning_rates": ((".*", 1e-2),),
+    "warmup_steps": 2,
+    "ema_decay": 0.9,
+  }
   for name, value in sections.items():
     is_section = isinstance(value, dict) and isinstance(config[name], dict)
     config[name] = config[name] | value if is_section else value
   return config
 
 
-def make_recipe(devices=None, **sections) -> setup.TrainSetup:
-  """`recipe.make_recipe` of such a config; one device unless given."""
+def make_setup(devices=None, **sections) -> setup.TrainSetup:
+  """`setup.make_setup` of such a config; one device unless given."""
   devices = jax.devices()[:1] if devices is None else devices
-  return setup.make_recipe(make_config(**sections), devices)
+  return setup.make_setup(make_config(**sections), devices)

@@ -1,4 +1,4 @@
-"""Array types, dimension letters and the two facts that every part shares.
+"""Array types, dimension letters and what every part of the package shares.
 
 Letters: `b` batch, `f h w` latent grid, `s` tokens per frame, `c` channels,
 `n` video tokens, `m` audio tokens, `l` text tokens, `j` context tokens,
@@ -34,38 +34,28 @@ State = dict[str, jax.Array]
 
 
 class Route(NamedTuple):
-  """Who sees what and what is generated, per sample; each field is (b,) bool.
+  """Who sees what and what is generated, per sample: bools of shape (b,).
 
   A stream that is not generated is a *reference*: its time is 0, it has no
   loss, and its features are detached before the other stream reads them.
-  `exchanges` False switches the whole cross-modal module off ("dropped").
+
+  Attributes:
+    sees: stream -> whether it reads the other stream.
+    is_generated: stream -> whether it is generated.
+    exchanges: False switches the cross-modal module off ("dropped").
   """
 
-  video_sees_audio: Bool[Array, " b"]
-  audio_sees_video: Bool[Array, " b"]
-  video_is_generated: Bool[Array, " b"]
-  audio_is_generated: Bool[Array, " b"]
+  sees: dict[str, Bool[Array, " b"]]
+  is_generated: dict[str, Bool[Array, " b"]]
   exchanges: Bool[Array, " b"]
-
-  def sees(self, stream: str) -> Bool[Array, " b"]:
-    """Does `stream` read the other stream?"""
-    return {"video": self.video_sees_audio, "audio": self.audio_sees_video}[
-      stream
-    ]
-
-  def is_generated(self, stream: str) -> Bool[Array, " b"]:
-    """Is `stream` generated (as opposed to given as a reference)?"""
-    return {"video": self.video_is_generated, "audio": self.audio_is_generated}[
-      stream
-    ]
 
 
 class Image(NamedTuple):
-  """What a video stream is told of an image, as Wan2.1's I2V is; all or part.
+  """Image conditioning of a video stream, as Wan2.1's I2V; all or part.
 
   Attributes:
-    latents: mask and latents of a clip that begins with it, (b, f, h, w, 20),
-      channels beside the noisy ones.
+    latents: mask and latents of a clip that begins with the image, as channels
+      beside the noisy ones, (b, f, h, w, 20).
     tokens: CLIP's features, (b, 257, 1280), read beside the text.
   """
 
@@ -74,14 +64,14 @@ class Image(NamedTuple):
 
 
 def other(stream: str) -> str:
-  """The name of the other stream."""
+  """Returns the name of the other stream."""
   return {"video": "audio", "audio": "video"}[stream]
 
 
 def audio_per_frame(
   fps: float, rate: float = 31.25, temporal_stride: int = 4
 ) -> int:
-  """c, audio latents per video latent frame: 8, 5, 5 at 16, 24, 25 fps.
+  """Returns c, audio latents per video latent frame: 5 at 25 fps, 8 at 16.
 
   Not floor(audio latents / video latents): the causal first frame would make
   that 4 for 121 frames at 25 fps (151 / 31).

@@ -1,24 +1,45 @@
-"""How a command starts and fails: with one line that says what is wrong."""
+"""Start of a command: flags, and errors of one line without a traceback."""
 
 from collections.abc import Callable, Sequence
 
 from absl import app, flags, logging
 
+from ccl_jax.config import RENAMED, new_path
+
+# Name of a flag in earlier versions -> today's.
+RENAMED_FLAGS = {
+  "checkpoint": "workdir",
+  "every": "all",
+  "hlo": "hlo_output",
+  "megabytes": "max_upload_mb",
+  "out": "output",
+  "part": "component",
+  "queue": "max_queue",
+  "seconds": "max_upload_seconds",
+  "test": "num_test",
+  "train": "num_train",
+  "what": "program",
+} | {  # Each key of the config's `sampling` section is a flag too.
+  old.removeprefix("sampling."): new.removeprefix("sampling.")
+  for old, new in RENAMED.items()
+  if old.startswith("sampling.")
+}
+
 
 def run(command: Callable[[], None], required: Sequence[str]) -> None:
   """Parses the flags and calls `command`.
 
-  What the user can mend (a ValueError, an unknown or mistyped flag or config
-  key) ends the program with "error: ..." and no trace.
+  An error that the user can fix (a ValueError, an unknown or misspelt flag or
+  config key) ends the program with "error: ..." and no traceback.
 
   Args:
-    required: names of flags that must be given.
+    required: names of the flags that must be set.
   """
   flags.mark_flags_as_required(list(required))
 
   def main(argv: list[str]) -> None:
     if not flags.FLAGS["verbosity"].present:
-      logging.set_verbosity(logging.WARNING)  # Orbax tells every step of a save
+      logging.set_verbosity(logging.WARNING)  # Orbax logs each step of a save.
     try:
       if len(argv) > 1:
         raise ValueError(f"Unknown arguments {argv[1:]}: flags begin with --.")
@@ -26,13 +47,28 @@ def run(command: Callable[[], None], required: Sequence[str]) -> None:
     except (ValueError, FloatingPointError) as error:
       raise SystemExit(f"error: {error}") from error
 
-  app.run(main, flags_parser=_parse)
+  app.run(main, flags_parser=parse_flags)
 
 
-def _parse(argv: list[str]) -> list[str]:
-  """Like absl's parser, for config overrides too."""
+def parse_flags(argv: Sequence[str]) -> list[str]:
+  """Parses flags as absl does, with dashes or underscores in their names.
+
+  Args:
+    argv: the program's name and its arguments.
+
+  Returns:
+    The program's name and the arguments that are no flags.
+
+  Raises:
+    SystemExit: a flag or config override that is unknown, has an old name or a
+      wrong value.
+  """
   try:
-    return flags.FLAGS([_spelled(argument) for argument in argv])
+    for argument in argv[1:]:
+      _check_name(argument)
+    return flags.FLAGS([_with_underscores(argument) for argument in argv])
+  except SystemExit as shown:  # After --help, where absl ends with 1.
+    raise SystemExit(0) from shown
   # ml_collections raises AttributeError and KeyError for unknown keys.
   except (
     flags.Error,
@@ -41,21 +77,43 @@ def _parse(argv: list[str]) -> list[str]:
     TypeError,
     ValueError,
   ) as error:
-    raise SystemExit(f"error: {_readable(error)}") from error
+    raise SystemExit(f"error: {_one_line(error)}") from error
 
 
-def _spelled(argument: str) -> str:
-  """--attention-maps as --attention_maps, where that is the flag there is."""
-  name, equals, value = argument.partition("=")
-  other = "--" + name[2:].replace("-", "_")
-  if not name.startswith("--") or name[2:] in flags.FLAGS:
+def _check_name(argument: str) -> None:
+  """Checks that an argument is no flag or config override of an old name.
+
+  Raises:
+    ValueError: it is; the message has today's name.
+  """
+  flag = argument.partition("=")[0]
+  name = flag[2:].replace("-", "_")
+  if not flag.startswith("--") or name in flags.FLAGS:
+    return
+  negation = "no" if name.startswith("no") else ""  # --noX is X=False
+  name = name.removeprefix(negation)
+  if name.startswith("config."):
+    path = new_path(name.removeprefix("config."))
+    new, is_defined = f"config.{path}", path and "config" in flags.FLAGS
+  else:
+    new = RENAMED_FLAGS.get(name, "")
+    is_defined = new in flags.FLAGS and name not in flags.FLAGS
+  if is_defined:
+    raise ValueError(f"{flag} is called --{negation}{new} now.")
+
+
+def _with_underscores(argument: str) -> str:
+  """Returns --a-b=c as --a_b=c, if that is the flag's name."""
+  flag, equals, value = argument.partition("=")
+  name = flag[2:].replace("-", "_")
+  if not flag.startswith("--") or flag[2:] in flags.FLAGS:
     return argument
-  is_flag = other[2:].removeprefix("no") in flags.FLAGS
-  return f"{other}{equals}{value}" if is_flag else argument
+  is_flag = name.removeprefix("no") in flags.FLAGS
+  return f"--{name}{equals}{value}" if is_flag else argument
 
 
-def _readable(error: Exception) -> str:
-  """The message without the trace or the repr that ml_collections puts in."""
+def _one_line(error: Exception) -> str:
+  """Returns the message without the traceback or repr of ml_collections."""
   text = str(error).strip()
   if "Traceback" in text:
     return text.splitlines()[-1]

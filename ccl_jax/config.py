@@ -57,6 +57,18 @@ RENAMED = {
 }
 
 
+def new_path(path: str) -> str | None:
+  """Returns today's name of an old key; None of a key that was not renamed.
+
+  Args:
+    path: dotted; a key below a renamed section counts as renamed.
+  """
+  for i in range(len(parts := path.split(".")), 0, -1):
+    if new := RENAMED.get(".".join(parts[:i])):
+      return ".".join([new, *parts[i:]])
+  return None
+
+
 def upgrade(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
   """Returns a stored config under today's names; others stay as they are."""
   upgraded = {}

@@ -1,9 +1,9 @@
-"""Many processes as one program: how they find each other, wait and end.
+"""Processes of one run on several hosts: start, barriers, and end.
 
-Each host of a pod runs the same command. A process that dies takes the others
-with it within `CCL_PEER_TIMEOUT` seconds (an environment variable, default
-100): JAX's coordinator misses its heartbeat and ends them with an error, or a
-collective fails at once because the connection is gone. Nobody waits forever.
+Each host of a pod runs the same command. If a process dies, the others end
+within `CCL_PEER_TIMEOUT` seconds (an environment variable, default 100): JAX's
+coordinator misses its heartbeat and ends them with an error, or a collective
+fails at once because the connection is gone. None waits forever.
 """
 
 import os
@@ -19,10 +19,10 @@ _POLL_SECONDS = 1.0
 
 
 class ShardOptions(NamedTuple):
-  """This process's shard of a list of work, in grain's words.
+  """This process's share of a list of work, with the field names of grain.
 
   Attributes:
-    shard_index: of this process, from 0.
+    shard_index: index of this process.
     shard_count: number of processes.
   """
 
@@ -31,38 +31,38 @@ class ShardOptions(NamedTuple):
 
   @property
   def is_lead(self) -> bool:
-    """Whether this process does what is done once."""
+    """Returns whether this process does the work that is done only once."""
     return self.shard_index == 0
 
-  def wait(self, is_done: Callable[[], bool]) -> None:
-    """Returns once `is_done()`, which another process brings about.
+  def wait_until(self, is_done: Callable[[], bool]) -> None:
+    """Waits until `is_done()` is true through the work of another process.
 
-    Not a barrier, which is a collective: those have timeouts, and here one may
-    wait for hours. When a process dies, JAX ends the others.
+    A barrier is a collective, which has a timeout; this may take hours. If a
+    process dies, JAX ends the others.
     """
     while not is_done():
       time.sleep(_POLL_SECONDS)
 
 
-ALONE = ShardOptions()
+SINGLE_PROCESS = ShardOptions()
 
 
 def initialize(spec: str) -> ShardOptions:
-  """Joins the other processes; before anything else that uses devices.
+  """Connects this process to the others; call it before using any device.
 
   Args:
-    spec: "off", for one process; "auto", where JAX knows the cluster (Cloud
+    spec: "off" for a single process; "auto" on a cluster that JAX knows (Cloud
       TPU, GKE, Slurm, Open MPI); or "HOST:PORT,N,I": process I of N, with the
       coordinator, process 0, at HOST:PORT.
 
   Returns:
-    Which of the processes this is.
+    The index of this process and the number of processes.
 
   Raises:
-    ValueError: another `spec`, or "auto" where there is no such cluster.
+    ValueError: another `spec`, or "auto" without such a cluster.
   """
   if spec == "off":
-    return ALONE
+    return SINGLE_PROCESS
   arguments = {} if spec == "auto" else _parse(spec)
   seconds = _peer_timeout()
   try:
@@ -74,32 +74,32 @@ def initialize(spec: str) -> ShardOptions:
     )
   except ValueError as error:
     raise ValueError(
-      f"distributed={spec}: JAX found no cluster here ({error}). On one machine"
-      ' use "off"; else name the coordinator: "HOST:PORT,N,I".'
+      f"--distributed={spec}: JAX found no cluster here ({error}). Use"
+      ' "off" on one machine, else name the coordinator: "HOST:PORT,N,I".'
     ) from error
   return ShardOptions(jax.process_index(), jax.process_count())
 
 
 def is_lead() -> bool:
-  """Whether this is the process that writes what is written once."""
+  """Returns whether this process writes the files of the entire run."""
   return jax.process_index() == 0
 
 
 def barrier(name: str) -> None:
-  """Returns when every process has called this with the same name."""
+  """Waits until every process has called this with the same name."""
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices(name)
 
 
 def all_agree(is_true: bool) -> bool:
-  """Whether it is true in every process; all of them must call this."""
+  """Returns whether it is true in all processes; all must call this."""
   if jax.process_count() == 1:
     return is_true
   return bool(multihost_utils.process_allgather(np.asarray(is_true)).all())
 
 
 def shutdown() -> None:
-  """Leaves the others, who may go on; nothing if there are none."""
+  """Disconnects from the other processes, which may go on; none is no error."""
   if jax.distributed.is_initialized():
     jax.distributed.shutdown()
 
@@ -118,7 +118,7 @@ def _parse(spec: str) -> dict[str, str | int]:
     is_good = False
   if not is_good:
     raise ValueError(
-      f'distributed={spec}: expected "off", "auto" or "HOST:PORT,N,I", such as'
+      f'--distributed={spec}: expected "off", "auto" or "HOST:PORT,N,I", as'
       ' "10.0.0.1:8476,4,0" for the first of four processes.'
     )
   return arguments

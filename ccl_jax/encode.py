@@ -1,19 +1,18 @@
-"""Encodes a folder of clips into latents, ready for training.
+"""Encodes a folder of clips into latents, ready for training:
 
-    python -m ccl_jax.encode --input=DIR --output=DIR \
+    python -m ccl_jax.encode --input=CLIPS --output=LATENTS \
         --config=configs/ccl.py:size=tiny [--config.encode.fps=25]
 
-`data.encode.dataset` describes what is made of a clip. Codecs are fitted on
-some of the clips, unless --codecs names those of another data set (DIR/codecs),
-or they are learned ones, --config.encode.codec=wan, whose files are named by
---config.encode.weights.video=FILE and so on for audio, vocoder, text, tokenizer
-and, if the model is to read CLIP's tokens of an image, image. The same command
-goes on where it was interrupted. On several hosts each encodes a part: give all
-of them the same command, with --distributed.
+`data.encode.dataset` describes the result. Codecs are fitted on some of the
+clips, unless --codecs names those of another data set (LATENTS/codecs), or they
+are learned ones: --config.encode.codec=wan, with files named by
+--config.encode.weights.{video,audio,vocoder,text,tokenizer}=FILE and, for
+models that read CLIP's tokens of an image, image. The same command resumes.
+Start it on several hosts with --distributed, and each encodes a part.
 
     python -m ccl_jax.encode --decode --input=LATENTS --output=DIR [--num=8]
 
-turns latents back into mp4, to look at.
+decodes latents into mp4, to look at.
 """
 
 import jax
@@ -22,29 +21,41 @@ from ml_collections import config_flags
 
 from ccl_jax import command, distributed
 from ccl_jax.codecs import converted_weights
-from ccl_jax.codecs.api import Codecs, make
+from ccl_jax.codecs.api import Codecs, make_codec
 from ccl_jax.config import build
 from ccl_jax.data.decoding import decode_records
-from ccl_jax.data.encode.dataset import encode
+from ccl_jax.data.encode.dataset import encode_dataset
 from ccl_jax.data.encode.settings import EncodeSettings
 from ccl_jax.distributed import ShardOptions
 from ccl_jax.files import absolute
 from ccl_jax.sharding import ONE_DEVICE, Layout, make_mesh
 
 CONFIG = config_flags.DEFINE_config_file("config", lock_config=True)
-INPUT = flags.DEFINE_string("input", None, "Folder of clips, or of latents.")
-OUTPUT = flags.DEFINE_string("output", None, "Folder to make.")
-CAPTIONS = flags.DEFINE_string("captions", None, "Captions outside --input.")
-CODECS = flags.DEFINE_string("codecs", None, "Codecs of another data set.")
-FORCE = flags.DEFINE_bool("force", False, "Replace an existing --output.")
-DECODE = flags.DEFINE_bool("decode", False, "Latents to clips instead.")
-SPLIT = flags.DEFINE_string("split", "train", "What to decode.")
-NUM = flags.DEFINE_integer("num", 8, "How many to decode.", lower_bound=1)
-DISTRIBUTED = flags.DEFINE_string(
-  "distributed", "off", "off, auto, or HOST:PORT,PROCESSES,INDEX."
+INPUT = flags.DEFINE_string(
+  "input", None, "Folder of clips; with --decode, of latents."
 )
+OUTPUT = flags.DEFINE_string(
+  "output", None, "Folder to make, local or in a bucket (gs://...)."
+)
+CAPTIONS = flags.DEFINE_string(
+  "captions", None, "File of captions; by default captions.jsonl or .csv in"
+  " --input.",
+)  # fmt: skip
+CODECS = flags.DEFINE_string(
+  "codecs", None, "Folder of another data set's codecs to encode with."
+)
+FORCE = flags.DEFINE_bool("force", False, "Replace an --output that exists.")
+DECODE = flags.DEFINE_bool(
+  "decode", False, "Decode latents into clips instead."
+)
+SPLIT = flags.DEFINE_string("split", "train", "Split to decode.")
+NUM = flags.DEFINE_integer("num", 8, "Clips to decode, at most.", lower_bound=1)
+DISTRIBUTED = flags.DEFINE_string(
+  "distributed", "off",
+  "How processes find each other: off, auto, or HOST:PORT,PROCESSES,INDEX.",
+)  # fmt: skip
 
-# What encode.weights names, and which model that is.
+# Keys of encode.weights and the model that each file holds.
 LEARNED = {
   "video": "wan_vae",
   "audio": "mmaudio",
@@ -56,7 +67,7 @@ OPTIONAL = ("image",)
 
 
 def main() -> None:
-  """Reads the flags."""
+  """Encodes or decodes the folder of the flags."""
   if DECODE.value:
     names = decode_records(
       INPUT.value, OUTPUT.value, SPLIT.value, NUM.value, force=FORCE.value
@@ -64,18 +75,20 @@ def main() -> None:
     print(f"Decoded {len(names)} clips into {OUTPUT.value}.")
     return
   if CONFIG.value is None:
-    raise ValueError("--config says how to encode: configs/ccl.py:size=tiny.")
+    raise ValueError(
+      "--config is missing: expected one such as configs/ccl.py:size=tiny."
+    )
   settings = build(
     EncodeSettings, CONFIG.value.encode.to_dict(), "config.encode"
   )
   share = distributed.initialize(DISTRIBUTED.value)
   layout = ONE_DEVICE if settings.codec == "linear" else local_layout()
-  summary = encode(
+  summary = encode_dataset(
     INPUT.value,
     OUTPUT.value,
     settings,
     captions=CAPTIONS.value,
-    codecs=given_codecs(settings, layout, share),
+    codecs=open_codecs(settings, layout, share),
     force=FORCE.value,
     layout=layout,
     share=share,
@@ -86,19 +99,19 @@ def main() -> None:
 
 
 def local_layout() -> Layout:
-  """Rows over all of this process's devices."""
+  """Returns a layout that splits batches over this process's devices."""
   mesh = make_mesh(jax.local_devices())
   rules = ((".*", (("data", "fsdp"),)),)
   return Layout(mesh if mesh.size > 1 else None, activations=rules)
 
 
-def given_codecs(
+def open_codecs(
   settings: EncodeSettings, layout: Layout, share: ShardOptions
 ) -> Codecs | None:
-  """Those of --codecs, or learned ones; None if they are to be fitted.
+  """Opens the codecs of --codecs or learned ones; None if they are fitted.
 
   Raises:
-    ValueError: weights that are not there, or of other sizes than the settings.
+    ValueError: weights that do not exist, or of other sizes than the settings.
   """
   if CODECS.value:
     return Codecs.load(CODECS.value, layout)
@@ -106,11 +119,11 @@ def given_codecs(
     return None
   paths = {name: path for name, path in settings.weights.items() if path}
   needed = [n for n in (*LEARNED, "tokenizer") if n not in OPTIONAL]
-  absent = [name for name in needed if name not in paths]
-  if absent:
+  missing = [name for name in needed if name not in paths]
+  if missing:
     raise ValueError(
       f"encode.codec='{settings.codec}' needs files:"
-      f" --config.encode.weights.{absent[0]}=FILE ({', '.join(absent)})."
+      f" --config.encode.weights.{missing[0]}=FILE ({', '.join(missing)})."
     )
   from ccl_jax.convert.codecs import open_weights
 
@@ -123,7 +136,7 @@ def given_codecs(
         " converted before (python -m ccl_jax.convert from-torch)."
       )
     paths[name] = open_weights(model, paths[name])
-  # So that they are found from wherever the codecs are opened next.
+  # Absolute, so that they are found from any working directory.
   paths = {name: str(absolute(path)) for name, path in paths.items()}
   video = {"weights": paths["video"], **settings.video_options}
   audio = {
@@ -138,11 +151,11 @@ def given_codecs(
   }
   image = None
   if "image" in paths:
-    image = make("clip", layout, {"weights": paths["image"]})
+    image = make_codec("clip", layout, {"weights": paths["image"]})
   codecs = Codecs(
-    make("wan_video", layout, video),
-    make("mmaudio", layout, audio),
-    make("umt5", layout, text),
+    make_codec("wan_video", layout, video),
+    make_codec("mmaudio", layout, audio),
+    make_codec("umt5", layout, text),
     image,
   )
   settings.check(codecs)

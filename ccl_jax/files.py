@@ -1,16 +1,19 @@
-"""Files that are either whole or absent, on disk or in a bucket.
+"""Files that are complete or absent, on disk or in a bucket.
 
 Paths are `etils.epath.PathLike`: local ones, or `gs://bucket/name` (then gcsfs
 must be installed). Libraries that know only local files work in both cases:
-`replacing` gives them a local path to write, `local_copy` one to read.
+`replacing` yields a local path to write, `local_copy` one to read, and
+`BucketMirror` has a local folder for files that grow.
 """
 
 import contextlib
 import json
+import logging
 import os
 import pathlib
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -19,18 +22,22 @@ from etils import epath
 
 
 def is_remote(path: epath.PathLike) -> bool:
-  """Whether a path names an object in a bucket."""
+  """Returns whether a path names an object in a bucket."""
   return "://" in os.fspath(path)
 
 
 def absolute(path: epath.PathLike) -> epath.Path:
-  """The path from the root, as Orbax wants it; buckets have no other."""
+  """Returns the absolute path, as Orbax requires; those of buckets are."""
   path = epath.Path(path)
   return path if is_remote(path) else path.resolve()
 
 
 def require_space(path: pathlib.Path, needed: int) -> None:
-  """Raises ValueError if the disk of a local path has fewer bytes left."""
+  """Checks that the disk of a local path has `needed` bytes left.
+
+  Raises:
+    ValueError: it has fewer.
+  """
   path.parent.mkdir(parents=True, exist_ok=True)
   free = shutil.disk_usage(path.parent).free
   if needed > free:
@@ -40,14 +47,14 @@ def require_space(path: pathlib.Path, needed: int) -> None:
     )
 
 
-def sizes(folder: epath.PathLike) -> dict[str, int]:
-  """Relative path -> bytes of every file below a folder."""
+def file_sizes(folder: epath.PathLike) -> dict[str, int]:
+  """Returns relative path -> bytes of every file below a folder."""
   folder = epath.Path(folder)
   found, pending = {}, [folder]
   with ThreadPoolExecutor(16) as pool:
     while pending:
       entries = [entry for path in pending for entry in path.iterdir()]
-      # A request for each, which takes its time in a bucket.
+      # In threads, as each is a slow request in a bucket.
       stats = list(pool.map(lambda path: path.stat(), entries))
       pending = []
       for entry, stat in zip(entries, stats, strict=True):
@@ -60,14 +67,13 @@ def sizes(folder: epath.PathLike) -> dict[str, int]:
 
 @contextlib.contextmanager
 def replacing(path: epath.PathLike) -> Iterator[pathlib.Path]:
-  """Yields a temporary local path; what is made there becomes `path`.
+  """Yields a temporary local path; what is written there becomes `path`.
 
-  The caller writes a file or makes a directory. If the body raises, what was
-  written is removed and `path` is as it was. An existing file is replaced; an
-  existing directory is replaced only once the new one is complete.
+  The caller makes a file or a folder. If the body raises, it is removed and
+  `path` is as it was; an existing one is replaced once the new one is complete.
 
-  In a bucket a file appears whole. A directory appears file by file in the
-  order of writing, so what is written last in it says that it is complete.
+  In a bucket a file appears at once. A folder appears file by file in the order
+  of writing, so the last file that is written marks it as complete.
   """
   if is_remote(path):
     with _uploading(epath.Path(path)) as partial:
@@ -88,14 +94,14 @@ def replacing(path: epath.PathLike) -> Iterator[pathlib.Path]:
 
 
 def write_json(path: epath.PathLike, value: Any) -> None:
-  """Writes JSON with sorted keys, as a whole file or not at all."""
+  """Writes JSON with sorted keys; readers see the old file or the new one."""
   with replacing(path) as partial:
     partial.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
 
 
 @contextlib.contextmanager
 def local_copy(path: epath.PathLike) -> Iterator[pathlib.Path]:
-  """Yields a local file with what `path` holds: itself, or a temporary copy."""
+  """Yields a local path as it is, or a temporary copy of a remote file."""
   if not is_remote(path):
     yield pathlib.Path(path)
     return
@@ -103,6 +109,59 @@ def local_copy(path: epath.PathLike) -> Iterator[pathlib.Path]:
     with epath.Path(path).open("rb") as source, partial.open("wb") as target:
       shutil.copyfileobj(source, target)
     yield partial
+
+
+class BucketMirror:
+  """A local folder whose files are copied to a bucket while they grow.
+
+  Objects in a bucket cannot grow. Of a folder on disk nothing is copied.
+
+  Args:
+    folder: on disk or in a bucket.
+    every_seconds: time between two copies.
+
+  Attributes:
+    local: the folder itself if it is on disk, else a temporary one.
+  """
+
+  def __init__(self, folder: epath.PathLike, every_seconds: float = 60.0):
+    self._folder, self._every_seconds = epath.Path(folder), every_seconds
+    self._scratch, self._copied = None, {}
+    if is_remote(folder):
+      self._scratch = tempfile.TemporaryDirectory()
+    self.local = pathlib.Path(self._scratch.name if self._scratch else folder)
+    self._copied_at = time.monotonic()
+
+  def copy_if_due(self) -> None:
+    """Copies if the last copy is `every_seconds` ago."""
+    if time.monotonic() - self._copied_at >= self._every_seconds:
+      self.copy()
+
+  def copy(self) -> None:
+    """Copies the files whose size has changed.
+
+    A failure is a warning, and the next call tries again: a run should not end
+    because its log could not be written.
+    """
+    self._copied_at = time.monotonic()
+    if self._scratch is None:
+      return
+    for file in self.local.rglob("*"):
+      size = file.stat().st_size
+      if file.is_dir() or self._copied.get(file) == size:
+        continue
+      target = self._folder / file.relative_to(self.local).as_posix()
+      try:
+        target.write_bytes(file.read_bytes())
+        self._copied[file] = size
+      except Exception as error:  # Each bucket's library has its own types.
+        logging.warning("Could not write '%s': %s", target, error)
+
+  def close(self) -> None:
+    """Copies for the last time, and removes the temporary folder."""
+    self.copy()
+    if self._scratch is not None:
+      self._scratch.cleanup()
 
 
 @contextlib.contextmanager
@@ -121,6 +180,6 @@ def _uploading(path: epath.Path) -> Iterator[pathlib.Path]:
 
 @contextlib.contextmanager
 def _scratch(path: epath.PathLike) -> Iterator[pathlib.Path]:
-  """A local path that keeps the name, for libraries that look at suffixes."""
+  """Yields a temporary path with the same name, as libraries read suffixes."""
   with tempfile.TemporaryDirectory() as folder:
     yield pathlib.Path(folder) / epath.Path(path).name

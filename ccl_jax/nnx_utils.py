@@ -1,7 +1,8 @@
 """Flax modules as functions of a nested dict of parameters.
 
-`make` is a class of modules that is called as make(settings, rngs=...), with
-frozen settings; the dict has strings for keys, also those of lists.
+`make` is a class of modules that is called as make(config, rngs=..., **options)
+with a frozen config and hashable options. The keys of the dict are strings,
+also those of lists.
 """
 
 import functools
@@ -13,50 +14,22 @@ from flax import nnx
 
 from ccl_jax import trees
 from ccl_jax.array_types import Array, PyTree
-from ccl_jax.sharding import Layout
+from ccl_jax.sharding import ONE_DEVICE, Layout
 
 Make = Callable[..., nnx.Module]
 
 
-def param_shapes(make: Make, settings: Any) -> PyTree:
-  """Shapes and dtypes of the parameters; allocates nothing."""
-  return _nested(_abstract(make, settings)[1])
+def param_shapes(
+  make: Make, config: Any, layout: Layout = ONE_DEVICE
+) -> PyTree:
+  """Returns the parameters' shapes and dtypes; allocates nothing.
 
-
-def init_params(make: Make, settings: Any, key: Array) -> PyTree:
-  """Random parameters."""
-  return _nested(nnx.split(make(settings, rngs=nnx.Rngs(key)))[1])
-
-
-def bind(make: Make, settings: Any, params: PyTree) -> nnx.Module:
-  """The module that has these parameters."""
-  graph, _ = _abstract(make, settings)
-  return nnx.merge(graph, nnx.restore_int_paths(params))
-
-
-def stack(make: Callable[[nnx.Rngs], nnx.Module], num: int, rngs: nnx.Rngs):
-  """`num` modules as one whose every parameter has a leading layer axis."""
-  keys = jax.random.split(rngs.params(), num)
-  graph = nnx.split(jax.eval_shape(lambda key: make(nnx.Rngs(key)), keys[0]))[0]
-  params = jax.vmap(lambda key: nnx.split(make(nnx.Rngs(key)))[1])(keys)
-  return nnx.merge(graph, params)
-
-
-def describe(
-  make: Callable[[], nnx.Module], layout: Layout
-) -> tuple[nnx.GraphDef, PyTree]:
-  """A module's static half and its parameters' shapes; allocates nothing.
-
-  On a mesh the shapes carry the shardings that the layout's rules give them.
+  On a mesh they carry the shardings of the layout's rules.
   """
-
-  def split():
-    graph, params = nnx.split(make())
-    return graph, nnx.to_pure_dict(params)
-
-  graph, shapes = jax.eval_shape(split)
+  state = nnx.to_pure_dict(_abstract_split(make, config)[1])
+  shapes = trees.unflatten(trees.flatten(state))
   if layout.mesh is None:
-    return graph, shapes
+    return shapes
   specs = trees.flatten(layout.param_specs(shapes))
   placed = {
     path: jax.ShapeDtypeStruct(
@@ -64,13 +37,52 @@ def describe(
     )
     for path, x in trees.flatten(shapes).items()
   }
-  return graph, trees.unflatten(placed)
+  return trees.unflatten(placed)
+
+
+def bind(make: Make, config: Any, params: PyTree, **options: Any) -> nnx.Module:
+  """Returns the module that has these parameters."""
+  graph, _ = _abstract_split(make, config, **options)
+  return nnx.merge(graph, nnx.restore_int_paths(params))
+
+
+def stack(make: Callable[[nnx.Rngs], nnx.Module], num: int, rngs: nnx.Rngs):
+  """Returns `num` modules as one; its parameters have a leading layer axis."""
+  keys = jax.random.split(rngs.params(), num)
+  graph = nnx.split(jax.eval_shape(lambda key: make(nnx.Rngs(key)), keys[0]))[0]
+  params = jax.vmap(lambda key: nnx.split(make(nnx.Rngs(key)))[1])(keys)
+  return nnx.merge(graph, params)
+
+
+def scan(
+  blocks: nnx.Module,
+  x: Array,
+  apply: Callable[[nnx.Module, Array], Array],
+  *,
+  layout: Layout,
+  path: str,
+  dtype,
+) -> Array:
+  """Returns x after `apply(block, x)` of every layer, compiled once for all.
+
+  Args:
+    blocks: from `stack`.
+    layout, path: parameters are gathered layer by layer by the rules for
+      `path` ("encoder/blocks/").
+    dtype: of kernels while they are used.
+  """
+  graph, params = nnx.split(blocks)
+
+  def layer(x, params):
+    block = nnx.merge(graph, layout.gather(params, path, dtype))
+    return layout.constrain(apply(block, x), "text"), None
+
+  return jax.lax.scan(layer, x, nnx.to_pure_dict(params))[0]
 
 
 @functools.cache
-def _abstract(make: Make, settings: Any) -> tuple[Any, Any]:
-  return nnx.split(jax.eval_shape(lambda: make(settings, rngs=nnx.Rngs(0))))
-
-
-def _nested(state: Any) -> PyTree:
-  return trees.unflatten(trees.flatten(nnx.to_pure_dict(state)))
+def _abstract_split(make: Make, config: Any, **options: Any) -> tuple[Any, Any]:
+  """Returns a module's static half, and its parameters' shapes as a state."""
+  return nnx.split(
+    jax.eval_shape(lambda: make(config, rngs=nnx.Rngs(0), **options))
+  )

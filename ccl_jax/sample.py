@@ -1,15 +1,18 @@
-"""Generates clips: python -m ccl_jax.sample --workdir=DIR --task=t2av \
-    --prompt='A red face talks. "a i u" A low voice.' --out=DIR
+"""Generates clips from prompts:
 
-Tasks: t2av, i2av, t2v, i2v, t2a, a2v, v2a; i2* take --image, a2v --audio, v2a
---video (either may be an mp4). Spoken words stand in quotation marks.
+    python -m ccl_jax.sample --workdir=RUN --output=DIR --task=t2av \
+        --prompt='A red face talks. "a i u" A low voice.'
 
---prompts=FILE.jsonl makes a list of any length (`prompts` says what a line is;
-what it leaves out is taken from the flags), `--batch` at once, over all devices
-of this host; give every host the same command and --distributed, and each makes
-its share. The same command goes on where it was stopped. Results depend on
-their seeds and on neither batch nor devices. A line that cannot be made is told
-and the others go on; the exit code is then 1.
+Tasks: t2av, i2av, t2v, i2v, t2a, a2v, v2a. The tasks i2av and i2v take --image,
+a2v takes --audio and v2a --video (either may be an mp4). Put spoken words in
+quotation marks.
+
+--prompts=FILE.jsonl generates a list of any length (`generation.requests`
+describes a line; fields that it lacks come from the flags), --batch clips at
+once, over all devices of this host. Start the same command on every host with
+--distributed, and each generates its share. The same command resumes. Results
+depend on their seeds and on neither batch nor devices. A line that fails is
+reported and the others go on; the exit code is then 1.
 """
 
 import dataclasses
@@ -25,53 +28,75 @@ from etils import epath
 from ccl_jax import command, distributed
 from ccl_jax.generation import batch, requests
 from ccl_jax.generation.pipeline import Pipeline
-from ccl_jax.generation.sampling import AttentionProbe, SamplingConfig, spread
+from ccl_jax.generation.sampling import (
+  AttentionProbe,
+  SamplingConfig,
+  first_middle_last,
+)
 from ccl_jax.training import throughput
 
-WORKDIR = flags.DEFINE_string("workdir", None, "Workdir of a training run.")
-OUT = flags.DEFINE_string("out", None, "Folder for the results.")
-TASK = flags.DEFINE_string("task", "t2av", "What to generate from what.")
-PROMPT = flags.DEFINE_string("prompt", None, "One prompt.")
-PROMPTS = flags.DEFINE_string("prompts", None, "A .jsonl file of prompts.")
-NEGATIVE = flags.DEFINE_string("negative", "", "The negative prompt.")
+WORKDIR = flags.DEFINE_string(
+  "workdir", None, "Workdir of the training run to sample from."
+)
+OUTPUT = flags.DEFINE_string("output", None, "Folder for the results.")
+TASK = flags.DEFINE_string(
+  "task", "t2av", "One of t2av, i2av, t2v, i2v, t2a, a2v, v2a."
+)
+PROMPT = flags.DEFINE_string("prompt", None, "The prompt, for a single clip.")
+PROMPTS = flags.DEFINE_string(
+  "prompts", None, "A .jsonl file of prompts, one JSON object a line."
+)
+NEGATIVE = flags.DEFINE_string(
+  "negative", "", "Negative prompt, what guidance leads away from."
+)
 IMAGE = flags.DEFINE_string("image", None, "First frame, for i2av and i2v.")
-AUDIO = flags.DEFINE_string("audio", None, "Sound, for a2v.")
-VIDEO = flags.DEFINE_string("video", None, "Video, for v2a.")
-SEED = flags.DEFINE_integer("seed", 0, "Of the first prompt; then counted up.")
+AUDIO = flags.DEFINE_string("audio", None, "File with sound, for a2v.")
+VIDEO = flags.DEFINE_string("video", None, "File with video, for v2a.")
+SEED = flags.DEFINE_integer(
+  "seed", 0, "Seed of the first prompt; each further prompt adds 1."
+)
 STEP = flags.DEFINE_integer(
-  "step", None, "Checkpoint; the newest if not given."
+  "step", None, "Step of the checkpoint; the newest if unset."
 )
 BATCH = flags.DEFINE_integer(
-  "batch", 8, "Prompts sampled at once.", lower_bound=1
+  "batch", 8, "Clips that are sampled at once, at most.", lower_bound=1
 )
-AVERAGE = flags.DEFINE_bool("ema", True, "Use the parameters' average.")
+EMA = flags.DEFINE_bool(
+  "ema", True, "Use the moving average of the parameters, not the last ones."
+)
 FSDP = flags.DEFINE_integer(
-  "fsdp", 1, "Devices that share the parameters.", lower_bound=1
+  "fsdp", 1, "Devices that the parameters are split over.", lower_bound=1
 )
 CONTEXT = flags.DEFINE_integer(
-  "context", 1, "Devices that share the frames of a clip.", lower_bound=1
-)
+  "context", 1, "Devices that the frames of a clip are split over.",
+  lower_bound=1,
+)  # fmt: skip
 MAPS = flags.DEFINE_bool(
-  "attention_maps", False, "Show where cross-modal attention goes."
-)
+  "attention_maps", False,
+  "Draw how much cross-modal attention each token pays to the other stream.",
+)  # fmt: skip
 MAP_STEPS = flags.DEFINE_multi_integer(
-  "attention_step", None, "Of the maps, from 0; the first, middle and last."
-)
+  "attention_step", None,
+  "Sampler step to draw, from 0; repeatable. First, middle and last if unset.",
+)  # fmt: skip
 MAP_LAYERS = flags.DEFINE_multi_integer(
-  "attention_layer", None, "Of the maps, from 0; the first, middle and last."
-)
+  "attention_layer", None,
+  "Layer to draw, from 0; repeatable. First, middle and last if unset.",
+)  # fmt: skip
 OFFLOAD = flags.DEFINE_bool(
-  "offload", False, "Have text encoder, model and codecs in memory in turn."
-)
+  "offload", False,
+  "Keep text encoder, codecs and model in memory only while they are used.",
+)  # fmt: skip
 DISTRIBUTED = flags.DEFINE_string(
-  "distributed", "off", "off, auto, or HOST:PORT,PROCESSES,INDEX."
-)
+  "distributed", "off",
+  "How processes find each other: off, auto, or HOST:PORT,PROCESSES,INDEX.",
+)  # fmt: skip
 
-_SHOWN = 10  # problems that are told once more at the end
+_SHOWN = 10  # problems that are repeated at the end
 
 
 def define(field: dataclasses.Field) -> flags.FlagHolder:
-  """The flag that overrides a field of `SamplingConfig`."""
+  """Defines the flag that overrides a field of `SamplingConfig`."""
   kinds = {
     int: flags.DEFINE_integer,
     float: flags.DEFINE_float,
@@ -80,44 +105,42 @@ def define(field: dataclasses.Field) -> flags.FlagHolder:
   }
   options = (field.type, *typing.get_args(field.type))  # float | None
   make = next(kinds[each] for each in options if each in kinds)
-  return make(
-    field.name, None, "As in the run, if not given; see `SamplingConfig`."
-  )
+  text = f"{field.metadata['help']} As the run's config has it, if unset."
+  return make(field.name, None, text)
 
 
 SAMPLING = [define(field) for field in dataclasses.fields(SamplingConfig)]
 
 
 def generate() -> None:
-  """Generates every item of the flags.
+  """Generates every request of the flags.
 
   Raises:
-    ValueError: anything the user gave that cannot be used, named.
+    ValueError: anything the user wrote that cannot be used; the message names
+      it.
   """
   share = distributed.initialize(DISTRIBUTED.value)
-  out = epath.Path(OUT.value)
-  batch.clear(out, share)
-  items, problems = read_items()
-  SamplingConfig(
-    **chosen_sampling()
-  )  # what is wrong alone is so before we load
+  output = epath.Path(OUTPUT.value)
+  batch.reset_problems(output, share)
+  items, problems = read_requests()
+  SamplingConfig(**sampling_overrides())  # fail before anything is loaded
   problems = problems if share.is_lead else []
   for problem in problems:
-    tell(problem)
+    warn(problem)
   mine = items[share.shard_index :: share.shard_count]
-  problems += make(mine, out, is_shown=share.is_lead) if mine else []
-  problems = batch.meet(out, share, problems)
+  problems += write(mine, output, share.is_lead) if mine else []
+  problems = batch.gather_problems(output, share, problems)
   distributed.shutdown()
   if share.is_lead:
-    tell(memory())
+    warn(peak_memory())
   if problems:
-    raise ValueError(summary(problems))
+    raise ValueError(summarize(problems))
 
 
-def read_items() -> tuple[list[requests.Request], list[str]]:
-  """The single prompt of the flags, or the good lines of --prompts.
+def read_requests() -> tuple[list[requests.Request], list[str]]:
+  """Returns the request of --prompt, or those of --prompts.
 
-  And what is wrong with the other lines.
+  And a message for each line of --prompts that is none.
   """
   if (PROMPT.value is None) == (PROMPTS.value is None):
     raise ValueError("Give either --prompt or --prompts.")
@@ -128,69 +151,69 @@ def read_items() -> tuple[list[requests.Request], list[str]]:
   if PROMPTS.value is not None:
     return requests.read_list(PROMPTS.value, fields)
   name = f"{TASK.value}_{SEED.value}"
-  item = requests.make_item({"prompt": PROMPT.value, "name": name} | fields)
-  return [item], []
+  fields |= {"prompt": PROMPT.value, "name": name}
+  return [requests.make_request(fields)], []
 
 
-def make(
-  items: list[requests.Request], out: epath.Path, is_shown: bool
+def write(
+  items: list[requests.Request], output: epath.Path, show_progress: bool
 ) -> list[str]:
-  """Makes items; returns what was wrong with some of them."""
+  """Loads the run and writes results; returns a message per failure."""
   mesh = {"data": -1, "fsdp": FSDP.value, "context": CONTEXT.value}
   pipeline = Pipeline.load(
-    WORKDIR.value, STEP.value, AVERAGE.value, mesh=mesh, offload=OFFLOAD.value
+    WORKDIR.value, STEP.value, EMA.value, mesh=mesh, offload=OFFLOAD.value
   )
-  sampling = dataclasses.replace(pipeline.sampling, **chosen_sampling())
+  sampling = dataclasses.replace(pipeline.sampling, **sampling_overrides())
   about = {
     "checkpoint": {
       "workdir": WORKDIR.value,
       "step": pipeline.step,
-      "ema": AVERAGE.value,
+      "ema": EMA.value,
     },
     "fps": pipeline.shape.fps,
   }
-  made = batch.BatchGenerator(
-    pipeline, sampling, out, BATCH.value, about, tell, is_shown,
-    look(sampling.num_inference_steps, pipeline.model["num_layers"]),
+  generator = batch.BatchGenerator(
+    pipeline, sampling, output, BATCH.value, about, warn, show_progress,
+    make_probe(sampling.num_inference_steps, pipeline.plan.num_layers),
   )  # fmt: skip
-  return made.run(items)
+  return generator.run(items)
 
 
-def look(steps: int, layers: int) -> AttentionProbe | None:
-  """What attention maps show, if there are to be any."""
+def make_probe(steps: int, layers: int) -> AttentionProbe | None:
+  """Returns the steps and layers of --attention_maps, None without it."""
   if not MAPS.value:
     return None
   return AttentionProbe(
-    tuple(MAP_STEPS.value or spread(steps)),
-    tuple(MAP_LAYERS.value or spread(layers)),
+    tuple(MAP_STEPS.value or first_middle_last(steps)),
+    tuple(MAP_LAYERS.value or first_middle_last(layers)),
   )
 
 
-def chosen_sampling() -> dict[str, Any]:
-  """Those fields of `SamplingConfig` that the flags override."""
+def sampling_overrides() -> dict[str, Any]:
+  """Returns the fields of `SamplingConfig` that the flags set."""
   return {flag.name: flag.value for flag in SAMPLING if flag.value is not None}
 
 
-def tell(text: str) -> None:
-  """A line above the progress bar."""
+def warn(text: str) -> None:
+  """Prints a line above the progress bar."""
   tqdm.tqdm.write(text, file=sys.stderr)
 
 
-def summary(problems: list[str]) -> str:
-  """The one problem, or how many there are, and the last of them."""
+def summarize(problems: list[str]) -> str:
+  """Returns the only problem, or their number and the last of them."""
   if len(problems) == 1:
     return problems[0]
   shown = "\n".join(problems[-_SHOWN:])
-  return f"{len(problems)} prompts could not be made, at last:\n{shown}"
+  return f"{len(problems)} prompts failed, the last of them:\n{shown}"
 
 
-def memory() -> str:
-  """The most memory that this process has had."""
+def peak_memory() -> str:
+  """Describes the peak memory of this process."""
   peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
   text = f"Peak memory: {peak:.2f} GiB of the host"
-  device = throughput.memory().get("hbm_peak_gib")
+  device = throughput.memory_metrics().get("hbm_peak_gib")
   return text if device is None else f"{text}, {device:.2f} GiB of a device"
 
 
 if __name__ == "__main__":
-  command.run(generate, ("workdir", "out"))
+  command.run(generate, ("workdir", "output"))

@@ -1,8 +1,10 @@
-"""Makes a synthetic world: python -m ccl_jax.world --output=DIR --train=1500 \
-    --test=64
+"""Makes SynchWorld, a synthetic data set of clips with exact ground truth:
 
-Real mp4 files with sound, and captions.jsonl. The splits: `train` (half easy,
-half hard scenes), `easy` and `hard`, whose clips share their sounds one by one.
+    python -m ccl_jax.world --output=DIR [--num_train=1500] [--num_test=64]
+
+The folder holds mp4 files with sound and captions.jsonl. Its splits are `train`
+(half easy, half hard scenes), `easy` and `hard`; clip i of `easy` and clip i of
+`hard` have the same sound. `data.synthetic.scene` describes the scenes.
 """
 
 import concurrent.futures
@@ -10,56 +12,79 @@ import functools
 import json
 import multiprocessing
 from pathlib import Path
+from typing import NamedTuple
 
 import tqdm
 from absl import flags
 
 from ccl_jax import command
 from ccl_jax.data import media
-from ccl_jax.data.synthetic import render
-from ccl_jax.data.synthetic.scene import captions, draw_scene, render_sound
+from ccl_jax.data.synthetic.render import render_video
+from ccl_jax.data.synthetic.scene import draw_scene, make_captions, render_sound
 from ccl_jax.files import replacing
 
-OUTPUT = flags.DEFINE_string("output", None, "Folder to make.")
-TRAIN = flags.DEFINE_integer("train", 1500, "Training clips.", lower_bound=1)
-TEST = flags.DEFINE_integer("test", 64, "Test clips, easy and hard each.")
-SIZE = flags.DEFINE_integer("size", 64, "Pixels, a multiple of 8.")
-FRAMES = flags.DEFINE_integer("frames", 49, "Frames, 1 + 4k, at 25 a second.")
-WORKERS = flags.DEFINE_integer("workers", 2, "Processes.")
+OUTPUT = flags.DEFINE_string(
+  "output", None, "Folder to write; it must not exist."
+)
+NUM_TRAIN = flags.DEFINE_integer(
+  "num_train", 1500, "Number of clips in the train split.", lower_bound=1
+)
+NUM_TEST = flags.DEFINE_integer(
+  "num_test", 64, "Number of clips in each of the splits easy and hard.",
+  lower_bound=0,
+)  # fmt: skip
+SIZE = flags.DEFINE_integer(
+  "size", 64, "Height and width of the video in pixels, a multiple of 8."
+)
+FRAMES = flags.DEFINE_integer(
+  "frames", 49,
+  "Frames of each clip at 25 fps, 1 + 4k and at least 49 (1.96 s), which the"
+  " speech needs.",
+)  # fmt: skip
+WORKERS = flags.DEFINE_integer(
+  "workers", 2, "Number of processes that render clips.", lower_bound=1
+)
 
 FPS = 25.0
 TEST_SEED = 1_000_000  # far from the training seeds
 
 
+class SceneJob(NamedTuple):
+  """A scene to render."""
+
+  split: str
+  seed: int
+  hard: bool
+
+
 def main() -> None:
-  """Reads the flags."""
+  """Makes the data set of the flags."""
   make_world(
-    Path(OUTPUT.value), TRAIN.value, TEST.value, SIZE.value, FRAMES.value,
-    WORKERS.value,
+    Path(OUTPUT.value), NUM_TRAIN.value, NUM_TEST.value, SIZE.value,
+    FRAMES.value, WORKERS.value,
   )  # fmt: skip
 
 
 def make_world(
   output: Path,
-  train: int,
-  test: int,
+  num_train: int,
+  num_test: int,
   size: int = 64,
   frames: int = 49,
   workers: int = 2,
 ) -> None:
-  """Writes the folder, whole or not at all.
+  """Renders all clips into the folder, which appears when it is complete.
 
   Raises:
-    ValueError: the folder exists.
+    ValueError: the folder exists, or the clips are too short.
   """
   if output.exists():
     raise ValueError(f"'{output}' exists; choose another --output.")
-  jobs = [("train", i, bool(i % 2)) for i in range(train)]
-  jobs += [
-    (s, TEST_SEED + i, s == "hard")
-    for s in ("easy", "hard")
-    for i in range(test)
-  ]
+  jobs = [SceneJob("train", i, bool(i % 2)) for i in range(num_train)]
+  for split in ("easy", "hard"):
+    seeds = range(TEST_SEED, TEST_SEED + num_test)
+    jobs += [SceneJob(split, seed, split == "hard") for seed in seeds]
+  # Not forked: the parent has threads, which a fork does not copy.
   context = multiprocessing.get_context("spawn")
   with (
     replacing(output) as partial,
@@ -69,28 +94,21 @@ def make_world(
     make = functools.partial(
       make_clip, folder=partial, size=size, frames=frames
     )
-    rows = list(
-      tqdm.tqdm(
-        pool.map(make, jobs, chunksize=8),
-        total=len(jobs),
-        unit="clip",
-        desc="world",
-      )
-    )
-    lines = [json.dumps(row) + "\n" for row in rows]
+    rows = pool.map(make, jobs, chunksize=8)
+    bar = tqdm.tqdm(rows, "world", len(jobs), unit=" clips")
+    lines = [json.dumps(row) + "\n" for row in bar]
     (partial / "captions.jsonl").write_text("".join(lines))
 
 
 def make_clip(
-  job: tuple[str, int, bool], folder: Path, size: int, frames: int
+  job: SceneJob, folder: Path, size: int, frames: int
 ) -> dict[str, str]:
-  """Renders one scene to mp4; returns its line of captions.jsonl."""
-  split, seed, hard = job
-  scene = draw_scene(seed, hard, frames / FPS)
-  name = f"{split}_{seed:07d}.mp4"
-  video = render.render_picture(scene, frames, FPS, size)
+  """Renders a scene to mp4; returns its line of captions.jsonl."""
+  scene = draw_scene(job.seed, job.hard, frames / FPS)
+  name = f"{job.split}_{job.seed:07d}.mp4"
+  video = render_video(scene, frames, FPS, size)
   media.write_mp4(folder / name, video, FPS, render_sound(scene), crf=10)
-  return {"file": name, "split": split} | captions(scene)
+  return {"file": name, "split": job.split} | make_captions(scene)
 
 
 if __name__ == "__main__":

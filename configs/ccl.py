@@ -1,66 +1,81 @@
-"""Cross-Modal Context Learning: the paper's run, and sizes of it.
+"""Cross-Modal Context Learning (CCL): the paper's run, and variants of it.
 
     python -m ccl_jax.train --config=configs/ccl.py:size=14b,stage=joint \
         --workdir=DIR --config.data.path=DIR
 
-Arguments (`size=...,stage=...`), the first of each unless given:
-  size   14b   the paper's: Wan2.1-14B video, a 1.9B audio stream
-         1.3b  Wan2.1-1.3B video, an audio stream of half its width
-         tiny  learns the synthetic world on two CPU cores in minutes
-  stage  joint  five tasks mixed in one batch (section 4.4)
-         audio  text-to-audio pre-training of the audio stream alone
-         video  the same of the video stream (the paper takes Wan2.1's)
-  fusion  cca, gated (the paper's baseline), independent
-  fsdp_over  pod    parameters are split over all that is not context or tensor
-         slice  over fsdp only: a copy in each slice, which `data` connects
+Arguments after the colon, with the default first:
+  size       14b    the paper's: Wan2.1-14B video, a 1.9B audio stream
+             1.3b   Wan2.1-1.3B video, an audio stream of half that width
+             tiny   for the synthetic data, on two CPU cores in minutes
+  stage      joint  five tasks mixed in one batch (section 4.4)
+             audio  text-to-audio pre-training of the audio stream alone
+             video  the same of the video stream (the paper takes Wan2.1's)
+  fusion     cca, gated (the paper's baseline), independent
+  fsdp_over  pod    parameters are split over the mesh axes fsdp and data
+             slice  over fsdp only: each slice has a copy, `data` joins slices
 
-Marks: [P] the paper's text, [S] second-hand, [O] our choice.
+Where a value comes from: [P] the paper, [S] second-hand, [O] our choice.
 """
+
+from collections.abc import Mapping, Sequence
 
 from ml_collections import ConfigDict
 
-SIZES = ("14b", "1.3b", "tiny")
-STAGES = ("joint", "audio", "video")
-FSDP_OVER = ("pod", "slice")
-FUSIONS = ("cca", "gated", "independent")
+CHOICES = {
+  "size": ("14b", "1.3b", "tiny"),
+  "stage": ("joint", "audio", "video"),
+  "fusion": ("cca", "gated", "independent"),
+  "fsdp_over": ("pod", "slice"),
+}
 
 
-def parse_arguments(text: str) -> dict[str, str]:
-  """`"size=tiny,stage=joint"` -> dict; unknown names and values raise."""
-  known = {
-    "size": SIZES, "stage": STAGES, "fusion": FUSIONS, "fsdp_over": FSDP_OVER,
-  }  # fmt: skip
-  given = {name: values[0] for name, values in known.items()}
-  for item in filter(None, text.split(",")):
+def parse_arg(arg: str, choices: Mapping[str, Sequence[str]]) -> dict[str, str]:
+  """Returns "size=tiny,stage=joint" as a dict.
+
+  Raises:
+    ValueError: an unknown name or value.
+  """
+  chosen = {}
+  for item in filter(None, arg.split(",")):
     name, _, value = item.partition("=")
-    if name not in known:
-      raise ValueError(f"config argument '{item}': expected {list(known)}.")
-    if value not in known[name]:
-      raise ValueError(f"config {name}='{value}': expected {known[name]}.")
-    given[name] = value
-  return given
+    if name not in choices:
+      raise ValueError(f"config argument '{item}': expected {list(choices)}.")
+    if value not in choices[name]:
+      raise ValueError(
+        f"config {name}='{value}': expected {', '.join(choices[name])}."
+      )
+    chosen[name] = value
+  return chosen
 
 
 def get_config(arg: str = "") -> ConfigDict:
-  """The config; every value can be overridden by `--config.a.b=value`."""
-  chosen = parse_arguments(arg)
+  """Returns the config; `--config.a.b=value` overrides any value."""
+  return make_config(**parse_arg(arg, CHOICES))
+
+
+def make_config(
+  size: str = "14b",
+  stage: str = "joint",
+  fusion: str = "cca",
+  fsdp_over: str = "pod",
+) -> ConfigDict:
+  """Returns the config of these arguments, see above."""
   c = ConfigDict()
   c.seed = 0
   c.num_train_steps = 12_000  # [P]; ablations 6,000
   c.batch_size = 320  # [P]; ablations 128
-  c.grad_accumulation_steps = (
-    1  # parts of a batch that go through the model in turn
-  )
+  c.grad_accumulation_steps = 1  # microbatches in a batch
 
-  # For the compiler: (("xla_...", value), ...), or names of groups of such.
+  # XLA's: (("xla_...", value), ...), or groups of training/xla_options.py.
   c.xla_options = ()
 
-  # Mesh axes; -1 is "the rest of the devices". num_slices: joined by `data`.
+  # Sizes of the mesh axes; -1 takes the remaining devices. `data` goes over the
+  # slices of a multislice pod.
   c.mesh = dict(data=1, fsdp=-1, context=1, tensor=1, num_slices=1)
   c.sharding = ConfigDict()  # see ccl_jax/sharding.py
   c.sharding.self_attention = "gather"  # or "ulysses", over `context`
   c.sharding.max_unsharded = 0.02
-  split = {"pod": ("fsdp", "data"), "slice": "fsdp"}[chosen["fsdp_over"]]
+  split = {"pod": ("fsdp", "data"), "slice": "fsdp"}[fsdp_over]
   c.sharding.params = (
     ("(.*/blocks|fusion)/.*/(q|k|v|up)/kernel", (None, split, "tensor")),
     ("(.*/blocks|fusion)/.*/(o|down)/kernel", (None, "tensor", split)),
@@ -80,13 +95,13 @@ def get_config(arg: str = "") -> ConfigDict:
   )
 
   c.encode = ConfigDict()
-  c.encode.codec = "linear"  # fitted; "wan": learned, of these files
-  c.encode.weights = dict(  # image: CLIP, only for what reads its tokens
+  c.encode.codec = "linear"  # fitted to the clips; "wan" reads these weights
+  c.encode.weights = dict(  # image: CLIP, for image_width > 0 only
     video="", audio="", vocoder="", text="", tokenizer="", image=""
   )
   c.encode.video_options = dict(chunk=1, tile=0, overlap=64)
   c.encode.audio_options = dict(scale=1.0, window=512)
-  c.encode.fps = 25.0  # [O]: c = 5 audio latents a frame is then exact
+  c.encode.fps = 25.0  # [O]; makes exactly 5 audio latents per latent frame
   c.encode.frames = 121  # [O] 1 + 4k; 31 latent frames
   c.encode.size = (352, 640)  # [S] the one resolution
   c.encode.video_channels = 16
@@ -95,19 +110,19 @@ def get_config(arg: str = "") -> ConfigDict:
   c.encode.text_width = 4096
   c.encode.validation_fraction = 0.02
   c.encode.num_fit_clips = 200
-  c.encode.batch_size = 8  # clips at once, over a host's devices
-  c.encode.clips_per_shard = 256  # clips in a file
-  c.encode.keep_logvar = True  # so that training draws latents
+  c.encode.batch_size = 8  # clips, over the devices of a host
+  c.encode.clips_per_shard = 256
+  c.encode.keep_logvar = True  # so that training can sample the posterior
   c.encode.num_workers = 2
-  c.encode.need_video = True  # False keeps sounds without a picture
-  c.encode.need_audio = True  # False keeps silent videos
+  c.encode.need_video = True  # False keeps files without a video too
+  c.encode.need_audio = True  # False keeps silent videos too
   c.encode.need_caption = True
 
   c.data = ConfigDict()
   c.data.path = ""
   c.data.split = "train"
-  c.data.sample_posterior = True  # draw latents anew where they have a variance
-  c.data.num_threads = 2  # threads that read ahead
+  c.data.sample_posterior = True  # in each epoch, if it has a variance
+  c.data.num_threads = 2  # for prefetching
 
   c.model = ConfigDict()
   c.model.num_layers = 40
@@ -125,13 +140,14 @@ def get_config(arg: str = "") -> ConfigDict:
   )
   c.model.fusion = ConfigDict()
   c.model.fusion.kind = "cca"
-  c.model.fusion.num_audio_lct = 8  # [P] LCT that stand for audio
-  c.model.fusion.num_video_lct = 128  # [P] LCT that stand for video
+  # Learnable context tokens (LCT) that are read together with a stream.
+  c.model.fusion.num_audio_lct = 8  # [P]
+  c.model.fusion.num_video_lct = 128  # [P]
   c.model.fusion.tarp = True
   c.model.fusion.dcr = True
   c.model.fusion.positions = "index"
-  c.model.fusion.audio_window_radius = 1  # [S] window of three frames' audio
-  c.model.fusion.video_window_radius = 0  # [P] window of one frame's video
+  c.model.fusion.audio_window_radius = 1  # [S] the audio of three frames
+  c.model.fusion.video_window_radius = 0  # [P] the video of one frame
   c.model.fusion.fps = 25.0
 
   c.objective = ConfigDict()
@@ -142,7 +158,7 @@ def get_config(arg: str = "") -> ConfigDict:
   c.objective.audio_weight = 0.15
   c.objective.text_dropout = 0.1  # [O]
   c.objective.first_frame_probability = 0.5  # [O] the image-to-video share
-  # apart, audio->video, video->audio, joint [P]
+  # apart, a2v, v2a, joint [P]: see diffusion/tasks.py
   c.objective.probabilities = (0.10, 0.15, 0.15, 0.60)
 
   c.optimizer = ConfigDict()
@@ -157,16 +173,16 @@ def get_config(arg: str = "") -> ConfigDict:
   c.optimizer.schedule = "constant"  # or "cosine", to zero at the last step
   c.optimizer.ema_decay = 0.9999  # [O]
 
-  # Parameters of earlier runs: ((path regex, workdir), ...); regexes of `fresh`
-  # are the paths that no earlier run has.
+  # from_runs: ((path regex, workdir), ...), parameters that earlier runs have
+  # trained; fresh: regexes of the parameters that start from random values.
   c.init = dict(from_runs=(), fresh=(".*",))
 
   c.checkpoint = dict(save_interval_steps=500, max_to_keep=3)
-  # max_nonfinite_steps: steps in a row that are not finite before the run ends;
+  # max_nonfinite_steps: in a row, then the run ends.
   # profile_steps: (first, last + 1) of the steps to trace, or ().
   c.log = dict(every_steps=10, max_nonfinite_steps=20, profile_steps=())
 
-  c.sampling = ConfigDict()  # defaults of sample and evaluate
+  c.sampling = ConfigDict()  # defaults of the flags of sample and evaluate
   c.sampling.solver = "unipc"
   c.sampling.num_inference_steps = 50
   c.sampling.shift = 5.0
@@ -177,25 +193,26 @@ def get_config(arg: str = "") -> ConfigDict:
   c.sampling.audio_cross_guidance_scale = None  # as cross_guidance_scale
   c.sampling.guidance_low, c.sampling.guidance_high = 0.0, 1.0  # sigmas
   c.sampling.guidance_rescale = 0.0
-  c.sampling.batch_passes = (
-    True  # False: a pass after the other, in less memory
-  )
+  c.sampling.batch_passes = True  # False: one guidance pass at a time
   c.sampling.cache_reference = True
 
   c.eval = dict(
     every_steps=1000, split="validation", num_clips=4, tasks=("t2av", "a2v")
   )
-  {"14b": lambda c: None, "1.3b": small, "tiny": tiny}[chosen["size"]](c)
-  if chosen["fusion"] == "gated":
+  if size == "1.3b":
+    use_1_3b(c)
+  if size == "tiny":
+    use_tiny(c)
+  if fusion == "gated":
     c.model.fusion = dict(
       kind="gated", tarp=False, positions=c.model.fusion.positions, fps=25.0
     )
-  if chosen["fusion"] == "independent":
+  if fusion == "independent":
     c.model.fusion = dict(kind="independent")
     c.optimizer.learning_rates = c.optimizer.learning_rates[-1:]
-  if chosen["stage"] != "joint":
-    alone(c, chosen["stage"])
-  if chosen["stage"] == "audio" and chosen["size"] != "tiny":
+  if stage != "joint":
+    keep_one_stream(c, stage)
+  if stage == "audio" and size != "tiny":
     # Pre-training: 160k steps of batch 3200 at rate 1e-4 [P, S].
     c.num_train_steps, c.batch_size = 160_000, 3200
     c.optimizer.learning_rates = ((".*", 1e-4),)
@@ -203,15 +220,15 @@ def get_config(arg: str = "") -> ConfigDict:
   return c
 
 
-def small(c: ConfigDict) -> None:
-  """Wan2.1-1.3B and an audio stream of half its width [O]."""
+def use_1_3b(c: ConfigDict) -> None:
+  """Sets the sizes of Wan2.1-1.3B; the audio stream has half its width [O]."""
   c.model.num_layers = 30
   c.model.video.update(width=1536, ffn=8960, heads=12)
   c.model.audio.update(width=768, ffn=4480, heads=6)
 
 
-def alone(c: ConfigDict, stream: str) -> None:
-  """One stream without the other, and without a fusion."""
+def keep_one_stream(c: ConfigDict, stream: str) -> None:
+  """Removes the other stream and the fusion."""
   c.model["video" if stream == "audio" else "audio"] = None
   c.model.fusion = dict(kind="independent")
   c.objective.probabilities = (1.0, 0.0, 0.0, 0.0)
@@ -221,13 +238,13 @@ def alone(c: ConfigDict, stream: str) -> None:
     c.objective.first_frame_probability = 0.0
 
 
-def tiny(c: ConfigDict) -> None:
-  """Everything small and from scratch: 2 s of 64 x 64 on two CPU cores.
+def use_tiny(c: ConfigDict) -> None:
+  """Sets a small model for clips of 2 s and 64 x 64, on two CPU cores.
 
-  What made it learn in minutes, each found by trying: few latent channels (a
-  token of more numbers than the width can hold starves everything else, and
-  the last principal components of sound are noise), LCT in proportion to the
-  window, positions fine enough to tell audio latents apart.
+  Found by trying, to learn in minutes: few latent channels (tokens with more
+  values than the width can hold prevent learning, and the last principal
+  components of sound are noise), as many LCT as the window has tokens,
+  positions that differ between the audio latents of a frame.
   """
   c.num_train_steps, c.batch_size = 1700, 16
   c.sharding.max_unsharded = 0.1
@@ -235,7 +252,7 @@ def tiny(c: ConfigDict) -> None:
   c.encode.video_channels, c.encode.audio_channels = 8, 8
   c.encode.text_length, c.encode.text_width = 32, 64
   c.model.num_layers, c.model.text_width = 3, 64
-  # Three layers: unrolled, and with all kept, a CPU's step is faster.
+  # Without scan and recomputation, as this is faster on a CPU.
   c.model.dtype, c.model.remat, c.model.scan = "float32", "none", False
   c.model.video.update(width=64, ffn=256, heads=2, channels=8)
   c.model.audio.update(width=64, ffn=256, heads=2, channels=8)
@@ -250,4 +267,4 @@ def tiny(c: ConfigDict) -> None:
   c.log.every_steps = 20
   c.sampling.num_inference_steps, c.sampling.shift = 20, 1.0
   c.sampling.video_guidance_scale = c.sampling.audio_guidance_scale = 3.0
-  c.eval.every_steps = 2000  # none on the way: it takes as long as 100 steps
+  c.eval.every_steps = 2000  # only at the end: it takes as long as 100 steps

@@ -1,57 +1,58 @@
-"""`configs/ccl.py`, laid out for a pod:
+"""`configs/ccl.py` with the mesh of a pod, and values that fit its memory:
 
     --config=configs/pods.py:pod=v5p-4x4x4,size=14b,stage=joint
 
-Other arguments than `pod` are those of `ccl.py`. `tests/budgets` holds what
-those need that were compiled for their topologies. Programs for tpu7x are read
-back by jaxlib 0.11 only.
-python -m ccl_jax.compile tells before a pod is asked for.
+The other arguments are those of `ccl.py`. `python -m ccl_jax.compile` checks a
+config without a TPU; `tests/budgets` has the results for these. Programs for
+tpu7x can only be read by jaxlib 0.11.
 """
 
 from ml_collections import ConfigDict
 
 from configs import ccl
 
-# data x fsdp is how many samples a part of the batch has at least; on v5p 64
-# chips along one axis have no all-gather, 4 x 16 do (see sharding.py).
+# Overrides for each pod. A microbatch has at least data x fsdp samples. v5p has
+# no all-gather over 64 chips of one axis, but over 4 x 16 (see sharding.py).
+# `remat` keeps as many activations as the memory takes.
 PODS = {
-  "v5p-4x4x4": dict(data=4, fsdp=16),
-  "v6e-16x16": dict(data=4, fsdp=16, context=4),
-  "v5e-16x16": dict(data=4, fsdp=16, context=4),
-  "v5e-4x4": dict(data=1, fsdp=16),
-  "tpu7x-4x4x4": dict(data=4, fsdp=16, context=2),
-  "v5e-4x4-two-slices": dict(data=2, fsdp=16, num_slices=2),
-  # To sample: as many clips at once as data x fsdp.
-  "v5e-2x4": dict(data=1, fsdp=8),
-  "v6e-2x4": dict(data=1, fsdp=2, context=4),
-}
-# What is kept for the backward pass, as much as the memory takes.
-REMAT = {"v5p-4x4x4": "attention_ffn", "v5e-16x16": "full"}
+  "v5p-4x4x4": {
+    "mesh.data": 4, "mesh.fsdp": 16, "model.remat": "attention_ffn",
+  },
+  "v6e-16x16": {"mesh.data": 4, "mesh.fsdp": 16, "mesh.context": 4},
+  "v5e-16x16": {
+    "mesh.data": 4, "mesh.fsdp": 16, "mesh.context": 4, "model.remat": "full",
+    # Little memory: no gathered keys, and no moving average.
+    "sharding.self_attention": "ulysses", "optimizer.ema_decay": 0.0,
+  },
+  "v5e-4x4": {"mesh.data": 1, "mesh.fsdp": 16},
+  "tpu7x-4x4x4": {
+    "mesh.data": 4, "mesh.fsdp": 16, "mesh.context": 2,
+    # libtpu cannot print a program that uses the sparse cores.
+    "xla_options": ("no_sparse_core",),
+  },
+  "v5e-4x4-two-slices": {
+    "mesh.data": 2, "mesh.fsdp": 16, "mesh.num_slices": 2,
+  },
+  # To sample data x fsdp clips at once.
+  "v5e-2x4": {"mesh.data": 1, "mesh.fsdp": 8},
+  "v6e-2x4": {
+    "mesh.data": 1, "mesh.fsdp": 2, "mesh.context": 4,
+    "sampling.batch_passes": False,  # one guidance pass at a time
+  },
+}  # fmt: skip
 
 
 def get_config(arg: str = "") -> ConfigDict:
-  """The config with the mesh of a pod, and as many parts as it then needs."""
-  items = dict(item.partition("=")[::2] for item in arg.split(",") if item)
-  pod = items.pop("pod", "v5p-4x4x4")
-  if pod not in PODS:
-    raise ValueError(f"config {pod=}: expected one of {', '.join(PODS)}.")
-  if "num_slices" in PODS[pod]:
-    items.setdefault("fsdp_over", "slice")
-  c = ccl.get_config(",".join(f"{k}={v}" for k, v in items.items()))
-  c.unlock()
-  c.mesh.update(PODS[pod])
-  c.model.remat = REMAT.get(pod, "attention") if c.model.video else "linear"
-  if pod == "v6e-2x4":
-    c.sampling.batch_passes = False  # one pass after the other, in less memory
-  if pod == "v5e-16x16":  # short of memory: no whole keys, and no average
-    c.sharding.self_attention, c.optimizer.ema_decay = "ulysses", 0.0
-  if pod.startswith("tpu7x"):
-    c.xla_options = (
-      "no_sparse_core",
-    )  # as libtpu cannot print a program with them
-  if c.model.video:  # one sample at a time on each shard of the batch
-    c.grad_accumulation_steps = max(
-      1, c.batch_size // (c.mesh.data * c.mesh.fsdp)
-    )
-  c.lock()
+  """Returns the config of a pod, with as many microbatches as it needs."""
+  chosen = ccl.parse_arg(arg, {"pod": tuple(PODS)} | ccl.CHOICES)
+  overrides = PODS[chosen.pop("pod", "v5p-4x4x4")]
+  if "mesh.num_slices" in overrides:
+    chosen = {"fsdp_over": "slice"} | chosen
+  c = ccl.make_config(**chosen)
+  c.update_from_flattened_dict({"model.remat": "attention"} | overrides)
+  if c.model.video:  # One sample at a time on each shard of the batch.
+    shards = c.mesh.data * c.mesh.fsdp
+    c.grad_accumulation_steps = max(1, c.batch_size // shards)
+  else:
+    c.model.remat = "linear"
   return c

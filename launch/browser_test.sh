@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Drives the page in headless Chromium, which Debian has:
+# Tests the web app in headless Chromium, from Debian's packages:
 #   apt-get install chromium chromium-driver
 #   bash launch/browser_test.sh [pytest arguments]
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"

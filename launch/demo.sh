@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# The whole system on a laptop CPU: makes a synthetic world of talking faces
-# and bouncing balls, encodes it, trains the tiny model on all tasks at once,
-# generates held-out clips and scores them. Finished parts are not made again.
+# Runs the complete system on a laptop CPU: makes a synthetic world of talking
+# faces and bouncing balls, encodes it, trains the tiny model on all tasks at
+# once, generates held-out clips and scores them. Finished parts are kept.
 #   bash launch/demo.sh [FOLDER]          (default runs/demo)
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 export JAX_PLATFORMS="${JAX_PLATFORMS:-cpu}"
@@ -15,7 +15,8 @@ install requirements.txt
 
 say "Making the world: $folder/world"
 [ -d "$folder/world" ] ||
-  python -m ccl_jax.world --output="$folder/world" --train=1200 --test=32
+  python -m ccl_jax.world --output="$folder/world" \
+    --num_train=1200 --num_test=32
 
 say "Encoding it: $folder/latents"
 [ -d "$folder/latents" ] ||
@@ -28,10 +29,10 @@ python -m ccl_jax.train --config=$config --workdir="$folder/run" \
 
 say "Generating and scoring held-out clips: $folder/results"
 python -m ccl_jax.evaluate --workdir="$folder/run" --data="$folder/latents" \
-  --clips="$folder/world" --out="$folder/results"
+  --clips="$folder/world" --output="$folder/results"
 
 say "One prompt of your own: $folder/prompt"
-python -m ccl_jax.sample --workdir="$folder/run" --out="$folder/prompt" \
+python -m ccl_jax.sample --workdir="$folder/run" --output="$folder/prompt" \
   --task=t2av --prompt='A red face talks. A ball bounces. "a i u" A low voice. Clicks.'
 
 say "Done"

@@ -1,13 +1,13 @@
-# Sourced by the other scripts: goes to the checkout, makes a virtual
-# environment in it (once) and installs the requirement files that are named.
+# The environment of the other scripts, which source this file: changes to the
+# checkout, makes a virtual environment in it (once) and defines `install`.
 #   PYTHON=python3.12 chooses the interpreter of a new environment.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-# A heap that keeps what is freed: faulting memory in anew costs a training step
-# on a CPU near a third of its time, and reading latents half. tcmalloc keeps it
-# for every thread, glibc only what the main one allocates. A new environment
-# gets Debian's or Ubuntu's; without, the machine's is used, if it has one.
+# An allocator that keeps freed memory: page faults take near a third of the time
+# of a training step on a CPU, and half of that of reading latents. tcmalloc keeps
+# the memory of all threads, glibc only that of the main one. A new environment
+# gets the tcmalloc of Debian or Ubuntu; else the machine's is used, if any.
 unpack_tcmalloc() (
   mkdir .venv/tcmalloc && cd .venv/tcmalloc
   for package in libtcmalloc-minimal4{,t64}; do
@@ -15,8 +15,18 @@ unpack_tcmalloc() (
   done
 )
 
+# Puts the checkout on Python's path, relative to the .pth file, so that
+# `python -m ccl_jax.train` works in any folder, and `python ccl_jax/train.py`.
+add_checkout_to_path() {
+  local folder
+  for folder in .venv/lib/python3*/site-packages; do
+    [ ! -d "$folder" ] || echo ../../../.. >"$folder/ccl_jax.pth"
+  done
+}
+
 if [ ! -x .venv/bin/python ]; then
   "${PYTHON:-python3}" -m venv .venv
+  add_checkout_to_path
   unpack_tcmalloc &>/dev/null || true
 fi
 export PATH="$PWD/.venv/bin:$PATH"
@@ -28,6 +38,7 @@ for heap in {"$PWD"/.venv/tcmalloc,}/usr/lib/*/libtcmalloc{_minimal,}.so.4; do
   if [ -e "$heap" ]; then export LD_PRELOAD="${LD_PRELOAD:-$heap}"; fi
 done
 
+# Installs the packages of the named requirement files.
 install() {
   local file arguments=()
   for file in "$@"; do arguments+=(-r "$file"); done

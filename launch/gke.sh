@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Trains on the TPUs of a GKE cluster, as a JobSet that starts again when a host
-# is lost; training then resumes from the checkpoints in its workdir.
+# Trains on the TPUs of a GKE cluster, as a JobSet that restarts when a host is
+# lost; training then resumes from the checkpoints in its workdir.
 #   bash launch/gke.sh SUBCOMMAND --name=NAME --image=IMAGE [FLAGS] \
 #     -- --config=configs/ccl.py:size=14b,stage=joint --workdir=gs://... \
 #     --config.data.path=gs://...
 # Subcommands:
-#   build   makes the image of this checkout and pushes it
+#   build   builds the image of this checkout and pushes it
 #   render  prints the JobSet
 #   run     starts the training
 #   logs    follows the output of host 0
@@ -14,9 +14,9 @@
 #   --image=REGISTRY/NAME:TAG    for build, render and run
 #   --with=kubectl               or xpk, on a cluster that xpk made
 #   --slices=1                   node pools to use; more than 1 is multislice
-#   --max-restarts=20            how often all start again
+#   --max-restarts=20            how often all hosts restart
 #   --uid=0                      user in the container (of the image, with xpk);
-#                                TPU device files may be for root only
+#                                TPU device files may need root
 #   --dry-run                    print the commands, run none
 # kubectl (its current context):
 #   --privileged                 the container; for GKE older than 1.28
@@ -26,8 +26,8 @@
 #   --namespace=default, --service-account=default
 # xpk:
 #   --type=v5p-128 --cluster=NAME --zone=ZONE --project=ID
-#   --extra=FLAG                 one more flag for xpk (may repeat)
-source "$(dirname "${BASH_SOURCE[0]}")/options.sh"
+#   --extra=FLAG                 one more flag for xpk (repeatable)
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 declare -A flag=(
   [name]="" [image]="" [with]=kubectl [slices]=1 [max-restarts]=20 [uid]=0
   [accelerator]=tpu-v5p-slice [topology]=4x4x4 [chips]=4 [namespace]=default
@@ -49,18 +49,18 @@ json() {
   printf '"%s"' "${text//\"/\\\"}"
 }
 
-# Puts $2 wherever `text` has @$1@.
+# Replaces @$1@ in `text` by $2.
 fill() { text=${text//"@$1@"/"$2"}; }
 
 render() {
   local text name word flags="" chips
   text=$(<launch/jobset.yaml)
   [[ ${flag[topology]} =~ ^[1-9][0-9]*(x[1-9][0-9]*)+$ ]] ||
-    fail "--topology=${flag[topology]}: expected such as 4x4x4"
+    fail "--topology=${flag[topology]}: expected sizes such as 4x4x4"
   chips=$((${flag[topology]//x/*}))
   ((chips % flag[chips] == 0)) ||
-    fail "--topology=${flag[topology]} has $chips chips, which hosts of" \
-      "--chips=${flag[chips]} do not make"
+    fail "--topology=${flag[topology]} has $chips chips, no multiple of" \
+      "--chips=${flag[chips]} per host"
   fill hosts $((chips / flag[chips]))
   for name in slices chips uid max-restarts; do
     fill $name "${flag[$name]}"
@@ -73,7 +73,7 @@ render() {
   for word in "${training[@]}"; do
     flags+=", $(json "$(without_dollars "$word")")"
   done
-  fill flags "[${flags:2}]" # last: it may hold what looks like a name
+  fill flags "[${flags:2}]" # last, as the values may contain @name@
   printf '%s\n' "$text"
 }
 
@@ -87,12 +87,12 @@ with_kubectl() {
   fi
 }
 
-# xpk restarts only after codes of 127 and more; but where a host is lost, the
-# others may end with 1. `exec` lets SIGTERM through xpk's subshell.
+# By default xpk restarts only after codes from 127 on, but when a host is lost
+# the others may end with 1. `exec` lets SIGTERM through xpk's subshell.
 with_xpk() {
   need type cluster zone project
   local command
-  command="exec $(quoted bash launch/host.sh train "${training[@]}")"
+  command="exec $(quoted bash launch/worker.sh train "${training[@]}")"
   run xpk workload create --workload="${flag[name]}" \
     --cluster="${flag[cluster]}" --zone="${flag[zone]}" \
     --project="${flag[project]}" --tpu-type="${flag[type]}" \

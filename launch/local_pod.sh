@@ -1,17 +1,16 @@
 #!/usr/bin/env bash
-# A pod on one machine: N processes with K virtual CPU devices each train
-# together, as N hosts would. To try a mesh, a resume or a failure, not for speed.
+# Trains with N processes on one machine, each with K virtual CPU devices, as N
+# hosts would. To try a mesh, a resume or a failure, not for speed.
 #   bash launch/local_pod.sh N [FLAGS] \
 #     -- --config=configs/ccl.py:size=tiny --workdir=DIR --config.data.path=DIR
 # Flags:
 #   --devices=1   virtual devices of each process
 #   --grace=60    seconds that the others have to end when one has failed
 #   --dry-run     print the commands, run none
-# Lines of output begin with the number of their process. SIGTERM and Ctrl-C ask
-# all to save and end. Ends with the code of the first process that fails.
-# CCL_PEER_TIMEOUT (default 20) is after how many seconds the silence of a
-# process ends the others.
-source "$(dirname "${BASH_SOURCE[0]}")/options.sh"
+# Lines of output begin with the number of their process. After SIGTERM or Ctrl-C
+# all save and end. The code is that of the first process that fails.
+# The others end CCL_PEER_TIMEOUT seconds (default 20) after one has died.
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 declare -A flag=([devices]=1 [grace]=60 [dry-run]=no)
 [[ ${1-} != --help ]] || { usage && exit; }
 [[ ${1-} =~ ^[1-9][0-9]*$ ]] ||
@@ -20,7 +19,7 @@ count=$1
 shift
 parse_flags "$@"
 need_number devices grace
-((${#training[@]})) || fail "give the training flags behind --; see --help"
+((${#training[@]})) || fail "expected training flags after --; see --help"
 source launch/environment.sh
 export CCL_PEER_TIMEOUT="${CCL_PEER_TIMEOUT:-20}"
 
@@ -31,7 +30,7 @@ with socket.socket() as s:
   print(s.getsockname()[1])'
 }
 
-# Process $1, its output marked, in the background; its id goes to `pids`.
+# Starts process $1 in the background and puts its id into `pids`.
 start() {
   local virtual=--xla_force_host_platform_device_count=${flag[devices]}
   local command=(
@@ -47,7 +46,7 @@ start() {
   fi
 }
 
-# Waits for all; after the first failure no longer than --grace.
+# Waits for all processes, at most --grace seconds after the first failure.
 watch() {
   local i code deadline=0
   while ((${#pids[@]})); do

@@ -1,33 +1,33 @@
 #!/usr/bin/env bash
-# Trains on Cloud TPU VMs, held by a queued resource that is made again when it
-# is preempted; training then resumes from the checkpoints in its workdir.
+# Trains on Cloud TPU VMs of a queued resource, which is created again when it is
+# preempted; training then resumes from the checkpoints in its workdir.
 #   bash launch/tpu_vm.sh SUBCOMMAND --name=NAME --zone=ZONE [FLAGS] \
 #     -- --config=configs/ccl.py:size=14b,stage=joint --workdir=gs://... \
 #     --config.data.path=gs://...
 # Subcommands:
-#   up      does all: create, setup, run and watch
-#   create  asks for the slices and waits until they are there
-#   setup   puts this checkout on every host and installs what it needs
+#   up      does all of: create, setup, run and watch
+#   create  requests the slices and waits until they are active
+#   setup   copies this checkout to every host and installs its requirements
 #   run     starts the training on every host, in the background
-#   watch   waits until training has finished, and starts again what is lost
+#   watch   waits until training has finished; restarts it after a failure
 #   logs    follows the output of host 0
-#   stop    asks the training to save and end (end `watch` before)
+#   stop    stops the training after it has saved (end `watch` first)
 #   delete  deletes the slices (the workdir stays)
 # Flags:
 #   --type=v5p-128        accelerator type, for create, up and watch
 #   --slices=1            more than 1 is multislice
 #   --spot | --reserved   instead of on demand
-#   --runtime=VERSION     TPU software; by default that of the type
-#   --project=ID          by default gcloud's own
+#   --runtime=VERSION     TPU software version; that of the type if not set
+#   --project=ID          gcloud's default if not set
 #   --git=URL             clone this, instead of copying the tracked files here,
 #   --revision=main       at this branch, tag or commit
-#   --max-restarts=20     how often `up` and `watch` start again
-#   --iap                 reach the hosts through Identity-Aware Proxy
-#   --extra=FLAG          one more flag for gcloud's create (may repeat)
+#   --max-restarts=20     how often `up` and `watch` restart
+#   --iap                 connect to the hosts through Identity-Aware Proxy
+#   --extra=FLAG          one more flag for gcloud's create (repeatable)
 #   --dry-run             print the commands, run none
-# POLL_SECONDS (default 30) is the time between two looks. For more than one
-# host, run `ssh-add ~/.ssh/google_compute_engine` before.
-source "$(dirname "${BASH_SOURCE[0]}")/options.sh"
+# `watch` polls every POLL_SECONDS (default 30). For more than one host, run
+# `ssh-add ~/.ssh/google_compute_engine` first.
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 declare -A flag=(
   [name]="" [zone]="" [type]="" [slices]=1 [spot]=no [reserved]=no
   [runtime]="" [project]="" [git]="" [revision]=main [max-restarts]=20
@@ -36,7 +36,7 @@ declare -A flag=(
 
 tpu() { run gcloud compute tpus queued-resources "$@" "${where[@]}" --quiet; }
 
-# Nothing here waits for other hosts, so gcloud may take them in batches.
+# No command here waits for other hosts, so gcloud may run them in batches.
 on_hosts() { tpu ssh "${flag[name]}" "${hosts[@]}" --command="$1"; }
 
 runtime_of_type() {
@@ -45,7 +45,7 @@ runtime_of_type() {
     v5litepod-*) echo v2-alpha-tpuv5-lite ;;
     v6e-*) echo v2-alpha-tpuv6e ;;
     v[234]-*) echo tpu-ubuntu2204-base ;;
-    *) fail "--type=${flag[type]}: no default for --runtime=VERSION, give it" ;;
+    *) fail "--type=${flag[type]}: no default for --runtime=VERSION; set it" ;;
   esac
 }
 
@@ -93,35 +93,35 @@ setup() {
     url=$(quoted "${flag[git]}") revision=$(quoted "${flag[revision]}")
     on_hosts "{ test -d ccl_jax || git clone --quiet --no-checkout $url ccl_jax
       } && cd ccl_jax && git fetch --quiet origin $revision &&
-      git checkout --quiet FETCH_HEAD && bash launch/host.sh setup"
+      git checkout --quiet FETCH_HEAD && bash launch/worker.sh setup"
     return
   fi
-  # A stash commit holds the tracked files as they are now, if not as in HEAD.
+  # A stash commit holds the tracked files with their changes since HEAD.
   [[ ${flag[dry-run]} == yes ]] || revision=$(mkdir -p runs; git stash create)
   run git archive --output="$archive" "${revision:-HEAD}" &&
     tpu scp "$archive" "${flag[name]}:ccl_jax.tar.gz" "${hosts[@]}" &&
     on_hosts "mkdir -p ccl_jax && tar -xzf ccl_jax.tar.gz -C ccl_jax &&
-      bash ccl_jax/launch/host.sh setup"
+      bash ccl_jax/launch/worker.sh setup"
 }
 
-# JAX_PLATFORMS: without its TPU a host fails, and does not go on on its CPU.
+# JAX_PLATFORMS: without its TPU a host fails instead of training on the CPU.
 start() {
   local flags
   flags=$(quoted "${training[@]}")
-  on_hosts "JAX_PLATFORMS=tpu,cpu bash ccl_jax/launch/host.sh start $flags"
+  on_hosts "JAX_PLATFORMS=tpu,cpu bash ccl_jax/launch/worker.sh start $flags"
 }
 
 ask_hosts() {
-  on_hosts "if test -d ccl_jax; then bash ccl_jax/launch/host.sh status
-    else echo host: none; fi"
+  on_hosts "if test -d ccl_jax; then bash ccl_jax/launch/worker.sh status
+    else echo worker: none; fi"
 }
 
-# What the hosts say together: failed, none, running or finished.
+# Prints the status of all hosts as one: failed, none, running or finished.
 training_status() {
   local answer word code=0
   answer=$(ask_hosts 2>&1) || code=$?
   for word in failed none running finished unreachable; do
-    if ((code == 0)) && grep -qx "host: $word" <<<"$answer"; then break; fi
+    if ((code == 0)) && grep -qx "worker: $word" <<<"$answer"; then break; fi
   done
   [[ ! $word =~ failed|unreachable ]] || say "$answer"
   echo "$word"
@@ -141,7 +141,7 @@ again() {
   say "$1; restart $restarts of ${flag[max-restarts]}"
 }
 
-remake() {
+recreate() {
   again "the slices are $1"
   tpu delete "${flag[name]}" --force || say "gcloud could not delete them"
   until request; do
@@ -150,8 +150,8 @@ remake() {
   done
 }
 
-# Does what the state of the slices and of the training asks for, until the
-# end. $1: whether the training has yet to be started for the first time.
+# Recreates slices and restarts training as needed, until it has finished.
+# $1: yes if the training has not been started yet, so that this is no restart.
 watch() {
   local state failures=0 is_new=$1
   while :; do
@@ -161,9 +161,10 @@ watch() {
     case $state in
       finished) say "training has finished" && return ;;
       GONE) fail "${flag[name]} was deleted" ;;
-      SUSPENDED | FAILED) remake "$state" && is_new=yes ;;
+      SUSPENDED | FAILED) recreate "$state" && is_new=yes ;;
       failed | none)
-        # On preemption training fails before the slices change: look again.
+        # On preemption training fails before the slices' state changes: poll
+        # again.
         if [[ $state == failed ]] && ((++failures < 3)); then
           pause "training has failed"
           continue
@@ -213,8 +214,8 @@ case $subcommand in
   watch) if [[ ${flag[dry-run]} == yes ]]; then ask_hosts; else watch no; fi ;;
   logs)
     hosts=(--node=0 --worker=0 "${hosts[@]:2}")
-    on_hosts "bash ccl_jax/launch/host.sh log"
+    on_hosts "bash ccl_jax/launch/worker.sh log"
     ;;
-  stop) on_hosts "bash ccl_jax/launch/host.sh stop" ;;
+  stop) on_hosts "bash ccl_jax/launch/worker.sh stop" ;;
   delete) tpu delete "${flag[name]}" --force ;;
 esac

@@ -4,7 +4,8 @@ import dataclasses
 
 import pytest
 
-from ccl_jax.config import build
+from ccl_jax.config import RENAMED, build, check_keys, new_path, upgrade
+from configs import ccl, pods
 from configs.ccl import get_config
 
 
@@ -30,15 +31,92 @@ def test_unknown_and_missing_keys_are_named(section, words):
     build(Part, section, "part")
 
 
+def test_an_old_key_is_an_error_that_names_the_new_one():
+  for where, key, new in (
+    ("config", "steps", "num_train_steps"),
+    ("sampling", "method", "sampling.solver"),
+    ("model.fusion", "audio_half", "model.fusion.audio_window_radius"),
+  ):
+    with pytest.raises(ValueError, match=f"It is called '{new}' now"):
+      check_keys([key], ["other"], where)
+
+
+def test_new_paths_of_old_keys():
+  for old, new in (
+    ("steps", "num_train_steps"),
+    ("initial", "init"),
+    ("initial.sources", "init.from_runs"),
+    ("initial.more.deep", "init.more.deep"),
+    ("optimizer.rates", "optimizer.learning_rates"),
+    ("optimizer", None),
+    ("sampling.solver", None),
+    ("nothing.steps", None),
+  ):
+    assert new_path(old) == new, old
+
+
+def test_a_stored_config_of_an_earlier_version_becomes_todays():
+  old = {
+    "steps": 3,
+    "seed": 1,
+    "initial": {"sources": [["video/.*", "A"]], "new": ["fusion/.*"]},
+    "optimizer": {"rates": [[".*", 1e-4]], "b1": 0.9, "warmup": 5},
+    "model": {"num_layers": 2, "fusion": {"audio_half": 1, "kind": "cca"}},
+    "sampling": {"steps": 20, "method": "unipc"},
+  }
+  expected = {
+    "num_train_steps": 3,
+    "seed": 1,
+    "init": {"from_runs": [["video/.*", "A"]], "fresh": ["fusion/.*"]},
+    "optimizer": {
+      "learning_rates": [[".*", 1e-4]], "b1": 0.9, "warmup_steps": 5,
+    },
+    "model": {
+      "num_layers": 2, "fusion": {"audio_window_radius": 1, "kind": "cca"},
+    },
+    "sampling": {"num_inference_steps": 20, "solver": "unipc"},
+  }  # fmt: skip
+  assert upgrade(old) == expected
+  assert upgrade(expected) == expected
+
+
+def test_new_names_are_in_the_config_and_old_ones_are_not():
+  config = get_config().to_dict()
+
+  def has(path):
+    section = config
+    for key in path.split("."):
+      if not isinstance(section, dict) or key not in section:
+        return False
+      section = section[key]
+    return True
+
+  for old, new in RENAMED.items():
+    assert has(new) and not has(old), (old, new)
+
+
 def test_a_misspelt_override_is_an_error_with_a_suggestion():
   with pytest.raises(AttributeError, match="Did you mean"):
-    get_config("size=tiny").step = 3
+    get_config("size=tiny").num_train_step = 3
 
 
-@pytest.mark.parametrize("arg", ["sise=tiny", "size=huge", "stage=both"])
-def test_unknown_arguments_are_errors(arg):
+@pytest.mark.parametrize(
+  "arg", ["sise=tiny", "size=huge", "stage=both", "tiny"]
+)
+@pytest.mark.parametrize("config", [ccl, pods])
+def test_unknown_arguments_are_errors(config, arg):
   with pytest.raises(ValueError, match="expected"):
-    get_config(arg)
+    config.get_config(arg)
+
+
+def test_a_pod_sets_the_mesh_and_what_fits_it():
+  c = pods.get_config("pod=v5e-4x4-two-slices,size=1.3b")
+  assert (c.mesh.data, c.mesh.fsdp, c.mesh.num_slices) == (2, 16, 2)
+  assert c.grad_accumulation_steps == 320 // 32
+  by_slice = ccl.get_config("size=1.3b,fsdp_over=slice").sharding.params
+  assert c.sharding.params == by_slice
+  with pytest.raises(ValueError, match=r"pod='v9'.*v5p-4x4x4"):
+    pods.get_config("pod=v9")
 
 
 def test_the_paper_numbers():

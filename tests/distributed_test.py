@@ -1,4 +1,4 @@
-"""What happens to the others when one dies is in tests/faults_test.py."""
+"""Starting and meeting of processes; tests/faults_test.py has their deaths."""
 
 import jax
 import pytest

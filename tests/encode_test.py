@@ -71,7 +71,7 @@ def test_from_clips_to_a_model_and_back(folder, weights, tmp_path):
   ("changes", "reason"),
   [
     ({"weights.vocoder": ""}, "--config.encode.weights.vocoder=FILE"),
-    ({"text_width": 4096}, "encode.text_width is 4096, theirs 16"),
+    ({"text_width": 4096}, "encode.text_width is 4096, the codecs' is 16"),
   ],
 )
 def test_weights_that_do_not_fit_are_one_error(

@@ -17,7 +17,7 @@ def test_from_nothing_to_a_table(tmp_path):
   )
   config = "--config=configs/ccl.py:size=tiny"
   steps = (
-    ("world", f"--output={world}", "--train=6", "--test=2"),
+    ("world", f"--output={world}", "--num_train=6", "--num_test=2"),
     ("encode", config, f"--input={world}", f"--output={latents}"),
     (
       "train", config, f"--workdir={run}", f"--config.data.path={latents}",
@@ -26,7 +26,7 @@ def test_from_nothing_to_a_table(tmp_path):
     ),
     (
       "evaluate", f"--workdir={run}", f"--data={latents}", f"--clips={world}",
-      f"--out={out}", "--tasks=a2v", "--num=2", "--guidance=text,ucg2",
+      f"--output={out}", "--tasks=a2v", "--num=2", "--guidance=text,ucg2",
       "--seeds=2",
     ),
   )  # fmt: skip
@@ -47,7 +47,7 @@ def test_from_nothing_to_a_table(tmp_path):
 
 def test_a_row_that_does_not_exist_is_told_before_anything_is_read(tmp_path):
   status, text = call(
-    "evaluate", "--workdir=none", "--data=none", f"--out={tmp_path}",
+    "evaluate", "--workdir=none", "--data=none", f"--output={tmp_path}",
     "--guidance=text,ucg9",
   )  # fmt: skip
   assert status == 1 and "Unknown guidance 'ucg9', expected one of" in text

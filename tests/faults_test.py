@@ -20,7 +20,7 @@ import pytest
 
 from ccl_jax import sharding
 from ccl_jax.checkpoints import manager, restore
-from ccl_jax.data.loader import make_loader
+from ccl_jax.data.loader import Loader
 from ccl_jax.training import step
 from ccl_jax.training.batch import put_batch
 from ccl_jax.training.setup import make_setup
@@ -39,19 +39,27 @@ FLAGS = [
   f"--config.checkpoint.save_interval_steps={EVERY}",
   "--config.checkpoint.max_to_keep=20",
 ]
-# Dies when the arrays of step 16 are written and not yet called a checkpoint.
+# Dies when all of step 16 is written but its folder not yet renamed.
 DIES_WHILE_SAVING = """
 import os, runpy, signal, sys
-from ccl_jax.training import restore
-record = restore.record_files
+from ccl_jax.checkpoints import restore
+write_manifest = restore.write_manifest
 def die(folder):
-  record(folder)
+  write_manifest(folder)
   if folder.name.split(".")[0] == "16":
     os.kill(os.getpid(), signal.SIGKILL)
-restore.record_files = die
+restore.write_manifest = die
 sys.argv[0] = "ccl_jax.train"
 runpy.run_module("ccl_jax.train", run_name="__main__")
 """
+
+
+@pytest.fixture
+def rng():
+  """When faults happen; CCL_FAULTS_SEED repeats those of a failed test."""
+  seed = int(os.environ.get("CCL_FAULTS_SEED", random.randrange(2**32)))
+  print(f"CCL_FAULTS_SEED={seed}")
+  return random.Random(seed)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +74,7 @@ def train(workdir, flags, program=("-m", "ccl_jax.train"), devices=1):
 
 def pod(workdir, flags):
   """Two processes with two devices each."""
-  options = ("2", "--devices=2", "--grace=30", "--", f"--workdir={workdir}")
+  options = ("2", "--devices=2", "--grace=300", "--", f"--workdir={workdir}")
   command = ("bash", "launch/local_pod.sh", *options, *flags)
   return start(*command, CCL_PEER_TIMEOUT="8")
 
@@ -121,7 +129,7 @@ def assert_equal_ends(one, other):
 
 
 def test_killed_stopped_and_damaged_it_ends_as_if_nothing_had_happened(
-  data_flag, tmp_path
+  data_flag, tmp_path, rng
 ):
   """Bit for bit, with the state of the optimizer and the averages."""
   flags = [*FLAGS, data_flag]
@@ -131,7 +139,7 @@ def test_killed_stopped_and_damaged_it_ends_as_if_nothing_had_happened(
 
   # kill -9 somewhere.
   process = train(run, flags)
-  wait_for(process, run, random.randrange(2, 12))
+  wait_for(process, run, rng.randrange(2, 12))
   process.kill()
   code, text = finish(process)
   assert code == -signal.SIGKILL, text
@@ -140,16 +148,16 @@ def test_killed_stopped_and_damaged_it_ends_as_if_nothing_had_happened(
   program = ("-c", DIES_WHILE_SAVING)
   code, text = finish(train(run, flags, program=program))
   assert code == -signal.SIGKILL, text
-  assert restore.steps(run)[-1] == 8
+  assert restore.all_steps(run)[-1] == 8
   assert list((run / "checkpoints").glob("16.*"))
 
   # SIGTERM somewhere: it ends a step, saves it, and all is well.
   process = train(run, flags)
-  wait_for(process, run, random.randrange(16, 28))
+  wait_for(process, run, rng.randrange(16, 28))
   process.terminate()
   code, text = finish(process)
   assert code == 0 and "from step 8" in text, text
-  *_, before, stopped = restore.steps(run)
+  *_, before, stopped = restore.all_steps(run)
   assert 16 <= stopped < STEPS
   assert max(losses(run)) == stopped
 
@@ -159,13 +167,15 @@ def test_killed_stopped_and_damaged_it_ends_as_if_nothing_had_happened(
   damaged.write_bytes(damaged.read_bytes()[:-100])
   code, text = finish(train(run, flags))
   assert code == 0 and f"from step {before}" in text, text
-  assert f"checkpoints/{stopped}' is broken" in text and damaged.name in text
+  assert (
+    f"checkpoints/{stopped}' cannot be read" in text and damaged.name in text
+  )
   assert (run / "checkpoints.broken" / str(stopped)).is_dir()
   assert losses(run) == losses(calm)
   assert_equal_ends(run, calm)
 
 
-def test_two_processes_equal_one_and_survive_a_death(data_flag, tmp_path):
+def test_two_processes_equal_one_and_survive_a_death(data_flag, tmp_path, rng):
   """2 processes x 2 devices against 1 x 4; then 2 hosts become 1."""
   flags = [*FLAGS, data_flag]
   alone, together = tmp_path / "alone", tmp_path / "together"
@@ -173,13 +183,13 @@ def test_two_processes_equal_one_and_survive_a_death(data_flag, tmp_path):
   assert code == 0, text
 
   process = pod(together, flags)
-  wait_until(process, lambda: restore.steps(together))
-  time.sleep(random.uniform(0, 0.1))  # kill -9 somewhere
+  wait_until(process, lambda: restore.all_steps(together))
+  time.sleep(rng.uniform(0, 0.1))  # kill -9 somewhere
   os.kill(process_of_pod(together, 1), signal.SIGKILL)
-  killed = time.monotonic()
   code, text = finish(process)
-  assert code != 0 and time.monotonic() - killed < 60, text
-  assert "process 0 ended with code" in text
+  # The other process ends by itself: the script does not have to kill it.
+  assert code != 0 and "process 0 ended with code" in text, text
+  assert "killing process" not in text, text
   assert "another task died" in text or "closed by peer" in text, text
 
   # Again, until a SIGTERM to both: they stop after the same step.
@@ -188,7 +198,7 @@ def test_two_processes_equal_one_and_survive_a_death(data_flag, tmp_path):
   process.terminate()
   code, text = finish(process)
   assert code == 0 and "Resuming" in text, text
-  stopped = restore.steps(together)[-1]
+  stopped = restore.all_steps(together)[-1]
   assert 12 <= stopped < STEPS
 
   # One host with four devices goes on.
@@ -203,7 +213,7 @@ def test_two_processes_equal_one_and_survive_a_death(data_flag, tmp_path):
 
 @functools.cache
 def program(devices, data):  # noqa: F811
-  """Recipe, what makes the first state, and step, on some devices."""
+  """Setup, a function that makes the first state, and step, on some devices."""
   config = get_config("size=tiny,stage=audio").to_dict() | {"batch_size": 8}
   config["model"] |= {"num_layers": 1}
   config["model"]["audio"] |= {"width": 32, "heads": 1, "ffn": 32}
@@ -215,10 +225,10 @@ def program(devices, data):  # noqa: F811
 def run_on(devices, data, workdir, until):  # noqa: F811
   """The loop of `ccl_jax.train`: names and loss of each step."""
   setup, init, take_step = program(devices, data)
-  rows = sharding.local_rows(setup.layout, setup.batch_size)
-  loader = make_loader(data, batch_size=setup.batch_size, rows=rows)
-  checkpoints = manager.Checkpointer(workdir, save_interval_steps=1)
-  found = checkpoints.restore_newest(abstract_state(setup))
+  rows = sharding.local_rows(setup.plan.layout, setup.batch_size)
+  loader = Loader(data, batch_size=setup.batch_size, rows=rows)
+  checkpoints = manager.CheckpointManager(workdir, save_interval_steps=1)
+  found = checkpoints.restore_latest(abstract_state(setup))
   state, start = found or (jax.tree.map(jnp.copy, init()), 0)
   seen = {}
   for i in range(start, until):

@@ -1,3 +1,7 @@
+"""Files that are complete or absent, on disk and in a bucket."""
+
+import logging
+
 import numpy as np
 import pytest
 from etils import epath
@@ -61,3 +65,18 @@ def test_a_local_file_is_not_copied(tmp_path):
   (tmp_path / "a.txt").write_text("a")
   with files.local_copy(tmp_path / "a.txt") as local:
     assert local == tmp_path / "a.txt"
+
+
+def test_a_bucket_that_fails_is_a_warning_and_tried_again(caplog, monkeypatch):
+  workdir = bucket.make()
+  mirror = files.BucketMirror(workdir, every_seconds=0.0)
+  (mirror.local / "a.txt").write_text("a")
+  with monkeypatch.context() as patch, caplog.at_level(logging.WARNING):
+    patch.setattr(type(workdir), "write_bytes", lambda *_: 1 / 0, raising=True)
+    mirror.copy_if_due()
+  assert "a.txt" in caplog.text and "division" in caplog.text
+  assert not (workdir / "a.txt").exists()
+  mirror.copy_if_due()
+  assert (workdir / "a.txt").read_text() == "a"
+  mirror.close()
+  assert not mirror.local.exists()

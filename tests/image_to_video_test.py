@@ -1,6 +1,5 @@
 """Clips that begin with an image: told of it, or its latents held fast."""
 
-import dataclasses
 import functools
 
 import jax
@@ -8,16 +7,22 @@ import numpy as np
 import pytest
 
 from ccl_jax import trees
-from ccl_jax.codecs import clip, converted_weights
-from ccl_jax.data.decoding import ClipShape
+from ccl_jax.codecs import clip
+from ccl_jax.data.clip import ClipShape
+from ccl_jax.diffusion.tasks import inference_task
+from ccl_jax.generation import stages
 from ccl_jax.generation.pipeline import Pipeline
+from ccl_jax.generation.requests import from_clips
 from ccl_jax.generation.sampling import SamplingConfig
-from ccl_jax.models import joint
+from ccl_jax.models.plan import make_plan
+from ccl_jax.sharding import ONE_DEVICE
 from tests import tiny_codecs
 from tests.data import clips
 from tests.models import tiny
 
-CLIP = clip.Settings(image=14, patch=7, width=16, ffn=24, heads=2, layers=2)
+CLIP = clip.CLIPVisionConfig(
+  image=14, patch=7, width=16, ffn=24, heads=2, layers=2
+)
 PLAIN = dict(
   tiny.SETTINGS,
   text_width=8,
@@ -26,7 +31,7 @@ PLAIN = dict(
     width=12, ffn=16, heads=1, channels=6, tokens_per_frame=5, frequency_dim=8
   ),
 )
-TOLD = dict(
+CONDITIONED = dict(
   PLAIN, video=PLAIN["video"] | dict(condition_channels=12, image_width=16)
 )
 IMAGES = np.random.default_rng(0).integers(
@@ -38,11 +43,8 @@ PROMPTS = ["A disc.", "Two."]
 @pytest.fixture(scope="module")
 def codecs(tmp_path_factory):
   folder = tmp_path_factory.mktemp("clip") / "weights"
-  about = {"model": "clip", "settings": dataclasses.asdict(CLIP)}
-  converted_weights.write(
-    folder, tiny_codecs.draw(clip.describe(CLIP)[1]), about
-  )
-  return clips.codecs()._replace(image=clip.ImageEncoder(str(folder)))
+  tiny_codecs.write_weights(folder, "clip", clip.CLIP, CLIP)
+  return clips.codecs()._replace(image=clip.CLIPImageCodec(str(folder)))
 
 
 def draw(shapes):
@@ -59,24 +61,30 @@ def draw(shapes):
 
 
 @functools.cache
-def model(is_told):
-  """(settings, graph, parameters)."""
-  settings = TOLD if is_told else PLAIN
-  graph, shapes = joint.describe(settings)
-  return settings, graph, draw(shapes)
+def model(reads_image):
+  """(plan, parameters)."""
+  plan = make_plan(CONDITIONED if reads_image else PLAIN, ONE_DEVICE)
+  return plan, draw(plan.shapes)
 
 
-def make_pipeline(is_told, codecs):
-  settings, graph, params = model(is_told)
+def make_pipeline(reads_image, codecs):
+  plan, params = model(reads_image)
   return Pipeline(
-    graph,
-    params,
-    codecs,
-    ClipShape(clips.FPS, clips.FRAMES, clips.SIZE),
-    SamplingConfig(num_inference_steps=2, solver="euler"),
-    0,
-    model=settings,
+    plan=plan,
+    params=params,
+    codecs=codecs,
+    shape=ClipShape(clips.FPS, clips.FRAMES, clips.SIZE),
+    sampling=SamplingConfig(num_inference_steps=2, solver="euler"),
+    step=0,
   )
+
+
+def sample(pipeline, task, prompts, inputs, seeds=(0, 1)):
+  """Latents of embedded prompts and encoded inputs."""
+  text = stages.embed(pipeline, prompts)
+  negative = stages.embed(pipeline, [""])
+  task = inference_task(task)
+  return stages.sample(pipeline, task, text, negative, inputs, seeds)[0]
 
 
 def largest(a, b):
@@ -89,38 +97,39 @@ def test_a_model_that_is_told(codecs):
   assert [x.video.shape for x in made] == [(clips.FRAMES, *clips.SIZE, 3)] * 2
   assert all(len(x.audio) == clips.SAMPLES for x in made)
 
-  given = pipeline.encode_given("i2av", 2, list(IMAGES), None, None)
-  assert given.keys() == {"image"}
-  latents = pipeline.latents("i2av", PROMPTS, given)
+  inputs = stages.encode_inputs(pipeline, {"image": list(IMAGES)})
+  assert not inputs.latents and inputs.image is not None
+  latents = sample(pipeline, "i2av", PROMPTS, inputs)
   # Each sample by itself, whatever else is in the batch, in all variants.
-  swapped = jax.tree.map(lambda x: x[::-1], given)
-  swapped = pipeline.latents("i2av", PROMPTS[::-1], swapped, seeds=[1, 0])
+  swapped = jax.tree.map(lambda x: x[::-1], inputs)
+  swapped = sample(pipeline, "i2av", PROMPTS[::-1], swapped, seeds=[1, 0])
   for s, x in latents.items():
     assert largest(x[::-1], swapped[s]) < 1e-4 * float(np.abs(x).max())
   # Mask and latents tell, and so do CLIP's tokens.
-  image = given["image"]
+  image = inputs.image
   for part in (
     image._replace(latents=image.latents[::-1]),
     image._replace(tokens=image.tokens[::-1]),
   ):
-    other = pipeline.latents("i2av", PROMPTS, {"image": part})
+    changed = inputs._replace(image=part)
+    other = sample(pipeline, "i2av", PROMPTS, changed)
     assert largest(other["video"], latents["video"]) > 1e-3
 
   # From clips of the data, the image is what their first latents stand for.
-  text = pipeline.embed(PROMPTS)
   data = {
-    "video": codecs.video.encode(IMAGES[:, None]), "text": text,
-    "null_text": pipeline.embed([""])[0],
-  }  # fmt: skip
-  again = pipeline.regenerate("i2av", data)
-  assert again["video"].shape == latents["video"].shape
+    "video": codecs.video.encode(IMAGES[:, None]),
+    "text": stages.embed(pipeline, PROMPTS),
+    "null_text": stages.embed(pipeline, [""])[0],
+  }
+  again = pipeline.generate(from_clips(inference_task("i2av"), data))
+  assert [x.video.shape for x in again] == [x.video.shape for x in made]
 
 
 def test_a_model_that_is_not_told_keeps_the_first_frame(codecs):
   pipeline = make_pipeline(False, codecs._replace(image=None))
-  given = pipeline.encode_given("i2v", 2, list(IMAGES), None, None)
-  made = pipeline.latents("i2v", PROMPTS, given)
-  np.testing.assert_array_equal(made["video"][:, :1], given["video"])
+  inputs = stages.encode_inputs(pipeline, {"image": list(IMAGES)})
+  made = sample(pipeline, "i2v", PROMPTS, inputs)
+  np.testing.assert_array_equal(made["video"][:, :1], inputs.latents["video"])
 
 
 def test_what_cannot_be_told(codecs):
@@ -130,8 +139,8 @@ def test_what_cannot_be_told(codecs):
   plain = make_pipeline(False, codecs)
   with pytest.raises(ValueError, match=r"image 0 is uint8 \(15, 24, 3\)"):
     plain("i2v", PROMPTS, images=list(IMAGES[:, 1:]))
-  image = make_pipeline(True, codecs).encode_given(
-    "i2v", 2, list(IMAGES), None, None
+  image = stages.encode_inputs(
+    make_pipeline(True, codecs), {"image": list(IMAGES)}
   )
   with pytest.raises(ValueError, match="no place for them"):
-    plain.latents("i2v", PROMPTS, image)
+    sample(plain, "i2v", PROMPTS, image)

@@ -1,3 +1,5 @@
+"""Modules as functions of nested dicts."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,8 +20,17 @@ class Tower(nnx.Module):
     return x
 
 
+def random_params():
+  """Returns parameters of twelve layers."""
+  keys = iter(jax.random.split(jax.random.key(0), 24))
+  return jax.tree.map(
+    lambda x: jax.random.normal(next(keys), x.shape),
+    nnx_utils.param_shapes(Tower, 12),
+  )
+
+
 def test_layers_keep_their_order_beyond_ten():
-  params = nnx_utils.init_params(Tower, 12, jax.random.key(0))
+  params = random_params()
   assert set(params["layers"]) == {str(i) for i in range(12)}
   x = expected = jnp.ones((1, 2))
   for i in range(12):
@@ -31,7 +42,7 @@ def test_layers_keep_their_order_beyond_ten():
 
 def test_shapes_are_those_of_parameters():
   shapes = trees.flatten(nnx_utils.param_shapes(Tower, 12))
-  params = trees.flatten(nnx_utils.init_params(Tower, 12, jax.random.key(0)))
+  state = nnx.to_pure_dict(nnx.split(Tower(12, rngs=nnx.Rngs(0)))[1])
   assert {p: x.shape for p, x in shapes.items()} == {
-    p: x.shape for p, x in params.items()
+    p: x.shape for p, x in trees.flatten(state).items()
   }

@@ -13,7 +13,7 @@ from ccl_jax.codecs.api import Codecs
 from ccl_jax.codecs.hashed_text import HashedText
 from ccl_jax.codecs.linear import LinearAudioCodec, LinearVideoCodec
 from ccl_jax.data import media
-from ccl_jax.data.decoding import ClipShape
+from ccl_jax.data.clip import ClipShape
 from ccl_jax.training.state import abstract_state
 from tests.models import tiny
 from tests.training.setups import make_config, make_setup
@@ -59,8 +59,8 @@ def write(workdir):
   manager.claim_workdir(workdir, config, ())
   files.write_json(workdir / "clip.json", dataclasses.asdict(SHAPE))
   codecs().save(workdir / "codecs")
-  checkpoints = manager.Checkpointer(workdir)
-  checkpoints.save(STEP, state, last=True)
+  checkpoints = manager.CheckpointManager(workdir)
+  checkpoints.save(STEP, state, force=True)
   checkpoints.close()
   return workdir
 

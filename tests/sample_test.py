@@ -16,17 +16,15 @@ from tests.runs import SAMPLES, SHAPE, inputs, run  # noqa: F401
 def generate(run, out, *arguments):  # noqa: F811
   """`sample.generate` with flags as they would be on the command line."""
   with flagsaver.flagsaver():
-    flags.FLAGS(["sample", f"--workdir={run}", f"--out={out}", *arguments])
+    flags.FLAGS(["sample", f"--workdir={run}", f"--output={out}", *arguments])
     sample.generate()
 
 
 def test_every_task_of_a_list(run, inputs, tmp_path):  # noqa: F811
-  from ccl_jax.generation import requests
-
   lines = [
-    {"prompt": "A face.", "task": task, "name": task}
-    | {name: inputs[name] for name in requests.inputs(task)}
-    for task in tasks.INFERENCE_TASKS
+    {"prompt": "A face.", "task": name, "name": name}
+    | {kind: inputs[kind] for kind in task.inputs}
+    for name, task in tasks.INFERENCE_TASKS.items()
   ]
   path = tmp_path / "list.jsonl"
   path.write_text("\n".join(map(json.dumps, lines)))
@@ -55,8 +53,8 @@ def test_every_task_of_a_list(run, inputs, tmp_path):  # noqa: F811
   ("arguments", "words"),
   [
     (["--task=t2x", "--prompt=x"], "t2av"),
-    (["--task=a2v", "--prompt=x"], "needs --audio"),
-    (["--prompt=x", "--image=a.png"], "takes no --image"),
+    (["--task=a2v", "--prompt=x"], "needs audio"),
+    (["--prompt=x", "--image=a.png"], "takes no image"),
     (["--task=i2v", "--prompt=x", "--image=README.md"], "README.md"),
     (["--task=t2av"], "--prompt or --prompts"),
     (["--prompts=nowhere.jsonl"], "nowhere.jsonl"),
@@ -84,7 +82,7 @@ def test_processes_share_a_list(run, tmp_path):  # noqa: F811
   path, out = tmp_path / "list.jsonl", tmp_path / "out"
   lines = [json.dumps({"prompt": text, "task": "t2a"}) for text in PROMPTS]
   path.write_text("\n".join([*lines, "nonsense"]))
-  flags = (f"--workdir={run}", f"--out={out}", f"--prompts={path}")
+  flags = (f"--workdir={run}", f"--output={out}", f"--prompts={path}")
   both = commands.start_two("-m", "ccl_jax.sample", *flags, devices=2)
   ended = [commands.finish(process) for process in both]
   for status, text in ended:

@@ -13,7 +13,7 @@ from ccl_jax.sharding import AXES, Layout, make_mesh
 from ccl_jax.training import step
 from ccl_jax.training.batch import put_batch
 from ccl_jax.training.setup import make_key
-from ccl_jax.training.state import abstract_state, param_shardings
+from ccl_jax.training.state import abstract_state
 from configs.ccl import get_config
 from tests.models import tiny
 from tests.training import setups
@@ -53,10 +53,10 @@ def gradients(sizes, devices, **options):
     objective={"first_frame_probability": 0.5},
     **options,
   )
-  params = tiny.randomize(setup.shapes)
-  if setup.layout.mesh is not None:
-    params = jax.device_put(params, param_shardings(setup, setup.shapes))
-  rows = sharding.local_rows(setup.layout, setup.batch_size)
+  params = tiny.randomize(setup.plan.shapes)
+  if setup.plan.layout.mesh is not None:
+    params = jax.device_put(params, setup.plan.shardings(setup.plan.shapes))
+  rows = sharding.local_rows(setup.plan.layout, setup.batch_size)
 
   @jax.jit
   def take(params, batch):

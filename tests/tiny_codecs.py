@@ -15,44 +15,45 @@ from ccl_jax.codecs import (
 )
 from tests.codecs import vocabulary
 
-VIDEO = wan_vae.Settings(
+VIDEO = wan_vae.WanVAEConfig(
   base=4, multipliers=(1, 2, 2, 2), residuals=1, channels=4,
   mean=(0.1, -0.1, 0.05, 0.0), deviation=(0.2, 0.16, 0.24, 0.18),
 )  # fmt: skip
-AUDIO = mmaudio_vae.Settings(
+AUDIO = mmaudio_vae.MMAudioVAEConfig(
   channels=4, width=8, multipliers=(1, 2), num_blocks=1
 )
-VOCODER = bigvgan.Settings(
+VOCODER = bigvgan.BigVGANConfig(
   width=8, rates=(16, 16), kernels=(32, 32), block_kernels=(3,), dilations=(1,)
 )
-TEXT = umt5.Settings(
+TEXT = umt5.UMT5Config(
   vocab=64, width=16, ffn=24, heads=4, head_size=4, layers=2,
   dtype="float32", param_dtype="float32",
 )  # fmt: skip
+MODELS = {
+  "video": ("wan-vae", wan_vae.Autoencoder, VIDEO),
+  "audio": ("mmaudio", mmaudio_vae.MMAudioVAE, AUDIO),
+  "vocoder": ("bigvgan", bigvgan.BigVGAN, VOCODER),
+  "text": ("umt5", umt5.UMT5, TEXT),
+}
 
 
 def write(folder):
-  """Folders of weights in `folder`; returns `encode.weights`."""
-  models = {
-    "video": ("wan-vae", VIDEO, wan_vae.param_shapes(VIDEO)),
-    "audio": (
-      "mmaudio", AUDIO, nnx_utils.param_shapes(mmaudio_vae.MMAudioVAE, AUDIO)
-    ),
-    "vocoder": (
-      "bigvgan", VOCODER, nnx_utils.param_shapes(bigvgan.BigVGAN, VOCODER)
-    ),
-    "text": ("umt5", TEXT, umt5.describe(TEXT)[1]),
-  }  # fmt: skip
-  for name, (model, settings, shapes) in models.items():
-    about = {"model": model, "settings": dataclasses.asdict(settings)}
-    converted_weights.write(folder / name, draw(shapes), about)
+  """Writes all weights and a tokenizer; returns `encode.weights`."""
+  paths = {name: write_weights(folder / name, *MODELS[name]) for name in MODELS}
   (folder / "spiece.model").write_bytes(vocabulary.train())
-  paths = {name: str(folder / name) for name in models}
   return paths | {"tokenizer": str(folder / "spiece.model")}
 
 
+def write_weights(path, model, make, config):
+  """Writes random weights of a model; returns their folder."""
+  metadata = {"model": model, "settings": dataclasses.asdict(config)}
+  params = draw(nnx_utils.param_shapes(make, config))
+  converted_weights.write(path, params, metadata)
+  return str(path)
+
+
 def draw(shapes):
-  """As large as keeps what goes through about as large."""
+  """Returns parameters that keep the magnitude of activations."""
   rng = np.random.default_rng(0)
 
   def one(x):

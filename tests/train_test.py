@@ -8,12 +8,14 @@ import orbax.checkpoint as ocp
 import pytest
 from etils import epath
 
-from ccl_jax.checkpoints import restore
+from ccl_jax.checkpoints import orbax_reader
 from ccl_jax.codecs.api import Codecs
 from ccl_jax.codecs.hashed_text import HashedText
 from ccl_jax.codecs.linear import LinearAudioCodec, LinearVideoCodec
-from ccl_jax.data import media, records
+from ccl_jax.data import media, shards
+from ccl_jax.data.clip import ClipShape
 from tests.commands import call
+from tests.data.clips import write_records
 
 SMALL = [
   "--config.batch_size=4",
@@ -46,18 +48,16 @@ def data(tmp_path_factory):
     HashedText(64, 32),
   )
   path = tmp_path_factory.mktemp("data") / "latents"
-  with records.writing(
-    path, codecs, fps=25.0, frames=FRAMES, size=SIZE
-  ) as writer:
-    for i in range(6):
-      split = "validation" if i == 5 else "train"
-      writer.add(
-        records.Example(
-          f"{i}.mp4", split, "A face.", codecs.text.encode("A face."),
-          codecs.video.encode(videos[i : i + 1])[0],
-          codecs.audio.encode(sounds[i : i + 1])[0],
-        )
-      )  # fmt: skip
+  examples = [
+    shards.EncodedClip(
+      f"{i}.mp4", "validation" if i == 5 else "train", "A face.",
+      codecs.text.encode("A face."),
+      codecs.video.encode(videos[i : i + 1])[0],
+      codecs.audio.encode(sounds[i : i + 1])[0],
+    )
+    for i in range(6)
+  ]  # fmt: skip
+  write_records(path, codecs, examples, shape=ClipShape(25.0, FRAMES, SIZE))
   return path
 
 
@@ -74,7 +74,7 @@ def train(data, workdir, *arguments):
 def losses(workdir):
   """The lines of a run, without what the clock says."""
   lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
-  kept = ("step", "loss", "grad_norm", "rate", "skipped")
+  kept = ("step", "loss", "grad_norm", "learning_rate_factor", "skipped")
   return [
     {k: v for k, v in line.items() if k.split("/")[0] in (*kept, "loss_t")}
     for line in lines
@@ -128,12 +128,12 @@ def test_the_joint_stage_starts_from_the_audio_stage(data, tmp_path):
     "--config.eval.tasks=()", "--config.num_train_steps=1",
   )  # fmt: skip
   assert status == 0, text
-  old = restore.read(
-    epath.Path(first) / "checkpoints" / "2",
+  old = orbax_reader.read_arrays(
+    epath.Path(first) / "checkpoints" / "2" / "default",
     {"ema/audio/embed/kernel": jax.ShapeDtypeStruct((8, 24), "float32")},
   )
-  now = restore.read(
-    epath.Path(second) / "checkpoints" / "1",
+  now = orbax_reader.read_arrays(
+    epath.Path(second) / "checkpoints" / "1" / "default",
     {"frozen/audio/embed/kernel": jax.ShapeDtypeStruct((8, 24), "float32")},
   )
   np.testing.assert_array_equal(*old.values(), *now.values())
@@ -151,8 +151,9 @@ def test_a_run_leaves_what_it_promises(runs):
 @pytest.mark.parametrize(
   ("argument", "words"),
   [
-    ("--config.step=4", "steps"),
-    ("--config.num_train_steps=many", "steps"),
+    ("--config.num_train_step=4", "num_train_steps"),
+    ("--config.steps=4", "is called --config.num_train_steps now"),
+    ("--config.num_train_steps=many", "num_train_steps"),
     ("--config.model.video.channels=16", "the data have 8"),
     ("--config.data.split=tarin", "tarin"),
     ("--config.data.path=nowhere", "ccl_jax.encode"),
@@ -175,7 +176,7 @@ def test_the_workdir_of_another_config_is_refused(data, runs):
 
 
 def sample(workdir, out, *arguments):
-  return call("sample", f"--workdir={workdir}", f"--out={out}", *arguments)
+  return call("sample", f"--workdir={workdir}", f"--output={out}", *arguments)
 
 
 def test_sampling_writes_clips_with_their_settings(runs, tmp_path):

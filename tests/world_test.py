@@ -24,29 +24,29 @@ def run(*flags):
 
 def test_files_are_made_whole_and_read_back_in_time(tmp_path):
   folder = tmp_path / "world"
-  done = run(f"--output={folder}", "--train=2", "--test=2")
+  done = run(f"--output={folder}", "--num_train=2", "--num_test=2")
   assert done.returncode == 0, done.stderr
   lines = (folder / "captions.jsonl").read_text().splitlines()
   splits = [json.loads(line)["split"] for line in lines]
   assert splits == ["train", "train", "easy", "easy", "hard", "hard"]
-  found = captions.list_sources(folder)
-  assert len(found) == 6 and all(source.caption for source in found)
+  found = captions.list_clips(folder)
+  assert len(found) == 6 and all(file.caption for file in found)
   clips = []
-  for source in found:
-    clip = media.read_clip(source.path, fps=25.0, size=(64, 64), frames=49)
+  for file in found:
+    clip = media.read_clip(file.path, fps=25.0, size=(64, 64), frames=49)
     mel = log_mel(clip.audio[None])[0]
-    clips.append(synchworld.measure(source.caption, clip.video, mel))
+    clips.append(synchworld.measure(file.caption, clip.video, mel))
   scores = synchworld.aggregate(clips, 10)
   assert scores["EAC"].value > 0.9 and scores["lag ms"].value < 10
   assert scores["SER"].value < 0.05 and scores["ID"].value == 1
 
-  again = run(f"--output={folder}", "--train=2", "--test=2")
+  again = run(f"--output={folder}", "--num_train=2", "--num_test=2")
   assert again.returncode == 1
   assert "exists; choose another --output" in again.stderr
 
 
 def test_a_world_that_cannot_be_made_leaves_nothing(tmp_path):
-  failed = run(f"--output={tmp_path / 'world'}", "--train=1", "--frames=9")
+  failed = run(f"--output={tmp_path / 'world'}", "--num_train=1", "--frames=9")
   assert failed.returncode == 1
-  assert failed.stderr.strip().endswith("ask for more frames.")
+  assert failed.stderr.strip().endswith("use more frames.")
   assert list(tmp_path.iterdir()) == []

@@ -1,10 +1,10 @@
 """A page to try a model: python -m ccl_jax.app --workdir=DIR
 
-It shows all tasks, with uploads where they take one, the progress of every
-step, and the clip with its sound, mel and files, and where its attention goes
-if that is ticked. It is served on this machine only; --host=0.0.0.0 lets
-everyone in who can reach it, and nobody is asked for a password. Requests wait
-in a queue of --queue, and are refused beyond.
+It offers every task, with uploads where a task takes them, and shows the
+progress, the clip with its sound, mel and files and, if ticked, its attention.
+It is served on this machine only; --host=0.0.0.0 opens it to everyone who can
+reach the machine, without a password. Up to --max_queue requests wait; further
+ones are refused.
 
 Needs gradio: pip install "gradio>=6.31,<7"
 """
@@ -19,20 +19,35 @@ from ccl_jax.app.session import Session
 from ccl_jax.app.ui import build
 from ccl_jax.generation.pipeline import Pipeline
 
-WORKDIR = flags.DEFINE_string("workdir", None, "Workdir of a training run.")
-STEP = flags.DEFINE_integer("step", None, "Checkpoint; default the newest.")
-HOST = flags.DEFINE_string("host", "127.0.0.1", "Address to listen on.")
+WORKDIR = flags.DEFINE_string(
+  "workdir", None, "Workdir of the training run to try."
+)
+STEP = flags.DEFINE_integer(
+  "step", None, "Step of the checkpoint; the newest if unset."
+)
+HOST = flags.DEFINE_string(
+  "host", "127.0.0.1", "Address to listen on; 0.0.0.0 for all."
+)
 PORT = flags.DEFINE_integer("port", 7860, "Port to listen on.")
-QUEUE = flags.DEFINE_integer("queue", 8, "Requests that may wait.", 1)
-MEGABYTES = flags.DEFINE_integer("megabytes", 100, "Of an upload, at most.", 1)
-SECONDS = flags.DEFINE_float("seconds", 300.0, "Of an upload, at most.", 0.0)
+MAX_QUEUE = flags.DEFINE_integer(
+  "max_queue", 8, "Requests that may wait; further ones are refused.",
+  lower_bound=1,
+)  # fmt: skip
+MAX_UPLOAD_MB = flags.DEFINE_integer(
+  "max_upload_mb", 100, "Size of an upload in megabytes, at most.",
+  lower_bound=1,
+)  # fmt: skip
+MAX_UPLOAD_SECONDS = flags.DEFINE_float(
+  "max_upload_seconds", 300.0, "Length of an uploaded sound or video, at most.",
+  lower_bound=0.0,
+)  # fmt: skip
 
 
 def serve() -> None:
-  """Reads the flags and serves until it is stopped.
+  """Serves the page until it is stopped.
 
   Raises:
-    ValueError: no such run, no gradio, or an address that is not free.
+    ValueError: no such run, no gradio, or an address that is taken.
   """
   try:
     import gradio
@@ -46,14 +61,16 @@ def serve() -> None:
     "fps": pipeline.shape.fps,
   }
   with tempfile.TemporaryDirectory() as folder:
-    studio = Session(pipeline, about, pathlib.Path(folder), SECONDS.value)
-    page = build(gradio, studio).queue(max_size=QUEUE.value)
+    session = Session(
+      pipeline, about, pathlib.Path(folder), MAX_UPLOAD_SECONDS.value
+    )
+    page = build(gradio, session).queue(max_size=MAX_QUEUE.value)
     print(f"The page: http://{HOST.value}:{PORT.value}", flush=True)
     try:
       page.launch(
         server_name=HOST.value,
         server_port=PORT.value,
-        max_file_size=f"{MEGABYTES.value}mb",
+        max_file_size=f"{MAX_UPLOAD_MB.value}mb",
         allowed_paths=[folder],
         footer_links=[],
         quiet=True,
@@ -64,7 +81,9 @@ def serve() -> None:
         enable_monitoring=False,
         theme=gradio.themes.Default(font=["system-ui", "sans-serif"]),
       )
-    except OSError as error:  # the port is taken, or the host not ours
+    except (
+      OSError
+    ) as error:  # the port is taken, or the host is another machine
       raise ValueError(f"--host, --port: {error}") from error
 
 

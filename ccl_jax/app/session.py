@@ -1,6 +1,6 @@
-"""One request of a person: fields and uploads -> a clip, pictures, and files.
+"""One request of a page's visitor: fields and uploads -> clip, pictures, files.
 
-What the page (`app`) does, without the page.
+What the page (`app.ui`) does, without the page.
 """
 
 import dataclasses
@@ -21,26 +21,26 @@ from ccl_jax.diffusion import tasks
 from ccl_jax.generation import requests
 from ccl_jax.generation.batch import BatchGenerator
 from ccl_jax.generation.pipeline import Pipeline
-from ccl_jax.generation.sampling import AttentionProbe, spread
+from ccl_jax.generation.requests import Request
+from ccl_jax.generation.sampling import AttentionProbe, first_middle_last
 from ccl_jax.metrics import contact_sheet
 
 # Results that are kept, so that the page can still send them.
 _KEPT = 8
-_SECONDS = 0.1  # between two looks at how far sampling is
+_SECONDS = 0.1  # between two reports of the progress
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-  """What a request gives.
+  """Files and pictures of a finished request.
 
   Attributes:
-    clip: the mp4, or wav where there is only sound.
-    files: the clip, the JSON that says how it was made, and those of
-      `attention_maps`.
+    clip: the mp4, or wav if there is only sound.
+    files: the clip, its JSON, and those of `metrics.attention_plots`.
     mel: a picture of the sound, None without sound.
-    attention: a PNG of where cross-modal attention goes, if that was asked for
-      and the task has both streams.
-    note: what was left out of the uploads, or nothing.
+    attention: a PNG of cross-modal attention, if it was asked for and the task
+      has both streams.
+    note: how much of the uploads is unused, or "".
   """
 
   clip: pathlib.Path
@@ -51,13 +51,15 @@ class Result:
 
 
 class Session:
-  """Makes one clip at a time, and tells how far it is.
+  """A pipeline that makes one clip at a time and reports its progress.
 
   Args:
-    pipeline: is watched from now on.
-    about: what the JSON says beside the request.
-    folder: for results, of which the last few stay.
-    max_seconds: of an upload.
+    about: entries of the JSON of every result.
+    folder: for results; the last few stay.
+    max_seconds: length of an upload, at most.
+
+  Attributes:
+    steps_done: sampler steps of the current request.
   """
 
   def __init__(
@@ -67,10 +69,10 @@ class Session:
     folder: pathlib.Path,
     max_seconds: float = 300.0,
   ):
-    # The same callable for every request: another would be another program.
-    self.pipeline = dataclasses.replace(pipeline, watch=self._count)
+    # One callable for every request: each would be another compiled program.
+    self.pipeline = dataclasses.replace(pipeline, on_step=self._count_step)
     self.about, self.folder, self.max_seconds = about, folder, max_seconds
-    self._requests, self._steps = itertools.count(), 0
+    self._num_requests, self.steps_done = itertools.count(), 0
 
   def request(
     self,
@@ -79,14 +81,15 @@ class Session:
     progress: Callable[[int, int], None] = lambda done, of: None,
     attention: bool = False,
   ) -> Result:
-    """One clip.
+    """Generates one clip.
 
     Args:
-      fields: of an item (`prompts`), but "name"; uploads that the task does not
-        take are passed over.
+      fields: of a request, but "name"; uploads that the task does not take are
+        ignored.
       sampling: fields of `SamplingConfig`.
-      progress: told again and again how many steps are done, of how many.
-      attention: whether to look at attention, which is another program.
+      progress: called again and again with the number of finished steps and of
+        all steps.
+      attention: whether to draw attention, which compiles another program.
 
     Raises:
       ValueError: a field, an upload or a setting that cannot be used.
@@ -94,77 +97,75 @@ class Session:
     try:
       return self._request(fields, sampling, progress, attention)
     except ValueError as error:
-      raise ValueError(plain(str(error), fields)) from error
+      raise ValueError(hide_paths(str(error), fields)) from error
 
   def _request(self, fields, sampling, progress, attention) -> Result:
-    item = self.item(fields)
-    note = requests.unused(item, self.pipeline)
-    maker = self._maker(item, sampling, attention)
-    self._steps, steps = 0, maker.sampling.num_inference_steps
+    request = self.make_request(fields)
+    note = requests.describe_unused(request, self.pipeline.shape)
+    generator = self._generator(request, sampling, attention)
+    self.steps_done, steps = 0, generator.sampling.num_inference_steps
     with ThreadPoolExecutor(1) as thread:
-      work = thread.submit(maker.run, [item])
+      work = thread.submit(generator.run, [request])
       while not work.done():
-        progress(min(self._steps, steps), steps)
+        progress(min(self.steps_done, steps), steps)
         wait([work], timeout=_SECONDS)
     for problem in work.result():
       raise ValueError(problem)
-    return result(maker, item, plain(note, fields))
+    return collect_result(generator, request, hide_paths(note, fields))
 
-  def item(self, fields: Mapping[str, Any]) -> requests.Request:
-    """A checked item.
+  def make_request(self, fields: Mapping[str, Any]) -> Request:
+    """Makes a request from the page's fields.
 
     Raises:
-      ValueError: a field that cannot be used, or too long an upload.
+      ValueError: a field that cannot be used, or an upload that is too long.
     """
-    taken = requests.inputs(fields["task"])
-    absent = {name for name in requests.INPUTS if name not in taken}
-    fields = {k: x for k, x in fields.items() if k not in absent}
-    for name in taken:
-      if fields.get(name) is None:
-        raise ValueError(f"Task '{fields['task']}' needs {name}: upload one.")
-      seconds = media.seconds(fields[name])
+    taken = tasks.inference_task(fields["task"]).inputs
+    ignored = set(requests.INPUTS) - set(taken)
+    fields = {k: x for k, x in fields.items() if k not in ignored}
+    for path in filter(None, (fields.get(name) for name in taken)):
+      seconds = media.declared_duration(path)
       if seconds > self.max_seconds:
         raise ValueError(
-          f"{pathlib.Path(fields[name]).name} has {seconds:.1f} s, no more than"
+          f"{pathlib.Path(path).name} has {seconds:.1f} s, no more than"
           f" {self.max_seconds:g} s are taken here: cut it."
         )
     name = f"{fields['task']}_{fields['seed']}"
-    return requests.make_item(fields | {"name": name})
+    return requests.make_request(fields | {"name": name})
 
-  def _maker(
-    self, item: requests.Request, sampling: Mapping[str, Any], attention: bool
+  def _generator(
+    self, request: Request, sampling: Mapping[str, Any], attention: bool
   ) -> BatchGenerator:
-    """Makes the item, in a folder where nothing is yet."""
+    """Returns a generator into an empty folder."""
     chosen = dataclasses.replace(self.pipeline.sampling, **sampling)
-    look = None
-    if attention and len(tasks.inference_task(item.task).streams) > 1:
-      layers = self.pipeline.model["num_layers"]
-      look = AttentionProbe(
-        (chosen.num_inference_steps // 2,), tuple(spread(layers))
-      )
-    folder = self.folder / str(next(self._requests) % _KEPT)
+    probe = None
+    if attention and len(request.task.streams) > 1:
+      layers = tuple(first_middle_last(self.pipeline.plan.num_layers))
+      probe = AttentionProbe((chosen.num_inference_steps // 2,), layers)
+    folder = self.folder / str(next(self._num_requests) % _KEPT)
     shutil.rmtree(folder, ignore_errors=True)
     names = {
       name: pathlib.Path(path).name
       for name in requests.INPUTS
-      if (path := getattr(item, name)) is not None
+      if (path := getattr(request, name)) is not None
     }
     return BatchGenerator(
       self.pipeline, chosen, epath.Path(folder), 1, {**self.about, **names},
-      tell=lambda text: None, shows=False, look=look,
+      warn=lambda text: None, show_progress=False, probe=probe,
     )  # fmt: skip
 
-  def _count(self, sigma: Any) -> None:
-    self._steps += 1
+  def _count_step(self, sigma: Any) -> None:
+    self.steps_done += 1
 
 
-def result(maker: BatchGenerator, item: requests.Request, note: str) -> Result:
-  """What the maker has made of the item."""
-  clip = pathlib.Path(maker.place(item))
+def collect_result(
+  generator: BatchGenerator, request: Request, note: str
+) -> Result:
+  """Returns the files that the generator has written for the request."""
+  clip = pathlib.Path(generator.output_path(request))
   mel = None
-  if "audio" in tasks.inference_task(item.task).streams:
+  if "audio" in request.task.streams:
     sound = media.read_clip(clip, need_video=False).audio
-    mel = contact_sheet.mel_picture(log_mel(sound[None])[0], (160, 640))
+    mel = contact_sheet.mel_image(log_mel(sound[None])[0], (160, 640))
   maps = sorted(clip.parent.glob("*.attention.*"))
   return Result(
     clip,
@@ -175,8 +176,8 @@ def result(maker: BatchGenerator, item: requests.Request, note: str) -> Result:
   )
 
 
-def plain(text: str, fields: Mapping[str, Any]) -> str:
-  """The text with uploads' names: nobody needs to know where they lie here."""
+def hide_paths(text: str, fields: Mapping[str, Any]) -> str:
+  """Replaces the uploads' paths on the server by their names."""
   for path in filter(None, (fields.get(name) for name in requests.INPUTS)):
     text = text.replace(path, pathlib.Path(path).name)
   return text

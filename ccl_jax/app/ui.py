@@ -1,13 +1,13 @@
-"""What the page (`app`) looks like, and what its button does.
+"""The page: its components, and what its button does.
 
-Every function is handed `gr`, the gradio module: only who serves a page needs
-it to be installed.
+Every function takes `gr`, the gradio module, which only the server of a page
+needs to have installed.
 """
 
 from typing import Any
 
 from ccl_jax.app.session import Result, Session
-from ccl_jax.diffusion import guidance
+from ccl_jax.diffusion import guidance, tasks
 from ccl_jax.generation import requests
 from ccl_jax.generation.pipeline import Pipeline
 
@@ -32,27 +32,27 @@ SCALES = (
 _HOUR = 3600
 
 
-def build(gr: Any, studio: Session) -> Any:
-  """The page, of `gr`, the gradio module."""
+def build(gr: Any, session: Session) -> Any:
+  """Builds the page."""
   with gr.Blocks(
     title="ccl_jax", analytics_enabled=False, delete_cache=(_HOUR, 24 * _HOUR)
   ) as page:
-    gr.Markdown(TITLE + clip_text(studio.pipeline))
+    gr.Markdown(TITLE + clip_text(session.pipeline))
     with gr.Row():
       with gr.Column():
-        fields, sampling, attention = controls(gr, studio.pipeline)
+        fields, sampling, attention = controls(gr, session.pipeline)
         button = gr.Button("Generate", variant="primary", elem_id="go")
       with gr.Column():
         shown = results(gr)
 
     def change(task):
-      taken = requests.inputs(task)
+      taken = tasks.inference_task(task).inputs
       return [gr.update(visible=name in taken) for name in requests.INPUTS]
 
     def generate(attention, *values, progress=gr.Progress()):  # noqa: B008
       named = dict(zip([*fields, *sampling], values, strict=True))
       try:
-        result = studio.request(
+        result = session.request(
           {name: named[name] for name in fields},
           {name: named[name] for name in sampling},
           lambda done, of: progress(
@@ -88,7 +88,7 @@ def build(gr: Any, studio: Session) -> Any:
 
 
 def clip_text(pipeline: Pipeline) -> str:
-  """What this model's clips are."""
+  """Describes the model's clips."""
   shape = pipeline.shape
   y, x = shape.size
   return (
@@ -98,7 +98,7 @@ def clip_text(pipeline: Pipeline) -> str:
 
 
 def controls(gr: Any, pipeline: Pipeline) -> tuple[dict, dict, Any]:
-  """Components of an item's fields and the sampling's, and of `attention`."""
+  """Builds the components of a request's fields, the sampling and attention."""
   fields = {
     "task": gr.Dropdown(
       [(text, name) for name, text in TASKS.items()],
@@ -132,7 +132,7 @@ def controls(gr: Any, pipeline: Pipeline) -> tuple[dict, dict, Any]:
         1, 100, chosen.num_inference_steps, step=1, label="Steps"
       ),
       "guidance": gr.Dropdown(
-        list(guidance.ROWS), value=chosen.guidance, label="Guidance"
+        list(guidance.RULES), value=chosen.guidance, label="Guidance"
       ),
     }
     for name in SCALES:
@@ -143,14 +143,14 @@ def controls(gr: Any, pipeline: Pipeline) -> tuple[dict, dict, Any]:
     attention = gr.Checkbox(
       False,
       label="Show attention",
-      info="Between picture and sound; the first time it is compiled anew.",
+      info="Between picture and sound; compiled the first time.",
       elem_id="look",
     )
   return fields, sampling, attention
 
 
 def results(gr: Any) -> dict[str, Any]:
-  """Components of what is made, by name."""
+  """Builds the components of a result, by name."""
   return {
     "video": gr.Video(
       label="Clip", interactive=False, autoplay=True, height=320, elem_id="clip"
@@ -178,7 +178,7 @@ def results(gr: Any) -> dict[str, Any]:
 
 
 def show(gr: Any, result: Result) -> list[Any]:
-  """Values of the components of `results`."""
+  """Returns the values of the components of `results`."""
   clip, is_video = str(result.clip), result.clip.suffix == ".mp4"
   return [
     gr.update(value=clip if is_video else None, visible=is_video),

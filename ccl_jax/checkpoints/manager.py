@@ -1,9 +1,9 @@
-"""Checkpoints of the training state, by Orbax, and the run's config beside.
+"""The workdir of a run: its config, and checkpoints that Orbax saves.
 
-A workdir holds `config.json` (what the run is), `checkpoints/STEP/` and the
-codecs that its latents were made with. The data order is a pure function of
-(seed, step), so the step is all there is to resume the data from. Processes on
-several hosts share the workdir.
+A workdir holds `config.json`, `checkpoints/STEP/` and the codecs that made its
+latents. The order of the data is a pure function of (seed, step), so a
+checkpoint needs no state of the data loader. All processes of a run share one
+workdir.
 """
 
 import json
@@ -26,10 +26,10 @@ _CHUNK_BYTES = 2**28
 
 
 def read_config(workdir: epath.PathLike) -> dict[str, Any]:
-  """The config that a workdir was trained with.
+  """Returns the config of a run, with its keys in today's names.
 
   Raises:
-    ValueError: the folder holds no run.
+    ValueError: the folder is no workdir of a run.
   """
   path = epath.Path(workdir) / "config.json"
   if not path.exists():
@@ -42,13 +42,14 @@ def claim_workdir(
   config: Mapping[str, Any],
   may_differ: tuple[str, ...],
 ) -> None:
-  """Makes `workdir` this config's own, or checks that it already is.
+  """Writes the config into `workdir`, or checks that it has the same one.
 
-  Sections in `may_differ` (how long to run, how often to log) can change
-  between starts of one run.
+  Args:
+    may_differ: keys that may change between starts of one run, such as how
+      often to log.
 
   Raises:
-    ValueError: the folder belongs to a run of another config.
+    ValueError: the folder belongs to a run with another config.
   """
   config = json.loads(json.dumps(config))
   file = epath.Path(workdir) / "config.json"
@@ -62,18 +63,26 @@ def claim_workdir(
       )
       raise ValueError(
         f"workdir '{workdir}' belongs to a run of another config ({changes})."
-        " Choose another --workdir, or give the same config to resume."
+        " Choose another --workdir, or the same config to resume."
       )
-  distributed.barrier("every process has looked at the workdir")
+  distributed.barrier("every process has read the old config")
   if distributed.is_lead():
     files.write_json(file, config)
   distributed.barrier("the workdir is claimed")
 
 
-class Checkpointer:
-  """Saves every `save_interval_steps`, keeps the last `max_to_keep`, resumes the newest.
+class CheckpointManager:
+  """Saves and restores the training state, in the background, by Orbax.
 
-  Of several processes all make the same calls.
+  In a run of several processes all of them must make the same calls.
+
+  Args:
+    workdir: on disk or in a bucket.
+    save_interval_steps: steps between two checkpoints.
+    max_to_keep: how many of the latest checkpoints to keep.
+
+  Raises:
+    ValueError: a number that is less than 1.
   """
 
   def __init__(
@@ -84,60 +93,63 @@ class Checkpointer:
   ):
     if save_interval_steps < 1 or max_to_keep < 1:
       raise ValueError(
-        f"checkpoint {save_interval_steps=}, {max_to_keep=}: expected at least 1."
+        f"checkpoint {save_interval_steps=}, {max_to_keep=}: expected at least"
+        " 1."
       )
     self.save_interval_steps = save_interval_steps
     self.workdir = files.absolute(workdir)
     self.folder = self.workdir / "checkpoints"
-    self._saving = 0
-    self.manager = ocp.CheckpointManager(
+    self._saving_step = 0
+    self._orbax = ocp.CheckpointManager(
       self.folder,
       options=ocp.CheckpointManagerOptions(
         max_to_keep=max_to_keep,
         cleanup_tmp_directories=True,
         async_options=ocp.AsyncOptions(
-          post_finalization_callback=self._record_files
+          post_finalization_callback=self._write_manifest
         ),
       ),
     )
 
-  def is_due(self, step: int) -> bool:
-    """Whether `save` would save, were it not the last step."""
+  def should_save(self, step: int) -> bool:
+    """Returns whether `save` saves this step without `force`."""
     return step % self.save_interval_steps == 0
 
-  def save(self, step: int, state: PyTree, last: bool = False) -> None:
-    """Saves in the background if `step` is due or `last`; once per step.
+  def save(self, step: int, state: PyTree, force: bool = False) -> None:
+    """Saves in the background, if `should_save(step)` or `force`.
+
+    A step that is already saved is not saved again.
 
     Raises:
-      RuntimeError: it was not saved, as there is one of a later step.
+      RuntimeError: Orbax did not save it, as it has one of a later step.
       Exception: the save before failed in the background.
     """
-    if not (self.is_due(step) or last) or step in self.manager.all_steps():
+    if not (self.should_save(step) or force) or step in self._orbax.all_steps():
       return
-    self.manager.wait_until_finished()
-    self._saving = step
-    how = jax.tree.map(_in_chunks, state)
-    if not self.manager.save(step, args=ocp.args.StandardSave(state, how)):
+    self._orbax.wait_until_finished()
+    self._saving_step = step
+    save_args = jax.tree.map(_save_args, state)
+    if not self._orbax.save(step, args=ocp.args.StandardSave(state, save_args)):
       raise RuntimeError(
         f"Orbax did not save step {step} in '{self.folder}', which has the"
-        f" steps {list(self.manager.all_steps())}."
+        f" steps {list(self._orbax.all_steps())}."
       )
 
-  def restore_newest(self, shapes: PyTree) -> tuple[PyTree, int] | None:
-    """The newest checkpoint that can be read and its step; None for a new run.
+  def restore_latest(self, shapes: PyTree) -> tuple[PyTree, int] | None:
+    """Returns the latest readable state and its step; None in a new run.
 
-    Newer ones that cannot be read are named in a warning and moved to
+    Later checkpoints that cannot be read are named in a warning and moved to
     `checkpoints.broken`.
 
     Args:
       shapes: ShapeDtypeStructs with shardings, on any mesh.
 
     Raises:
-      ValueError: it is a checkpoint of another model, or all are broken.
+      ValueError: the checkpoint is of another model, or none can be read.
     """
     reasons: dict[int, str] = {}
-    for step in sorted(self.manager.all_steps(), reverse=True):
-      state, reason = self._try_to_read(step, shapes)
+    for step in sorted(self._orbax.all_steps(), reverse=True):
+      state, reason = self._try_read(step, shapes)
       if reason is None:
         self._move_aside(reasons)
         return state, step
@@ -151,13 +163,11 @@ class Checkpointer:
     return None
 
   def close(self) -> None:
-    """Waits for a save under way; raises what went wrong in it."""
-    self.manager.close()
+    """Waits for a save that is not finished; raises its error, if any."""
+    self._orbax.close()
 
-  def _try_to_read(
-    self, step: int, shapes: PyTree
-  ) -> tuple[PyTree, str | None]:
-    """The state, or why some process cannot read it."""
+  def _try_read(self, step: int, shapes: PyTree) -> tuple[PyTree, str | None]:
+    """Returns (state, None), or (None, why some process cannot read it)."""
     state, reason = None, None
     try:
       state = restore.read_state(self.folder / str(step), shapes)
@@ -169,7 +179,7 @@ class Checkpointer:
     return state, reason
 
   def _move_aside(self, broken: Iterable[int]) -> None:
-    """So that these steps can be saved again."""
+    """Moves broken checkpoints away, so that their steps can be saved again."""
     if distributed.is_lead():
       for step in broken:
         target = self.workdir / "checkpoints.broken" / str(step)
@@ -177,19 +187,20 @@ class Checkpointer:
         target.rmtree(missing_ok=True)
         (self.folder / str(step)).rename(target)
     distributed.barrier("broken checkpoints moved")
-    self.manager.reload()
+    self._orbax.reload()
 
-  def _record_files(self) -> None:
-    # Orbax calls this on the lead, before the folder gets its name.
+  def _write_manifest(self) -> None:
+    # Orbax calls this on one process, when all is written and before it renames
+    # the temporary folder STEP.orbax-checkpoint-tmp-N to STEP.
     folders = {path.name.split(".")[0]: path for path in self.folder.iterdir()}
-    restore.record_files(folders[str(self._saving)])
+    restore.write_manifest(folders[str(self._saving_step)])
 
 
-def _in_chunks(x: Array | np.ndarray) -> ocp.SaveArgs:
-  """How an array is stored: what is read of it is read by whole chunks.
+def _save_args(x: Array | np.ndarray) -> ocp.SaveArgs:
+  """Returns how Orbax stores an array: in chunks, the unit of reading.
 
-  Orbax makes a chunk of what a device has. Where that is too large, one of
-  stacked layers has a row to itself.
+  By default a chunk is what one device holds. If that is too large, stacked
+  layers get a chunk for each row.
   """
   on_host = isinstance(x, np.ndarray)
   shape = x.shape if on_host else x.sharding.shard_shape(x.shape)

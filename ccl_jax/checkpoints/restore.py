@@ -1,14 +1,13 @@
-"""Reading checkpoints: onto any mesh, in part, and only if they are whole.
+"""Reading of checkpoints: onto any mesh, in part, and only if complete.
 
-Orbax writes `checkpoints/STEP/` and gives it its name when all is written;
-`files.json` in it has the size of every file, so a file that is lost or cut
-short is known before anything is read. Arrays are read straight into the
-shardings that are asked for, each device's part by the host that has it, no
-matter how many devices and hosts had written them.
+Orbax writes `checkpoints/STEP.orbax-checkpoint-tmp-N/` and renames it to
+`checkpoints/STEP/` when all is written. Its `files.json`, a manifest, has the
+size of every file, so that a file that is lost or cut short is found before any
+array is read.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,32 +16,29 @@ from etils import epath
 
 from ccl_jax import distributed, files, trees
 from ccl_jax.array_types import PyTree
+from ccl_jax.checkpoints import orbax_reader
+from ccl_jax.checkpoints.orbax_reader import BrokenError
 
-_SHOWN = 10  # lines of a difference
-ITEM = "default"  # what Orbax calls the arrays of a checkpoint
-_FILES = "files.json"
-
-
-class BrokenError(Exception):
-  """A checkpoint whose files are lost, cut short or unreadable."""
+ITEM = "default"  # Orbax' name of the folder with a checkpoint's arrays
+_MANIFEST = "files.json"
 
 
-def steps(workdir: epath.PathLike) -> list[int]:
-  """Steps of the finished checkpoints of a run, oldest first."""
+def all_steps(workdir: epath.PathLike) -> list[int]:
+  """Returns the steps of a run's finished checkpoints, oldest first."""
   names = ocp.path.step.standard_name_format()
   found = names.find_all(epath.Path(workdir) / "checkpoints")
   return sorted(each.step for each in found)
 
 
-def find(
+def find_checkpoint(
   workdir: epath.PathLike, step: int | None = None
 ) -> tuple[epath.Path, int]:
-  """Folder and step of a checkpoint; the newest, if `step` is None.
+  """Returns folder and step of a checkpoint; of the latest, if `step` is None.
 
   Raises:
-    ValueError: there is no such one.
+    ValueError: the run has no such checkpoint.
   """
-  found = steps(workdir)
+  found = all_steps(workdir)
   if not found or (step is not None and step not in found):
     raise ValueError(
       f"No checkpoint{'' if step is None else f' of step {step}'} in"
@@ -53,76 +49,14 @@ def find(
 
 
 def read_state(folder: epath.Path, shapes: PyTree) -> PyTree:
-  """The arrays of one checkpoint, as the leaves of `shapes`.
+  """Returns the arrays of one checkpoint, as the leaves of `shapes`.
 
   Raises:
     ValueError: the checkpoint has other leaves, or some of another shape.
     BrokenError: it cannot be read.
   """
-  leaves, structure = jax.tree.flatten(shapes)
-  wanted = dict(zip(_paths(shapes), leaves, strict=True))
-  saved = saved_shapes(folder)
-  if saved != {path: leaf.shape for path, leaf in wanted.items()}:
-    raise ValueError(
-      f"'{folder}' is a checkpoint of another model:\n"
-      + difference(saved, {path: leaf.shape for path, leaf in wanted.items()})
-    )
-  arrays = read(folder, wanted)
-  return jax.tree.unflatten(structure, [arrays[path] for path in wanted])
-
-
-def saved_shapes(folder: epath.Path) -> dict[str, tuple[int, ...]]:
-  """Path -> shape of every array in a checkpoint; reads no array.
-
-  Raises:
-    BrokenError: its description cannot be read, or files are not as written.
-  """
-  if distributed.is_lead():
-    _check_files(folder)
-  tree = _saved_tree(folder)
-  paths, leaves = _paths(tree), jax.tree.leaves(tree)
-  return {p: tuple(x.shape) for p, x in zip(paths, leaves, strict=True)}
-
-
-def read(
-  folder: epath.Path, wanted: dict[str, jax.ShapeDtypeStruct]
-) -> dict[str, jax.Array]:
-  """Arrays of a checkpoint by path; the others are not read.
-
-  Raises:
-    BrokenError: an array cannot be read.
-  """
-  tree = _saved_tree(folder)
-  paths, structure = _paths(tree), jax.tree.structure(tree)
-  item = [wanted.get(path, ocp.PLACEHOLDER) for path in paths]
-  how = [_restore_args(x) for x in item]
-  arguments = ocp.args.PyTreeRestore(
-    item=structure.unflatten(item), restore_args=structure.unflatten(how)
-  )
-  # The handler without a Checkpointer around it: that has barriers, where a
-  # host that can read would wait forever for one that cannot.
-  handler = ocp.PyTreeCheckpointHandler()
-  try:
-    found = handler.restore(_item(folder), args=arguments)
-  except Exception as error:  # TensorStore raises what it likes.
-    raise _broken(folder, error) from error
-  arrays = dict(zip(paths, structure.flatten_up_to(found), strict=True))
-  return {path: arrays[path] for path in wanted}
-
-
-def difference(
-  there: dict[str, tuple[int, ...]], here: dict[str, tuple[int, ...]]
-) -> str:
-  """Some lines on which paths only one side has, and which shapes differ."""
-  lines = [f"  only there: {p} {there[p]}" for p in there if p not in here]
-  lines += [f"  only here: {p} {here[p]}" for p in here if p not in there]
-  lines += [
-    f"  {p}: {there[p]} there, {here[p]} here"
-    for p in there
-    if p in here and there[p] != here[p]
-  ]
-  more = len(lines) - _SHOWN
-  return "\n".join(lines[:_SHOWN] + ([f"  and {more} more"] * (more > 0)))
+  _check_manifest(folder)
+  return orbax_reader.read_tree(folder / ITEM, shapes)
 
 
 def read_params(
@@ -131,53 +65,55 @@ def read_params(
   step: int | None = None,
   average: bool = True,
 ) -> tuple[PyTree, int]:
-  """Parameters of a run, without the rest of its state, and their step.
+  """Returns parameters of a run, without the rest of its state, and their step.
 
   Args:
     shapes: nested dict of ShapeDtypeStructs; those without a sharding go to one
       device. Parameters of the run that it lacks are not read.
-    step: of the checkpoint; None takes the newest.
-    average: the moving average, where a parameter has one.
+    step: of the checkpoint; None takes the latest.
+    average: read the moving average, where a parameter has one.
 
   Raises:
     ValueError: no such checkpoint, or a broken one; parameters that it lacks or
       has in another shape.
   """
-  folder, step = find(workdir, step)
+  folder, step = find_checkpoint(workdir, step)
   wanted = trees.flatten(shapes)
   try:
-    full = full_paths(folder, wanted, average)
-    arrays = read(folder, {full[path]: x for path, x in wanted.items()})
+    paths = state_paths(folder, wanted, average)
+    arrays = orbax_reader.read_arrays(
+      folder / ITEM, {paths[p]: x for p, x in wanted.items()}
+    )
   except BrokenError as error:
     raise ValueError(
-      f"{error}. Of the steps {steps(workdir)} choose another."
+      f"{error}. Choose another of the steps {all_steps(workdir)}."
     ) from error
-  return trees.unflatten({path: arrays[full[path]] for path in wanted}), step
+  return trees.unflatten({p: arrays[paths[p]] for p in wanted}), step
 
 
 def initial_params(
   shapes: PyTree,
-  sources: Sequence[tuple[str, epath.PathLike]],
-  new: Sequence[str],
+  from_runs: Sequence[tuple[str, epath.PathLike]],
+  fresh: Sequence[str],
   average: bool = True,
 ) -> dict[str, jax.Array]:
-  """Parameters of a new model that other runs have trained.
+  """Returns parameters of a new model that earlier runs have trained.
 
   Args:
     shapes: of the new model's parameters, with shardings.
-    sources: (regex, workdir): parameters whose path matches are read from the
-      newest checkpoint there; the first that matches.
-    new: regexes of the parameters that no run has.
+    from_runs: (regex, workdir): parameters whose path matches are read from the
+      latest checkpoint there; the first match counts.
+    fresh: regexes of the parameters that no run has.
     average: read the moving average, where a parameter has one.
 
   Returns:
-    Path -> array for the parameters of the sources.
+    Path -> array for the parameters that are read.
 
   Raises:
-    ValueError: a parameter that neither matches a source nor is named new, a
-      pattern without a parameter; and as `read_params`.
+    ValueError: a parameter that no pattern matches, a pattern that matches no
+      parameter; and as `read_params`.
   """
-  rules = [*sources, *((regex, None) for regex in new)]
+  rules = [*from_runs, *((regex, None) for regex in fresh)]
   origin = trees.flatten(trees.match(rules, shapes))
   leaves = trees.flatten(shapes)
   arrays = {}
@@ -188,87 +124,57 @@ def initial_params(
   return arrays
 
 
-def full_paths(
-  folder: epath.Path, wanted: dict[str, Any], average: bool
+def state_paths(
+  folder: epath.Path, wanted: Mapping[str, Any], average: bool
 ) -> dict[str, str]:
-  """Where in a state each parameter lies.
+  """Returns path of a parameter -> its path in the state of a checkpoint.
 
   Args:
-    wanted: path of a parameter -> what has its shape.
-    average: in the moving average, where that has it.
+    wanted: path of a parameter -> an object with its shape.
+    average: take the moving average, where a parameter has one.
 
   Raises:
-    ValueError: a parameter that is not there, or in another shape.
-    BrokenError: the checkpoint is.
+    ValueError: a parameter that the checkpoint lacks or has in another shape.
+    BrokenError: the checkpoint cannot be read.
   """
-  saved, full = saved_shapes(folder), {}
+  _check_manifest(folder)
+  saved, paths = orbax_reader.read_metadata(folder / ITEM), {}
+  # Each parameter is trainable or frozen; only trainable ones have an average.
   for half in ("frozen", "trainable", *(["ema"] if average else [])):
-    full |= {p: f"{half}/{p}" for p in wanted if f"{half}/{p}" in saved}
-  shapes = {path: saved[whole] for path, whole in full.items()}
-  expected = {path: tuple(x.shape) for path, x in wanted.items()}
+    paths |= {p: f"{half}/{p}" for p in wanted if f"{half}/{p}" in saved}
+  shapes = {p: tuple(saved[path].shape) for p, path in paths.items()}
+  expected = {p: tuple(x.shape) for p, x in wanted.items()}
   if shapes != expected:
     raise ValueError(
       f"'{folder}' lacks parameters of this model:\n"
-      + difference(shapes, expected)
+      + orbax_reader.difference(shapes, expected)
     )
-  return full
+  return paths
 
 
-def record_files(folder: epath.Path) -> None:
-  """Writes the sizes of the files of a checkpoint, just before it is named."""
-  text = json.dumps(files.sizes(_item(folder)), indent=0, sort_keys=True)
-  (folder / _FILES).write_text(text)
+def write_manifest(folder: epath.Path) -> None:
+  """Writes the sizes of a checkpoint's files, before it gets its final name."""
+  files.write_json(folder / _MANIFEST, files.file_sizes(folder / ITEM))
 
 
-def _check_files(folder: epath.Path) -> None:
-  """Raises BrokenError if files are lost or cut short."""
-  if not (folder / _FILES).exists():
-    return  # Lost itself; the rest may be whole, or Orbax will tell.
+def _check_manifest(folder: epath.Path) -> None:
+  """Checks, on one host, that all files are there in the sizes written.
+
+  Raises:
+    BrokenError: files are lost or cut short.
+  """
+  path = folder / _MANIFEST
+  if not distributed.is_lead() or not path.exists():
+    return  # The manifest itself is lost: the rest may be complete.
   try:
-    written = json.loads((folder / _FILES).read_text())
-    found = files.sizes(_item(folder))
+    written = json.loads(path.read_text())
+    found = files.file_sizes(folder / ITEM)
   except (OSError, ValueError) as error:
-    raise _broken(folder, f"{_FILES}: {error}") from error
+    raise orbax_reader.broken(folder, f"{_MANIFEST}: {error}") from error
   for name, size in written.items():
-    if found.get(name) != size:
-      state = (
-        f"has {found[name]} bytes of {size}" if name in found else "is gone"
+    if name not in found:
+      raise orbax_reader.broken(folder, f"{name} is gone")
+    if found[name] != size:
+      raise orbax_reader.broken(
+        folder, f"{name} has {found[name]} bytes of {size}"
       )
-      raise BrokenError(f"Checkpoint '{folder}' is broken: {name} {state}")
-
-
-def _saved_tree(folder: epath.Path) -> PyTree:
-  """What Orbax wrote about the arrays, in the structure of the state."""
-  try:
-    return ocp.PyTreeCheckpointHandler().metadata(_item(folder)).tree
-  except Exception as error:  # Damaged JSON fails in many ways.
-    raise _broken(folder, error) from error
-
-
-def _item(folder: epath.PathLike) -> epath.Path:
-  return files.absolute(folder) / ITEM
-
-
-def _restore_args(leaf: Any) -> ocp.RestoreArgs:
-  if leaf is ocp.PLACEHOLDER:
-    return ocp.RestoreArgs()
-  sharding = leaf.sharding or jax.sharding.SingleDeviceSharding(
-    jax.local_devices()[0]
-  )
-  return ocp.ArrayRestoreArgs(
-    sharding=sharding, global_shape=leaf.shape, dtype=leaf.dtype
-  )
-
-
-def _paths(tree: PyTree) -> list[str]:
-  """ "a/b/0" for every leaf; fields of tuples by name, as Orbax has them."""
-  keys = [path for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]]
-  return [
-    jax.tree_util.keystr(path, simple=True, separator="/") for path in keys
-  ]
-
-
-def _broken(folder: epath.Path, error: Exception | str) -> BrokenError:
-  lines = str(error).strip().splitlines() or [type(error).__name__]
-  reason = lines[0][:200]
-  return BrokenError(f"Checkpoint '{folder}' is broken: {reason}")

@@ -1,11 +1,11 @@
-"""The codecs of a data set, saved together.
+"""Protocols of the codecs, and the codecs of a data set, saved together.
 
 A directory holds `codecs.json` (kind and plain settings of each) and
 `codecs.npz` (arrays named "video/mean", "audio/basis", ...). Learned codecs
 have no arrays here: their settings name the folder of their weights.
 
-Arrays go in and out as numpy float32. A posterior is the mean and the logarithm
-of the variance of each latent, N(mean, exp(logvar)); `encode` is its mean.
+Inputs and outputs are numpy arrays, latents float32. The posterior of a latent
+is N(mean, exp(logvar)); `encode` returns its mean.
 """
 
 import importlib
@@ -18,10 +18,10 @@ import numpy as np
 from etils import epath
 from jaxtyping import Float, Real, UInt8
 
-from ccl_jax.files import local_copy, replacing
+from ccl_jax.files import local_copy, replacing, write_json
 from ccl_jax.sharding import ONE_DEVICE, Layout
 
-# Imported when they are asked for: nobody pays for codecs that are not used.
+# Kind -> class, which is imported at its first use.
 KINDS = {
   "linear_video": "ccl_jax.codecs.linear:LinearVideoCodec",
   "linear_audio": "ccl_jax.codecs.linear:LinearAudioCodec",
@@ -29,16 +29,16 @@ KINDS = {
   "wan_video": "ccl_jax.codecs.wan_video:WanVideoCodec",
   "mmaudio": "ccl_jax.codecs.mmaudio:MMAudioCodec",
   "umt5": "ccl_jax.codecs.umt5_text:UMT5TextCodec",
-  "clip": "ccl_jax.codecs.clip:ImageEncoder",
+  "clip": "ccl_jax.codecs.clip:CLIPImageCodec",
 }
 
 
 @runtime_checkable
 class CodecState(Protocol):
-  """A codec is its constructor's arguments: plain settings and arrays.
+  """The constructor's arguments of a codec: plain settings and arrays.
 
-  Learned ones take a `layout` too: rows, a multiple of layout.batch_shards(),
-  go over its mesh. To make one reads no weights; its first use does.
+  Learned codecs also take a `layout`, and split rows over its mesh. Their
+  weights are read at the first use, not by the constructor.
   """
 
   def settings(self) -> dict[str, int | float | str]: ...
@@ -50,9 +50,12 @@ class CodecState(Protocol):
 class VideoCodec(CodecState, Protocol):
   """Pixels <-> latents with mean 0 and deviation about 1 per channel.
 
-  `encode` takes bytes, or numbers on their scale: 127.5 is the grey between.
+  `encode` takes bytes, or floats in [0, 255].
 
-  has_logvar: whether a posterior has a variance, or is its mean only.
+  Attributes:
+    channels: of the latents.
+    stride: pixels per latent in t, y and x.
+    has_logvar: `posterior` returns a log-variance, not None.
   """
 
   channels: int
@@ -78,13 +81,13 @@ class VideoCodec(CodecState, Protocol):
   def stream(
     self, latents: Float[np.ndarray, "b f h w c"]
   ) -> Iterator[UInt8[np.ndarray, "b t y x 3"]]:
-    """What `decode` gives, a piece of time after the other."""
+    """Yields the video of `decode`, a chunk of time after the other."""
     ...
 
 
 @runtime_checkable
 class AudioCodec(CodecState, Protocol):
-  """Mono sound in [-1, 1] <-> latents, `rate` of them a second."""
+  """Mono sound in [-1, 1] <-> latents, `rate` per second."""
 
   channels: int
   sample_rate: int
@@ -110,7 +113,7 @@ class AudioCodec(CodecState, Protocol):
 
 @runtime_checkable
 class TextCodec(CodecState, Protocol):
-  """Prompts -> one vector per token."""
+  """Prompts -> one vector per token, `width` channels each."""
 
   width: int
   max_length: int
@@ -126,7 +129,7 @@ class TextCodec(CodecState, Protocol):
 
 @runtime_checkable
 class ImageCodec(CodecState, Protocol):
-  """Images -> tokens for a video stream to read."""
+  """Images -> tokens that a video stream reads."""
 
   def encode(
     self, images: UInt8[np.ndarray, "b y x 3"]
@@ -134,9 +137,9 @@ class ImageCodec(CodecState, Protocol):
 
 
 class Codecs(NamedTuple):
-  """What turns clips and prompts into latents, and latents into clips.
+  """Video and audio codec, text encoder, and image encoder if there is one.
 
-  image: for models that read tokens of an image, and only for sampling.
+  image: for models that read tokens of an image, for sampling only.
   """
 
   video: VideoCodec
@@ -145,9 +148,9 @@ class Codecs(NamedTuple):
   image: ImageCodec | None = None
 
   def equals(self, other: "Codecs") -> bool:
-    """Whether the other's are of the same kinds, settings and arrays.
+    """Returns whether both have the same kinds, settings and arrays.
 
-    Not compared is `image`, which makes nothing that is trained on.
+    `image` is not compared, as training does not use it.
     """
     return all(
       type(a) is type(b)
@@ -158,32 +161,35 @@ class Codecs(NamedTuple):
     )
 
   def save(self, path: epath.PathLike) -> None:
-    """Writes the directory `path`, whole or not at all."""
-    there = {k: x for k, x in self._asdict().items() if x is not None}
-    described = {
+    """Writes the directory `path`; it is complete or absent."""
+    codecs = {k: x for k, x in self._asdict().items() if x is not None}
+    settings = {
       name: {"kind": kind_of(codec), **codec.settings()}
-      for name, codec in there.items()
+      for name, codec in codecs.items()
     }
     arrays = {
       f"{name}/{key}": array
-      for name, codec in there.items()
+      for name, codec in codecs.items()
       for key, array in codec.arrays().items()
     }
     with replacing(path) as partial:
       partial.mkdir()
       np.savez(partial / "codecs.npz", **arrays)
-      (partial / "codecs.json").write_text(json.dumps(described, indent=2))
+      write_json(partial / "codecs.json", settings)
 
   @classmethod
   def load(cls, path: epath.PathLike, layout: Layout = ONE_DEVICE) -> "Codecs":
-    """Raises ValueError if `path` holds no codecs or an unknown kind.
+    """Returns the codecs of a directory.
 
-    layout: where learned codecs run.
+    layout: learned codecs split rows over its mesh.
+
+    Raises:
+      ValueError: `path` holds no codecs, or one of an unknown kind.
     """
     path = epath.Path(path)
     if not (path / "codecs.json").exists():
       raise ValueError(f"{path} holds no codecs.json: not a codec directory.")
-    described = json.loads((path / "codecs.json").read_text())
+    settings = json.loads((path / "codecs.json").read_text())
     with (
       local_copy(path / "codecs.npz") as local,
       np.load(local, allow_pickle=False) as file,
@@ -191,15 +197,15 @@ class Codecs(NamedTuple):
       arrays = {name: file[name] for name in file.files}
     return cls(
       **{
-        name: _from_saved(name, described[name], arrays, layout)
+        name: _restore(name, settings[name], arrays, layout)
         for name in cls._fields
-        if name in described or name not in cls._field_defaults
+        if name in settings or name not in cls._field_defaults
       }
     )
 
 
-def make(kind: str, layout: Layout, arguments: Mapping[str, Any]) -> Any:
-  """A codec of a kind.
+def make_codec(kind: str, layout: Layout, arguments: Mapping[str, Any]) -> Any:
+  """Returns a codec from its constructor's arguments.
 
   Raises:
     ValueError: an unknown kind.
@@ -207,30 +213,63 @@ def make(kind: str, layout: Layout, arguments: Mapping[str, Any]) -> Any:
   if kind not in KINDS:
     raise ValueError(f"Unknown codec kind {kind!r}; known: {sorted(KINDS)}.")
   module, name = KINDS[kind].split(":")
-  codec = getattr(importlib.import_module(module), name)
-  takes_layout = "layout" in inspect.signature(codec).parameters
-  return codec(**arguments, **({"layout": layout} if takes_layout else {}))
+  cls = getattr(importlib.import_module(module), name)
+  takes_layout = "layout" in inspect.signature(cls).parameters
+  return cls(**arguments, **({"layout": layout} if takes_layout else {}))
 
 
-def forget(codec: CodecState) -> None:
-  """Lets go of the weights that a codec has read; its next use reads them."""
+def latent_frames(frames: int, stride: int) -> int:
+  """Returns the latent frames of a causal codec, 1 + k for 1 + stride k.
+
+  Raises:
+    ValueError: another number of frames.
+  """
+  if frames < 1 or (frames - 1) % stride:
+    raise ValueError(
+      f"{frames=}: expected 1 + {stride}k frames, such as"
+      f" {max(frames - (frames - 1) % stride, 1)}."
+    )
+  return 1 + frames // stride
+
+
+def check_video(codec: VideoCodec, video: np.ndarray) -> None:
+  """Raises ValueError unless frames and sides fit the codec's stride."""
+  time, *space = codec.stride
+  latent_frames(video.shape[1], time)
+  if video.shape[2] % space[0] or video.shape[3] % space[1]:
+    raise ValueError(
+      f"{video.shape=}: height and width must be multiples of {space[0]}."
+    )
+
+
+def check_channels(codec: VideoCodec | AudioCodec, latents: np.ndarray) -> None:
+  """Raises ValueError unless the latents have the codec's channels."""
+  if latents.shape[-1] != codec.channels:
+    raise ValueError(
+      f"{latents.shape=}: this codec has {codec.channels} channels."
+    )
+
+
+def free_weights(codec: CodecState) -> None:
+  """Frees the weights that a codec has read; its next use reads them again."""
+  # They are cached properties.
   for name in ("params", "vocoder_params"):
     vars(codec).pop(name, None)
 
 
 def kind_of(codec: CodecState) -> str:
-  """The name of a codec's class in KINDS."""
-  where = f"{type(codec).__module__}:{type(codec).__qualname__}"
-  return next(kind for kind, known in KINDS.items() if known == where)
+  """Returns the name of a codec's class in KINDS."""
+  path = f"{type(codec).__module__}:{type(codec).__qualname__}"
+  return next(kind for kind, known in KINDS.items() if known == path)
 
 
-def _from_saved(name: str, described: dict, arrays: dict, layout: Layout):
-  settings = dict(described)
+def _restore(name: str, settings: dict, arrays: dict, layout: Layout) -> Any:
+  """Returns the codec called `name`, from what `Codecs.save` wrote."""
+  settings, prefix = dict(settings), f"{name}/"
   kind = settings.pop("kind")
-  prefix = f"{name}/"
   own = {
     key.removeprefix(prefix): array
     for key, array in arrays.items()
     if key.startswith(prefix)
   }
-  return make(kind, layout, settings | own)
+  return make_codec(kind, layout, settings | own)

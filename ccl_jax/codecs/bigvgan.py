@@ -1,11 +1,11 @@
 """BigVGAN: a log-mel (b, t, num_mels) to a wave (b, hop t) in [-1, 1].
 
 Each stage multiplies the rate and halves the channels, then takes the mean of
-residual blocks of dilated convolutions (Lee et al. 2022), between which stands
-a periodic activation (see `snake`). Everything is float32: bfloat16 breaks the
-phase of that activation audibly, and is an error.
+residual blocks of dilated convolutions with periodic activations (`snake`) in
+between (Lee et al. 2022). Everything is float32: bfloat16 breaks the phase of
+the activation audibly, and is an error.
 
-`num` (see `time_conv`) is how many frames are there.
+`num` (see `time_conv`) is the number of valid frames.
 """
 
 import dataclasses
@@ -17,23 +17,23 @@ from flax import nnx
 
 from ccl_jax.array_types import Array, Float
 from ccl_jax.codecs.snake import REACH, Num, Snake
-from ccl_jax.codecs.time_conv import conv, conv_up
+from ccl_jax.codecs.time_conv import conv, conv_transpose
 
 ACTIVATIONS = ("snake", "snakebeta")
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
-  """Shapes; by default those of the 16 kHz model that MMAudio uses.
+class BigVGANConfig:
+  """Sizes; by default those of the 16 kHz model that MMAudio uses.
 
   Attributes:
     num_mels: bins of the spectrogram.
     width: channels before the first stage.
-    rates, kernels: of each stage's transposed convolution.
+    rates, kernels: strides and sizes of each stage's transposed convolution.
     block_kernels, dilations: every stage has a block for each kernel, every
       block a pair of convolutions for each dilation.
     activation: "snakebeta", or "snake" with b = a (see `snake`).
-    log_scale: whether a and b are stored as logarithms.
+    log_scale: a and b are stored as logarithms.
     tanh, bias: of the last convolution; without tanh the wave is clipped.
 
   Raises:
@@ -58,33 +58,35 @@ class Settings:
       raise ValueError(f"{self.rates=}, {self.kernels=}: expected pairs.")
 
   def make_activation(self, c: int) -> Snake:
+    """Returns an activation of c channels."""
     return Snake(c, self.activation == "snakebeta", self.log_scale)
 
   @property
   def hop(self) -> int:
-    """Samples for each frame."""
+    """Samples per frame."""
     return math.prod(self.rates)
 
   @property
   def reach(self) -> int:
-    """How many frames on each side a sample depends on, at most."""
+    """Frames on each side that a sample depends on, at most."""
     size, dilations = max(self.block_kernels), self.dilations
     block = sum((size - 1) // 2 * (d + 1) + 2 * REACH for d in dilations)
-    steps = 3 + REACH  # the last convolution has 7 taps
+    # From the output back to the input, in steps of each stage's rate.
+    steps = 3 + REACH  # The last convolution has 7 taps.
     for rate, size in zip(self.rates[::-1], self.kernels[::-1], strict=True):
       steps = math.ceil((steps + block + (size - rate) // 2) / rate)
-    return steps + 3  # and so has the first
+    return steps + 3  # The first one has 7 taps too.
 
 
-BIGVGAN_16K = Settings()
-BIGVGAN_44K = Settings(
+BIGVGAN_16K = BigVGANConfig()
+BIGVGAN_44K = BigVGANConfig(
   num_mels=128, rates=(8, 4, 2, 2, 2, 2), kernels=(16, 8, 4, 4, 4, 4),
   tanh=False, bias=False,
 )  # fmt: skip
 
 
 class Conv(nnx.Module):
-  """A convolution, or with a rate a transposed one, and its bias."""
+  """A convolution with bias; with a rate, a transposed one."""
 
   def __init__(
     self, c_in: int, c_out: int, size: int, *, rngs: nnx.Rngs,
@@ -101,21 +103,23 @@ class Conv(nnx.Module):
     if self.rate is None:
       y = conv(x, self.kernel[...], self.dilation, num)
     else:
-      y = conv_up(x, self.kernel[...], self.rate, num)
+      y = conv_transpose(x, self.kernel[...], self.rate, num)
     return y if self.bias is None else y + self.bias[...]
 
 
 class Block(nnx.Module):
-  """Pairs of convolutions, the first of each dilated, each pair a residual."""
+  """Residual pairs of convolutions, the first of each pair dilated."""
 
-  def __init__(self, c: int, size: int, settings: Settings, *, rngs: nnx.Rngs):
-    dilations = settings.dilations
+  def __init__(
+    self, c: int, size: int, config: BigVGANConfig, *, rngs: nnx.Rngs
+  ):
+    dilations = config.dilations
     self.convs1 = nnx.List(
       [Conv(c, c, size, dilation=d, rngs=rngs) for d in dilations]
     )
     self.convs2 = nnx.List([Conv(c, c, size, rngs=rngs) for _ in dilations])
     self.activations = nnx.List(
-      [settings.make_activation(c) for _ in range(2 * len(dilations))]
+      [config.make_activation(c) for _ in range(2 * len(dilations))]
     )
 
   def __call__(
@@ -128,32 +132,32 @@ class Block(nnx.Module):
 
 
 class BigVGAN(nnx.Module):
-  """The generator; blocks of all stages are one list, as in its files."""
+  """The generator; the blocks of all stages are one list, as in its files."""
 
-  def __init__(self, settings: Settings, *, rngs: nnx.Rngs):
-    self.settings = settings
-    c = settings.width
-    self.conv_pre = Conv(settings.num_mels, c, 7, rngs=rngs)
+  def __init__(self, config: BigVGANConfig, *, rngs: nnx.Rngs):
+    self.config = config
+    c = config.width
+    self.conv_pre = Conv(config.num_mels, c, 7, rngs=rngs)
     self.ups, self.blocks = nnx.List(), nnx.List()
-    for rate, size in zip(settings.rates, settings.kernels, strict=True):
+    for rate, size in zip(config.rates, config.kernels, strict=True):
       self.ups.append(Conv(c, c // 2, size, rate=rate, rngs=rngs))
       c //= 2
-      for size in settings.block_kernels:
-        self.blocks.append(Block(c, size, settings, rngs=rngs))
-    self.activation_post = settings.make_activation(c)
-    self.conv_post = Conv(c, 1, 7, bias=settings.bias, rngs=rngs)
+      for size in config.block_kernels:
+        self.blocks.append(Block(c, size, config, rngs=rngs))
+    self.activation_post = config.make_activation(c)
+    self.conv_post = Conv(c, 1, 7, bias=config.bias, rngs=rngs)
 
   def __call__(
     self, mel: Float[Array, "b t mel"], num: Num = None
   ) -> Float[Array, "b s"]:
-    """The wave of s = hop t samples.
+    """Returns the wave of s = hop t samples.
 
     Args:
-      mel: float32 log-mel as its codec makes it (not normalised).
-      num: how many frames of it are there; the samples after them are noise.
+      mel: float32 log-mel of `codecs.mel`, not normalised.
+      num: number of valid frames; the samples after them are undefined.
 
     Raises:
-      ValueError: another dtype, of mel or parameters.
+      ValueError: mel or parameters in another dtype.
     """
     for name, dtype in (
       ("mel", mel.dtype), ("parameters", self.conv_pre.kernel[...].dtype),
@@ -163,12 +167,12 @@ class BigVGAN(nnx.Module):
           f"the vocoder's {name} are {dtype}: it runs in float32 (bfloat16"
           " breaks its sound); cast them."
         )
-    settings, x = self.settings, self.conv_pre(mel, num)
+    config, x = self.config, self.conv_pre(mel, num)
     blocks = iter(self.blocks)
-    for up, rate in zip(self.ups, settings.rates, strict=True):
+    for up, rate in zip(self.ups, config.rates, strict=True):
       x = up(x, num)
       num = None if num is None else num * rate
-      own = [next(blocks) for _ in settings.block_kernels]
+      own = [next(blocks) for _ in config.block_kernels]
       x = sum(block(x, num) for block in own) / len(own)
     x = self.conv_post(self.activation_post(x, num), num)[..., 0]
-    return jnp.tanh(x) if settings.tanh else jnp.clip(x, -1, 1)
+    return jnp.tanh(x) if config.tanh else jnp.clip(x, -1, 1)

@@ -1,13 +1,13 @@
-"""Long sequences in pieces of a few lengths, so that little is compiled.
+"""Long sequences in windows of few lengths, so that few programs are compiled.
 
-What is shorter than a window is filled up to the next of a few lengths. What is
-longer is cut to windows that share `overlap` steps at each end:
+A sequence that is shorter than a window is padded to the next of a few lengths.
+A longer one is split into windows that share `overlap` steps at each end:
 
   window k    steps [k core, k core + window),  core = window - 2 overlap  (1)
 
-of which the middle is kept, and of the first and last one all to the end. Where
-no result depends on steps further than `overlap` away, the pieces together are
-the whole.
+Of each the middle is kept; of the first and the last one everything up to the
+end of the sequence. Where no result depends on steps further than `overlap`
+away, the concatenation equals one pass over the sequence.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ from jaxtyping import Float
 Run = Callable[[np.ndarray, int], np.ndarray]
 
 
-def in_windows(
+def map_windows(
   run: Run,
   x: Float[np.ndarray, "b t c"],
   window: int,
@@ -26,15 +26,15 @@ def in_windows(
   up: int = 1,
   down: int = 1,
 ) -> Float[np.ndarray, "b r d"]:
-  """`run` on pieces of x, put together: r = t up // down.
+  """Returns `run` of every window, concatenated to r = t up // down steps.
 
   Args:
-    run: (piece (b, length, c), num) -> (b, length up // down, d), of which the
-      first num steps of the piece decide num up // down results.
+    run: (x (b, length, c), num) -> (b, length up // down, d), where the first
+      num steps of x determine the first num up // down results.
     window, overlap: in steps, multiples of `down`.
 
   Raises:
-    ValueError: windows that only overlap.
+    ValueError: windows that are no longer than their overlaps.
   """
   if window <= 2 * overlap or window % down or overlap % down:
     raise ValueError(
@@ -42,20 +42,22 @@ def in_windows(
       f" of {down}."
     )
   parts = []
-  for start, stop, first, last in pieces(x.shape[1], window, overlap):
-    length = min(padded(stop - start), window)
-    piece = x[:, start:stop]
-    piece = np.pad(piece, ((0, 0), (0, length - (stop - start)), (0, 0)))
-    y = run(piece, stop - start)
+  for start, stop, first, last in split_windows(x.shape[1], window, overlap):
+    length = min(padded_length(stop - start), window)
+    padding = ((0, 0), (0, length - (stop - start)), (0, 0))
+    y = run(np.pad(x[:, start:stop], padding), stop - start)
     low, high = (n * up // down for n in (first - start, last - start))
     parts.append(np.asarray(y)[:, low:high])
   return np.concatenate(parts, axis=1)
 
 
-def pieces(
+def split_windows(
   length: int, window: int, overlap: int
 ) -> Iterator[tuple[int, int, int, int]]:
-  """(start, stop) of each window (1) and (first, last) of what it decides."""
+  """Yields (start, stop) of each window (1) and (first, last) of its results.
+
+  The ranges of results follow each other without gaps.
+  """
   core = window - 2 * overlap
   starts = range(0, max(length - 2 * overlap, 1), core)
   for start in [0] if length <= window else starts:
@@ -65,7 +67,7 @@ def pieces(
     yield start, stop, first, last
 
 
-def padded(length: int) -> int:
-  """The next multiple of 64; beyond 512, of 512."""
+def padded_length(length: int) -> int:
+  """Returns the next multiple of 64; beyond 512, of 512."""
   step = 64 if length <= 512 else 512
   return length + -length % step

@@ -1,13 +1,13 @@
-"""CLIP's image tower up to its penultimate block: what Wan's I2V is told.
+"""CLIP's image encoder up to its penultimate block, which Wan2.1's I2V reads.
 
     x_0 = norm([class; patches W] + positions)
     x   <- x + W_o attend(q, k, v)                q, k, v of norm(x)
     x   <- x + W_down gelu(W_up norm(x))          gelu by erf, not quick_gelu
 
-The features are x before the last block: 257 tokens of 1280 channels for
-ViT-H/14, the first of them the class token. Images become 224 x 224 pixels as
-Wan2.1 makes them: both sides by bicubic interpolation with a = -0.75, neither
-smoothed before nor cut after, then CLIP's mean and deviation.
+The features are x before the last block: for ViT-H/14 257 tokens of 1280
+channels, the first of them the class token. Images are preprocessed as Wan2.1
+does it: resized to 224 x 224 by bicubic interpolation with a = -0.75, without
+antialiasing or cropping, then normalised by CLIP's mean and deviation.
 """
 
 import dataclasses
@@ -18,13 +18,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh
 
 from ccl_jax import nnx_utils
 from ccl_jax.array_types import Array, Float, PyTree, UInt8
 from ccl_jax.attention import attend
-from ccl_jax.codecs import converted_weights, stacked
-from ccl_jax.sharding import ONE_DEVICE, Layout, put_rows
+from ccl_jax.codecs import runner
+from ccl_jax.layers import LayerNorm
+from ccl_jax.sharding import ONE_DEVICE, Layout
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
@@ -37,11 +37,11 @@ CLIP_RULES = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
-  """The image tower of open-clip-xlm-roberta-large-vit-huge-14.
+class CLIPVisionConfig:
+  """Sizes of the image encoder of open-clip-xlm-roberta-large-vit-huge-14.
 
   Attributes:
-    layers: of the published tower; the last of them is not run, nor kept.
+    layers: of the published model; the last of them is neither run nor stored.
     dtype: of the matrix products.
 
   Raises:
@@ -66,42 +66,28 @@ class Settings:
 
   @property
   def tokens(self) -> int:
-    """Patches and the class token."""
+    """Number of patches and the class token."""
     return 1 + (self.image // self.patch) ** 2
-
-
-class LayerNorm(nnx.Module):
-  """With scale and bias, in float32."""
-
-  def __init__(self, d: int, epsilon: float):
-    self.epsilon = epsilon
-    self.scale = nnx.Param(jnp.ones(d))
-    self.bias = nnx.Param(jnp.zeros(d))
-
-  def __call__(self, x: Float[Array, " *b d"]) -> Float[Array, " *b d"]:
-    x = x.astype(jnp.float32)
-    x = x - x.mean(-1, keepdims=True)
-    variance = jnp.square(x).mean(-1, keepdims=True)
-    x = x * jax.lax.rsqrt(variance + self.epsilon)
-    return x * self.scale[...] + self.bias[...]
 
 
 class Block(nnx.Module):
   """Self-attention and MLP."""
 
-  def __init__(self, s: Settings, rngs: nnx.Rngs):
-    def linear(d_in, d_out):
-      return nnx.Linear(d_in, d_out, dtype=jnp.dtype(s.dtype), rngs=rngs)
+  def __init__(self, config: CLIPVisionConfig, rngs: nnx.Rngs):
+    d, dtype = config.width, jnp.dtype(config.dtype)
 
-    self.dtype, self.heads = jnp.dtype(s.dtype), s.heads
-    self.attention_norm = LayerNorm(s.width, s.epsilon)
-    self.q = linear(s.width, s.width)
-    self.k = linear(s.width, s.width)
-    self.v = linear(s.width, s.width)
-    self.o = linear(s.width, s.width)
-    self.mlp_norm = LayerNorm(s.width, s.epsilon)
-    self.up = linear(s.width, s.ffn)
-    self.down = linear(s.ffn, s.width)
+    def linear(d_in, d_out):
+      return nnx.Linear(d_in, d_out, dtype=dtype, rngs=rngs)
+
+    self.dtype, self.heads = dtype, config.heads
+    self.attention_norm = LayerNorm(d, config.epsilon)
+    self.q = linear(d, d)
+    self.k = linear(d, d)
+    self.v = linear(d, d)
+    self.o = linear(d, d)
+    self.mlp_norm = LayerNorm(d, config.epsilon)
+    self.up = linear(d, config.ffn)
+    self.down = linear(config.ffn, d)
 
   def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
     y = self.attention_norm(x).astype(self.dtype)
@@ -118,12 +104,14 @@ class Block(nnx.Module):
 class Encoder(nnx.Module):
   """All blocks but the last."""
 
-  def __init__(self, s: Settings, rngs: nnx.Rngs, layout: Layout):
-    self.dtype, self.layout = jnp.dtype(s.dtype), layout
-    self.blocks = nnx_utils.stack(lambda r: Block(s, r), s.layers - 1, rngs)
+  def __init__(self, config: CLIPVisionConfig, rngs: nnx.Rngs, layout: Layout):
+    self.dtype, self.layout = jnp.dtype(config.dtype), layout
+    self.blocks = nnx_utils.stack(
+      lambda r: Block(config, r), config.layers - 1, rngs
+    )
 
   def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
-    return stacked.scan(
+    return nnx_utils.scan(
       self.blocks,
       x,
       lambda block, x: block(x),
@@ -133,13 +121,13 @@ class Encoder(nnx.Module):
     )
 
 
-class Patch(nnx.Module):
+class PatchEmbedding(nnx.Module):
   """Patches -> tokens: a convolution whose stride is its size."""
 
-  def __init__(self, s: Settings, rngs: nnx.Rngs):
+  def __init__(self, config: CLIPVisionConfig, rngs: nnx.Rngs):
     init = nnx.initializers.lecun_normal()
-    shape = (s.patch, s.patch, 3, s.width)
-    self.dtype = jnp.dtype(s.dtype)
+    shape = (config.patch, config.patch, 3, config.width)
+    self.dtype = jnp.dtype(config.dtype)
     self.kernel = nnx.Param(init(rngs.params(), shape))
 
   def __call__(self, x: Float[Array, "b y x 3"]) -> Float[Array, "b n d"]:
@@ -152,18 +140,22 @@ class Patch(nnx.Module):
 
 
 class CLIP(nnx.Module):
-  """Images as `prepare` makes them -> features."""
+  """Preprocessed images -> features."""
 
   def __init__(
-    self, s: Settings, *, rngs: nnx.Rngs, layout: Layout = ONE_DEVICE
+    self,
+    config: CLIPVisionConfig,
+    *,
+    rngs: nnx.Rngs,
+    layout: Layout = ONE_DEVICE,
   ):
-    init = nnx.initializers.normal(s.width**-0.5)
+    init, d = nnx.initializers.normal(config.width**-0.5), config.width
     self.layout = layout
-    self.patch = Patch(s, rngs)
-    self.class_token = nnx.Param(init(rngs.params(), (s.width,)))
-    self.positions = nnx.Param(init(rngs.params(), (s.tokens, s.width)))
-    self.norm = LayerNorm(s.width, s.epsilon)
-    self.encoder = Encoder(s, rngs, layout)
+    self.patch = PatchEmbedding(config, rngs)
+    self.class_token = nnx.Param(init(rngs.params(), (d,)))
+    self.positions = nnx.Param(init(rngs.params(), (config.tokens, d)))
+    self.norm = LayerNorm(d, config.epsilon)
+    self.encoder = Encoder(config, rngs, layout)
 
   def __call__(self, images: Float[Array, "b y x 3"]) -> Float[Array, "b n d"]:
     x = self.patch(images).astype(jnp.float32)
@@ -172,11 +164,11 @@ class CLIP(nnx.Module):
     return self.encoder(self.layout.constrain(self.norm(x), "text"))
 
 
-def prepare(
+def preprocess(
   images: UInt8[Array, "b y x 3"], size: int
 ) -> Float[Array, "b size size 3"]:
-  """Wan2.1's preprocessing, from pixels of any size."""
-  rows, columns = (bicubic(n, size) for n in images.shape[1:3])
+  """Returns images of any size, resized and normalised as Wan2.1 does it."""
+  rows, columns = (bicubic_matrix(n, size) for n in images.shape[1:3])
   x = jnp.einsum(
     "iy,jx,byxc->bijc", rows, columns, images.astype(jnp.float32) / 255,
     precision="highest",
@@ -184,8 +176,11 @@ def prepare(
   return (x - jnp.asarray(MEAN)) / jnp.asarray(STD)
 
 
-def bicubic(n: int, m: int) -> Float[np.ndarray, "m n"]:
-  """The matrix that resizes n samples to m, corners not aligned, a = -0.75."""
+def bicubic_matrix(n: int, m: int) -> Float[np.ndarray, "m n"]:
+  """Returns the matrix that resizes n samples to m.
+
+  Corners are not aligned and a = -0.75, as in PyTorch.
+  """
   a = -0.75
   center = (np.arange(m) + 0.5) * n / m - 0.5
   first = np.floor(center).astype(int) - 1
@@ -200,82 +195,36 @@ def bicubic(n: int, m: int) -> Float[np.ndarray, "m n"]:
   return matrix.astype(np.float32)
 
 
-def make_layout(mesh: Mesh | None) -> Layout:
-  """Where the tower's parameters and rows live on a mesh."""
-  rows = ((".*", (("data", "fsdp"),)),)
-  # In small models norms and biases, which are not split, weigh much.
-  return Layout(mesh, params=CLIP_RULES, activations=rows, max_unsharded=1.0)
-
-
-@functools.lru_cache
-def describe(
-  settings: Settings, layout: Layout = ONE_DEVICE
-) -> tuple[nnx.GraphDef, PyTree]:
-  """The static half, and every parameter's shape, dtype and sharding."""
-  return nnx_utils.describe(
-    lambda: CLIP(settings, rngs=nnx.Rngs(0), layout=layout), layout
-  )
-
-
-@functools.partial(jax.jit, static_argnames=("settings", "layout"))
+@functools.partial(jax.jit, static_argnames=("config", "layout"))
 def encode(
   params: PyTree,
   images: UInt8[Array, "b y x 3"],
   *,
-  settings: Settings,
+  config: CLIPVisionConfig,
   layout: Layout = ONE_DEVICE,
 ) -> Float[Array, "b n d"]:
-  """Penultimate features, float32."""
-  model = nnx.merge(describe(settings, layout)[0], params)
-  return model(prepare(images, settings.image))
+  """Returns penultimate features, float32."""
+  model = nnx_utils.bind(CLIP, config, params, layout=layout)
+  return model(preprocess(images, config.image))
 
 
-class ImageEncoder:
-  """First frames -> features, from a converted folder of weights.
+class CLIPImageCodec(runner.LearnedCodec):
+  """First frames -> features."""
 
-  Args:
-    weights: folder written by the converter.
-    layout: whose mesh, of this process's devices, images are spread over.
-  """
-
-  def __init__(self, weights: str, layout: Layout = ONE_DEVICE):
-    self.weights, self.layout = str(weights), make_layout(layout.mesh)
-
-  @functools.cached_property
-  def sizes(self) -> Settings:
-    """The tower's sizes."""
-    return Settings(**converted_weights.about(self.weights)["settings"])
-
-  @functools.cached_property
-  def params(self) -> PyTree:
-    """Read when they are first used."""
-    return converted_weights.read(
-      self.weights, describe(self.sizes, self.layout)[1]
-    )
+  module, config_class, rules = CLIP, CLIPVisionConfig, CLIP_RULES
 
   def encode(self, images: np.ndarray) -> Float[np.ndarray, "b n d"]:
-    """Features, 257 x 1280 of each of the uint8 images (b y x 3).
+    """Returns the features, 257 x 1280 for each of the uint8 images (b y x 3).
 
-    Images of any size and shape; they are not cropped.
+    Images may have any size and shape; they are not cropped.
 
     Raises:
-      ValueError: no images, or not such ones.
+      ValueError: no images, or of another shape or dtype.
     """
     shape, dtype = np.shape(images), np.asarray(images).dtype
     if len(shape) != 4 or shape[-1] != 3 or 0 in shape or dtype != np.uint8:
       raise ValueError(f"expected uint8 images (b y x 3), got {dtype} {shape}.")
-    b = len(images)
-    padding = -b % self.layout.batch_shards()
-    images = np.concatenate([images, np.repeat(images[-1:], padding, 0)])
-    rows = put_rows(self.layout, len(images), range(len(images)), images)
-    features = encode(
-      self.params, rows, settings=self.sizes, layout=self.layout
+    options = dict(config=self.config, layout=self.layout)
+    return runner.run_batch(
+      lambda x: encode(self.params, x, **options), self.layout, images
     )
-    return np.asarray(features)[:b]
-
-  def settings(self) -> dict[str, str]:
-    """With no arrays, the constructor's arguments."""
-    return {"weights": self.weights}
-
-  def arrays(self) -> dict[str, np.ndarray]:
-    return {}

@@ -1,82 +1,94 @@
-"""Weights of a codec as this package keeps them: a folder that opens fast.
+"""Weights of a codec in this package's own format: a folder that opens fast.
 
-It holds `arrays/`, the parameters by their paths, and `about.json`: which model
-they are of, its settings, where they came from and what they may be used for.
-The folder is made from files of PyTorch once, by `ccl_jax.convert`; codecs read
-nothing else.
+It holds `arrays/`, the parameters by their paths, and `about.json`, the
+metadata: the model's name and settings, the source and the licence. The folder
+is made from PyTorch's files once, by `ccl_jax.convert`; codecs read no others.
 """
 
 import functools
 import json
 import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from etils import epath
 
 from ccl_jax.array_types import PyTree
-from ccl_jax.checkpoints import streaming
-from ccl_jax.files import replacing
+from ccl_jax.checkpoints import orbax_reader, streaming
+from ccl_jax.config import to_tuples
+from ccl_jax.files import replacing, write_json
 
-ARRAYS, _ABOUT = "arrays", "about.json"
+ARRAYS, _METADATA = "arrays", "about.json"
+Config = TypeVar("Config")
 
 
 def write(
-  path: epath.PathLike, params: PyTree, about: Mapping[str, Any]
+  path: epath.PathLike, params: PyTree, metadata: Mapping[str, Any]
 ) -> None:
-  """Makes the folder, whole or not at all.
+  """Writes the folder; it is complete or absent.
 
   Args:
-    params: nested dict of arrays, or of `arrays.StreamedArray`.
-    about: plain values: "model", "settings", ..., and a "notice" that users
-      are told when they open it.
+    params: nested dict of arrays, or of `streaming.StreamedArray`.
+    metadata: plain values: "model", "settings", ..., and a "notice" that is
+      logged when the weights are read.
 
   Raises:
     ValueError: the disk has too little space left.
   """
   with replacing(path) as partial:
     partial.mkdir()
-    streaming.write(partial / ARRAYS, params)
-    # Last, so that in a bucket too it is there only when all is.
-    (partial / _ABOUT).write_text(json.dumps(dict(about), indent=2) + "\n")
+    streaming.write_arrays(partial / ARRAYS, params)
+    # Last: in a bucket, where files appear one by one, it marks the folder as
+    # complete.
+    write_json(partial / _METADATA, dict(metadata))
 
 
 def exists(path: epath.PathLike) -> bool:
-  """Whether there is such a folder."""
-  return (epath.Path(path) / _ABOUT).exists()
+  """Returns whether `path` is a folder of converted weights."""
+  return (epath.Path(path) / _METADATA).exists()
 
 
-def about(path: epath.PathLike) -> dict[str, Any]:
-  """What the folder says of itself.
+def read_metadata(path: epath.PathLike) -> dict[str, Any]:
+  """Returns what `write` was called with.
 
   Raises:
-    ValueError: it is no such folder.
+    ValueError: `path` is not a folder of converted weights.
   """
-  file = epath.Path(path) / _ABOUT
+  file = epath.Path(path) / _METADATA
   if not file.exists():
     raise ValueError(
-      f"No {_ABOUT} in '{path}': not a folder of converted weights. Make one"
+      f"No {_METADATA} in '{path}': not a folder of converted weights. Make one"
       " by `python -m ccl_jax.convert from-torch`."
     )
   return json.loads(file.read_text())
 
 
+def read_config(path: epath.PathLike, make: type[Config]) -> Config:
+  """Returns the model's sizes as an object of its config class.
+
+  Raises:
+    ValueError: as `read_metadata`.
+  """
+  return make(**to_tuples(read_metadata(path)["settings"]))
+
+
 def read(path: epath.PathLike, shapes: PyTree) -> PyTree:
-  """The parameters, cast and put in place as `shapes` say.
+  """Returns the parameters on the devices, and logs the notice.
 
   Args:
-    shapes: nested dict of ShapeDtypeStructs, with shardings or without.
+    shapes: nested dict of ShapeDtypeStructs, with shardings or without;
+      parameters are cast to their dtypes.
 
   Raises:
     ValueError: no such folder, a damaged one, or parameters of other names or
       shapes.
   """
-  tell(about(path).get("notice", ""))
-  return streaming.read(epath.Path(path) / ARRAYS, shapes)
+  warn_once(read_metadata(path).get("notice", ""))
+  return orbax_reader.read_tree(epath.Path(path) / ARRAYS, shapes)
 
 
 @functools.cache
-def tell(notice: str) -> None:
-  """Warns of it once in a process."""
+def warn_once(notice: str) -> None:
+  """Logs a notice about the licence, once in a process."""
   if notice:
     logging.warning(notice)

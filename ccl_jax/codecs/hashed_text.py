@@ -1,11 +1,11 @@
-"""Text embeddings without a language model: every word is a fixed vector.
+"""Text embeddings without a language model: a fixed vector per word.
 
   e_i = hash(word_i) + position(i) + [inside quotation marks] * spoken
 
-Words, numbers, punctuation and quotation marks are tokens; "</s>" ends them.
-hash is a vector of mean 0 and deviation 1 read off SHAKE-256 of the word, so
-it is the same on every machine; position is the usual sinusoid, which tells
-order; `spoken` tells the words that are said from those that describe.
+Words, numbers, punctuation and quotation marks are tokens; "</s>" is the last.
+hash is a vector of mean 0 and deviation 1 made from SHAKE-256 of the word, the
+same on every machine; position is the usual sinusoid; `spoken` separates words
+that are said from those that describe.
 """
 
 import dataclasses
@@ -36,11 +36,11 @@ class HashedText:
       )
 
   def num_tokens(self, text: str) -> int:
-    """Tokens of `text` with its end; beyond `max_length` they are cut."""
+    """Returns the number of tokens with the end token, before any cut."""
     return len(_tokens(text)) + 1
 
   def encode(self, text: str) -> Float[np.ndarray, "l d"]:
-    """One vector per token; the last is always the end."""
+    """Returns one vector per token; the last token is always the end."""
     words = [*_tokens(text)[: self.max_length - 1], _END]
     vectors = np.stack([_hashed(word, self.width) for word in words])
     quotes = np.cumsum([word == '"' for word in words]) % 2 == 1
@@ -49,7 +49,7 @@ class HashedText:
     return vectors + _positions(len(words), self.width)
 
   def encode_all(self, texts: Sequence[str]) -> list[Float[np.ndarray, "_ d"]]:
-    """`encode` of each."""
+    """Returns `encode` of each prompt."""
     return [self.encode(text) for text in texts]
 
   def arrays(self) -> dict[str, np.ndarray]:
@@ -65,7 +65,7 @@ def _tokens(text: str) -> list[str]:
 
 @functools.lru_cache(maxsize=100_000)
 def _hashed(word: str, width: int) -> Float[np.ndarray, " d"]:
-  """Uniform on 256 levels, deviation 1."""
+  """Returns values that are uniform on 256 levels, with deviation 1."""
   digest = hashlib.shake_256(word.encode()).digest(width)
   levels = np.frombuffer(digest, np.uint8).astype(np.float32) - 127.5
   return levels / np.sqrt((256**2 - 1) / 12).astype(np.float32)

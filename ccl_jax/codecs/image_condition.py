@@ -1,13 +1,14 @@
-"""What Wan2.1's image-to-video models are told of an image.
+"""Image conditioning of Wan2.1's image-to-video models.
 
-The latents are those of a clip that begins with the image and is grey behind
-it, c channels, and in front of them a mask of which pixel frames are given.
-Latent frame 0 stands for one pixel frame, which counts four times, the others
-for four each; so the mask of 1 + 4k frames folds to four channels of 1 + k:
+A model reads latents and tokens. The latents are a mask of the known pixel
+frames, then the c channels of a clip that is the image followed by grey frames.
+Latent frame 0 covers one pixel frame, which is repeated four times in the mask;
+the others cover four each. The mask of 1 + 4k frames thus becomes four channels
+of 1 + k:
 
     1  0 0 0 0  0 0 0 0     ->     1 1 1 1 | 0 0 0 0 | 0 0 0 0
 
-The tokens are CLIP's features of the image, as `codecs.clip` makes them.
+The tokens are the features of `codecs.clip`.
 """
 
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ import numpy as np
 from ccl_jax.array_types import Bool, Float, Image, UInt8
 from ccl_jax.codecs.api import Codecs, VideoCodec
 
-GREY = 127.5  # 0 between -1 and 1
+GREY = 127.5  # 0 in [-1, 1]
 
 
 def make_image(
@@ -29,15 +30,15 @@ def make_image(
   latents: bool,
   tokens: bool,
 ) -> Image:
-  """What a model is told of images, one of each sample.
+  """Returns the conditioning of a batch, from one image per sample.
 
   Args:
     images: of the size of the clips.
-    frames: of the clips, in pixels.
-    latents, tokens: which of the two the model takes.
+    frames: number of pixel frames of the clips.
+    latents, tokens: which of the two the model reads.
 
   Raises:
-    ValueError: tokens, and no codec that makes them.
+    ValueError: tokens without a codec for them.
   """
   if tokens and codecs.image is None:
     raise ValueError(
@@ -47,7 +48,7 @@ def make_image(
       " FOLDER made by python -m ccl_jax.convert from-torch --model=clip."
     )
   return Image(
-    first_frame(images, codecs.video, frames) if latents else None,
+    make_image_latents(images, codecs.video, frames) if latents else None,
     codecs.image.encode(images) if tokens else None,
   )
 
@@ -55,7 +56,11 @@ def make_image(
 def stack_images(
   images: Sequence[np.ndarray], size: tuple[int, int]
 ) -> UInt8[np.ndarray, "b y x 3"]:
-  """Images as one array; raises ValueError where one is not of the size."""
+  """Returns images as one array.
+
+  Raises:
+    ValueError: an image of another size or dtype.
+  """
   expected = (*size, 3)
   for i, image in enumerate(images):
     if np.shape(image) != expected or image.dtype != np.uint8:
@@ -66,10 +71,10 @@ def stack_images(
   return np.stack(images)
 
 
-def first_frame(
+def make_image_latents(
   images: UInt8[np.ndarray, "b y x 3"], video: VideoCodec, frames: int
 ) -> Float[np.ndarray, "b f h w c"]:
-  """Mask and latents of clips that begin with `images`."""
+  """Returns mask and latents of clips that begin with `images`."""
   clips = np.full((len(images), frames, *images.shape[1:]), GREY, np.float32)
   clips[:, 0] = images
   latents = video.encode(clips)
@@ -82,9 +87,9 @@ def first_frame(
 
 
 def fold_mask(
-  given: Bool[np.ndarray, " t"], stride: int
+  known: Bool[np.ndarray, " t"], stride: int
 ) -> Float[np.ndarray, "f c"]:
-  """A mask over 1 + stride k pixel frames as channels of latent frames."""
-  given = np.concatenate([np.repeat(given[:1], stride - 1), given])
-  folded = einops.rearrange(given, "(f c) -> f c", c=stride)
+  """Returns a mask of 1 + stride k frames as channels of latent frames."""
+  known = np.concatenate([np.repeat(known[:1], stride - 1), known])
+  folded = einops.rearrange(known, "(f c) -> f c", c=stride)
   return folded.astype(np.float32)

@@ -1,13 +1,14 @@
-"""MMAudio's sound codec: wave -> log-mel -> latents -> log-mel -> wave.
+"""MMAudio's audio codec: wave -> log-mel -> latents -> log-mel -> wave.
 
-At 16 kHz 80 bins, 20 channels and 31.25 latents a second; at 44.1 kHz 128 bins,
-40 channels and 43.07. The VAE and the vocoder (BigVGAN) run in float32. Sound
-of any length goes through in pieces (see `windows`): the vocoder's together are
-exactly the whole; the VAE attends over a minute at once, and only longer sound
-is cut.
+At 16 kHz it has 80 bins, 20 channels and 31.25 latents per second; at 44.1 kHz
+128 bins, 40 channels and 43.07. The VAE and the vocoder (BigVGAN) run in
+float32. Long sound is processed in windows (see `chunking`). For the vocoder
+they give exactly the result of one pass. The VAE attends over up to a minute;
+only longer sound is split.
 """
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -16,34 +17,37 @@ from jaxtyping import Float, Shaped
 
 from ccl_jax import nnx_utils
 from ccl_jax.array_types import Array, Int, PyTree
-from ccl_jax.codecs import bigvgan, converted_weights, mmaudio_vae
+from ccl_jax.codecs import bigvgan, converted_weights, mmaudio_vae, runner
 from ccl_jax.codecs import mel as mels
-from ccl_jax.codecs.chunking import in_windows
-from ccl_jax.config import to_tuples
-from ccl_jax.sharding import ONE_DEVICE, Layout, put_rows
+from ccl_jax.codecs.api import check_channels
+from ccl_jax.codecs.chunking import map_windows
+from ccl_jax.sharding import ONE_DEVICE, Layout
 
-FRONT_ENDS = {x.sample_rate: x for x in (mels.MEL_16K, mels.MEL_44K)}
+MEL_CONFIGS = {x.sample_rate: x for x in (mels.MEL_16K, mels.MEL_44K)}
 _VAE_WINDOW, _VAE_OVERLAP = 4096, 256  # frames
 _LOUDEST = 100.0
 
 
-class MMAudioCodec:
+class MMAudioCodec(runner.LearnedCodec):
   """(b, s) samples <-> (b, s // (2 hop), channels) float32 latents.
 
   Args:
-    weights: folder of the VAE's converted weights (`codecs.converted_weights`).
-    vocoder: the same of BigVGAN; "" if nothing is to be heard.
-    sample_rate, channels: None asks `weights`, which are else read at the first
-      use only.
-    scale: latents are the VAE's times this; 1 in what builds on the 16 kHz
-      model, 0.417 in Kandinsky 6 on the other.
-    window: frames that the vocoder makes sound of at once.
-    layout: whose mesh, of this process's devices, rows are spread over.
+    weights, layout: see the base class; the weights are the VAE's.
+    vocoder: folder of BigVGAN's converted weights; "" without `decode`.
+    sample_rate, channels: None reads them from `weights`.
+    scale: latents are the VAE's times this; 1 in models built on the 16 kHz
+      VAE, 0.417 in Kandinsky 6, which uses the other.
+    window: frames that the vocoder processes at once.
 
   Raises:
     ValueError: a sample rate that no MMAudio has.
   """
 
+  module = mmaudio_vae.MMAudioVAE
+  config_class = mmaudio_vae.MMAudioVAEConfig
+  arguments = (
+    "weights", "vocoder", "sample_rate", "channels", "scale", "window",
+  )  # fmt: skip
   has_logvar = True
 
   def __init__(
@@ -56,97 +60,81 @@ class MMAudioCodec:
     window: int = 512,
     layout: Layout = ONE_DEVICE,
   ):
-    self.weights, self.vocoder = str(weights), str(vocoder)
-    self.scale, self.window, self.layout = scale, window, layout
+    super().__init__(weights, layout)
+    self.vocoder, self.scale, self.window = str(vocoder), scale, window
     if sample_rate is None:
-      rates = {x.num_mels: rate for rate, x in FRONT_ENDS.items()}
-      sample_rate = rates.get(self.sizes.num_mels)
-    if sample_rate not in FRONT_ENDS:
+      rates = {x.num_mels: rate for rate, x in MEL_CONFIGS.items()}
+      sample_rate = rates.get(self.config.num_mels)
+    if sample_rate not in MEL_CONFIGS:
       raise ValueError(
-        f"{sample_rate=}: MMAudio has models for {sorted(FRONT_ENDS)} Hz."
+        f"{sample_rate=}: MMAudio has models for {sorted(MEL_CONFIGS)} Hz."
       )
-    self.channels = self.sizes.channels if channels is None else channels
-    self.front_end = FRONT_ENDS[sample_rate]
+    self.channels = self.config.channels if channels is None else channels
+    self.mel_config = MEL_CONFIGS[sample_rate]
     self.sample_rate = sample_rate
-    self.rate = sample_rate / (2 * self.front_end.hop)
-
-  def settings(self) -> dict[str, int | float | str]:
-    """With no arrays, the constructor's arguments."""
-    names = (
-      "weights", "vocoder", "sample_rate", "channels", "scale", "window",
-    )  # fmt: skip
-    return {name: getattr(self, name) for name in names}
-
-  def arrays(self) -> dict[str, np.ndarray]:
-    return {}
+    self.rate = sample_rate / (2 * self.mel_config.hop)
 
   @functools.cached_property
-  def sizes(self) -> mmaudio_vae.Settings:
-    """The VAE's sizes."""
-    about = converted_weights.about(self.weights)
-    return mmaudio_vae.Settings(**to_tuples(about["settings"]))
+  def vocoder_config(self) -> bigvgan.BigVGANConfig:
+    """The vocoder's sizes.
 
-  @functools.cached_property
-  def vocoder_sizes(self) -> bigvgan.Settings:
-    """Raises ValueError without a vocoder, or with that of another rate."""
+    Raises:
+      ValueError: no vocoder, or one for another mel.
+    """
     if not self.vocoder:
       raise ValueError(
         "no vocoder: latents become a mel but no sound; give MMAudioCodec the"
         " converted weights of BigVGAN."
       )
-    sizes = to_tuples(converted_weights.about(self.vocoder)["settings"])
-    sizes = bigvgan.Settings(**sizes)
-    expected = (self.front_end.num_mels, self.front_end.hop)
-    if (sizes.num_mels, sizes.hop) != expected:
+    config = converted_weights.read_config(self.vocoder, bigvgan.BigVGANConfig)
+    expected = (self.mel_config.num_mels, self.mel_config.hop)
+    if (config.num_mels, config.hop) != expected:
       raise ValueError(
-        f"the vocoder in {self.vocoder} takes {sizes.num_mels} bins every"
-        f" {sizes.hop} samples, {self.sample_rate} Hz sound has {expected}."
+        f"the vocoder in {self.vocoder} takes {config.num_mels} bins every"
+        f" {config.hop} samples, {self.sample_rate} Hz sound has {expected}."
       )
-    return sizes
-
-  @functools.cached_property
-  def params(self) -> PyTree:
-    """The VAE's parameters, on the devices.
-
-    Raises:
-      ValueError: those of another model than the settings say.
-    """
-    sizes = (self.sizes.num_mels, self.sizes.channels)
-    if sizes != (self.front_end.num_mels, self.channels):
-      raise ValueError(
-        f"the VAE in {self.weights} has {sizes} bins and channels, expected"
-        f" {(self.front_end.num_mels, self.channels)}."
-      )
-    return self._read(self.weights, mmaudio_vae.MMAudioVAE, self.sizes)
+    return config
 
   @functools.cached_property
   def vocoder_params(self) -> PyTree:
     """The vocoder's parameters, on the devices."""
-    return self._read(self.vocoder, bigvgan.BigVGAN, self.vocoder_sizes)
+    return runner.read_params(
+      self.vocoder, bigvgan.BigVGAN, self.vocoder_config, self.layout
+    )
+
+  def check_weights(self) -> None:
+    """Raises ValueError for weights of other bins or channels."""
+    found = (self.config.num_mels, self.config.channels)
+    expected = (self.mel_config.num_mels, self.channels)
+    if found != expected:
+      raise ValueError(
+        f"the VAE in {self.weights} has {found} bins and channels, expected"
+        f" {expected}."
+      )
 
   def encode(
     self, wave: Shaped[np.ndarray, "..."], sample_rate: int | None = None
   ) -> Float[np.ndarray, "b m c"]:
-    """The posterior's mean."""
+    """Returns the posterior's mean."""
     return self.posterior(wave, sample_rate)[0]
 
   def posterior(
     self, wave: Shaped[np.ndarray, "..."], sample_rate: int | None = None
   ) -> tuple[Float[np.ndarray, "b m c"], Float[np.ndarray, "b m c"]]:
-    """Mean and log-variance of the latents, times `scale`.
+    """Returns mean and log-variance of the latents, times `scale`.
 
     Args:
-      wave: (b, s) floating, mono; beyond [-1, 1] it is clipped.
-      sample_rate: of the wave, checked if given.
+      wave: (b, s) floating, mono; clipped to [-1, 1].
+      sample_rate: of the wave, for a check.
 
     Raises:
       ValueError: another rate, several channels, integers, NaN, sound that is
-        far beyond [-1, 1], or too little for one latent.
+        far beyond [-1, 1], or too short for one latent.
     """
     self.check(wave, sample_rate)
-    both = in_windows(
-      lambda x, num: self._on_mesh(_encode, self.params, self.sizes, x, num),
-      mels.log_mel(wave.astype(np.float32), self.front_end),
+    both = map_windows(
+      self._run(_encode, self.params, self.config),
+      mels.log_mel(wave.astype(np.float32), self.mel_config),
       _VAE_WINDOW,
       _VAE_OVERLAP,
       down=2,
@@ -157,17 +145,14 @@ class MMAudioCodec:
   def mel(
     self, latents: Float[np.ndarray, "b m c"]
   ) -> Float[np.ndarray, "b t mels"]:
-    """The log-mel (t = 2 m) that `latents` stand for; see `codecs.mel`.
+    """Returns the log-mel (t = 2 m) of latents; see `codecs.mel`.
 
     Raises:
       ValueError: latents of other channels.
     """
-    if latents.shape[-1] != self.channels:
-      raise ValueError(
-        f"{latents.shape=}: this codec has {self.channels} channels."
-      )
-    return in_windows(
-      lambda x, num: self._on_mesh(_decode, self.params, self.sizes, x, num),
+    check_channels(self, latents)
+    return map_windows(
+      self._run(_decode, self.params, self.config),
       np.asarray(latents, np.float32) / np.float32(self.scale),
       _VAE_WINDOW // 2,
       _VAE_OVERLAP // 2,
@@ -177,7 +162,7 @@ class MMAudioCodec:
   def decode(
     self, latents: Float[np.ndarray, "b m c"]
   ) -> Float[np.ndarray, "b s"]:
-    """s = 2 hop m samples.
+    """Returns s = 2 hop m samples.
 
     Raises:
       ValueError: no vocoder, or latents of other channels.
@@ -187,22 +172,22 @@ class MMAudioCodec:
   def vocode(
     self, log_mel: Float[np.ndarray, "b t mels"]
   ) -> Float[np.ndarray, "b s"]:
-    """The sound of a log-mel, s = hop t samples."""
-    sizes = self.vocoder_sizes
-    wave = in_windows(
-      lambda x, num: self._on_mesh(_vocode, self.vocoder_params, sizes, x, num),
+    """Returns the sound of a log-mel, s = hop t samples."""
+    config = self.vocoder_config
+    wave = map_windows(
+      self._run(_vocode, self.vocoder_params, config),
       log_mel,
       self.window,
-      sizes.reach,
-      up=sizes.hop,
+      config.reach,
+      up=config.hop,
     )
     return wave[..., 0]
 
   def check(
     self, wave: Shaped[np.ndarray, "..."], sample_rate: int | None = None
   ) -> None:
-    """Raises ValueError unless it is sound that this codec takes."""
-    rate, least = self.sample_rate, self.front_end.least_samples
+    """Raises ValueError unless `wave` is sound that this codec takes."""
+    rate, least = self.sample_rate, self.mel_config.least_samples
     if sample_rate not in (None, rate):
       raise ValueError(
         f"{sample_rate=}: this codec takes {rate} Hz; resample first, as"
@@ -224,56 +209,51 @@ class MMAudioCodec:
         f" ({least / rate:.3f} s); pad with zeros."
       )
     loudest = np.abs(wave).max()
-    if not loudest <= _LOUDEST:
+    if not loudest <= _LOUDEST:  # Written so that NaN fails too.
       raise ValueError(
         f"the loudest sample is {loudest}: expected about [-1, 1], and neither"
         " NaN nor infinity."
       )
 
-  def _read(self, path: str, make: nnx_utils.Make, sizes) -> PyTree:
-    shapes = jax.tree.map(
-      lambda x: jax.ShapeDtypeStruct(
-        x.shape, x.dtype, sharding=self.layout.sharding()
-      ),
-      nnx_utils.param_shapes(make, sizes),
-    )
-    return converted_weights.read(path, shapes)
+  def _run(self, program: Callable, params: PyTree, config) -> Callable:
+    """Returns a compiled program as a function of numpy (window, num)."""
 
-  def _on_mesh(self, run, params, sizes, x: np.ndarray, num: int) -> np.ndarray:
-    """`run`; rows that the mesh does not divide are filled up."""
-    count, shards = len(x), self.layout.batch_shards()
-    x = np.concatenate([x, np.repeat(x[-1:], -count % shards, axis=0)])
-    x = put_rows(self.layout, len(x), range(len(x)), x)
-    return np.asarray(run(params, x, np.int32(num), sizes))[:count]
+    def run(x: np.ndarray, num: int) -> np.ndarray:
+      num = np.int32(num)
+      return runner.run_batch(
+        lambda x: program(params, x, num, config), self.layout, x
+      )
+
+    return run
 
 
-@functools.partial(jax.jit, static_argnames="sizes")
+@functools.partial(jax.jit, static_argnames="config")
 def _encode(
   params: PyTree,
   x: Float[Array, "b t mel"],
   num: Int[Array, ""],
-  sizes: mmaudio_vae.Settings,
+  config: mmaudio_vae.MMAudioVAEConfig,
 ) -> Float[Array, "b m c"]:
-  """Mean and log-variance, one behind the other."""
-  model = nnx_utils.bind(mmaudio_vae.MMAudioVAE, sizes, params)
+  """Returns mean and log-variance, concatenated along the channels."""
+  model = nnx_utils.bind(mmaudio_vae.MMAudioVAE, config, params)
   return jnp.concatenate(model.encode(x, num), -1)
 
 
-@functools.partial(jax.jit, static_argnames="sizes")
+@functools.partial(jax.jit, static_argnames="config")
 def _decode(
   params: PyTree,
   z: Float[Array, "b m c"],
   num: Int[Array, ""],
-  sizes: mmaudio_vae.Settings,
+  config: mmaudio_vae.MMAudioVAEConfig,
 ) -> Float[Array, "b t mel"]:
-  return nnx_utils.bind(mmaudio_vae.MMAudioVAE, sizes, params).decode(z, num)
+  return nnx_utils.bind(mmaudio_vae.MMAudioVAE, config, params).decode(z, num)
 
 
-@functools.partial(jax.jit, static_argnames="sizes")
+@functools.partial(jax.jit, static_argnames="config")
 def _vocode(
   params: PyTree,
   x: Float[Array, "b t mel"],
   num: Int[Array, ""],
-  sizes: bigvgan.Settings,
+  config: bigvgan.BigVGANConfig,
 ) -> Float[Array, "b s 1"]:
-  return nnx_utils.bind(bigvgan.BigVGAN, sizes, params)(x, num)[..., None]
+  return nnx_utils.bind(bigvgan.BigVGAN, config, params)(x, num)[..., None]

@@ -2,18 +2,17 @@
 
   mel (b, t, num_mels) -> normalised per bin -> mean, logvar (b, t // 2, c)
 
-Blocks keep magnitudes (Karras et al. 2023, "EDM2"): each output of a kernel has
-norm 1 over its inputs, and
+Blocks preserve magnitudes (Karras et al. 2023, "EDM2"): each output of a kernel
+has norm 1 over its inputs, and activations, sums and norms are
 
   silu(x) / 0.596        (0.7 a + 0.3 b) / sqrt(0.7^2 + 0.3^2)              (1)
   x / (1e-4 + rms(x) over channels)                                         (2)
 
-take the place of activations, sums and norms. MMAudio's files hold kernels of
-any norm and normalise them when they load; so does the converter, once: here
-kernels are used as they are. Everything runs in the dtype of the input, means
-over channels and the softmax in float32.
+The kernels in MMAudio's files are not normalised; MMAudio does it when it loads
+them, our converter once. Here kernels are used as stored. Everything runs in
+the dtype of the input, means over channels and the softmax in float32.
 
-`num` (see `time_conv`) is how many steps of the input are there.
+`num` (see `time_conv`) is the number of valid steps of the input.
 """
 
 import dataclasses
@@ -33,8 +32,8 @@ Num = Int[Array, ""] | None
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
-  """Shapes; by default those of the 16 kHz model.
+class MMAudioVAEConfig:
+  """Sizes; by default those of the 16 kHz model.
 
   Attributes:
     num_mels: bins of the spectrogram.
@@ -51,31 +50,31 @@ class Settings:
   num_blocks: int = 2
 
 
-MMAUDIO_16K = Settings()
-MMAUDIO_44K = Settings(num_mels=128, channels=40, width=512)
+MMAUDIO_16K = MMAudioVAEConfig()
+MMAUDIO_44K = MMAudioVAEConfig(num_mels=128, channels=40, width=512)
 
 
 def pixel_norm(x: Float[Array, "b t *k c"]) -> Float[Array, "b t *k c"]:
-  """Equation (2)."""
+  """Returns (2)."""
   y = x.astype(jnp.float32)
   rms = jnp.sqrt(jnp.square(y).mean(-1, keepdims=True))
   return (y / (1e-4 + rms)).astype(x.dtype)
 
 
-def silu(x: Float[Array, "b t c"]) -> Float[Array, "b t c"]:
-  """Equation (1), left."""
+def mp_silu(x: Float[Array, "b t c"]) -> Float[Array, "b t c"]:
+  """Returns (1), left: EDM2's magnitude-preserving SiLU."""
   return jax.nn.silu(x) / 0.596
 
 
-def blend(
+def mp_sum(
   a: Float[Array, "b t c"], b: Float[Array, "b t c"]
 ) -> Float[Array, "b t c"]:
-  """Equation (1), right."""
+  """Returns (1), right: EDM2's magnitude-preserving sum."""
   return (0.7 * a + 0.3 * b) / math.sqrt(0.7**2 + 0.3**2)
 
 
 def clip(x: Float[Array, "b t c"]) -> Float[Array, "b t c"]:
-  """Keeps what residuals add up to within _CLIP."""
+  """Returns x, limited to [-_CLIP, _CLIP]."""
   return jnp.clip(x, -_CLIP, _CLIP)
 
 
@@ -95,8 +94,8 @@ class Conv(nnx.Module):
     return conv(x, self.kernel[...] * gain, num=num)
 
 
-class Block(nnx.Module):
-  """Two convolutions beside the way around them."""
+class ResidualBlock(nnx.Module):
+  """Two convolutions and a shortcut."""
 
   def __init__(self, c_in: int, c_out: int, *, rngs: nnx.Rngs):
     self.conv1 = Conv(c_in, c_out, 3, rngs=rngs)
@@ -107,8 +106,8 @@ class Block(nnx.Module):
     self, x: Float[Array, "b t c"], num: Num
   ) -> Float[Array, "b t d"]:
     x = pixel_norm(x)
-    h = self.conv2(silu(self.conv1(silu(x), num)), num)
-    return blend(x if self.shortcut is None else self.shortcut(x), h)
+    h = self.conv2(mp_silu(self.conv1(mp_silu(x), num)), num)
+    return mp_sum(x if self.shortcut is None else self.shortcut(x), h)
 
 
 class Attention(nnx.Module):
@@ -133,16 +132,16 @@ class Attention(nnx.Module):
     y = jnp.einsum(
       "bqk,bkc->bqc", weights.astype(x.dtype), v, precision=PRECISION
     )
-    return blend(x, self.out(y))
+    return mp_sum(x, self.out(y))
 
 
-class Middle(nnx.Module):
+class MiddleBlock(nnx.Module):
   """Block, attention, block."""
 
   def __init__(self, c: int, *, rngs: nnx.Rngs):
-    self.block1 = Block(c, c, rngs=rngs)
+    self.block1 = ResidualBlock(c, c, rngs=rngs)
     self.attention = Attention(c, rngs=rngs)
-    self.block2 = Block(c, c, rngs=rngs)
+    self.block2 = ResidualBlock(c, c, rngs=rngs)
 
   def __call__(
     self, x: Float[Array, "b t c"], num: Num
@@ -151,10 +150,11 @@ class Middle(nnx.Module):
     return clip(self.block2(x, num))
 
 
-class Halve(nnx.Module):
-  """Means of two steps between two products.
+class Downsample(nnx.Module):
+  """Mean of two steps, then two linear maps.
 
-  The mean comes first: the products, being linear, then cost half.
+  The original takes the mean between the maps; it commutes with the first one,
+  which then costs half.
   """
 
   def __init__(self, c: int, *, rngs: nnx.Rngs):
@@ -168,20 +168,21 @@ class Halve(nnx.Module):
 
 
 class Encoder(nnx.Module):
-  """Normalised mel -> mean and log-variance, side by side."""
+  """Normalised mel -> mean and log-variance, concatenated."""
 
-  def __init__(self, settings: Settings, *, rngs: nnx.Rngs):
-    widths = [m * settings.width for m in settings.multipliers]
-    self.conv_in = Conv(settings.num_mels, settings.width, 3, rngs=rngs)
+  def __init__(self, config: MMAudioVAEConfig, *, rngs: nnx.Rngs):
+    widths = [m * config.width for m in config.multipliers]
+    self.conv_in = Conv(config.num_mels, config.width, 3, rngs=rngs)
     self.levels = nnx.List()
-    c = settings.width
+    c = config.width
     for d in widths:
-      inputs = [c] + [d] * (settings.num_blocks - 1)
-      self.levels.append(nnx.List([Block(i, d, rngs=rngs) for i in inputs]))
+      inputs = [c] + [d] * (config.num_blocks - 1)
+      blocks = [ResidualBlock(i, d, rngs=rngs) for i in inputs]
+      self.levels.append(nnx.List(blocks))
       c = d
-    self.halve = Halve(widths[0], rngs=rngs)
-    self.middle = Middle(c, rngs=rngs)
-    self.conv_out = Conv(c, 2 * settings.channels, 3, rngs=rngs)
+    self.halve = Downsample(widths[0], rngs=rngs)
+    self.middle = MiddleBlock(c, rngs=rngs)
+    self.conv_out = Conv(c, 2 * config.channels, 3, rngs=rngs)
     self.gain = nnx.Param(jnp.zeros(()))
 
   def __call__(
@@ -194,24 +195,24 @@ class Encoder(nnx.Module):
       if i == 0:
         x, num = self.halve(x), None if num is None else num // 2
     x = self.middle(x, num)
-    return self.conv_out(silu(x), num, gain=self.gain[...] + 1)
+    return self.conv_out(mp_silu(x), num, gain=self.gain[...] + 1)
 
 
 class Decoder(nnx.Module):
-  """The encoder backwards: the time doubles before the first level."""
+  """The encoder's levels in reverse; the time doubles before level 0."""
 
-  def __init__(self, settings: Settings, *, rngs: nnx.Rngs):
-    widths = [m * settings.width for m in settings.multipliers]
+  def __init__(self, config: MMAudioVAEConfig, *, rngs: nnx.Rngs):
+    widths = [m * config.width for m in config.multipliers]
     c = widths[-1]
-    self.conv_in = Conv(settings.channels, c, 3, rngs=rngs)
-    self.middle = Middle(c, rngs=rngs)
-    inputs = [*widths[1:], c]
+    self.conv_in = Conv(config.channels, c, 3, rngs=rngs)
+    self.middle = MiddleBlock(c, rngs=rngs)
     self.levels = nnx.List()
-    for c, d in zip(inputs, widths, strict=True):
-      rows = [c] + [d] * settings.num_blocks
-      self.levels.append(nnx.List([Block(i, d, rngs=rngs) for i in rows]))
+    for d_in, d in zip([*widths[1:], c], widths, strict=True):
+      inputs = [d_in] + [d] * config.num_blocks
+      blocks = [ResidualBlock(i, d, rngs=rngs) for i in inputs]
+      self.levels.append(nnx.List(blocks))
     self.double = Conv(widths[1], widths[1], 3, rngs=rngs)
-    self.conv_out = Conv(widths[0], settings.num_mels, 3, rngs=rngs)
+    self.conv_out = Conv(widths[0], config.num_mels, 3, rngs=rngs)
     self.gain = nnx.Param(jnp.zeros(()))
 
   def __call__(
@@ -224,22 +225,22 @@ class Decoder(nnx.Module):
       if i == 1:
         num = None if num is None else 2 * num
         x = self.double(jnp.repeat(x, 2, axis=1), num)
-    return self.conv_out(silu(x), num, gain=self.gain[...] + 1)
+    return self.conv_out(mp_silu(x), num, gain=self.gain[...] + 1)
 
 
 class MMAudioVAE(nnx.Module):
-  """Both ways; `mean` and `std` of every bin are parameters of the files."""
+  """Encoder and decoder; `mean` and `std` of every bin are parameters."""
 
-  def __init__(self, settings: Settings, *, rngs: nnx.Rngs):
-    self.mean = nnx.Param(jnp.zeros(settings.num_mels))
-    self.std = nnx.Param(jnp.ones(settings.num_mels))
-    self.encoder = Encoder(settings, rngs=rngs)
-    self.decoder = Decoder(settings, rngs=rngs)
+  def __init__(self, config: MMAudioVAEConfig, *, rngs: nnx.Rngs):
+    self.mean = nnx.Param(jnp.zeros(config.num_mels))
+    self.std = nnx.Param(jnp.ones(config.num_mels))
+    self.encoder = Encoder(config, rngs=rngs)
+    self.decoder = Decoder(config, rngs=rngs)
 
   def encode(
     self, mel: Float[Array, "b t mel"], num: Num = None
   ) -> tuple[Float[Array, "b m c"], Float[Array, "b m c"]]:
-    """Mean and log-variance of the latents, m = t // 2 of them."""
+    """Returns mean and log-variance of m = t // 2 latents."""
     x = (mel - self.mean[...]) / self.std[...]
     moments = self.encoder(x.astype(mel.dtype), num)
     mean, logvar = jnp.split(moments, 2, axis=-1)
@@ -248,6 +249,6 @@ class MMAudioVAE(nnx.Module):
   def decode(
     self, z: Float[Array, "b m c"], num: Num = None
   ) -> Float[Array, "b t mel"]:
-    """The log-mel of t = 2 m frames."""
+    """Returns the log-mel of t = 2 m frames."""
     x = self.decoder(z, num)
     return (x * self.std[...] + self.mean[...]).astype(z.dtype)

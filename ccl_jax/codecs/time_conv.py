@@ -1,9 +1,9 @@
-"""Convolutions over time, (b, t, c) -> (b, t', c'), for the sound's networks.
+"""Convolutions over time, (b, t, c) -> (b, t', c'), for the audio networks.
 
-Numbers are multiplied at the highest precision: in float32 truly float32, on
-every platform. Where `num` is given, only the first `num` steps of x are there:
-the others may hold anything, as the first results do not depend on them, so
-that one compiled program serves every shorter length.
+Products have the highest precision: float32 is not reduced on any platform.
+With `num`, only the first `num` steps of x are valid: the others may hold any
+finite value, as the valid results do not depend on them. One compiled program
+thus serves all shorter lengths.
 """
 
 import jax
@@ -17,7 +17,7 @@ PRECISION = jax.lax.Precision.HIGHEST
 def zero_after(
   x: Float[Array, "b t c"], num: Int[Array, ""] | None
 ) -> Float[Array, "b t c"]:
-  """x with zeros from step `num` on: what a padded convolution sees there."""
+  """Returns x with zeros from step `num` on, like the padding."""
   if num is None:
     return x
   return jnp.where(jnp.arange(x.shape[1])[:, None] < num, x, 0)
@@ -29,7 +29,10 @@ def conv(
   dilation: int = 1,
   num: Int[Array, ""] | None = None,
 ) -> Float[Array, "b t d"]:
-  """y[t] = sum_i x[t + (i - size // 2) dilation] kernel[i], zeros outside."""
+  """Returns y[t] = sum_i x[t + (i - size // 2) dilation] kernel[i].
+
+  x is zero outside.
+  """
   size = len(kernel)
   if size > 1:
     x = zero_after(x, num)
@@ -45,21 +48,21 @@ def conv(
   )
 
 
-def conv_up(
+def conv_transpose(
   x: Float[Array, "b t c"],
   kernel: Float[Array, "x c d"],
   rate: int,
   num: Int[Array, ""] | None = None,
 ) -> Float[Array, "b r d"]:
-  """Transposed convolution: x[t] kernel[i] is added to y[rate t + i - cut].
+  """Returns a transposed convolution: y[rate t + i - cut] += x[t] kernel[i].
 
   With cut = (size - rate) / 2 there are exactly `rate` results for each step.
-  Results come in groups of `rate`, each a sum over the few steps that reach it:
-  one matrix product without the zeros of a dilated input.
+  Each group of `rate` results is a sum over the same size / rate steps, so that
+  all are one matrix product, without the zeros of a dilated input.
 
   Raises:
-    ValueError: a kernel whose size is no multiple of the rate, or that cannot
-      be cut evenly.
+    ValueError: a kernel whose size is not a multiple of the rate, or that
+      cannot be cut evenly.
   """
   size, _, d = kernel.shape
   if size % rate or (size - rate) % 2:

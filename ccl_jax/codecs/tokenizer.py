@@ -1,8 +1,8 @@
 """Prompts -> token ids, by the user's own `spiece.model` or `tokenizer.json`.
 
-A prompt is first cleaned as Wan cleans it: broken unicode is mended, HTML
-entities are read (twice: some captions are escaped twice), white space is one
-blank. The last id is always the end, `</s>`.
+A prompt is first cleaned as in Wan: broken unicode is repaired, HTML entities
+are decoded (twice, as some captions are escaped twice), and white space becomes
+one blank. The last id is always the end token, `</s>`.
 """
 
 import dataclasses
@@ -20,38 +20,38 @@ NAMES = ("tokenizer.json", "spiece.model")
 
 
 def clean(text: str) -> str:
-  """The prompt as the encoder was used with."""
+  """Returns the prompt, cleaned as for the training of Wan."""
   text = html.unescape(html.unescape(ftfy.fix_text(text)))
   return re.sub(r"\s+", " ", text.strip()).strip()
 
 
 @dataclasses.dataclass(frozen=True)
 class Tokenizer:
-  """From `open_tokenizer`.
+  """Prompt -> ids; made by `open_tokenizer`.
 
   Attributes:
-    pieces: cleaned text -> ids, without the end.
-    end: the id of `</s>`.
-    size: ids are smaller than this.
+    tokenize: cleaned text -> ids, without the end token.
+    end: id of `</s>`.
+    size: of the vocabulary.
   """
 
-  pieces: Callable[[str], list[int]]
+  tokenize: Callable[[str], list[int]]
   end: int
   size: int
 
   def __call__(self, text: str, max_length: int | None = None) -> list[int]:
-    """Ids of the cleaned text, cut so that they end with `</s>` in time."""
-    ids = self.pieces(clean(text))
+    """Returns at most `max_length` ids, the last of them `</s>`."""
+    ids = self.tokenize(clean(text))
     if max_length is not None:
       ids = ids[: max_length - 1]
     return [*ids, self.end]
 
 
 def open_tokenizer(path: epath.PathLike) -> Tokenizer:
-  """Opens a `.model` or `.json` file, or the folder that holds one.
+  """Opens a `.model` or `.json` file, or a folder with one.
 
   Raises:
-    ValueError: no such file, one of another kind, or one without `</s>`.
+    ValueError: no such file, one of another format, or one without `</s>`.
   """
   path = _find(epath.Path(path))
   openers = {".model": _sentencepiece, ".json": _tokenizers}
@@ -61,17 +61,17 @@ def open_tokenizer(path: epath.PathLike) -> Tokenizer:
       " with one."
     )
   try:
-    made = openers[path.suffix](path.read_bytes())
-  except Exception as error:  # Both libraries raise bare ones.
+    tokenizer = openers[path.suffix](path.read_bytes())
+  except Exception as error:  # Both libraries raise bare Exceptions.
     kind = {".model": "sentencepiece", ".json": "tokenizers"}[path.suffix]
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     raise ValueError(
       f"{path} cannot be read as a file of the {kind} library ({reason})."
       " Download it again."
     ) from error
-  if made.end < 0:
+  if tokenizer.end < 0:
     raise ValueError(f"{path} has no token {END}: not a tokenizer of umT5.")
-  return made
+  return tokenizer
 
 
 def _find(path: epath.Path) -> epath.Path:
@@ -88,7 +88,7 @@ def _find(path: epath.Path) -> epath.Path:
 def _sentencepiece(data: bytes) -> Tokenizer:
   model = sentencepiece.SentencePieceProcessor(model_proto=data)
   end = model.piece_to_id(END)
-  is_end = model.id_to_piece(end) == END  # An unknown piece has an id too.
+  is_end = model.id_to_piece(end) == END  # An unknown token has an id too.
   return Tokenizer(model.encode, end if is_end else -1, model.get_piece_size())
 
 
@@ -98,7 +98,7 @@ def _tokenizers(data: bytes) -> Tokenizer:
   model.no_truncation()
   end = model.token_to_id(END)
 
-  def pieces(text: str) -> list[int]:
+  def tokenize(text: str) -> list[int]:
     return model.encode(text, add_special_tokens=False).ids
 
-  return Tokenizer(pieces, -1 if end is None else end, model.get_vocab_size())
+  return Tokenizer(tokenize, -1 if end is None else end, model.get_vocab_size())

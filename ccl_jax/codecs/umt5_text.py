@@ -1,39 +1,44 @@
-"""Prompts -> vectors by umT5, many at a time.
+"""Prompts -> vectors by umT5, in batches.
 
-Prompts are sorted by length and padded to one of a few lengths, so that little
-is compiled and little is computed in vain; padding is masked, and cut off what
-comes back. Weights and tokenizer are read when they are first used: a data set
-of latents can be trained on where they are not.
+Prompts are sorted by length and padded to one of a few lengths, so that few
+programs are compiled and little padding is computed. Padding is masked, and cut
+off the result. Weights and tokenizer are read at their first use: encoded data
+can be trained on without them.
 """
 
 import functools
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
+import jax
 import numpy as np
 from jaxtyping import Float
 
-from ccl_jax.array_types import Array, PyTree
-from ccl_jax.codecs import converted_weights, umt5
+from ccl_jax.array_types import Array
+from ccl_jax.codecs import runner, umt5
 from ccl_jax.codecs.tokenizer import Tokenizer, open_tokenizer
-from ccl_jax.sharding import ONE_DEVICE, Layout, put_rows
+from ccl_jax.sharding import ONE_DEVICE, Layout
 
 LENGTHS = (32, 64, 128, 256, 512)
 
 
-class UMT5TextCodec:
-  """The TextCodec of Wan: umT5-xxl, up to 512 tokens, 4096 wide.
+class UMT5TextCodec(runner.LearnedCodec):
+  """Wan's text encoder: umT5-xxl, up to 512 tokens of 4096 channels.
 
   Args:
-    weights: folder written by the converter.
+    weights, layout: see the base class.
     tokenizer: `spiece.model` or `tokenizer.json`, or a folder with one.
-    max_length: prompts are cut to as many tokens, the end among them.
-    batch_tokens: padded tokens that go through the model at once.
-    width: of the vectors; None asks `weights`.
-    layout: whose mesh, of this process's devices, prompts are spread over.
+    max_length: prompts are cut to this number of tokens, with the end token.
+    batch_tokens: tokens, with padding, of a batch.
+    width: of the vectors; None reads it from `weights`.
 
   Raises:
     ValueError: max_length or batch_tokens below 1.
   """
+
+  module, config_class = umt5.UMT5, umt5.UMT5Config
+  rules = umt5.UMT5_RULES
+  arguments = ("weights", "tokenizer", "max_length", "batch_tokens", "width")
 
   def __init__(
     self,
@@ -46,84 +51,70 @@ class UMT5TextCodec:
   ):
     if max_length < 1 or batch_tokens < 1:
       raise ValueError(f"{max_length=} and {batch_tokens=} must be positive.")
-    self.weights, self.tokenizer_path = str(weights), str(tokenizer)
+    super().__init__(weights, layout)
+    self.tokenizer = str(tokenizer)
     self.max_length, self.batch_tokens = max_length, batch_tokens
-    self.layout = umt5.make_layout(layout.mesh)
-    self.width = self.sizes.width if width is None else width
-
-  def settings(self) -> dict[str, int | float | str]:
-    return dict(
-      weights=self.weights,
-      tokenizer=self.tokenizer_path,
-      max_length=self.max_length,
-      batch_tokens=self.batch_tokens,
-      width=self.width,
-    )
-
-  def arrays(self) -> dict[str, np.ndarray]:
-    return {}
+    self.width = self.config.width if width is None else width
 
   @functools.cached_property
-  def sizes(self) -> umt5.Settings:
-    """The model's sizes."""
-    return umt5.Settings(**converted_weights.about(self.weights)["settings"])
+  def tokenize(self) -> Tokenizer:
+    """The tokenizer.
 
-  @functools.cached_property
-  def params(self) -> PyTree:
-    """The model's parameters, on the devices."""
-    return converted_weights.read(
-      self.weights, umt5.describe(self.sizes, self.layout)[1]
-    )
-
-  @functools.cached_property
-  def tokenizer(self) -> Tokenizer:
-    """Raises ValueError if it has more tokens than the model."""
-    tokenizer = open_tokenizer(self.tokenizer_path)
-    if tokenizer.size > self.sizes.vocab:
+    Raises:
+      ValueError: it cannot be read, or has more tokens than the model.
+    """
+    tokenize = open_tokenizer(self.tokenizer)
+    if tokenize.size > self.config.vocab:
       raise ValueError(
-        f"{self.tokenizer_path} has {tokenizer.size} tokens, the model in"
-        f" {self.weights} {self.sizes.vocab}: they are not of one model."
+        f"{self.tokenizer} has {tokenize.size} tokens, the model in"
+        f" {self.weights} {self.config.vocab}: they are not of one model."
       )
-    return tokenizer
+    return tokenize
 
   def num_tokens(self, text: str) -> int:
-    """Tokens of `text` with its end; beyond `max_length` they are cut."""
-    return len(self.tokenizer(text))
+    """Returns the number of tokens with the end token, before any cut."""
+    return len(self.tokenize(text))
 
   def encode(self, text: str) -> Float[np.ndarray, "l d"]:
-    """One vector per token; the last is always the end."""
+    """Returns one vector per token; the last token is always the end."""
     return self.encode_all([text])[0]
 
   def encode_all(self, texts: Sequence[str]) -> list[Float[np.ndarray, "_ d"]]:
-    """Each prompt's vectors, (its tokens, d) float32, in the given order."""
-    ids = [self.tokenizer(text, self.max_length) for text in texts]
+    """Returns `encode` of each prompt, in float32."""
+    ids = [self.tokenize(text, self.max_length) for text in texts]
     vectors: list = [None] * len(texts)
-    waiting: tuple[list[int], Array] | None = None
+    pending: tuple[list[int], Array] | None = None
 
     def collect():
-      if waiting is not None:
-        for i, x in zip(waiting[0], np.asarray(waiting[1]), strict=False):
+      if pending is not None:
+        for i, x in zip(pending[0], np.asarray(pending[1]), strict=False):
           vectors[i] = x[: len(ids[i])].copy()
 
-    # The device works on a batch while the last one comes back.
-    for chosen, length in self.batches([len(x) for x in ids]):
-      out = self.run([ids[i] for i in chosen], length)
+    for chosen, length in self.make_batches([len(x) for x in ids]):
+      out = self.encode_batch([ids[i] for i in chosen], length)
+      # The device computes this batch while the one before is copied.
       collect()
-      waiting = chosen, out
+      pending = chosen, out
     collect()
     return vectors
 
-  def batches(self, lengths: Sequence[int]) -> Iterator[tuple[list[int], int]]:
-    """(indices of prompts, the length to pad them to) of every batch."""
-    steps = [x for x in LENGTHS if x < self.max_length] + [self.max_length]
-    for low, high in zip([0, *steps], steps, strict=False):
+  def make_batches(
+    self, lengths: Sequence[int]
+  ) -> Iterator[tuple[list[int], int]]:
+    """Yields (indices of prompts, length to pad them to) of every batch."""
+    padded = [x for x in LENGTHS if x < self.max_length] + [self.max_length]
+    for low, high in pairwise([0, *padded]):
       members = [i for i, x in enumerate(lengths) if low < x <= high]
       size = max(1, self.batch_tokens // high)
       for start in range(0, len(members), size):
         yield members[start : start + size], high
 
-  def run(self, ids: list[list[int]], length: int) -> Array:
-    """One batch; rows are added up to a power of two for every shard."""
+  def encode_batch(self, ids: list[list[int]], length: int) -> Array:
+    """Returns the vectors of one batch, on the devices.
+
+    Rows are added up to a power of two for every shard, so that few programs
+    are compiled.
+    """
     shards = self.layout.batch_shards()
     per_shard = -(-len(ids) // shards)
     rows = shards * (1 << (per_shard - 1).bit_length())
@@ -131,9 +122,7 @@ class UMT5TextCodec:
     lengths = np.ones(rows, np.int32)
     for i, x in enumerate(ids):
       tokens[i, : len(x)], lengths[i] = x, len(x)
-    tokens, lengths = (
-      put_rows(self.layout, rows, range(rows), x) for x in (tokens, lengths)
-    )
+    tokens, lengths = jax.device_put((tokens, lengths), self.layout.rows())
     return umt5.encode(
-      self.params, tokens, lengths, settings=self.sizes, layout=self.layout
+      self.params, tokens, lengths, config=self.config, layout=self.layout
     )

@@ -1,23 +1,24 @@
-"""The layers of Wan2.1's video autoencoder, which only ever look back in time.
+"""The layers of Wan2.1's video autoencoder, which are causal in time.
 
-A clip may therefore be run piece by piece. A layer that mixes frames asks a
-`FeatureCache` for the last frames that it saw, and leaves its own there for the next
-piece; before a clip there are zeros. With x[t] frames and W[k] a kernel's,
+A clip can therefore be processed in chunks. A layer that mixes frames takes its
+last frames of the chunk before from a `FeatureCache` and stores its own for the
+next one; before a clip there are zeros. With x[t] frames and W[k] a kernel's,
 
     conv   y[t] = sum_k W[k] x[t-2+k]                                      (1)
     down   y[0] = x[0]    y[1+j] = sum_k W[k] x[2j+k]                      (2)
     up     y[0] = x[0]    y[1+2j], y[2+2j] = sum_k W[k] x[j-1+k]           (3)
 
-where (3) takes x[0] for zeros. What changes the frame rate leaves the clip's
-first frame alone: 1 + 4k frames are 1 + k latents.
+where (3) reads zeros in the place of x[0]. Layers that change the frame rate
+copy the clip's first frame: 1 + 4k frames are 1 + k latents.
 
-Doubling a picture and a 3 x 3 convolution are one step: with S the sums of taps
-that fall on the same pixel, rows i and columns j of the picture give
+Nearest-neighbour upsampling and a 3 x 3 convolution are one step: with S the
+sums of the taps that read the same pixel, rows i and columns j of x give
 
     y[2i+p, 2j+q] = sum_ab S[p,q,a,b] x[i+p-1+a, j+q-1+b],  a, b in 0, 1   (4)
 
-which is 16 products a pixel and not 36. Arrays are (b, t, y, x, c), parameters
-but norms' in the same dtype; norms and softmax are computed in float32.
+which is 16 products per pixel instead of 36. Arrays are (b, t, y, x, c).
+Parameters have their dtype, except those of norms; norms and softmax are
+computed in float32.
 """
 
 import jax
@@ -27,56 +28,61 @@ from einops import rearrange
 from flax import nnx
 
 from ccl_jax.array_types import Array, Float
+from ccl_jax.codecs.runner import ROWS
 from ccl_jax.sharding import ONE_DEVICE, Layout
 
-# Rows of a batch, and columns of a picture, are split over these axes.
-ROWS = ("data", "fsdp")
+# Columns of a picture are split over these axes of the mesh.
 COLUMNS = ("context", "tensor")
-# Eq. 4 along one axis: which of three taps p and a stand for.
+# Eq. 4 along one axis: S[p, a] is the sum of these of the three taps.
 _SUMS = np.array([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], np.float32)
 
 Frames = tuple[Array, ...]
 
 
 class FeatureCache:
-  """What layers have seen before this piece, in the order in which they run.
+  """The last frames of every layer's input, in the order of the layers.
+
+  Args:
+    frames: `updated` of the chunk before; None at the start of a clip.
+    layout: the mesh that rows and columns are split over.
 
   Attributes:
-    seen: `kept` of the piece before; None at the start of a clip.
-    kept: the last frames that each layer has now seen.
-    layout: the mesh that rows and columns are split over.
+    updated: the frames for the next chunk, once all layers have run.
   """
 
-  def __init__(self, seen: Frames | None, layout: Layout = ONE_DEVICE):
-    self.is_start = seen is None
-    self.seen = iter(seen or ())
-    self.kept: Frames = ()
+  def __init__(self, frames: Frames | None, layout: Layout = ONE_DEVICE):
+    self.is_start = frames is None
+    self.frames = iter(frames or ())
+    self.updated: Frames = ()
     self.layout = layout
 
   def extend(
     self, x: Float[Array, "b t y x c"], frames: int, start: Array | None = None
   ) -> Float[Array, "b s y x c"]:
-    """x after the `frames` before it, at the start after `start` or zeros."""
+    """Returns x after the `frames` frames before it, and stores its last ones.
+
+    start: frames before the clip; None for zeros.
+    """
     if self.is_start:
       zeros = jnp.zeros_like(x, shape=(len(x), frames, *x.shape[2:]))
       before = zeros if start is None else start
     else:
-      before = next(self.seen)
-    x = self.split(jnp.concatenate([before, x], 1))
-    self.kept += (x[:, -frames:],)
+      before = next(self.frames)
+    x = self.shard(jnp.concatenate([before, x], 1))
+    self.updated += (x[:, -frames:],)
     return x
 
-  def part(self, x: Array) -> tuple[Array, Array]:
-    """The clip's first frame, if it is in this piece, and the others."""
+  def split_first(self, x: Array) -> tuple[Array, Array]:
+    """Returns the clip's first frame, if this chunk has it, and the others."""
     first = 1 if self.is_start else 0
     return x[:, :first], x[:, first:]
 
-  def split(self, x: Array) -> Array:
-    """Rows and columns over the mesh; XLA exchanges the borders."""
+  def shard(self, x: Array) -> Array:
+    """Returns x, rows and columns split; XLA exchanges the borders."""
     return self._constrain(x, ROWS, None, None, COLUMNS)
 
   def gather(self, x: Float[Array, "b f n c"]) -> Float[Array, "b f n c"]:
-    """All columns on every device, rows split."""
+    """Returns x, all columns on every device and rows split."""
     return self._constrain(x, ROWS)
 
   def _constrain(self, x: Array, *spec) -> Array:
@@ -86,7 +92,7 @@ class FeatureCache:
 
 
 def precision(x: Array) -> jax.lax.Precision:
-  """float32 is multiplied as such, on every platform."""
+  """Returns full float32 precision for float32, on every platform."""
   highest, default = jax.lax.Precision.HIGHEST, jax.lax.Precision.DEFAULT
   return highest if x.dtype == jnp.float32 else default
 
@@ -97,13 +103,13 @@ def convolve(
   strides: tuple[int, int, int] = (1, 1, 1),
   pad: tuple[int, int] = (0, 0),
 ) -> Float[Array, "b s v u d"]:
-  """Over frames as they come, and over pictures with `pad` zeros each side.
+  """Returns a 3D convolution with `pad` zeros around pictures, none in time.
 
-  Compiled for a CPU it is a sum of convolutions of pictures, one for each frame
-  of the kernel: XLA is fast at those, and slow at three dimensions.
+  On a CPU it is a sum of 2D convolutions, one for each frame of the kernel, as
+  XLA is slow at three dimensions there.
   """
 
-  def whole(x, kernel):
+  def in_3d(x, kernel):
     return jax.lax.conv_general_dilated(
       x, kernel, strides, [(0, 0), pad, pad], precision=precision(x),
       dimension_numbers=("NDHWC", "DHWIO", "NDHWC"),
@@ -121,11 +127,11 @@ def convolve(
     ]  # fmt: skip
     return rearrange(sum(parts), "(b t) ... -> b t ...", b=len(x))
 
-  return jax.lax.platform_dependent(x, kernel, cpu=by_frame, default=whole)
+  return jax.lax.platform_dependent(x, kernel, cpu=by_frame, default=in_3d)
 
 
 class Conv(nnx.Module):
-  """`convolve` and a bias."""
+  """A 3D convolution (`convolve`) and a bias."""
 
   def __init__(
     self, d_in: int, d_out: int, size: tuple[int, int, int], *, rngs,
@@ -141,8 +147,8 @@ class Conv(nnx.Module):
     return y + self.bias[...]
 
 
-def causal(d_in: int, d_out: int, *, rngs) -> Conv:
-  """3 x 3 x 3, eq. 1, for frames that are extended by two."""
+def causal_conv(d_in: int, d_out: int, *, rngs) -> Conv:
+  """Returns a 3 x 3 x 3 convolution (1), for inputs extended by two frames."""
   return Conv(d_in, d_out, (3, 3, 3), pad=(1, 1), rngs=rngs)
 
 
@@ -159,8 +165,8 @@ class Linear(nnx.Module):
     return y + self.bias[...]
 
 
-class Norm(nnx.Module):
-  """x / rms(x) * scale over the channels."""
+class RMSNorm(nnx.Module):
+  """x / rms(x) * scale over the channels; the rms is bounded from below."""
 
   def __init__(self, d: int):
     self.scale = nnx.Param(jnp.ones(d))
@@ -172,39 +178,40 @@ class Norm(nnx.Module):
     return (y * self.scale[...]).astype(x.dtype)
 
 
-class Residual(nnx.Module):
+class ResidualBlock(nnx.Module):
   """x + conv(act(norm(conv(act(norm(x)))))), act silu."""
 
   def __init__(self, d_in: int, d_out: int, *, rngs):
-    self.norm1, self.norm2 = Norm(d_in), Norm(d_out)
-    self.conv1 = causal(d_in, d_out, rngs=rngs)
-    self.conv2 = causal(d_out, d_out, rngs=rngs)
+    self.norm1, self.norm2 = RMSNorm(d_in), RMSNorm(d_out)
+    self.conv1 = causal_conv(d_in, d_out, rngs=rngs)
+    self.conv2 = causal_conv(d_out, d_out, rngs=rngs)
     same = d_in == d_out
     self.shortcut = None if same else Linear(d_in, d_out, rngs=rngs)
 
   def __call__(
-    self, x: Float[Array, "b t y x c"], past: FeatureCache
+    self, x: Float[Array, "b t y x c"], cache: FeatureCache
   ) -> Float[Array, "b t y x d"]:
-    y = self.conv1(past.extend(nnx.silu(self.norm1(x)), 2))
-    y = self.conv2(past.extend(nnx.silu(self.norm2(y)), 2))
-    return past.split(y + (x if self.shortcut is None else self.shortcut(x)))
+    y = self.conv1(cache.extend(nnx.silu(self.norm1(x)), 2))
+    y = self.conv2(cache.extend(nnx.silu(self.norm2(y)), 2))
+    return cache.shard(y + (x if self.shortcut is None else self.shortcut(x)))
 
 
 class Attention(nnx.Module):
-  """x + attention among the pixels of each frame, one head."""
+  """x + attention of one head among the pixels of each frame."""
 
   def __init__(self, d: int, *, rngs):
-    self.norm = Norm(d)
+    self.norm = RMSNorm(d)
     self.qkv = Linear(d, 3 * d, rngs=rngs)
     self.out = Linear(d, d, rngs=rngs)
 
   def __call__(
-    self, x: Float[Array, "b f h w c"], past: FeatureCache
+    self, x: Float[Array, "b f h w c"], cache: FeatureCache
   ) -> Float[Array, "b f h w c"]:
     q, k, v = jnp.split(self.qkv(self.norm(x)), 3, -1)
-    # Queries stay where their columns are, and so keep them apart from rows.
+    # Keys and values are gathered; queries keep their columns split, which is
+    # why rows and columns of x stay two axes.
     k, v = (
-      past.gather(rearrange(a, "b f h w c -> b f (h w) c")) for a in (k, v)
+      cache.gather(rearrange(a, "b f h w c -> b f (h w) c")) for a in (k, v)
     )
     score = jnp.einsum(
       "bfhwc,bfnc->bfhwn", q, k, precision=precision(x),
@@ -215,8 +222,8 @@ class Attention(nnx.Module):
     return x + self.out(y)
 
 
-class Down(nnx.Module):
-  """Half the height and width; with `time` half the frames as well, eq. 2."""
+class Downsample(nnx.Module):
+  """Halves height and width; with `time` the frames too (2)."""
 
   def __init__(self, d: int, time: bool, *, rngs):
     halve = dict(strides=(1, 2, 2), pad=(0, 1))
@@ -225,48 +232,50 @@ class Down(nnx.Module):
     self.time = Conv(d, d, size, strides=strides, rngs=rngs) if time else None
 
   def __call__(
-    self, x: Float[Array, "b t y x c"], past: FeatureCache
+    self, x: Float[Array, "b t y x c"], cache: FeatureCache
   ) -> Float[Array, "b f h w c"]:
     x = self.space(x)
     if self.time is None:
       return x
-    first, rest = past.part(x)
-    rest = self.time(past.extend(rest, 1, start=first))
+    first, rest = cache.split_first(x)
+    rest = self.time(cache.extend(rest, 1, start=first))
     return jnp.concatenate([first, rest], 1)
 
 
-class Up(nnx.Module):
-  """Twice the height and width, eq. 4; with `time` twice the frames, eq. 3."""
+class Upsample(nnx.Module):
+  """Doubles height and width (4); with `time` the frames too (3)."""
 
   def __init__(self, d: int, time: bool, *, rngs):
     self.space = Conv(d, d // 2, (1, 3, 3), pad=(1, 1), rngs=rngs)
     self.time = Conv(d, 2 * d, (3, 1, 1), rngs=rngs) if time else None
 
   def __call__(
-    self, x: Float[Array, "b f h w c"], past: FeatureCache
+    self, x: Float[Array, "b f h w c"], cache: FeatureCache
   ) -> Float[Array, "b t y x d"]:
     if self.time is not None:
-      first, rest = past.part(x)
-      rest = self.time(past.extend(rest, 2))
+      first, rest = cache.split_first(x)
+      rest = self.time(cache.extend(rest, 2))
       rest = rearrange(rest, "b f h w (two c) -> b (f two) h w c", two=2)
       x = jnp.concatenate([first, rest], 1)
-    return double(x, self.space.kernel[0]) + self.space.bias[...]
+    return upsample_conv(x, self.space.kernel[0]) + self.space.bias[...]
 
 
-def double(
+def upsample_conv(
   x: Float[Array, "b t h w c"], kernel: Float[Array, "3 3 c d"]
 ) -> Float[Array, "b t y x d"]:
-  """Each pixel four times, then a 3 x 3 convolution: eq. 4."""
-  sums = kernel.astype(jnp.float32)
+  """Returns a 3 x 3 convolution of x at twice its height and width (4)."""
   sums = jnp.einsum(
-    "pai,qbj,ijcd->abcpqd", _SUMS, _SUMS, sums, precision="highest"
-  )
+    "pai,qbj,ijcd->abcpqd", _SUMS, _SUMS, kernel.astype(jnp.float32),
+    precision="highest",
+  )  # fmt: skip
+  # One convolution of 2 x 2 taps makes the four pixels (p, q) as channels; it
+  # is padded on all sides, and each (p, q) takes its own part.
   kernel = rearrange(sums.astype(x.dtype), "a b c p q d -> 1 a b c (p q d)")
   y = jnp.split(convolve(x, kernel, pad=(1, 1)), 4, -1)
   h, w = x.shape[2:4]
-  places = ((0, 0), (0, 1), (1, 0), (1, 1))
+  offsets = ((0, 0), (0, 1), (1, 0), (1, 1))
   y = [
     part[:, :, p : p + h, q : q + w]
-    for part, (p, q) in zip(y, places, strict=True)
+    for part, (p, q) in zip(y, offsets, strict=True)
   ]
   return rearrange(y, "(p q) b t h w d -> b t (h p) (w q) d", p=2)

@@ -3,13 +3,13 @@
     encode   x -> conv -> residuals, halved 3 times -> middle -> mean, logvar
     decode   z -> conv -> middle -> residuals, doubled 3 times -> x
 
-The middle is residual, attention, residual. Both run over a clip in pieces:
-`lax.scan` carries what the layers have seen (`wan_layers.FeatureCache`), so that memory
-does not grow with the clip, and two bodies are compiled: the first piece, of
-1 + (k mod chunk) latents, and the others, of `chunk` each. One piece for the
-whole clip (chunk > k) gives the same numbers.
+The middle is residual, attention, residual. Both process a clip in chunks:
+`lax.scan` carries the cache of the layers (`wan_layers.FeatureCache`), so that
+memory does not grow with the clip. Two bodies are compiled: for the first
+chunk, of 1 + (k mod chunk) latents, and for the others, of `chunk` each. One
+chunk for the entire clip (chunk > k) gives the same numbers.
 
-Latents that are given and returned have mean 0 and deviation about 1:
+Inputs and outputs of this module are latents of mean 0 and deviation about 1:
 
     z = (mean - m) / s     logvar' = logvar - 2 log s                      (1)
 
@@ -29,27 +29,28 @@ from ccl_jax import nnx_utils, trees
 from ccl_jax.array_types import Array, Float, PyTree
 from ccl_jax.codecs.wan_layers import (
   Attention,
-  Down,
+  Downsample,
   FeatureCache,
   Frames,
   Linear,
-  Norm,
-  Residual,
-  Up,
-  causal,
+  ResidualBlock,
+  RMSNorm,
+  Upsample,
+  causal_conv,
 )
 from ccl_jax.sharding import ONE_DEVICE, Layout
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class WanVAEConfig:
   """Sizes of the model; the defaults are the published one's.
 
   Attributes:
-    base: channels at full resolution, times `multipliers` at each halving.
-    residuals: blocks at each resolution; one more when decoding.
+    base: channels at full resolution.
+    multipliers: of `base`, for each resolution.
+    residuals: blocks at each resolution; the decoder has one more.
     channels: of the latents.
-    halves_time: whether each halving of the picture halves the frames too.
+    halves_time: for each halving of the picture, if it halves the frames too.
     mean, deviation: of a latent's channels, m and s of eq. 1.
   """
 
@@ -90,207 +91,204 @@ class Settings:
     return 2 ** sum(self.halves_time), space, space
 
 
-PUBLISHED = Settings()
+PUBLISHED = WanVAEConfig()
 
 
 class _Coder(nnx.Module):
-  """A convolution in, layers, and norm, silu and a convolution out."""
+  """Input convolution, layers, then norm, silu and output convolution."""
 
   def __init__(
     self, sizes: tuple[int, int, int, int], middle: int, blocks: list, *, rngs
   ):
     d_in, first, last, d_out = sizes
-    self.conv_in = causal(d_in, first, rngs=rngs)
+    self.conv_in = causal_conv(d_in, first, rngs=rngs)
     self.blocks = nnx.List(blocks)
     self.middle = nnx.List(
       [
-        Residual(middle, middle, rngs=rngs),
+        ResidualBlock(middle, middle, rngs=rngs),
         Attention(middle, rngs=rngs),
-        Residual(middle, middle, rngs=rngs),
+        ResidualBlock(middle, middle, rngs=rngs),
       ]
     )
-    self.norm_out = Norm(last)
-    self.conv_out = causal(last, d_out, rngs=rngs)
+    self.norm_out = RMSNorm(last)
+    self.conv_out = causal_conv(last, d_out, rngs=rngs)
 
-  def run(self, layers: list, x: Array, past: FeatureCache) -> Array:
-    x = self.conv_in(past.extend(x, 2))
+  def run(self, layers: list, x: Array, cache: FeatureCache) -> Array:
+    """Returns the output after `layers`, the blocks and the middle."""
+    x = self.conv_in(cache.extend(x, 2))
     for layer in layers:
-      x = layer(x, past)
-    return self.conv_out(past.extend(nnx.silu(self.norm_out(x)), 2))
+      x = layer(x, cache)
+    return self.conv_out(cache.extend(nnx.silu(self.norm_out(x)), 2))
 
 
 class Encoder(_Coder):
-  """Pixels -> 2c channels, with 1 + 4k frames in a clip's first piece."""
+  """Pixels -> 2c channels; a clip's first chunk has 1 + 4k frames."""
 
-  def __init__(self, settings: Settings, *, rngs):
-    blocks, widths = [], settings.widths
+  def __init__(self, config: WanVAEConfig, *, rngs):
+    blocks, widths = [], config.widths
     d = widths[0]
     for i, width in enumerate(widths):
-      for _ in range(settings.residuals):
-        blocks.append(Residual(d, width, rngs=rngs))
+      for _ in range(config.residuals):
+        blocks.append(ResidualBlock(d, width, rngs=rngs))
         d = width
-      if i < len(settings.halves_time):
-        blocks.append(Down(width, settings.halves_time[i], rngs=rngs))
-    sizes = (3, widths[0], d, 2 * settings.channels)
+      if i < len(config.halves_time):
+        blocks.append(Downsample(width, config.halves_time[i], rngs=rngs))
+    sizes = (3, widths[0], d, 2 * config.channels)
     super().__init__(sizes, d, blocks, rngs=rngs)
 
   def __call__(
-    self, x: Float[Array, "b t y x 3"], past: FeatureCache
+    self, x: Float[Array, "b t y x 3"], cache: FeatureCache
   ) -> Float[Array, "b f h w c"]:
-    return self.run([*self.blocks, *self.middle], x, past)
+    return self.run([*self.blocks, *self.middle], x, cache)
 
 
 class Decoder(_Coder):
   """Latents -> pixels."""
 
-  def __init__(self, settings: Settings, *, rngs):
-    blocks, widths = [], settings.widths[::-1]
+  def __init__(self, config: WanVAEConfig, *, rngs):
+    blocks, widths = [], config.widths[::-1]
     d = widths[0]
     for i, width in enumerate(widths):
-      for _ in range(settings.residuals + 1):
-        blocks.append(Residual(d, width, rngs=rngs))
+      for _ in range(config.residuals + 1):
+        blocks.append(ResidualBlock(d, width, rngs=rngs))
         d = width
-      if i < len(settings.halves_time):
-        blocks.append(Up(width, settings.halves_time[::-1][i], rngs=rngs))
+      if i < len(config.halves_time):
+        blocks.append(Upsample(width, config.halves_time[::-1][i], rngs=rngs))
         d = width // 2
-    sizes = (settings.channels, widths[0], d, 3)
+    sizes = (config.channels, widths[0], d, 3)
     super().__init__(sizes, widths[0], blocks, rngs=rngs)
 
   def __call__(
-    self, z: Float[Array, "b f h w c"], past: FeatureCache
+    self, z: Float[Array, "b f h w c"], cache: FeatureCache
   ) -> Float[Array, "b t y x 3"]:
-    return self.run([*self.middle, *self.blocks], z, past)
+    return self.run([*self.middle, *self.blocks], z, cache)
 
 
 class Autoencoder(nnx.Module):
   """Encoder and decoder, each with a linear map of the latents."""
 
-  def __init__(self, settings: Settings, *, rngs: nnx.Rngs):
-    c = settings.channels
-    self.encoder = Encoder(settings, rngs=rngs)
+  def __init__(self, config: WanVAEConfig, *, rngs: nnx.Rngs):
+    c = config.channels
+    self.encoder = Encoder(config, rngs=rngs)
     self.quant = Linear(2 * c, 2 * c, rngs=rngs)
     self.post_quant = Linear(c, c, rngs=rngs)
-    self.decoder = Decoder(settings, rngs=rngs)
-
-
-def param_shapes(settings: Settings = PUBLISHED) -> PyTree:
-  """The parameters' shapes, float32, as a nested dict."""
-  return nnx_utils.param_shapes(Autoencoder, settings)
-
-
-def _model(settings: Settings, params: PyTree, dtype: str) -> Autoencoder:
-  """The model with all but the norms' parameters in `dtype`."""
-  cast = {
-    path: x if path.endswith("scale") else x.astype(dtype)
-    for path, x in trees.flatten(params).items()
-  }
-  return nnx_utils.bind(Autoencoder, settings, trees.unflatten(cast))
+    self.decoder = Decoder(config, rngs=rngs)
 
 
 def encode(
   params: PyTree,
   video: Array,
-  settings: Settings = PUBLISHED,
+  config: WanVAEConfig = PUBLISHED,
   *,
   dtype: str = "float32",
   layout: Layout = ONE_DEVICE,
   chunk: int = 1,
   read: Callable[[Array], Array] = lambda x: x,
 ) -> tuple[Float[Array, "b f h w c"], Float[Array, "b f h w c"]]:
-  """(mean, logvar) of eq. 1, float32, in pieces of `chunk` latent frames.
+  """Returns mean and logvar' of (1), float32, in chunks of latent frames.
 
-  `read` makes pixels in [-1, 1] of a piece of `video` (b, t, y, x, 3): a long
-  clip may stay bytes. A mesh splits rows and columns; each of its devices needs
-  as many.
+  Args:
+    video: (b, t, y, x, 3). A mesh splits rows and columns, evenly.
+    read: makes pixels in [-1, 1] of a chunk of `video`, so that a long clip can
+      stay bytes.
   """
-  model = _model(settings, params, dtype)
+  model = _model(config, params, dtype)
 
-  def piece(x, seen):
-    past = FeatureCache(seen, layout)
-    y = model.quant(model.encoder(read(x).astype(dtype), past))
-    return y.astype(jnp.float32), past.kept
+  def encode_chunk(x, frames):
+    cache = FeatureCache(frames, layout)
+    y = model.quant(model.encoder(read(x).astype(dtype), cache))
+    return y.astype(jnp.float32), cache.updated
 
-  y = _in_pieces(piece, video, settings.stride[0], chunk)
+  y = _scan_chunks(encode_chunk, video, config.stride[0], chunk)
   mean, logvar = jnp.split(y, 2, -1)
-  m, s = jnp.array(settings.mean), jnp.array(settings.deviation)
+  m, s = jnp.array(config.mean), jnp.array(config.deviation)
   return (mean - m) / s, jnp.clip(logvar, -30, 20) - 2 * jnp.log(s)
 
 
 def decode(
   params: PyTree,
   latents: Float[Array, "b f h w c"],
-  settings: Settings = PUBLISHED,
+  config: WanVAEConfig = PUBLISHED,
   *,
   dtype: str = "float32",
   layout: Layout = ONE_DEVICE,
   chunk: int = 1,
   write: Callable[[Array], Array] = lambda x: x,
 ) -> Array:
-  """Video (b, t, y, x, 3), float32 in [-1, 1], as `encode` takes it.
+  """Returns video (b, t, y, x, 3), float32 in [-1, 1], the inverse of `encode`.
 
-  `write` is applied to the pixels of each piece.
+  write: applied to the pixels of each chunk.
   """
-  model = _model(settings, params, dtype)
-  piece = functools.partial(_decode, model, settings, dtype, layout, write)
-  return _in_pieces(piece, latents, 1, chunk)
+  model = _model(config, params, dtype)
+  run = functools.partial(_decode, model, config, dtype, layout, write)
+  return _scan_chunks(run, latents, 1, chunk)
 
 
-def decode_piece(
+def decode_chunk(
   params: PyTree,
   latents: Float[Array, "b f h w c"],
-  seen: Frames | None,
-  settings: Settings = PUBLISHED,
+  frames: Frames | None,
+  config: WanVAEConfig = PUBLISHED,
   *,
   dtype: str = "float32",
   layout: Layout = ONE_DEVICE,
   write: Callable[[Array], Array] = lambda x: x,
 ) -> tuple[Array, Frames]:
-  """One piece of what `decode` runs, and what it leaves for the next.
+  """Returns the pixels of one chunk of `decode`, and the cache for the next.
 
-  seen: what the piece before left; None at the start of a clip.
+  frames: cache of the chunk before; None at the start of a clip.
   """
-  model = _model(settings, params, dtype)
-  return _decode(model, settings, dtype, layout, write, latents, seen)
+  model = _model(config, params, dtype)
+  return _decode(model, config, dtype, layout, write, latents, frames)
+
+
+def _model(config: WanVAEConfig, params: PyTree, dtype: str) -> Autoencoder:
+  """Returns the model with its parameters in `dtype`, except those of norms."""
+  cast = {
+    path: x if path.endswith("scale") else x.astype(dtype)
+    for path, x in trees.flatten(params).items()
+  }
+  return nnx_utils.bind(Autoencoder, config, trees.unflatten(cast))
 
 
 def _decode(
   model: Autoencoder,
-  settings: Settings,
+  config: WanVAEConfig,
   dtype: str,
   layout: Layout,
   write: Callable[[Array], Array],
   z: Array,
-  seen: Frames | None,
+  frames: Frames | None,
 ) -> tuple[Array, Frames]:
-  m, s = jnp.array(settings.mean), jnp.array(settings.deviation)
-  past = FeatureCache(seen, layout)
+  m, s = jnp.array(config.mean), jnp.array(config.deviation)
+  cache = FeatureCache(frames, layout)
   z = model.post_quant((z.astype(jnp.float32) * s + m).astype(dtype))
-  y = model.decoder(z, past).astype(jnp.float32)
-  return write(jnp.clip(y, -1, 1)), past.kept
+  y = model.decoder(z, cache).astype(jnp.float32)
+  return write(jnp.clip(y, -1, 1)), cache.updated
 
 
-def first_piece(length: int, stride: int, chunk: int) -> int:
-  """Frames of the first piece, so that `chunk` strides are in all others."""
+def first_chunk_length(length: int, stride: int, chunk: int) -> int:
+  """Returns the frames of the first chunk; all others have `chunk` strides."""
   return 1 + stride * ((length - 1) // stride % chunk)
 
 
-def _in_pieces(
-  piece: Callable[[Array, Frames | None], tuple[Array, Frames]],
+def _scan_chunks(
+  run: Callable[[Array, Frames | None], tuple[Array, Frames]],
   x: Array,
   stride: int,
   chunk: int,
 ) -> Array:
-  """`piece` over 1 + stride k frames, `chunk` times `stride` of them a time."""
-  first = first_piece(x.shape[1], stride, chunk)
-  start, seen = piece(x[:, :first], None)
+  """Returns `run` over 1 + stride k frames, `chunk` strides at a time."""
+  first = first_chunk_length(x.shape[1], stride, chunk)
+  start, frames = run(x[:, :first], None)
   if first == x.shape[1]:
     return start
-  parts = rearrange(x[:, first:], "b (n t) ... -> n b t ...", t=stride * chunk)
+  chunks = rearrange(x[:, first:], "b (n t) ... -> n b t ...", t=stride * chunk)
 
-  def body(seen, part):
-    y, seen = piece(part, seen)
-    return seen, y
+  def body(frames, x):
+    y, frames = run(x, frames)
+    return frames, y
 
-  _, others = jax.lax.scan(body, seen, parts)
+  _, others = jax.lax.scan(body, frames, chunks)
   others = rearrange(others, "n b t ... -> b (n t) ...")
   return jnp.concatenate([start, others], 1)

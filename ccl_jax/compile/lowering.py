@@ -1,14 +1,13 @@
-"""The real training and sampling steps, compiled for devices that are not here.
+"""Compiles the real training and sampling steps for devices that are elsewhere.
 
-No arrays: shapes with shardings are lowered, libtpu compiles, and `cost` reads
-what came out.
+Nothing is allocated: shapes with shardings are lowered, libtpu compiles, and
+`cost` reads the compiled program.
 """
 
-import dataclasses
 import functools
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,17 +17,53 @@ from ccl_jax.compile import topology
 from ccl_jax.config import build
 from ccl_jax.cost import chips, flops, report
 from ccl_jax.diffusion import tasks
-from ccl_jax.generation.sampling import SamplingConfig, sample_latents
+from ccl_jax.diffusion.guidance import Condition
+from ccl_jax.generation.sampling import (
+  SamplingConfig,
+  count_runs,
+  sample_latents,
+)
+from ccl_jax.models.plan import ModelPlan, make_plan, sampling_params
+from ccl_jax.sharding import make_layout
 from ccl_jax.training import step
 from ccl_jax.training.batch import abstract_batch
-from ccl_jax.training.setup import TrainSetup, flop_shape, make_setup
-from ccl_jax.training.state import abstract_state, sampling_params
+from ccl_jax.training.setup import flop_shape, make_setup
+from ccl_jax.training.state import abstract_state
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+class Lowered(NamedTuple):
+  """A program that is ready to compile.
+
+  Attributes:
+    program: from `jax.jit(...).lower`.
+    batch_size: samples that it runs on, in `parts` equal parts.
+    model_flops: useful FLOPs of one sample, by part of the model.
+  """
+
+  program: Any
+  plan: ModelPlan
+  batch_size: int
+  parts: int
+  model_flops: Mapping[str, float]
 
 
 def compile_report(
-  config: Mapping[str, Any], name: str, what: str = "train", task: str = "t2av"
+  config: Mapping[str, Any],
+  name: str,
+  program: str = "train",
+  task: str = "t2av",
 ) -> tuple[dict[str, Any], str]:
-  """(report, compiled text) of a config on a topology.
+  """Compiles a config's program for a topology.
+
+  Args:
+    name: of the topology, "v5p:4x4x4".
+    program: "train" or "sample".
+    task: inference task, to sample.
+
+  Returns:
+    The figures of `cost.report`, and the compiled program's text.
 
   Raises:
     ValueError: an unknown topology, a config that does not fit it, or a program
@@ -36,21 +71,21 @@ def compile_report(
   """
   slices, chip = config["mesh"].get("num_slices", 1), chips.chip_named(name)
   devices = topology.devices(name, slices)
-  setup = make_setup(config, devices)
   shapes = latent_shapes(config)
   began = time.monotonic()
-  lower = {"train": lower_train, "sample": lower_sample}[what]
-  lowered, rows, useful = lower(config, setup, shapes, task)
-  compiled = topology.compile_for(lowered)
+  lower = {"train": lower_train, "sample": lower_sample}[program]
+  lowered = lower(config, devices, shapes, task)
+  compiled = topology.compile_for(lowered.program)
+  rows = lowered.batch_size
   about = {
-    "what": what,
+    "program": program,
     "topology": name,
     "slices": slices,
     "chips": chips.count_chips(devices),
     "devices": len(devices),
-    "mesh": dict(setup.layout.mesh.shape),
-    "batch": rows,
-    "accumulate": setup.grad_accumulation_steps,
+    "mesh": dict(lowered.plan.layout.mesh.shape),
+    "batch_size": rows,
+    "parts": lowered.parts,
     "compile_seconds": time.monotonic() - began,
   }
   numbers = report.make_report(
@@ -59,17 +94,18 @@ def compile_report(
     chip=chip,
     mesh=about["mesh"],
     model_flops={
-      part: value * rows / len(devices) for part, value in useful.items()
+      part: value * rows / len(devices)
+      for part, value in lowered.model_flops.items()
     },
-    num_layers=config["model"]["num_layers"],
-    activation=activation_bytes(config, setup, shapes),
+    num_layers=lowered.plan.num_layers,
+    activation=activation_bytes(lowered, shapes),
     slices=slices,
   )
   return about | numbers, compiled.as_text()
 
 
-def latent_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-  """One sample's latents and text, by the config's `encode` section.
+def latent_shapes(config: Mapping[str, Any]) -> Shapes:
+  """Returns the shapes of one sample, from the config's `encode` section.
 
   Strides of 4 x 8 x 8 with the first frame alone, and c audio latents a frame.
   """
@@ -84,56 +120,69 @@ def latent_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
   }
 
 
-def lower_train(config, setup: TrainSetup, shapes, task: str):
-  """(lowered, samples, useful FLOPs of one by part)."""
-  lowered = step.compile_step(setup).lower(
-    abstract_state(setup), abstract_batch(setup, shapes)
+def lower_train(
+  config: Mapping[str, Any], devices: Sequence[Any], shapes: Shapes, task: str
+) -> Lowered:
+  """Lowers the training step; the task plays no part."""
+  setup = make_setup(config, devices)
+  return Lowered(
+    step.compile_step(setup).lower(
+      abstract_state(setup), abstract_batch(setup, shapes)
+    ),
+    setup.plan,
+    setup.batch_size,
+    setup.grad_accumulation_steps,
+    flops.train_flops(setup.plan.settings, flop_shape(setup, shapes)),
   )
-  useful = flops.train_flops(setup.model, flop_shape(setup, shapes))
-  return lowered, setup.batch_size, useful
 
 
-def lower_sample(config, setup: TrainSetup, shapes, task: str):
-  """The same of the sampler's loop, for one clip on each shard of the batch."""
-  layout, plan = setup.layout, tasks.inference_task(task)
+def lower_sample(
+  config: Mapping[str, Any], devices: Sequence[Any], shapes: Shapes, task: str
+) -> Lowered:
+  """Lowers the sampler's loop, for one clip on each shard of the batch."""
+  layout = make_layout(config["mesh"], config["sharding"], devices)
+  plan, task = make_plan(config["model"], layout), tasks.inference_task(task)
   sampling = build(SamplingConfig, config["sampling"], "sampling")
   rows = layout.batch_shards()
-
-  of = functools.partial(
+  array = functools.partial(
     jax.ShapeDtypeStruct, dtype=jnp.float32, sharding=layout.rows()
   )
-  text = of((rows, *shapes["text"]))
-  null = {s: of((1, *shapes[s]), sharding=layout.sharding()) for s in STREAMS}
-  given = {s: of((rows, *shapes[s])) for s in plan.given}
-  if plan.first_frame:
-    given["video"] = of((rows, 1, *shapes["video"][1:]))
-  lowered = sample_latents.lower(
-    sampling_params(setup),
-    {s: of((rows, *shapes[s])) for s in plan.streams},
+  text = array((rows, *shapes["text"]))
+  null = {
+    s: array((1, *shapes[s]), sharding=layout.sharding()) for s in STREAMS
+  }
+  given = {s: array((rows, *shapes[s])) for s in task.given}
+  if task.first_frame:
+    given["video"] = array((rows, 1, *shapes["video"][1:]))
+  program = sample_latents.lower(
+    sampling_params(plan),
+    {s: array((rows, *shapes[s])) for s in task.streams},
     given,
-    {"text": text, "negative": text, "null": null},
-    graph=setup.graph,
+    Condition(text=text, negative=text, null=null),
+    graph=plan.graph,
     task=task,
     sampling=sampling,
     layout=layout,
   )
-  shape = dataclasses.replace(
-    flop_shape(setup, shapes),
-    batch=rows,
-    times=shapes["video"][0] if plan.first_frame else 1,
+  f, h, w, _ = shapes["video"]
+  times = f if task.first_frame else 1
+  shape = flops.Shape(f, h, w, shapes["text"][0], batch=rows, times=times)
+  useful = flops.sample_flops(
+    plan.settings, shape, **count_runs(sampling, task)
   )
-  work = sampling.work(plan)
-  return lowered, rows, flops.sample_flops(setup.model, shape, **work)
+  return Lowered(program, plan, rows, 1, useful)
 
 
-def activation_bytes(config, setup: TrainSetup, shapes) -> int:
-  """The largest stream's (b, f, s, d) of one shard, in bfloat16."""
-  (f, h, w, _), model = shapes["video"], config["model"]
+def activation_bytes(lowered: Lowered, shapes: Shapes) -> int:
+  """Returns the bytes of the largest stream's (b, f, s, d) in bfloat16.
+
+  Of the rows and frames that one shard holds at once.
+  """
+  (f, h, w, _), model = shapes["video"], lowered.plan.settings
   tokens = shapes["audio"][0]
   if model["video"]:
-    tokens = f * (h // model["video"]["patch"]) * (w // model["video"]["patch"])
-  layout, section = setup.layout, model["video"] or model["audio"]
-  rows = (
-    setup.batch_size // setup.grad_accumulation_steps // layout.batch_shards()
-  )
+    patch = model["video"]["patch"]
+    tokens = f * (h // patch) * (w // patch)
+  layout, section = lowered.plan.layout, model["video"] or model["audio"]
+  rows = lowered.batch_size // lowered.parts // layout.batch_shards()
   return 2 * rows * tokens * section["width"] // layout.size("context")

@@ -1,8 +1,8 @@
 """Compiling for a TPU pod on a machine that has none.
 
 libtpu (pip install libtpu) knows every topology, "v5p:4x4x4", and compiles for
-it on a CPU; what comes out is the program that the pod would run, with its
-memory. A program that does not fit is one clear error.
+it on a CPU. The result is the program that the pod would run, with its memory.
+A program that does not fit is one clear error.
 """
 
 import os
@@ -13,7 +13,7 @@ from typing import Any
 import jax
 from jax.experimental import topologies
 
-# libtpu looks for its host otherwise, and allows one process at a time.
+# Without these, libtpu looks for its host and allows one process at a time.
 _ENVIRONMENT = {
   "TPU_SKIP_MDS_QUERY": "1",
   "TPU_WORKER_HOSTNAMES": "localhost",
@@ -23,7 +23,7 @@ _ENVIRONMENT = {
 
 
 def devices(topology: str, slices: int = 1) -> Sequence[Any]:
-  """The devices of `slices` times a topology such as "v5e:16x16".
+  """Returns the devices of `slices` slices of a topology, "v5e:16x16".
 
   Raises:
     ValueError: libtpu is missing, or it does not know the topology.
@@ -44,15 +44,15 @@ def devices(topology: str, slices: int = 1) -> Sequence[Any]:
   return found.devices
 
 
-def compile_for(lowered: Any, options: dict[str, Any] | None = None) -> Any:
-  """`lowered.compile(options)`.
+def compile_for(lowered: Any) -> Any:
+  """Compiles a lowered program.
 
   Raises:
     ValueError: the program needs more memory than a chip has; the message
       names the largest contributors.
   """
   try:
-    return lowered.compile(options or None)
+    return lowered.compile()
   except jax.errors.JaxRuntimeError as error:
     text = str(error)
     if "RESOURCE_EXHAUSTED" not in text:
@@ -61,23 +61,22 @@ def compile_for(lowered: Any, options: dict[str, Any] | None = None) -> Any:
 
 
 def explain(text: str, most: int = 4) -> str:
-  """One line from libtpu's page about a program that does not fit."""
+  """Shortens libtpu's report on a program that does not fit to one line."""
   used = re.search(r"Used ([\d.]+\w) of ([\d.]+\w)", text) or re.search(
     r"temporaries \(([\d.]+\w)\) exceeds available HBM \(([\d.]+\w)", text
   )
-  amount = f"{used[1]} of {used[2]}" if used else "more than there is"
+  amount = f"{used[1]} of {used[2]}" if used else "more than it has"
   blocks = re.split(r"\bSize: ", text)[1 : most + 1]
   largest = "; ".join(_contributor(block) for block in blocks)
   return (
     f"Out of memory: the program needs {amount} of a chip's HBM. Largest:"
-    f" {largest or 'not told'}. Take more accumulation (config.grad_accumulation_steps), a"
-    " larger context axis (config.mesh.context), or remat=full or offload"
-    " (config.model.remat)."
+    f" {largest or 'unknown'}. Increase config.grad_accumulation_steps or"
+    " config.mesh.context, or set config.model.remat to full or offload."
   )
 
 
 def _contributor(block: str) -> str:
-  """ "10.4G bf16[40,27280,5120] of dot_general"."""
+  """Returns a line such as "10.4G bf16[40,27280,5120] of dot_general"."""
   shape = re.search(r"Shape: (\w+\[[\d,]*\])", block)
   source = re.search(r'op_name="([^"]*)"', block)
   parts = [block.split()[0], shape[1] if shape else ""]

@@ -1,21 +1,21 @@
-"""Weights of other programs, and what files of weights hold.
+"""Converts weights from and to PyTorch, and shows what files of weights hold.
 
     python -m ccl_jax.convert from-torch --model=wan --input=PATH --output=DIR \
         [--size=14b] [--force]
-    python -m ccl_jax.convert to-torch --checkpoint=WORKDIR --output=DIR \
-        [--step=N] [--noema] [--dtype=bfloat16] [--part=video] [--force]
-    python -m ccl_jax.convert average --checkpoint=WORKDIR --steps=1000,2000 \
+    python -m ccl_jax.convert to-torch --workdir=RUN --output=DIR [--step=N] \
+        [--noema] [--dtype=bfloat16] [--component=video] [--force]
+    python -m ccl_jax.convert average --workdir=RUN --steps=1000,2000 \
         --output=DIR [--force]
-    python -m ccl_jax.convert inspect PATH [--every]
+    python -m ccl_jax.convert inspect PATH [--all]
 
-from-torch reads the files people have: Wan-AI's, MMAudio's, BigVGAN's, and
-diffusers' and transformers' folders. Of --model=wan (the diffusion transformer)
-it makes a workdir that training starts from (`config.init.from_runs`); of what
-to-torch wrote (--model=ccl) one that the pipeline starts from too; of wan-vae,
-umt5, clip, mmaudio and bigvgan the folder that the codecs open.
-to-torch writes a run as a folder of diffusers, average the mean of several of
-its steps as a new workdir; inspect tells what any of these files hold. A
-checkpoint and what is made may be in a bucket, other files may not.
+from-torch reads the published files of Wan-AI, MMAudio and BigVGAN, and folders
+of diffusers and transformers. With --model=wan (the diffusion transformer) it
+writes a workdir that training starts from (`config.init.from_runs`); with
+--model=ccl, for what to-torch wrote, one that can also be sampled from; with
+wan-vae, umt5, clip, mmaudio or bigvgan the folder that the codecs open.
+to-torch writes a run as a folder like those of diffusers. average writes the
+mean of several checkpoints as a new workdir. inspect prints the arrays of any
+of these. Workdirs and outputs may be in a bucket, files of PyTorch may not.
 """
 
 import re
@@ -28,32 +28,58 @@ from ccl_jax import command
 from ccl_jax.convert import average, codecs, export, inspection, transformer
 
 MODEL = flags.DEFINE_enum(
-  "model", None, ["wan", "ccl", *codecs.MODELS], "Whose weights they are."
+  "model", None, ["wan", "ccl", *codecs.MODELS],
+  "Model family of the weights that from-torch reads.",
+)  # fmt: skip
+INPUT = flags.DEFINE_string(
+  "input", None, "File or folder of weights to read (from-torch, inspect)."
 )
-INPUT = flags.DEFINE_string("input", None, "File or folder.")
-OUTPUT = flags.DEFINE_string("output", None, "Folder to make.")
-SIZE = flags.DEFINE_string("size", None, "Of --model=wan; else the file tells.")
-FORCE = flags.DEFINE_bool("force", False, "Replace an existing --output.")
-EVERY = flags.DEFINE_bool("every", False, "A line for every array.")
-CHECKPOINT = flags.DEFINE_string(
-  "checkpoint", None, "Workdir of a run, or the folder of one of its steps."
+OUTPUT = flags.DEFINE_string("output", None, "Folder to write.")
+SIZE = flags.DEFINE_string(
+  "size", None,
+  "Size of --model=wan, such as 14b or 1.3b-i2v; recognised from the file if"
+  " unset.",
+)  # fmt: skip
+FORCE = flags.DEFINE_bool("force", False, "Replace --output if it exists.")
+ALL = flags.DEFINE_bool(
+  "all", False,
+  "Print every array (inspect), where those of all layers share a line by"
+  " default.",
+)  # fmt: skip
+WORKDIR = flags.DEFINE_string(
+  "workdir", None,
+  "Workdir of a training run (to-torch, average), or, for to-torch, the folder"
+  " of one of its checkpoints.",
+)  # fmt: skip
+STEP = flags.DEFINE_integer(
+  "step", None, "Step of the checkpoint to export; the newest if unset."
 )
-STEP = flags.DEFINE_integer("step", None, "Checkpoint; default the newest.")
-STEPS = flags.DEFINE_list("steps", None, "Checkpoints to take the mean of.")
-AVERAGE = flags.DEFINE_bool("ema", True, "Export the parameters' average.")
-DTYPE = flags.DEFINE_enum("dtype", "float32", list(export.DTYPES), "Of all.")
-SHARD = flags.DEFINE_string("shard-size", "5GB", "A file's: bytes, MB or GB.")
-PART = flags.DEFINE_enum(
-  "part", "all", export.PARTS, "video: as diffusers' WanTransformer3DModel."
+STEPS = flags.DEFINE_list(
+  "steps", None, "Steps of the checkpoints to average, such as 1000,2000."
 )
+EMA = flags.DEFINE_bool(
+  "ema", True, "Export the moving average of the parameters, not the last ones."
+)
+DTYPE = flags.DEFINE_enum(
+  "dtype", "float32", list(export.DTYPES), "dtype of all exported arrays."
+)
+MAX_SHARD_SIZE = flags.DEFINE_string(
+  "max_shard_size", "5GB",
+  "Largest size of an exported file, in bytes, KB, MB or GB (powers of 1000).",
+)  # fmt: skip
+COMPONENT = flags.DEFINE_enum(
+  "component", "all", export.COMPONENTS,
+  "What to export: the full model (all), or its video stream for diffusers'"
+  " WanTransformer3DModel (video).",
+)  # fmt: skip
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
 def from_torch() -> None:
-  """Reads the flags and converts."""
+  """Converts weights of PyTorch."""
   output = new_output()
   if MODEL.value != "wan" and SIZE.value is not None:
-    raise ValueError("--size is for --model=wan.")
+    raise ValueError("--size is for --model=wan only.")
   if MODEL.value == "wan":
     about = transformer.from_torch(INPUT.value, output, SIZE.value)
   elif MODEL.value == "ccl":
@@ -61,46 +87,52 @@ def from_torch() -> None:
   else:
     about = codecs.convert(MODEL.value, INPUT.value, output)
   print(
-    f"{about['model']}: {about['parameters']:,} parameters, in the layout of"
-    f" {about['layout']}, now in {output}. Licence: {about['licence']}."
+    f"Wrote {output}: {about['model']} with {about['parameters']:,} parameters,"
+    f" named as in {about['layout']}. Licence: {about['licence']}."
   )
 
 
 def to_torch() -> None:
-  """Reads the flags and converts."""
+  """Exports a run to PyTorch."""
   about = export.to_torch(
-    CHECKPOINT.value,
+    WORKDIR.value,
     new_output(),
     step=STEP.value,
-    average=AVERAGE.value,
+    ema=EMA.value,
     dtype=DTYPE.value,
-    shard_size=number_of_bytes(SHARD.value),
-    part=PART.value,
+    shard_size=parse_bytes(MAX_SHARD_SIZE.value),
+    component=COMPONENT.value,
   )
   print(
-    f"{about['class']}: {about['parameters']:,} parameters of step"
-    f" {about['step']}{', averaged' * about['averaged']}, in {about['dtype']},"
-    f" now in {OUTPUT.value}."
+    f"Wrote {OUTPUT.value}: {about['class']} with {about['parameters']:,}"
+    f" parameters of step {about['step']}"
+    f"{', moving average' * about['is_ema']}, in {about['dtype']}."
   )
 
 
-def mean() -> None:
-  """Reads the flags and takes the mean."""
+def average_steps() -> None:
+  """Averages checkpoints of a run."""
   if not all(step.isdigit() for step in STEPS.value):
     raise ValueError(f"--steps={','.join(STEPS.value)}: expected numbers.")
   steps = [int(step) for step in STEPS.value]
-  about = average.average(CHECKPOINT.value, steps, new_output())
+  about = average.average(WORKDIR.value, steps, new_output())
   print(
-    f"The mean of the steps {', '.join(map(str, about['mean_of']))} is now in"
-    f" {OUTPUT.value}: {about['parameters']:,} parameters."
+    f"Wrote {OUTPUT.value}: mean of steps"
+    f" {', '.join(map(str, about['mean_of']))}, {about['parameters']:,}"
+    " parameters."
   )
 
 
+def inspect() -> None:
+  """Prints the arrays of a checkpoint."""
+  print(inspection.report(INPUT.value, ALL.value))
+
+
 def new_output() -> epath.Path:
-  """The folder to make.
+  """Returns the folder to write.
 
   Raises:
-    ValueError: it is there, and not --force.
+    ValueError: it exists, without --force.
   """
   output = epath.Path(OUTPUT.value)
   if output.exists() and not FORCE.value:
@@ -108,34 +140,31 @@ def new_output() -> epath.Path:
   return output
 
 
-def number_of_bytes(text: str) -> int:
-  """ "5GB" -> 5 * 10**9.
+def parse_bytes(text: str) -> int:
+  """Returns the bytes of a size such as "5GB".
 
   Raises:
-    ValueError: it is no such size.
+    ValueError: the text is no size.
   """
   found = re.fullmatch(r"(\d+) ?([KMG]B|)", text)
   if not found or not int(found[1]):
-    raise ValueError(f"--shard-size={text}: expected a size as 5GB or 500MB.")
+    raise ValueError(
+      f"--max_shard_size={text}: expected a size such as 5GB or 500MB."
+    )
   return int(found[1]) * _UNITS[found[2]]
 
 
-def inspect() -> None:
-  """Prints what is in the file."""
-  print(inspection.report(INPUT.value, EVERY.value))
-
-
-# By its name: what to call, and the flags it must have.
+# Name of the command -> its function, and the flags that it requires.
 COMMANDS = {
   "from-torch": (from_torch, ("model", "input", "output")),
-  "to-torch": (to_torch, ("checkpoint", "output")),
-  "average": (mean, ("checkpoint", "steps", "output")),
+  "to-torch": (to_torch, ("workdir", "output")),
+  "average": (average_steps, ("workdir", "steps", "output")),
   "inspect": (inspect, ("input",)),
 }
 
 
 def main() -> None:
-  """Takes the command and the path behind it out of the arguments."""
+  """Runs the command named by the first argument; the others are its flags."""
   name, *rest = sys.argv[1:] or [""]
   if name in ("--help", "--helpfull"):
     command.run(inspect, ())

@@ -2,11 +2,11 @@
 
     mean_k = mean_{k-1} + (x_k - mean_{k-1}) / k       in float32           (1)
 
-so that what did not change stays as it is. Stacked layers are read and written
-row by row, never whole.
+so that parameters that are equal in all stay exactly as they are. Stacked
+layers are read and written row by row.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,44 +22,53 @@ from ccl_jax.sharding import is_stacked
 def average(
   workdir: epath.PathLike, steps: Sequence[int], output: epath.PathLike
 ) -> dict[str, Any]:
-  """Writes the workdir, with the last step's number; returns its `about`.
+  """Writes the workdir, under the last step's number; returns its metadata.
 
-  It holds the mean of the parameters themselves, not of moving averages, in
-  their dtypes.
+  It holds the mean of the parameters themselves, not of their exponential
+  moving averages, in their dtypes.
 
   Raises:
-    ValueError: fewer than two steps, one that is not there, damaged or of
-      another model, or too little space.
+    ValueError: fewer than two steps, one that is missing, damaged or of another
+      model, or too little space.
   """
   steps = sorted(set(steps))
   if len(steps) < 2:
     raise ValueError(f"{steps=}: expected two or more to take the mean of.")
-  run = workdirs.open_run(workdir)
-  found = [run.params(step, average=False).arrays for step in steps]
-  params = {path: _mean(path, [x[path] for x in found]) for path in found[0]}
+  source = workdirs.open_workdir(workdir)
+  checkpoints = [source.params(step, ema=False).arrays for step in steps]
+  params = {
+    path: _streamed_mean(path, [arrays[path] for arrays in checkpoints])
+    for path in checkpoints[0]
+  }
   about = {
     "model": "ccl",
     "mean_of": steps,
-    "settings": dict(run.model),
+    "settings": dict(source.model),
     "parameters": trees.count(params),
     "source": str(workdir),
   }
   with replacing(output) as partial:
-    workdirs.copy_kept(workdir, partial)
+    workdirs.copy_run_files(workdir, partial)
     workdirs.write(partial, steps[-1], trees.unflatten(params), about)
   return about
 
 
-def _mean(path: str, arrays: Sequence[LazyArray]) -> StreamedArray:
-  """Eq. 1, when it is written."""
-  first, by_row = arrays[0], is_stacked(path)
+def _streamed_mean(path: str, arrays: Sequence[LazyArray]) -> StreamedArray:
+  """Returns the mean of a parameter, which is computed while it is written."""
+  by_row = is_stacked(path)
 
   def parts() -> Iterator[tuple[int | None, np.ndarray]]:
-    for row in range(first.shape[0]) if by_row else [None]:
-      mean = np.zeros(first.shape[1:] if by_row else first.shape, np.float32)
-      for k, x in enumerate(arrays, 1):
-        x = np.asarray(x if row is None else x[row]).astype(np.float32)
-        mean += (x - mean) / k
-      yield row, mean
+    if by_row:
+      yield from enumerate(map(_mean, zip(*arrays, strict=True)))
+    else:
+      yield None, _mean(map(np.asarray, arrays))
 
-  return StreamedArray(first.shape, first.dtype, parts, by_row)
+  return StreamedArray(arrays[0].shape, arrays[0].dtype, parts, by_row)
+
+
+def _mean(arrays: Iterable[np.ndarray]) -> np.ndarray:
+  """Returns Eq. 1."""
+  mean = np.float32(0)
+  for k, x in enumerate(arrays, 1):
+    mean = mean + (x.astype(np.float32) - mean) / k
+  return mean

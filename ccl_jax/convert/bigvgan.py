@@ -2,8 +2,8 @@
 
 Published files (best_netG.pt, bigvgan_generator.pt) keep each kernel as a
 weight norm, whose two arrays PyTorch has named in two ways; diffusers' vocoder
-keeps plain kernels. The filters of the activations are in the files too, and
-computed here.
+has plain kernels. Files also hold the filters of the activations, which are
+computed here and so ignored.
 """
 
 from collections.abc import Callable
@@ -11,19 +11,20 @@ from collections.abc import Callable
 from ccl_jax.convert.layouts import (
   CONV1D,
   CONV_TRANSPOSE1D,
-  Layout,
+  WeightLayout,
   weight_norm,
 )
-from ccl_jax.convert.rules import Rule
+from ccl_jax.convert.rules import Rule, Table
 
 
-def _plain(layout: Layout) -> Layout:
+def _plain(layout: WeightLayout) -> WeightLayout:
   return layout
 
 
 def _table(
-  weights: tuple[str, ...], norm: Callable[[Layout], Layout]
-) -> tuple[Rule, ...]:
+  weights: tuple[str, ...], norm: Callable[[WeightLayout], WeightLayout]
+) -> Table:
+  """Returns the table of files whose kernels consist of `weights`."""
   convs = {
     "conv_pre": ("conv_pre", CONV1D),
     "conv_post": ("conv_post", CONV1D),

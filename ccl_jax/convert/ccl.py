@@ -1,14 +1,15 @@
-"""The joint model as PyTorch names it: `convert.torch_model.CCL`'s state dict.
+"""Names of the joint model in the state dict of `convert.torch_model.CCL`.
 
     video.*, audio.*         as diffusers names WanTransformer3DModel's arrays;
                              audio's patch_embedding is a linear layer
-    fusion.{layer}.video.*   video reads audio: norm, norm_other, to_q, to_k,
-                             to_v, to_out.0, norm_q, norm_k, context
-    fusion.{layer}.audio.*   audio reads video, the same
+    fusion.{layer}.video.*   video attends to audio: norm, norm_other, to_q,
+                             to_k, to_v, to_out.0, norm_q, norm_k, context
+    fusion.{layer}.audio.*   audio attends to video, the same
 
-Queries and keys that RoPE turns pair neighbours there and halves here, in the
-streams and in the fusion, each side in its own head size (see `models.rope`).
-The context tokens' keys come out of the same projection, permuted alike.
+RoPE rotates pairs of neighbouring channels there and channels half a head apart
+here (see `models.rope`). So the queries and keys of self-attention and of the
+fusion are permuted, on each side within its own head size. The keys of the
+context tokens come from the same projection and are permuted with it.
 """
 
 from collections.abc import Mapping
@@ -17,22 +18,22 @@ from typing import Any
 from ccl_jax.array_types import STREAMS
 from ccl_jax.convert import wan
 from ccl_jax.convert.layouts import LINEAR, half_split
-from ccl_jax.convert.rules import Rule, Table
+from ccl_jax.convert.rules import Rule, Table, scale_and_bias
 
 
 def table(model: Mapping[str, Any]) -> Table:
-  """The rules for a `model` section: joint with any fusion, or one stream."""
+  """Returns the rules for a `model` section, of two streams or one."""
   rules = []
   for s in STREAMS:
     if model[s] is not None:
       rules += _stream(s, model[s])
       if model["fusion"]["kind"] != "independent":
-        rules += _reader(s, model[s]["width"] // model[s]["heads"])
+        rules += _cross_attention(s, model[s]["width"] // model[s]["heads"])
   return tuple(rules)
 
 
 def _stream(s: str, settings: Mapping[str, Any]) -> list[Rule]:
-  """The rules of Wan's tower, moved to stream `s`."""
+  """Returns diffusers' rules of Wan's video stream, moved to stream `s`."""
   tower = wan.tables({"video": {"patch": 1, **settings}})["diffusers"]
   rules = []
   for rule in tower:
@@ -44,13 +45,12 @@ def _stream(s: str, settings: Mapping[str, Any]) -> list[Rule]:
   return rules
 
 
-def _reader(side: str, head_size: int) -> list[Rule]:
-  """`fusion.cca.CrossAttention`, the side that reads the other stream."""
+def _cross_attention(side: str, head_size: int) -> list[Rule]:
+  """Returns the rules of one side's `fusion.cca.CrossAttention`."""
   theirs, ours = f"fusion.{{layer}}.{side}", f"fusion/{side}"
-  rules = wan.attention(theirs, f"{ours}/attention", 1, half_split(head_size))
-  for norm in ("norm", "norm_other"):
-    rules += [
-      Rule(f"{theirs}.{norm}.weight", f"{ours}/{norm}/scale"),
-      Rule(f"{theirs}.{norm}.bias", f"{ours}/{norm}/bias"),
-    ]
-  return [*rules, Rule(f"{theirs}.context", f"{ours}/context")]
+  return [
+    *wan.attention(theirs, f"{ours}/attention", 1, half_split(head_size)),
+    *scale_and_bias(f"{theirs}.norm", f"{ours}/norm"),
+    *scale_and_bias(f"{theirs}.norm_other", f"{ours}/norm_other"),
+    Rule(f"{theirs}.context", f"{ours}/context"),
+  ]

@@ -1,16 +1,17 @@
-"""CLIP's image tower: Wan's `.pth` of both towers, and transformers' names.
+"""Names of CLIP's image encoder: Wan's `.pth`, and transformers' files.
 
-The last block, the norm behind it and the projection are in the files and not
-in our model, which stops before them; so is the whole text tower of Wan's file
+Our model stops before the last block, so the last block, the norm after it and
+the projection are ignored; so is the text encoder in Wan's file
 (`models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth`).
 """
 
+from collections.abc import Iterable, Iterator, Mapping
+
 from ccl_jax.convert.layouts import CONV2D, LINEAR, each, fused, relayout
-from ccl_jax.convert.rules import Rule, Table
+from ccl_jax.convert.rules import Rule, Table, scale_and_bias, weight_and_bias
 
 _BLOCK = "encoder/blocks"
-_BOTH = ("weight", "bias")
-# Of one block, by our name.
+# Layers of a block: our name -> theirs.
 _WAN = {
   "attention_norm": "norm1", "mlp_norm": "norm2", "o": "attn.proj",
   "up": "mlp.0", "down": "mlp.2",
@@ -23,39 +24,38 @@ _TRANSFORMERS = {
 
 
 def wan(layers: int = 32) -> Table:
-  """Names of Wan's file, of a tower with as many layers."""
-  blocks, last = (
-    "visual.transformer.{layer}",
-    f"visual.transformer.{layers - 1}",
-  )
+  """Returns the table of Wan's file for an encoder of `layers` blocks."""
+  blocks = "visual.transformer.{layer}"
+  last = f"visual.transformer.{layers - 1}"
   qkv = {
     part: tuple(f"{_BLOCK}/{x}/{part}" for x in "qkv")
     for part in ("kernel", "bias")
   }
+  split = fused(3)
   return (
     Rule("visual.patch_embedding.weight", "patch/kernel", CONV2D),
     Rule("visual.cls_embedding", "class_token", relayout("1 1 d", "d")),
     Rule("visual.pos_embedding", "positions", relayout("1 n d", "n d")),
-    *_norm("visual.pre_norm", "norm"),
+    *scale_and_bias("visual.pre_norm", "norm"),
     *_blocks(blocks, _WAN),
     Rule(
-      f"{blocks}.attn.to_qkv.weight",
-      qkv["kernel"],
-      fused(3).then(each(LINEAR)),
+      f"{blocks}.attn.to_qkv.weight", qkv["kernel"], split.then(each(LINEAR))
     ),
-    Rule(f"{blocks}.attn.to_qkv.bias", qkv["bias"], fused(3)),
+    Rule(f"{blocks}.attn.to_qkv.bias", qkv["bias"], split),
     *_ignored(last, [*_WAN.values(), "attn.to_qkv"]),
     *_ignored("visual", ["post_norm"]),
     Rule("visual.head", ()),
-    *_text_tower(),
+    *_text_encoder(),
   )
 
 
 def transformers(layers: int = 32, prefix: str = "vision_model.") -> Table:
-  """Names of CLIPVisionModel in files, with its projection or without.
+  """Returns the table of CLIPVisionModel, with its projection or without.
 
-  prefix: in front of all names but the projection's; a module in memory has
-    none in transformers 5.
+  Args:
+    layers: blocks of the encoder.
+    prefix: of all names but the projection's; a module in memory has none in
+      transformers 5.
   """
   embeddings = f"{prefix}embeddings"
   return (
@@ -63,7 +63,7 @@ def transformers(layers: int = 32, prefix: str = "vision_model.") -> Table:
     Rule(f"{embeddings}.class_embedding", "class_token"),
     Rule(f"{embeddings}.position_embedding.weight", "positions"),
     Rule(f"{embeddings}.position_ids", ()),  # 0 .. 256, in old files
-    *_norm(f"{prefix}pre_layrnorm", "norm"),
+    *scale_and_bias(f"{prefix}pre_layrnorm", "norm"),
     *_blocks(f"{prefix}encoder.layers.{{layer}}", _TRANSFORMERS),
     *_ignored(f"{prefix}encoder.layers.{layers - 1}", _TRANSFORMERS.values()),
     *_ignored(prefix.rstrip("."), ["post_layernorm"]),
@@ -71,41 +71,24 @@ def transformers(layers: int = 32, prefix: str = "vision_model.") -> Table:
   )
 
 
-def _norm(theirs: str, ours: str) -> Table:
-  return (
-    Rule(f"{theirs}.weight", f"{ours}/scale"),
-    Rule(f"{theirs}.bias", f"{ours}/bias"),
-  )
-
-
-def _linear(theirs: str, ours: str) -> Table:
-  return (
-    Rule(f"{theirs}.weight", f"{ours}/kernel", LINEAR),
-    Rule(f"{theirs}.bias", f"{ours}/bias"),
-  )
-
-
-def _blocks(theirs: str, names: dict[str, str]) -> Table:
-  rules: Table = ()
+def _blocks(theirs: str, names: Mapping[str, str]) -> Iterator[Rule]:
   for ours, name in names.items():
-    make = _norm if ours.endswith("norm") else _linear
-    rules += make(f"{theirs}.{name}", f"{_BLOCK}/{ours}")
-  return rules
+    make = scale_and_bias if ours.endswith("norm") else weight_and_bias
+    yield from make(f"{theirs}.{name}", f"{_BLOCK}/{ours}")
 
 
-def _ignored(path: str, names) -> Table:
-  """Weights and biases that are not read."""
-  prefix = f"{path}." if path else ""
-  return tuple(Rule(f"{prefix}{n}.{p}", ()) for n in names for p in _BOTH)
+def _ignored(theirs: str, names: Iterable[str]) -> Iterator[Rule]:
+  for name in names:
+    path = f"{theirs}.{name}" if theirs else name
+    yield from (Rule(f"{path}.{part}", ()) for part in ("weight", "bias"))
 
 
-def _text_tower() -> Table:
-  """XLM-RoBERTa's names, all ignored."""
+def _text_encoder() -> Iterator[Rule]:
+  """Yields rules that ignore XLM-RoBERTa."""
   block = [f"attn.{x}" for x in "qkvo"] + ["norm1", "norm2", "ffn.0", "ffn.2"]
-  tables = [f"{x}_embedding" for x in ("token", "type", "pos")]
-  return (
-    *_ignored("textual.blocks.{i}", block),
-    *_ignored("textual", ["norm"]),
-    *(Rule(f"textual.{x}.weight", ()) for x in [*tables, "head.0", "head.2"]),
-    Rule("log_scale", ()),
-  )
+  yield from _ignored("textual.blocks.{i}", block)
+  yield from _ignored("textual", ["norm"])
+  embeddings = [f"{x}_embedding" for x in ("token", "type", "pos")]
+  for name in [*embeddings, "head.0", "head.2"]:
+    yield Rule(f"textual.{name}.weight", ())
+  yield Rule("log_scale", ())

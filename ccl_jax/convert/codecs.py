@@ -1,12 +1,11 @@
-"""The codecs' models: files of PyTorch become folders that open fast.
+"""Weights of the codecs: PyTorch's files become folders that open fast.
 
-A model may be published in several sizes and several layouts of names; the file
-tells which it is. What weights may be used for is told when they are converted
-and when they are opened.
+A model may be published in several sizes and with several naming schemes; both
+are recognised from the file. A licence that restricts the use of weights is
+logged when they are converted and when they are opened.
 """
 
 import dataclasses
-import functools
 import hashlib
 import os
 import pathlib
@@ -19,41 +18,49 @@ from ccl_jax import nnx_utils, trees
 from ccl_jax.array_types import PyTree
 from ccl_jax.codecs import bigvgan as bigvgan_model
 from ccl_jax.codecs import clip, converted_weights, mmaudio_vae, umt5, wan_vae
-from ccl_jax.convert import bigvgan, mmaudio, rules
+from ccl_jax.convert import bigvgan, matching, mmaudio
 from ccl_jax.convert import clip as clip_tables
 from ccl_jax.convert import umt5 as umt5_tables
 from ccl_jax.convert import wan_vae as wan_vae_tables
-from ccl_jax.convert.load import lazy
 from ccl_jax.convert.rules import Table
-from ccl_jax.convert.torch_files import LazyStateDict, local_path, open_tensors
+from ccl_jax.convert.state_dict import streamed_params
+from ccl_jax.convert.torch_files import (
+  LazyStateDict,
+  local_path,
+  open_state_dict,
+)
 
 
 @dataclasses.dataclass(frozen=True)
-class Model:
+class PublishedModel:
   """A published model.
 
   Attributes:
-    sizes: settings of the codec's class, one of which a file has.
-    shapes: settings -> nested dict of the parameters' shapes.
-    tables: settings -> {name of a layout: its table}.
-    files: names that it has in the folders it is published in.
-    licence: what the weights may be used for.
-    notice: told whenever they are opened; "" where nothing need be.
+    sizes: settings of the codec's class, one for each published size.
+    module: the model's class.
+    tables: settings -> {naming scheme: its table}.
+    files: names of its file or folder where it is published.
+    licence: of the weights.
+    notice: warning that is logged when they are opened; "" for none.
   """
 
   sizes: tuple[Any, ...]
-  shapes: Callable[[Any], PyTree]
+  module: nnx_utils.Make
   tables: Callable[[Any], Mapping[str, Table]]
   files: tuple[str, ...]
   licence: str
   notice: str = ""
 
+  def shapes(self, settings: Any) -> PyTree:
+    """Returns the parameters' shapes."""
+    return nnx_utils.param_shapes(self.module, settings)
+
 
 _NON_COMMERCIAL = "CC-BY-NC 4.0"
 MODELS = {
-  "wan-vae": Model(
+  "wan-vae": PublishedModel(
     sizes=(wan_vae.PUBLISHED,),
-    shapes=wan_vae.param_shapes,
+    module=wan_vae.Autoencoder,
     tables=lambda _: {
       "wan": wan_vae_tables.WAN,
       "diffusers": wan_vae_tables.DIFFUSERS,
@@ -61,9 +68,9 @@ MODELS = {
     files=("Wan2.1_VAE.pth", "vae"),
     licence="Apache-2.0",
   ),
-  "umt5": Model(
-    sizes=(umt5.Settings(),),
-    shapes=lambda settings: umt5.describe(settings)[1],
+  "umt5": PublishedModel(
+    sizes=(umt5.UMT5Config(),),
+    module=umt5.UMT5,
     tables=lambda _: {
       "wan": umt5_tables.WAN,
       "transformers": umt5_tables.TRANSFORMERS,
@@ -71,9 +78,9 @@ MODELS = {
     files=("models_t5_umt5-xxl-enc-bf16.pth", "text_encoder"),
     licence="Apache-2.0",
   ),
-  "clip": Model(
-    sizes=(clip.Settings(),),
-    shapes=lambda settings: clip.describe(settings)[1],
+  "clip": PublishedModel(
+    sizes=(clip.CLIPVisionConfig(),),
+    module=clip.CLIP,
     tables=lambda settings: {
       "wan": clip_tables.wan(settings.layers),
       "transformers": clip_tables.transformers(settings.layers),
@@ -85,9 +92,9 @@ MODELS = {
     ),
     licence="MIT (open_clip); Apache-2.0 as part of Wan2.1",
   ),
-  "mmaudio": Model(
+  "mmaudio": PublishedModel(
     sizes=(mmaudio_vae.MMAUDIO_16K, mmaudio_vae.MMAUDIO_44K),
-    shapes=functools.partial(nnx_utils.param_shapes, mmaudio_vae.MMAudioVAE),
+    module=mmaudio_vae.MMAudioVAE,
     tables=lambda _: {
       "mmaudio": mmaudio.MMAUDIO,
       "diffusers": mmaudio.DIFFUSERS,
@@ -100,9 +107,9 @@ MODELS = {
       " commercial use without their authors' consent."
     ),
   ),
-  "bigvgan": Model(
+  "bigvgan": PublishedModel(
     sizes=(bigvgan_model.BIGVGAN_16K, bigvgan_model.BIGVGAN_44K),
-    shapes=functools.partial(nnx_utils.param_shapes, bigvgan_model.BigVGAN),
+    module=bigvgan_model.BigVGAN,
     tables=lambda _: {
       "bigvgan": bigvgan.BIGVGAN,
       "parametrized": bigvgan.PARAMETRIZED,
@@ -118,80 +125,77 @@ MODELS = {
 }
 
 
-def find(name: str) -> tuple[str, Model]:
-  """A model by its name; "wan_vae" is "wan-vae".
-
-  Raises:
-    ValueError: an unknown name.
-  """
-  name = name.replace("_", "-")
-  if name not in MODELS:
-    raise ValueError(f"Unknown model {name!r}; known: {', '.join(MODELS)}.")
-  return name, MODELS[name]
-
-
 def convert(
   name: str,
   path: epath.PathLike,
   output: epath.PathLike,
-  model: Model | None = None,
+  model: PublishedModel | None = None,
 ) -> dict[str, Any]:
   """Writes a `codecs.converted_weights` folder from PyTorch files.
 
-  Returns its `about`.
-
   Args:
-    path: a file, a folder of shards, or one that has the model's file.
-    model: of other sizes than the published ones.
+    name: a key of MODELS.
+    path: a file, a folder of shards, or one with the model's file in it.
+    model: replaces that of MODELS, for other sizes than the published ones.
+
+  Returns:
+    The folder's metadata.
 
   Raises:
     ValueError: files that cannot be read or are not of the model, or too little
       space.
   """
-  name, known = find(name)
-  model = model or known
-  path = locate(path, model.files)
-  tensors = open_tensors(path)
-  settings, layout = choose(tensors, model)
+  model = model or MODELS[name]
+  path = find_weights(path, model.files)
+  state_dict = open_state_dict(path)
+  settings, scheme = recognise(state_dict, model)
   shapes = model.shapes(settings)
-  params = lazy(tensors, model.tables(settings)[layout], shapes)
+  params = streamed_params(state_dict, model.tables(settings)[scheme], shapes)
   about = {
     "model": name,
     "settings": dataclasses.asdict(settings),
-    "layout": layout,
+    "layout": scheme,
     "parameters": trees.count(shapes),
     "licence": model.licence,
     "notice": model.notice,
-    "source": _stamp(path),
+    "source": _fingerprint(path),
   }
-  converted_weights.tell(model.notice)
+  converted_weights.warn_once(model.notice)
   converted_weights.write(output, params, about)
-  return converted_weights.about(output)
+  return converted_weights.read_metadata(output)
 
 
 def open_weights(name: str, path: epath.PathLike) -> epath.Path:
-  """The folder for `codecs.converted_weights` of a model.
+  """Returns the folder of a model for `codecs.converted_weights`.
 
-  A folder that is one already is returned as it is. Other files are converted
-  once, into a folder beside them (FILE.ccl), or in $CCL_CACHE where that is
-  set.
+  PyTorch's files are converted the first time, into a folder beside them
+  (FILE.ccl), or in $CCL_CACHE where that is set.
+
+  Args:
+    name: a key of MODELS; "wan_vae" is "wan-vae".
+    path: such a folder, or as of `convert`.
 
   Raises:
     ValueError: no such model or file, or weights of another model.
   """
-  name, model = find(name)
+  name = name.replace("_", "-")
+  if name not in MODELS:
+    raise ValueError(f"Unknown model {name!r}; known: {', '.join(MODELS)}.")
+  model = MODELS[name]
   if converted_weights.exists(path):
-    found = converted_weights.about(path)["model"]
+    found = converted_weights.read_metadata(path)["model"]
     if found != name:
       raise ValueError(f"'{path}' has the weights of {found}, not of {name}.")
-    converted_weights.tell(model.notice)
+    converted_weights.warn_once(model.notice)
     return epath.Path(path)
-  path = locate(path, model.files)
-  folder = _beside(path)
+  path = find_weights(path, model.files)
+  folder = _cache_folder(path)
   about = (
-    converted_weights.about(folder) if converted_weights.exists(folder) else {}
+    converted_weights.read_metadata(folder)
+    if converted_weights.exists(folder)
+    else {}
   )
-  if about.get("model") != name or about.get("source") != _stamp(path):
+  if about.get("model") != name or about.get("source") != _fingerprint(path):
     try:
       convert(name, path, folder)
     except OSError as error:
@@ -199,39 +203,41 @@ def open_weights(name: str, path: epath.PathLike) -> epath.Path:
         f"'{folder}' cannot be written ({error}); set CCL_CACHE to a folder"
         " that can."
       ) from error
-  converted_weights.tell(model.notice)
+  converted_weights.warn_once(model.notice)
   return folder
 
 
-def choose(tensors: LazyStateDict, model: Model) -> tuple[Any, str]:
-  """(settings, layout) that the arrays are of.
+def recognise(
+  state_dict: LazyStateDict, model: PublishedModel
+) -> tuple[Any, str]:
+  """Returns the (settings, naming scheme) of a file.
 
   Raises:
-    ValueError: none; it tells how they differ from the nearest.
+    ValueError: it fits none; the message lists the differences to the nearest.
   """
-  candidates = []
+  theirs, candidates = state_dict.shapes, []
   for settings in model.sizes:
     ours = trees.flatten(model.shapes(settings))
-    for layout, table in model.tables(settings).items():
-      misfit = rules.misfit(table, tensors.shapes, ours)
-      candidates.append(
-        (misfit, len(candidates), settings, layout, table, ours)
-      )
-  first = None
-  for _, _, settings, layout, table, ours in sorted(candidates)[:4]:
+    for scheme, table in model.tables(settings).items():
+      distance = matching.count_differences(table, theirs, ours)
+      candidates.append((distance, settings, scheme, table, ours))
+  candidates.sort(key=lambda candidate: candidate[0])
+  nearest_error = None
+  # Names do not tell sizes apart: the nearest few are checked with shapes.
+  for _, settings, scheme, table, ours in candidates[:4]:
     try:
-      rules.match(table, tensors.shapes, ours)
-      return settings, layout
+      matching.match(table, theirs, ours)
+      return settings, scheme
     except ValueError as error:
-      first = first or error
-  raise ValueError(f"'{tensors.origin}': {first}") from first
+      nearest_error = nearest_error or error
+  raise ValueError(f"'{state_dict.origin}': {nearest_error}") from nearest_error
 
 
-def locate(path: epath.PathLike, names: tuple[str, ...]) -> pathlib.Path:
-  """`path`, or where in that folder one of the names is.
+def find_weights(path: epath.PathLike, names: tuple[str, ...]) -> pathlib.Path:
+  """Returns `path`, or the first of `names` that is in that folder.
 
   Raises:
-    ValueError: nothing there.
+    ValueError: no such file or folder.
   """
   path = local_path(path)
   if not path.exists():
@@ -240,16 +246,17 @@ def locate(path: epath.PathLike, names: tuple[str, ...]) -> pathlib.Path:
   return inside[0] if inside else path
 
 
-def _beside(path: pathlib.Path) -> epath.Path:
+def _cache_folder(path: pathlib.Path) -> epath.Path:
+  """Returns where the converted weights of a file are kept."""
   path = path.resolve()
   if not (base := os.environ.get("CCL_CACHE")):
     return epath.Path(f"{path}.ccl")
-  where = hashlib.sha256(str(path).encode()).hexdigest()[:8]
-  return epath.Path(base) / f"{path.name}-{where}.ccl"
+  digest = hashlib.sha256(str(path).encode()).hexdigest()[:8]
+  return epath.Path(base) / f"{path.name}-{digest}.ccl"
 
 
-def _stamp(path: pathlib.Path) -> dict[str, Any]:
-  """Which files they were: path, bytes, time of the last change."""
+def _fingerprint(path: pathlib.Path) -> dict[str, Any]:
+  """Returns path, bytes and time of the last change, to notice changes."""
   inside = sorted(path.iterdir()) if path.is_dir() else [path]
   stats = [file.stat() for file in inside if file.is_file()]
   return {

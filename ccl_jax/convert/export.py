@@ -1,16 +1,16 @@
-"""A run's parameters as a folder of PyTorch, in the layout of diffusers.
+"""A run's parameters as a PyTorch folder, laid out as diffusers' are.
 
     transformer/   config.json, diffusion_pytorch_model*.safetensors
     scheduler/     scheduler_config.json, of diffusers' UniPC
     run/           config.json, clip.json, codecs/ of the run
     README.md      the model card
 
-With part="all" it is the whole model, which `convert.torch_model` runs and
-`dit.from_export` reads back; with part="video" the video stream alone, without
-what it reads from the other, as diffusers' WanTransformer3DModel.
+With component="all" it holds the full model, which `convert.torch_model` runs
+and `transformer.from_export` reads back. With component="video" it holds the
+video stream without its cross-modal layers, as diffusers'
+WanTransformer3DModel.
 
-Arrays go one by one from the checkpoint to the file, a row of stacked layers at
-a time. A chunk of the checkpoint is read as a whole, 256 MiB at most.
+Arrays go one by one from the checkpoint to the file, stacked layers row by row.
 """
 
 import json
@@ -23,106 +23,115 @@ import numpy as np
 from etils import epath
 
 from ccl_jax import trees
+from ccl_jax.config import upgrade
 from ccl_jax.convert import ccl, model_card, safetensors_writer, wan, workdirs
-from ccl_jax.convert.load import dump, dumped_shapes
-from ccl_jax.convert.rules import Table
-from ccl_jax.files import replacing
+from ccl_jax.convert.state_dict import iter_state_dict, state_dict_shapes
+from ccl_jax.files import replacing, write_json
 
-FOLDER, RUN = "transformer", "run"
+TRANSFORMER, RUN = "transformer", "run"  # folders
 CLASS, VERSION = "CCL", 1
-ADDED = ("_class_name", "ccl_version", "step", "sampling", "clip")
+# Keys of transformer/config.json beside those of the `model` section.
+ADDED_KEYS = ("_class_name", "ccl_version", "step", "sampling", "clip")
 DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16}
-PARTS = ("all", "video")
+COMPONENTS = ("all", "video")
 _STEM = "diffusion_pytorch_model"
 
 
 def to_torch(
-  checkpoint: epath.PathLike,
+  workdir: epath.PathLike,
   output: epath.PathLike,
   *,
   step: int | None = None,
-  average: bool = True,
+  ema: bool = True,
   dtype: str = "float32",
   shard_size: int = 5 * 10**9,
-  part: str = "all",
+  component: str = "all",
 ) -> dict[str, Any]:
-  """Writes the folder, whole or not at all; returns what the card tells.
+  """Writes the folder, completely or not at all; returns facts about it.
 
   Args:
-    checkpoint: a workdir, or the folder of one of its steps.
+    workdir: of a run, or the folder of one of its checkpoints.
     output: local, or in a bucket; then it is made on a local disk and copied.
     step: of the checkpoint; None takes the newest.
-    average: the moving average, where a parameter has one.
+    ema: take the moving average of each parameter that has one.
     dtype: of all arrays, one of DTYPES.
-    shard_size: bytes in a file.
-    part: one of PARTS.
+    shard_size: most bytes of arrays in a file.
+    component: one of COMPONENTS.
 
   Raises:
-    ValueError: no such checkpoint or one that is damaged, an unknown dtype or
-      part, or too little space.
+    ValueError: no such checkpoint or a damaged one, an unknown dtype or
+      component, or too little space.
   """
-  for name, value, known in (("dtype", dtype, DTYPES), ("part", part, PARTS)):
-    if value not in known:
-      raise ValueError(f"{name} '{value}': expected one of {', '.join(known)}.")
-  workdir, step = workdirs.locate(checkpoint, step)
-  run = workdirs.open_run(workdir)
-  params, step, averaged = run.params(step, average)
-  table, config = _whole(run, step) if part == "all" else _video(run)
-  if part != "all":
-    params = {p: x for p, x in params.items() if p.startswith(f"{part}/")}
+  _check_choice("dtype", dtype, DTYPES)
+  _check_choice("component", component, COMPONENTS)
+  path, step = workdirs.split_step(workdir, step)
+  run = workdirs.open_workdir(path)
+  params, step, is_ema = run.params(step, ema)
+  if component == "all":
+    config, table = _joint_config(run, step), ccl.table(run.model)
+  else:
+    config, table = _video_config(run), wan.tables(run.model)["diffusers"]
+    params = {p: x for p, x in params.items() if p.startswith("video/")}
   tree = trees.unflatten(params)
-  shapes = dumped_shapes(tree, table, np.dtype(DTYPES[dtype]))
+  shapes = state_dict_shapes(tree, table, np.dtype(DTYPES[dtype]))
   about = {
     "class": config["_class_name"],
     "step": step,
     "parameters": trees.count(tree),
     "dtype": dtype,
-    "averaged": averaged,
+    "is_ema": is_ema,
   }
   with replacing(output) as partial:
-    safetensors_writer.write(
-      partial / FOLDER, _STEM, shapes, dump(tree, table), shard_size
-    )
-    scheduler = partial / "scheduler" / "scheduler_config.json"
-    _write_json(scheduler, _scheduler(run.config))
-    if part == "all":
-      workdirs.copy_kept(workdir, partial / RUN)
+    folder, arrays = partial / TRANSFORMER, iter_state_dict(tree, table)
+    safetensors_writer.write(folder, _STEM, shapes, arrays, shard_size)
+    scheduler = _scheduler_config(run.config)
+    write_json(partial / "scheduler" / "scheduler_config.json", scheduler)
+    if component == "all":
+      workdirs.copy_run_files(path, partial / RUN)
     (partial / "README.md").write_text(model_card.text(run, about))
-    # Last, so that in a bucket too it is there only when all is.
-    _write_json(partial / FOLDER / "config.json", config)
+    # Last, so that in a bucket it exists only when all other files do.
+    write_json(folder / "config.json", config)
   return about
 
 
 def read_config(path: pathlib.Path) -> dict[str, Any]:
-  """transformer/config.json of an exported folder.
+  """Returns transformer/config.json of an export, under today's key names.
 
   Raises:
-    ValueError: it is none, of the video stream alone, or of another version.
+    ValueError: the folder is no export, of the video stream alone, or of
+      another version.
   """
-  file = path / FOLDER / "config.json"
+  file = path / TRANSFORMER / "config.json"
   try:
     config = json.loads(file.read_text())
-    found = config["_class_name"]
+    class_name = config["_class_name"]
   except (OSError, ValueError, KeyError, TypeError) as error:
     raise ValueError(
-      f"'{path}' has no {FOLDER}/config.json of a model: expected what"
-      " to-torch wrote."
+      f"'{path}' has no {TRANSFORMER}/config.json of a model: expected a folder"
+      " that to-torch wrote."
     ) from error
-  if found != CLASS:
+  if class_name != CLASS:
     raise ValueError(
-      f"'{path}' is a {found}, not a {CLASS}; for Wan2.1's: --model=wan."
+      f"'{path}' is a {class_name}, not a {CLASS}; for Wan2.1's pass"
+      " --model=wan."
     )
   if config.get("ccl_version") != VERSION:
     raise ValueError(
-      f"'{file}' is of ccl_version {config.get('ccl_version')}; this program"
-      f" reads {VERSION}."
+      f"'{file}' has ccl_version {config.get('ccl_version')}, expected"
+      f" {VERSION}."
     )
-  return config
+  sections = upgrade({"model": config, "sampling": config.get("sampling", {})})
+  return sections["model"] | {"sampling": sections["sampling"]}
 
 
-def _whole(run: workdirs.Run, step: int) -> tuple[Table, dict[str, Any]]:
-  """Table and config of the whole model."""
-  config = {
+def _check_choice(name: str, value: str, choices: Any) -> None:
+  if value not in choices:
+    raise ValueError(f"{name} '{value}': expected one of {', '.join(choices)}.")
+
+
+def _joint_config(run: workdirs.Workdir, step: int) -> dict[str, Any]:
+  """Returns the config of the full model, for `torch_model.CCL`."""
+  return {
     "_class_name": CLASS,
     "ccl_version": VERSION,
     "step": step,
@@ -130,20 +139,19 @@ def _whole(run: workdirs.Run, step: int) -> tuple[Table, dict[str, Any]]:
     "sampling": run.config.get("sampling", {}),
     "clip": run.clip,
   }
-  return ccl.table(run.model), config
 
 
-def _video(run: workdirs.Run) -> tuple[Table, dict[str, Any]]:
-  """Table and config of diffusers' WanTransformer3DModel.
+def _video_config(run: workdirs.Workdir) -> dict[str, Any]:
+  """Returns the config of diffusers' WanTransformer3DModel.
 
   Raises:
-    ValueError: there is no video stream.
+    ValueError: the run has no video stream.
   """
   video = run.model["video"]
   if video is None:
-    raise ValueError(f"'{run.workdir}' has no video stream to export.")
+    raise ValueError(f"'{run.path}' has no video stream to export.")
   image_width = video.get("image_width") or None
-  config = {
+  return {
     "_class_name": "WanTransformer3DModel",
     "patch_size": [1, video["patch"], video["patch"]],
     "num_attention_heads": video["heads"],
@@ -162,11 +170,10 @@ def _video(run: workdirs.Run) -> tuple[Table, dict[str, Any]]:
     "rope_max_seq_len": 1024,
     "pos_embed_seq_len": None,
   }
-  return wan.tables(run.model)["diffusers"], config
 
 
-def _scheduler(config: Mapping[str, Any]) -> dict[str, Any]:
-  """diffusers' UniPC as `diffusion.solvers` has it."""
+def _scheduler_config(config: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns the config of diffusers' UniPC that equals `diffusion.solvers`."""
   return {
     "_class_name": "UniPCMultistepScheduler",
     "num_train_timesteps": 1000,
@@ -178,8 +185,3 @@ def _scheduler(config: Mapping[str, Any]) -> dict[str, Any]:
     "lower_order_final": True,
     "predict_x0": True,
   }
-
-
-def _write_json(path: pathlib.Path, value: Mapping[str, Any]) -> None:
-  path.parent.mkdir(exist_ok=True)
-  path.write_text(json.dumps(dict(value), indent=2) + "\n")

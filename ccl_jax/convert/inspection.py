@@ -1,99 +1,99 @@
-"""What a checkpoint holds, as a table: names, shapes, types, sizes of parts.
+"""A table of the arrays in a checkpoint, and of the sizes of its parts.
 
-Reads no array. A checkpoint is a file or folder of PyTorch (see `sources`), a
-workdir of training, one of its steps, or a folder of converted weights.
+No array is read. A checkpoint is a file or folder of PyTorch (see
+`torch_files`), a workdir of training, the folder of one of its steps, or a
+folder of converted weights.
 """
 
 import collections
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from etils import epath
 
-from ccl_jax.checkpoints import restore, streaming
+from ccl_jax.checkpoints import orbax_reader, restore
 from ccl_jax.codecs import converted_weights
-from ccl_jax.convert.torch_files import open_tensors
+from ccl_jax.convert.torch_files import open_state_dict
 
-_NUMBER = re.compile(r"(?<![^./])\d+(?![^./])")
-_PARTS = re.compile(r"[./]")
+_SEPARATOR = re.compile(r"[./]")
+_INDEX = re.compile(r"(?<![^./])\d+(?![^./])")  # a number between separators
 
 
-def report(path: epath.PathLike, every: bool = False) -> str:
-  """The table.
+def report(path: epath.PathLike, list_all: bool = False) -> str:
+  """Returns the table as text.
 
   Args:
-    every: a line for each array; else those that differ in numbers only, as
-      layers do, share one.
+    list_all: print a line for each array; else arrays that differ only in
+      indices, as those of layers do, share a line.
 
   Raises:
-    ValueError: nothing that could be read.
+    ValueError: there is no checkpoint, or it cannot be read.
   """
-  shapes, metadata = contents(path)
+  shapes, metadata = read_shapes(path)
   lines = [f"{key}: {value}" for key, value in metadata.items()]
-  lines += ["", *_rows(_grouped(shapes, every)), "", *_rows(_parts(shapes))]
+  grouped = _grouped(shapes, list_all)
+  lines += ["", *_aligned(grouped), "", *_aligned(_part_sizes(shapes))]
   return "\n".join(lines)
 
 
-def contents(path: epath.PathLike) -> tuple[Mapping[str, Any], dict[str, str]]:
-  """(name -> what has shape and dtype, what else is known) of a checkpoint.
+def read_shapes(
+  path: epath.PathLike,
+) -> tuple[Mapping[str, Any], dict[str, str]]:
+  """Returns (name -> shape and dtype, other metadata) of a checkpoint.
 
   Raises:
-    ValueError: nothing that could be read.
+    ValueError: there is no checkpoint, or it cannot be read.
   """
   path, about = epath.Path(path), {}
   if converted_weights.exists(path):
-    about = {k: json.dumps(v) for k, v in converted_weights.about(path).items()}
+    about = {
+      k: json.dumps(v) for k, v in converted_weights.read_metadata(path).items()
+    }
   if (path / "checkpoints").exists():
-    found = restore.steps(path)
+    found = restore.all_steps(path)
     if not found:
       raise ValueError(f"'{path}/checkpoints' holds no finished checkpoint.")
-    about["steps"] = f"{', '.join(map(str, found))}; shown is {found[-1]}"
+    about["steps"] = f"{', '.join(map(str, found))}; shown: {found[-1]}"
     path = path / "checkpoints" / str(found[-1])
   for folder in (path, path / restore.ITEM, path / converted_weights.ARRAYS):
     if (folder / "_METADATA").exists():
-      return streaming.saved(folder), about
-  tensors = open_tensors(path)
-  return tensors.shapes, tensors.metadata
+      return orbax_reader.read_metadata(folder), about
+  state_dict = open_state_dict(path)
+  return state_dict.shapes, state_dict.metadata
 
 
 def _grouped(
-  shapes: Mapping[str, Any], every: bool
+  shapes: Mapping[str, Any], list_all: bool
 ) -> Iterator[tuple[str, ...]]:
-  """(how many, name, shape, dtype) of arrays that are alike."""
+  """Yields (count, name, shape, dtype) of the arrays, or groups of them."""
   groups = collections.defaultdict(list)
   for name, x in shapes.items():
-    alike = name if every else _NUMBER.sub("*", name)
-    groups[alike, tuple(x.shape), str(x.dtype)].append(name)
-  for (alike, shape, dtype), names in groups.items():
-    name = names[0] if len(names) == 1 else alike
+    pattern = name if list_all else _INDEX.sub("*", name)
+    groups[pattern, tuple(x.shape), str(x.dtype)].append(name)
+  for (pattern, shape, dtype), names in groups.items():
+    name = names[0] if len(names) == 1 else pattern
     yield f"{len(names)} x", name, str(shape), dtype
 
 
-def _parts(shapes: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
-  """(part, arrays, numbers, bytes) by the first word or two of the names."""
+def _part_sizes(shapes: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+  """Yields (part, arrays, numbers, bytes) by the names' first word or two."""
   parts = collections.defaultdict(list)
   for name, x in shapes.items():
-    words = _PARTS.split(name)
+    words = _SEPARATOR.split(name)
     depth = 2 if "/" in name else 1
     parts["/".join(words[: min(depth, len(words) - 1)]) or name].append(x)
   yield "part", "arrays", "numbers", "GB"
   for part, found in [*parts.items(), ("all", list(shapes.values()))]:
-    size = sum(_size(x) for x in found)
-    stored = sum(_size(x) * x.dtype.itemsize for x in found) / 1e9
+    size = sum(math.prod(x.shape) for x in found)
+    stored = sum(math.prod(x.shape) * x.dtype.itemsize for x in found) / 1e9
     yield part, str(len(found)), f"{size:,}", f"{stored:.3f}"
 
 
-def _size(x: Any) -> int:
-  size = 1
-  for n in x.shape:
-    size *= n
-  return size
-
-
-def _rows(cells: Iterator[tuple[str, ...]]) -> list[str]:
-  """Columns of equal width."""
+def _aligned(cells: Iterator[tuple[str, ...]]) -> list[str]:
+  """Returns lines whose columns are padded to the same width."""
   rows = list(cells)
   widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
   return [

@@ -1,9 +1,9 @@
-"""How arrays of another program lie in ours, and the way back.
+"""Memory layouts of weights: PyTorch's, ours, and the exact way between them.
 
-A layout takes the arrays of one rule, theirs, to ours, and its inverse takes
-them back; both move numbers and change none. PyTorch keeps a linear layer as
-(out, in) and a convolution as (out, in, space...); here both end with
-(in, out). Patterns are einops'; `o` is out, `i` in, `t y x` are space.
+PyTorch stores a linear layer as (out, in) and a convolution as
+(out, in, space...); here both end with (in, out). A `WeightLayout` moves
+numbers and changes none, so that a round trip is exact. Patterns are einops';
+`o` is out, `i` in, and `t y x` are space.
 """
 
 import dataclasses
@@ -18,8 +18,8 @@ Arrays = tuple[np.ndarray, ...]
 
 
 @dataclasses.dataclass(frozen=True)
-class Layout:
-  """A function of arrays and its inverse.
+class WeightLayout:
+  """A function from the arrays of a file to our arrays, and its inverse.
 
   Attributes:
     name: for messages.
@@ -31,27 +31,27 @@ class Layout:
   to_ours: Callable[..., Arrays]
   to_theirs: Callable[..., Arrays]
 
-  def then(self, after: "Layout") -> "Layout":
-    """First this, then `after`, on the way to ours."""
-    return Layout(
+  def then(self, after: "WeightLayout") -> "WeightLayout":
+    """Returns the composition: this layout, then `after`, towards ours."""
+    return WeightLayout(
       f"{self.name}, then {after.name}",
       lambda *theirs: after.to_ours(*self.to_ours(*theirs)),
       lambda *ours: self.to_theirs(*after.to_theirs(*ours)),
     )
 
 
-SAME = Layout("same", lambda *x: x, lambda *x: x)
+SAME = WeightLayout("same", lambda *x: x, lambda *x: x)
 
 
-def relayout(theirs: str, ours: str, **sizes: int) -> Layout:
-  """One array by einops patterns: relayout("o i 1 -> ..."), both sides given.
+def relayout(theirs: str, ours: str, **sizes: int) -> WeightLayout:
+  """Returns the layout of one array between two einops patterns.
 
   Args:
-    theirs, ours: the two sides: "o i y x", "y x i o"; axes of length 1 may be
-      left out on one side: "1 d 1 1", "d".
-    sizes: of axes that one side joins: "(k e) i", with e=64.
+    theirs, ours: the two sides, such as "o i y x" and "y x i o"; axes of length
+      1 may be left out on one side: "1 d 1 1" and "d".
+    sizes: lengths of axes that one side joins: "(k e) i", with e=64.
   """
-  return Layout(
+  return WeightLayout(
     f"'{theirs}' -> '{ours}'",
     lambda x: (einops.rearrange(x, f"{theirs} -> {ours}", **sizes),),
     lambda x: (einops.rearrange(x, f"{ours} -> {theirs}", **sizes),),
@@ -63,53 +63,56 @@ CONV1D = relayout("o i x", "x i o")
 CONV2D = relayout("o i y x", "y x i o")
 CONV3D = relayout("o i t y x", "t y x i o")
 
-# As it lies: `jax.lax.conv_transpose` turns the kernel over only when it is
-# told to (transpose_kernel); PyTorch always does: see `flip`.
+# PyTorch's transposed convolution flips the kernel, `jax.lax.conv_transpose`
+# only with transpose_kernel=True; so the order stays as stored. See `flip`.
 CONV_TRANSPOSE1D = relayout("i o x", "x i o")
 
 
-def flip(axis: int) -> Layout:
-  """Turns an axis over: a transposed convolution as one of a dilated input.
+def flip(axis: int) -> WeightLayout:
+  """Returns the layout that reverses one axis.
 
   `CONV_TRANSPOSE1D.then(flip(0))` is the kernel (x, i, o) of the plain
   convolution with lhs_dilation that equals PyTorch's ConvTranspose1d.
   """
-  return Layout(
+  return WeightLayout(
     f"flip({axis})",
     lambda x: (np.flip(x, axis),),
     lambda x: (np.flip(x, axis),),
   )
 
 
-def fused(num: int, axis: int = 0) -> Layout:
-  """One array of theirs is `num` of ours, one behind the other along `axis`.
+def fused(num: int, axis: int = 0) -> WeightLayout:
+  """Returns the layout that splits one array of theirs into `num` of ours.
 
-  `fused(3).then(each(LINEAR))` splits a (3 o, i) projection to q, k and v.
+  `fused(3).then(each(LINEAR))` splits a (3 o, i) projection into q, k and v.
   """
 
   def join(*ours):
     return (np.concatenate(ours, axis),)
 
-  return Layout(f"split {num}", lambda x: tuple(np.split(x, num, axis)), join)
+  return WeightLayout(
+    f"split {num}", lambda x: tuple(np.split(x, num, axis)), join
+  )
 
 
-def each(layout: Layout) -> Layout:
-  """A layout of one array, on every array of a rule."""
-  return Layout(
+def each(layout: WeightLayout) -> WeightLayout:
+  """Returns a layout that applies `layout` to every array of a rule."""
+  return WeightLayout(
     f"each {layout.name}",
     lambda *theirs: tuple(layout.to_ours(x)[0] for x in theirs),
     lambda *ours: tuple(layout.to_theirs(x)[0] for x in ours),
   )
 
 
-def half_split(head_size: int) -> Layout:
-  """Channels of q or k (or of their norms) from neighbours to halves.
+def half_split(head_size: int) -> WeightLayout:
+  """Returns the layout of queries or keys between the two RoPE conventions.
 
-  The channels are theirs' leading axis; in each head, ours[i] is
-  wan[half_split_order[i]] (see `models.rope`).
+  Theirs rotate neighbouring channels, ours channels half a head apart. The
+  channels are the leading axis of theirs; in each head, ours[i] is
+  theirs[half_split_order[i]] (see `models.rope`).
   """
   order = half_split_order(head_size)
-  return Layout(
+  return WeightLayout(
     f"half_split({head_size})",
     lambda x: (_permute(x, order),),
     lambda x: (_permute(x, np.argsort(order)),),
@@ -121,11 +124,14 @@ def _permute(x: np.ndarray, order: np.ndarray) -> np.ndarray:
   return heads[:, order].reshape(x.shape)
 
 
-def weight_norm(layout: Layout) -> Layout:
-  """(g, v) of a weight norm -> w = v g / |v|, in `layout`.
+def weight_norm(layout: WeightLayout) -> WeightLayout:
+  """Returns the layout that folds a weight norm: (g, v) -> w = v g / |v|.
 
-  |v| is over all axes but the leading one, in float32. The way back takes
-  v = w and g = |w|: what comes from there again is the same, bit for bit.
+  |v| is over all axes but the leading one, in float32. The way back takes v = w
+  and g = |w|, from which the same w is computed again, bit for bit.
+
+  Args:
+    layout: of v, towards ours.
   """
 
   def fold(g, v):
@@ -138,7 +144,7 @@ def weight_norm(layout: Layout) -> Layout:
     (v,) = layout.to_theirs(w)
     return _norm(v).astype(w.dtype), v
 
-  return Layout(f"weight norm, {layout.name}", fold, unfold)
+  return WeightLayout(f"weight norm, {layout.name}", fold, unfold)
 
 
 def _norm(v: np.ndarray) -> np.ndarray:

@@ -1,20 +1,20 @@
 """Names of MMAudio's VAE: its own files (v1-16.pth, v1-44.pth) and diffusers'.
 
-MMAudio's kernels have any norm and are normalised when they are loaded, each
-output over its inputs, as everywhere in its VAE (see `codecs.mmaudio_vae`);
-diffusers' files hold them normalised.
+MMAudio stores kernels of any norm and normalises each output over its inputs
+when it loads them (see `codecs.mmaudio_vae`); in diffusers' files kernels are
+normalised already.
 """
 
 import numpy as np
 
-from ccl_jax.convert.layouts import CONV1D, SAME, Layout, relayout
-from ccl_jax.convert.rules import Rule
+from ccl_jax.convert.layouts import CONV1D, SAME, WeightLayout, relayout
+from ccl_jax.convert.rules import Rule, Table
 
 _EPSILON = 1e-4
 
 
 def _normalise(w: np.ndarray) -> tuple[np.ndarray]:
-  """w / (1e-4 + rms) / sqrt(inputs), both over the inputs of each output."""
+  """Returns w / (1e-4 + rms) / sqrt(inputs), per output over its inputs."""
   x = w.astype(np.float32)
   rms = np.sqrt(np.square(x).mean(axis=(1, 2), keepdims=True))
   inputs = np.sqrt(np.float32(w[0].size))
@@ -22,26 +22,27 @@ def _normalise(w: np.ndarray) -> tuple[np.ndarray]:
 
 
 def _denormalise(w: np.ndarray) -> tuple[np.ndarray]:
-  """The kernel that `_normalise` takes to w.
+  """Returns the kernel that `_normalise` maps to w.
 
   Raises:
-    ValueError: an output whose norm is 1 or more: there is none.
+    ValueError: an output has norm 1 or more, so that no such kernel exists.
   """
   x = w.astype(np.float64) * np.sqrt(w[0].size)
   rms = np.sqrt(np.square(x).mean(axis=(1, 2), keepdims=True))
   if rms.max() >= 1:
     raise ValueError(
-      f"an MMAudio kernel has norm {rms.max():.6f}: its files keep kernels that"
-      " are normalised to below 1 when loaded. Write diffusers' layout."
+      f"a kernel has norm {rms.max():.6f}: MMAudio's own files can only hold"
+      " kernels of norm below 1. Write diffusers' names instead."
     )
   return ((x * _EPSILON / (1 - rms)).astype(w.dtype),)
 
 
-NORMALISED = Layout("normalise", _normalise, _denormalise).then(CONV1D)
+NORMALISED = WeightLayout("normalise", _normalise, _denormalise).then(CONV1D)
 _BINS = relayout("1 mel 1", "mel")
 
 
-def _table(prefix: str, conv: Layout) -> tuple[Rule, ...]:
+def _table(prefix: str, conv: WeightLayout) -> Table:
+  """Returns the table of files whose convolutions have the layout `conv`."""
   names = {
     "data_mean": ("mean", _BINS),
     "data_std": ("std", _BINS),

@@ -1,4 +1,4 @@
-"""The model card of an export: what it is, how to run it, who may use it."""
+"""The model card of an export: what it is, how to run it, its licences."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -8,10 +8,10 @@ from etils import epath
 
 from ccl_jax.array_types import STREAMS
 from ccl_jax.convert import codecs
-from ccl_jax.convert.workdirs import ABOUT, Run
+from ccl_jax.convert.workdirs import ABOUT, Workdir
 
-# Codecs of ccl_jax.codecs.api by the model that they are.
-_MODELS = {
+# Kind of a codec in codecs.json -> its name in `codecs.MODELS`.
+_PUBLISHED = {
   "wan_video": "wan-vae",
   "mmaudio": "mmaudio",
   "umt5": "umt5",
@@ -19,8 +19,8 @@ _MODELS = {
 }
 _LOADING = {
   "CCL": """\
-`ccl_jax/convert/torch_*.py` need PyTorch and safetensors alone; latents come
-from and go to the codecs in `run/`.
+`ccl_jax/convert/torch_*.py` need only PyTorch and safetensors. Latents are
+encoded and decoded by the codecs in `run/`.
 
 ```python
 from ccl_jax.convert.torch_model import CCL
@@ -28,17 +28,17 @@ from ccl_jax.convert.torch_model import CCL
 model = CCL.from_pretrained("THIS FOLDER", device="cuda")
 ```
 
-In JAX, to sample or to train on:
+In JAX, to sample or to continue training:
 
 ```bash
 python -m ccl_jax.convert from-torch --model=ccl \\
     --input="THIS FOLDER" --output=RUN
-python -m ccl_jax.sample --workdir=RUN --out=OUT --task=t2av --prompt='...'
+python -m ccl_jax.sample --workdir=RUN --output=OUT --task=t2av --prompt='...'
 ```
 """,
   "WanTransformer3DModel": """\
-The video stream alone, without what it reads from the sound where it has one:
-with Wan2.1's VAE and text encoder a Wan2.1 model.
+The video stream without its cross-modal layers: together with Wan2.1's VAE and
+text encoder it is a Wan2.1 model.
 
 ```python
 from diffusers import WanTransformer3DModel
@@ -56,8 +56,8 @@ of Cross-Modal Context Learning: {parameters:,} parameters in {dtype},
 
 ## Prompts
 
-One text for picture and sound: what is seen, the spoken words in quotation
-marks, what is heard.
+One text describes picture and sound: what can be seen, spoken words in
+quotation marks, and what can be heard.
 
     A man waves at the camera. "Hello!" Wind, and a warm voice.
 
@@ -68,8 +68,8 @@ marks, what is heard.
 {loading}
 ## Licences
 
-The parameters were trained by whoever ran the training, who says what they may
-be used for. What they were made with has licences of its own:
+Whoever trained these parameters chooses their licence. The models that were
+used in training have licences of their own:
 
 {licences}
 
@@ -81,22 +81,24 @@ be used for. What they were made with has licences of its own:
 """
 
 
-def text(run: Run, about: Mapping[str, Any]) -> str:
-  """The card.
+def text(run: Workdir, about: Mapping[str, Any]) -> str:
+  """Returns the card as Markdown.
 
-  about: of `export.to_torch`.
+  Args:
+    run: the run that is exported.
+    about: the facts that `export.to_torch` returns.
   """
   streams = [s for s in STREAMS if run.model.get(s) is not None]
   kind = " and ".join(streams if about["class"] == "CCL" else ["video"])
-  average = "a moving average" if about["averaged"] else "no moving average"
-  clip = "Clips are those of the run's codecs."
+  average = "a moving average" if about["is_ema"] else "no moving average"
+  clip = "Clips have the size that the run's codecs were made for."
   if run.clip:
     y, x = run.clip["size"]
     clip = (
       f"Clips have {run.clip['frames']} frames of {x} x {y} pixels at"
       f" {run.clip['fps']:g} a second."
     )
-  licences = list(_licences(run)) or ["- nothing that is known here."]
+  licences = list(_licences(run)) or ["- none are known."]
   return _TEXT.format_map(
     {
       **about,
@@ -110,17 +112,18 @@ def text(run: Run, about: Mapping[str, Any]) -> str:
   )
 
 
-def _licences(run: Run) -> Iterator[str]:
-  """A line for each codec with learned weights, and each model begun from."""
-  file = run.workdir / "codecs" / "codecs.json"
+def _licences(run: Workdir) -> Iterator[str]:
+  """Yields a line for each codec with weights and for each initial model."""
+  file = run.path / "codecs" / "codecs.json"
   described = json.loads(file.read_text()) if file.exists() else {}
   for codec in described.values():
-    if (name := _MODELS.get(codec["kind"])) is not None:
+    if (name := _PUBLISHED.get(codec["kind"])) is not None:
       model = codecs.MODELS[name]
       yield f"- codec {name}: {model.licence}. {model.notice}".rstrip()
-  started = [s for _, s in run.config.get("initial", {}).get("sources", ())]
-  for folder in [run.workdir, *map(epath.Path, dict.fromkeys(started))]:
+  from_runs = run.config.get("init", {}).get("from_runs", ())
+  initial = dict.fromkeys(workdir for _, workdir in from_runs)
+  for folder in [run.path, *map(epath.Path, initial)]:
     if (folder / ABOUT).exists():
       about = json.loads((folder / ABOUT).read_text())
       if "licence" in about:
-        yield f"- begun from {about['model']}: {about['licence']}"
+        yield f"- initialised from {about['model']}: {about['licence']}"

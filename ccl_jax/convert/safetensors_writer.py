@@ -1,12 +1,12 @@
 """Safetensors files, written one array at a time.
 
     8 bytes   length of the header, little endian
-    header    JSON: name -> dtype, shape, data_offsets; spaces at the end
+    header    JSON: name -> dtype, shape, data_offsets; padded with spaces
     data      the arrays in that order, C order, little endian, without gaps
 
-The header needs shapes only, so it is written before the first array is there.
-What is more than a shard goes to STEM-00001-of-0000N.safetensors, and an index
-beside them tells which name is where; so do diffusers and transformers.
+The header needs only shapes, so it is written before the first array is read.
+Like diffusers and transformers, more than one shard is written as
+STEM-00001-of-0000N.safetensors, with an index of which name is in which file.
 """
 
 import json
@@ -17,11 +17,11 @@ from collections.abc import Iterable, Iterator, Mapping
 import jax
 import numpy as np
 
-from ccl_jax.convert.torch_files import KINDS
-from ccl_jax.files import require_space
+from ccl_jax.convert.torch_files import SAFETENSORS_DTYPES
+from ccl_jax.files import require_space, write_json
 
-_NAMES = {np.dtype(dtype): name for name, dtype in KINDS.items()}
-_METADATA = {"format": "pt"}  # which diffusers and transformers demand
+_DTYPE_NAMES = {np.dtype(x): name for name, x in SAFETENSORS_DTYPES.items()}
+_METADATA = {"format": "pt"}  # diffusers and transformers require it
 _ALIGNMENT = 8
 
 Shapes = Mapping[str, jax.ShapeDtypeStruct]
@@ -37,14 +37,14 @@ def write(
   """Writes one file, or shards and their index, to a new folder.
 
   Args:
-    stem: the files' name without what follows the first dash or dot.
+    stem: the files' name up to the first dash or dot.
     shapes: name -> shape and dtype.
     arrays: (name, array) in the order of `shapes`; they are cast.
-    shard_size: bytes of arrays in a file; a larger array has one to itself.
+    shard_size: most bytes of arrays in a file; a larger array has its own file.
 
   Raises:
-    ValueError: the disk has too little space left, or `arrays` are others than
-      `shapes` said.
+    ValueError: the disk has too little space left, or `arrays` differ from
+      `shapes`.
   """
   total = sum(_bytes(x) for x in shapes.values())
   require_space(folder, total)
@@ -59,18 +59,17 @@ def write(
   for name, shard in zip(names, shards, strict=True):
     _write_file(folder / name, shard, arrays)
   if len(shards) > 1:
-    where = {
+    weight_map = {
       name: file
       for file, shard in zip(names, shards, strict=True)
       for name in shard
     }
-    index = {"metadata": {"total_size": total}, "weight_map": where}
-    text = json.dumps(index, indent=2, sort_keys=True)
-    (folder / f"{stem}.safetensors.index.json").write_text(text + "\n")
+    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+    write_json(folder / f"{stem}.safetensors.index.json", index)
 
 
 def _split(shapes: Shapes, shard_size: int) -> list[dict]:
-  """Parts of `shapes` in their order, none larger than it must be."""
+  """Returns `shapes` in parts of at most `shard_size` bytes, or one array."""
   shards, size = [{}], 0
   for name, x in shapes.items():
     if shards[-1] and size + _bytes(x) > shard_size:
@@ -84,6 +83,7 @@ def _split(shapes: Shapes, shard_size: int) -> list[dict]:
 def _write_file(
   path: pathlib.Path, shapes: Shapes, arrays: Iterator[tuple[str, np.ndarray]]
 ) -> None:
+  """Writes one file, with the next arrays of the iterator."""
   with path.open("wb") as file:
     file.write(_header(shapes))
     for name, x in shapes.items():
@@ -97,11 +97,12 @@ def _write_file(
 
 
 def _header(shapes: Shapes) -> bytes:
+  """Returns the length and the header of a file."""
   described, end = {"__metadata__": _METADATA}, 0
   for name, x in shapes.items():
     start, end = end, end + _bytes(x)
     described[name] = {
-      "dtype": _NAMES[np.dtype(x.dtype)],
+      "dtype": _DTYPE_NAMES[np.dtype(x.dtype)],
       "shape": list(x.shape),
       "data_offsets": [start, end],
     }

@@ -1,12 +1,12 @@
-"""Arrays by name, out of the files that people have; read one by one.
+"""PyTorch's files of weights, as state dicts that are read array by array.
 
-  PATH.safetensors            lazily, by the library's memory map
+  PATH.safetensors            by the library's memory map
   PATH.pth, .pt, .bin, .ckpt  torch.load(weights_only=True, mmap=True)
   FOLDER                      with one of them, or with shards and their index
                               (`*.safetensors.index.json`, `*.bin.index.json`)
 
-A pickle can hold code; such a file is refused, never run. Half precision stays
-what it is (bfloat16 is ml_dtypes').
+A pickle can hold code; such a file is refused, never run. Arrays keep their
+dtypes; bfloat16 is that of ml_dtypes.
 """
 
 import dataclasses
@@ -25,11 +25,11 @@ from etils import epath
 
 from ccl_jax.files import is_remote
 
-_TORCH = (".pth", ".pt", ".bin", ".ckpt")
-_MAPPED_BYTES = 2**28
+_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
+MAX_MAPPED_BYTES = 2**28  # that are read before a file is mapped again
 _CODE = re.compile(r"GLOBAL (\S+)")
 _NESTED = ("state_dict", "model", "generator", "module")
-KINDS = {
+SAFETENSORS_DTYPES = {
   "F64": np.float64, "F32": np.float32, "F16": np.float16,
   "BF16": ml_dtypes.bfloat16, "F8_E4M3": ml_dtypes.float8_e4m3fn,
   "F8_E5M2": ml_dtypes.float8_e5m2, "I64": np.int64, "I32": np.int32,
@@ -40,13 +40,13 @@ KINDS = {
 
 @dataclasses.dataclass(frozen=True)
 class LazyStateDict:
-  """Arrays that are read when they are asked for.
+  """A state dict whose arrays are read on access.
 
   Attributes:
-    origin: where they are, for messages.
+    origin: path of the file, for messages.
     shapes: name -> ShapeDtypeStruct, in the order of the file.
     read: name -> array.
-    metadata: what else the file says.
+    metadata: everything else in the file, as text.
   """
 
   origin: str
@@ -55,19 +55,10 @@ class LazyStateDict:
   metadata: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
-def from_dict(arrays: Mapping[str, np.ndarray]) -> LazyStateDict:
-  """Arrays in memory."""
-  shapes = {
-    name: jax.ShapeDtypeStruct(np.shape(x), x.dtype)
-    for name, x in arrays.items()
-  }
-  return LazyStateDict("memory", shapes, arrays.__getitem__)
-
-
 def from_torch(
   state: Mapping[str, Any], origin: str = "memory"
 ) -> LazyStateDict:
-  """A torch `state_dict`; of a module on the meta device, its shapes."""
+  """Returns a torch `state_dict`; on the meta device only shapes are known."""
   shapes = {
     name: jax.ShapeDtypeStruct(tuple(x.shape), _torch_dtype(x.dtype))
     for name, x in state.items()
@@ -76,24 +67,25 @@ def from_torch(
 
 
 def local_path(path: epath.PathLike) -> pathlib.Path:
-  """The path of files that can be mapped.
+  """Returns the path of files on a disk, which can be memory-mapped.
 
   Raises:
-    ValueError: they are in a bucket.
+    ValueError: the path is in a bucket.
   """
   if is_remote(path):
     raise ValueError(
-      f"'{path}' is in a bucket: copy it to a disk first, weights are mapped."
+      f"'{path}' is in a bucket, but weights are memory-mapped: copy it to a"
+      " disk first."
     )
   return pathlib.Path(path)
 
 
-def open_tensors(path: epath.PathLike) -> LazyStateDict:
-  """The arrays of a file or folder, unread.
+def open_state_dict(path: epath.PathLike) -> LazyStateDict:
+  """Returns the state dict of a file or folder, without reading its arrays.
 
   Raises:
-    ValueError: no such file, one in a bucket, not such a file, cut short, a
-      pickle with code, an index that its shards do not fit.
+    ValueError: the file is missing, in a bucket, of another format, cut short,
+      or a pickle with code; or index and shards differ.
   """
   path = local_path(path)
   if path.is_dir():
@@ -102,30 +94,30 @@ def open_tensors(path: epath.PathLike) -> LazyStateDict:
     raise ValueError(f"No file '{path}'.")
   if path.suffix == ".safetensors":
     return _open_safetensors(path)
-  if path.suffix in _TORCH:
+  if path.suffix in _SUFFIXES:
     return _open_torch(path)
   raise ValueError(
-    f"'{path}': expected a .safetensors, {', '.join(_TORCH)} file, or a folder"
-    " with them."
+    f"'{path}': expected a .safetensors, {', '.join(_SUFFIXES)} file, or a"
+    " folder with them."
   )
 
 
-class _Mapped:
-  """Reads arrays of a mapped file, and maps it again now and then.
+class _MappedFile:
+  """A reader of a memory-mapped file, which it maps again now and then.
 
-  What was read of a mapping is memory in use until the mapping ends.
+  Pages that were read count as memory in use until their mapping is closed.
   """
 
   def __init__(
-    self, make: Callable[[], Any], read: Callable[[Any, str], np.ndarray]
+    self, map_file: Callable[[], Any], read: Callable[[Any, str], np.ndarray]
   ):
-    self.make, self.read = make, read
-    self.file, self.size = make(), 0
+    self.map_file, self.read = map_file, read
+    self.file, self.size = map_file(), 0
 
   def __call__(self, name: str) -> np.ndarray:
-    if self.size > _MAPPED_BYTES:
-      self.file, self.size = None, 0
-      self.file = self.make()
+    if self.size > MAX_MAPPED_BYTES:
+      self.file, self.size = None, 0  # close before opening again
+      self.file = self.map_file()
     array = self.read(self.file, name)
     self.size += array.nbytes
     return array
@@ -134,27 +126,29 @@ class _Mapped:
 def _open_safetensors(path: pathlib.Path) -> LazyStateDict:
   import safetensors
 
-  def make():
+  def map_file():
     return safetensors.safe_open(path, framework="np")
 
   try:
-    read = _Mapped(make, lambda file, name: file.get_tensor(name))
+    read = _MappedFile(map_file, lambda file, name: file.get_tensor(name))
     file, names = read.file, read.file.keys()
     shapes = {name: _slice_shape(file.get_slice(name)) for name in names}
     metadata = dict(file.metadata() or {})
   except (safetensors.SafetensorError, OSError, KeyError) as error:
     raise ValueError(
-      f"'{path}' is no safetensors file, or cut short: {_first_line(error)}"
+      f"'{path}' is not a safetensors file, or cut short: {_first_line(error)}"
     ) from error
   return LazyStateDict(str(path), shapes, read, metadata)
 
 
 def _slice_shape(part: Any) -> jax.ShapeDtypeStruct:
-  return jax.ShapeDtypeStruct(tuple(part.get_shape()), KINDS[part.get_dtype()])
+  return jax.ShapeDtypeStruct(
+    tuple(part.get_shape()), SAFETENSORS_DTYPES[part.get_dtype()]
+  )
 
 
 def _open_torch(path: pathlib.Path) -> LazyStateDict:
-  read = _Mapped(
+  read = _MappedFile(
     lambda: _load_torch(path), lambda file, name: _to_numpy(file[0][name])
   )
   state, other = read.file
@@ -163,7 +157,7 @@ def _open_torch(path: pathlib.Path) -> LazyStateDict:
 
 
 def _load_torch(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
-  """The tensors of a file by name, and what else is in it."""
+  """Returns the tensors of a file by name, and everything else in it."""
   state, other = _unpickle(path), {}
   if not isinstance(state, Mapping):
     raise ValueError(f"'{path}' holds a {type(state).__name__}, not arrays.")
@@ -185,19 +179,19 @@ def _unpickle(path: pathlib.Path) -> Any:
   mmap = zipfile.is_zipfile(path)
   try:
     with warnings.catch_warnings():
-      warnings.simplefilter("ignore")  # Foreign pickles are refused below.
+      warnings.simplefilter("ignore")  # Other pickles are refused below.
       return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
   except Exception as error:  # Damaged files fail in many ways.
     if found := _CODE.search(str(error)):
       raise ValueError(
-        f"'{path}' is a pickle with code in it ({found[1]}), which is refused."
-        " Save its arrays alone, best as safetensors."
+        f"'{path}' is a pickle with code ({found[1]}), which is refused. Save"
+        " its arrays alone, preferably as safetensors."
       ) from error
     reason = _first_line(error)
-    if "weights_only" in str(error):  # It tells how to run the code.
-      reason = "not what torch.save writes"
+    if "weights_only" in str(error):  # torch's message says how to run code.
+      reason = "not written by torch.save"
     raise ValueError(
-      f"'{path}' is no PyTorch file, or cut short: {reason}"
+      f"'{path}' is not a PyTorch file, or cut short: {reason}"
     ) from error
 
 
@@ -208,14 +202,14 @@ def _is_tensor(x: Any) -> bool:
 
 
 def _torch_dtype(dtype: Any) -> np.dtype:
-  """torch.bfloat16 -> bfloat16, ..."""
+  """Returns numpy's dtype: that of ml_dtypes for torch.bfloat16 and float8."""
   name = str(dtype).removeprefix("torch.")
   known = {"bool": np.bool_, "bfloat16": ml_dtypes.bfloat16}
   return np.dtype(known.get(name) or getattr(ml_dtypes, name, name))
 
 
 def _to_numpy(x: Any) -> np.ndarray:
-  """The same memory, where numpy has the type."""
+  """Returns the tensor as an array that shares its memory."""
   import torch
 
   x = x.detach()
@@ -227,6 +221,7 @@ def _to_numpy(x: Any) -> np.ndarray:
 
 
 def _open_folder(folder: pathlib.Path) -> LazyStateDict:
+  """Returns the state dict of the one file, or the one index, in a folder."""
   names = sorted(path.name for path in folder.iterdir() if path.is_file())
   for suffix in (".safetensors", ".bin"):
     indices = [n for n in names if n.endswith(f"{suffix}.index.json")]
@@ -235,37 +230,39 @@ def _open_folder(folder: pathlib.Path) -> LazyStateDict:
     files = [n for n in names if n.endswith(suffix)]
     plain = [n for n in files if n.count(".") == 1] or files
     if not indices and len(plain) == 1:
-      return open_tensors(folder / plain[0])
-  files = [n for n in names if n.endswith(_TORCH)]
+      return open_state_dict(folder / plain[0])
+  files = [n for n in names if n.endswith(_SUFFIXES)]
   if len(files) == 1:
-    return open_tensors(folder / files[0])
+    return open_state_dict(folder / files[0])
   raise ValueError(
-    f"'{folder}': expected one file of weights, or shards with one index; it"
-    f" has {names[:10]}. Give the file, or the folder of the part."
+    f"'{folder}': expected one file of weights, or shards with one index, got"
+    f" {names[:10]}. Pass the file, or a folder of one model."
   )
 
 
 def _open_shards(folder: pathlib.Path, index: str) -> LazyStateDict:
-  """The shards that an index names, as one."""
+  """Returns the shards of an index as one state dict."""
   try:
     weight_map = json.loads((folder / index).read_text())["weight_map"]
   except (ValueError, KeyError) as error:
-    raise ValueError(f"'{folder / index}' is no index of shards.") from error
+    raise ValueError(
+      f"'{folder / index}' is not an index of shards."
+    ) from error
   files = sorted(set(weight_map.values()))
   absent = [name for name in files if not (folder / name).exists()]
   if absent:
     raise ValueError(f"'{folder}' lacks shards of {index}: {absent}.")
-  shards = {name: open_tensors(folder / name) for name in files}
-  held = {n: file for file, shard in shards.items() for n in shard.shapes}
-  if held != weight_map:
-    wrong = {n for n, _ in held.items() ^ weight_map.items()}
+  shards = {name: open_state_dict(folder / name) for name in files}
+  found = {n: file for file, shard in shards.items() for n in shard.shapes}
+  if found != weight_map:
+    wrong = {n for n, _ in found.items() ^ weight_map.items()}
     raise ValueError(
       f"'{folder}': {index} and its shards differ in {sorted(wrong)[:10]}."
     )
   return LazyStateDict(
     str(folder),
-    {n: shards[held[n]].shapes[n] for n in held},
-    lambda name: shards[held[name]].read(name),
+    {n: shards[found[n]].shapes[n] for n in found},
+    lambda name: shards[found[name]].read(name),
     next(iter(shards.values())).metadata,
   )
 

@@ -1,7 +1,7 @@
-"""Layers of `torch_model.CCL`, named as diffusers' WanTransformer3DModel.
+"""Layers of `torch_model.CCL`, named as in diffusers' WanTransformer3DModel.
 
 Matrices are multiplied in the dtype of their weights; norms, modulation and
-softmax are float32. Sequences are (b, n, d), in heads (b, k, n, e).
+softmax are in float32. Sequences are (b, n, d), split into heads (b, k, n, e).
 """
 
 import functools
@@ -15,11 +15,16 @@ IMAGE_EPS = 1e-5
 gelu = functools.partial(F.gelu, approximate="tanh")
 
 
-def make_turn(time, h, w, dims, device):
-  """cos and sin, (n, e / 2); axis i of (t, h, w) turns dims[i] channels."""
-  places = time[:, None, None], torch.arange(h)[:, None], torch.arange(w)
+def make_rope(time, h, w, dims, device):
+  """Returns RoPE's cos and sin, (n, e / 2), of tokens on a grid (t, h, w).
+
+  Args:
+    time: (t,), where the frames are in time.
+    dims: channels of a head that each of the three axes rotates.
+  """
+  positions = time[:, None, None], torch.arange(h)[:, None], torch.arange(w)
   angles = []
-  for p, d in zip(places, dims, strict=True):
+  for p, d in zip(positions, dims, strict=True):
     frequency = 1e4 ** (-torch.arange(0, d, 2).double() / d)
     angles.append((p[..., None] * frequency).expand(len(time), h, w, -1))
   angles = torch.cat(angles, -1).flatten(0, 2).float().to(device)
@@ -27,41 +32,41 @@ def make_turn(time, h, w, dims, device):
 
 
 def axis_dims(e):
-  """Channels of a head for t, h and w: 44, 42, 42 of 128."""
+  """Returns the channels of a head for t, h and w: 44, 42, 42 of 128."""
   side = 2 * (e // 6)
   return e - 2 * side, side, side
 
 
-def rotate(x, turn):
-  """Turns the pairs of neighbours in x (b, k, n, e), in float32."""
+def rotate(x, rope):
+  """Returns x (b, k, n, e) with pairs of neighbouring channels rotated."""
   a, b = x.float().unflatten(-1, (-1, 2)).unbind(-1)
-  cos, sin = turn
-  turned = torch.stack([a * cos - b * sin, a * sin + b * cos], -1)
-  return turned.flatten(-2).type_as(x)
+  cos, sin = rope
+  rotated = torch.stack([a * cos - b * sin, a * sin + b * cos], -1)
+  return rotated.flatten(-2).type_as(x)
 
 
 def modulate(x, shift, scale):
-  """x normalised, scaled by 1 + scale and shifted."""
+  """Returns x normalised, scaled by 1 + scale and shifted."""
   y = F.layer_norm(x.float(), x.shape[-1:], eps=EPS)
   return (y * (1 + scale) + shift).type_as(x)
 
 
 class RMSNorm(nn.RMSNorm):
-  """In float32, over the full width and not by head."""
+  """RMS norm in float32, over the full width and not by head."""
 
   def forward(self, x):
     return super().forward(x.float()).type_as(x)
 
 
 class LayerNorm(nn.LayerNorm):
-  """In float32, with scale and bias."""
+  """Layer norm in float32, with scale and bias."""
 
   def forward(self, x):
     return super().forward(x.float()).type_as(x)
 
 
 class Embedder(nn.Module):
-  """Linear, `activate`, linear: of the time and of the text."""
+  """Linear, activation, linear: for the time and for the text."""
 
   def __init__(self, d_in, d):
     super().__init__()
@@ -73,7 +78,7 @@ class Embedder(nn.Module):
 
 
 class FeedForward(nn.Module):
-  """The same, through a width of its own: of blocks and of an image."""
+  """Linear, activation, linear, with a hidden width `ffn`."""
 
   def __init__(self, d_in, ffn, d):
     super().__init__()
@@ -86,7 +91,7 @@ class FeedForward(nn.Module):
 
 
 class ImageEmbedder(nn.Module):
-  """CLIP's tokens of an image, (b, i, w), as blocks read them, (b, i, d)."""
+  """Embedding of CLIP's image tokens, (b, i, w) -> (b, i, d)."""
 
   def __init__(self, w, d):
     super().__init__()
@@ -99,7 +104,7 @@ class ImageEmbedder(nn.Module):
 
 
 class Attention(nn.Module):
-  """Queries of width d, keys and values of d_kv, in heads of e channels."""
+  """Attention: queries of width d, keys and values of d_kv, heads of e."""
 
   def __init__(self, d, d_kv, e):
     super().__init__()
@@ -117,15 +122,17 @@ class Attention(nn.Module):
   def key_value(self, y):
     return self.heads(self.norm_k(self.to_k(y))), self.heads(self.to_v(y))
 
-  def attend(self, q, *sources, mask=None):
-    """What each source (k, v) gives by itself, added up and projected."""
-    read = [F.scaled_dot_product_attention(q, *kv, mask) for kv in sources]
-    out = functools.reduce(torch.add, read)
+  def attend(self, q, *keys_values, mask=None):
+    """Returns the sum of attention to each (k, v), projected."""
+    attended = [
+      F.scaled_dot_product_attention(q, *kv, mask) for kv in keys_values
+    ]
+    out = functools.reduce(torch.add, attended)
     return self.to_out(out.transpose(1, 2).flatten(2))
 
 
 class PromptAttention(Attention):
-  """Reads the text; and an image, by keys and values of its own."""
+  """Cross-attention to the text, and to an image with separate projections."""
 
   def __init__(self, d, e, has_image):
     super().__init__(d, d, e)
@@ -138,34 +145,40 @@ class PromptAttention(Attention):
     return self.heads(k), self.heads(v)
 
   def forward(self, x, text, image):
-    sources = [self.key_value(text)]
+    keys_values = [self.key_value(text)]
     if image is not None:
-      sources.append(self.image_key_value(image))
-    return self.attend(self.query(x), *sources)
+      keys_values.append(self.image_key_value(image))
+    return self.attend(self.query(x), *keys_values)
 
 
 class Block(nn.Module):
-  """x is (b, f, s, d), the rows of time (b, f | 1, s | 1, 6, d)."""
+  """Transformer block of one stream.
+
+  x is (b, f, s, d); `rows`, the modulation from the time, has 6 rows:
+  (b, f | 1, s | 1, 6, d).
+  """
 
   def __init__(self, d, ffn, e, has_image):
     super().__init__()
     self.scale_shift_table = nn.Parameter(torch.empty(1, 6, d))
-    self.attn1, self.attn2 = (
-      Attention(d, d, e),
-      PromptAttention(d, e, has_image),
-    )
+    self.attn1 = Attention(d, d, e)
+    self.attn2 = PromptAttention(d, e, has_image)
     self.norm2, self.ffn = LayerNorm(d, EPS), FeedForward(d, ffn, d)
 
-  def attend(self, x, rows, prompt, turn):
-    """Self-attention, then (text, image), the image None if there is none."""
+  def attend(self, x, rows, prompt, rope):
+    """Adds self-attention, then cross-attention to the prompt.
+
+    Args:
+      prompt: (text, image), the image None if the model has none.
+    """
     shift, scale, gate = (self.scale_shift_table + rows).unbind(-2)[:3]
     y, p = modulate(x, shift, scale).flatten(1, 2), self.attn1
     k, v = p.key_value(y)
-    y = p.attend(rotate(p.query(y), turn), (rotate(k, turn), v))
+    y = p.attend(rotate(p.query(y), rope), (rotate(k, rope), v))
     x = (x + y.view_as(x) * gate).type_as(x)
     return x + self.attn2(self.norm2(x).flatten(1, 2), *prompt).view_as(x)
 
   def feed(self, x, rows):
-    """The feed-forward network."""
+    """Adds the feed-forward network."""
     shift, scale, gate = (self.scale_shift_table + rows).unbind(-2)[3:]
     return (x + self.ffn(modulate(x, shift, scale), gelu) * gate).type_as(x)

@@ -2,39 +2,41 @@
 
     latents = sample(model, "a2v", text, negative, given={"audio": latents})
 
-Guidance is one weight for each way to run the model. c is the prompt, n the
-negative one; x: the other stream as the task lets it be seen, L: learnable
-context only, drop: no cross-modal module, null: a static video or a muted sound
-drives this stream. With the stream's scale s and the cross-modal one r:
+Guidance is a weighted sum of velocities over variants of the condition, as in
+`diffusion.guidance`. c is the prompt, n the negative prompt; x is the other
+stream as the task lets it be seen, L learnable context only. With the stream's
+scale s and the cross-modal scale r:
 
     ucg2  (1 - s) v(n,L) + s v(c,x)
-    ucg3  (1 - r) v(n,L) + (r - s) v(n,x) + s v(c,x)          and so on: ROWS
+    ucg3  (1 - r) v(n,L) + (r - s) v(n,x) + s v(c,x)        others: see RULES
 
 UniPC (order 2, data prediction; arXiv 2302.04867) and Euler are tables of
 coefficients: with m_i = x_i - sigma_i v(x_i), the predicted data, x_{i+1} is a
 combination of x_i, m_i, m_{i-1}, and once m_{i+1} is known a corrected one of
-x_i, m_{i+1}, m_i, m_{i-1}. As diffusers', but for time, which is sigma itself.
+x_i, m_{i+1}, m_i, m_{i-1}. Results equal diffusers', but here the model's time
+is sigma itself.
 """
 
 import itertools
 import math
+from typing import NamedTuple
 
 import torch
 
 STREAMS = ("video", "audio")
 OTHER = {"video": "audio", "audio": "video"}
-# Task: the streams that take part, those of them that are given as a whole.
+# Task -> the streams that take part, and those that are complete inputs.
 TASKS = {
   "t2av": (STREAMS, ()),
-  "i2av": (STREAMS, ()),  # i: the first frame of the video is given
+  "i2av": (STREAMS, ()),  # i: the first frame of the video is an input
   "t2v": (("video",), ()),
   "i2v": (("video",), ()),
   "t2a": (("audio",), ()),
   "a2v": (STREAMS, ("audio",)),
   "v2a": (STREAMS, ("video",)),
 }
-# How to sample where a config says nothing; sigmas between guidance_low and
-# guidance_high are guided.
+# Settings that a config leaves out; there is guidance at sigmas from
+# guidance_low to guidance_high.
 DEFAULTS = dict(
   solver="unipc",
   num_inference_steps=50,
@@ -48,85 +50,114 @@ DEFAULTS = dict(
   guidance_high=1.0,
   guidance_rescale=0.0,
 )
-# Row: (s, r) -> (text, other stream) -> weight.
-CX, NX, CL, NL = (text + other for other in "xL" for text in "cn")
-ROWS = {
+
+
+class Variant(NamedTuple):
+  """One way to run the model.
+
+  Attributes:
+    text: "prompt" or "negative".
+    other: how a stream gets the other one: "seen" (as routed), "context" only,
+      "dropped" (no cross-modal module) or "null" (a static video or a muted
+      sound, as a reference).
+  """
+
+  text: str
+  other: str
+
+
+CX, NX = Variant("prompt", "seen"), Variant("negative", "seen")
+CL, NL = Variant("prompt", "context"), Variant("negative", "context")
+DROP, NULL = Variant("prompt", "dropped"), Variant("prompt", "null")
+
+# Guidance rule: scales (s, r) -> weight of each variant.
+RULES = {
   "none": lambda s, r: {CX: 1},
   "text": lambda s, r: {NX: 1 - s, CX: s},
   "ucg2": lambda s, r: {NL: 1 - s, CX: s},
   "ucg3": lambda s, r: {NL: 1 - r, NX: r - s, CX: s},
   "ucg3_text_first": lambda s, r: {NL: 1 - s, CL: s - r, CX: r},
-  "multimodal": lambda s, r: {CX: s + r - 1, NX: 1 - s, "c-": 1 - r},
-  "sync": lambda s, r: {"c0": 1 - s, CX: s},
+  "multimodal": lambda s, r: {CX: s + r - 1, NX: 1 - s, DROP: 1 - r},
+  "sync": lambda s, r: {NULL: 1 - s, CX: s},
 }
 
 
-def choose(options, name, what):
-  """options[name], or a ValueError that lists what there is."""
+def choose(options, name, kind):
+  """Returns options[name], or raises a ValueError that lists the names."""
   if name not in options:
-    raise ValueError(f"{what} '{name}': expected one of {', '.join(options)}.")
+    raise ValueError(f"{kind} '{name}': expected one of {', '.join(options)}.")
   return options[name]
 
 
 def make_route(tasks, device=None):
-  """Who sees whom and who is generated, name -> (b,), by each sample's task."""
+  """Returns name -> (b,) bools: who sees whom and who is generated.
+
+  Args:
+    tasks: of each sample, a key of TASKS.
+  """
   rows = [choose(TASKS, task, "task") for task in tasks]
   route = {"exchanges": [True] * len(rows)}
-  for s, far in OTHER.items():
-    free = [s in streams and s not in given for streams, given in rows]
-    route[f"{s}_is_generated"] = free
-    route[f"{s}_sees_{far}"] = [
+  for s, other in OTHER.items():
+    generated = [s in streams and s not in given for streams, given in rows]
+    route[f"{s}_is_generated"] = generated
+    route[f"{s}_sees_{other}"] = [
       x and streams == STREAMS
-      for x, (streams, _) in zip(free, rows, strict=True)
+      for x, (streams, _) in zip(generated, rows, strict=True)
     ]
   return {name: torch.tensor(x, device=device) for name, x in route.items()}
 
 
 def vary(variant, nulled, state, t, texts, route, null):
-  """What the model is called with for one variant."""
-  if variant[0] not in texts:
+  """Returns the model's (state, t, text, route) for one variant.
+
+  Args:
+    nulled: the stream that a "null" variant replaces by `null`, else None.
+  """
+  if variant.text not in texts:
     raise ValueError("this guidance needs the negative text, got none.")
-  text, other = texts[variant[0]], variant[1]
   off = torch.zeros_like(route["exchanges"])
-  if other == "L":
-    route = route | {f"{s}_sees_{far}": off for s, far in OTHER.items()}
-  elif other == "-":
+  if variant.other == "context":
+    route = route | {f"{s}_sees_{other}": off for s, other in OTHER.items()}
+  elif variant.other == "dropped":
     route = route | {"exchanges": off}
-  elif other == "0":
+  elif variant.other == "null":
     if null is None or nulled not in state:
       raise ValueError(
-        f"this guidance nulls the {nulled}: give latents of both as `null`, and"
-        f" a task with both, not {sorted(state)}."
+        f"this guidance nulls the {nulled}: pass latents of both streams as"
+        f" `null`, and choose a task with both, not {sorted(state)}."
       )
     state = state | {nulled: null[nulled].expand_as(state[nulled])}
     t = t | {nulled: torch.zeros_like(t[nulled])}
     route = route | {f"{nulled}_sees_{OTHER[nulled]}": off}
-  return state, t, text, route
+  return state, t, texts[variant.text], route
 
 
 def guided(
-  model, row, scales, state, t, texts, route, null=None, rescale=0.0,
+  model, rule, scales, state, t, texts, route, null=None, rescale=0.0,
   image=None,
 ):  # fmt: skip
-  """Velocity by a row of ROWS; all variants are one batch.
+  """Returns the velocity by a rule of RULES; all variants run as one batch.
 
-  scales: stream -> (s, r); texts: {"c": (b, l, d), "n": (b, l, d)}; null: for
-  "sync", latents of both streams; rescale: from 0 to 1, how far the standard
-  deviation goes back to that of v(c,x) (arXiv 2305.08891, section 3.4); image:
-  what the video is told of one, in all variants.
+  Args:
+    scales: stream -> (s, r).
+    texts: "prompt" and "negative" -> (b, l, d).
+    null: for "sync", latents of both streams.
+    rescale: from 0 to 1, how far the standard deviation goes back to that of
+      v(c,x) (arXiv 2305.08891, section 3.4).
+    image: condition of the video, the same in all variants.
   """
-  weights = {s: choose(ROWS, row, "guidance")(*scales[s]) for s in state}
-  # A null variant differs for the two outputs: it nulls the other stream.
+  weights = {s: choose(RULES, rule, "guidance")(*scales[s]) for s in state}
+  # A null variant replaces the other stream, so it differs by output.
   passes = {
-    s: {(v, OTHER[s] if v[1] == "0" else None): w for v, w in own.items()}
+    s: {(v, OTHER[s] if v.other == "null" else None): w for v, w in own.items()}
     for s, own in weights.items()
   }
   distinct = list(dict.fromkeys(p for own in passes.values() for p in own))
   calls = [vary(*p, state, t, texts, route, null) for p in distinct]
   states, times, prompts, routes = zip(*calls, strict=True)
-  told = None if image is None else join([image] * len(distinct))
+  images = None if image is None else concat([image] * len(distinct))
   made = model(
-    join(states), join(times), torch.cat(prompts), join(routes), told
+    concat(states), concat(times), torch.cat(prompts), concat(routes), images
   )
   result = {}
   for s, x in made.items():
@@ -140,7 +171,7 @@ def guided(
 
 
 def std(x, mask):
-  """Of each sample where the mask is, (b, 1, ...)."""
+  """Returns the standard deviation of each sample under a mask, (b, 1, ...)."""
   mask, axes = mask.expand_as(x), tuple(range(1, x.ndim))
   count = mask.sum(axes, keepdim=True).clamp(min=1)
   mean = (x * mask).sum(axes, keepdim=True) / count
@@ -148,27 +179,27 @@ def std(x, mask):
   return (square.sum(axes, keepdim=True) / count).sqrt()
 
 
-def join(dicts):
-  """Dicts of the same arrays, one behind the other."""
+def concat(dicts):
+  """Returns a dict of the arrays of several dicts, concatenated by name."""
   return {name: torch.cat([d[name] for d in dicts]) for name in dicts[0]}
 
 
 def schedule(steps, shift, top=1.0):
-  """steps + 1 sigmas from `top` to 0, as float32 has them."""
+  """Returns steps + 1 sigmas from `top` to 0, rounded to float32."""
   line = torch.linspace(1, 1e-3, steps + 1, dtype=torch.float64)[:-1]
   sigmas = (shift * line / (1 + (shift - 1) * line)).float().clamp(max=top)
   return [*sigmas.tolist(), 0.0]
 
 
 def euler(steps, shift):
-  """A row a step: sigma, predict, correct."""
+  """Yields Euler's (sigma, predictor, corrector) of each step."""
   sigmas = schedule(steps, shift)
   for now, later in itertools.pairwise(sigmas):
     yield now, (later / now, 1 - later / now, 0), (1, 0, 0, 0, 0)
 
 
 def unipc(steps, shift):
-  """The same of UniPC; its first and last step are of order 1."""
+  """Yields UniPC's rows likewise; its first and last step are of order 1."""
   sigmas, correct = schedule(steps, shift, 1 - 1e-6), (1, 0, 0, 0, 0)
   for i, (now, later) in enumerate(itertools.pairwise(sigmas)):
     ratio = later / now
@@ -183,7 +214,7 @@ def unipc(steps, shift):
 
 
 def second_order(*sigmas):
-  """1 / r, p and q, from three sigmas."""
+  """Returns 1 / r, p and q of UniPC from three sigmas."""
   before, now, later = (math.log((1 - sigma) / sigma) for sigma in sigmas)
   h = later - now
   r, b = (before - now) / h, math.expm1(-h)
@@ -195,17 +226,16 @@ def second_order(*sigmas):
 SOLVERS = {"euler": euler, "unipc": unipc}
 
 
-def solve(velocity, x, method, steps, shift):
-  """From noise x to data; velocity(state, sigma)."""
+def solve(velocity, x, solver, steps, shift):
+  """Returns the data that noise x becomes, with velocity(state, sigma)."""
 
   def combine(weights, *states):
     pairs = list(zip(weights, states, strict=True))
     return {s: sum(w * y[s] for w, y in pairs if w) for s in x}
 
   last_x = last_m = older_m = None
-  for sigma, predict, correct in choose(SOLVERS, method, "method")(
-    steps, shift
-  ):
+  rows = choose(SOLVERS, solver, "solver")(steps, shift)
+  for sigma, predict, correct in rows:
     v = velocity(x, sigma)
     m = {s: x[s] - sigma * v[s] for s in x}
     x = combine(correct, x, last_x, m, last_m, older_m)
@@ -215,7 +245,7 @@ def solve(velocity, x, method, steps, shift):
 
 
 def draw_noise(config, streams, seeds, device="cpu"):
-  """Noise of one clip for each seed, whatever the device or other streams."""
+  """Returns the noise of one clip per seed, the same on every device."""
   (y, x), f = config["clip"]["size"], 1 + (config["clip"]["frames"] - 1) // 4
 
   def draw(s, seed):
@@ -232,61 +262,81 @@ def draw_noise(config, streams, seeds, device="cpu"):
   }
 
 
+def read_settings(config, settings):
+  """Returns all sampling settings: `settings`, else the config's, else ours."""
+  for name in settings:
+    choose(DEFAULTS, name, "setting")
+  return DEFAULTS | config.get("sampling", {}) | settings
+
+
+def stream_scales(settings, streams):
+  """Returns stream -> its scales (s, r)."""
+  cross = dict.fromkeys(STREAMS, settings["cross_guidance_scale"])
+  if settings["audio_cross_guidance_scale"] is not None:
+    cross["audio"] = settings["audio_cross_guidance_scale"]
+  return {s: (settings[f"{s}_guidance_scale"], cross[s]) for s in streams}
+
+
+def check_given(task, given):
+  """Checks that a task has its inputs and no others.
+
+  Raises:
+    ValueError: it has not.
+  """
+  _, references = choose(TASKS, task, "task")
+  wanted = [("video",), ("image",)] if task[0] == "i" else [references]
+  if tuple(given) not in wanted:
+    raise ValueError(
+      f"task '{task}' got the inputs {tuple(given)}, expected"
+      f" {' or '.join(map(str, wanted))}."
+    )
+
+
 @torch.no_grad()
 def sample(
   model, task, text, negative=None, *, given=None, noise=None, null=None,
   seed=0, **settings,
 ):  # fmt: skip
-  """Latents of the streams of a task, those that are given included.
+  """Returns the latents of a task's streams, inputs included.
 
-  text, negative: (b, l, d), and what broadcasts to it; given: latents of the
-  audio for a2v, of the video for v2a; for i2av and i2v of its first frame, or
-  "image" for a model that is told of one, with the "latents" and "tokens" of
-  codecs.image_condition.make_image; noise: else of seeds seed .. seed + b - 1;
-  settings: those of DEFAULTS, else as the config's `sampling` says.
+  Args:
+    text, negative: (b, l, d); the second may broadcast.
+    given: latents of the audio for a2v, of the video for v2a; for i2av and i2v
+      of the first frame ("video"), or, for a model with image conditioning,
+      "image" with the "latents" and "tokens" of
+      codecs.image_condition.make_image.
+    noise: stream -> (b, ...); None draws that of seeds seed .. seed + b - 1.
+    null: for guidance "sync", latents of both streams.
+    settings: override those of the config, see DEFAULTS.
   """
-  streams, references = choose(TASKS, task, "task")
-  wanted = [("video",), ("image",)] if task[0] == "i" else [references]
-  given, b = dict(given or {}), len(text)
-  for name in settings:
-    choose(DEFAULTS, name, "setting")
-  o = DEFAULTS | model.config.get("sampling", {}) | settings
-  if tuple(given) not in wanted:
-    raise ValueError(
-      f"task '{task}' is given {tuple(given)}: expected"
-      f" {' or '.join(map(str, wanted))}."
-    )
-  image = given.pop("image", None)
+  given = dict(given or {})
+  check_given(task, given)
+  (streams, references), b = TASKS[task], len(text)
+  o, image = read_settings(model.config, settings), given.pop("image", None)
   if noise is None:
     seeds = range(seed, seed + b)
     noise = draw_noise(model.config, streams, seeds, text.device)
-  cross = dict.fromkeys(STREAMS, o["cross_guidance_scale"])
-  if o["audio_cross_guidance_scale"] is not None:
-    cross["audio"] = o["audio_cross_guidance_scale"]
-  scales = {s: (o[f"{s}_scale"], cross[s]) for s in streams}
-  texts = {"c": text}
+  scales, texts = stream_scales(o, streams), {"prompt": text}
   if negative is not None:
-    texts["n"] = negative.expand_as(text)
+    texts["negative"] = negative.expand_as(text)
   route = make_route([task] * b, text.device)
 
   def pin(state):
-    """What is given, in the beginning of the noisy latents or instead."""
+    """Puts the inputs in place of the first noisy latents, or of all."""
     ends = {s: state[s][:, x.shape[1] :] for s, x in given.items()}
     return state | {s: torch.cat([given[s], x], 1) for s, x in ends.items()}
 
   def velocity(state, sigma):
     t = {s: torch.full((b,), sigma, device=text.device) for s in streams}
     t |= {s: torch.zeros_like(t[s]) for s in references}
-    if task[0] == "i" and image is None:
+    if task[0] == "i" and image is None:  # The first frame has no noise.
       later = torch.arange(state["video"].shape[1], device=text.device) > 0
       t["video"] = t["video"][:, None, None] * later[:, None]
-    inside = o["guidance_low"] <= sigma <= o["guidance_high"]
-    row, rescale = (
-      (o["guidance"], o["guidance_rescale"]) if inside else ("none", 0)
-    )
+    rule, rescale = "none", 0
+    if o["guidance_low"] <= sigma <= o["guidance_high"]:
+      rule, rescale = o["guidance"], o["guidance_rescale"]
     args = pin(state), t, texts, route, null, rescale, image
-    return guided(model, row, scales, *args)
+    return guided(model, rule, scales, *args)
 
-  return pin(
-    solve(velocity, noise, o["solver"], o["num_inference_steps"], o["shift"])
-  )
+  steps, shift = o["num_inference_steps"], o["shift"]
+  return pin(solve(velocity, noise, o["solver"], steps, shift))

@@ -1,7 +1,8 @@
-"""umT5's encoder: Wan's `models_t5_umt5-xxl-enc-bf16.pth`, and transformers'.
+"""Names of umT5's encoder: Wan's `.pth`, and transformers' files.
 
-transformers' names are those of a `text_encoder` folder (UMT5EncoderModel). In
-a folder of the whole model (`google/umt5-xxl`) the decoder is ignored.
+Wan's file is `models_t5_umt5-xxl-enc-bf16.pth`. transformers' names are those
+of a `text_encoder` folder (UMT5EncoderModel); in a folder of the full model
+(`google/umt5-xxl`) the decoder is ignored.
 """
 
 from ccl_jax.convert.layouts import LINEAR
@@ -11,7 +12,7 @@ _BLOCK = "encoder/blocks"
 
 
 def _linears(theirs: str, names: dict[str, str]) -> Table:
-  """Rules for linear layers, by our name -> theirs."""
+  """Returns rules for linear layers without bias, from our name -> theirs."""
   return tuple(
     Rule(f"{theirs}.{name}.weight", f"{_BLOCK}/{ours}/kernel", LINEAR)
     for ours, name in names.items()
@@ -44,7 +45,7 @@ _DECODER = (
 
 TRANSFORMERS = (
   Rule("shared.weight", "tokens"),
-  Rule("encoder.embed_tokens.weight", ()),  # the same array once more
+  Rule("encoder.embed_tokens.weight", ()),  # the same array again
   Rule("encoder.final_layer_norm.weight", "encoder/norm/scale"),
   Rule(f"{_ATTENTION}.layer_norm.weight", f"{_BLOCK}/attention_norm/scale"),
   Rule(f"{_MLP}.layer_norm.weight", f"{_BLOCK}/mlp_norm/scale"),

@@ -1,15 +1,15 @@
-"""Names of the Wan2.1 autoencoder's parameters in the two files there are.
+"""Names of the Wan2.1 autoencoder: Wan-AI's own file, and diffusers'.
 
-`WAN` is Wan2.1_VAE.pth of Wan-AI's own repositories, `DIFFUSERS` the vae folder
-of the Diffusers ones (AutoencoderKLWan). Both hold the same arrays; they are
-for the published structure, of any width: three halvings, two residual blocks
-at each resolution and three when decoding. Apache-2.0, as the model is.
+`WAN` is the table of Wan2.1_VAE.pth, `DIFFUSERS` that of a `vae` folder
+(AutoencoderKLWan). Both hold the same arrays. The tables are for the published
+architecture, of any width: three halvings of the resolution, and at each
+resolution two residual blocks in the encoder and three in the decoder.
 """
 
 from collections.abc import Mapping, Sequence
 
 from ccl_jax.convert.layouts import CONV3D, relayout
-from ccl_jax.convert.rules import Rule
+from ccl_jax.convert.rules import Rule, weight_and_bias
 
 _CONV2D = relayout("o i y x", "1 y x i o")
 _POINT2D = relayout("o i 1 1", "i o")
@@ -17,7 +17,7 @@ _POINT3D = relayout("o i 1 1 1", "i o")
 _SCALE2D = relayout("d 1 1", "d")
 _SCALE3D = relayout("d 1 1 1", "d")
 
-# What ours calls the parts of a residual block, and what the two files do.
+# Layers of a residual block: our name -> theirs.
 _WAN_BLOCK = {
   "norm1": "residual.0",
   "conv1": "residual.2",
@@ -31,53 +31,48 @@ _DIFFUSERS_BLOCK = {
 }
 
 
-def _weights(theirs: str, ours: str, layout) -> list[Rule]:
-  return [
-    Rule(f"{theirs}.weight", f"{ours}/kernel", layout),
-    Rule(f"{theirs}.bias", f"{ours}/bias"),
-  ]
-
-
 def _residual(theirs: str, ours: str, names: Mapping[str, str]) -> list[Rule]:
-  rules = _weights(
+  rules = weight_and_bias(
     f"{theirs}.{names['shortcut']}", f"{ours}/shortcut", _POINT3D
   )
   for norm in ("norm1", "norm2"):
     gamma = f"{theirs}.{names[norm]}.gamma"
     rules.append(Rule(gamma, f"{ours}/{norm}/scale", _SCALE3D))
   for conv in ("conv1", "conv2"):
-    rules += _weights(f"{theirs}.{names[conv]}", f"{ours}/{conv}", CONV3D)
+    rules += weight_and_bias(
+      f"{theirs}.{names[conv]}", f"{ours}/{conv}", CONV3D
+    )
   return rules
 
 
 def _resample(theirs: str, ours: str) -> list[Rule]:
   return [
-    *_weights(f"{theirs}.resample.1", f"{ours}/space", _CONV2D),
-    *_weights(f"{theirs}.time_conv", f"{ours}/time", CONV3D),
+    *weight_and_bias(f"{theirs}.resample.1", f"{ours}/space", _CONV2D),
+    *weight_and_bias(f"{theirs}.time_conv", f"{ours}/time", CONV3D),
   ]
 
 
 def _attention(theirs: str, ours: str) -> list[Rule]:
   return [
     Rule(f"{theirs}.norm.gamma", f"{ours}/norm/scale", _SCALE2D),
-    *_weights(f"{theirs}.to_qkv", f"{ours}/qkv", _POINT2D),
-    *_weights(f"{theirs}.proj", f"{ours}/out", _POINT2D),
+    *weight_and_bias(f"{theirs}.to_qkv", f"{ours}/qkv", _POINT2D),
+    *weight_and_bias(f"{theirs}.proj", f"{ours}/out", _POINT2D),
   ]
 
 
 def _ends(theirs: str, ours: str, names: Sequence[str]) -> list[Rule]:
   conv_in, norm_out, conv_out = names
   return [
-    *_weights(f"{theirs}.{conv_in}", f"{ours}/conv_in", CONV3D),
+    *weight_and_bias(f"{theirs}.{conv_in}", f"{ours}/conv_in", CONV3D),
     Rule(f"{theirs}.{norm_out}.gamma", f"{ours}/norm_out/scale", _SCALE3D),
-    *_weights(f"{theirs}.{conv_out}", f"{ours}/conv_out", CONV3D),
+    *weight_and_bias(f"{theirs}.{conv_out}", f"{ours}/conv_out", CONV3D),
   ]
 
 
 def _wan() -> list[Rule]:
   rules = [
-    *_weights("conv1", "quant", _POINT3D),
-    *_weights("conv2", "post_quant", _POINT3D),
+    *weight_and_bias("conv1", "quant", _POINT3D),
+    *weight_and_bias("conv2", "post_quant", _POINT3D),
   ]
   for side, blocks in (("encoder", "downsamples"), ("decoder", "upsamples")):
     rules += _ends(side, side, ("conv1", "head.0", "head.2"))
@@ -94,8 +89,8 @@ def _wan() -> list[Rule]:
 
 def _diffusers() -> list[Rule]:
   rules = [
-    *_weights("quant_conv", "quant", _POINT3D),
-    *_weights("post_quant_conv", "post_quant", _POINT3D),
+    *weight_and_bias("quant_conv", "quant", _POINT3D),
+    *weight_and_bias("post_quant_conv", "post_quant", _POINT3D),
     *_resample("encoder.down_blocks.{i}", "encoder/blocks/{i}"),
   ]
   residuals = {"encoder.down_blocks.{i}": "encoder/blocks/{i}"}
@@ -105,7 +100,7 @@ def _diffusers() -> list[Rule]:
     rules += _attention(f"{middle}.attentions.0", f"{side}/middle/1")
     residuals[f"{middle}.resnets.0"] = f"{side}/middle/0"
     residuals[f"{middle}.resnets.1"] = f"{side}/middle/2"
-  for stage in range(4):  # Three blocks and, but for the last, a doubling.
+  for stage in range(4):  # three blocks; a doubling in all but the last
     theirs, first = f"decoder.up_blocks.{stage}", 4 * stage
     for i in range(3):
       residuals[f"{theirs}.resnets.{i}"] = f"decoder/blocks/{first + i}"

@@ -1,8 +1,9 @@
-"""Workdirs of training: their parameters, unread, and new ones of parameters.
+"""Workdirs of training runs: reading their parameters, and making new ones.
 
-A workdir that a converter makes has one checkpoint, of parameters alone. What
-else it has says what can be done with it: training takes parameters from any
-(`config.init.from_runs`), the pipeline runs those with what `_KEPT` names.
+A workdir that a converter writes has one checkpoint, of parameters alone, and
+`about.json`. Training can start from any (`config.init.from_runs`); the
+pipeline also needs the files of `_RUN_FILES`, which are copied where they
+exist.
 """
 
 import dataclasses
@@ -17,126 +18,128 @@ from etils import epath
 from ccl_jax import files, trees
 from ccl_jax.array_types import PyTree
 from ccl_jax.checkpoints import manager, restore, streaming
+from ccl_jax.config import upgrade
 from ccl_jax.models import joint
 
 ABOUT = "about.json"
-_KEPT = ("config.json", "clip.json", "codecs")
+_RUN_FILES = ("config.json", "clip.json", "codecs")
 
 
-class Params(NamedTuple):
+class CheckpointParams(NamedTuple):
   """Parameters of a checkpoint.
 
   Attributes:
     arrays: path -> array, unread.
     step: of the checkpoint.
-    averaged: whether any is a moving average.
+    is_ema: whether any is an exponential moving average.
   """
 
   arrays: dict[str, streaming.LazyArray]
   step: int
-  averaged: bool
+  is_ema: bool
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
-  """A workdir, or what a converter made that is like one.
+class Workdir:
+  """A workdir of training, or one that a converter has written.
 
   Attributes:
-    config: of the run; for what was not trained here only its "model".
-    clip: fps, frames, size; nothing for what was not trained here.
+    path: the folder.
+    config: of the run; only its "model" if it was converted from a file.
+    clip: fps, frames and size; empty if it was converted from a file.
   """
 
-  workdir: epath.Path
+  path: epath.Path
   config: Mapping[str, Any]
   clip: Mapping[str, Any]
 
   @property
   def model(self) -> Mapping[str, Any]:
-    """The section of the config."""
+    """Returns the `model` section of the config."""
     return self.config["model"]
 
   @functools.cached_property
   def _shapes(self) -> dict[str, Any]:
     return trees.flatten(joint.describe(self.model)[1])
 
-  def params(self, step: int | None = None, average: bool = True) -> Params:
-    """Parameters of a checkpoint.
+  def params(
+    self, step: int | None = None, ema: bool = True
+  ) -> CheckpointParams:
+    """Returns the parameters of a checkpoint, without reading them.
 
     Args:
       step: of the checkpoint; None takes the newest.
-      average: the moving average, where a parameter has one.
+      ema: take the moving average of each parameter that has one.
 
     Raises:
       ValueError: no such checkpoint, a broken one, or one of another model.
     """
-    folder, step = restore.find(self.workdir, step)
-    try:
-      full = restore.full_paths(folder, self._shapes, average)
-    except restore.BrokenError as error:
-      raise ValueError(str(error)) from error
-    found = streaming.stored(folder / restore.ITEM, full.values())
-    return Params(
-      {path: found[full[path]] for path in full},
+    folder, step = restore.find_checkpoint(self.path, step)
+    paths = restore.state_paths(folder, self._shapes, ema)
+    stored = streaming.open_arrays(folder / restore.ITEM, paths.values())
+    return CheckpointParams(
+      {path: stored[paths[path]] for path in paths},
       step,
-      any(path.startswith("ema/") for path in full.values()),
+      any(path.startswith("ema/") for path in paths.values()),
     )
 
 
-def open_run(workdir: epath.PathLike) -> Run:
-  """What a workdir says of itself.
+def open_workdir(path: epath.PathLike) -> Workdir:
+  """Returns the workdir with its config, under today's names of the keys.
 
   Raises:
-    ValueError: it is no workdir.
+    ValueError: the folder is no workdir.
   """
-  workdir = epath.Path(workdir)
-  if (workdir / ABOUT).exists() and not (workdir / "config.json").exists():
-    settings = json.loads((workdir / ABOUT).read_text())["settings"]
-    alone = {"audio": None, "fusion": {"kind": "independent"}}
-    return Run(workdir, {"model": alone | settings}, {})
-  config, clip = manager.read_config(workdir), workdir / "clip.json"
-  return Run(
-    workdir, config, json.loads(clip.read_text()) if clip.exists() else {}
+  path = epath.Path(path)
+  if (path / ABOUT).exists() and not (path / "config.json").exists():
+    settings = json.loads((path / ABOUT).read_text())["settings"]
+    video_alone = {"audio": None, "fusion": {"kind": "independent"}}
+    return Workdir(path, upgrade({"model": video_alone | settings}), {})
+  config, clip = manager.read_config(path), path / "clip.json"
+  return Workdir(
+    path, config, json.loads(clip.read_text()) if clip.exists() else {}
   )
 
 
-def locate(
+def split_step(
   path: epath.PathLike, step: int | None = None
 ) -> tuple[epath.Path, int | None]:
-  """(workdir, step) of a workdir, or of WORKDIR/checkpoints/STEP.
+  """Returns (workdir, step) of a workdir, or of WORKDIR/checkpoints/STEP.
 
   Raises:
-    ValueError: it is the folder of another step than `step`.
+    ValueError: the folder is of another step than `step`.
   """
   path = epath.Path(path)
   if path.parent.name != "checkpoints" or not path.name.isdigit():
     return path, step
   if step not in (None, int(path.name)):
-    raise ValueError(f"'{path}' is not of step {step}: give its workdir.")
+    raise ValueError(f"'{path}' is not of step {step}: pass its workdir.")
   return path.parent.parent, int(path.name)
 
 
 def write(
-  workdir: pathlib.Path, step: int, params: PyTree, about: Mapping[str, Any]
+  path: pathlib.Path, step: int, params: PyTree, about: Mapping[str, Any]
 ) -> None:
-  """Writes a checkpoint of parameters alone, and `about`, to a local folder.
+  """Writes a checkpoint of parameters alone, and `about`, to a local workdir.
 
-  params: nested dict of arrays, or of `arrays.StreamedArray`.
+  Args:
+    params: nested dict of arrays, or of `streaming.StreamedArray`.
 
   Raises:
     ValueError: the disk has too little space left.
   """
-  folder = workdir / "checkpoints" / str(step)
-  streaming.write(folder / restore.ITEM, {"trainable": params})
-  restore.record_files(epath.Path(folder))
-  (workdir / ABOUT).write_text(json.dumps(dict(about), indent=2) + "\n")
+  folder = path / "checkpoints" / str(step)
+  streaming.write_arrays(folder / restore.ITEM, {"trainable": params})
+  restore.write_manifest(epath.Path(folder))
+  files.write_json(path / ABOUT, dict(about))
 
 
-def copy_kept(source: epath.PathLike, target: pathlib.Path) -> None:
-  """Copies what a run has beside its checkpoints, as far as it is there."""
-  for name in _KEPT:
+def copy_run_files(source: epath.PathLike, target: pathlib.Path) -> None:
+  """Copies the files of a run beside its checkpoints, those that exist."""
+  for name in _RUN_FILES:
     found = epath.Path(source) / name
     if found.is_dir():
-      for file in files.sizes(found):
+      for file in files.file_sizes(found):
         _copy(found / file, target / name / file)
     elif found.exists():
       _copy(found, target / name)

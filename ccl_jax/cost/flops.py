@@ -230,8 +230,8 @@ def _reads(model, side, other, shape: Shape, is_alone: bool = False) -> _Reads:
   options = _options(model)
   d, e = model[side]["width"], model[other]["width"]
   s, c = (shape.tokens_per_frame(x, model[x]) for x in (side, other))
-  context = options[f"{other}_context"]
-  half = options[f"{other}_half"] if options["tarp"] else shape.frames
+  context = options[f"num_{other}_lct"]
+  half = options[f"{other}_window_radius"] if options["tarp"] else shape.frames
   n, m, layers = shape.frames * s, shape.frames * c, model["num_layers"]
   if is_alone and not (options["dcr"] and context):
     return _Reads(0, 0, 0, 0)

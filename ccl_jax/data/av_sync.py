@@ -1,8 +1,8 @@
-"""Decoded frames, in the order of their timestamps, laid on one clock.
+"""Decoded frames, in the order of their timestamps, resampled on one clock.
 
-`FrameResampler` chooses the frame nearest to each k / fps; `AudioResampler` puts a sample with
-timestamp t at index round((t - start) * rate) and leaves silence where there is
-none. Both take PyAV frames.
+`FrameResampler` chooses the frame nearest to each k / fps. `AudioResampler`
+puts a sample with timestamp t at index round((t - start) * rate); where the
+file has no sample there is silence. Both take PyAV frames.
 """
 
 import math
@@ -12,20 +12,20 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 from jaxtyping import Float, UInt8
 
-# Encoders end sound a little before or after the picture: up to this many
-# seconds of missing tail are silence and not an error.
-TAIL = 0.1
+# Encoders end sound a little before or after the video: a missing tail of up to
+# this many seconds is filled with silence and is no error.
+MAX_MISSING_TAIL = 0.1
 # Timestamps that jitter less than this (seconds) continue the same recording:
 # containers round them to milliseconds.
-_JITTER = 0.005
+_MAX_JITTER = 0.005
 
 
 class ClipError(ValueError):
-  """A file that cannot be used, and why."""
+  """A file that cannot be used; the message says why."""
 
 
 class FrameResampler:
-  """Frame k of the result is the given frame nearest to `start` + k / fps."""
+  """Video on the clock: frame k is the input frame nearest start + k / fps."""
 
   def __init__(
     self,
@@ -45,35 +45,38 @@ class FrameResampler:
     return len(self._chosen) == self._frames
 
   def add(self, frame: av.VideoFrame) -> None:
+    """Takes the next input frame."""
     if self._last is None:
       self.start = frame.time
     else:
-      self._choose(until=(self._last.time + frame.time) / 2)
+      # The last frame is nearest until halfway to this one.
+      self._repeat_last(until=(self._last.time + frame.time) / 2)
     self._last = frame
 
   def finish(self) -> UInt8[np.ndarray, "t y x 3"]:
-    """The result; ClipError if the last frame ends before it does."""
+    """Returns the frames; ClipError if the input ends too early."""
     if self._last is None:
       raise ClipError("has no decodable picture")
     if not self.is_full:
       end = self._last.time + self._last_duration()
-      self._choose(until=end)
+      self._repeat_last(until=end)
       if self._frames is None:
-        check_length("video", end - self.start, declared(self.stream) - TAIL)
+        needed = declared_seconds(self.stream) - MAX_MISSING_TAIL
+        check_length("video", end - self.start, needed)
       elif not self.is_full:
         check_length("video", end - self.start, self._frames / self._fps)
     return np.stack(self._chosen)
 
-  def _choose(self, until: float) -> None:
-    """The last frame serves every time of the result before `until`."""
+  def _repeat_last(self, until: float) -> None:
+    """Chooses the last frame for every output time before `until`."""
     image = None
     while not self.is_full:
       time = self.start + len(self._chosen) / self._fps
-      # A microsecond decides ties the same way whatever the time base.
+      # A microsecond decides ties the same way for every time base.
       if time >= until - 1e-6:
         return
       if image is None:
-        image = fit(self._last, self._size, self._reformatter)
+        image = resize_and_crop(self._last, self._size, self._reformatter)
       self._chosen.append(image)
 
   def _last_duration(self) -> float:
@@ -83,63 +86,71 @@ class FrameResampler:
 
 
 class AudioResampler:
-  """Collects samples, the mean over the channels, with their times."""
+  """Sound on the clock: the mean over the channels, at one sample rate."""
 
   def __init__(self, stream: av.AudioStream, sample_rate: int):
     self.stream, self._rate = stream, sample_rate
     self.start: float | None = None
     self.end = -math.inf
     self._resampler = av.AudioResampler("fltp", rate=sample_rate)
+    # Pieces of sound, each with the time of its first sample.
     self._pieces: list[tuple[float, np.ndarray]] = []
 
   def add(self, frame: av.AudioFrame) -> None:
+    """Takes the next input frame."""
     if self.start is None:
       self.start = frame.time
     self.end = frame.time + frame.samples / frame.sample_rate
-    self._collect(frame)
+    self._resample(frame)
 
   def finish(
     self, start: float | None, seconds: float | None
   ) -> Float[np.ndarray, " s"]:
-    """Sound from the time `start` on (None: its own), all if no `seconds`.
+    """Returns `seconds` of sound from the time `start` on.
+
+    start: None is the sound's own start.
+    seconds: None is all.
 
     Raises:
-      ClipError: the sound ends more than 0.1 s before.
+      ClipError: the sound ends more than `MAX_MISSING_TAIL` too early.
     """
     if self.start is None:
       raise ClipError("has no decodable sound")
-    self._collect(None)
+    self._resample(None)
     start = self.start if start is None else start
     length = self.end - start
-    wanted = declared(self.stream) if seconds is None else seconds
-    check_length("audio", length, wanted - TAIL)
-    return self._place(start, length if seconds is None else seconds)
+    needed = declared_seconds(self.stream) if seconds is None else seconds
+    check_length("audio", length, needed - MAX_MISSING_TAIL)
+    return self._join(start, length if seconds is None else seconds)
 
-  def _collect(self, frame: av.AudioFrame | None) -> None:
+  def _resample(self, frame: av.AudioFrame | None) -> None:
+    """Resamples a frame; None flushes the resampler."""
     for piece in self._resampler.resample(frame):
-      # Not FFmpeg's own way, which makes what both sides have louder.
+      # Not FFmpeg's downmix: it makes what the channels share louder.
       self._pieces.append((float(piece.time), piece.to_ndarray().mean(0)))
 
-  def _place(self, start: float, seconds: float) -> Float[np.ndarray, " s"]:
+  def _join(self, start: float, seconds: float) -> Float[np.ndarray, " s"]:
+    """Copies every piece to the index of its time; the rest is silence."""
     result = np.zeros(round(seconds * self._rate), np.float32)
-    cursor = None
+    index = None
     for time, piece in self._pieces:
-      begin = round((time - start) * self._rate)
-      if cursor is None or abs(begin - cursor) > _JITTER * self._rate:
-        cursor = begin
-      early = max(-cursor, 0)
-      target = result[max(cursor, 0) : max(cursor + len(piece), 0)]
-      target[:] = piece[early : early + len(target)]
-      cursor += len(piece)
+      by_time = round((time - start) * self._rate)
+      # Continue right after the previous piece, unless the file has a real gap.
+      if index is None or abs(by_time - index) > _MAX_JITTER * self._rate:
+        index = by_time
+      num_before_start = max(-index, 0)
+      target = result[max(index, 0) : max(index + len(piece), 0)]
+      target[:] = piece[num_before_start : num_before_start + len(target)]
+      index += len(piece)
     return result
 
 
-def fit(
+def resize_and_crop(
   frame: av.VideoFrame,
   size: tuple[int, int] | None,
   reformatter: VideoReformatter,
 ) -> UInt8[np.ndarray, "y x 3"]:
-  """RGB, upright, scaled to cover `size` and cropped at the centre."""
+  """Returns RGB, upright, scaled to cover `size` and cropped at the centre."""
   quarter_turns = round(frame.rotation / 90)
   y, x = size or (frame.height, frame.width)
   if size and quarter_turns % 2:
@@ -157,8 +168,8 @@ def fit(
   return np.ascontiguousarray(np.rot90(image, quarter_turns))
 
 
-def declared(stream: av.VideoStream | av.AudioStream) -> float:
-  """Seconds that the file says a stream has; 0 if it does not say."""
+def declared_seconds(stream: av.VideoStream | av.AudioStream) -> float:
+  """Returns the duration in the file's header; 0 if it has none."""
   return float((stream.duration or 0) * stream.time_base)
 
 

@@ -1,16 +1,17 @@
 """Batches of latents as a pure function of (data, seed, step).
 
 Example i of the endless stream is record p_e(i mod N), where p_e permutes the N
-records anew in every epoch e; batch t holds examples t b .. t b + b - 1. So the
-whole state of the data is one integer, the step, and each of several hosts
-reads its own rows of the same global batch, and no others.
+records anew in every epoch e; batch t holds examples t b .. t b + b - 1. The
+state of the data is therefore one integer, the step, and each of several hosts
+reads its own rows of the same global batch and no others. Grain supplies the
+permutation; its iterators hold state of their own, so they are not used.
 
-Where records keep a posterior, example i is drawn from it anew in every epoch,
+Where records store a variance, example i is sampled anew in every epoch,
 
     mean + exp(logvar / 2) noise(seed, i)                                    (1)
 
-with noise of a counter-based generator whose key is (seed, i), and so is what
-it is on whichever host and after whichever restart.
+with noise from a counter-based generator whose key is (seed, i), so the noise
+is identical on every host and after every restart.
 """
 
 from collections.abc import Iterable, Sequence
@@ -26,119 +27,115 @@ from ccl_jax.array_types import STREAMS
 from ccl_jax.data import records
 
 Shapes = dict[str, list[int]]
+_FLAGS = ("has_video", "has_audio")
 
 
 class Loader:
-  """Batches by step; make one with `make_loader`."""
+  """Batches of one split of a data set, by step."""
 
   def __init__(
     self,
-    examples: grain.MapDataset,
-    shapes: Shapes,
-    null_text: np.ndarray,
+    path: epath.PathLike,
+    split: str = "train",
+    *,
     batch_size: int,
-    rows: Sequence[int],
-    seed: int | None,
-    num_threads: int,
+    seed: int = 0,
+    shuffle: bool = True,
+    num_threads: int = 0,
+    rows: Sequence[int] | None = None,
+    sample_posterior: bool = True,
   ):
-    self._examples, self._shapes, self._seed = examples, shapes, seed
-    self._null_text, self._rows = null_text, rows
-    self._batch_size = batch_size
-    self._ahead = num_threads
+    """Opens the data set.
+
+    Args:
+      batch_size: clips in the global batch.
+      shuffle: use a new order in each epoch, else the order of the records.
+      num_threads: threads that prepare the next batches; 0 prepares none ahead.
+      rows: the rows of the global batch that this host reads; None reads all.
+      sample_posterior: sample latents that have a variance by (1), else take
+        their mean.
+
+    Raises:
+      ValueError: no such data set or split; rows outside the batch.
+    """
+    rows = range(batch_size) if rows is None else rows
+    if batch_size < 1 or not rows or min(rows) < 0 or max(rows) >= batch_size:
+      raise ValueError(f"{rows=} are not rows of a batch: {batch_size=}.")
+    examples = grain.MapDataset.source(records.open_split(path, split))
+    if shuffle:
+      examples = examples.shuffle(seed)
+    self._examples = examples.repeat()
+    metadata = records.read_metadata(path)
+    samples = sample_posterior and metadata.get("logvar")
+    self._noise_seed = seed if samples else None
+    self._shapes, self._null_text = metadata["shapes"], read_null_text(path)
+    self._batch_size, self._rows = batch_size, rows
+    self._num_threads = num_threads
     self._threads = ThreadPoolExecutor(num_threads) if num_threads else None
     self._pending: dict[int, Future] = {}
 
   def batch_at(self, step: int) -> dict[str, np.ndarray]:
-    """This host's rows of the batch of a step.
+    """Returns this host's rows of the batch of a step.
 
-    Returns:
-      float16, as it is stored, video (b, f, h, w, c), audio (b, m, c) and text
-      (b, l, d); float32 null_text (l, d); bool has_video and has_audio (b,). A
-      stream that a clip lacks is zeros.
+    float16, as it is stored, video (b, f, h, w, c), audio (b, m, c) and text
+    (b, l, d); float32 null_text (l, d); bool has_video and has_audio (b,). A
+    stream that a clip lacks is zeros.
     """
     if self._threads is None:
-      return self._make(step)
-    wanted = range(step, step + self._ahead + 1)
+      return self._load(step)
+    # This step and the next ones. Other steps that are pending are dropped:
+    # they are left over from before a jump to another step.
     self._pending = {
-      s: self._pending.get(s) or self._threads.submit(self._make, s)
-      for s in wanted
+      s: self._pending.get(s) or self._threads.submit(self._load, s)
+      for s in range(step, step + self._num_threads + 1)
     }
     return self._pending.pop(step).result()
 
   def names_at(self, step: int) -> list[str]:
-    """The clips behind `batch_at(step)`."""
+    """Returns the names of the clips of `batch_at(step)`."""
     return [self._examples[i]["name"] for i in self._indices(step)]
 
   def _indices(self, step: int) -> list[int]:
     return [step * self._batch_size + row for row in self._rows]
 
-  def _make(self, step: int) -> dict[str, np.ndarray]:
-    found = (self._example(i) for i in self._indices(step))
-    batch = _stack(found, len(self._rows), self._shapes)
+  def _load(self, step: int) -> dict[str, np.ndarray]:
+    examples = (self._example(i) for i in self._indices(step))
+    batch = _stack(examples, len(self._rows), self._shapes)
     return batch | {"null_text": self._null_text}
 
   def _example(self, index: int) -> dict[str, Any]:
     example = self._examples[index]
-    return example if self._seed is None else drawn(example, self._seed, index)
+    if self._noise_seed is None:
+      return example
+    return sample_posterior(example, self._noise_seed, index)
 
 
-def drawn(example: dict[str, Any], seed: int, index: int) -> dict[str, Any]:
-  """The example at a place of the stream, drawn by (1) where it can be."""
+def sample_posterior(
+  example: dict[str, Any], seed: int, index: int
+) -> dict[str, Any]:
+  """Returns the example with latents sampled by (1) where it has a variance.
+
+  index: of the example in the endless stream.
+  """
   noise = np.random.Generator(np.random.Philox(key=[seed, index]))
-  found = {}
+  sampled = {}
   for stream in STREAMS:
     if f"{stream}_logvar" in example and example[f"has_{stream}"]:
       mean, logvar = example[stream], example[f"{stream}_logvar"]
       x = noise.standard_normal(mean.shape, np.float32)
-      found[stream] = mean + np.exp(logvar.astype(np.float32) / 2) * x
-  return example | found
-
-
-def make_loader(
-  path: epath.PathLike,
-  split: str = "train",
-  *,
-  batch_size: int,
-  seed: int = 0,
-  shuffle: bool = True,
-  num_threads: int = 0,
-  rows: Sequence[int] | None = None,
-  sample_posterior: bool = True,
-) -> Loader:
-  """A loader of the records in `path`.
-
-  Args:
-    batch_size: clips in the global batch.
-    shuffle: a new order in each epoch, else the order of the records.
-    num_threads: how many threads prepare batches ahead; 0 prepares when asked.
-    rows: of the global batch, those that this host reads; None reads all.
-    sample_posterior: draw latents where there is a posterior, else take its mean.
-
-  Raises:
-    ValueError: no such records or split; rows that the batch does not have.
-  """
-  rows = range(batch_size) if rows is None else rows
-  if batch_size < 1 or not rows or min(rows) < 0 or max(rows) >= batch_size:
-    raise ValueError(f"{rows=} are not of a {batch_size=}.")
-  examples = grain.MapDataset.source(records.open_split(path, split))
-  if shuffle:
-    examples = examples.shuffle(seed)
-  metadata = records.read_metadata(path)
-  is_drawn = sample_posterior and metadata.get("logvar")
-  return Loader(
-    examples.repeat(), metadata["shapes"], null_text(path), batch_size, rows,
-    seed if is_drawn else None, num_threads,
-  )  # fmt: skip
+      sampled[stream] = mean + np.exp(logvar.astype(np.float32) / 2) * x
+  return example | sampled
 
 
 def read_clips(
   path: epath.PathLike, split: str, num: int | None = None, start: int = 0
 ) -> dict[str, Any]:
-  """`num` clips of a split from `start` on (all if None or if there are fewer).
+  """Reads `num` clips of a split from `start` on; None reads all.
 
   Returns:
-    The arrays of `Loader.batch_at`, as float32 and of posteriors the mean, and
-    the lists `caption` and `name`.
+    The arrays of `Loader.batch_at` as float32 (the mean where there is a
+    variance), and the lists `caption` and `name`. Fewer than `num` clips if the
+    split ends.
   """
   source = records.open_split(path, split)
   stop = None if num is None else start + num
@@ -148,13 +145,12 @@ def read_clips(
     name: x if x.dtype == bool else x.astype(np.float32)
     for name, x in _stack(examples, len(examples), shapes).items()
   }
-  names = ("caption", "name")
-  lists = {n: [e[n] for e in examples] for n in names}
-  return clips | {"null_text": null_text(path)} | lists
+  texts = {n: [e[n] for e in examples] for n in ("caption", "name")}
+  return clips | {"null_text": read_null_text(path)} | texts
 
 
-def null_text(path: epath.PathLike) -> Float[np.ndarray, "l d"]:
-  """The embedding of the empty prompt."""
+def read_null_text(path: epath.PathLike) -> Float[np.ndarray, "l d"]:
+  """Returns the embedding of the empty prompt."""
   with (epath.Path(path) / "null_text.npy").open("rb") as file:
     return np.load(file)
 
@@ -162,18 +158,18 @@ def null_text(path: epath.PathLike) -> Float[np.ndarray, "l d"]:
 def _stack(
   examples: Iterable[dict[str, Any]], num: int, shapes: Shapes
 ) -> dict[str, np.ndarray]:
-  """Arrays of the model's lengths: longer ones are cut, shorter end in zeros.
+  """Returns arrays of `shapes`: longer examples are cut, shorter ones padded.
 
   Each example is read, copied to its row and dropped before the next: at the
-  paper's sizes fresh memory is what loading costs.
+  paper's sizes the time goes into allocating memory.
   """
   batch = {k: np.empty((num, *shapes[k]), np.float16) for k in shapes}
-  batch |= {k: np.empty(num, bool) for k in ("has_video", "has_audio")}
+  batch |= {k: np.empty(num, bool) for k in _FLAGS}
   for row, example in enumerate(examples):
     for name, (length, *_) in shapes.items():
       x = example[name][:length]
       batch[name][row, : len(x)] = x
       batch[name][row, len(x) :] = 0
-    for name in ("has_video", "has_audio"):
+    for name in _FLAGS:
       batch[name][row] = example[name]
   return batch

@@ -1,10 +1,10 @@
 """Clips with sound: reading at one frame rate, size and sample rate; writing.
 
-One clock for both streams. Time zero is the first video frame (the first sound
-sample where there is no picture). Output frame k is the source frame whose
-timestamp is nearest to k / fps; a sound sample with timestamp t lands at index
+One clock for both streams. Time zero is the first video frame (the first audio
+sample if there is no video). Output frame k is the source frame whose timestamp
+is nearest to k / fps; an audio sample with timestamp t lands at index
 round(t * sample_rate), whatever the streams' start offsets are, and silence
-fills what the file leaves out.
+fills the gaps.
 """
 
 import contextlib
@@ -20,23 +20,23 @@ from av.video.reformatter import VideoReformatter
 from jaxtyping import Float, UInt8
 
 from ccl_jax.data.av_sync import (
-  TAIL,
+  MAX_MISSING_TAIL,
   AudioResampler,
   ClipError,
   FrameResampler,
-  fit,
+  resize_and_crop,
 )
 from ccl_jax.files import local_copy, replacing
 
 Path = str | os.PathLike
 
-# Decoders overshoot a little; beyond this a file does not mean [-1, 1].
-_LOUDEST = 8.0
-_IMAGES = ("image2", "png_pipe", "jpeg_pipe", "webp_pipe", "bmp_pipe")
+# Decoders overshoot a little; a file that exceeds this is not in [-1, 1].
+_MAX_PEAK = 8.0
+_IMAGE_FORMATS = ("image2", "png_pipe", "jpeg_pipe", "webp_pipe", "bmp_pipe")
 
 
 class Clip(NamedTuple):
-  """Decoded media; a stream that the file does not have is None."""
+  """Decoded media; a stream that the file lacks is None."""
 
   video: UInt8[np.ndarray, "t y x 3"] | None
   audio: Float[np.ndarray, " s"] | None
@@ -52,52 +52,53 @@ def read_clip(
   need_video: bool = True,
   need_audio: bool = True,
 ) -> Clip:
-  """The first `frames` frames of a file (all if None) and their sound.
+  """Reads the first `frames` frames of a file (None: all) and their sound.
 
   Args:
-    path: anything FFmpeg decodes: mp4, webm, mov, wav, flac, mp3...
+    path: any format that FFmpeg decodes: mp4, webm, mov, wav, flac, mp3...
     fps: frame rate of the result.
-    size: (y, x) in pixels; pictures are scaled to cover it and cropped at the
+    size: (y, x) in pixels; frames are scaled to cover it and cropped at the
       centre. None keeps the source's size.
-    frames: how many; the sound has round(frames / fps * sample_rate) samples.
-    sample_rate: of the result, the mean of all channels, in [-1, 1]; what
-      overshoots is clipped.
-    need_video: whether a file without pictures is an error.
-    need_audio: whether a file without sound is an error.
+    frames: number of frames; there are round(frames / fps * sample_rate) audio
+      samples.
+    sample_rate: of the result, which is the mean of all channels, clipped to
+      [-1, 1].
+    need_video: raise an error if the file has no video.
+    need_audio: raise an error if the file has no audio.
 
   Raises:
-    ClipError: unreadable, damaged, shorter than needed, lacks a stream, or its
-      sound has samples that are not numbers or far beyond 1.
+    ClipError: the file is unreadable, damaged, shorter than needed or lacks a
+      stream, or its audio has samples that are not numbers or far beyond 1.
   """
   with _opened(path) as container:
-    video = _stream(container, "video", need_video)
-    audio = _stream(container, "audio", need_audio)
-    if video is None and audio is None:
+    video_stream = _find_stream(container, "video", need_video)
+    audio_stream = _find_stream(container, "audio", need_audio)
+    if video_stream is None and audio_stream is None:
       raise ClipError("has neither pictures nor sound")
-    pictures = video and FrameResampler(video, fps, size, frames)
-    sound = audio and AudioResampler(audio, sample_rate)
+    video = video_stream and FrameResampler(video_stream, fps, size, frames)
+    audio = audio_stream and AudioResampler(audio_stream, sample_rate)
     seconds = None if frames is None else frames / fps
-    _decode(container, pictures, sound, seconds)
-    images = pictures and pictures.finish()
-    if sound is None:
+    _decode(container, video, audio, seconds)
+    images = video and video.finish()
+    if audio is None:
       return Clip(images, None)
     if images is not None:
-      # Sound is cut to the picture, also where all frames were asked for.
+      # Sound is cut to the video, also where all frames are read.
       seconds = len(images) / fps
-    samples = sound.finish(pictures and pictures.start, seconds)
-    return Clip(images, _checked(samples))
+    samples = audio.finish(video and video.start, seconds)
+    return Clip(images, _check_range(samples))
 
 
 def read_image(
   path: Path, size: tuple[int, int] | None = None
 ) -> UInt8[np.ndarray, "y x 3"]:
-  """A png, jpeg, webp or bmp as RGB, scaled to cover `size` and cropped.
+  """Reads a png, jpeg, webp or bmp as RGB, scaled to cover `size` and cropped.
 
   Raises:
-    ClipError: unreadable, or not one of these kinds.
+    ClipError: unreadable, or not one of these formats.
   """
   with _opened(path) as container:
-    if container.format.name not in _IMAGES:
+    if container.format.name not in _IMAGE_FORMATS:
       raise ClipError(
         f"is {container.format.long_name}, not an image"
         " (png, jpeg, webp or bmp expected)"
@@ -105,11 +106,11 @@ def read_image(
     frame = next(container.decode(video=0), None)
     if frame is None:
       raise ClipError("holds no picture")
-    return fit(frame, size, VideoReformatter())
+    return resize_and_crop(frame, size, VideoReformatter())
 
 
-def seconds(path: Path) -> float:
-  """How long a file says that it is; 0 if it does not.
+def declared_duration(path: Path) -> float:
+  """Returns the seconds in a file's header; 0 if it has none.
 
   Raises:
     ClipError: unreadable.
@@ -127,10 +128,10 @@ def write_mp4(
   *,
   crf: int = 18,
 ) -> None:
-  """`writing_mp4` for frames that can be iterated over, such as an array's."""
-  with writing_mp4(path, fps, audio, sample_rate, crf=crf) as add:
+  """Writes all frames of `video`; see `writing_mp4`."""
+  with writing_mp4(path, fps, audio, sample_rate, crf=crf) as add_frame:
     for image in video:
-      add(image)
+      add_frame(image)
 
 
 @contextlib.contextmanager
@@ -142,10 +143,12 @@ def writing_mp4(
   *,
   crf: int = 18,
 ) -> Iterator[Callable[[np.ndarray], None]]:
-  """Yields what adds a frame, (y, x, 3) bytes, to a file that is whole at last.
+  """Yields a function that adds a frame, (y, x, 3) bytes, to an mp4 file.
 
-  H.264 (yuv420p) and AAC; odd sizes gain an edge row or column. `crf` is x264's
-  quality: 0 is lossless, 18 looks it, 23 is small.
+  The file appears, complete, when the block ends. H.264 (yuv420p) and AAC; odd
+  sizes gain an edge row or column.
+
+  crf: x264's quality: 0 is lossless, 18 looks lossless, 23 is small.
 
   Raises:
     ValueError: no frames, or a frame rate that is not positive.
@@ -158,43 +161,38 @@ def writing_mp4(
     replacing(path) as partial,
     av.open(str(partial), "w", format="mp4") as container,
   ):
-    pictures = container.add_stream(
+    # Both streams must exist before the first packet is written.
+    video_stream = container.add_stream(
       "libx264", rate=rate, options={"crf": str(crf), "preset": "veryfast"}
     )
-    pictures.pix_fmt = "yuv420p"
-    sound = None
+    video_stream.pix_fmt = "yuv420p"
     if audio is not None:
-      sound = container.add_stream("aac", rate=sample_rate, layout="mono")
-      sound.bit_rate = 96_000
+      audio_stream = container.add_stream(
+        "aac", rate=sample_rate, layout="mono", bit_rate=96_000
+      )
 
-    def add(image: UInt8[np.ndarray, "y x 3"]) -> None:
+    def add_frame(image: UInt8[np.ndarray, "y x 3"]) -> None:
       nonlocal count
-      odd_y, odd_x = image.shape[0] % 2, image.shape[1] % 2
-      if odd_y or odd_x:
-        image = np.pad(image, ((0, odd_y), (0, odd_x), (0, 0)), mode="edge")
+      image = _pad_to_even(image)
       if not count:
-        pictures.height, pictures.width = image.shape[:2]
+        video_stream.height, video_stream.width = image.shape[:2]
       frame = av.VideoFrame.from_ndarray(image, format="rgb24")
       frame.pts, frame.time_base = count, 1 / rate
-      container.mux(pictures.encode(frame))
+      container.mux(video_stream.encode(frame))
       count += 1
 
-    yield add
+    yield add_frame
     if not count:
       raise ValueError(f"{path}: expected some frames and got none.")
-    container.mux(pictures.encode(None))
-    if sound is not None:
-      wave = np.clip(audio, -1, 1).astype(np.float32)[None]
-      frame = av.AudioFrame.from_ndarray(wave, format="fltp", layout="mono")
-      frame.sample_rate, frame.pts = sample_rate, 0
-      container.mux(sound.encode(frame))
-      container.mux(sound.encode(None))
+    container.mux(video_stream.encode(None))
+    if audio is not None:
+      _mux_audio(container, audio_stream, audio, sample_rate)
 
 
 def write_wav(
   path: Path, audio: Float[np.ndarray, " s"], sample_rate: int = 16_000
 ) -> None:
-  """16-bit mono PCM."""
+  """Writes 16-bit mono PCM."""
   samples = np.round(np.clip(audio, -1, 1) * 32767).astype("<i2")
   with replacing(path) as partial, wave.open(str(partial), "wb") as file:
     file.setnchannels(1)
@@ -203,9 +201,27 @@ def write_wav(
     file.writeframes(samples.tobytes())
 
 
+def _pad_to_even(
+  image: UInt8[np.ndarray, "y x 3"],
+) -> UInt8[np.ndarray, "_ _ 3"]:
+  """Repeats the last row or column of an odd size, which yuv420p lacks."""
+  odd_y, odd_x = image.shape[0] % 2, image.shape[1] % 2
+  if not odd_y and not odd_x:
+    return image
+  return np.pad(image, ((0, odd_y), (0, odd_x), (0, 0)), mode="edge")
+
+
+def _mux_audio(container, stream, audio: np.ndarray, sample_rate: int) -> None:
+  samples = np.clip(audio, -1, 1).astype(np.float32)[None]
+  frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout="mono")
+  frame.sample_rate, frame.pts = sample_rate, 0
+  container.mux(stream.encode(frame))
+  container.mux(stream.encode(None))
+
+
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[av.container.InputContainer]:
-  """An open file; what goes wrong becomes a ClipError with its name."""
+  """Opens a file; errors in the block become a ClipError with its name."""
   try:
     with (
       local_copy(path) as local,
@@ -217,38 +233,45 @@ def _opened(path: Path) -> Iterator[av.container.InputContainer]:
     raise ClipError(f"{os.fspath(path)}: {reason}") from error
 
 
-def _stream(container, kind: str, needed: bool):
-  """The first stream of a kind; cover pictures in music files do not count."""
+def _find_stream(container, kind: str, is_needed: bool):
+  """Returns the first stream of a kind, but not a music file's cover image."""
   for stream in getattr(container.streams, kind):
     if not stream.disposition & av.stream.Disposition.attached_pic:
       return stream
-  if needed:
+  if is_needed:
     raise ClipError(f"has no {kind} stream")
   return None
 
 
-def _decode(container, pictures, sound, seconds: float | None) -> None:
-  """Feeds decoded frames to the collectors until they have `seconds`."""
-  streams = [each.stream for each in (pictures, sound) if each]
+def _decode(
+  container,
+  video: FrameResampler | None,
+  audio: AudioResampler | None,
+  seconds: float | None,
+) -> None:
+  """Decodes frames into the resamplers until they have `seconds`."""
+  streams = [resampler.stream for resampler in (video, audio) if resampler]
   for frame in container.decode(*streams):
     if frame.time is None:
       raise ClipError("has frames without timestamps")
     if frame.is_corrupt:
       raise ClipError(f"is damaged at {frame.time:.2f} s")
-    (pictures if isinstance(frame, av.VideoFrame) else sound).add(frame)
-    if _is_enough(pictures, sound, seconds):
+    (video if isinstance(frame, av.VideoFrame) else audio).add(frame)
+    if _is_enough(video, audio, seconds):
       return
 
 
-def _checked(samples: Float[np.ndarray, " s"]) -> Float[np.ndarray, " s"]:
+def _is_enough(video, audio, seconds: float | None) -> bool:
+  if seconds is None or (video and not video.is_full):
+    return False
+  # The margin is more than the resampler can hold back.
+  margin = MAX_MISSING_TAIL
+  return not audio or audio.end > (video or audio).start + seconds + margin
+
+
+def _check_range(samples: Float[np.ndarray, " s"]) -> Float[np.ndarray, " s"]:
+  """Returns samples clipped to [-1, 1]; ClipError if they are far beyond."""
   peak = np.abs(samples).max(initial=0)
-  if not peak <= _LOUDEST:  # nor is NaN
+  if not peak <= _MAX_PEAK:  # catches NaN too
     raise ClipError(f"sound reaches {peak:.3g}, expected samples in [-1, 1]")
   return np.clip(samples, -1, 1)
-
-
-def _is_enough(pictures, sound, seconds: float | None) -> bool:
-  if seconds is None or (pictures and not pictures.is_full):
-    return False
-  # The tail is more than the resampler can hold back.
-  return not sound or sound.end > (pictures or sound).start + seconds + TAIL

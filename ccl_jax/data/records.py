@@ -1,24 +1,24 @@
-"""Encoded clips on disk: ArrayRecord shards, as a data set that TFDS knows.
+"""Encoded clips on disk: ArrayRecord shards in the layout of a TFDS data set.
 
     ccl-SPLIT.array_record-00000 ...   the examples, see `data.shards`
-    shards/                            what became of the clips of each
-    codecs/                            what turns latents back into clips
+    shards/                            a manifest of each shard
+    codecs/                            the codecs that decode the latents
     null_text.npy                      embedding of the empty prompt (l, d)
-    dataset_info.json features.json    what TFDS needs
-    metadata.json                      clip and latent shapes, counts
+    dataset_info.json features.json    what TFDS reads
+    metadata.json                      shapes of clips and latents, counts
 
 An example has `video` (f, h, w, c), `audio` (m', c) and `text` (l', d), all
 float16 and not padded; `has_video` and `has_audio` (a stream that the clip
-lacks is one row of zeros); `caption` and `name`. Codecs that say how sure they
-are add `video_logvar` or `audio_logvar`: then latents are N(mean, exp(logvar)).
+lacks is one row of zeros); `caption` and `name`. Codecs with a variance add
+`video_logvar` or `audio_logvar`: latents are then N(mean, exp(logvar)).
 """
 
-import contextlib
+import dataclasses
 import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -26,140 +26,57 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 from etils import epath
 from jaxtyping import Float
 
-from ccl_jax.array_types import audio_per_frame
 from ccl_jax.codecs.api import Codecs
 from ccl_jax.data import shards, tf_example
-from ccl_jax.data.shards import Example
-from ccl_jax.files import replacing
-
-_SHARD = 1024
+from ccl_jax.data.clip import ClipShape
+from ccl_jax.files import replacing, write_json
 
 
-def split_of(name: str, validation: float) -> str:
-  """ "validation" for that share of all names, by hash, else "train"."""
+def split_by_hash(name: str, validation_fraction: float) -> str:
+  """Returns "validation" for that fraction of all names, else "train".
+
+  The choice depends on the name only, never on the other clips.
+  """
   digest = hashlib.sha256(name.encode()).digest()
-  share = int.from_bytes(digest[:8], "big") / 2**64
-  return "validation" if share < validation else "train"
+  uniform = int.from_bytes(digest[:8], "big") / 2**64
+  return "validation" if uniform < validation_fraction else "train"
 
 
-def latent_shapes(
-  codecs: Codecs, fps: float, frames: int, size: tuple[int, int]
-) -> dict[str, list[int]]:
-  """What the model is given: video (f, h, w, c), audio (m, c), text (l, d)."""
-  _, y, x = codecs.video.stride
-  f = codecs.video.latent_frames(frames)
-  m = f * audio_per_frame(fps, codecs.audio.rate)
-  return {
-    "video": [f, size[0] // y, size[1] // x, codecs.video.channels],
-    "audio": [m, codecs.audio.channels],
-    "text": [codecs.text.max_length, codecs.text.width],
-  }
-
-
-@contextlib.contextmanager
-def writing(
-  path: epath.PathLike,
-  codecs: Codecs,
-  *,
-  fps: float,
-  frames: int,
-  size: tuple[int, int],
-  logvar: Sequence[str] = (),
-) -> Iterator["Writer"]:
-  """A writer whose records become the directory `path` when the block ends.
-
-  logvar: the streams whose examples have one.
-
-  Raises:
-    ValueError: latents that are not finite, of another shape, or far from mean
-      0 and deviation 1; no examples. Then nothing is left on disk.
-  """
-  form = shards.RecordSchema(
-    latent_shapes(codecs, fps, frames, size), tuple(logvar)
-  )
-  with replacing(path) as partial:
-    partial.mkdir()
-    writer = Writer(partial, form)
-    try:
-      yield writer
-    finally:
-      writer.close()
-    codecs.save(partial / "codecs")
-    finish(partial, form, codecs, fps=fps, frames=frames, size=size)
-
-
-class Writer:
-  """Adds examples to the shards of a directory; see `writing`."""
-
-  def __init__(self, path: epath.PathLike, form: shards.RecordSchema):
-    self._path, self._form = path, form
-    self._open: dict[str, tuple[shards.Shard, contextlib.ExitStack]] = {}
-
-  def add(self, example: Example) -> None:
-    """Raises ValueError for latents that are not finite or do not fit."""
-    split, index = example.split, 0
-    if split in self._open:
-      shard, stack = self._open[split]
-      if shard.note.count == _SHARD:
-        stack.close()
-        index = shard.note.index + 1
-    if split not in self._open or index:
-      stack = contextlib.ExitStack()
-      shard = stack.enter_context(
-        shards.writing_shard(self._path, self._form, split, index)
-      )
-      self._open[split] = shard, stack
-    self._open[split][0].add(example)
-
-  def close(self) -> None:
-    """Finishes the shards that are open."""
-    for _, stack in self._open.values():
-      stack.close()
-
-
-def finish(
+def finalize(
   folder: epath.PathLike,
-  form: shards.RecordSchema,
+  schema: shards.RecordSchema,
   codecs: Codecs,
-  *,
-  fps: float,
-  frames: int,
-  size: tuple[int, int],
+  shape: ClipShape,
 ) -> None:
-  """Makes a folder of finished shards a data set; metadata.json comes last.
+  """Writes the files that make complete shards a data set.
+
+  metadata.json comes last: a folder that has one is complete.
 
   Raises:
-    ValueError: no examples, or latents that are far from mean 0 and deviation 1
-      over all shards.
+    ValueError: no examples, or latents whose mean and deviation over all shards
+      are far from 0 and 1.
   """
-  folder, notes = epath.Path(folder), shards.read_notes(folder)
-  statistics = shards.statistics(notes)
+  folder, manifests = epath.Path(folder), shards.read_manifests(folder)
+  statistics = shards.latent_statistics(manifests)
   counts = Counter()
-  for note in notes:
-    counts[note.split] += note.count
+  for manifest in manifests:
+    counts[manifest.split] += manifest.count
   counts = {split: count for split, count in counts.items() if count}
-  shards.describe(folder, form, [n for n in notes if n.split in counts])
+  own = [m for m in manifests if m.split in counts]
+  shards.write_dataset_info(folder, schema, own)
   null_text = pad(codecs.text.encode(""), codecs.text.max_length)
   with (
     replacing(folder / "null_text.npy") as partial,
     partial.open("wb") as file,
   ):
     np.save(file, null_text)
-  metadata = {
-    "fps": fps,
-    "frames": frames,
-    "size": list(size),
-    "shapes": form.shapes,
-    "logvar": list(form.logvar),
-    "statistics": statistics,
-    "counts": counts,
-  }
-  with replacing(folder / "metadata.json") as partial:
-    partial.write_text(json.dumps(metadata, indent=2) + "\n")
+  metadata = dataclasses.asdict(shape) | dataclasses.asdict(schema)
+  metadata |= {"statistics": statistics, "counts": counts}
+  write_json(folder / "metadata.json", metadata)
 
 
 def read_metadata(path: epath.PathLike) -> dict[str, Any]:
-  """metadata.json; ValueError if `path` is not a directory of records."""
+  """Returns metadata.json; ValueError if `path` is not a data set."""
   file = epath.Path(path) / "metadata.json"
   if not file.exists():
     raise ValueError(
@@ -172,9 +89,9 @@ def read_metadata(path: epath.PathLike) -> dict[str, Any]:
 class Split(Sequence):
   """Random access to the examples of one split.
 
-  An example is a dict: `video`, `audio`, `text` and what there is of
-  `video_logvar` and `audio_logvar` as they are stored (views, not copies), bool
-  `has_video` and `has_audio`, strings `caption` and `name`.
+  An example is a dict: `video`, `audio`, `text` and, if they are stored,
+  `video_logvar` and `audio_logvar` in float16 (views, not copies); bool
+  `has_video` and `has_audio`; strings `caption` and `name`.
   """
 
   def __init__(self, paths: list[str], channels: dict[str, int]):
@@ -189,7 +106,7 @@ class Split(Sequence):
     values = tf_example.parse(self._records[index])
     example: dict[str, Any] = {}
     for name, channels in self._channels.items():
-      # TFDS writes the shape where more than one dimension is open.
+      # TFDS writes the shape of arrays with more than one unknown dimension.
       data = values[f"{name}/value" if f"{name}/value" in values else name]
       shape = values.get(f"{name}/shape", (-1, channels))
       example[name] = np.frombuffer(data, np.float16).reshape(shape)
@@ -201,10 +118,10 @@ class Split(Sequence):
 
 
 def open_split(path: epath.PathLike, split: str) -> Split:
-  """The examples of a split.
+  """Returns the examples of a split.
 
   Raises:
-    ValueError: no records at `path`, or no such split among them.
+    ValueError: no data set at `path`, or it has no such split.
   """
   metadata = read_metadata(path)
   if split not in metadata["counts"]:
@@ -214,7 +131,7 @@ def open_split(path: epath.PathLike, split: str) -> Split:
     )
   files = epath.Path(path).glob(f"ccl-{split}.array_record-*")
   channels = {name: shape[-1] for name, shape in metadata["shapes"].items()}
-  # Data sets of before there were any do not have the key.
+  # Data sets of early versions do not have the key.
   for stream in metadata.get("logvar", ()):
     channels[f"{stream}_logvar"] = channels[stream]
   return Split(sorted(os.fspath(p) for p in files), channels)
@@ -223,6 +140,6 @@ def open_split(path: epath.PathLike, split: str) -> Split:
 def pad(
   x: Float[np.ndarray, " l *rest"], length: int
 ) -> Float[np.ndarray, " n *rest"]:
-  """The first `length` rows, with zeros after the last."""
+  """Returns the first `length` rows, padded with rows of zeros."""
   x = x[:length]
   return np.pad(x, ((0, length - len(x)), *((0, 0),) * (x.ndim - 1)))

@@ -1,9 +1,9 @@
-"""Files of encoded clips, each written whole or not at all.
+"""ArrayRecord files of encoded clips, each written completely or not at all.
 
-    ccl-SPLIT.array_record-00007   the examples, under TFDS's name for them
-    shards/SPLIT-00007.json        what became of its clips, see `ShardManifest`
+    ccl-SPLIT.array_record-00007   the examples, under the name TFDS expects
+    shards/SPLIT-00007.json        its `ShardManifest`
 
-The note is written last: a shard that has one is finished.
+The manifest is written last: a shard that has one is complete.
 """
 
 import contextlib
@@ -21,17 +21,20 @@ from etils import epath
 from jaxtyping import Float
 
 from ccl_jax.array_types import STREAMS
+from ccl_jax.codecs.api import Codecs
 from ccl_jax.data import tf_example
-from ccl_jax.files import replacing
+from ccl_jax.data.clip import ClipShape
+from ccl_jax.files import replacing, write_json
 
-# Codecs give latents of mean 0 and deviation 1; beyond this something is wrong.
-_LARGEST_MEAN, _DEVIATIONS = 1.0, (0.25, 4.0)
+# Codecs scale latents to mean 0 and standard deviation 1; beyond these limits
+# the clips are not of the kind that the codecs were made for.
+_MAX_MEAN, _MIN_STD, _MAX_STD = 1.0, 0.25, 4.0
 
 
-class Example(NamedTuple):
-  """One encoded clip; a stream that it does not have is None.
+class EncodedClip(NamedTuple):
+  """One example; a stream that the clip lacks is None.
 
-  Latents are N(video, exp(video_logvar)) where the codec says how sure it is.
+  Where the codec has a variance, latents are N(video, exp(video_logvar)).
   """
 
   name: str
@@ -46,20 +49,29 @@ class Example(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class RecordSchema:
-  """What the examples of a data set have in common.
+  """The features of every example of a data set.
 
   Attributes:
     shapes: of video (f, h, w, c), audio (m, c) and text (l, d) as a model takes
       them.
-    logvar: the streams that keep one.
+    logvar: the streams whose log-variance is stored.
   """
 
   shapes: dict[str, list[int]]
   logvar: tuple[str, ...] = ()
 
+  @classmethod
+  def from_codecs(
+    cls, codecs: Codecs, shape: ClipShape, logvar: Sequence[str] = ()
+  ) -> "RecordSchema":
+    """Returns the schema of clips of one shape."""
+    shapes = {s: list(x) for s, x in shape.latent_shapes(codecs).items()}
+    text = [codecs.text.max_length, codecs.text.width]
+    return cls(shapes | {"text": text}, tuple(logvar))
+
   @functools.cached_property
   def features(self) -> tfds.features.FeaturesDict:
-    """Of a record, as TFDS knows them."""
+    """The features as TFDS describes them."""
 
     def tensor(shape):
       # Raw bytes: a list of numbers is three times slower to read.
@@ -76,33 +88,33 @@ class RecordSchema:
       {n: tensor(self.shapes[s]) for n, s in names.items()} | flags | texts
     )
 
-  def serialize(self, example: Example) -> bytes:
-    """A record; ValueError for latents that are not finite or do not fit."""
+  def serialize(self, clip: EncodedClip) -> bytes:
+    """Returns a tf.train.Example; ValueError for latents that do not fit."""
     record: dict[str, Any] = {
-      "name": example.name,
-      "caption": example.caption,
-      "text": _half(example.text, "text", example.name),
+      "name": clip.name,
+      "caption": clip.caption,
+      "text": _to_float16(clip.text, "text", clip.name),
     }
     for stream in STREAMS:
-      is_there = getattr(example, stream) is not None
-      record[f"has_{stream}"] = is_there
-      logvar = f"{stream}_logvar"
-      for name in (stream, logvar) if stream in self.logvar else (stream,):
-        if is_there:
-          latents = getattr(example, name)
-          self._check_shape(stream, name, latents, example.name)
-          record[name] = _half(latents, name, example.name)
+      is_present = getattr(clip, stream) is not None
+      record[f"has_{stream}"] = is_present
+      logvar = (f"{stream}_logvar",) if stream in self.logvar else ()
+      for name in (stream, *logvar):
+        if is_present:
+          latents = getattr(clip, name)
+          self._check_shape(stream, name, latents, clip.name)
+          record[name] = _to_float16(latents, name, clip.name)
         else:
-          # One row, for TFDS cannot read none.
+          # TFDS cannot read arrays of no rows.
           record[name] = np.zeros((1, *self.shapes[stream][1:]), np.float16)
-    return tf_example.ordered(self.features.serialize_example(record))
+    return tf_example.sort_features(self.features.serialize_example(record))
 
   def _check_shape(self, stream: str, name: str, latents, clip: str) -> None:
     expected = self.shapes[stream]
-    # Sound may be a little shorter or longer than the picture.
-    free = 1 if stream == "audio" else 0
+    # Sound may be a little shorter or longer than the video.
+    first = 1 if stream == "audio" else 0
     shape = np.shape(latents)
-    if len(shape) != len(expected) or list(shape[free:]) != expected[free:]:
+    if len(shape) != len(expected) or list(shape[first:]) != expected[first:]:
       raise ValueError(
         f"{clip}: {name} latents have shape {shape}, expected"
         f" {tuple(expected)}."
@@ -111,14 +123,14 @@ class RecordSchema:
 
 @dataclasses.dataclass
 class ShardManifest:
-  """What became of the clips of a shard.
+  """The contents of a shard and the clips that were left out of it.
 
   Attributes:
-    split, index: which one it is.
-    count, num_bytes: of its examples.
+    split, index: its split, and its place in the split.
+    count, num_bytes: number and total size of its examples.
     moments: stream -> number, sum and sum of squares of its latents.
-    left_out: name -> reason, of clips that cannot be used.
-    cut_captions: how many were longer than the text encoder takes.
+    left_out: name -> reason, for each clip that cannot be used.
+    cut_captions: number of captions longer than the text encoder takes.
   """
 
   split: str
@@ -132,36 +144,40 @@ class ShardManifest:
   cut_captions: int = 0
 
   def path(self, folder: epath.PathLike) -> epath.Path:
-    """Where it is kept."""
+    """Returns the manifest's path in a data set."""
     name = f"{self.split}-{self.index:05d}.json"
     return epath.Path(folder) / "shards" / name
 
 
-class Shard:
-  """Takes examples while it is written; see `writing_shard`.
+class ShardWriter:
+  """Writer of one ArrayRecord file; see `writing_shard`.
 
-  TFDS's own writer compresses, which saves a tenth of such latents and makes
-  them three times slower to read.
+  TFDS's own writer compresses: latents shrink by a tenth and take three times
+  as long to read.
   """
 
   def __init__(
-    self, path: os.PathLike, form: RecordSchema, note: ShardManifest
+    self, path: os.PathLike, schema: RecordSchema, manifest: ShardManifest
   ):
-    self.note, self._form = note, form
+    self.manifest, self._schema = manifest, schema
     self._file = ArrayRecordWriter(os.fspath(path), "group_size:1,uncompressed")
 
-  def add(self, example: Example) -> None:
-    """Raises ValueError for latents that are not finite or do not fit."""
-    record = self._form.serialize(example)
+  def add(self, clip: EncodedClip) -> None:
+    """Writes a clip.
+
+    Raises:
+      ValueError: latents that are not finite or do not fit the schema.
+    """
+    record = self._schema.serialize(clip)
     self._file.write(record)
-    self.note.count += 1
-    self.note.num_bytes += len(record)
+    self.manifest.count += 1
+    self.manifest.num_bytes += len(record)
     for stream in STREAMS:
-      if getattr(example, stream) is not None:
-        x = getattr(example, stream).astype(np.float16).astype(np.float64)
+      if getattr(clip, stream) is not None:
+        x = getattr(clip, stream).astype(np.float16).astype(np.float64)
         new = (x.size, x.sum(), np.square(x).sum())
-        old = self.note.moments[stream]
-        self.note.moments[stream] = [
+        old = self.manifest.moments[stream]
+        self.manifest.moments[stream] = [
           a + float(b) for a, b in zip(old, new, strict=True)
         ]
 
@@ -171,27 +187,26 @@ class Shard:
 
 @contextlib.contextmanager
 def writing_shard(
-  folder: epath.PathLike, form: RecordSchema, split: str, index: int
-) -> Iterator[Shard]:
-  """A shard that is in the folder, with its note, when the block ends."""
-  note = ShardManifest(split, index)
-  path = template(folder, split).sharded_filepath(
+  folder: epath.PathLike, schema: RecordSchema, split: str, index: int
+) -> Iterator[ShardWriter]:
+  """Yields a writer; its shard and manifest appear when the block ends."""
+  manifest = ShardManifest(split, index)
+  path = file_template(folder, split).sharded_filepath(
     shard_index=index, num_shards=None
   )
   with replacing(path) as partial:
-    shard = Shard(partial, form, note)
+    writer = ShardWriter(partial, schema, manifest)
     try:
-      yield shard
+      yield writer
     finally:
-      shard.close()
-  with replacing(note.path(folder)) as partial:
-    partial.write_text(json.dumps(dataclasses.asdict(note), indent=1) + "\n")
+      writer.close()
+  write_json(manifest.path(folder), dataclasses.asdict(manifest))
 
 
-def template(
+def file_template(
   folder: epath.PathLike, split: str
 ) -> tfds.core.ShardedFileTemplate:
-  """How TFDS names the files of a split."""
+  """Returns TFDS's naming scheme for the files of a split."""
   return tfds.core.ShardedFileTemplate(
     dataset_name="ccl",
     data_dir=epath.Path(folder),
@@ -201,46 +216,54 @@ def template(
   )
 
 
-def count_notes(folder: epath.PathLike) -> int:
-  """How many shards are finished."""
+def count_manifests(folder: epath.PathLike) -> int:
+  """Returns the number of complete shards."""
   folder = epath.Path(folder) / "shards"
   return len(list(folder.glob("*.json"))) if folder.exists() else 0
 
 
-def read_notes(folder: epath.PathLike) -> list[ShardManifest]:
-  """Of the finished shards, by split and index."""
+def read_manifests(folder: epath.PathLike) -> list[ShardManifest]:
+  """Returns the manifests of the complete shards, by split and index."""
   folder = epath.Path(folder) / "shards"
   paths = folder.glob("*.json") if folder.exists() else ()
-  notes = [ShardManifest(**json.loads(path.read_text())) for path in paths]
-  return sorted(notes, key=lambda note: (note.split, note.index))
+  manifests = [ShardManifest(**json.loads(path.read_text())) for path in paths]
+  return sorted(manifests, key=lambda m: (m.split, m.index))
 
 
-def statistics(notes: Sequence[ShardManifest]) -> dict[str, dict[str, float]]:
-  """Mean and deviation of each stream; ValueError if they are far off."""
-  if not sum(note.count for note in notes):
+def latent_statistics(
+  manifests: Sequence[ShardManifest],
+) -> dict[str, dict[str, float]]:
+  """Returns mean and standard deviation of the latents of each stream.
+
+  Raises:
+    ValueError: no examples, or statistics far from 0 and 1.
+  """
+  if not sum(m.count for m in manifests):
     raise ValueError("There are no examples to write.")
   found = {}
   for stream in STREAMS:
-    count, total, squares = np.sum([n.moments[stream] for n in notes], axis=0)
+    moments = [m.moments[stream] for m in manifests]
+    count, total, squares = np.sum(moments, axis=0)
     if count:
       mean = total / count
       std = np.sqrt(max(squares / count - mean**2, 0))
       found[stream] = {"mean": float(mean), "std": float(std)}
-      low, high = _DEVIATIONS
-      if abs(mean) > _LARGEST_MEAN or not low < std < high:
+      if abs(mean) > _MAX_MEAN or not _MIN_STD < std < _MAX_STD:
         raise ValueError(
           f"The {stream} latents have mean {mean:.3g} and deviation"
-          f" {std:.3g}, expected about 0 and 1 (|mean| up to"
-          f" {_LARGEST_MEAN}, deviation {low} to {high}): these clips are not"
-          " what the codecs were made for."
+          f" {std:.3g}, expected about 0 and 1 (|mean| up to {_MAX_MEAN},"
+          f" deviation {_MIN_STD} to {_MAX_STD}). These clips are not of the"
+          " kind that the codecs were made for: use other codecs."
         )
   return found
 
 
-def describe(
-  folder: epath.PathLike, form: RecordSchema, notes: Sequence[ShardManifest]
+def write_dataset_info(
+  folder: epath.PathLike,
+  schema: RecordSchema,
+  manifests: Sequence[ShardManifest],
 ) -> None:
-  """Writes what TFDS wants to know about the folder's shards."""
+  """Writes dataset_info.json and features.json, which TFDS reads."""
   identity = tfds.core.DatasetIdentity(
     name="ccl",
     version=tfds.core.Version("1.0.0"),
@@ -249,22 +272,22 @@ def describe(
   )
   info = tfds.core.DatasetInfo(
     builder=identity,
-    features=form.features,
+    features=schema.features,
     description="Video and audio latents with prompts.",
   )
   info.set_file_format("array_record")
   splits = {
-    split: [note for note in notes if note.split == split]
-    for split in dict.fromkeys(note.split for note in notes)
+    split: [m for m in manifests if m.split == split]
+    for split in dict.fromkeys(m.split for m in manifests)
   }
   info.set_splits(
     tfds.core.splits.SplitDict(
       [
         tfds.core.SplitInfo(
           name=split,
-          shard_lengths=[note.count for note in own],
-          num_bytes=sum(note.num_bytes for note in own),
-          filename_template=template(folder, split),
+          shard_lengths=[m.count for m in own],
+          num_bytes=sum(m.num_bytes for m in own),
+          filename_template=file_template(folder, split),
         )
         for split, own in splits.items()
       ]
@@ -273,10 +296,10 @@ def describe(
   info.write_to_directory(folder)
 
 
-def _half(x: np.ndarray, what: str, name: str) -> np.ndarray:
-  """float16, which reaches 65504; more becomes infinite and is refused."""
-  with np.errstate(over="ignore"):
+def _to_float16(x: np.ndarray, kind: str, name: str) -> np.ndarray:
+  """Returns x as float16; ValueError if a value is not finite in it."""
+  with np.errstate(over="ignore"):  # above 65504 is infinite
     x = x.astype(np.float16)
   if not np.isfinite(x).all():
-    raise ValueError(f"{name}: {what} has values that are not finite.")
+    raise ValueError(f"{name}: {kind} has values that are not finite.")
   return x

@@ -1,7 +1,8 @@
 """`tf.train.Example` messages, read without copying the bytes in them.
 
 Protobuf and TFDS copy every array three times, which would be a third of the
-time of loading. Of protobuf's wire format it takes only fields with a length,
+loading time. Only one kind of field of protobuf's wire format occurs here, the
+length-delimited one (wire type 2),
 
     field = varint(8 * number + 2)  varint(size)  size bytes                 (1)
 
@@ -16,26 +17,26 @@ Value = memoryview | list[int]
 
 
 def parse(record: bytes) -> dict[str, Value]:
-  """Name -> the bytes, which are views into `record`, or the integers.
+  """Returns name -> bytes (views into `record`) or integers.
 
   Raises:
-    ValueError: not such a message, or one with other kinds of values.
+    ValueError: not a tf.train.Example, or one with other kinds of values.
   """
   values: dict[str, Value] = {}
   for _, features in _fields(memoryview(record)):
     for _, entry in _fields(features):
-      parts = dict(_fields(entry))
-      ((kind, content),) = _fields(parts[2])
+      key_and_value = dict(_fields(entry))
+      name = bytes(key_and_value[1]).decode()
+      ((kind, content),) = _fields(key_and_value[2])
       ((_, value),) = _fields(content)
-      name = bytes(parts[1]).decode()
       if kind not in (1, 3):
         raise ValueError(f"Feature '{name}' is neither bytes nor integers.")
       values[name] = value if kind == 1 else list(_varints(value))
   return values
 
 
-def ordered(record: bytes) -> bytes:
-  """The same message with its entries by name.
+def sort_features(record: bytes) -> bytes:
+  """Returns the same message with its features sorted by name.
 
   Protobuf writes a map in an order that changes from process to process.
   """
@@ -46,6 +47,7 @@ def ordered(record: bytes) -> bytes:
 
 
 def _field(number: int, content: bytes | memoryview) -> bytes:
+  """Encodes a field, eq. 1."""
   size, prefix = len(content), [8 * number + 2]
   while size > 127:
     prefix.append(size & 127 | 128)
@@ -54,13 +56,13 @@ def _field(number: int, content: bytes | memoryview) -> bytes:
 
 
 def _fields(view: memoryview) -> Iterator[tuple[int, memoryview]]:
-  """Eq. 1: number and content of every field."""
+  """Yields number and content of every field, eq. 1."""
   start = 0
   while start < len(view):
     tag, start = _varint(view, start)
     size, start = _varint(view, start)
     if tag & 7 != 2 or start + size > len(view):
-      raise ValueError("The record is not a tf.train.Example, or cut short.")
+      raise ValueError("Not a tf.train.Example, or a truncated one.")
     yield tag >> 3, view[start : start + size]
     start += size
 
@@ -73,7 +75,10 @@ def _varints(view: memoryview) -> Iterator[int]:
 
 
 def _varint(view: memoryview, start: int) -> tuple[int, int]:
-  """Seven bits a byte, the lowest first; and where the next field starts."""
+  """Returns a varint and the position after it.
+
+  Each byte holds seven bits, the lowest first, and a flag: more bytes follow.
+  """
   value = shift = 0
   while True:
     byte = view[start]

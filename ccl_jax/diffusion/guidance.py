@@ -1,4 +1,4 @@
-"""Guidance: one row of weights over variants of the condition.
+"""Guidance: a rule of weights over variants of the condition.
 
 c is the prompt, n the negative prompt, x the other stream as the route lets it
 be seen, L learnable context only. With scales s, s_t (text), s_m (cross):
@@ -26,12 +26,13 @@ and std over all that is generated of a sample's stream (Lin et al. 2023, arXiv
     v <- (1 - r) v + r v std(v(c,x)) / std(v)                              (1)
 
 Passes run as one forward of p times the batch, interleaved sample by sample,
-(b p), so that a batch sharded over devices stays where it is; or in sequence.
+(b p), so that a sharded batch stays on its devices; or in sequence.
 """
 
+import functools
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -45,7 +46,7 @@ from ccl_jax.diffusion.flow import Velocity
 
 @dataclass(frozen=True)
 class Variant:
-  """One way to run the model.
+  """One way to condition the model.
 
   Attributes:
     text: "prompt" or "negative".
@@ -57,18 +58,13 @@ class Variant:
   other: str
 
   @property
-  def source(self) -> str:
-    """Which key of the condition holds the text."""
-    return {"prompt": "text", "negative": "negative"}[self.text]
-
-  @property
   def reference(self) -> tuple[str, str] | None:
-    """What a reference stream runs on, if this reads one.
+    """The (text, latents) that a reference stream runs on; None if unread.
 
-    Its text's key in the condition, and its latents: "given" or "null".
+    The latents are "given" or "null".
     """
     latents = {"seen": "given", "null": "null"}.get(self.other)
-    return latents and (self.source, latents)
+    return latents and (self.text, latents)
 
 
 class ForwardPass(NamedTuple):
@@ -92,173 +88,218 @@ class GuidanceRule:
 
   @property
   def variants(self) -> tuple[Variant, ...]:
-    """The distinct variants, in the order of `weights`."""
+    """The distinct variants."""
     pairs = [variant for _, *pair, _ in self.terms for variant in pair]
     return tuple(dict.fromkeys([self.base, *pairs]))
 
   def passes(self, stream: str) -> tuple[ForwardPass, ...]:
-    """What has to run for one stream's output."""
-    return tuple(
-      ForwardPass(v, other(stream) if v.other == "null" else None)
-      for v in self.variants
-    )
+    """Returns the passes that one stream's output needs."""
+    return tuple(_forward_pass(v, stream) for v in self.variants)
 
-  def weights(self, scales: Mapping[str, Any]) -> dict[Variant, Any]:
-    """Weight of each distinct variant, for one stream's `scales` by name."""
+  def weights(
+    self, stream: str, scales: Mapping[str, Any]
+  ) -> dict[ForwardPass, Any]:
+    """Returns the weight of each pass in one stream's output.
+
+    Args:
+      scales: of the stream, by name.
+
+    Raises:
+      ValueError: a scale of the rule is missing.
+    """
     weights = Counter({self.base: 1.0})
     for name, plus, minus, offset in self.terms:
       if name not in scales:
         raise ValueError(f"Scale '{name}' is missing in {sorted(scales)}.")
       weights[plus] += scales[name] - offset
       weights[minus] -= scales[name] - offset
-    return dict(weights)
+    return {_forward_pass(v, stream): w for v, w in weights.items()}
+
+
+def _forward_pass(variant: Variant, stream: str) -> ForwardPass:
+  return ForwardPass(
+    variant, other(stream) if variant.other == "null" else None
+  )
 
 
 CX, NX = Variant("prompt", "seen"), Variant("negative", "seen")
 CL, NL = Variant("prompt", "context"), Variant("negative", "context")
 DROP, NULL = Variant("prompt", "dropped"), Variant("prompt", "null")
 
-ROWS = {
-  "none": GuidanceRule(CX),
-  "text": GuidanceRule(NX, (("scale", CX, NX, 0.0),)),
-  "ucg2": GuidanceRule(NL, (("scale", CX, NL, 0.0),)),
-  "ucg3": GuidanceRule(NL, (("cross", NX, NL, 0.0), ("text", CX, NX, 0.0))),
-  "ucg3_text_first": GuidanceRule(
-    NL, (("text", CL, NL, 0.0), ("cross", CX, CL, 0.0))
-  ),
-  "multimodal": GuidanceRule(
-    CX, (("text", CX, NX, 1.0), ("cross", CX, DROP, 1.0))
-  ),
-  "sync": GuidanceRule(NULL, (("scale", CX, NULL, 0.0),)),
+RULES = {
+  name: GuidanceRule(base, tuple(terms))
+  for name, base, *terms in (
+    ("none", CX),
+    ("text", NX, ("scale", CX, NX, 0.0)),
+    ("ucg2", NL, ("scale", CX, NL, 0.0)),
+    ("ucg3", NL, ("cross", NX, NL, 0.0), ("text", CX, NX, 0.0)),
+    ("ucg3_text_first", NL, ("text", CL, NL, 0.0), ("cross", CX, CL, 0.0)),
+    ("multimodal", CX, ("text", CX, NX, 1.0), ("cross", CX, DROP, 1.0)),
+    ("sync", NULL, ("scale", CX, NULL, 0.0)),
+  )
 }
 
 
-def row(name: str) -> GuidanceRule:
-  """The row called `name`; ValueError lists the names."""
-  if name not in ROWS:
+def rule(name: str) -> GuidanceRule:
+  """Returns the rule called `name`; a ValueError lists the names."""
+  if name not in RULES:
     raise ValueError(
-      f"Unknown guidance '{name}', expected one of {', '.join(ROWS)}."
+      f"Unknown guidance '{name}', expected one of {', '.join(RULES)}."
     )
-  return ROWS[name]
+  return RULES[name]
 
 
 def passes(
-  row: GuidanceRule, streams: Sequence[str]
+  rule: GuidanceRule, streams: Sequence[str]
 ) -> tuple[ForwardPass, ...]:
-  """The distinct passes for the outputs of all `streams`."""
-  return tuple(dict.fromkeys(p for s in streams for p in row.passes(s)))
+  """Returns the distinct passes for the outputs of all `streams`."""
+  return tuple(dict.fromkeys(p for s in streams for p in rule.passes(s)))
 
 
-def references(row: GuidanceRule) -> tuple[tuple[str, str], ...]:
-  """What a reference has to run on, for this row and for the plain v(c,x)."""
-  found = dict.fromkeys(v.reference for v in (CX, *row.variants))
+def references(rule: GuidanceRule) -> tuple[tuple[str, str], ...]:
+  """Returns what a reference runs on, for this rule and for plain v(c,x)."""
+  found = dict.fromkeys(v.reference for v in (CX, *rule.variants))
   return tuple(reference for reference in found if reference)
 
 
-def guided(
+@functools.partial(
+  jax.tree_util.register_dataclass,
+  data_fields=("text", "negative", "route", "image", "null"),
+  meta_fields=("cached", "variants"),
+)
+@dataclass(frozen=True)
+class Condition:
+  """The condition of a velocity; as a pytree, its leaves may be anything.
+
+  Attributes:
+    text: embedded prompts, (b, l, d).
+    negative: embedded negative prompts, for rules that need them.
+    route: who sees what, a `Route`; for a sampler the task's.
+    image: an `Image`, for models with image conditioning.
+    null: latents of both streams that broadcast to the state, for "sync".
+    cached: reference streams that are absent from the state because the
+      velocity has their keys and values.
+    variants: of the passes that the rows hold side by side, (b p); set by
+      `guide`.
+  """
+
+  text: Any
+  negative: Any = None
+  route: Any = None
+  image: Any = None
+  null: Any = None
+  cached: tuple[str, ...] = ()
+  variants: tuple[Variant, ...] = ()
+
+  def text_of(self, name: str) -> Any:
+    """Returns the text called "prompt" or "negative"."""
+    return self.text if name == "prompt" else self.require("negative")
+
+  def require(self, field: str) -> Any:
+    """Returns a field; ValueError if it is None."""
+    value = getattr(self, field)
+    if value is None:
+      raise ValueError(f"This guidance needs condition.{field}, got None.")
+    return value
+
+
+def guide(
   velocity: Velocity,
-  row: GuidanceRule,
+  rule: GuidanceRule,
   scales: Mapping[str, Mapping[str, Any]],
   *,
   batched: bool = True,
   rescale: float = 0.0,
 ) -> Velocity:
-  """A velocity function that runs the row's variants and adds them up.
+  """Returns a velocity function that combines the passes of a rule.
 
   Args:
-    velocity: called with float32 state, times and a condition: `{"text":
-      (b p, l, d), "route": Route of (b p,), "variants": those of the p passes
-      in their order}`, and what else the condition below holds, p times.
-    row: from ROWS or your own.
+    velocity: called with state, times and a `Condition` of p passes side by
+      side, (b p), in the order of its `variants`.
+    rule: from RULES or your own.
     scales: stream -> {"scale": s, "text": s_t, "cross": s_m}, those that the
-      row names.
+      rule names.
     batched: all passes in one call; else a call for each, with p = 1: slower,
       in the memory of one pass.
-    rescale: r of eq. 1; a row of your own then needs v(c,x).
+    rescale: r of eq. 1; a rule of your own then needs v(c,x).
 
   Returns:
-    velocity'(state, t, condition) with the condition `{"text": (b, l, d),
-    "negative": (b, l, d), "route": Route}` (`negative` only where the row needs
-    it); for a null variant `"null"`: latents of both streams that broadcast
-    to the state; and `"held"`: names of reference streams that are not in the
-    state because `velocity` has them. ValueError if something is missing.
+    velocity'(state, t, condition). It raises ValueError if the condition lacks
+    what the rule needs.
   """
 
-  def guided_velocity(state: State, t: State, condition: dict) -> State:
-    distinct = passes(row, tuple(state))
+  def guided(state: State, t: State, condition: Condition) -> State:
+    distinct = passes(rule, tuple(state))
     inputs = [_inputs(p, state, t, condition) for p in distinct]
-    variants = tuple(p.variant for p in distinct)
     run = _run_batched if batched else _run_in_turn
-    parts = dict(zip(distinct, run(velocity, inputs, variants), strict=True))
+    outputs = dict(zip(distinct, run(velocity, inputs), strict=True))
     result = {}
     for s in state:
-      weights = row.weights(scales[s]).values()
-      own = zip(weights, row.passes(s), strict=True)
-      result[s] = sum(w * parts[p][s] for w, p in own)
+      weights = rule.weights(s, scales[s])
+      result[s] = sum(w * outputs[p][s] for p, w in weights.items())
       if rescale:
-        plain, mask = (
-          parts[ForwardPass(CX)][s],
-          flow.expand(t[s], state[s].ndim) > 0,
-        )
+        plain = outputs[ForwardPass(CX)][s]
+        mask = flow.expand(t[s], state[s].ndim) > 0
         ratio = _std(plain, mask) / jnp.maximum(_std(result[s], mask), 1e-12)
         result[s] = result[s] * (1 - rescale + rescale * ratio)
     return result
 
-  return guided_velocity
+  return guided
 
 
-def _run_batched(velocity, inputs, variants) -> list[State]:
-  state, t, condition = trees.interleave(*inputs)
-  outputs = velocity(state, t, condition | {"variants": variants})
+Inputs = tuple[State, State, Condition]
+
+
+def _run_batched(velocity: Velocity, inputs: Sequence[Inputs]) -> list[State]:
+  """Runs all passes as one batch, sample by sample."""
+  variants = tuple(v for _, _, c in inputs for v in c.variants)
+  # Equal static fields make the passes trees of one structure.
+  inputs = [(x, t, replace(c, variants=variants)) for x, t, c in inputs]
+  outputs = velocity(*trees.interleave(*inputs))
   parts = {s: _separate(x, len(inputs)) for s, x in outputs.items()}
   return [{s: parts[s][i] for s in parts} for i in range(len(inputs))]
 
 
-def _run_in_turn(velocity, inputs, variants) -> list[State]:
-  outputs = [
-    velocity(state, t, condition | {"variants": (variant,)})
-    for (state, t, condition), variant in zip(inputs, variants, strict=True)
-  ]
+def _run_in_turn(velocity: Velocity, inputs: Sequence[Inputs]) -> list[State]:
+  """Runs the passes one after the other."""
+  outputs = [velocity(*each) for each in inputs]
   return jax.tree.map(lambda x: x.astype(jnp.float32), outputs)
 
 
-def _inputs(run: ForwardPass, state: State, t: State, condition: dict):
-  """Inputs (state, t, condition) of one pass."""
+def _inputs(
+  run: ForwardPass, state: State, t: State, condition: Condition
+) -> Inputs:
+  """Returns the inputs of one pass."""
   variant, nulled = run
-  route = condition["route"]
+  route = condition.route
   if nulled is not None:
     state, t, route = _null(nulled, state, t, condition)
   elif variant.other == "context":
-    none = jnp.zeros_like(route.exchanges)
-    route = route._replace(video_sees_audio=none, audio_sees_video=none)
+    no = jnp.zeros_like(route.exchanges)
+    route = route._replace(sees=dict.fromkeys(route.sees, no))
   elif variant.other == "dropped":
     route = route._replace(exchanges=jnp.zeros_like(route.exchanges))
-  own = {"text", "negative", "null", "held"}
-  shared = {key: x for key, x in condition.items() if key not in own}
-  text = required(condition, variant.source)
-  return state, t, shared | {"text": text, "route": route}
+  own = Condition(
+    text=condition.text_of(variant.text), route=route, image=condition.image,
+    variants=(variant,),
+  )  # fmt: skip
+  return state, t, own
 
 
-def required(condition: dict, key: str) -> Any:
-  """condition[key]; ValueError if it is not there."""
-  if key not in condition:
-    raise ValueError(f"This guidance needs condition['{key}'], got none.")
-  return condition[key]
-
-
-def _null(stream: str, state: State, t: State, condition: dict):
+def _null(stream: str, state: State, t: State, condition: Condition):
   """Makes `stream` a reference at t = 0 that holds the null latents."""
-  null, route = required(condition, "null"), condition["route"]
-  none = jnp.zeros_like(route.exchanges)
+  null, route = condition.require("null"), condition.route
+  no = jnp.zeros_like(route.exchanges)
   route = route._replace(
-    **{f"{stream}_is_generated": none, f"{stream}_sees_{other(stream)}": none}
+    sees=route.sees | {stream: no},
+    is_generated=route.is_generated | {stream: no},
   )
-  if stream in condition.get("held", ()):
+  if stream in condition.cached:
     return state, t, route
   if stream not in state:
     raise ValueError(
       f"This guidance replaces the {stream}, but the state has only"
-      f" {sorted(state)}. Use another row for a stream alone."
+      f" {sorted(state)}. Use another rule for a stream alone."
     )
   latents = jnp.broadcast_to(null[stream], state[stream].shape)
   t = t | {stream: jnp.zeros_like(t[stream])}
@@ -266,7 +307,7 @@ def _null(stream: str, state: State, t: State, condition: dict):
 
 
 def _std(x: Array, mask: Array) -> Array:
-  """Standard deviation of each sample where `mask`, (b, 1, ...)."""
+  """Returns the standard deviation of each sample where `mask`, (b, 1, ...)."""
   axes = tuple(range(1, x.ndim))
   mask = jnp.broadcast_to(mask, x.shape)
   count = jnp.maximum(jnp.sum(mask, axes, keepdims=True), 1)
@@ -275,7 +316,7 @@ def _std(x: Array, mask: Array) -> Array:
   return jnp.sqrt(jnp.sum(square, axes, keepdims=True) / count)
 
 
-def _separate(x, p: int):
-  """(b p, ...) -> p float32 arrays (b, ...)."""
+def _separate(x: Array, p: int) -> list[Array]:
+  """Splits (b p, ...) into p float32 arrays (b, ...)."""
   x = x.reshape(-1, p, *x.shape[1:]).astype(jnp.float32)
   return [x[:, i] for i in range(p)]

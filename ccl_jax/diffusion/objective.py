@@ -165,7 +165,7 @@ def loss(
   metrics = {"sum": {}, "count": {}}
   for s, error in errors.items():
     for name, group in (_by_task(example, s) | _by_time(example, s)).items():
-      counted = group & example.route.is_generated(s)
+      counted = group & example.route.is_generated[s]
       metrics["sum"][name] = jnp.sum(jnp.where(counted, error, 0.0))
       metrics["count"][name] = jnp.sum(counted)
   return value, metrics
@@ -176,7 +176,7 @@ def _by_task(example: Example, stream: str) -> dict[str, Bool[Array, " b"]]:
   return {
     f"loss/{task.name}/{stream}": example.task == index
     for index, task in enumerate(tasks.TASKS)
-    if getattr(task, f"{stream}_is_generated")
+    if stream in task.generated
   }
 
 
@@ -199,7 +199,7 @@ def _bernoulli(key, probability: float, batch: int):
 
 def _clean(key, x0: State, route: Route, first_frame_probability: float):
   """Masks of what is given: references, absent streams, some first frames."""
-  clean = {s: flow.expand(~route.is_generated(s), x0[s].ndim) for s in x0}
+  clean = {s: flow.expand(~route.is_generated[s], x0[s].ndim) for s in x0}
   if first_frame_probability > 0 and "video" in x0:
     b, f = x0["video"].shape[:2]
     given = _bernoulli(key, first_frame_probability, b)

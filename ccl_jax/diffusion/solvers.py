@@ -46,7 +46,7 @@ from ccl_jax.diffusion.flow import Velocity
 # (state, sigma) -> velocity of each stream.
 Field = Callable[[State, Array], State]
 Phases = Sequence[tuple[Field, int]]
-Watch = Callable[[Any], None]
+OnStep = Callable[[Any], None]
 
 # UniPC takes log(1 - sigma), so its first sigma stays this far from 1.
 _UNIPC_MARGIN = 1e-6
@@ -75,11 +75,11 @@ def solve(
   clean: dict[str, Bool[Array, " b ..."]],
   given: State,
   sigmas: Float[np.ndarray, " sigmas"],
-  method: str,
+  solver: str,
   condition: Any,
   window: tuple[float, float] = (0.0, 1.0),
   outside: Velocity | None = None,
-  watch: Watch | None = None,
+  on_step: OnStep | None = None,
 ) -> tuple[State, State]:
   """Solves the flow of `velocity` from `noise` to latents, in float32.
 
@@ -91,20 +91,20 @@ def solve(
       (b, f, 1, ...); they stay as given and their time is 0.
     given: for the same streams, latents that broadcast to the state.
     sigmas: concrete numpy array that falls to 0, see `schedule`.
-    method: a key of SOLVERS.
+    solver: a key of SOLVERS.
     condition: handed to `velocity` as it is.
     window: the (lowest, highest) sigma at which `velocity` is evaluated.
     outside: evaluated at the others; `velocity` if None.
-    watch: called on the host at every step, with its sigma.
+    on_step: called on the host at every step, with its sigma.
 
   Returns:
     Latents of every stream in `noise`, and (steps, b, ...) of each the states
     at which the velocity was evaluated.
 
   Raises:
-    ValueError: an unknown method, or `clean` and `given` do not match.
+    ValueError: an unknown solver, or `clean` and `given` do not match.
   """
-  check_method(method)
+  check_solver(solver)
   if set(clean) != set(given) or not set(clean) <= set(noise):
     raise ValueError(
       f"clean={sorted(clean)} and given={sorted(given)} must name the same"
@@ -118,8 +118,8 @@ def solve(
     }
 
   def field(velocity: Velocity, state: State, sigma: Array) -> State:
-    if watch is not None:
-      jax.debug.callback(watch, sigma)
+    if on_step is not None:
+      jax.debug.callback(on_step, sigma)
     return _float32(velocity(pin(state), times(state, sigma, clean), condition))
 
   sigmas = np.asarray(sigmas)
@@ -127,14 +127,14 @@ def solve(
     (functools.partial(field, velocity if inside else outside), steps)
     for inside, steps in split(sigmas, window if outside else (0.0, 1.0))
   ]
-  latents, states = SOLVERS[method](phases, _float32(noise), sigmas)
+  latents, states = SOLVERS[solver](phases, _float32(noise), sigmas)
   return pin(latents), pin(states)
 
 
-def check_method(name: str) -> None:
-  """Raises ValueError if there is no such solver."""
+def check_solver(name: str) -> None:
+  """Checks that there is a solver of this name; else raises ValueError."""
   if name not in SOLVERS:
-    raise ValueError(f"Unknown sampler '{name}': {', '.join(SOLVERS)}.")
+    raise ValueError(f"Unknown solver '{name}': {', '.join(SOLVERS)}.")
 
 
 def times(

@@ -16,6 +16,7 @@ Generation uses the same rows: each inference task names the row it runs and
 the streams that take part.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
@@ -29,30 +30,35 @@ from ccl_jax.diffusion import flow
 
 @dataclass(frozen=True)
 class Task:
-  """One row of the table above."""
+  """One row of the table above.
+
+  Attributes:
+    generated: streams that are generated.
+    sees_other: streams that see the other one.
+    shared_time: whether both streams have one time.
+  """
 
   name: str
   probability: float
-  video_is_generated: bool
-  audio_is_generated: bool
-  video_sees_audio: bool
-  audio_sees_video: bool
-  shared_time: bool
+  generated: tuple[str, ...]
+  sees_other: tuple[str, ...]
+  shared_time: bool = False
 
 
 TASKS = (
-  #     name    p      v gen  a gen  v<-a   a<-v   one t
-  Task("apart", 0.10, True, True, False, False, False),
-  Task("a2v", 0.15, True, False, True, False, False),
-  Task("v2a", 0.15, False, True, False, True, False),
-  Task("joint", 0.60, True, True, True, True, True),
+  Task("apart", 0.10, generated=STREAMS, sees_other=()),
+  Task("a2v", 0.15, generated=("video",), sees_other=("video",)),
+  Task("v2a", 0.15, generated=("audio",), sees_other=("audio",)),
+  Task("joint", 0.60, generated=STREAMS, sees_other=STREAMS, shared_time=True),
 )
 TASK_NAMES = tuple(task.name for task in TASKS)
 
 
-def lookup(column: str, task: Int[Array, " b"]) -> Bool[Array, " b"]:
-  """The boolean `column` of the table, for each sample's task."""
-  return jnp.asarray(np.array([getattr(row, column) for row in TASKS]))[task]
+def lookup(
+  column: Callable[[Task], bool], task: Int[Array, " b"]
+) -> Bool[Array, " b"]:
+  """Returns a boolean column of the table for each sample's task."""
+  return jnp.asarray(np.array([column(row) for row in TASKS]))[task]
 
 
 def draw_tasks(
@@ -61,7 +67,7 @@ def draw_tasks(
   has_video: Bool[Array, " b"],
   has_audio: Bool[Array, " b"],
 ) -> Int[Array, " b"]:
-  """Indices into TASKS; a sample that lacks a stream gets `apart`."""
+  """Draws indices into TASKS; a sample that lacks a stream gets `apart`."""
   logits = jnp.log(jnp.asarray(probabilities))
   keys = flow.sample_keys(key, len(has_video))
   task = jax.vmap(lambda key: jax.random.categorical(key, logits))(keys)
@@ -73,13 +79,18 @@ def route_of(
   has_video: Bool[Array, " b"],
   has_audio: Bool[Array, " b"],
 ) -> Route:
-  """The route of each sample's task; an absent stream is not generated."""
+  """Returns the route of each sample's task; absent streams are references."""
+  has = {"video": has_video, "audio": has_audio}
   both = has_video & has_audio
   return Route(
-    video_sees_audio=lookup("video_sees_audio", task) & both,
-    audio_sees_video=lookup("audio_sees_video", task) & both,
-    video_is_generated=lookup("video_is_generated", task) & has_video,
-    audio_is_generated=lookup("audio_is_generated", task) & has_audio,
+    sees={
+      s: lookup(lambda row, s=s: s in row.sees_other, task) & both
+      for s in STREAMS
+    },
+    is_generated={
+      s: lookup(lambda row, s=s: s in row.generated, task) & has[s]
+      for s in STREAMS
+    },
     exchanges=jnp.ones_like(both),
   )
 
@@ -92,46 +103,55 @@ def draw_times(
   std: float,
   shift: float,
 ) -> dict[str, Float[Array, " b"]]:
-  """Shifted logit-normal times: one for both streams in `joint`, else two.
+  """Draws shifted logit-normal times: one in `joint`, else one per stream.
 
   Streams that are not generated are at time 0.
   """
   keys = flow.sample_keys(key, len(task))
   draw = jax.vmap(lambda key: flow.sample_time(key, (2,), mean, std))
   t_video, t_audio = flow.shift_time(draw(keys), shift).T
-  t_audio = jnp.where(lookup("shared_time", task), t_video, t_audio)
+  t_audio = jnp.where(
+    lookup(lambda row: row.shared_time, task), t_video, t_audio
+  )
   times = {"video": t_video, "audio": t_audio}
-  return {s: jnp.where(route.is_generated(s), times[s], 0.0) for s in STREAMS}
+  return {s: jnp.where(route.is_generated[s], times[s], 0.0) for s in STREAMS}
 
 
 @dataclass(frozen=True)
 class InferenceTask:
-  """What a user asks for: a row of TASKS and the streams that take part.
+  """A task as users choose it: a row of TASKS and the streams that take part.
 
   Attributes:
+    name: as users write it, "t2av".
     row: name of the training task whose route is used.
     streams: the streams of the state; the others' towers never run.
     first_frame: the first latent video frame is given.
   """
 
+  name: str
   row: str
   streams: tuple[str, ...]
   first_frame: bool = False
 
   def route(self, batch: int) -> Route:
-    """The route, the same for all `batch` samples."""
+    """Returns the route, the same for all `batch` samples."""
     task = jnp.full((batch,), TASK_NAMES.index(self.row))
     return route_of(
       task, *(jnp.full((batch,), stream in self.streams) for stream in STREAMS)
     )
 
   @property
+  def inputs(self) -> tuple[str, ...]:
+    """The kinds of input that a user provides: "image", "audio", "video"."""
+    return ("image",) * self.first_frame + tuple(
+      s for s in ("audio", "video") if s in self.given
+    )
+
+  @property
   def given(self) -> tuple[str, ...]:
     """The streams that are references, given as a whole."""
     row = TASKS[TASK_NAMES.index(self.row)]
-    return tuple(
-      s for s in self.streams if not getattr(row, f"{s}_is_generated")
-    )
+    return tuple(s for s in self.streams if s not in row.generated)
 
   @property
   def generated(self) -> tuple[str, ...]:
@@ -139,7 +159,7 @@ class InferenceTask:
     return tuple(s for s in self.streams if s not in self.given)
 
   def clean(self, state: State) -> dict[str, Bool[Array, " b ..."]]:
-    """Masks of what is given, for those streams only that have any of it.
+    """Returns masks of given latents, for the streams that have any.
 
     A reference: (b, 1, ...), all true. The first frame: (b, f, 1, 1, 1).
     """
@@ -154,19 +174,23 @@ class InferenceTask:
     return masks
 
 
+_BOTH = ("video", "audio")
 INFERENCE_TASKS = {
-  "t2av": InferenceTask("joint", ("video", "audio")),
-  "i2av": InferenceTask("joint", ("video", "audio"), first_frame=True),
-  "t2v": InferenceTask("apart", ("video",)),
-  "i2v": InferenceTask("apart", ("video",), first_frame=True),
-  "t2a": InferenceTask("apart", ("audio",)),
-  "a2v": InferenceTask("a2v", ("video", "audio")),
-  "v2a": InferenceTask("v2a", ("video", "audio")),
+  task.name: task
+  for task in (
+    InferenceTask("t2av", "joint", _BOTH),
+    InferenceTask("i2av", "joint", _BOTH, first_frame=True),
+    InferenceTask("t2v", "apart", ("video",)),
+    InferenceTask("i2v", "apart", ("video",), first_frame=True),
+    InferenceTask("t2a", "apart", ("audio",)),
+    InferenceTask("a2v", "a2v", _BOTH),
+    InferenceTask("v2a", "v2a", _BOTH),
+  )
 }
 
 
 def inference_task(name: str) -> InferenceTask:
-  """The inference task called `name`; ValueError lists the names."""
+  """Returns the inference task called `name`; a ValueError lists the names."""
   if name not in INFERENCE_TASKS:
     raise ValueError(
       f"Unknown task '{name}', expected one of {', '.join(INFERENCE_TASKS)}."

@@ -1,115 +1,47 @@
 """From a prompt (and an image, a sound or a video) to a clip.
 
-    pipeline = Pipeline.load("runs/demo")
+    pipeline = Pipeline.load("runs/demo/run")
     clips = pipeline("t2av", ['A red face talks. "a i u" A low voice.'])
     clips[0].save("clip.mp4")
 
-Everything needed lies in the workdir of a training run. Latents are sampled by
-one compiled program per task and batch size; item i's noise comes from its own
-seed, so a result does not depend on what else is in the batch.
+The workdir of a training run has everything that is needed. Latents are
+sampled by one compiled program per task and batch size; the noise of a sample
+comes from its own seed, so a result does not depend on the rest of its batch.
 """
 
+import contextlib
 import dataclasses
-import functools
-import json
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from etils import epath
-from flax import nnx
+from einops import rearrange
 from jaxtyping import Float, UInt8
 
-from ccl_jax.array_types import Array, PyTree, State
-from ccl_jax.checkpoints import manager, restore
-from ccl_jax.codecs.api import Codecs, forget
-from ccl_jax.codecs.image_condition import make_image, stack_images
-from ccl_jax.config import build, to_tuples
-from ccl_jax.data import records
-from ccl_jax.data.decoding import ClipShape, GeneratedClip, decode
-from ccl_jax.diffusion import flow, guidance, tasks
-from ccl_jax.generation.sampling import (
-  AttentionProbe,
-  SamplingConfig,
-  sample_latents,
+from ccl_jax.data.clip import GeneratedClip
+from ccl_jax.diffusion import tasks
+from ccl_jax.generation import stages
+from ccl_jax.generation.components import Components
+from ccl_jax.generation.requests import (
+  Request,
+  check_inputs,
+  make_request,
+  read_inputs,
 )
-from ccl_jax.sharding import ONE_DEVICE, Layout
-from ccl_jax.training.setup import sampling_setup
-from ccl_jax.training.state import sampling_params
+from ccl_jax.generation.sampling import AttentionProbe, SamplingConfig
+from ccl_jax.generation.stages import EncodedInputs
+
+T = TypeVar("T")
+# Turns a batch's latents and attention shares into results.
+Finish = Callable[[Sequence[Request], Mapping, Mapping], Iterable[T]]
+# With `offload`, requests between two times that everything is loaded.
+_ROUND = 64
 
 
-@dataclasses.dataclass
-class Pipeline:
-  """A trained model with its codecs, ready to generate.
-
-  Attributes:
-    params: the model's parameters; None where `read` gives them when they are
-      first wanted.
-    layout: where the model runs, over whose mesh rows go.
-    offload: text encoder, codecs and model are in memory only in turn.
-    model: its section of the config, which says what it is told of images.
-    watch: called at every step of the sampler, with its sigma, from 1 to 0.
-  """
-
-  graph: nnx.GraphDef
-  params: PyTree | None
-  codecs: Codecs
-  shape: ClipShape
-  sampling: SamplingConfig
-  step: int
-  layout: Layout = ONE_DEVICE
-  read: Callable[[], PyTree] | None = None
-  offload: bool = False
-  model: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-  watch: Callable[[Any], None] | None = None
-
-  @classmethod
-  def load(
-    cls,
-    workdir: epath.PathLike,
-    at: int | None = None,
-    average: bool = True,
-    *,
-    mesh: Mapping[str, int] | None = None,
-    offload: bool = False,
-  ) -> "Pipeline":
-    """The newest checkpoint of a workdir, or the one of step `at`.
-
-    Args:
-      average: the moving average of the parameters, else the last ones.
-      mesh: arguments of `sharding.make_mesh` for all devices of this process;
-        None takes the first of them.
-      offload: see `Pipeline`.
-
-    Raises:
-      ValueError: no run, no such checkpoint, no codecs, or a mesh that does not
-        fit.
-    """
-    workdir = epath.Path(workdir)
-    config = to_tuples(manager.read_config(workdir))  # tuples, as they were
-    devices = jax.local_devices()[: None if mesh else 1]
-    setup = sampling_setup(config, devices, mesh)
-    shapes = sampling_params(setup)
-    _, at = restore.find(workdir, at)
-
-    def read():
-      return restore.read_params(workdir, shapes, at, average)[0]
-
-    clip = json.loads((workdir / "clip.json").read_text())
-    return cls(
-      setup.graph,
-      None if offload else read(),
-      Codecs.load(workdir / "codecs", setup.layout),
-      ClipShape(clip["fps"], clip["frames"], tuple(clip["size"])),
-      build(SamplingConfig, config["sampling"], "sampling"),
-      at,
-      setup.layout,
-      read,
-      offload,
-      setup.model,
-    )
+class Pipeline(Components):
+  """A trained model with its codecs, ready to generate."""
 
   def __call__(
     self,
@@ -123,218 +55,174 @@ class Pipeline:
     seeds: Sequence[int] | None = None,
     sampling: SamplingConfig | None = None,
   ) -> list[GeneratedClip]:
-    """One clip per prompt; a given stream is returned with the generated one.
+    """Generates one clip per prompt; input streams are returned with it.
 
     Args:
       task: t2av, i2av, t2v, i2v, t2a, a2v or v2a.
       negative: one for all prompts, or one for each.
       images, audios, videos: one per prompt, where the task takes them; of the
         model's size, rate and length (see `data.media`).
+      seeds: one per prompt; 0, 1, ... if None.
 
     Raises:
       ValueError: an unknown task, or an input that it lacks or cannot take.
     """
-    given = self.encode_given(task, len(prompts), images, audios, videos)
-    self.free()
-    latents = self.latents(task, prompts, given, negative, seeds, sampling)
-    clips = self.decode(latents)
-    self.free()
-    came = {"video": videos, "audio": audios}
-    given = tasks.inference_task(task).given
-    return [
-      dataclasses.replace(clip, **{s: came[s][i] for s in given})
-      for i, clip in enumerate(clips)
-    ]
-
-  def encode_given(
-    self, task: str, num: int, images, audios, videos
-  ) -> dict[str, Any]:
-    """Latents of a whole stream, or what makes a clip begin with an image."""
-    plan = tasks.inference_task(task)
-    needed = {
-      "image": plan.first_frame,
-      "audio": "audio" in plan.given,
-      "video": "video" in plan.given,
-    }
-    got = {"image": images, "audio": audios, "video": videos}
-    for name, need in needed.items():
-      if need != (got[name] is not None):
-        state = "needs" if need else "takes no"
-        raise ValueError(f"Task '{task}' {state} {name} input.")
-      if need and len(got[name]) != num:
+    num, inputs = len(prompts), dict(image=images, audio=audios, video=videos)
+    check_inputs(tasks.inference_task(task), inputs)
+    columns = {"prompt": prompts, "seed": seeds, "negative": negative} | inputs
+    if seeds is None:
+      columns["seed"] = range(num)
+    if isinstance(negative, str):
+      columns["negative"] = [negative] * num
+    columns = {name: x for name, x in columns.items() if x is not None}
+    for name, values in columns.items():
+      if len(values) != num:
         raise ValueError(
-          f"{len(got[name])} {name} inputs for {num} prompts: give one each."
+          f"{len(values)} {name} values for {num} prompts: give one each."
         )
-    self.shape.check(self.codecs, videos or (), audios or ())
-    given, shapes = {}, self.shape.latents(self.codecs)
-    if videos is not None:
-      given["video"] = self.codecs.video.encode(np.stack(videos))
-    if images is not None:
-      given |= self.begin_with(stack_images(images, self.shape.size))
-    if audios is not None:
-      latents = self.codecs.audio.encode(np.stack(audios))
-      m, _ = shapes["audio"]
-      given["audio"] = np.stack([records.pad(x, m) for x in latents])
-    return given
+    requests = [
+      make_request({"task": task, "name": str(i)} | dict(zip(columns, row)))  # noqa: B905
+      for i, row in enumerate(zip(*columns.values(), strict=True))
+    ]
+    return self.generate(requests, sampling=sampling, batch_size=num)
 
-  @property
-  def told(self) -> dict[str, bool]:
-    """Which parts of an `Image` the model is told of, if of any."""
-    video = self.model.get("video") or {}
-    return {
-      "latents": bool(video.get("condition_channels")),
-      "tokens": bool(video.get("image_width")),
-    }
-
-  def begin_with(self, images: UInt8[np.ndarray, "b y x 3"]) -> dict[str, Any]:
-    """What makes clips begin with images: told of them, or their latents."""
-    if not any(self.told.values()):
-      return {"video": self.codecs.video.encode(images[:, None])}
-    frames = self.shape.frames
-    return {"image": make_image(images, self.codecs, frames, **self.told)}
-
-  def latents(
+  def generate(
     self,
-    task: str,
-    prompts: Sequence[str],
-    given: Mapping[str, Any],
-    negative: str | Sequence[str] = "",
-    seeds: Sequence[int] | None = None,
+    requests: Sequence[Request],
+    *,
     sampling: SamplingConfig | None = None,
-  ) -> State:
-    """Sampled latents, stream -> (b, ...), given streams included."""
-    negatives = [negative] if isinstance(negative, str) else negative
-    both = self.embed([*prompts, *negatives])
-    text, negatives = both[: len(prompts)], both[len(prompts) :]
-    self.free()
-    made = self.sample(task, text, negatives, given, seeds, sampling)
-    self.free()
-    return made
+    batch_size: int = 8,
+    finish: Finish | None = None,
+    probe: AttentionProbe | None = None,
+    guard: Callable[..., contextlib.AbstractContextManager] | None = None,
+  ) -> list[Any]:
+    """Runs all stages for all requests; nothing else orders them.
 
-  def sample(
-    self,
-    task: str,
-    text: Float[np.ndarray, "b l d"],
-    negative: Float[np.ndarray, "*n l d"],
-    given: Mapping[str, Any],
-    seeds: Sequence[int] | None = None,
-    sampling: SamplingConfig | None = None,
-  ) -> State:
-    """`latents`, for prompts that are embedded."""
-    return self.look(None, task, text, negative, given, seeds, sampling)[0]
+    Each stage needs another part of the model, which `offload` frees after it.
 
-  def look(
-    self, look: AttentionProbe | None, *args: Any
-  ) -> tuple[State, dict[str, Array]]:
-    """`sample`, and where cross-modal attention went in steps and layers.
-
-    args: as of `sample`.
+    Args:
+      batch_size: requests that are sampled at once, at most.
+      finish: makes a batch's results from its latents and attention shares;
+        by default decoded clips.
+      probe: see `stages.sample`.
+      guard: `with guard(*requests):` surrounds what can fail for them alone,
+        and may suppress a ValueError to go on with the others.
 
     Returns:
-      The latents and the shares of `sampling.sample_latents`, with the clips
-      in front: (b, steps, layers, ...).
+      The results, task by task in the order of the requests.
     """
-    num, (args, options) = len(args[1]), self.prepare(*args)
-    made, shares = sample_latents(*args, **options, look=look)
-    shares = {s: jnp.moveaxis(x, 2, 0)[:num] for s, x in shares.items()}
-    return {s: x[:num] for s, x in made.items()}, shares
+    guard = guard or (lambda *requests: contextlib.nullcontext())
+    finish = finish or self.decode
+    results = []
+    for group, rows in group_requests(requests, batch_size, self.offload):
+      texts = self._embed(group, guard)
+      self.free()
+      inputs: dict[Request, EncodedInputs] = {}
+      for batch in chunked(list(texts), rows):
+        inputs |= self._encode(batch, guard)
+      self.free()
+      sampled = []
+      for batch in chunked(list(inputs), rows):
+        with guard(*batch):
+          found = self._sample(batch, rows, texts, inputs, sampling, probe)
+          sampled.append((batch, *found))
+      self.free()
+      for batch, latents, shares in sampled:
+        with guard(*batch):
+          results += finish(batch, latents, shares)
+      self.free()
+    return results
 
-  def prepare(
-    self, task: str, text, negative, given, seeds=None, sampling=None
-  ) -> tuple[tuple, dict[str, Any]]:
-    """Arguments of `sample_latents`, for those of `sample`."""
-    plan, sampling = tasks.inference_task(task), sampling or self.sampling
-    shapes = self.shape.latents(self.codecs)
-    num = len(text)
-    seeds = range(num) if seeds is None else seeds
-    # A mesh wants as many rows as it has shards; the last is repeated.
-    rows = num + -num % self.layout.batch_shards()
-    whole = np.minimum(np.arange(rows), num - 1)
-    keys = jax.vmap(jax.random.key)(jnp.asarray(list(seeds), jnp.uint32))
-    condition = {
-      "text": text[whole],
-      "negative": np.broadcast_to(negative, text.shape)[whole],
-    }
-    given = jax.tree.map(lambda x: jnp.asarray(x)[whole], dict(given))
-    if "image" in given:
-      condition["image"] = given.pop("image")
-    row = guidance.row(sampling.guidance)
-    if any(v.other == "null" for v in row.weights(sampling.scales["video"])):
-      condition["null"] = self.null_latents
-    noise = flow.draw_noise(keys[whole], {s: shapes[s] for s in plan.streams})
-    return (self.weights(), noise, given, condition), dict(
-      graph=self.graph, task=task, sampling=sampling, layout=self.layout,
-      watch=self.watch,
-    )  # fmt: skip
+  def decode(
+    self, batch: Sequence[Request], latents: Mapping, shares: Mapping
+  ) -> list[GeneratedClip]:
+    """Decodes a batch to clips, in which input streams are the originals."""
+    clips = []
+    for request, clip in zip(batch, stages.decode(self, latents), strict=True):
+      given = {s: getattr(request, s) for s in request.task.given}
+      given = {s: x for s, x in given.items() if isinstance(x, np.ndarray)}
+      clips.append(dataclasses.replace(clip, **given))
+    return clips
 
-  def regenerate(
-    self,
-    task: str,
-    clips: Mapping[str, Any],
-    seeds: Sequence[int] | None = None,
-    sampling: SamplingConfig | None = None,
-  ) -> State:
-    """`latents` for `task`, given what it needs from clips of the data.
+  def _embed(
+    self, group: Sequence[Request], guard: Callable
+  ) -> dict[Request, tuple[np.ndarray, np.ndarray]]:
+    """Embeds the prompt and the negative prompt of each request."""
+    done = {r: r.text for r in group if r.text is not None}
+    todo = []
+    for request in group:
+      if request not in done:
+        with guard(request):
+          for prompt in (request.prompt, request.negative):
+            stages.check_prompt(self, prompt)
+          todo.append(request)
+    if not todo:
+      return done
+    prompts = [p for r in todo for p in (r.prompt, r.negative)]
+    pairs = rearrange(stages.embed(self, prompts), "(b p) l d -> b p l d", p=2)
+    return done | dict(zip(todo, map(tuple, pairs), strict=True))
 
-    clips: as of `data.loader.read_clips`; their text is not encoded again.
-    """
-    plan = tasks.inference_task(task)
-    given = {s: clips[s] for s in plan.given}
-    if plan.first_frame:
-      given["video"] = clips["video"][:, :1]
-    if plan.first_frame and any(self.told.values()):
-      given = self.begin_with(self.codecs.video.decode(given["video"])[:, 0])
-    text, null = clips["text"], clips["null_text"]
-    return self.sample(task, text, null, given, seeds, sampling)
+  def _encode(
+    self, batch: Sequence[Request], guard: Callable
+  ) -> dict[Request, EncodedInputs]:
+    """Reads and encodes the inputs of each request."""
+    task = batch[0].task
+    if batch[0].latents is not None:
+      latents = _stack([request.latents for request in batch])
+      return _split(batch, stages.use_latents(self, task, latents))
+    rate, read = self.codecs.audio.sample_rate, {}
+    for request in batch:
+      with guard(request):
+        read[request] = read_inputs(request, self.shape, rate)
+    if not read:
+      return {}
+    inputs = {name: [x[name] for x in read.values()] for name in task.inputs}
+    return _split(list(read), stages.encode_inputs(self, inputs))
 
-  def embed(self, prompts: Sequence[str]) -> Float[np.ndarray, "b l d"]:
-    """Text embeddings, padded with zeros to the encoder's length.
-
-    Raises:
-      ValueError: as `check_prompt`.
-    """
-    text = self.codecs.text
-    for prompt in prompts:
-      self.check_prompt(prompt)
-    return np.stack(
-      [records.pad(x, text.max_length) for x in text.encode_all(prompts)]
+  def _sample(self, batch, rows, texts, inputs, sampling, probe):
+    """Samples a batch, padded to `rows` so that all batches share a program."""
+    padded = [*batch, *batch[-1:] * (rows - len(batch))]
+    text, negative = (
+      np.stack(x) for x in zip(*(texts[r] for r in padded), strict=True)
     )
+    found = stages.sample(
+      self, batch[0].task, text, negative,
+      _stack([inputs[request] for request in padded]),
+      [request.seed for request in padded], sampling, probe,
+    )  # fmt: skip
+    return jax.tree.map(lambda x: np.asarray(x)[: len(batch)], found)
 
-  def check_prompt(self, prompt: str) -> None:
-    """Raises ValueError for more tokens than the model reads."""
-    text = self.codecs.text
-    if (found := text.num_tokens(prompt)) > text.max_length:
-      raise ValueError(
-        f"the prompt '{prompt[:40]}...' has {found} tokens; this model reads"
-        f" {text.max_length}: shorten it."
-      )
 
-  def weights(self) -> PyTree:
-    """The model's parameters, read now if they are not there."""
-    if self.params is None:
-      self.params = self.read()
-    return self.params
+def group_requests(
+  requests: Sequence[Request], batch_size: int, offload: bool
+) -> Iterator[tuple[list[Request], int]]:
+  """Yields requests of one task that run together, and the size of batches.
 
-  def free(self) -> None:
-    """With `offload`, lets go of all weights; their next use reads them."""
-    if self.offload:
-      self.params = None
-      for codec in filter(None, self.codecs):
-        forget(codec)
+  All batches of a task have one size, so that one program serves them: the one
+  that pads the fewest rows.
+  """
+  for task in dict.fromkeys(request.task for request in requests):
+    members = [request for request in requests if request.task == task]
+    rows = math.ceil(len(members) / math.ceil(len(members) / batch_size))
+    at_once = max(_ROUND // rows, 1) if offload else 1
+    for group in chunked(members, rows * at_once):
+      yield group, rows
 
-  @functools.cached_property
-  def null_latents(self) -> dict[str, np.ndarray]:
-    """A static grey video and silence, for the guidance called "sync"."""
-    f, m = self.shape.frames, self.shape.latents(self.codecs)["audio"][0]
-    samples = round(m * self.codecs.audio.sample_rate / self.codecs.audio.rate)
-    grey = np.full((1, f, *self.shape.size, 3), 128, np.uint8)
-    silence = np.zeros((1, samples), np.float32)
-    return {
-      "video": self.codecs.video.encode(grey),
-      "audio": self.codecs.audio.encode(silence)[:, :m],
-    }
 
-  def decode(self, latents: State) -> list[GeneratedClip]:
-    """Pixels and sound of each item; sound is cut to the video's length."""
-    latents = {s: np.asarray(x) for s, x in latents.items()}
-    return decode(latents, self.codecs, self.shape)
+def chunked(items: Sequence[T], size: int) -> Iterator[list[T]]:
+  """Yields consecutive chunks of `size` items, the last perhaps smaller."""
+  for start in range(0, len(items), size):
+    yield list(items[start : start + size])
+
+
+def _stack(trees: Sequence[Any]) -> Any:
+  return jax.tree.map(lambda *x: np.stack(x), *trees)
+
+
+def _split(
+  batch: Sequence[Request], inputs: EncodedInputs
+) -> dict[Request, EncodedInputs]:
+  return {
+    request: jax.tree.map(lambda x, i=i: x[i], inputs)
+    for i, request in enumerate(batch)
+  }

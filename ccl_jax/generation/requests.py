@@ -1,18 +1,18 @@
-"""Lists of what to generate, and the files that they name.
+"""Requests: what to generate, from a list, from Python or from encoded clips.
 
 A line of a list is a JSON object,
 
     {"prompt": "A face talks.", "task": "a2v", "audio": "a.wav", "seed": 3,
      "negative": "", "name": "first"}
 
-of which "prompt" must be there, and a path as "image", "audio" or "video" where
-the task takes one.
+where "prompt" is required, and the task's inputs are paths as "image", "audio"
+or "video".
 """
 
 import dataclasses
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,81 +20,101 @@ from etils import epath
 
 from ccl_jax.config import check_keys
 from ccl_jax.data import media
+from ccl_jax.data.clip import ClipShape
 from ccl_jax.diffusion import tasks
-from ccl_jax.generation.pipeline import Pipeline
 from ccl_jax.generation.sampling import SamplingConfig
 
 INPUTS = ("image", "audio", "video")
+# Fields that users write, with their types.
+_TYPES = {"seed": int} | dict.fromkeys(
+  ("prompt", "task", "name", "negative", *INPUTS), str
+)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Request:
-  """One thing to generate; `make_item` checks it.
+  """One clip to generate; made and checked by the functions of this module.
 
   Attributes:
-    name: of the files, without suffix; may have folders.
-    image, audio, video: paths as they were given.
-    where: the line it is from, for messages.
+    name: of the result's files, without suffix; may contain folders.
+    image, audio, video: a path or an array, where the task takes one.
+    where: the line of a list that it is from, for messages.
+    text: the prompt and the negative prompt if they are embedded already.
+    latents: of the inputs if they are encoded already: of a full stream, or
+      the first frame of the video.
   """
 
   prompt: str
-  task: str
+  task: tasks.InferenceTask
   seed: int
-  name: str
+  name: str = ""
   negative: str = ""
-  image: str | None = None
-  audio: str | None = None
-  video: str | None = None
+  image: Any = None
+  audio: Any = None
+  video: Any = None
   where: str = ""
+  text: tuple[np.ndarray, np.ndarray] | None = None
+  latents: dict[str, Any] | None = None
 
 
-def inputs(task: str) -> tuple[str, ...]:
-  """Which of INPUTS a task takes."""
-  plan = tasks.inference_task(task)
-  first = ("image",) if plan.first_frame else ()
-  return first + tuple(s for s in INPUTS if s in plan.given)
+def make_request(fields: Mapping[str, Any], where: str = "") -> Request:
+  """Makes a request from fields that a user wrote.
 
-
-def make_item(fields: Mapping[str, Any], where: str = "") -> Request:
-  """An item of what someone gave.
+  Args:
+    fields: prompt, task, seed, name and, as needed, the others of `Request`;
+      inputs are paths, or arrays from Python.
 
   Raises:
     ValueError: a field that is unknown, missing, of the wrong type or out of
       range, or an input that the task lacks or does not take.
   """
-  types = {f.name: str for f in dataclasses.fields(Request)} | {"seed": int}
-  check_keys(fields, types.keys() - {"where"}, "item")
+  check_keys(fields, _TYPES, "request")
   fields = {name: x for name, x in fields.items() if x is not None}
   if "prompt" not in fields:
     raise ValueError('expected a "prompt".')
   for name, value in fields.items():
-    if type(value) is not types[name]:
-      kind = {str: "text", int: "a whole number"}[types[name]]
+    is_array = name in INPUTS and isinstance(value, np.ndarray)
+    if type(value) is not _TYPES[name] and not is_array:
+      kind = {str: "text", int: "a whole number"}[_TYPES[name]]
       raise ValueError(f'"{name}" is {value!r}, expected {kind}.')
-  item = Request(**fields, where=where)
-  taken = inputs(item.task)
-  for name in INPUTS:
-    if (name in taken) != (getattr(item, name) is not None):
-      verb = "needs" if name in taken else "takes no"
-      raise ValueError(f"Task '{item.task}' {verb} --{name} (or \"{name}\").")
-  if not 0 <= item.seed < 2**32:
-    raise ValueError(f"seed {item.seed}: expected 0 or more, less than 2^32.")
-  path = pathlib.PurePosixPath(item.name)
+  task = tasks.inference_task(fields["task"])
+  check_inputs(task, fields)
+  request = Request(**fields | {"task": task}, where=where)
+  if not 0 <= request.seed < 2**32:
+    raise ValueError(
+      f"seed {request.seed}: expected 0 or more, less than 2^32."
+    )
+  path = pathlib.PurePosixPath(request.name)
   if not path.name or path.is_absolute() or ".." in path.parts:
-    raise ValueError(f"name '{item.name}': expected one below the folder.")
-  return item
+    raise ValueError(f"name '{path}': expected one below the folder.")
+  return request
+
+
+def check_inputs(task: tasks.InferenceTask, fields: Mapping[str, Any]) -> None:
+  """Checks that `fields` has just the inputs that the task takes.
+
+  Raises:
+    ValueError: an input that is missing or not taken.
+  """
+  for name in INPUTS:
+    if (name in task.inputs) != (fields.get(name) is not None):
+      verb = "needs" if name in task.inputs else "takes no"
+      raise ValueError(f"Task '{task.name}' {verb} {name}.")
 
 
 def read_list(
   path: epath.PathLike, defaults: Mapping[str, Any]
 ) -> tuple[list[Request], list[str]]:
-  """The items of a file, and what is wrong with lines that are none.
+  """Reads a list of requests.
 
   Args:
-    defaults: fields for lines that lack them; "seed" is counted up.
+    defaults: fields for lines that lack them; "seed" increases by 1 a line.
+
+  Returns:
+    The requests, and a message for each line that is none.
 
   Raises:
-    ValueError: no file, or nothing in it.
+    ValueError: no such file, or an empty one.
   """
   path = epath.Path(path)
   if not path.exists():
@@ -103,25 +123,25 @@ def read_list(
   lines = [(number, line) for number, line in lines if line.strip()]
   if not lines:
     raise ValueError(f"--prompts: '{path}' holds no line.")
-  items: dict[str, Request] = {}
+  requests: dict[str, Request] = {}
   problems = []
   for index, (number, line) in enumerate(lines):
     where = f"{path} line {number}"
     try:
       fields = defaults | {"seed": defaults["seed"] + index} | parse(line)
       fields = {"name": f"{fields['task']}_{index:04d}"} | fields
-      item = make_item(fields, where)
-      if item.name in items:
-        there = items[item.name].where
-        raise ValueError(f"name '{item.name}' is taken, by {there}.")
-      items[item.name] = item
+      request = make_request(fields, where)
+      if request.name in requests:
+        first = requests[request.name].where
+        raise ValueError(f"name '{request.name}' is taken, by {first}.")
+      requests[request.name] = request
     except ValueError as error:
       problems.append(f"{where}: {error}")
-  return list(items.values()), problems
+  return list(requests.values()), problems
 
 
 def parse(line: str) -> dict[str, Any]:
-  """The object in a line of JSON."""
+  """Parses a line of JSON that must be an object."""
   try:
     fields = json.loads(line)
   except json.JSONDecodeError as error:
@@ -131,47 +151,83 @@ def parse(line: str) -> dict[str, Any]:
   return fields
 
 
-def read_given(item: Request, pipeline: Pipeline) -> dict[str, np.ndarray]:
-  """The item's inputs as the model takes them: size, rate and length.
+def from_clips(
+  task: tasks.InferenceTask,
+  clips: Mapping[str, Any],
+  seeds: Sequence[int] | None = None,
+) -> list[Request]:
+  """Makes requests for the prompts and inputs of encoded clips.
+
+  Args:
+    clips: from `data.loader.read_clips`; neither text nor inputs are encoded
+      again.
+    seeds: one per clip; 0, 1, ... if None.
+  """
+  sources = dict.fromkeys(task.given, slice(None))
+  if task.first_frame:
+    sources["video"] = slice(1)
+  seeds = range(len(clips["text"])) if seeds is None else seeds
+  return [
+    Request(
+      prompt="",
+      task=task,
+      seed=seed,
+      text=(text, clips["null_text"]),
+      latents={s: clips[s][i][part] for s, part in sources.items()},
+    )
+    for i, (text, seed) in enumerate(zip(clips["text"], seeds, strict=True))
+  ]
+
+
+def read_inputs(
+  request: Request, shape: ClipShape, sample_rate: int
+) -> dict[str, np.ndarray]:
+  """Reads a request's inputs in the model's size, rate and length.
 
   Raises:
-    ClipError: a file that cannot be used, named.
+    ClipError: a file that cannot be used; the message names it.
   """
-  shape, given = pipeline.shape, {}
-  for name in inputs(item.task):
-    path = getattr(item, name)
-    if name == "image":
-      given[name] = media.read_image(path, shape.size)
-      continue
-    clip = media.read_clip(
-      path, fps=shape.fps, size=shape.size, frames=shape.frames,
-      sample_rate=pipeline.codecs.audio.sample_rate,
-      need_video=name == "video", need_audio=name == "audio",
-    )  # fmt: skip
-    given[name] = getattr(clip, name)
-  return given
+  inputs = {}
+  for name in request.task.inputs:
+    value = getattr(request, name)
+    if isinstance(value, np.ndarray):
+      inputs[name] = value
+    elif name == "image":
+      inputs[name] = media.read_image(value, shape.size)
+    else:
+      clip = media.read_clip(
+        value, fps=shape.fps, size=shape.size, frames=shape.frames,
+        sample_rate=sample_rate,
+        need_video=name == "video", need_audio=name == "audio",
+      )  # fmt: skip
+      inputs[name] = getattr(clip, name)
+  return inputs
 
 
-def unused(item: Request, pipeline: Pipeline) -> str:
-  """Says how much of longer inputs is left out; "" if nothing is."""
-  length = pipeline.shape.frames / pipeline.shape.fps
+def describe_unused(request: Request, shape: ClipShape) -> str:
+  """Returns a note on how much of longer inputs is unused, or ""."""
+  length = shape.frames / shape.fps
   for name in ("audio", "video"):
-    path = getattr(item, name)
-    if path is not None and (seconds := media.seconds(path)) > length + 0.5:
+    path = getattr(request, name)
+    if not isinstance(path, str):
+      continue
+    seconds = media.declared_duration(path)
+    if seconds > length + 0.5:
       return (
         f"{path}: only the first {length:.2f} s of {seconds:.0f} s are used"
       )
   return ""
 
 
-def describe(
-  item: Request, sampling: SamplingConfig, about: Mapping[str, Any]
+def metadata(
+  request: Request, sampling: SamplingConfig, about: Mapping[str, Any]
 ) -> dict[str, Any]:
-  """What the JSON beside a result says.
+  """Returns the JSON that is written beside a result.
 
-  about: whatever else it should say.
+  Args:
+    about: further entries.
   """
-  fields = dataclasses.asdict(item)
-  del fields["where"]
-  said = fields | {"sampling": dataclasses.asdict(sampling)} | dict(about)
-  return json.loads(json.dumps(said))  # tuples as they will be read
+  fields = {name: getattr(request, name) for name in _TYPES}
+  fields["task"] = request.task.name
+  entries = fields | {"sampling": dataclasses.asdict(sampling)} | dict(about)
+  return json.loads(json.dumps(entries))  # tuples as they will be read

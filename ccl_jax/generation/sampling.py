@@ -1,11 +1,11 @@
 """How latents are sampled: settings, and one compiled program for each task.
 
-A stream that is given as a whole, the sound of a2v or the video of v2a, is a
-reference: at t = 0 at every step, and routed to see context only. So it runs
-once, before the loop, for each text that guidance shows it, and only its keys
-and values stay: layers x b x tokens x width x 2 numbers in the compute dtype,
-with the other stream's width. At the 14b shape v2a keeps 40 x 27,280 x 1536 x 2
-bfloat16 of a clip, 6.7 GB, and a2v 0.13 GB.
+A stream that the user provides in full, the sound of a2v or the video of v2a,
+is a reference: at t = 0 at every step, and routed to see context only. So it
+runs once before the loop, for each text that guidance shows it, and only its
+keys and values are kept: layers x b x tokens x width x 2 numbers in the compute
+dtype, with the other stream's width. At the 14b shape v2a keeps 40 x 27,280 x
+1536 x 2 bfloat16 of a clip, 6.7 GB, and a2v 0.13 GB.
 """
 
 import dataclasses
@@ -18,58 +18,65 @@ import numpy as np
 from flax import nnx
 
 from ccl_jax.array_types import Array, PyTree, State
-from ccl_jax.diffusion import guidance, solvers, tasks
+from ccl_jax.diffusion import guidance, solvers
 from ccl_jax.diffusion.flow import Velocity
+from ccl_jax.diffusion.guidance import Condition
+from ccl_jax.diffusion.tasks import InferenceTask
 from ccl_jax.models import joint
 from ccl_jax.models.attention_probe import attention_shares
 from ccl_jax.sharding import Layout
 
 
+def _option(default: Any, help: str) -> Any:
+  return dataclasses.field(default=default, metadata={"help": help})
+
+
 @dataclasses.dataclass(frozen=True)
 class SamplingConfig:
-  """How to sample.
-
-  Attributes:
-    solver: a key of `sampler.SOLVERS`.
-    num_inference_steps: from noise to latents.
-    shift: of the times, towards noise above 1.
-    guidance: a row of `guidance.ROWS`.
-    video_guidance_scale, audio_guidance_scale: of each stream's guidance, and of the text where
-      the row has two scales; from 0, where 1 is none.
-    cross_guidance_scale: of the other stream, where the row has two scales.
-    audio_cross_guidance_scale: the same for the audio, if it is not to be the same.
-    guidance_low, guidance_high: sigmas (1 is noise, 0 data) between which there
-      is guidance; at the other steps only the conditional velocity is run.
-    guidance_rescale: from 0 to 1, how far the standard deviation of the guided velocity
-      goes back to that of the conditional one.
-    batch_passes: run the passes of a step as one batch; else one after the other,
-      slower and in less memory.
-    cache_reference: run a reference before the first step instead of at each:
-      the same result, for the memory that its keys and values take.
+  """The `sampling` section; each field's `help` describes it.
 
   Raises:
-    ValueError: an unknown method or guidance, no steps, a scale below 0, a
-      window that is none, or a rescale outside of 0 to 1.
+    ValueError: a value that is unknown or out of range.
   """
 
-  solver: str = "unipc"
-  num_inference_steps: int = 50
-  shift: float = 5.0
-  guidance: str = "ucg2"
-  video_guidance_scale: float = 4.0
-  audio_guidance_scale: float = 3.0
-  cross_guidance_scale: float = 2.5
-  audio_cross_guidance_scale: float | None = None
-  guidance_low: float = 0.0
-  guidance_high: float = 1.0
-  guidance_rescale: float = 0.0
-  batch_passes: bool = True
-  cache_reference: bool = True
+  solver: str = _option("unipc", "Solver: unipc or euler.")
+  num_inference_steps: int = _option(50, "Steps from noise to latents.")
+  shift: float = _option(5.0, "Shift of the times; above 1 towards noise.")
+  guidance: str = _option(
+    "ucg2",
+    "Guidance rule: none, text, ucg2, ucg3, ucg3_text_first, multimodal, sync.",
+  )
+  video_guidance_scale: float = _option(
+    4.0, "Guidance scale of the video, of its text in rules of two scales; 1"
+    " is no guidance.",
+  )  # fmt: skip
+  audio_guidance_scale: float = _option(3.0, "The same of the audio.")
+  cross_guidance_scale: float = _option(
+    2.5, "Guidance scale of the other stream, in rules of two scales."
+  )
+  audio_cross_guidance_scale: float | None = _option(
+    None, "The same for the audio only; None is cross_guidance_scale."
+  )
+  guidance_low: float = _option(
+    0.0, "Lowest sigma with guidance (0 is data, 1 noise)."
+  )
+  guidance_high: float = _option(1.0, "Highest sigma with guidance.")
+  guidance_rescale: float = _option(
+    0.0, "How far the guided velocity's deviation goes back to that of the"
+    " conditional one, from 0 to 1.",
+  )  # fmt: skip
+  batch_passes: bool = _option(
+    True, "Run the passes of a step as one batch; else in turn, in less memory."
+  )
+  cache_reference: bool = _option(
+    True, "Run a reference stream once and keep its keys and values; else at"
+    " every step, in less memory.",
+  )  # fmt: skip
 
   def __post_init__(self):
-    guidance.row(self.guidance)
+    guidance.rule(self.guidance)
     solvers.schedule(self.num_inference_steps, self.shift)
-    solvers.check_method(self.solver)
+    solvers.check_solver(self.solver)
     for field in dataclasses.fields(self):
       value = getattr(self, field.name)
       if field.name.endswith("_scale") and value is not None and not value >= 0:
@@ -84,12 +91,13 @@ class SamplingConfig:
       )
     if not 0 <= self.guidance_rescale <= 1:
       raise ValueError(
-        f"sampling.guidance_rescale is {self.guidance_rescale}: expected from 0 to 1."
+        f"sampling.guidance_rescale is {self.guidance_rescale}: expected from 0"
+        " to 1."
       )
 
   @property
   def scales(self) -> dict[str, dict[str, float]]:
-    """Scales by stream and name, for every row of guidance."""
+    """Guidance scales: stream -> name in `guidance.guide` -> value."""
     own = {
       "video": self.video_guidance_scale,
       "audio": self.audio_guidance_scale,
@@ -106,106 +114,194 @@ class SamplingConfig:
     """The lowest and the highest guided sigma."""
     return self.guidance_low, self.guidance_high
 
-  def held(self, plan: tasks.InferenceTask) -> tuple[str, ...]:
-    """The streams that run once: those that are given as a whole."""
-    return plan.given if self.cache_reference else ()
-
-  def work(self, plan: tasks.InferenceTask) -> dict[str, Any]:
-    """How often the model runs for a clip: options of `flops.sample_flops`."""
-    held, row = self.held(plan), guidance.row(self.guidance)
-    iterated = tuple(s for s in plan.streams if s not in held)
-    passes = len(guidance.passes(row, iterated))
-    sigmas = solvers.schedule(self.num_inference_steps, self.shift)
-    return {
-      "streams": plan.streams,
-      "held": held,
-      "forwards": sum(
-        steps * (passes if inside else 1)
-        for inside, steps in solvers.split(sigmas, self.window)
-      ),
-      "runs": len(guidance.references(row)),
-    }
+  def cached(self, task: InferenceTask) -> tuple[str, ...]:
+    """Returns the reference streams that run once."""
+    return task.given if self.cache_reference else ()
 
 
 class AttentionProbe(NamedTuple):
-  """Steps and layers whose cross-modal attention is shown."""
+  """Steps and layers whose cross-modal attention is returned."""
 
-  num_inference_steps: tuple[int, ...]
+  steps: tuple[int, ...]
   layers: tuple[int, ...]
 
 
-def spread(num: int) -> list[int]:
-  """The first, the middle and the last of `num`."""
+def first_middle_last(num: int) -> list[int]:
+  """Returns the first, the middle and the last of `num` indices."""
   return sorted({0, num // 2, num - 1})
+
+
+def count_runs(sampling: SamplingConfig, task: InferenceTask) -> dict[str, Any]:
+  """Counts how often the model runs for a clip.
+
+  Returns:
+    The arguments of `cost.flops.sample_flops`.
+  """
+  cached, rule = sampling.cached(task), guidance.rule(sampling.guidance)
+  iterated = tuple(s for s in task.streams if s not in cached)
+  passes = len(guidance.passes(rule, iterated))
+  sigmas = solvers.schedule(sampling.num_inference_steps, sampling.shift)
+  return {
+    "streams": task.streams,
+    "held": cached,
+    "forwards": sum(
+      steps * (passes if inside else 1)
+      for inside, steps in solvers.split(sigmas, sampling.window)
+    ),
+    "runs": len(guidance.references(rule)),
+  }
 
 
 @functools.partial(
   jax.jit,
-  static_argnames=("graph", "task", "sampling", "layout", "look", "watch"),
+  static_argnames=("graph", "task", "sampling", "layout", "probe", "on_step"),
 )
 def sample_latents(
   params: PyTree,
   noise: State,
   given: State,
-  condition: dict,
+  condition: Condition,
   *,
   graph: nnx.GraphDef,
-  task: str,
+  task: InferenceTask,
   sampling: SamplingConfig,
   layout: Layout,
-  look: AttentionProbe | None = None,
-  watch: solvers.Watch | None = None,
+  probe: AttentionProbe | None = None,
+  on_step: solvers.OnStep | None = None,
 ) -> tuple[State, dict[str, Array]]:
-  """Latents of the streams in `noise`; one compiled loop over the steps.
+  """Samples the streams of `noise` in one compiled loop over the steps.
 
-  On a mesh, every device gets all of them.
+  On a mesh, every device gets all of the results.
 
   Args:
     given: latents of the reference stream, or of the first frame.
-    condition: text, negative (b, l, d), perhaps null latents, see `guidance`,
-      and an image, see `models.joint`: it takes the place of a first frame.
-    look: where attention is to be looked at; the latents stay the same.
-    watch: see `sampler.solve`; another one is another program.
+    condition: without a route, which is the task's. An image takes the place of
+      a first frame.
+    probe: where to return attention; the latents stay the same.
+    on_step: see `solvers.solve`; each callable is another program.
 
   Returns:
-    The latents, and the shares of `look` as of `models.attention_probe`:
-    "video": (steps, layers, b, f, h, w), "audio": (steps, layers, b, m);
-    nothing without it, or if one stream runs alone.
+    The latents, and `attention_probe.attention_shares` of the probe: "video"
+    (steps, layers, b, f, h, w), "audio" (steps, layers, b, m); nothing without
+    a probe, or for a stream alone.
 
   Raises:
-    ValueError: a step or a layer to look at that is not there.
+    ValueError: the probe's step or layer does not exist.
   """
-  made, states = _solve(
-    params, noise, given, condition, graph, task, sampling, watch
+  condition = dataclasses.replace(
+    condition,
+    route=task.route(len(condition.text)),
+    cached=sampling.cached(task),
+  )
+  latents, states = _solve(
+    params, noise, given, condition, graph, task, sampling, on_step
   )
   shares = {}
-  if look is not None:
-    shares = _shares(params, states, condition, graph, task, sampling, look)
+  if probe is not None:
+    shares = _shares(params, states, condition, graph, task, sampling, probe)
   return tuple(
-    {s: layout.replicate(x) for s, x in each.items()} for each in (made, shares)
+    {s: layout.replicate(x) for s, x in each.items()}
+    for each in (latents, shares)
   )
+
+
+def _solve(
+  params, noise, given, condition, graph, task, sampling, on_step
+) -> tuple[State, State]:
+  """Returns the latents, and all states on the way, (steps, b, ...)."""
+  cached = condition.cached
+  rule, plain = guidance.rule(sampling.guidance), guidance.rule("none")
+  references = {s: jnp.broadcast_to(given[s], noise[s].shape) for s in cached}
+  velocity = with_reference_cache(graph, params, rule, references, condition)
+  guide = functools.partial(
+    guidance.guide, velocity,
+    scales=sampling.scales, batched=sampling.batch_passes,
+  )  # fmt: skip
+
+  # A cached reference is in no state: the velocity has its keys and values.
+  def iterated(state):
+    return {s: x for s, x in state.items() if s not in cached}
+
+  latents, states = solvers.solve(
+    velocity=guide(rule, rescale=sampling.guidance_rescale),
+    noise=iterated(noise),
+    clean=iterated({} if condition.image is not None else task.clean(noise)),
+    given=iterated(given),
+    sigmas=solvers.schedule(sampling.num_inference_steps, sampling.shift),
+    solver=sampling.solver,
+    condition=condition,
+    window=sampling.window,
+    outside=guide(plain),
+    on_step=on_step,
+  )
+  for s, x in references.items():
+    latents[s] = x.astype(jnp.float32)
+    states[s] = jnp.broadcast_to(
+      latents[s], (sampling.num_inference_steps, *x.shape)
+    )
+  return {s: latents[s] for s in noise}, {s: states[s] for s in noise}
+
+
+def with_reference_cache(
+  graph: nnx.GraphDef,
+  params: PyTree,
+  rule: guidance.GuidanceRule,
+  references: State,
+  condition: Condition,
+) -> Velocity:
+  """Returns the model's velocity, with what no step changes computed once.
+
+  Args:
+    references: latents of the reference streams to run here; none if they are
+      iterated.
+    condition: the sampler's.
+  """
+  runs = guidance.references(rule) if references else ()
+
+  def inputs(text: str, source: str):
+    latents = references if source == "given" else condition.require(source)
+    state = {
+      s: jnp.broadcast_to(latents[s], x.shape) for s, x in references.items()
+    }
+    return state, condition.text_of(text)
+
+  cache = joint.make_kv_cache(
+    graph, params, [inputs(*run) for run in runs], condition.route
+  )
+
+  def velocity(state, t, condition):
+    wanted = [variant.reference for variant in condition.variants]
+    reads = ()
+    if any(reference in runs for reference in wanted):
+      # Passes that see context only read a run in vain: their route is closed.
+      reads = tuple(runs.index(r) if r in runs else 0 for r in wanted)
+    return joint.velocity(
+      graph, params, state, t, condition.text, condition.route,
+      condition.image, dataclasses.replace(cache, reads=reads),
+    )  # fmt: skip
+
+  return velocity
 
 
 def _shares(
-  params, states, condition, graph, task, sampling, look
+  params, states, condition, graph, task, sampling, probe
 ) -> dict[str, Array]:
-  """One more pass, the conditional one, on the state of each step."""
-  _check_indices("step", look.steps, sampling.num_inference_steps)
-  plan = tasks.inference_task(task)
-  image, route = condition.get("image"), plan.route(len(condition["text"]))
+  """Runs the conditional pass once more on the states of the probe's steps."""
+  _check_indices("step", probe.steps, sampling.num_inference_steps)
+  image = condition.image
 
   def shares_at(at):
     state, sigma = at
-    clean = {} if image is not None else plan.clean(state)
+    clean = {} if image is not None else task.clean(state)
     shares = attention_shares(
       graph, params, state, solvers.times(state, sigma, clean),
-      condition["text"], route, image,
+      condition.text, condition.route, image,
     )  # fmt: skip
     for x in shares.values():
-      _check_indices("layer", look.layers, len(x))
-    return {s: x[np.array(look.layers)] for s, x in shares.items()}
+      _check_indices("layer", probe.layers, len(x))
+    return {s: x[np.array(probe.layers)] for s, x in shares.items()}
 
-  steps = np.array(look.steps)
+  steps = np.array(probe.steps)
   sigmas = solvers.schedule(sampling.num_inference_steps, sampling.shift)[steps]
   chosen = {s: x[steps] for s, x in states.items()}
   return jax.lax.map(shares_at, (chosen, sigmas))
@@ -214,93 +310,6 @@ def _shares(
 def _check_indices(name: str, chosen: tuple[int, ...], num: int) -> None:
   if not chosen or any(not 0 <= i < num for i in chosen):
     raise ValueError(
-      f"{name}s {chosen} to look at: expected some from 0 to {num - 1}."
+      f"{name}s {chosen} to look at: expected at least one, each from 0 to"
+      f" {num - 1}."
     )
-
-
-def _solve(
-  params, noise, given, condition, graph, task, sampling, watch
-) -> tuple[State, State]:
-  """Latents, and (steps, b, ...) of all states on the way."""
-  plan = tasks.inference_task(task)
-  held = sampling.held(plan)
-  row, plain = guidance.row(sampling.guidance), guidance.row("none")
-  route = plan.route(len(condition["text"]))
-  condition = condition | {"route": route, "held": held}
-  whole = {s: jnp.broadcast_to(given[s], noise[s].shape) for s in held}
-  velocity = remembering(graph, params, row, whole, condition)
-  guided = functools.partial(
-    guidance.guided,
-    velocity,
-    scales=sampling.scales,
-    batched=sampling.batch_passes,
-  )
-
-  def iterated(state):
-    return {s: x for s, x in state.items() if s not in held}
-
-  made, states = solvers.solve(
-    guided(row, rescale=sampling.guidance_rescale),
-    iterated(noise),
-    iterated({} if "image" in condition else plan.clean(noise)),
-    iterated(given),
-    solvers.schedule(sampling.num_inference_steps, sampling.shift),
-    sampling.solver,
-    condition,
-    sampling.window,
-    guided(plain),
-    watch,
-  )
-  for s, x in whole.items():
-    made[s] = x.astype(jnp.float32)
-    states[s] = jnp.broadcast_to(
-      made[s], (sampling.num_inference_steps, *x.shape)
-    )
-  return {s: made[s] for s in noise}, {s: states[s] for s in noise}
-
-
-def remembering(
-  graph: nnx.GraphDef,
-  params: PyTree,
-  row: guidance.GuidanceRule,
-  given: State,
-  condition: dict,
-) -> Velocity:
-  """The model's velocity; what no step changes is computed here, once.
-
-  Args:
-    given: latents of the references to run, of none if they are iterated.
-    condition: as guidance takes it.
-  """
-  references = guidance.references(row) if given else ()
-
-  def run(text: str, source: str):
-    latents = (
-      given if source == "given" else guidance.required(condition, source)
-    )
-    state = {s: jnp.broadcast_to(latents[s], x.shape) for s, x in given.items()}
-    return state, guidance.required(condition, text)
-
-  runs = [run(*reference) for reference in references]
-  memory = joint.remember(graph, params, runs, condition["route"])
-
-  def velocity(state, t, condition):
-    wanted = [variant.reference for variant in condition["variants"]]
-    reads = ()
-    if any(reference in references for reference in wanted):
-      # Passes that see context only read one in vain: their route is closed.
-      reads = tuple(
-        references.index(r) if r in references else 0 for r in wanted
-      )
-    return joint.velocity(
-      graph,
-      params,
-      state,
-      t,
-      condition["text"],
-      condition["route"],
-      condition.get("image"),
-      dataclasses.replace(memory, reads=reads),
-    )
-
-  return velocity

@@ -1,12 +1,11 @@
-"""Pictures of where cross-modal attention goes (Fig. 6 of the paper).
+"""Plots of cross-modal attention (Fig. 6 of the paper).
 
 A share is the part of a token's attention that falls on the other stream; the
-rest is on the context tokens (`models.attention_probe`). Dark is none, bright
-the most that is found in the clip. A pixel frame t shows latent frame
-(t + 3) // 4: the first frame stands alone, then there are four of each.
+rest falls on the context tokens (`models.attention_probe`). Black is 0, bright
+the largest share in the clip. A pixel frame t shows latent frame (t + 3) // 4:
+the first frame is one latent frame, then every four are one.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -14,15 +13,15 @@ from etils import epath
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-from ccl_jax.data.decoding import GeneratedClip
-from ccl_jax.files import replacing
+from ccl_jax.data.clip import GeneratedClip
+from ccl_jax.files import write_json
 from ccl_jax.metrics import contact_sheet
 
-Shares = Mapping[str, np.ndarray]  # of one clip, see `save`
+Shares = Mapping[str, np.ndarray]  # of one clip, see `save_plots`
 _COLUMNS, _WIDTH = 12, 1152
 
 
-def save(
+def save_plots(
   path: epath.PathLike,
   shares: Shares,
   clip: GeneratedClip,
@@ -32,23 +31,22 @@ def save(
   """Writes PATH.attention.png, .json and, of a video, .mp4.
 
   Args:
-    path: of the result, whose suffix is taken off.
-    shares: of one clip, "video" (steps, layers, f, h, w) and "audio" (steps,
-      layers, m), or one of them.
-    clip: the result; the mp4 shows the mean of all steps and layers over it.
-    steps, layers: which they are.
+    path: of the clip; its suffix is removed.
+    shares: "video" (steps, layers, f, h, w) and "audio" (steps, layers, m), or
+      one of them.
+    clip: shown in the mp4, under the mean over all steps and layers.
+    steps, layers: numbers of the sampler steps and layers, along the first two
+      axes of the shares.
 
   Returns:
-    What was written; nothing where there are no shares.
+    The paths written; none if there are no shares.
   """
   if not shares:
     return []
   path = epath.Path(path)
   names = {k: path.with_suffix(f".attention.{k}") for k in ("png", "json")}
-  contact_sheet.save_png(names["png"], sheet(shares, clip, steps, layers))
-  with replacing(names["json"]) as partial:
-    text = json.dumps(means(shares, steps, layers), indent=1)
-    partial.write_text(text + "\n")
+  contact_sheet.save_png(names["png"], make_sheet(shares, clip, steps, layers))
+  write_json(names["json"], mean_shares(shares, steps, layers))
   written = [*names.values()]
   if "video" in shares and clip.video is not None:
     mean = shares["video"].mean((0, 1))
@@ -59,10 +57,10 @@ def save(
   return written
 
 
-def means(
+def mean_shares(
   shares: Shares, steps: Sequence[int], layers: Sequence[int]
 ) -> list[dict[str, int | float]]:
-  """For each step and layer the mean share of each stream on the other one."""
+  """Returns the mean share of each stream, a row for each step and layer."""
   return [
     {"step": step, "layer": layer}
     | {s: round(float(x[i, j].mean()), 4) for s, x in shares.items()}
@@ -71,28 +69,28 @@ def means(
   ]
 
 
-def sheet(
+def make_sheet(
   shares: Shares,
   clip: GeneratedClip,
   steps: Sequence[int],
   layers: Sequence[int],
 ) -> UInt8[np.ndarray, "y x 3"]:
-  """The clip and its mel, then for each step and layer frames and sound."""
+  """Returns the clip and its log-mel above the shares of all layers."""
   strips = []
   if clip.video is not None:
     strips.append(_row(clip.video))
   if clip.mel is not None:
-    strips.append(contact_sheet.mel_picture(clip.mel, (96, _WIDTH)))
-  tops = {s: max(float(x.max()), 1e-6) for s, x in shares.items()}
+    strips.append(contact_sheet.mel_image(clip.mel, (96, _WIDTH)))
+  maxima = {s: max(float(x.max()), 1e-6) for s, x in shares.items()}
   for i, step in enumerate(steps):
     for j, layer in enumerate(layers):
-      bright = ", ".join(f"{s} {top:.3f}" for s, top in tops.items())
+      bright = ", ".join(f"{s} {top:.3f}" for s, top in maxima.items())
       title = f"step {step}, layer {layer}; bright is {bright}"
       strips.append(contact_sheet.title_line(title, _WIDTH))
       if "video" in shares:
-        strips.append(_row(heat(shares["video"][i, j], tops["video"])))
+        strips.append(_row(heat(shares["video"][i, j], maxima["video"])))
       if "audio" in shares:
-        strip = heat(shares["audio"][i, j][None], tops["audio"])
+        strip = heat(shares["audio"][i, j][None], maxima["audio"])
         strips.append(_resize(strip, (24, _WIDTH)))
   return np.concatenate(strips)
 
@@ -100,7 +98,7 @@ def sheet(
 def heat(
   share: Float[np.ndarray, "*n"], top: float
 ) -> UInt8[np.ndarray, "*n 3"]:
-  """Colours of shares, `top` being the brightest."""
+  """Returns colours; `top` is the brightest."""
   from matplotlib import colormaps
 
   colours = colormaps["inferno"](np.clip(share / top, 0, 1))
@@ -110,7 +108,7 @@ def heat(
 def overlay(
   video: UInt8[np.ndarray, "t y x 3"], share: Float[np.ndarray, "f h w"]
 ) -> UInt8[np.ndarray, "t y x 3"]:
-  """The video, half grey, and its shares upon it."""
+  """Returns the video in grey, blended with its shares."""
   colours = heat(share, max(float(share.max()), 1e-6))
   size = video.shape[1:3]
   maps = np.stack([_resize(frame, size, smooth=True) for frame in colours])
@@ -120,7 +118,7 @@ def overlay(
 
 
 def _row(frames: UInt8[np.ndarray, "t y x 3"]) -> np.ndarray:
-  """Frames, spread evenly, side by side, _WIDTH wide together."""
+  """Returns evenly spread frames side by side, _WIDTH wide together."""
   chosen = np.linspace(0, len(frames) - 1, _COLUMNS).round().astype(int)
   width = _WIDTH // _COLUMNS
   height = round(width * frames.shape[1] / frames.shape[2])

@@ -1,4 +1,4 @@
-"""Pictures of results: a mel, and a sheet of clips with their mels below."""
+"""Images of results: a log-mel, and a sheet of clips with their log-mels."""
 
 from collections.abc import Sequence
 
@@ -12,10 +12,10 @@ from ccl_jax.files import replacing
 MEL_RANGE = (-5.0, 1.5)  # log10 of the clipped magnitude
 
 
-def mel_picture(
+def mel_image(
   mel: Float[np.ndarray, "t mels"], size: tuple[int, int] = (80, 320)
 ) -> UInt8[np.ndarray, "y x 3"]:
-  """A log-mel as an image, low bands below, quiet dark."""
+  """Returns a log-mel as an image, low bands at the bottom, quiet dark."""
   from matplotlib import colormaps
 
   low, high = MEL_RANGE
@@ -36,7 +36,7 @@ def contact_sheet(
   columns: int = 12,
   frame_height: int = 96,
 ) -> UInt8[np.ndarray, "y x 3"]:
-  """One row a clip: a title, `columns` frames spread over it, its mel below."""
+  """Returns one row per clip: title, `columns` frames, log-mel."""
   strips = []
   for title, video, mel in rows:
     parts, width = [], columns * frame_height
@@ -45,7 +45,7 @@ def contact_sheet(
       width = parts[0].shape[1]
     parts.insert(0, title_line(title, width))
     if mel is not None:
-      parts.append(mel_picture(mel, (64, width)))
+      parts.append(mel_image(mel, (64, width)))
     strips.append(np.concatenate(parts))
   width = max(s.shape[1] for s in strips)
   return np.concatenate(
@@ -54,13 +54,13 @@ def contact_sheet(
 
 
 def save_png(path: epath.PathLike, image: UInt8[np.ndarray, "y x 3"]) -> None:
-  """Writes a PNG, whole or not at all."""
+  """Writes a PNG atomically."""
   with replacing(path) as partial:
     Image.fromarray(image).save(partial, format="png")
 
 
 def _frames(video, columns: int, height: int):
-  """`columns` frames, evenly spread, side by side."""
+  """Returns `columns` frames, evenly spread, side by side."""
   chosen = video[np.linspace(0, len(video) - 1, columns).round().astype(int)]
   width = round(height * video.shape[2] / video.shape[1])
   scaled = [
@@ -71,7 +71,7 @@ def _frames(video, columns: int, height: int):
 
 
 def title_line(text: str, width: int) -> UInt8[np.ndarray, "16 x 3"]:
-  """A line of white text on black."""
+  """Returns a line of white text on black."""
   image = Image.new("RGB", (width, 16))
   ImageDraw.Draw(image).text((2, 2), text, fill="white")
   return np.asarray(image)

@@ -1,11 +1,12 @@
-"""Scores of SynchWorld clips: is the sound in time with the picture, and right?
+"""Scores of SynchWorld clips: synchrony of sound and video, and correctness.
 
 With z the standardised tracks, a the mouth's opening and e the speech energy,
 over n frames and lags |l| <= 0.375 s,
 
     rho(l) = 1/n sum_i z(a)_{i+l} z(e)_i    d(l) = mean_i |z(a)_{i+l} - z(e)_i|
 
-(1/n, not the mean, favours small lags where syllables repeat.) The scores are
+where 1/n instead of the mean favours small lags if syllables repeat. The scores
+are
 
     EAC       rho(0), envelope-aperture correlation             1 is best
     lag ms    |argmax rho|, refined by a parabola               0
@@ -13,15 +14,15 @@ over n frames and lags |l| <= 0.375 s,
     Sync-D*   d(0)                                              0
     onset F1  impacts and clicks matched within 100 ms          1 (ball clips)
     onset ms  mean |impact - click| over the matched, less bias 0 (ball clips)
-    SER       syllable error rate, edits / vowels asked for     0
-    ID        does the voice's pitch belong to the face?        1
+    SER       syllable error rate, edits / vowels in the prompt 0
+    ID        share of voices whose pitch fits the face         1
     TV leak   |correlation of the silent TV mouth with e|       0 (hard clips)
 
-They are shaped like, and are not, the Sync-C, Sync-D, DeSync, WER and IB of
-real clips: hence the stars. Every score of a clip is a fraction (total, count)
-and a score of many clips is sum of totals / sum of counts, so a clip in which
-something cannot be measured adds nothing. Print ground truth, codec ceiling
-and shuffled floor beside a model: the best EAC is below 1.
+The stars say that these resemble Sync-C, Sync-D, DeSync, WER and IB of real
+clips but are not the same. A score of one clip is a fraction (total, count) and
+a score of many clips is sum of totals / sum of counts, so a clip in which
+something cannot be measured has no weight. Compare a model with ground truth,
+codec ceiling and shuffled floor: the best EAC is below 1.
 """
 
 import re
@@ -37,6 +38,7 @@ MAX_LAG = 0.375  # seconds
 ONSET_WINDOW = 0.1  # seconds
 # A click's mel peaks this long after its impact: its decay, and the window.
 CLICK_BIAS = 0.005
+# Score -> decimals to print.
 SCORES = {
   "EAC": 2,
   "lag ms": 0,
@@ -47,11 +49,11 @@ SCORES = {
   "SER": 2,
   "ID": 2,
   "TV leak": 2,
-}  # and the decimals to print
+}
 
 
 class PromptSpec(NamedTuple):
-  """What the prompt asks for."""
+  """Contents that a prompt asks for."""
 
   vowels: list[str]
   has_ball: bool
@@ -59,18 +61,18 @@ class PromptSpec(NamedTuple):
 
 
 class Score(NamedTuple):
-  """Many clips' score and the ends of its 95 % bootstrap interval."""
+  """Score of many clips and its 95 % bootstrap interval."""
 
   value: float
   low: float
   high: float
 
 
-Clip = dict[str, tuple[float, int]]
-Row = dict[str, Score]
+ClipScores = dict[str, tuple[float, int]]  # of one clip: total, count
+Scores = dict[str, Score]  # of many clips
 
 
-def asked(prompt: str) -> PromptSpec:
+def parse_prompt(prompt: str) -> PromptSpec:
   """Reads a SynchWorld prompt: quoted vowels, "ball", "TV"."""
   quoted = re.search(r'"([^"]*)"', prompt)
   return PromptSpec(
@@ -83,18 +85,19 @@ def measure(
   video: UInt8[np.ndarray, "t y x 3"] | None,
   mel: Float[np.ndarray, "k 80"] | None,
   fps: float = 25.0,
-) -> Clip:
-  """All scores of one clip, name -> (total, count).
+) -> ClipScores:
+  """Returns the scores of one clip that can be measured.
 
-  mel: log10-mel as of `codecs.mel`; what is longer than the video is cut off.
-  A clip without picture or without sound has the scores it can have.
+  Without sound there are none, without video only SER.
+
+  mel: log10-mel as of `codecs.mel`; it is cut to the video's length.
 
   Raises:
-    ValueError: neither, or a mel that ends long before the video.
+    ValueError: neither stream, or a mel that ends long before the video.
   """
   if video is None and mel is None:
-    raise ValueError("A clip to measure needs a picture or a sound.")
-  wanted = asked(prompt)
+    raise ValueError("A clip to measure needs video or audio.")
+  wanted = parse_prompt(prompt)
   if mel is None:
     return {}
   if video is not None:
@@ -102,63 +105,64 @@ def measure(
     if len(mel) < (seconds - 0.1) * tracks.MEL_RATE:
       raise ValueError(
         f"{mel.shape=} at {tracks.MEL_RATE} Hz ends before {video.shape=} at"
-        f" {fps=}; give the whole sound."
+        f" {fps=}: pass the mel of all of the sound."
       )
     mel = mel[: int(seconds * tracks.MEL_RATE)]
   vowels, pitch = tracks.decode_speech(mel)
-  clip = {}
+  scores = {}
   if wanted.vowels:
     edits = edit_distance(vowels, wanted.vowels)
-    clip["SER"] = (float(edits), len(wanted.vowels))
+    scores["SER"] = (float(edits), len(wanted.vowels))
   if video is None:
-    return clip
+    return scores
   voice = tracks.identify_face(video)
   energy = tracks.speech_energy(mel, len(video), fps)
-  clip["ID"] = (float(voice == pitch), 1)
-  clip |= synchrony(tracks.mouth_opening(video, voice), energy, fps)
+  scores["ID"] = (float(voice == pitch), 1)
+  scores |= synchrony_scores(tracks.mouth_opening(video, voice), energy, fps)
   if wanted.has_ball:
-    clip |= onsets(tracks.find_impacts(video, fps), tracks.find_clicks(mel))
+    impacts, clicks = tracks.find_impacts(video, fps), tracks.find_clicks(mel)
+    scores |= onset_scores(impacts, clicks)
   if wanted.has_tv:
-    flapping = _standard(tracks.tv_opening(video))
-    clip["TV leak"] = (abs((flapping * _standard(energy)).mean()), 1)
-  return clip
+    silent = _standardise(tracks.tv_opening(video))
+    scores["TV leak"] = (abs((silent * _standardise(energy)).mean()), 1)
+  return scores
 
 
-def synchrony(
+def synchrony_scores(
   opening: Float[np.ndarray, " t"], energy: Float[np.ndarray, " t"], fps: float
-) -> Clip:
-  """EAC, lag and the two Sync scores of one clip's tracks."""
-  a, e = _standard(opening), _standard(energy)
-  reach = round(MAX_LAG * fps)
-  lags = np.arange(-reach, reach + 1)
+) -> ClipScores:
+  """Returns EAC, lag and the two Sync scores of one clip's tracks."""
+  a, e = _standardise(opening), _standardise(energy)
+  max_lag = round(MAX_LAG * fps)
+  lags = np.arange(-max_lag, max_lag + 1)
   pairs = [
     (a[max(0, lag) : len(a) + lag], e[max(0, -lag) : len(e) - lag])
     for lag in lags
   ]
   rho = np.array([(x * y).sum() / len(a) for x, y in pairs])
   distance = np.array([np.abs(x - y).mean() for x, y in pairs])
-  lag = reach * 1000 / fps  # of a track that never moves
+  lag = max_lag  # of a track that never moves
   if a.any() and e.any():
-    lag = abs(tracks.refine(rho, int(rho.argmax())) - reach) * 1000 / fps
+    lag = abs(tracks.refine_peak(rho, int(rho.argmax())) - max_lag)
   return {
-    "EAC": (rho[reach], 1),
-    "lag ms": (lag, 1),
+    "EAC": (rho[max_lag], 1),
+    "lag ms": (lag * 1000 / fps, 1),
     "Sync-C*": (np.median(distance) - distance.min(), 1),
-    "Sync-D*": (distance[reach], 1),
+    "Sync-D*": (distance[max_lag], 1),
   }
 
 
-def onsets(
+def onset_scores(
   impacts: Float[np.ndarray, " i"], clicks: Float[np.ndarray, " j"]
-) -> Clip:
-  """F1 and timing of the clicks, matched one to one, nearest pairs first."""
+) -> ClipScores:
+  """Returns F1 and timing of clicks, matched one to one, nearest first."""
   apart = np.abs(impacts[:, None] - (clicks - CLICK_BIAS))
   matched = []
   while apart.size and apart.min() <= ONSET_WINDOW:
     i, j = np.unravel_index(apart.argmin(), apart.shape)
     matched.append(apart[i, j] * 1000)
     apart = np.delete(np.delete(apart, i, 0), j, 1)
-  total = max(1, len(impacts) + len(clicks))  # neither: asked for, not made
+  total = max(1, len(impacts) + len(clicks))  # F1 is 0 if both are missing
   return {
     "onset F1": (2.0 * len(matched), total),
     "onset ms": (sum(matched, 0.0), len(matched)),
@@ -166,7 +170,7 @@ def onsets(
 
 
 def edit_distance(got: Sequence[str], wanted: Sequence[str]) -> int:
-  """The fewest insertions, deletions and replacements between the two."""
+  """Returns the fewest insertions, deletions and replacements."""
   row = list(range(len(wanted) + 1))
   for i, a in enumerate(got, 1):
     last, row = row, [i]
@@ -175,19 +179,21 @@ def edit_distance(got: Sequence[str], wanted: Sequence[str]) -> int:
   return row[-1]
 
 
-def aggregate(clips: Sequence[Clip], resamples: int = 1000) -> Row:
-  """Scores over clips, with intervals; what no clip has is left out."""
+def aggregate(clips: Sequence[ClipScores], resamples: int = 1000) -> Scores:
+  """Returns scores over clips, with intervals; omits those no clip has."""
   values = _resampled(clips, resamples)
   return {name: _interval(sample) for name, sample in values.items()}
 
 
 def compare(
-  clips: Sequence[Clip], baseline: Sequence[Clip], resamples: int = 1000
-) -> Row:
-  """Score minus the baseline's, clip i paired with clip i.
+  clips: Sequence[ClipScores],
+  baseline: Sequence[ClipScores],
+  resamples: int = 1000,
+) -> Scores:
+  """Returns scores minus the baseline's, clip i paired with clip i.
 
   Raises:
-    ValueError: not equally many clips.
+    ValueError: different numbers of clips.
   """
   if len(clips) != len(baseline):
     raise ValueError(
@@ -200,8 +206,8 @@ def compare(
   }
 
 
-def table(rows: Mapping[str, Row]) -> str:
-  """Markdown: a line for each named row, a column for each score."""
+def table(rows: Mapping[str, Scores]) -> str:
+  """Returns a Markdown table: a line for each row, a column for each score."""
   names = [name for name in SCORES if any(name in row for row in rows.values())]
   lines = [["", *names], ["---", *(["---:"] * len(names))]]
   for title, row in rows.items():
@@ -210,7 +216,7 @@ def table(rows: Mapping[str, Row]) -> str:
 
 
 def _cell(score: Score | None, name: str) -> str:
-  """ "0.84 ±0.02": the value and half of its interval."""
+  """Returns the value and half of its interval, such as "0.84 ±0.02"."""
   if score is None:
     return "-"
   half, digits = (score.high - score.low) / 2, SCORES[name]
@@ -218,15 +224,15 @@ def _cell(score: Score | None, name: str) -> str:
 
 
 def _resampled(clips, resamples: int) -> dict[str, np.ndarray]:
-  """Each score of the clips as they are, then of `resamples` redrawn sets.
+  """Returns each score of the clips, then of `resamples` bootstrap samples.
 
-  The same number of clips is redrawn alike, which is what pairs `compare`.
+  The seed is fixed: `compare` pairs equal samples of equally many clips.
   """
   num = len(clips)
-  redrawn = np.random.default_rng(0).multinomial(
+  samples = np.random.default_rng(0).multinomial(
     num, np.full(num, 1 / num), resamples
   )
-  weights = np.concatenate([np.ones((1, num)), redrawn])
+  weights = np.concatenate([np.ones((1, num)), samples])
   values = {}
   for name in SCORES:
     fractions = np.array([clip.get(name, (0, 0)) for clip in clips], float)
@@ -242,7 +248,7 @@ def _interval(values: np.ndarray) -> Score:
   return Score(float(values[0]), float(low), float(high))
 
 
-def _standard(track: np.ndarray) -> np.ndarray:
-  """z: mean 0 and deviation 1; zeros if it never moves."""
+def _standardise(track: np.ndarray) -> np.ndarray:
+  """Returns z: mean 0 and deviation 1; zeros if the track never moves."""
   spread = track.std()
   return (track - track.mean()) / spread if spread > 1e-3 else track * 0

@@ -1,8 +1,8 @@
-"""What a SynchWorld clip shows and sounds, read off pixels and log-mel.
+"""Measurement of SynchWorld clips: tracks and events from pixels and log-mel.
 
-Nothing here is learned. From the picture: the face's identity, its centre, how
-open the mouth is, and when the ball hits the floor. From the log-mel: speech
-energy, clicks, vowels and pitch. Lengths are 64ths of the picture, times are
+Nothing here is learned. From the video: the face's identity and centre, the
+opening of the mouth, and the impacts of the ball. From the log-mel: speech
+energy, clicks, vowels and pitch. Lengths are 64ths of the frame, times are
 seconds; mel frame k is centred at (256 k + 128) / 16000 s.
 """
 
@@ -14,17 +14,19 @@ from scipy import signal
 
 from ccl_jax.codecs import mel as mels
 from ccl_jax.data.synthetic import render
-from ccl_jax.data.synthetic.scene import HEAD, VOICES, VOWELS, vowel_sound
+from ccl_jax.data.synthetic.scene import HEAD, VOICES, VOWELS, render_vowel
 
 MEL_RATE = mels.SAMPLE_RATE / mels.HOP
 SPEECH_BAND, CLICK_BAND = (180.0, 1300.0), (4200.0, 8000.0)
 VOWEL_BANDS = ((80.0, 1300.0), (2100.0, 2700.0))  # between them: chirps
 _COLOUR_SPREAD = 0.2
-_DARK = 0.5  # darker than any face or ground; so near-linear in opening
+# Darker than any face or ground, so that the dark area is nearly linear in the
+# opening.
+_DARK = 0.5
 
 
 def identify_face(video: UInt8[np.ndarray, "t y x 3"]) -> int:
-  """Index in VOICES of the colour that most of the picture has."""
+  """Returns the index in VOICES of the most frequent face colour."""
   mass = [_likeness(video[::4], voice.rgb).sum() for voice in VOICES]
   return int(np.argmax(mass))
 
@@ -32,9 +34,10 @@ def identify_face(video: UInt8[np.ndarray, "t y x 3"]) -> int:
 def face_centre(
   video: UInt8[np.ndarray, "t y x 3"], voice: int
 ) -> Float[np.ndarray, "t 2"]:
-  """(x, y) per frame: the centroid of the colour, within a face's reach.
+  """Returns (x, y) per frame: the centroid of the colour, found iteratively.
 
-  The reach keeps out a distractor that has the colour of the face.
+  Only pixels near the last centroid count, so that a distractor of the face's
+  colour has no effect.
   """
   likeness = _likeness(video, VOICES[voice].rgb)
   likeness = np.where(likeness > 0.2, likeness, 0)
@@ -52,7 +55,7 @@ def face_centre(
 def mouth_opening(
   video: UInt8[np.ndarray, "t y x 3"], voice: int
 ) -> Float[np.ndarray, " t"]:
-  """The dark area around where the talker's mouth should be, per frame."""
+  """Returns the dark area around the expected place of the mouth, per frame."""
   below = np.array([0.0, render.MOUTH_BELOW])
   return _dark_area(video, face_centre(video, voice) + below, 9.0, 8.5)
 
@@ -60,7 +63,7 @@ def mouth_opening(
 def tv_opening(
   video: UInt8[np.ndarray, "t y x 3"],
 ) -> Float[np.ndarray, " t"]:
-  """The dark area inside the TV of hard clips, per frame."""
+  """Returns the dark area inside the TV of hard clips, per frame."""
   x, y, half_width, half_height = render.TV_BOX
   centre = np.broadcast_to([x, y], (len(video), 2))
   return _dark_area(video, centre, half_width - 1, half_height - 1)
@@ -69,7 +72,7 @@ def tv_opening(
 def find_impacts(
   video: UInt8[np.ndarray, "t y x 3"], fps: float
 ) -> Float[np.ndarray, " i"]:
-  """Times at which the ball is lowest; empty without a ball."""
+  """Returns the times at which the ball is lowest; none without a ball."""
   likeness = _likeness(video, render.BALL_RGB)
   likeness = np.where(likeness > 0.2, likeness, 0)
   mass = likeness.sum((1, 2)) * (64 / video.shape[1]) ** 2
@@ -84,9 +87,10 @@ def find_impacts(
 def speech_energy(
   mel: Float[np.ndarray, "k 80"], frames: int, fps: float
 ) -> Float[np.ndarray, " t"]:
-  """log(1 + E / 2) at each video frame; E sums magnitudes of 180-1300 Hz.
+  """Returns log(1 + E / 2) at each video frame.
 
-  Mel frames weigh by a triangle of one video frame to either side.
+  E sums the magnitudes of 180-1300 Hz; mel frames are weighted by a triangle
+  that reaches one video frame to either side.
   """
   offset = np.arange(frames)[:, None] / fps - mel_times(len(mel))
   weight = np.maximum(0, 1 - np.abs(offset) * fps) + 1e-9
@@ -95,7 +99,7 @@ def speech_energy(
 
 
 def find_clicks(mel: Float[np.ndarray, "k 80"]) -> Float[np.ndarray, " i"]:
-  """Times of the peaks of level above 4200 Hz that stand out e^1.2-fold."""
+  """Returns the times of e^1.2-fold peaks of the level above 4200 Hz."""
   level = np.log(_band(mel, CLICK_BAND).mean(1))
   return peak_times(level, prominence=1.2) / MEL_RATE + mel_times(1)[0]
 
@@ -103,10 +107,10 @@ def find_clicks(mel: Float[np.ndarray, "k 80"]) -> Float[np.ndarray, " i"]:
 def decode_speech(
   mel: Float[np.ndarray, "k 80"],
 ) -> tuple[list[str], int | None]:
-  """The vowels heard and the index in VOICES of their pitch (None: silence).
+  """Returns the vowels and the index in VOICES of their pitch (None: silence).
 
   Stretches with speech energy are compared, by cosine, with the 12 exact
-  spectra of 4 vowels at 3 pitches; one pitch is chosen for the whole clip.
+  spectra of 4 vowels at 3 pitches; one pitch is chosen for the clip.
   """
   spectra, quietest = _templates()
   energy = _band(mel, SPEECH_BAND).sum(1)
@@ -127,13 +131,13 @@ def decode_speech(
 def peak_times(
   track: Float[np.ndarray, " t"], prominence: float
 ) -> Float[np.ndarray, " i"]:
-  """Indices of the peaks of that prominence, refined by a parabola."""
+  """Returns the positions of prominent peaks, refined by a parabola."""
   peaks, _ = signal.find_peaks(track, prominence=prominence)
-  return np.array([refine(track, i) for i in peaks.tolist()], float)
+  return np.array([refine_peak(track, i) for i in peaks.tolist()], float)
 
 
-def refine(track: Float[np.ndarray, " t"], i: int) -> float:
-  """Where the parabola through points i-1, i, i+1 has its top."""
+def refine_peak(track: Float[np.ndarray, " t"], i: int) -> float:
+  """Returns the vertex of the parabola through points i-1, i, i+1."""
   if not 0 < i < len(track) - 1:
     return float(i)
   before, at, after = track[i - 1 : i + 2]
@@ -142,12 +146,12 @@ def refine(track: Float[np.ndarray, " t"], i: int) -> float:
 
 
 def mel_times(num: int) -> Float[np.ndarray, " k"]:
-  """The centre of each mel frame."""
+  """Returns the centre of each mel frame."""
   return (np.arange(num) + 0.5) / MEL_RATE
 
 
 def _likeness(video, rgb) -> np.ndarray:
-  """exp(-|pixel - rgb|^2 / 2 spread^2)."""
+  """Returns exp(-|pixel - rgb|^2 / 2 spread^2)."""
   distance = video.astype(np.float32) / 255 - np.float32(rgb)
   return np.exp(-(distance**2).sum(-1) / (2 * _COLOUR_SPREAD**2))
 
@@ -164,7 +168,7 @@ def _offsets(grid, centre) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _dark_area(video, centre, half_width, half_height) -> np.ndarray:
-  """sum max(0, _DARK - brightest channel) / _DARK inside a box."""
+  """Returns sum max(0, _DARK - brightest channel) / _DARK inside a box."""
   dx, dy = _offsets(_grid(video.shape[1]), centre)
   inside = (np.abs(dx) < half_width) & (np.abs(dy) < half_height)
   dark = np.maximum(0, _DARK - video.max(-1) / 255) / _DARK
@@ -173,18 +177,18 @@ def _dark_area(video, centre, half_width, half_height) -> np.ndarray:
 
 @functools.cache
 def _centres() -> np.ndarray:
-  """Centre of each mel band in Hz."""
+  """Returns the centre of each mel band in Hz."""
   return np.argmax(mels.filter_bank(), 1) * mels.SAMPLE_RATE / 1024
 
 
 def _band(mel, band) -> np.ndarray:
-  """Magnitudes of the mel bands centred in a range of Hz."""
+  """Returns magnitudes of the mel bands centred in a range of Hz."""
   low, high = band
   return 10.0 ** mel[:, (_centres() > low) & (_centres() < high)]
 
 
 def _spectrum(mel, weight) -> np.ndarray:
-  """Unit vector: square root of the weighted mean magnitude of the vowels."""
+  """Returns a unit vector: the root of the weighted mean vowel magnitudes."""
   bands = np.concatenate([_band(mel, band) for band in VOWEL_BANDS], 1)
   root = np.sqrt(weight @ bands / weight.sum())
   return root / np.linalg.norm(root)
@@ -192,10 +196,10 @@ def _spectrum(mel, weight) -> np.ndarray:
 
 @functools.cache
 def _templates() -> tuple[np.ndarray, float]:
-  """Spectra (pitch, vowel, band) and the least speech energy among them."""
+  """Returns spectra (pitch, vowel, band) and the least speech energy."""
   time = np.arange(4096) / mels.SAMPLE_RATE
   sounds = [
-    vowel_sound(vowel, voice.pitch, time)
+    render_vowel(vowel, voice.pitch, time)
     for voice in VOICES
     for vowel in VOWELS
   ]

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ccl_jax.array_types import Array, Float
+from ccl_jax.layers import LayerNorm, normalize
 from ccl_jax.models import layers
 from ccl_jax.models.rope import rotate
 
@@ -32,7 +33,7 @@ class Modulation(NamedTuple):
 
   def apply(self, x: Float[Array, "b f s d"]) -> Float[Array, "b f s d"]:
     """Normalises and modulates x; the result has x's dtype."""
-    y = layers.normalize(x) * (1 + self.scale) + self.shift
+    y = normalize(x) * (1 + self.scale) + self.shift
     return y.astype(x.dtype)
 
   def add(
@@ -74,7 +75,7 @@ class Block(nnx.Module):
     self.self_attention = layers.AttentionProjections(
       d, d, head_size, **options
     )
-    self.text_norm = layers.LayerNorm(d)
+    self.text_norm = LayerNorm(d)
     self.text_attention = layers.AttentionProjections(
       d, d, head_size, **options
     )

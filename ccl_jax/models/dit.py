@@ -28,6 +28,7 @@ from flax import nnx
 
 from ccl_jax import nnx_utils
 from ccl_jax.array_types import Array, Float, Image
+from ccl_jax.layers import LayerNorm
 from ccl_jax.models import layers, rope
 from ccl_jax.models.block import Block, CrossAttentionInputs, Modulation
 
@@ -42,9 +43,9 @@ class ImageEmbedding(nnx.Module):
 
   def __init__(self, w: int, d: int, *, rngs, dtype):
     options = dict(rngs=rngs, dtype=dtype)
-    self.norm_in = layers.LayerNorm(w, IMAGE_EPSILON)
+    self.norm_in = LayerNorm(w, IMAGE_EPSILON)
     self.mlp = layers.MLP(w, w, d, activation="gelu", **options)
-    self.norm_out = layers.LayerNorm(d, IMAGE_EPSILON)
+    self.norm_out = LayerNorm(d, IMAGE_EPSILON)
 
   def __call__(self, tokens: Float[Array, "b i w"]) -> Float[Array, "b i d"]:
     return self.norm_out(self.mlp(self.norm_in(tokens)))

@@ -329,7 +329,7 @@ def velocity(
   return bind(graph, params)(state, t, text, route, image, memory)
 
 
-def remember(
+def make_kv_cache(
   graph: nnx.GraphDef,
   params: PyTree,
   runs: Sequence[tuple[State, Float[Array, "b l d"]]],

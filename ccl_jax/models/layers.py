@@ -15,8 +15,8 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from ccl_jax.array_types import Array, Float
+from ccl_jax.layers import RMSNorm
 
-EPSILON = 1e-6
 MLP_HIDDEN = "mlp_hidden"  # its name for remat policies
 xavier = nnx.initializers.xavier_uniform()
 zeros = nnx.initializers.zeros
@@ -25,40 +25,6 @@ ACTIVATIONS = {
   "gelu_tanh": nnx.gelu,
   "silu": nnx.silu,
 }
-
-
-def normalize(
-  x: Float[Array, " *b d"], epsilon: float = EPSILON
-) -> Float[Array, " *b d"]:
-  """LayerNorm without scale and bias, computed and returned in float32."""
-  x = x.astype(jnp.float32)
-  x = x - x.mean(-1, keepdims=True)
-  return x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + epsilon)
-
-
-class LayerNorm(nnx.Module):
-  """LayerNorm with scale and bias, in float32, cast back to `x.dtype`."""
-
-  def __init__(self, d: int, epsilon: float = EPSILON):
-    self.epsilon = epsilon
-    self.scale = nnx.Param(jnp.ones(d))
-    self.bias = nnx.Param(jnp.zeros(d))
-
-  def __call__(self, x: Float[Array, " *b d"]) -> Float[Array, " *b d"]:
-    y = normalize(x, self.epsilon) * self.scale[...] + self.bias[...]
-    return y.astype(x.dtype)
-
-
-class RMSNorm(nnx.Module):
-  """x / rms(x) * scale over the full width, before the split into heads."""
-
-  def __init__(self, d: int):
-    self.scale = nnx.Param(jnp.ones(d))
-
-  def __call__(self, x: Float[Array, " *b d"]) -> Float[Array, " *b d"]:
-    y = x.astype(jnp.float32)
-    y = y * jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + EPSILON)
-    return (y * self.scale[...]).astype(x.dtype)
 
 
 def dot_general(x, kernel, dims, **options) -> Array:

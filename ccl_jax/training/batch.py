@@ -1,4 +1,4 @@
-"""Batches on a mesh: rows over the axes of the batch, and parts of them."""
+"""Batches on a mesh: sharded over the batch axes, and in microbatches."""
 
 import functools
 from collections.abc import Mapping, Sequence
@@ -14,23 +14,29 @@ from ccl_jax.training.setup import TrainSetup
 
 
 def abstract_batch(setup: TrainSetup, shapes: Mapping[str, tuple]) -> PyTree:
-  """A batch as the loader gives it, as shapes with their shardings.
+  """Returns the shapes of the loader's batch, with their shardings.
 
-  shapes: of one sample's "video", "audio" and "text".
+  Args:
+    shapes: of one sample's "video", "audio" and "text".
   """
-  layout, b = setup.layout, setup.batch_size
+  layout, b = setup.plan.layout, setup.batch_size
   rows = functools.partial(jax.ShapeDtypeStruct, sharding=layout.rows())
-  whole = functools.partial(jax.ShapeDtypeStruct, sharding=layout.sharding())
+  copy = functools.partial(jax.ShapeDtypeStruct, sharding=layout.sharding())
   half = {k: rows((b, *shape), jnp.float16) for k, shape in shapes.items()}
   flags = {f"has_{s}": rows((b,), jnp.bool_) for s in STREAMS}
-  return half | flags | {"null_text": whole(shapes["text"], jnp.float32)}
+  return half | flags | {"null_text": copy(shapes["text"], jnp.float32)}
 
 
 def put_batch(
   setup: TrainSetup, rows: Sequence[int], local: Mapping[str, Any]
 ) -> dict[str, Array]:
-  """The global batch of which `local` are this host's rows."""
-  layout = setup.layout
+  """Returns the global batch.
+
+  Args:
+    rows: of the global batch, on this host.
+    local: their arrays, and the "null_text" that all rows share.
+  """
+  layout = setup.plan.layout
   put = functools.partial(put_rows, layout, setup.batch_size, rows)
   shared = local["null_text"]
   if layout.mesh is not None:
@@ -42,8 +48,11 @@ def put_batch(
   }
 
 
-def split_rows(example: Example, count: int, layout: Layout) -> Example:
-  """(b, ...) -> (count, b / count, ...); a part takes rows of every shard."""
+def split_microbatches(example: Example, count: int, layout: Layout) -> Example:
+  """Returns (b, ...) as (count, b / count, ...), without communication.
+
+  A microbatch takes rows of every shard of the batch.
+  """
   shards = layout.batch_shards()
 
   def split(x):

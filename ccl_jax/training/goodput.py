@@ -1,18 +1,18 @@
-"""Where a run's wall time goes: one clock, stopped for by events.
+"""Goodput: the share of a run's wall time that is spent on training steps.
 
     clock = Goodput()
     with clock("data"):
       batch = loader.batch_at(i)
 
-At any moment time belongs to the innermost open event, or to "other", so that
-the seconds of all events add up to the wall time since the clock was made.
+Time is counted for the innermost open event, or for "other", so that the
+seconds of all events add up to the wall time since the clock was made.
 
     goodput = seconds of "step" / wall seconds                             (1)
 
-A step is waited for in the next one, see `fetch.DelayedMetrics`: "step" is the time in
-which the loop had nothing to do but wait for the device. The device also works
-while the loop is in "data" or "other", unless they take longer than a step;
-(1) is therefore a lower bound of the time in which it trains.
+The loop waits for a step during the next one (see `metrics.DelayedMetrics`), so
+"step" is the time in which it only waited for the device. The device also works
+while the loop is in "data" or "other", unless they take longer than a step: (1)
+is a lower bound of the device's share.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 
 EVENTS = (
   "setup",  # before the loop: data, state, restoring
-  "compile",  # the first step as a whole
+  "compile",  # the first step, with its compilation
   "step",
   "data",  # waiting for the next batch
   "checkpoint",
@@ -34,7 +34,7 @@ BETWEEN_STEPS = ("setup", "compile", "checkpoint", "eval", "profile")
 
 
 class Goodput:
-  """The clock of one process; it starts when made."""
+  """Clock of one process, which starts when it is made."""
 
   def __init__(self, now: Callable[[], float] = time.perf_counter):
     self._now = now
@@ -44,7 +44,9 @@ class Goodput:
 
   @contextlib.contextmanager
   def __call__(self, event: str) -> Iterator[None]:
-    """While open, time belongs to `event`; to an inner event while in that.
+    """Counts the time of a `with` block for `event`.
+
+    Time in an event inside the block is counted for that one only.
 
     Raises:
       ValueError: an unknown event.
@@ -60,18 +62,18 @@ class Goodput:
       self._open.pop()
 
   def seconds(self) -> dict[str, float]:
-    """Seconds of each event until now, and of "other"."""
+    """Returns the seconds of each event until now, and of "other"."""
     self._charge()
     return dict(self._seconds)
 
   def shares(self) -> dict[str, float]:
-    """The same as shares of the wall time; the share of "step" is eq. 1."""
+    """Returns each event's share of the wall time; that of "step" is eq. 1."""
     seconds = self.seconds()
     wall = sum(seconds.values())
     return {k: v / wall if wall else 0.0 for k, v in seconds.items()}
 
   def summary(self) -> str:
-    """One line for the end of a run, the largest share first."""
+    """Returns one line with all shares, the largest first."""
     wall, shares = sum(self.seconds().values()), self.shares()
     parts = sorted(shares.items(), key=lambda item: -item[1])
     return f"{wall:.1f} s, goodput {shares['step']:.1%}: " + ", ".join(
@@ -79,7 +81,7 @@ class Goodput:
     )
 
   def _charge(self) -> None:
-    """Gives the time since the last call to the event that is open."""
+    """Counts the time since the last call for the innermost open event."""
     now = self._now()
     self._seconds[self._open[-1]] += now - self._since
     self._since = now

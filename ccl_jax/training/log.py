@@ -1,20 +1,22 @@
-"""What a run tells: a progress bar, TensorBoard, metrics.jsonl and loss.png.
+"""Logs of a run: progress bar, TensorBoard, metrics.jsonl and loss.png.
 
 `metrics.jsonl` has one line per logged step; a resumed run drops the lines
-after the step it resumes from, so that a curve is what one run would give. A
-line and TensorBoard have, under the same names (null: not finite),
+after the step it resumes from, so that the curve is that of one run. A line has
+these values, and TensorBoard has them under the same names:
 
-    loss, grad_norm, rate     means over the steps since the last line
+    loss, grad_norm           means over the steps since the last line
+    learning_rate_factor      the same of the schedule: 1 at the peak rates
     loss/TASK/STREAM          over the samples of a task in these steps
-    loss_t/STREAM/0.2-0.4     over those whose noisy time is in that fifth
+    loss_t/STREAM/0.2-0.4     over those with a noise time in that fifth
     skipped                   steps without an update, since the run's start
     step_seconds, data_seconds, steps_, samples_, tokens_per_second,
-    tflops_per_chip, mfu      see `rates`: speed since the last line
+    tflops_per_chip, mfu      speed since the last line: see `throughput`
     hbm_gib, hbm_peak_gib     of the fullest device of this host
-    goodput, time/EVENT       shares of the process's wall time: `goodput`
+    goodput, time/EVENT       shares of the process's wall time: see `goodput`
 
-All losses are of the steps that made an update, and null if none did. What
-cannot be known here (MFU of an unknown chip, memory of a CPU) is left out.
+All losses are over the steps that made an update, and null if none did; so is
+any value that is not finite. A value that is not known, such as the MFU of an
+unknown chip or the memory of a CPU, is left out.
 
 A workdir in a bucket is written to once a minute, from a local copy.
 """
@@ -29,28 +31,32 @@ from etils import epath
 from jaxtyping import Float, UInt8
 
 from ccl_jax.array_types import PyTree
-from ccl_jax.files import replacing
+from ccl_jax.files import BucketMirror, replacing
 from ccl_jax.training.goodput import Goodput
 from ccl_jax.training.metrics import summarize
-from ccl_jax.training.mirror import Mirror
-from ccl_jax.training.throughput import StepCost, memory, rates
+from ccl_jax.training.throughput import (
+  StepCost,
+  memory_metrics,
+  speed_metrics,
+)
 
 Line = dict[str, int | float | None]
 
 
-class Log:
-  """Writes a run's scalars and media. Every process may have one.
+class MetricWriter:
+  """Writer of a run's metrics, images and sounds.
 
   Args:
     workdir: on disk or in a bucket.
-    start, num_steps: the step this process resumes from; the run's last.
-    every: steps between two lines.
+    start: step that this process resumes from.
+    num_steps: last step of the run.
+    every_steps: steps between two lines.
     clock: of this process.
-    work: what a step does.
-    is_lead: whether this process writes; nothing happens in the others.
+    cost: of a step.
+    is_lead: whether this process writes; in the others nothing happens.
 
   Raises:
-    ValueError: `every` is less than 1.
+    ValueError: `every_steps` is less than 1.
   """
 
   def __init__(
@@ -58,14 +64,14 @@ class Log:
     workdir: epath.PathLike,
     start: int,
     num_steps: int,
-    every: int,
+    every_steps: int,
     clock: Goodput,
-    work: StepCost,
+    cost: StepCost,
     is_lead: bool = True,
   ):
-    if every < 1:
-      raise ValueError(f"log {every=}: expected at least 1.")
-    self._every, self._clock, self._work = every, clock, work
+    if every_steps < 1:
+      raise ValueError(f"log {every_steps=}: expected at least 1.")
+    self._every_steps, self._clock, self._cost = every_steps, clock, cost
     self._is_lead, self._start, self._num_steps = is_lead, start, num_steps
     self._recent: list[PyTree] = []
     self._skipped, self._timed, self._before = 0, 0, clock.seconds()
@@ -75,8 +81,8 @@ class Log:
       disable=not is_lead,
     )  # fmt: skip
 
-  def add(self, step: int, metrics: PyTree) -> None:
-    """Takes a step's metrics, on the host; writes a line if it is time to.
+  def add_step(self, step: int, metrics: PyTree) -> None:
+    """Adds a step's metrics, on the host; writes a line every `every_steps`.
 
     The first step of a process compiles: it does not count for the speed.
     """
@@ -87,11 +93,11 @@ class Log:
     self._timed += 1
     if step == self._start + 1:
       self._timed, self._before = 0, self._clock.seconds()
-    if step % self._every == 0 or step == self._num_steps:
+    if step % self._every_steps == 0 or step == self._num_steps:
       self._end_window()
 
-  def scalars(self, step: int, values: Mapping[str, int | float]) -> None:
-    """One line of metrics.jsonl, null where not finite, and TensorBoard."""
+  def write_scalars(self, step: int, values: Mapping[str, int | float]) -> None:
+    """Writes a line of metrics.jsonl, and the finite values to TensorBoard."""
     if not self._is_lead:
       return
     line = {k: v if np.isfinite(v) else None for k, v in values.items()}
@@ -102,23 +108,25 @@ class Log:
         self._board.add_scalar(name, value, step)
     self._mirror.copy_if_due()
 
-  def picture(self, name: str, image: UInt8[np.ndarray, "y x 3"], step: int):
-    """An image in TensorBoard."""
+  def write_image(
+    self, name: str, image: UInt8[np.ndarray, "y x 3"], step: int
+  ) -> None:
+    """Writes an image to TensorBoard."""
     self._board.add_image(name, image, step, dataformats="HWC")
 
-  def sound(
+  def write_audio(
     self, name: str, wave: Float[np.ndarray, " s"], rate: int, step: int
-  ):
-    """A sound in TensorBoard."""
+  ) -> None:
+    """Writes a sound to TensorBoard."""
     self._board.add_audio(name, wave, step, sample_rate=rate)
 
   def flush(self) -> None:
-    """Copies what has grown to a workdir in a bucket; see `Mirror.copy`."""
+    """Writes buffered values, also to a workdir in a bucket."""
     self._board.flush()
     self._mirror.copy()
 
   def close(self) -> None:
-    """Writes what is left, draws loss.png, and tells the goodput."""
+    """Writes the last line, draws loss.png, and prints the goodput."""
     if self._recent:
       self._end_window()
     self.bar.close()
@@ -130,18 +138,19 @@ class Log:
     self._mirror.close()
 
   def _end_window(self) -> None:
-    """The line of the steps since the last one."""
+    """Writes the line of the steps since the last one."""
     now, shares = self._clock.seconds(), self._clock.shares()
     values = summarize(self._recent) | {"skipped": self._skipped}
-    values |= rates(self._before, now, self._timed, self._work) | memory()
+    values |= speed_metrics(self._before, now, self._timed, self._cost)
+    values |= memory_metrics()
     values |= {"goodput": shares["step"]}
     values |= {f"time/{event}": share for event, share in shares.items()}
-    self.scalars(self._step, values)
+    self.write_scalars(self._step, values)
     self.bar.set_postfix_str(f"loss {values['loss']:.3f}", refresh=False)
     self._recent, self._timed, self._before = [], 0, now
 
   def _open_files(self, workdir: epath.PathLike) -> None:
-    self._mirror = Mirror(workdir)
+    self._mirror = BucketMirror(workdir)
     self._board = tensorboardX.SummaryWriter(
       str(self._mirror.local / "tensorboard"),
       purge_step=self._start + 1 if self._start else None,
@@ -158,7 +167,7 @@ class Log:
 
 
 def read_metrics(workdir: epath.PathLike) -> list[Line]:
-  """The lines of a run's metrics.jsonl; none for a new run.
+  """Returns the lines of a run's metrics.jsonl; none of a new run.
 
   A last line that a killed run did not finish is left out.
   """
@@ -166,12 +175,12 @@ def read_metrics(workdir: epath.PathLike) -> list[Line]:
   if not path.exists():
     return []
   text = path.read_text()
-  whole = text[: text.rfind("\n") + 1]
-  return [json.loads(line) for line in whole.splitlines()]
+  complete = text[: text.rfind("\n") + 1]
+  return [json.loads(line) for line in complete.splitlines()]
 
 
 def plot_losses(metrics: list[Line], path: epath.PathLike) -> None:
-  """The loss of every task and stream against the step."""
+  """Plots the loss of every task and stream over the steps."""
   from matplotlib.figure import Figure
 
   figure = Figure(figsize=(8, 5), layout="constrained")

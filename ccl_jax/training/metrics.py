@@ -1,9 +1,9 @@
-"""Metrics of a step on their way to the host, and what they say there.
+"""Metrics of the training steps, read one step late.
 
-lagged = Lagged()
+delayed = DelayedMetrics()
 for i in range(start, num_steps):
-  state, metrics = take_step(state, batch)          # returns at once
-  for step, found in lagged.push(i + 1, metrics):   # those of step i
+  state, metrics = take_step(state, batch)           # returns at once
+  for step, found in delayed.push(i + 1, metrics):   # of the step before
     check_skipped(step, found, limit, loader.names_at)
 """
 
@@ -17,19 +17,30 @@ from ccl_jax.array_types import PyTree
 
 
 class DelayedMetrics:
-  """Gives metrics one step late, so that the device is never idle for them."""
+  """Queue of one step's metrics, so that the device never waits for the host.
+
+  Metrics are copied to the host while the device runs the next step.
+  """
 
   def __init__(self):
     self._pending: list[tuple[int, PyTree]] = []
 
   def push(self, step: int, metrics: PyTree) -> list[tuple[int, PyTree]]:
-    """Keeps those of a step just dispatched; drains what was there before."""
+    """Adds the metrics of a dispatched step; returns those of the step before.
+
+    Args:
+      step: number of steps done with it.
+      metrics: on the device.
+
+    Returns:
+      As `drain`.
+    """
     before = self.drain()
     self._pending.append((step, metrics))
     return before
 
   def drain(self) -> list[tuple[int, PyTree]]:
-    """Waits for what is kept; (step, metrics on the host), none or one."""
+    """Waits for the pending metrics; returns [(step, metrics on the host)]."""
     pending, self._pending = self._pending, []
     return [(step, jax.device_get(metrics)) for step, metrics in pending]
 
@@ -40,13 +51,14 @@ def check_skipped(
   limit: int,
   names_at: Callable[[int], Sequence[str]],
 ) -> None:
-  """Warns of a step that made no update, and gives up on many in a row.
+  """Warns about a step without an update; raises after too many in a row.
 
   Args:
     step: number of steps done with it.
-    metrics: of that step, on the host; "skipped" is how many in a row.
-    limit: how many in a row are too many.
-    names_at: number of steps done before -> the records of a step's batch.
+    metrics: of that step, on the host; "skipped" counts them in a row.
+    limit: number of skipped steps in a row that ends the run.
+    names_at: returns the names of a batch's records, from the number of steps
+      before it.
 
   Raises:
     FloatingPointError: `limit` steps in a row were skipped.
@@ -67,14 +79,15 @@ def check_skipped(
 
 
 def summarize(steps: Sequence[PyTree]) -> dict[str, float]:
-  """Means over the steps that were not skipped; groups by their sum and count.
+  """Returns the means over the steps that were not skipped.
 
-  Groups that no sample of these steps was in are left out.
+  The mean of a group of samples is its sum divided by its count over all these
+  steps; groups without a sample are left out.
   """
   steps = [m for m in steps if not m["skipped"]]
   values = {
     name: float(np.mean([m[name] for m in steps])) if steps else float("nan")
-    for name in ("loss", "grad_norm", "rate")
+    for name in ("loss", "grad_norm", "learning_rate_factor")
   }
   for name in steps[0]["sum"] if steps else ():
     count = sum(m["count"][name] for m in steps)

@@ -3,9 +3,9 @@
     m, v = moments of g / max(1, |g| / clip)
     p -= rate(path) * f(step) * (m / (sqrt(v) + eps) + decay * p)          (1)
 
-f rises linearly over `warmup_steps` steps to 1, then stays or falls as a half cosine
-to 0 at the last step. Weight decay is on matrices ("kernel") only. A rate of 0
-freezes: such leaves get no optimizer state and no gradient at all.
+f rises linearly to 1 over `warmup_steps`, then stays there or falls as a half
+cosine to 0 at the last step. Weight decay is on matrices ("kernel") only. A
+rate of 0 freezes parameters: they get neither optimizer state nor gradients.
 """
 
 import dataclasses
@@ -22,12 +22,15 @@ SCHEDULES = ("constant", "cosine")
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
-  """Numbers of eq. 1.
+  """Settings of eq. 1: the config's `optimizer` section.
 
   Args:
     learning_rates: ((path regex, peak rate), ...), first match wins.
-    ema_decay: decay of the parameters' moving average; 0 keeps none.
-    frozen_dtype: how parameters with rate 0 are stored.
+    clip_global_norm: largest norm of all gradients together.
+    warmup_steps: steps in which f rises.
+    schedule: "constant" or "cosine", for the steps after warm-up.
+    ema_decay: decay of the parameters' moving average; 0 for no average.
+    frozen_dtype: dtype of the parameters with rate 0.
 
   Raises:
     ValueError: an unknown schedule, or numbers out of range.
@@ -59,7 +62,7 @@ class Optimizer:
       )
 
   def make_schedule(self, num_steps: int) -> optax.Schedule:
-    """f of eq. 1 at 0, 1, ... num_steps - 1; 1 is the peak."""
+    """Returns f of eq. 1, a function of the step from 0; 1 is the peak."""
     rise = optax.linear_schedule(
       1 / max(1, self.warmup_steps), 1.0, self.warmup_steps
     )
@@ -68,26 +71,16 @@ class Optimizer:
       "constant": optax.constant_schedule(1.0),
       "cosine": optax.cosine_decay_schedule(1.0, rest),
     }[self.schedule]
-
-    def branch(count):
-      past = lambda i: fall(i - self.warmup_steps)  # noqa: E731
-      return jax.lax.cond(count < self.warmup_steps, rise, past, count)
-
-    # Joined by a `where`, a CPU's XLA takes the cosine into the update of every
-    # parameter, once for each element; a branch makes a GPU's host wait.
-    join = optax.join_schedules([rise, fall], [self.warmup_steps])
-    return lambda count: jax.lax.platform_dependent(
-      jnp.asarray(count), cpu=branch, default=join
-    )
+    return optax.join_schedules([rise, fall], [self.warmup_steps])
 
   def split(self, params: PyTree) -> tuple[PyTree, PyTree]:
-    """(trainable, frozen) halves of the parameters."""
+    """Returns the (trainable, frozen) parameters."""
     return trees.split(params, trees.match(self.learning_rates, params), bool)
 
   def transform(
     self, trainable: PyTree, num_steps: int
   ) -> optax.GradientTransformation:
-    """Eq. 1 for these parameters (their shapes suffice)."""
+    """Returns eq. 1 as a transformation, for parameters of these shapes."""
     rates = trees.match(self.learning_rates, trainable, idle_ok=True)
     matrices = trees.match(
       ((".*/kernel", True), (".*", False)), trainable, idle_ok=True

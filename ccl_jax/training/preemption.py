@@ -1,8 +1,8 @@
-"""Stopping in order: SIGTERM, or one Ctrl-C, ends a run after a whole step.
+"""Preemption: SIGTERM, or one Ctrl-C, ends a run after the current step.
 
-One process reads its own flag. Of several, each must stop after the same step,
-or the rest would wait in a collective: there JAX takes the SIGTERM of any one
-of them, and agrees with the others on the first step that none has passed.
+A single process only remembers the signal. Several must stop after the same
+step, or some would wait in a collective forever: JAX receives the SIGTERM of
+any process, and all agree on the first step that none of them has passed.
 """
 
 import signal
@@ -13,12 +13,12 @@ from jax.experimental import multihost_utils
 
 
 class StopSignal:
-  """While open, turns signals into a question that the loop asks each step.
+  """Signal handler that the training loop asks after each step.
 
       with StopSignal() as stop:
         for i in range(start, num_steps):
           ...
-          if stop.is_due(i + 1):
+          if stop.should_stop(i + 1):
             break
 
   A second Ctrl-C interrupts at once.
@@ -31,7 +31,7 @@ class StopSignal:
 
   def __enter__(self) -> "StopSignal":
     watched = [signal.SIGINT]
-    # Of several processes JAX itself handles it, since `initialize`.
+    # With several processes JAX handles SIGTERM, since `initialize`.
     if not self._is_shared:
       watched.append(signal.SIGTERM)
     self._old = {s: signal.signal(s, self._receive) for s in watched}
@@ -46,8 +46,8 @@ class StopSignal:
     for number, handler in self._old.items():
       signal.signal(number, handler)
 
-  def is_due(self, step: int) -> bool:
-    """Whether to stop now; all processes must ask, after every step."""
+  def should_stop(self, step: int) -> bool:
+    """Returns whether to stop; all processes must ask after every step."""
     if self._is_shared:
       return multihost_utils.reached_preemption_sync_point(step)
     return self.received is not None
@@ -56,5 +56,5 @@ class StopSignal:
     if number == signal.SIGINT and self.received:
       raise KeyboardInterrupt
     self.received = signal.Signals(number).name
-    if self._is_shared:
+    if self._is_shared:  # Ctrl-C too is agreed on with the others.
       signal.raise_signal(signal.SIGTERM)

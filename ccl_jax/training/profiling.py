@@ -1,12 +1,12 @@
-"""A profile of some steps, as `--config.profile_steps="(10, 13)"` asks.
+"""A profile of some steps, set by `--config.log.profile_steps="(10, 13)"`.
 
     with Profiler(workdir / "profile", (10, 13), num_steps, clock) as profiler:
       for i in range(start, num_steps):
         with profiler.step(i):
           ...
 
-The trace is for `tensorboard --logdir=WORKDIR` with its profile plugin, xprof.
-It is of the devices of one process, which stands for all.
+`tensorboard --logdir=WORKDIR` with its profile plugin, xprof, shows the trace.
+It has the devices of one process, as all run the same program.
 """
 
 import contextlib
@@ -20,18 +20,18 @@ from ccl_jax.training.goodput import Goodput
 
 
 class Profiler:
-  """Traces the steps i with window[0] <= i < window[1], counted from 0.
+  """Tracer of the steps i with window[0] <= i < window[1], counted from 0.
 
   Args:
-    folder: where the trace goes; what an earlier one left there is replaced.
-    window: two numbers, or none of them for no trace. Of a run that is resumed
-      within the window, the rest is traced.
-    num_steps: of the whole run.
-    clock: starting and ending a trace is its event "profile".
-    is_lead: whether this process is the one that is traced.
+    folder: of the trace; an earlier trace there is replaced.
+    window: two numbers, or () for no trace. A run that resumes within the
+      window traces the rest of it.
+    num_steps: of the run.
+    clock: counts starting and ending the trace for its event "profile".
+    is_lead: whether this process is traced.
 
   Raises:
-    ValueError: a window that is not in the run.
+    ValueError: a window that is not within the run.
   """
 
   def __init__(
@@ -46,8 +46,8 @@ class Profiler:
       len(window) == 2 and 0 <= window[0] < window[1] <= num_steps
     ):
       raise ValueError(
-        f"profile_steps={tuple(window)}: expected (first, end) with 0 <= first"
-        f" < end <= {num_steps}, the steps of this run, or () for no profile."
+        f"config.log.profile_steps={tuple(window)}: expected (first, last + 1)"
+        f" within the {num_steps} steps of this run, or () for no profile."
       )
     self._folder, self._clock = folder, clock
     self._window = range(*window) if window else range(0)
@@ -59,17 +59,18 @@ class Profiler:
     return self
 
   def __exit__(self, *error: object) -> None:
-    self._stop()  # what there is may tell why the run ended
+    self._stop()  # Even if the run fails: the trace may show why.
 
   def is_last(self, i: int) -> bool:
-    """Whether the trace ends with step i, which should be waited for."""
+    """Returns whether i is the last step to trace; wait for it in `step(i)`."""
     return bool(self._window) and i == self._window[-1]
 
   @contextlib.contextmanager
   def step(self, i: int) -> Iterator[None]:
     """Marks step i, and traces it if it is in the window.
 
-    What the device has not done at the end of `is_last` is not in the trace.
+    The trace ends with the block of step `is_last`: what the device has not
+    finished then is missing.
     """
     if i in self._window and self._is_lead and not self._is_open:
       self._start()

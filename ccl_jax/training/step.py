@@ -1,7 +1,8 @@
 """One training step as a pure function of (state, batch).
 
-The loss of a batch of mixed tasks, its gradient over parts of the batch, and an
-update that is left out where a number is not finite.
+It has the loss of a batch of mixed tasks, gradients accumulated over
+microbatches, and an update that is skipped if the loss or the gradient is not
+finite.
 """
 
 import functools
@@ -16,7 +17,7 @@ from ccl_jax import trees
 from ccl_jax.array_types import STREAMS, Array, Bool, PyTree
 from ccl_jax.diffusion.objective import Example, loss, make_training_example
 from ccl_jax.models import joint
-from ccl_jax.training.batch import split_rows
+from ccl_jax.training.batch import split_microbatches
 from ccl_jax.training.setup import TRAIN, TrainSetup, make_key
 from ccl_jax.training.state import state_shardings
 
@@ -24,8 +25,8 @@ from ccl_jax.training.state import state_shardings
 def make_example(
   batch: Mapping[str, Any], key: Array, setup: TrainSetup
 ) -> Example:
-  """What the batch becomes; streams that the model lacks are left out."""
-  absent = [s for s in STREAMS if s not in setup.streams]
+  """Returns a batch with tasks and noise drawn, of the model's streams only."""
+  absent = [s for s in STREAMS if s not in setup.plan.streams]
   batch = {k: v for k, v in batch.items() if k not in absent}
   return make_training_example(key, batch, setup.objective)
 
@@ -33,19 +34,20 @@ def make_example(
 def loss_and_metrics(
   params: PyTree, example: Example, setup: TrainSetup
 ) -> tuple[Array, dict[str, dict[str, Array]]]:
-  """The mixed-task loss of an example, and its sums and counts by task."""
+  """Returns the mixed-task loss, and its sums and counts by task."""
   predicted = joint.velocity(
-    setup.graph, params, example.x_t, example.t, example.text, example.route
-  )
+    setup.plan.graph, params,
+    example.x_t, example.t, example.text, example.route,
+  )  # fmt: skip
   return loss(predicted, example, setup.objective)
 
 
 def gradients(
   state: PyTree, example: Example, setup: TrainSetup
 ) -> tuple[tuple[Array, PyTree], PyTree]:
-  """((loss, metrics), gradients), over parts of the batch one by one.
+  """Returns ((loss, metrics), gradients), accumulated over microbatches.
 
-  The mean over equal parts is the mean over the batch.
+  These are of equal size, so the mean over them is the mean over the batch.
   """
 
   def objective(trainable, example):
@@ -59,13 +61,13 @@ def gradients(
   if count == 1:
     return take(example)
 
-  def add(total, part):
-    return jax.tree.map(jnp.add, total, take(part)), None
+  def add(total, microbatch):
+    return jax.tree.map(jnp.add, total, take(microbatch)), None
 
-  parts = split_rows(example, count, setup.layout)
-  first = jax.eval_shape(take, jax.tree.map(lambda x: x[0], parts))
+  microbatches = split_microbatches(example, count, setup.plan.layout)
+  first = jax.eval_shape(take, jax.tree.map(lambda x: x[0], microbatches))
   zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), first)
-  ((value, metrics), grads), _ = jax.lax.scan(add, zeros, parts)
+  ((value, metrics), grads), _ = jax.lax.scan(add, zeros, microbatches)
   mean = functools.partial(jax.tree.map, lambda x: x / count)
   return (mean(value), metrics), mean(grads)
 
@@ -73,12 +75,13 @@ def gradients(
 def train_step(
   state: PyTree, batch: Mapping[str, Any], setup: TrainSetup
 ) -> tuple[PyTree, PyTree]:
-  """One update. Returns the new state and scalar metrics.
+  """Returns the state after one step, and metrics.
 
-  Where the loss or the gradient is not finite, only `step` and `skipped` move.
+  If the loss or the gradient is not finite, only `step` and `skipped` change.
 
-  Metrics are "loss", "grad_norm", "rate", "skipped" (in a row), and those of
-  `objective.loss`: sums and counts, whose ratio is a mean.
+  Metrics are "loss", "grad_norm", "learning_rate_factor" (of the schedule),
+  "skipped" (steps in a row), and those of `objective.loss`: sums and counts,
+  whose ratio is a mean.
   """
   key = make_key(setup.seed, state["step"], TRAIN)
   example = make_example(batch, key, setup)
@@ -91,7 +94,7 @@ def train_step(
   scalars = {
     "loss": value,
     "grad_norm": norm,
-    "rate": setup.schedule(state["step"]),
+    "learning_rate_factor": setup.schedule(state["step"]),
     "skipped": new["skipped"],
   }
   return new, metrics | scalars
@@ -100,32 +103,23 @@ def train_step(
 def update_if(
   is_finite: Bool[Array, ""], state: PyTree, grads: PyTree, setup: TrainSetup
 ) -> PyTree:
-  """`update` where the step is finite, else the same state.
+  """Returns the updated state if the step is finite, else the same state.
 
-  A branch on a CPU, whose XLA copies parameters and moments for a `where`; not
-  elsewhere, as a branch makes a GPU's host wait for the gradients.
+  A select and no branch: a GPU's host would wait for a branch's condition.
   """
-  step = functools.partial(update, setup=setup)
-
-  def branch(state, grads):
-    return jax.lax.cond(is_finite, step, lambda s, _: dict(s), state, grads)
-
-  def select(state, grads):
-    choose = functools.partial(jnp.where, is_finite)
-    return jax.tree.map(choose, step(state, grads), state)
-
-  return jax.lax.platform_dependent(state, grads, cpu=branch, default=select)
+  choose = functools.partial(jnp.where, is_finite)
+  return jax.tree.map(choose, update(state, grads, setup), state)
 
 
 def update(state: PyTree, grads: PyTree, setup: TrainSetup) -> PyTree:
-  """The state after an optimizer step with these gradients."""
+  """Returns the state after an optimizer step with these gradients."""
   updates, optimizer = setup.transform.update(
     grads, state["optimizer"], state["trainable"]
   )
   trainable = optax.apply_updates(state["trainable"], updates)
   average = state["ema"]
   if average:
-    # Early on the average would remember the random start: grow the decay.
+    # A smaller decay at first, or the average would keep the random start.
     decay = jnp.minimum(
       setup.optimizer.ema_decay, (1 + state["step"]) / (10 + state["step"])
     )
@@ -136,7 +130,7 @@ def update(state: PyTree, grads: PyTree, setup: TrainSetup) -> PyTree:
 
 
 def compile_step(setup: TrainSetup):
-  """`train_step` for one setup, jitted, donating the state."""
+  """Returns `train_step` for one setup, jitted; it donates the state."""
   shardings = state_shardings(setup)
   return jax.jit(
     functools.partial(train_step, setup=setup),

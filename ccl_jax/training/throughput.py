@@ -1,13 +1,13 @@
-"""Speed: what a step does, divided by what it takes.
+"""Speed of training, and memory.
 
     seconds  = (wall - setup, compile, checkpoint, eval, profile) / steps   (1)
     tokens/s = tokens of a step / seconds
     FLOP/s   = useful FLOPs of a step / seconds / chips
     MFU      = FLOP/s / peak of the chip (dense bfloat16)
 
-Useful FLOPs are counted by hand (`cost/flops.py`), nothing twice for
-rematerialisation. A chip that is not in `cost/chips.py` has no known peak, and
-then neither FLOP/s nor MFU is told.
+Useful FLOPs are counted by hand (`cost/flops.py`); what rematerialisation
+computes again is not counted. The peak of a chip that is not in `cost/chips.py`
+is unknown; then there is neither FLOP/s nor MFU.
 """
 
 import dataclasses
@@ -23,15 +23,15 @@ from ccl_jax.training.goodput import BETWEEN_STEPS
 
 @dataclasses.dataclass(frozen=True)
 class StepCost:
-  """What one step does, over all processes.
+  """Size of one training step, over all processes.
 
   Attributes:
     samples: clips.
-    tokens: video and audio tokens in them; a stream that is only a reference,
-      or that a clip lacks, goes through the model all the same.
-    flops: useful ones, forward and backward.
-    chips: that share it.
-    peak: FLOP/s of a chip; None where it is not known.
+    tokens: video and audio tokens of the clips; a stream that is only a
+      reference, or that a clip lacks, is counted, as the model runs it anyway.
+    flops: useful FLOPs, forward and backward.
+    chips: number of chips.
+    peak: FLOP/s of a chip; None if unknown.
   """
 
   samples: int
@@ -41,17 +41,17 @@ class StepCost:
   peak: float | None
 
 
-def make_work(
+def make_step_cost(
   model: Mapping[str, Any],
   shape: flops.Shape,
   samples: int,
   devices: Sequence[Any],
 ) -> StepCost:
-  """The work of a step of `samples` clips of one shape.
+  """Returns the cost of a step of `samples` clips of one shape.
 
   Args:
     model: the `model` section of a config.
-    devices: all that the step runs on, in all processes.
+    devices: all devices of the step, in all processes.
   """
   tokens = sum(
     shape.frames * shape.tokens_per_frame(s, model[s])
@@ -68,16 +68,21 @@ def make_work(
   )
 
 
-def rates(
+def speed_metrics(
   before: Mapping[str, float],
   after: Mapping[str, float],
   steps: int,
-  work: StepCost,
+  cost: StepCost,
 ) -> dict[str, float]:
-  """Speed between two readings of `Goodput.seconds`, `steps` steps apart.
+  """Returns the speed between two readings of `Goodput.seconds`.
 
-  Nothing if there was no step. "data_seconds" is what the loop waited for data,
-  per step; the device may have been at work.
+  "data_seconds" is how long the loop waited for data, per step; the device may
+  have been busy.
+
+  Args:
+    before, after: the readings.
+    steps: between them; without a step nothing is returned.
+    cost: of a step.
   """
   if not steps:
     return {}
@@ -87,25 +92,25 @@ def rates(
     "step_seconds": seconds,
     "data_seconds": spent["data"] / steps,
     "steps_per_second": 1 / seconds,
-    "samples_per_second": work.samples / seconds,
-    "tokens_per_second": work.tokens / seconds,
+    "samples_per_second": cost.samples / seconds,
+    "tokens_per_second": cost.tokens / seconds,
   }
-  if work.peak is not None:
-    achieved = work.flops / seconds / work.chips
+  if cost.peak is not None:
+    achieved = cost.flops / seconds / cost.chips
     found |= {
-      "tflops_per_chip": achieved / 1e12, "mfu": achieved / work.peak,
+      "tflops_per_chip": achieved / 1e12, "mfu": achieved / cost.peak,
     }  # fmt: skip
   return found
 
 
-def memory(devices: Sequence[Any] | None = None) -> dict[str, float]:
-  """GiB in use now and at most so far, on the fullest of these devices.
+def memory_metrics(devices: Sequence[Any] | None = None) -> dict[str, float]:
+  """Returns the GiB in use, now and at the peak, of the fullest device.
 
   Args:
-    devices: of this process; all of them if None.
+    devices: devices of this process; None takes all.
 
   Returns:
-    Nothing where the backend does not tell, as on CPUs.
+    Nothing if the backend does not report memory, as on CPUs.
   """
   devices = jax.local_devices() if devices is None else devices
   stats = [stat for d in devices if (stat := d.memory_stats())]

@@ -1,9 +1,9 @@
-"""What the compiler is told beside the program: the config's `xla` section.
+"""XLA compiler options, from `config.xla_options`.
 
-Options reach the compiler with the step itself and not through XLA_FLAGS, so
-that compiling for a pod elsewhere (`ccl_jax.compile`) sees the same ones. A
-group stands for several, those of the chip at hand. libtpu compiles with all of
-them; none is on unless asked for, since none was timed here.
+They are passed to the compiler with the program and not through XLA_FLAGS, so
+that `ccl_jax.compile` uses the same ones for a pod that is not at hand. A group
+is a name for several options, which depend on the chip. libtpu compiles with
+all groups; none is on by default, since none was timed on a TPU.
 """
 
 import os
@@ -15,7 +15,7 @@ from etils import epath
 
 from ccl_jax.cost import chips
 
-# (part of an option's name, chips that cannot have it, what happens there)
+# (part of an option's name, chips on which it fails, how)
 REFUSED = (
   ("sparse_core", ("v4", "v5e", "v5p"), "these chips hang with it"),
   (
@@ -34,7 +34,7 @@ _OVERLAP = {
 
 
 def _sparse_core(value: str) -> dict[str, str]:
-  """Collectives on the sparse cores, beside the others, or not at all."""
+  """Returns options that run collectives on the sparse cores, or not."""
   offload = "xla_tpu_enable_sparse_core_collective_offload_"
   return {
     offload + kind: value
@@ -54,51 +54,56 @@ GROUPS = {
 }
 
 
-def options(
-  given: Sequence[str | tuple[str, Any]], device_kind: str
+def compiler_options(
+  entries: Sequence[str | tuple[str, Any]], device_kind: str
 ) -> dict[str, Any]:
-  """The options for a kind of device.
+  """Returns the options for a kind of device.
 
   Args:
-    given: names of groups, and (name, value) such as
+    entries: names of groups, and (name, value) such as
       ("xla_tpu_scoped_vmem_limit_kib", "98304"); later ones win.
-    device_kind: jax's name of the device.
+    device_kind: JAX's name of the device.
 
   Raises:
     ValueError: a group that is unknown or not for this chip, an option that is
-      known to fail on it, or one that is not of XLA.
+      known to fail on it, or a name that is not XLA's.
   """
   chip = chips.chip_of(device_kind)
   found: dict[str, Any] = {}
-  for entry in given:
+  for entry in entries:
     if isinstance(entry, str):
       found |= _group(entry, chip.name if chip else device_kind)
     else:
       found |= dict([entry])
   for name, value in found.items():
     if not name.startswith("xla_"):
-      raise ValueError(f"xla option '{name}': expected a name like 'xla_...'.")
+      raise ValueError(
+        f"xla_options: '{name}': expected a name like 'xla_...'."
+      )
     for part, kinds, reason in REFUSED:
       is_on = str(value).lower() not in ("false", "0")
       if part in name and is_on and chip and chip.name in kinds:
-        raise ValueError(f"xla option '{name}' on {chip.name}: {reason}.")
+        raise ValueError(f"xla_options: '{name}' on {chip.name}: {reason}.")
   return found
 
 
 def _group(name: str, chip: str) -> dict[str, Any]:
   if name not in GROUPS:
-    raise ValueError(f"xla group '{name}': expected one of {list(GROUPS)}.")
+    raise ValueError(
+      f"xla_options group '{name}': expected one of {list(GROUPS)}."
+    )
   if chip not in GROUPS[name]:
     raise ValueError(
-      f"xla group '{name}' on {chip}: it is for {', '.join(GROUPS[name])}."
+      f"xla_options group '{name}' on {chip}: it is for"
+      f" {', '.join(GROUPS[name])}."
     )
   return GROUPS[name][chip]
 
 
-def keep_programs(folder: epath.PathLike) -> None:
-  """Puts compiled programs into `folder`, where the next start finds them.
+def enable_compilation_cache(folder: epath.PathLike) -> None:
+  """Keeps compiled programs in `folder`, where the next start finds them.
 
-  Where JAX_COMPILATION_CACHE_DIR has told jax another folder, that one stays.
+  A folder in JAX_COMPILATION_CACHE_DIR has precedence.
   """
   if jax.config.jax_compilation_cache_dir is None:
     jax.config.update("jax_compilation_cache_dir", os.fspath(folder))

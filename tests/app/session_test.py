@@ -11,7 +11,7 @@ from tests.runs import SAMPLES, inputs, run  # noqa: F401
 
 
 @pytest.fixture(scope="module")
-def studio(run, tmp_path_factory):  # noqa: F811
+def session(run, tmp_path_factory):  # noqa: F811
   folder = tmp_path_factory.mktemp("results")
   return Session(Pipeline.load(run), {"fps": 25.0}, folder, max_seconds=0.5)
 
@@ -23,16 +23,16 @@ def fields(task, **given):
   } | given  # fmt: skip
 
 
-def test_a_request_is_counted_step_by_step_and_leaves_its_files(studio):
+def test_a_request_is_counted_step_by_step_and_leaves_its_files(session):
   """The upload of a task chosen before is passed over."""
   told = []
-  result = studio.request(
+  result = session.request(
     fields("t2a", audio="left/behind.wav"),
     {"num_inference_steps": 3, "audio_guidance_scale": 1.5},
     lambda *progress: told.append(progress),
     attention=True,  # of which one stream alone has none
   )
-  assert studio._steps == 3  # every step, and each once
+  assert session.steps_done == 3  # every step, and each once
   assert {of for _, of in told} == {3}
   assert [done for done, _ in told] == sorted(done for done, _ in told)
   clip = media.read_clip(result.clip, need_video=False)
@@ -44,8 +44,8 @@ def test_a_request_is_counted_step_by_step_and_leaves_its_files(studio):
   assert said["audio"] is None
 
 
-def test_attention_is_shown_between_two_streams(studio, inputs):  # noqa: F811
-  result = studio.request(
+def test_attention_is_shown_between_two_streams(session, inputs):  # noqa: F811
+  result = session.request(
     fields("v2a", video=inputs["video"]),
     {"num_inference_steps": 1, "guidance": "none"},
     attention=True,
@@ -61,19 +61,19 @@ def test_attention_is_shown_between_two_streams(studio, inputs):  # noqa: F811
   assert said["video"] == "silent.mp4"
 
 
-def test_only_the_last_results_stay(studio):
+def test_only_the_last_results_stay(session):
   made = [
-    studio.request(fields("t2a"), {"num_inference_steps": 3}) for _ in range(9)
+    session.request(fields("t2a"), {"num_inference_steps": 3}) for _ in range(9)
   ]
   assert not made[0].clip.samefile(made[7].clip)
   assert made[0].clip == made[8].clip
-  assert len(list(studio.folder.rglob("*.wav"))) == 8
+  assert len(list(session.folder.rglob("*.wav"))) == 8
 
 
 @pytest.mark.parametrize(
   ("task", "given", "sampling", "words"),
   [
-    ("a2v", {}, {}, "needs audio: upload one"),
+    ("a2v", {}, {}, "needs audio"),
     ("a2v", {"audio": "long"}, {}, "hum.wav has 1.0 s, no more than 0.5 s"),
     ("v2a", {"video": "rubbish"}, {}, "^rubbish.mp4: Invalid data"),
     ("t2a", {"seed": -1}, {}, "seed -1"),
@@ -83,7 +83,7 @@ def test_only_the_last_results_stay(studio):
   ],
 )
 def test_what_is_wrong_is_said_without_where_uploads_lie(
-  studio,
+  session,
   inputs,  # noqa: F811
   tmp_path,
   task,
@@ -96,4 +96,4 @@ def test_what_is_wrong_is_said_without_where_uploads_lie(
   places = {"long": inputs["audio"], "rubbish": str(rubbish)}
   given = {name: places.get(value, value) for name, value in given.items()}
   with pytest.raises(ValueError, match=words):
-    studio.request(fields(task, **given), sampling)
+    session.request(fields(task, **given), sampling)

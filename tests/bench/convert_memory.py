@@ -54,7 +54,7 @@ def lazy(
 
 
 def chunks_of_a_pod(chips: int):
-  """Like `arrays.chunk_shape`, the axis behind the layers split over chips."""
+  """Like `streaming.chunk_shape`, the axis behind the layers split over chips."""
 
   def chunk(shape, itemsize, by_row):
     axis = 1 if len(shape) > 2 else 0
@@ -78,8 +78,8 @@ def write(run: pathlib.Path, args: argparse.Namespace) -> int:
     for path, x in trees.flatten(shapes).items()
   }
   folder = run / "checkpoints" / "0"
-  streaming.write(folder / restore.ITEM, {"trainable": trees.unflatten(params)})
-  restore.record_files(epath.Path(folder))
+  streaming.write_arrays(folder / restore.ITEM, {"trainable": trees.unflatten(params)})
+  restore.write_manifest(epath.Path(folder))
   (run / "config.json").write_text(json.dumps(config))
   return trees.count(shapes)
 

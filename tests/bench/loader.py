@@ -21,10 +21,11 @@ import numpy as np
 from ccl_jax.codecs.api import Codecs
 from ccl_jax.codecs.hashed_text import HashedText
 from ccl_jax.codecs.linear import LinearAudioCodec, LinearVideoCodec
-from ccl_jax.data import records
-from ccl_jax.data.loader import make_loader
+from ccl_jax.data import records, shards
+from ccl_jax.data.clip import ClipShape
+from ccl_jax.data.loader import Loader
 
-FPS, FRAMES, SIZE = 25.0, 121, (352, 640)
+SHAPE = ClipShape(25.0, 121, (352, 640))
 TEXT = (512, 4096)
 GOAL = 200  # samples a second and core
 
@@ -44,21 +45,23 @@ def make_codecs() -> Codecs:
 def write(path: pathlib.Path, num: int, tokens: int) -> None:
   """`num` records of noise."""
   rng, codecs = np.random.default_rng(0), make_codecs()
-  shapes = records.latent_shapes(codecs, FPS, FRAMES, SIZE)
-  with records.writing(
-    path, codecs, fps=FPS, frames=FRAMES, size=SIZE
-  ) as writer:
+  schema = shards.RecordSchema.from_codecs(codecs, SHAPE)
+  with shards.writing_shard(path, schema, "train", 0) as writer:
     for i in range(num):
-      draw = {k: rng.standard_normal(shapes[k], np.float32) for k in shapes}
+      draw = {
+        name: rng.standard_normal(shape, np.float32)
+        for name, shape in schema.shapes.items()
+      }
       text = draw.pop("text")[:tokens]
-      writer.add(records.Example(f"{i}", "train", "", text, **draw))
+      writer.add(shards.EncodedClip(f"{i}", "train", "", text, **draw))
+  records.finalize(path, schema, codecs, SHAPE)
 
 
 def measure(path: pathlib.Path, batch: int, seconds: float) -> float:
   """Samples a second of one core's time, in the best of five attempts."""
   # Grain's shuffle takes a millisecond where there are only a few records, and
   # nothing where there are thousands.
-  loader = make_loader(path, batch_size=batch, shuffle=False)
+  loader = Loader(path, batch_size=batch, shuffle=False)
   speeds, step = [], 0
   for _ in range(5):
     start, first = time.process_time(), step

@@ -27,6 +27,7 @@ from ccl_jax.convert import wan
 from ccl_jax.convert.load import load
 from ccl_jax.convert.torch_files import from_dict
 from ccl_jax.diffusion import tasks
+from ccl_jax.diffusion.guidance import Condition
 from ccl_jax.generation.sampling import SamplingConfig, sample_latents
 from ccl_jax.models import joint
 from ccl_jax.sharding import ONE_DEVICE
@@ -105,12 +106,12 @@ def our_run(graph, params, noise, text, steps: int, batched: bool) -> Callable:
     num_inference_steps=steps, shift=SHIFT, guidance="text", video_guidance_scale=SCALE,
     batch_passes=batched,
   )  # fmt: skip
-  condition = {"text": text[:1], "negative": text[1:]}
+  condition = Condition(text=text[:1], negative=text[1:])
 
   def run() -> np.ndarray:
     made, _ = sample_latents(
       params, {"video": noise}, {}, condition,
-      graph=graph, task="t2v", sampling=sampling, layout=ONE_DEVICE,
+      graph=graph, task=tasks.inference_task("t2v"), sampling=sampling, layout=ONE_DEVICE,
     )  # fmt: skip
     return np.asarray(made["video"])
 

@@ -14,7 +14,7 @@ from ccl_jax.array_types import other
 from ccl_jax.config import build
 from ccl_jax.cost import flops
 from ccl_jax.diffusion import tasks
-from ccl_jax.generation.sampling import SamplingConfig
+from ccl_jax.generation.sampling import SamplingConfig, count_runs
 from configs.ccl import get_config
 
 SHAPE = flops.Shape(31, 44, 80)
@@ -30,7 +30,9 @@ def clip_flops(size: str, task: str, **options) -> float:
   if plan.first_frame:
     shape = dataclasses.replace(SHAPE, times=SHAPE.frames)
   model = config.model.to_dict()
-  return sum(flops.sample_flops(model, shape, **sampling.work(plan)).values())
+  return sum(
+    flops.sample_flops(model, shape, **count_runs(sampling, plan)).values()
+  )
 
 
 def kept_bytes(size: str, task: str, runs: int = 1) -> int:

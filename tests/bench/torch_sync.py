@@ -26,6 +26,7 @@ from ccl_jax.convert.torch_model import CCL
 from ccl_jax.convert.torch_sampling import sample
 from ccl_jax.data.loader import read_clips
 from ccl_jax.diffusion import flow, tasks
+from ccl_jax.generation import requests, stages
 from ccl_jax.generation.pipeline import Pipeline
 from ccl_jax.metrics import synchworld
 
@@ -42,7 +43,7 @@ def compare() -> None:
     rows = evaluate.reference_rows(clips, pipeline)
     for task in evaluate.TASKS.value:
       for name, made in sample_all(pipeline, model, task, clips).items():
-        decoded = pipeline.decode(made)
+        decoded = stages.decode(pipeline, made)
         rows[f"{task} ({name})"] = evaluate.score(clips["caption"], decoded)
     title = f"{split}, {len(clips['name'])} clips, step {pipeline.step}"
     print(f"### {title}\n\n{synchworld.table(rows)}\n")
@@ -54,14 +55,15 @@ def sample_all(
   """Name -> latents of a task."""
   num, plan = len(clips["name"]), tasks.inference_task(task)
   keys = jax.vmap(jax.random.key)(jnp.arange(num, dtype=jnp.uint32))
-  noise = flow.draw_noise(keys, pipeline.shape.latents(pipeline.codecs))
+  noise = flow.draw_noise(keys, pipeline.shape.latent_shapes(pipeline.codecs))
   noise = {s: to_torch(noise[s]) for s in plan.streams}
   given = {s: to_torch(clips[s]) for s in plan.given}
   texts = to_torch(clips["text"]), to_torch(clips["null_text"])
   same = sample(model, task, *texts, given=given, noise=noise)
-  expected = {
-    s: np.asarray(x) for s, x in pipeline.regenerate(task, clips).items()
-  }
+  (expected,) = pipeline.generate(
+    requests.from_clips(plan, clips), batch_size=num,
+    finish=lambda batch, latents, shares: [latents],
+  )  # fmt: skip
   errors = {s: relative_error(same[s].numpy(), expected[s]) for s in same}
   print(f"{task}: relative error of the latents of JAX's noise: {errors}")
   own = sample(model, task, *texts, given=given)

@@ -83,9 +83,9 @@ def compare(config: dict, setup: TrainSetup, batch: dict) -> dict[str, float]:
   route = tasks.route_of(jax.numpy.asarray(task), ones, ones)
   state = {s: batch[s] for s in STREAMS}
   time = np.linspace(0.1, 0.9, len(task), dtype=np.float32)
-  t = {s: np.where(route.is_generated(s), time, 0) for s in state}
+  t = {s: np.where(route.is_generated[s], time, 0) for s in state}
   ours = jax.jit(joint.velocity, static_argnums=0)(
-    setup.graph, params, state, t, batch["text"], route
+    setup.plan.graph, params, state, t, batch["text"], route
   )
   given = (state, t, {"text": batch["text"]}, route._asdict())
   state, t, text, flags = (to_torch(a) for a in given)
@@ -173,7 +173,7 @@ def main():
     f"{platform.machine()}, {os.cpu_count()} cores, jax {jax.__version__}"
     f" ({jax.default_backend()}), torch {torch.__version__}"
   )
-  count = trees.count(setup.shapes)
+  count = trees.count(setup.plan.shapes)
   print(f"{args.size}: batch {config['batch']}, {count:,} parameters, float32")
   print(f"relative error of velocities: {compare(config, setup, batch)}")
   report(measure(make_steps(config, setup, batch), args.steps))

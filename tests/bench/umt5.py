@@ -4,8 +4,8 @@
 
 Both have the same random weights, the same rows, half of them padded, and must
 give the same vectors. The calls alternate, ours, theirs, ours, ..., so that
-other load on the machine falls on both alike. Memory is what a call holds at
-its peak on top of what was held before it.
+other load on the machine affects both alike. Memory is the peak during a call
+minus the memory before it.
 """
 
 import argparse
@@ -19,10 +19,11 @@ import jax
 import numpy as np
 import torch
 
+from ccl_jax import nnx_utils
 from ccl_jax.codecs import umt5
-from ccl_jax.convert.load import load
 from ccl_jax.convert.torch_files import from_torch
 from ccl_jax.convert.umt5 import TRANSFORMERS
+from tests.convert.loading import load
 from tests.parity.redraw import redraw
 from tests.parity.umt5_test import original
 
@@ -30,44 +31,43 @@ PROCESS = pathlib.Path("/proc/self")
 
 
 def memory(field: str) -> int:
-  """Bytes of this process: "VmRSS" now, "VmHWM" at its peak (Linux)."""
+  """Returns bytes of this process: "VmRSS" now, "VmHWM" at its peak."""
   lines = (PROCESS / "status").read_text().splitlines()
   found = next(line for line in lines if line.startswith(field))
   return 1024 * int(found.split()[1])
 
 
 def call(run) -> tuple[float, float, np.ndarray]:
-  """(seconds, MiB at the peak, result) of one call."""
-  ctypes.CDLL(None).malloc_trim(0)  # what is free is not held
-  (PROCESS / "clear_refs").write_text("5")  # the peak is now
+  """Returns (seconds, MiB at the peak, result) of one call."""
+  ctypes.CDLL(None).malloc_trim(0)  # Returns free memory to the system.
+  (PROCESS / "clear_refs").write_text("5")  # Resets the peak.
   held, start = memory("VmRSS"), time.perf_counter()
   result = run()
   seconds = time.perf_counter() - start
   return seconds, (memory("VmHWM") - held) / 2**20, result
 
 
-def make_runs(s: umt5.Settings, ids: np.ndarray, lengths: np.ndarray) -> dict:
-  """Name -> function of nothing that gives (b, l, d)."""
+def make_runs(s: umt5.UMT5Config, ids: np.ndarray, lengths: np.ndarray) -> dict:
+  """Returns name -> function without arguments that returns (b, l, d)."""
   model = redraw(original(s))
-  params = load(
-    from_torch(model.state_dict()), TRANSFORMERS, umt5.describe(s)[1]
-  )
+  shapes = nnx_utils.param_shapes(umt5.UMT5, s)
+  params = load(from_torch(model.state_dict()), TRANSFORMERS, shapes)
   mask = np.arange(ids.shape[1]) < lengths[:, None]
-  given = torch.from_numpy(ids).long(), torch.from_numpy(mask).long()
+  inputs = torch.from_numpy(ids).long(), torch.from_numpy(mask).long()
 
   def ours():
-    return np.asarray(umt5.encode(params, ids, lengths, settings=s))
+    return np.asarray(umt5.encode(params, ids, lengths, config=s))
 
   def theirs():
     with torch.inference_mode():
-      x = model(input_ids=given[0], attention_mask=given[1]).last_hidden_state
+      x = model(input_ids=inputs[0], attention_mask=inputs[1]).last_hidden_state
     return np.where(mask[..., None], x.numpy(), 0)
 
   return {"ccl_jax": ours, "transformers": theirs}
 
 
 def measure(runs: dict, steps: int) -> dict[str, np.ndarray]:
-  """Name -> (steps, 2) seconds and MiB; the first two calls do not count.
+  """Returns name -> (steps, 2) seconds and MiB, without the first two calls.
 
   Raises:
     ValueError: the results differ.
@@ -95,7 +95,7 @@ def main():
     parser.add_argument(f"--{name}", type=int, default=default)
   args = parser.parse_args()
   torch.set_num_threads(os.cpu_count())
-  s = umt5.Settings(
+  s = umt5.UMT5Config(
     vocab=1000, width=args.width, ffn=args.width * 5 // 2,
     heads=args.width // 64, layers=args.layers, dtype="float32",
     param_dtype="float32",

@@ -2,10 +2,10 @@
 
     python -m tests.bench.vocoder [--sizes=narrow,full] [--rounds=N] [--cores=N]
 
-Each runs in a process of its own, so that its peak memory is its own; the calls
-alternate, so that other load on the machine falls on both alike. Before timing,
-both must give the same wave. "narrow" has an eighth of the channels and 0.5 s
-of sound, "full" the published 16 kHz shapes and an eighth of a second.
+Each runs in its own process, so that peak memory is measured per program; the
+calls alternate, so that other load on the machine affects both alike. Before
+timing, both must give the same wave. "narrow" has an eighth of the channels and
+0.5 s of sound, "full" the published 16 kHz shapes and an eighth of a second.
 """
 
 import argparse
@@ -22,7 +22,7 @@ RATES, KERNELS = (4, 4, 2, 2, 2, 2), (8, 8, 4, 4, 4, 4)
 
 
 def reference(width: int):
-  """Diffusers' vocoder with random weights, not near zero."""
+  """Returns diffusers' vocoder with random weights, not near zero."""
   import torch
   from diffusers.models.autoencoders.mmaudio_vocoder import MMAudioVocoder
 
@@ -38,7 +38,7 @@ def reference(width: int):
 
 
 def theirs(width: int, weights: str, mel: np.ndarray):
-  """A function that makes the wave of `mel` in PyTorch; writes the weights."""
+  """Returns a function that runs PyTorch on `mel`; writes the weights."""
   import torch
 
   torch.set_num_threads(len(os.sched_getaffinity(0)))
@@ -54,22 +54,22 @@ def theirs(width: int, weights: str, mel: np.ndarray):
 
 
 def ours(width: int, weights: str, mel: np.ndarray):
-  """The same in JAX, with those weights, compiled."""
+  """Returns the same compiled by JAX, with those weights."""
   import jax
 
   from ccl_jax import nnx_utils
   from ccl_jax.codecs import bigvgan
-  from ccl_jax.convert import load, torch_files
   from ccl_jax.convert.bigvgan import DIFFUSERS
+  from tests.convert.loading import from_dict, load
 
-  settings = bigvgan.Settings(width=width, tanh=False, bias=False)
-  shapes = nnx_utils.param_shapes(bigvgan.BigVGAN, settings)
+  config = bigvgan.BigVGANConfig(width=width, tanh=False, bias=False)
+  shapes = nnx_utils.param_shapes(bigvgan.BigVGAN, config)
   with np.load(weights) as file:
-    params = load.load(torch_files.from_dict(dict(file)), DIFFUSERS, shapes)
+    params = load(from_dict(dict(file)), DIFFUSERS, shapes)
 
   @jax.jit
   def run(params, mel):
-    return nnx_utils.bind(bigvgan.BigVGAN, settings, params)(mel)
+    return nnx_utils.bind(bigvgan.BigVGAN, config, params)(mel)
 
   start = time.perf_counter()
   compiled = run.lower(params, mel).compile()
@@ -84,14 +84,14 @@ def ours(width: int, weights: str, mel: np.ndarray):
 
 
 def memory(field: str) -> float:
-  """MiB of this process: VmRSS now, or VmHWM, the most so far."""
+  """Returns MiB of this process: VmRSS now, or VmHWM at its peak."""
   with open("/proc/self/status") as file:
     line = next(line for line in file if line.startswith(field))
   return int(line.split()[1]) / 1024
 
 
 def work(side: str, size: str, folder: str) -> None:
-  """In a process: one call, then for each line of the input another."""
+  """Runs one call in a process, then another for each line of the input."""
   width, frames = SIZES[size]
   mel = np.random.default_rng(0).normal(size=(1, frames, 80)).astype("f")
   make = {"ours": ours, "theirs": theirs}[side]
@@ -107,7 +107,7 @@ def work(side: str, size: str, folder: str) -> None:
 
 
 def compare(size: str, rounds: int, folder: str) -> None:
-  """Prints one size; both sides take turns."""
+  """Prints the times of one size; both sides take turns."""
   workers = {}
   for side in ("theirs", "ours"):
     workers[side] = subprocess.Popen(

@@ -3,9 +3,9 @@
     python -m tests.bench.wan_vae [--size=64] [--frames=5] [--repeats=3]
 
 The published sizes, random weights, float32. Each of the two programs runs in
-a process of its own, so that its memory is its own; they take turns, so that
-other load on the machine falls on both alike. The peak of memory is of each
-call, with the weights (508 MB) and the libraries.
+its own process, so that memory is measured per program; they take turns, so
+that other load on the machine affects both alike. Peak memory is measured per
+call, and includes the weights (508 MB) and the libraries.
 """
 
 import argparse
@@ -22,7 +22,7 @@ TASKS = ("encode", "decode")
 
 
 def arguments(size: int, frames: int) -> dict[str, np.ndarray]:
-  """A clip and latents; neither jax nor torch."""
+  """Returns a clip and latents as numpy arrays."""
   rng = np.random.default_rng(0)
   f, side = 1 + frames // 4, size // 8
   return {
@@ -32,7 +32,7 @@ def arguments(size: int, frames: int) -> dict[str, np.ndarray]:
 
 
 def theirs(folder: pathlib.Path, tasks: dict[str, np.ndarray]):
-  """Task -> function; writes the weights first."""
+  """Returns task -> function, after writing the weights."""
   import torch
   from diffusers import AutoencoderKLWan
 
@@ -67,15 +67,17 @@ def theirs(folder: pathlib.Path, tasks: dict[str, np.ndarray]):
 
 
 def ours(folder: pathlib.Path, tasks: dict[str, np.ndarray]):
-  """Task -> function, with the weights out of diffusers' folder."""
+  """Returns task -> function, with the weights of diffusers' folder."""
   import jax
 
+  from ccl_jax import nnx_utils
   from ccl_jax.codecs import wan_vae
   from ccl_jax.convert import wan_vae as tables
-  from ccl_jax.convert.load import load
-  from ccl_jax.convert.torch_files import open_tensors
+  from ccl_jax.convert.torch_files import open_state_dict
+  from tests.convert.loading import load
 
-  params = load(open_tensors(folder), tables.DIFFUSERS, wan_vae.param_shapes())
+  shapes = nnx_utils.param_shapes(wan_vae.Autoencoder, wan_vae.PUBLISHED)
+  params = load(open_state_dict(folder), tables.DIFFUSERS, shapes)
   runs = {
     "encode": jax.jit(lambda params, x: wan_vae.encode(params, x)[0]),
     "decode": jax.jit(lambda params, x: wan_vae.decode(params, x)),
@@ -87,11 +89,11 @@ def ours(folder: pathlib.Path, tasks: dict[str, np.ndarray]):
 
 
 def worker(make, pipe, folder: pathlib.Path, size: int, frames: int) -> None:
-  """Runs the tasks that it is told until it is told None."""
+  """Runs the tasks that the pipe sends, until it sends None."""
   runs = make(folder, arguments(size, frames))
   pipe.send("ready")
   while (task := pipe.recv()) is not None:
-    # From here on, the kernel counts the peak anew.
+    # Resets the peak.
     pathlib.Path("/proc/self/clear_refs").write_text("5")
     began = time.perf_counter()
     result = runs[task]()
@@ -99,14 +101,14 @@ def worker(make, pipe, folder: pathlib.Path, size: int, frames: int) -> None:
 
 
 def peak() -> int:
-  """The most memory that this process had resident, in bytes."""
+  """Returns the peak of this process's resident memory, in bytes."""
   status = pathlib.Path("/proc/self/status").read_text()
   line = next(x for x in status.splitlines() if x.startswith("VmHWM"))
   return 1024 * int(line.split()[1])
 
 
 def measure(size: int, frames: int, repeats: int, folder: pathlib.Path):
-  """(program, task) -> list of (seconds, peak, result); compiled before."""
+  """Returns (program, task) -> list of (seconds, peak, result)."""
   context = multiprocessing.get_context("spawn")
   pipes = {}
   for name, make in (("diffusers", theirs), ("ccl_jax", ours)):

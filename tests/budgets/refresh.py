@@ -24,7 +24,7 @@ class Budget(NamedTuple):
   config: str
   topology: str
   changes: Mapping[str, Any] = types.MappingProxyType({})
-  what: str = "train"
+  program: str = "train"
 
 
 FOLDER = pathlib.Path(__file__).parent
@@ -50,8 +50,8 @@ BUDGETS = {
   "14b-audio-v5p": Budget("pod=v5p-4x4x4,size=14b,stage=audio", "v5p:4x4x4"),
   "1.3b-v5e": Budget("pod=v5e-4x4,size=1.3b", "v5e:4x4"),
   "1.3b-two-slices": Budget("pod=v5e-4x4-two-slices,size=1.3b", "v5e:4x4"),
-  "sample-14b-v5e": Budget("pod=v5e-2x4,size=14b", "v5e:2x4", what="sample"),
-  "sample-14b-v6e": Budget("pod=v6e-2x4,size=14b", "v6e:2x4", what="sample"),
+  "sample-14b-v5e": Budget("pod=v5e-2x4,size=14b", "v5e:2x4", program="sample"),
+  "sample-14b-v6e": Budget("pod=v6e-2x4,size=14b", "v6e:2x4", program="sample"),
   "video-a-full": Budget(VIDEO, "v5p:4x4x4", PEER | FULL),
   "video-a-kept": Budget(VIDEO, "v5p:4x4x4", PEER | KEPT),
   "video-b-full": Budget(VIDEO, "v5p:4x4x4", PEER | FULL | LONG),
@@ -70,12 +70,12 @@ BUDGETS = {
 
 def measure(name: str) -> dict[str, Any]:
   """The figures of one budgeted config."""
-  argument, topology, changes, what = BUDGETS[name]
+  argument, topology, changes, program = BUDGETS[name]
   config = pods.get_config(argument).to_dict()
   for key, value in changes.items():
     is_section = isinstance(value, dict)
     config[key] = config[key] | value if is_section else value
-  found, _ = compile_report(config, topology, what)
+  found, _ = compile_report(config, topology, program)
   return {"config": argument, "topology": topology} | figures(found)
 
 

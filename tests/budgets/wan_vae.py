@@ -1,4 +1,4 @@
-"""Compiles the published Wan VAE's decoder for four chips and writes its needs.
+"""Compiles the published Wan VAE's decoder for four chips; writes its memory.
 
     python -m tests.budgets.wan_vae
 
@@ -14,8 +14,9 @@ import time
 import jax
 import jax.numpy as jnp
 
-from ccl_jax.codecs import wan_vae, wan_video
-from ccl_jax.codecs.wan_layers import COLUMNS, ROWS
+from ccl_jax import nnx_utils
+from ccl_jax.codecs import runner, wan_vae, wan_video
+from ccl_jax.codecs.wan_layers import COLUMNS
 from ccl_jax.compile import topology
 from ccl_jax.cost import chips, collectives, hlo, report
 from ccl_jax.sharding import Layout, make_mesh
@@ -23,33 +24,31 @@ from ccl_jax.sharding import Layout, make_mesh
 FILE = pathlib.Path(__file__).with_suffix(".json")
 TOPOLOGY = "v5e:2x2"
 LATENTS = (1, 31, 44, 80, 16)
+SPEC = (runner.ROWS, None, None, COLUMNS)
 
 
 def lower(layout: Layout):
-  """The decoder with arguments that are only shapes."""
-  params = jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(
-      x.shape, x.dtype, sharding=layout.sharding()
-    ),
-    wan_vae.param_shapes(),
+  """Returns the lowered decoder, from shapes."""
+  params = nnx_utils.param_shapes(
+    wan_vae.Autoencoder, wan_vae.PUBLISHED, layout
   )
   latents = jax.ShapeDtypeStruct(
-    LATENTS, jnp.float32, sharding=layout.sharding(ROWS, None, None, COLUMNS)
+    LATENTS, jnp.float32, sharding=layout.sharding(*SPEC)
   )
   return wan_video.decode.lower(
-    params, latents, settings=wan_vae.PUBLISHED, dtype="bfloat16", chunk=1,
+    params, latents, config=wan_vae.PUBLISHED, dtype="bfloat16", chunk=1,
     layout=layout,
   )  # fmt: skip
 
 
 def measure() -> dict:
-  """Memory per chip, and what is sent.
+  """Returns memory per chip, and bytes sent.
 
   Raises:
     ValueError: it does not fit, or more than one frame's latents are gathered.
   """
   devices = topology.devices(TOPOLOGY)
-  layout = Layout(make_mesh(devices, fsdp=1, context=len(devices)))
+  layout = runner.make_layout(make_mesh(devices, fsdp=1, context=len(devices)))
   began = time.monotonic()
   compiled = topology.compile_for(lower(layout))
   seconds = time.monotonic() - began

@@ -1,3 +1,5 @@
+"""Checkpoints of a run: saved, kept, restored, and skipped if damaged."""
+
 import logging
 
 import jax
@@ -11,7 +13,7 @@ from tests.training import states
 
 def save(workdir, *steps, keep=3, **kwargs):
   """Checkpoints whose values follow from their steps."""
-  with_all = manager.Checkpointer(
+  with_all = manager.CheckpointManager(
     workdir, save_interval_steps=1, max_to_keep=keep
   )
   for step in steps:
@@ -20,9 +22,9 @@ def save(workdir, *steps, keep=3, **kwargs):
 
 
 def newest(workdir, count=1):
-  checkpoints = manager.Checkpointer(workdir)
+  checkpoints = manager.CheckpointManager(workdir)
   try:
-    return checkpoints.restore_newest(states.shapes(states.make(), count))
+    return checkpoints.restore_latest(states.shapes(states.make(), count))
   finally:
     checkpoints.close()
 
@@ -48,12 +50,12 @@ def test_arrays_go_straight_to_other_devices(tmp_path, before, after):
 
 
 def test_saves_when_due_when_last_and_once(tmp_path):
-  checkpoints = manager.Checkpointer(
+  checkpoints = manager.CheckpointManager(
     tmp_path, save_interval_steps=3, max_to_keep=9
   )
   for step in range(1, 8):
     for _ in range(2):
-      checkpoints.save(step, states.make(seed=step), last=step == 7)
+      checkpoints.save(step, states.make(seed=step), force=step == 7)
   checkpoints.close()
   found = {int(p.name) for p in (tmp_path / "checkpoints").iterdir()}
   assert found == {3, 6, 7}
@@ -66,7 +68,7 @@ def test_only_the_last_are_kept(tmp_path):
 
 def test_a_save_that_did_not_save_is_an_error(tmp_path):
   save(tmp_path, 5)
-  checkpoints = manager.Checkpointer(tmp_path, save_interval_steps=1)
+  checkpoints = manager.CheckpointManager(tmp_path, save_interval_steps=1)
   with pytest.raises(RuntimeError, match=r"did not save step 4.*\[5\]"):
     checkpoints.save(4, states.make())
   checkpoints.close()
@@ -76,8 +78,8 @@ def test_a_save_that_fails_in_the_background_is_an_error(tmp_path, monkeypatch):
   def fail(folder):
     raise OSError("no space left")
 
-  monkeypatch.setattr(manager.restore, "record_files", fail)
-  checkpoints = manager.Checkpointer(tmp_path, save_interval_steps=1)
+  monkeypatch.setattr(manager.restore, "write_manifest", fail)
+  checkpoints = manager.CheckpointManager(tmp_path, save_interval_steps=1)
   checkpoints.save(1, states.make())
   with pytest.raises(OSError, match="no space left"):
     checkpoints.save(2, states.make())
@@ -85,7 +87,7 @@ def test_a_save_that_fails_in_the_background_is_an_error(tmp_path, monkeypatch):
   monkeypatch.undo()
   # What it had written is not taken for a checkpoint, nor in the way of one.
   assert list((tmp_path / "checkpoints").iterdir())
-  assert not manager.restore.steps(tmp_path)
+  assert not manager.restore.all_steps(tmp_path)
   save(tmp_path, 1)
   assert newest(tmp_path)[1] == 1
 
@@ -113,13 +115,12 @@ def test_any_damaged_file_leads_to_the_checkpoint_before(tmp_path, caplog, how):
     broken = tmp_path / "checkpoints.broken" / "2"
     if step == 1:
       needed += 1
-      assert f"{tmp_path}/checkpoints/2" in caplog.text and path.name in (
-        caplog.text
-      )
+      assert f"{tmp_path}/checkpoints/2" in caplog.text
+      assert path.name in caplog.text
       broken.rename(tmp_path / "checkpoints" / "2")
     assert not broken.exists()
     path.write_bytes(content)
-  # All but Orbax's own notes and what only tells the sizes.
+  # All but Orbax's own notes and the manifest.
   assert needed >= len(whole) - 4
 
 
@@ -131,17 +132,17 @@ def test_damage_is_found_without_the_list_of_files_too(tmp_path, caplog):
       path.unlink()
   with caplog.at_level(logging.WARNING):
     state, step = newest(tmp_path)
-  assert step == 1 and "checkpoints/2' is broken" in caplog.text
+  assert step == 1 and "checkpoints/2/default' cannot be read" in caplog.text
   states.assert_equal(state, states.make(seed=1))
 
 
 def test_a_step_whose_checkpoint_broke_is_saved_again(tmp_path):
   save(tmp_path, 1, 2, 3, keep=2)
   damage(tmp_path / "checkpoints" / "3" / "default" / "_METADATA", "gone")
-  checkpoints = manager.Checkpointer(
+  checkpoints = manager.CheckpointManager(
     tmp_path, save_interval_steps=1, max_to_keep=2
   )
-  state, step = checkpoints.restore_newest(states.shapes(states.make()))
+  state, step = checkpoints.restore_latest(states.shapes(states.make()))
   assert step == 2
   checkpoints.save(3, state)
   checkpoints.save(4, state)
@@ -166,18 +167,18 @@ def test_of_another_model_it_is_an_error_that_shows_the_difference(tmp_path):
   with pytest.raises(ValueError, match="another model") as error:
     newest(tmp_path)
   text = str(error.value)
-  assert "only here: ema/audio/in (8, 24)" in text
-  assert "ema/video/in: (4, 16) there, (8, 16) here" in text
+  assert "only expected: ema/audio/in (8, 24)" in text
+  assert "ema/video/in: saved (4, 16), expected (8, 16)" in text
   assert "and " in text.splitlines()[-1] and len(text.splitlines()) <= 12
   assert (tmp_path / "checkpoints" / "1").is_dir()
 
 
 def test_a_workdir_belongs_to_one_config(tmp_path):
-  config = {"seed": 0, "log": {"every": 1}, "size": (64, 64)}
+  config = {"seed": 0, "log": {"every_steps": 1}, "size": (64, 64)}
   manager.claim_workdir(tmp_path / "run", config, ("log",))
-  again = config | {"log": {"every": 5}}
+  again = config | {"log": {"every_steps": 5}}
   manager.claim_workdir(tmp_path / "run", again, ("log",))
-  assert manager.read_config(tmp_path / "run")["log"] == {"every": 5}
+  assert manager.read_config(tmp_path / "run")["log"] == {"every_steps": 5}
   with pytest.raises(ValueError, match="seed: 0 there, 1 now"):
     manager.claim_workdir(tmp_path / "run", config | {"seed": 1}, ("log",))
   with pytest.raises(ValueError, match="not a training workdir"):
@@ -189,7 +190,7 @@ def test_a_workdir_belongs_to_one_config(tmp_path):
 )
 def test_wrong_settings_are_errors(tmp_path, wrong):
   with pytest.raises(ValueError, match="at least 1"):
-    manager.Checkpointer(tmp_path, **wrong)
+    manager.CheckpointManager(tmp_path, **wrong)
   assert not list(tmp_path.iterdir())
 
 
@@ -201,14 +202,14 @@ def test_large_arrays_are_stored_in_chunks(tmp_path, monkeypatch):
   state = {s: jnp.asarray(rng.normal(size=x)) for s, x in shapes.items()}
   spread = states.sharding(4, (3, 8, 4))
   state["spread"] = jax.device_put(np.ones((3, 8, 4), np.float32), spread)
-  checkpoints = manager.Checkpointer(tmp_path, save_interval_steps=1)
+  checkpoints = manager.CheckpointManager(tmp_path, save_interval_steps=1)
   checkpoints.save(1, state)
   checkpoints.close()
   folder = checkpoints.folder / "1"
   found = manager.restore.read_state(folder, states.shapes(state))
   states.assert_equal(found, state)
-  stored = streaming.stored(folder / "default")
-  assert {s: x._chunk for s, x in stored.items()} == {
+  stored = streaming.open_arrays(folder / "default")
+  assert {s: x.chunk_shape for s, x in stored.items()} == {
     "layers": (1, 8, 8), "small": (3, 4, 8), "flat": (8, 8),
     "spread": (3, 2, 4),
   }  # fmt: skip

@@ -1,3 +1,5 @@
+"""Parameters of one or more runs, as those of a new model."""
+
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
@@ -15,7 +17,9 @@ def runs(tmp_path_factory):
     ("video", 1, ("audio", "fusion")),
     ("audio", 2, ("video", "fusion")),
   ):
-    checkpoints = manager.Checkpointer(folder / name, save_interval_steps=1)
+    checkpoints = manager.CheckpointManager(
+      folder / name, save_interval_steps=1
+    )
     for step in (seed, 10 * seed):
       checkpoints.save(step, states.make(count=4, seed=step, skip=skip))
     checkpoints.close()
@@ -81,10 +85,10 @@ def test_every_parameter_has_an_origin(runs, chosen, new, words):
 
 def test_what_the_source_lacks_or_has_otherwise_is_named(runs):
   every = [(".*", runs / "video")]
-  with pytest.raises(ValueError, match="only here: audio/in"):
+  with pytest.raises(ValueError, match="only expected: audio/in"):
     restore.initial_params(shapes(), every, [])
   wide = states.shapes(states.make(width=16)["trainable"])
-  text = r"audio/in: \(8, 24\) there, \(16, 24\) here"
+  text = r"audio/in: saved \(8, 24\), expected \(16, 24\)"
   with pytest.raises(ValueError, match=text):
     restore.initial_params(wide, sources(runs), ["fusion/.*"])
   with pytest.raises(ValueError, match="No checkpoint in"):
@@ -114,7 +118,7 @@ def test_a_relative_path_will_do(runs, monkeypatch):
 
 
 def test_a_broken_checkpoint_is_a_plain_error(tmp_path):
-  checkpoints = manager.Checkpointer(tmp_path, save_interval_steps=1)
+  checkpoints = manager.CheckpointManager(tmp_path, save_interval_steps=1)
   checkpoints.save(1, states.make())
   checkpoints.close()
   next((tmp_path / "checkpoints" / "1").rglob("array_metadatas/*")).unlink()

@@ -1,3 +1,5 @@
+"""Codecs are saved and loaded, and imported at their first use."""
+
 import json
 import subprocess
 import sys
@@ -7,7 +9,7 @@ import pytest
 
 from ccl_jax.codecs import api
 from ccl_jax.codecs.api import Codecs
-from ccl_jax.codecs.clip import ImageEncoder
+from ccl_jax.codecs.clip import CLIPImageCodec
 from ccl_jax.sharding import ONE_DEVICE
 from tests.data import clips, learned
 
@@ -33,8 +35,8 @@ def test_codecs_come_back_as_they_were(tmp_path, codecs):
 
 
 def test_an_image_encoder_may_be_there(tmp_path, codecs):
-  told = codecs._replace(image=ImageEncoder("some/folder"))
-  told.save(tmp_path / "codecs")
+  with_image = codecs._replace(image=CLIPImageCodec("some/folder"))
+  with_image.save(tmp_path / "codecs")
   loaded = Codecs.load(tmp_path / "codecs")
   assert loaded.image.settings() == {"weights": "some/folder"}
   assert loaded.equals(codecs) and codecs.image is None
@@ -53,9 +55,9 @@ def test_those_that_take_a_layout_get_it(tmp_path, monkeypatch, codecs):
 
 def test_codecs_that_are_not_used_are_not_imported():
   code = (
-    "import sys; from ccl_jax.codecs import bundle;"
+    "import sys; from ccl_jax.codecs import api;"
     "sizes = dict(width=4, max_length=2);"
-    "bundle.make('hashed_text', bundle.ONE_DEVICE, sizes);"
+    "api.make_codec('hashed_text', api.ONE_DEVICE, sizes);"
     "found = [m for m in sys.modules if m.startswith('ccl_jax.codecs.')];"
     "assert set(found) == {'ccl_jax.codecs.api',"
     " 'ccl_jax.codecs.hashed_text'}, found"
@@ -71,8 +73,8 @@ def test_what_is_not_codecs_is_refused(tmp_path, codecs):
     Codecs.load(tmp_path)
   codecs.save(tmp_path / "codecs")
   file = tmp_path / "codecs" / "codecs.json"
-  described = json.loads(file.read_text())
-  described["video"]["kind"] = "strange"
-  file.write_text(json.dumps(described))
+  settings = json.loads(file.read_text())
+  settings["video"]["kind"] = "strange"
+  file.write_text(json.dumps(settings))
   with pytest.raises(ValueError, match=r"'strange'.*linear_video"):
     Codecs.load(tmp_path / "codecs")

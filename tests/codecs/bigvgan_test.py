@@ -1,3 +1,5 @@
+"""The vocoder with small random weights: shapes, reach and windows."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,10 +7,10 @@ import pytest
 
 from ccl_jax import nnx_utils, trees
 from ccl_jax.codecs import bigvgan
-from ccl_jax.codecs.bigvgan import BigVGAN, Settings
-from ccl_jax.codecs.chunking import in_windows
+from ccl_jax.codecs.bigvgan import BigVGAN, BigVGANConfig
+from ccl_jax.codecs.chunking import map_windows
 
-SMALL = Settings(
+SMALL = BigVGANConfig(
   num_mels=6, width=16, rates=(4, 2), kernels=(8, 4), block_kernels=(3, 5),
   dilations=(2,),
 )  # fmt: skip
@@ -64,7 +66,7 @@ def test_windows_are_the_whole_whatever_fills_them_up(params):
     nums.append(num)
     return np.asarray(vocode(params, x, np.int32(num)))[..., None]
 
-  parts = in_windows(run, mel, window, SMALL.reach, up=SMALL.hop)[..., 0]
+  parts = map_windows(run, mel, window, SMALL.reach, up=SMALL.hop)[..., 0]
   np.testing.assert_allclose(parts, vocode(params, mel), atol=2e-5)
   assert len(nums) > 3 and nums[-1] < window
 
@@ -79,9 +81,9 @@ def test_float32_only(params):
 
 def test_settings_are_checked():
   with pytest.raises(ValueError, match="snakebeta"):
-    Settings(activation="relu")
+    BigVGANConfig(activation="relu")
   with pytest.raises(ValueError, match="expected pairs"):
-    Settings(rates=(4, 4))
+    BigVGANConfig(rates=(4, 4))
 
 
 def test_published_sizes():

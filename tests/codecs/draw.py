@@ -1,4 +1,4 @@
-"""Parameters for modules that are not loaded from anywhere."""
+"""Random parameters."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from ccl_jax import trees
 
 
 def draw(shapes, seed=0):
-  """Every leaf random and not near zero, so that a missing term shows."""
+  """Returns random leaves, not near zero, so that a missing term shows."""
   rng = np.random.default_rng(seed)
   drawn = {
     path: 0.3 * rng.standard_normal(x.shape) + path.endswith("/scale")

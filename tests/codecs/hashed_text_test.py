@@ -1,3 +1,5 @@
+"""Words are fixed vectors, with positions and a mark for speech."""
+
 import numpy as np
 import pytest
 

@@ -1,4 +1,4 @@
-"""What models are told of an image; against diffusers see tests/parity."""
+"""Image conditioning; against diffusers see tests/parity."""
 
 import numpy as np
 import pytest
@@ -16,8 +16,8 @@ class FakeCLIP:
 
 
 def test_a_mask_of_frames_folds_to_channels():
-  given = np.array([1, 0, 0, 0, 0, 0, 0, 0, 1], bool)
-  folded = image_condition.fold_mask(given, 4)
+  known = np.array([1, 0, 0, 0, 0, 0, 0, 0, 1], bool)
+  folded = image_condition.fold_mask(known, 4)
   assert folded.tolist() == [[1, 1, 1, 1], [0, 0, 0, 0], [0, 0, 0, 1]]
 
 
@@ -28,7 +28,7 @@ def test_what_is_made_of_images():
   assert image.latents.dtype == np.float32
   mask, latents = np.split(image.latents, [4], -1)
   assert (mask[:, 0] == 1).all() and (mask[:, 1:] == 0).all()
-  # Grey behind the image, and between two bytes: the same for both samples.
+  # After the image grey, between two bytes: the same for both samples.
   first = codecs.video.encode(IMAGES[:, None])
   np.testing.assert_allclose(latents[:, :1], first, atol=1e-5)
   np.testing.assert_array_equal(latents[0, 1:], latents[1, 1:])

@@ -1,3 +1,5 @@
+"""Linear codecs: shapes, causality, the fit and its errors."""
+
 import numpy as np
 import pytest
 

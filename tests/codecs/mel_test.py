@@ -1,3 +1,5 @@
+"""Log-mel by its definition, and back to a wave."""
+
 import numpy as np
 import pytest
 
@@ -9,20 +11,20 @@ def _tone(seconds=1.0, hz=440.0):
   return (0.5 * np.sin(2 * np.pi * hz * time)).astype(np.float32)[None]
 
 
-@pytest.mark.parametrize("settings", [mel.MEL_16K, mel.MEL_44K], ids=str)
-def test_log_mel_is_its_definition(settings):
-  n, hop, pad = settings.n_fft, settings.hop, settings.padding
+@pytest.mark.parametrize("config", [mel.MEL_16K, mel.MEL_44K], ids=str)
+def test_log_mel_is_its_definition(config):
+  n, hop, pad = config.n_fft, config.hop, config.padding
   samples = 10 * hop + 40
   wave = np.random.default_rng(0).uniform(-1, 1, (2, samples)).astype("f")
-  result = mel.log_mel(wave, settings)
-  assert result.shape == (2, 10, settings.num_mels)
+  result = mel.log_mel(wave, config)
+  assert result.shape == (2, 10, config.num_mels)
   assert result.dtype == np.float32
   padded = np.pad(wave, ((0, 0), (pad, pad)), mode="reflect")
   window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n) / n)
   frame = padded[1, 3 * hop : 3 * hop + n] * window
   magnitude = np.sqrt(np.abs(np.fft.rfft(frame)) ** 2 + 1e-9)
-  expected = np.log(mel.filter_bank(settings) @ magnitude)
-  expected /= np.log(settings.base)
+  expected = np.log(mel.filter_bank(config) @ magnitude)
+  expected /= np.log(config.base)
   np.testing.assert_allclose(result[1, 3], expected, atol=1e-5)
 
 
@@ -59,9 +61,9 @@ def test_griffin_lim_does_not_move_sounds_in_time():
 
 
 @pytest.mark.parametrize(
-  ("settings", "least"), [(mel.MEL_16K, 512), (mel.MEL_44K, 1024)], ids=str
+  ("config", "least"), [(mel.MEL_16K, 512), (mel.MEL_44K, 1024)], ids=str
 )
-def test_too_short_a_wave_is_an_error(settings, least):
-  assert mel.log_mel(np.zeros((1, least), "f"), settings).shape[1] == 2
+def test_too_short_a_wave_is_an_error(config, least):
+  assert mel.log_mel(np.zeros((1, least), "f"), config).shape[1] == 2
   with pytest.raises(ValueError, match=f"at least {least} samples"):
-    mel.log_mel(np.zeros((1, least - 1), np.float32), settings)
+    mel.log_mel(np.zeros((1, least - 1), np.float32), config)

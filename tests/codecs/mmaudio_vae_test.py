@@ -1,3 +1,5 @@
+"""The audio VAE with small random weights: shapes and magnitudes."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,9 +7,9 @@ import pytest
 
 from ccl_jax import nnx_utils, trees
 from ccl_jax.codecs import mmaudio_vae
-from ccl_jax.codecs.mmaudio_vae import MMAudioVAE, Settings
+from ccl_jax.codecs.mmaudio_vae import MMAudioVAE, MMAudioVAEConfig
 
-SMALL = Settings(num_mels=6, channels=3, width=8, num_blocks=1)
+SMALL = MMAudioVAEConfig(num_mels=6, channels=3, width=8, num_blocks=1)
 
 
 @pytest.fixture(scope="module")
@@ -70,9 +72,9 @@ def test_blocks_keep_magnitudes():
   def rms(x):
     return float(jnp.sqrt(jnp.square(x).mean()))
 
-  assert abs(rms(mmaudio_vae.silu(x)) - 1) < 0.05
+  assert abs(rms(mmaudio_vae.mp_silu(x)) - 1) < 0.05
   other = jnp.asarray(_draw(2, 400, 32)[1:])
-  assert abs(rms(mmaudio_vae.blend(x, other)) - 1) < 0.05
+  assert abs(rms(mmaudio_vae.mp_sum(x, other)) - 1) < 0.05
   norm = jnp.square(mmaudio_vae.pixel_norm(7 * x)).mean(-1)
   np.testing.assert_allclose(norm, 1, atol=1e-3)
 
@@ -88,8 +90,8 @@ def test_activations_are_clipped(params):
 
 
 def test_published_sizes():
-  for settings, mebibytes in (
+  for config, mebibytes in (
     (mmaudio_vae.MMAUDIO_16K, 655), (mmaudio_vae.MMAUDIO_44K, 1165),
   ):  # fmt: skip
-    shapes = nnx_utils.param_shapes(MMAudioVAE, settings)
+    shapes = nnx_utils.param_shapes(MMAudioVAE, config)
     assert round(trees.count(shapes) * 4 / 2**20) == mebibytes

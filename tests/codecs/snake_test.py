@@ -1,3 +1,5 @@
+"""The periodic activation and its filters."""
+
 import jax.numpy as jnp
 import numpy as np
 import pytest

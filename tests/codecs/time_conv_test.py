@@ -1,3 +1,5 @@
+"""Convolutions over time by their definitions."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,7 +32,9 @@ def test_conv_up_is_its_definition(size, rate):
       y[:, t * rate + i] += x[:, t] @ kernel[i]
   cut = (size - rate) // 2
   np.testing.assert_allclose(
-    time_conv.conv_up(x, kernel, rate), y[:, cut : cut + 5 * rate], atol=1e-5
+    time_conv.conv_transpose(x, kernel, rate),
+    y[:, cut : cut + 5 * rate],
+    atol=1e-5,
   )
 
 
@@ -39,7 +43,7 @@ def test_steps_that_are_not_there_do_not_matter():
   num = jnp.int32(7)
   for run in (
     lambda x, num=None: time_conv.conv(x, kernel[:5], 2, num),
-    lambda x, num=None: time_conv.conv_up(x, kernel, 4, num),
+    lambda x, num=None: time_conv.conv_transpose(x, kernel, 4, num),
   ):
     y = run(x[:, :7])
     np.testing.assert_allclose(run(x, num)[:, : y.shape[1]], y, atol=1e-5)
@@ -48,11 +52,11 @@ def test_steps_that_are_not_there_do_not_matter():
 def test_conv_up_wants_kernels_of_whole_steps():
   for size in (5, 6):
     with pytest.raises(ValueError, match="multiple of rate"):
-      time_conv.conv_up(_draw(1, 4, 2), _draw(size, 2, 2), 4)
+      time_conv.conv_transpose(_draw(1, 4, 2), _draw(size, 2, 2), 4)
 
 
 def test_products_are_float32_on_every_platform():
   x, kernel = _draw(1, 8, 3), _draw(4, 3, 4)
-  for run in (time_conv.conv, lambda x, k: time_conv.conv_up(x, k, 2)):
+  for run in (time_conv.conv, lambda x, k: time_conv.conv_transpose(x, k, 2)):
     text = str(jax.make_jaxpr(run)(x, kernel))
     assert "HIGHEST" in text and "bf16" not in text

@@ -11,7 +11,7 @@ SENTENCES = (
 
 
 def train(vocab: int = 60) -> bytes:
-  """The bytes of a spiece.model."""
+  """Returns the bytes of a spiece.model."""
   import sentencepiece
 
   file = io.BytesIO()

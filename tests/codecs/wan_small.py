@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from ccl_jax import trees
+from ccl_jax import nnx_utils, trees
 from ccl_jax.codecs import wan_vae
 
-SMALL = wan_vae.Settings(
+SMALL = wan_vae.WanVAEConfig(
   base=4,
   multipliers=(1, 2),
   residuals=1,
@@ -16,10 +16,12 @@ SMALL = wan_vae.Settings(
 )
 
 
-def random_params(settings=SMALL, seed=0):
-  """Norms and biases too, none near zero."""
+def random_params(config=SMALL, seed=0):
+  """Returns random parameters, not near zero; norms and biases too."""
   rng, made = np.random.default_rng(seed), {}
-  for path, x in trees.flatten(wan_vae.param_shapes(settings)).items():
+  for path, x in trees.flatten(
+    nnx_utils.param_shapes(wan_vae.Autoencoder, config)
+  ).items():
     noise = rng.standard_normal(x.shape, np.float32)
     if path.endswith("kernel"):
       made[path] = noise * np.float32(np.prod(x.shape[:-1]) ** -0.5)

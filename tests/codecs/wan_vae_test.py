@@ -1,4 +1,4 @@
-"""The Wan autoencoder: pieces of time, causality, meshes, sizes."""
+"""The Wan autoencoder: chunks of time, causality, meshes, sizes."""
 
 import functools
 import json
@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ccl_jax.codecs import wan_layers, wan_vae
+from ccl_jax import nnx_utils
+from ccl_jax.codecs import runner, wan_layers, wan_vae
 from ccl_jax.cost import collectives, hlo
 from ccl_jax.sharding import ONE_DEVICE, Layout, make_mesh
 from tests.budgets import wan_vae as budget
@@ -71,7 +72,7 @@ def test_on_a_mesh_only_keys_and_values_of_a_frame_are_gathered(name):
   run, x, chunk = CASES[name]
   mesh = make_mesh(jax.devices()[:4], data=2, fsdp=1, context=2)
   layout = Layout(mesh)
-  spec = layout.sharding(wan_layers.ROWS, None, None, wan_layers.COLUMNS)
+  spec = layout.sharding(runner.ROWS, None, None, wan_layers.COLUMNS)
   args = jax.device_put(PARAMS, layout.sharding()), jax.device_put(x, spec)
   compiled = run.lower(*args, chunk, layout).compile()
   ours = jax.tree.leaves(compiled(*args))
@@ -102,12 +103,12 @@ def test_doubling_equals_its_two_steps():
   wanted = wan_layers.convolve(
     x.repeat(2, 2).repeat(2, 3), kernel[None], pad=(1, 1)
   )
-  close(wan_layers.double(x, kernel), wanted)
+  close(wan_layers.upsample_conv(x, kernel), wanted)
 
 
 def test_published_size():
   shape = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
-  params = wan_vae.param_shapes()
+  params = nnx_utils.param_shapes(wan_vae.Autoencoder, wan_vae.PUBLISHED)
   video = shape((1, 121, 352, 640, 3))
   mean, logvar = jax.eval_shape(wan_vae.encode, params, video)
   assert mean.shape == logvar.shape == (1, 31, 44, 80, 16)
@@ -117,9 +118,9 @@ def test_published_size():
 
 def test_sizes_that_do_not_fit_are_refused():
   with pytest.raises(ValueError, match="halvings"):
-    wan_vae.Settings(halves_time=(True,))
+    wan_vae.WanVAEConfig(halves_time=(True,))
   with pytest.raises(ValueError, match="channels=4"):
-    wan_vae.Settings(channels=4)
+    wan_vae.WanVAEConfig(channels=4)
 
 
 def test_published_decoder_fits_four_chips():

@@ -1,4 +1,4 @@
-"""The codec: bytes, batches, tiles, meshes, and what it refuses."""
+"""The codec: bytes, batches, tiles, meshes and errors."""
 
 import dataclasses
 import itertools
@@ -8,9 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ccl_jax.codecs import converted_weights
-from ccl_jax.codecs import wan_video as codecs
-from ccl_jax.codecs.api import forget
+from ccl_jax.codecs import converted_weights, wan_video
+from ccl_jax.codecs.api import free_weights
 from ccl_jax.codecs.wan_video import WanVideoCodec
 from ccl_jax.sharding import Layout, make_mesh
 from tests.codecs.wan_small import SMALL, random_params
@@ -40,7 +39,7 @@ def test_encodes_and_decodes(weights):
 
 
 def test_a_stream_is_what_is_decoded_at_once(weights):
-  """Up to one level: other programs round otherwise. Then it is forgotten."""
+  """Up to one level of rounding; weights that are freed are read again."""
   latents = np.random.default_rng(0).normal(size=(2, 3, 2, 4, 3))
   latents = latents.astype(np.float32)
   codec = WanVideoCodec(weights)
@@ -48,9 +47,9 @@ def test_a_stream_is_what_is_decoded_at_once(weights):
   assert [piece.shape[1] for piece in pieces] == [1, 2, 2]
   whole = codec.decode(latents).astype(int)
   assert np.abs(np.concatenate(pieces, 1) - whole).max() <= 1
-  assert "params" in vars(codec)
-  forget(codec)
-  assert "params" not in vars(codec)
+  params = codec.params
+  free_weights(codec)
+  assert codec.params is not params
   np.testing.assert_array_equal(next(codec.stream(latents)), pieces[0])
 
 
@@ -80,9 +79,9 @@ def test_tiles_of_what_is_local_equal_the_whole():
   def double(x):
     return x.repeat(2, 2).repeat(2, 3)
 
-  y = codecs.in_tiles(double, x, tile=4, overlap=2, unit=1, scale=2)
+  y = wan_video.map_tiles(double, x, tile=4, overlap=2, unit=1, scale=2)
   np.testing.assert_allclose(y, double(x), atol=1e-5)
-  back = codecs.in_tiles(
+  back = wan_video.map_tiles(
     lambda x: x[:, :, ::2, ::2], double(x), tile=4, overlap=1, unit=2
   )
   np.testing.assert_allclose(back, x, atol=1e-5)
@@ -91,7 +90,7 @@ def test_tiles_of_what_is_local_equal_the_whole():
 def test_tiles_blend_linearly():
   """Two tiles that share 4: the left one's weight falls from 7/8 to 1/8."""
   left = iter([np.ones((1, 1, 8, 8, 1)), np.zeros((1, 1, 8, 8, 1))])
-  y = codecs.in_tiles(
+  y = wan_video.map_tiles(
     lambda _: next(left), np.zeros((1, 1, 8, 12, 1)), tile=8, overlap=4
   )
   wanted = [1, 1, 1, 1, 7 / 8, 5 / 8, 3 / 8, 1 / 8, 0, 0, 0, 0]
@@ -100,16 +99,16 @@ def test_tiles_blend_linearly():
 
 @pytest.mark.parametrize("length", [3, 8, 9, 16, 17, 100])
 def test_tiles_cover(length):
-  begins = codecs.starts(length, 8, 2)
+  begins = wan_video.tile_starts(length, 8, 2)
   assert begins[0] == 0 and begins[-1] == max(length - 8, 0)
   assert all(0 < b - a <= 6 for a, b in itertools.pairwise(begins))
 
 
 def test_bytes_come_back():
   x = np.arange(256, dtype=np.uint8)
-  y = codecs.from_bytes(jnp.asarray(x))
+  y = wan_video.from_bytes(jnp.asarray(x))
   assert y.min() == -1 and y.max() == 1
-  np.testing.assert_array_equal(codecs.to_bytes(y), x)
+  np.testing.assert_array_equal(wan_video.to_bytes(y), x)
 
 
 def test_settings_are_the_constructors_arguments(weights):

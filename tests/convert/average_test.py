@@ -25,7 +25,7 @@ def test_mean(run, tmp_path):
   each = [
     trees.flatten(small_run.params(s, average=False)) for s in about["mean_of"]
   ]
-  found, step, _ = workdirs.open_run(tmp_path / "mean").params()
+  found, step, _ = workdirs.open_workdir(tmp_path / "mean").params()
   assert step == 5
   for path, x in found.items():
     assert x.dtype == each[0][path].dtype
@@ -38,7 +38,7 @@ def test_mean(run, tmp_path):
 def test_the_pipeline_and_training_read_it(run, tmp_path):
   average(run, (1, 2), tmp_path / "mean")
   loaded = Pipeline.load(tmp_path / "mean")
-  found = workdirs.open_run(tmp_path / "mean").params().arrays
+  found = workdirs.open_workdir(tmp_path / "mean").params().arrays
   for path, x in trees.flatten(loaded.params).items():
     np.testing.assert_array_equal(x, np.asarray(found[path]).astype(x.dtype))
   shapes = jax.tree.map(

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 from ccl_jax import trees
-from ccl_jax.convert import ccl, rules, wan
-from ccl_jax.convert.load import dump, load
-from ccl_jax.convert.torch_files import from_dict, from_torch
+from ccl_jax.convert import ccl, matching, wan
+from ccl_jax.convert.state_dict import iter_state_dict
+from ccl_jax.convert.torch_files import from_torch
 from ccl_jax.models import joint
 from configs.ccl import get_config
 from tests.convert.joints import MODELS, describe, draw
+from tests.convert.loading import from_dict, load
 
 torch = pytest.importorskip("torch")
 KINDS = ("cca", "told", "gated", "video", "audio")
@@ -29,7 +30,7 @@ def same(a, b):
 def test_from_jax_and_back_bit_for_bit(kind, dtype):
   table, (_, params) = ccl.table(MODELS[kind]), draw(kind, dtype)
   shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype), params)
-  there = dict(dump(params, table))
+  there = dict(iter_state_dict(params, table))
   again = load(from_dict(there), table, shapes)
   same(trees.flatten(again), trees.flatten(params))
 
@@ -49,7 +50,7 @@ def test_from_torch_and_back_bit_for_bit(kind, dtype):
     lambda x: jax.ShapeDtypeStruct(x.shape, jnp.dtype(dtype)), shapes
   )
   tensors = from_torch(theirs)
-  back = dict(dump(load(tensors, table, shapes), table))
+  back = dict(iter_state_dict(load(tensors, table, shapes), table))
   same(back, {name: np.asarray(tensors.read(name)) for name in theirs})
 
 
@@ -65,5 +66,5 @@ def test_every_name_and_shape_of_the_full_sizes(argument, video):
   with torch.device("meta"):
     theirs = from_torch(CCL(model).state_dict()).shapes
   ours = trees.flatten(joint.describe(model)[1])
-  rules.match(ccl.table(model), theirs, ours)
+  matching.match(ccl.table(model), theirs, ours)
   assert sum(x.size for x in theirs.values()) == trees.count(ours)

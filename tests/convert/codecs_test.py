@@ -19,17 +19,19 @@ from ccl_jax.codecs import (
   wan_vae,
 )
 from ccl_jax.convert import codecs
-from ccl_jax.convert.load import dump, load
-from ccl_jax.convert.torch_files import from_dict
+from ccl_jax.convert.state_dict import iter_state_dict
+from tests.convert.loading import from_dict, load
 
 TINY = {
-  "wan-vae": wan_vae.Settings(base=4),
-  "umt5": umt5.Settings(
+  "wan-vae": wan_vae.WanVAEConfig(base=4),
+  "umt5": umt5.UMT5Config(
     vocab=20, width=8, ffn=12, heads=2, head_size=4, layers=2
   ),
-  "clip": clip.Settings(image=4, patch=2, width=8, ffn=12, heads=2, layers=3),
-  "mmaudio": mmaudio_vae.Settings(num_mels=6, channels=3, width=8),
-  "bigvgan": bigvgan.Settings(
+  "clip": clip.CLIPVisionConfig(
+    image=4, patch=2, width=8, ffn=12, heads=2, layers=3
+  ),
+  "mmaudio": mmaudio_vae.MMAudioVAEConfig(num_mels=6, channels=3, width=8),
+  "bigvgan": bigvgan.BigVGANConfig(
     num_mels=6, width=8, rates=(2, 2), kernels=(4, 4), block_kernels=(3, 5)
   ),
 }  # fmt: skip
@@ -42,7 +44,7 @@ LAYOUTS = [
 
 @pytest.fixture(autouse=True)
 def told_again():
-  converted_weights.tell.cache_clear()
+  converted_weights.warn_once.cache_clear()
 
 
 def tiny(name):
@@ -60,7 +62,7 @@ def draw(name, layout):
     lambda x: 0.02 * rng.standard_normal(x.shape, np.float32), shapes
   )
   table = model.tables(TINY[name])[layout]
-  theirs = dict(dump(params, table))
+  theirs = dict(iter_state_dict(params, table))
   return theirs, load(from_dict(theirs), table, shapes), shapes
 
 
@@ -80,7 +82,7 @@ def test_settings_come_back(name, tmp_path):
   theirs, _, _ = draw(name, next(iter(tiny(name).tables(TINY[name]))))
   save_file(theirs, tmp_path / "x.safetensors")
   codecs.convert(name, tmp_path, tmp_path / "there", tiny(name))
-  settings = converted_weights.about(tmp_path / "there")["settings"]
+  settings = converted_weights.read_metadata(tmp_path / "there")["settings"]
   frozen = {
     k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()
   }
@@ -99,14 +101,15 @@ def vocoder(tmp_path, monkeypatch):
 def test_weights_are_converted_once(vocoder, monkeypatch):
   folder = codecs.open_weights("bigvgan", vocoder)
   assert os.fspath(folder) == f"{vocoder}.ccl"
-  changed = converted_weights.about(folder)["source"]["changed"]
+  changed = converted_weights.read_metadata(folder)["source"]["changed"]
   with monkeypatch.context() as patch:
     patch.setattr(codecs, "convert", None)
     assert codecs.open_weights("bigvgan", vocoder) == folder
     assert codecs.open_weights("bigvgan", folder) == folder
   os.utime(vocoder, ns=(changed + 1, changed + 1))
   assert codecs.open_weights("bigvgan", vocoder) == folder
-  assert converted_weights.about(folder)["source"]["changed"] == changed + 1
+  source = converted_weights.read_metadata(folder)["source"]
+  assert source["changed"] == changed + 1
 
 
 def test_the_cache_may_be_elsewhere(vocoder, tmp_path, monkeypatch):
@@ -144,7 +147,7 @@ def test_what_is_wrong_is_told(vocoder, tmp_path):
 
 def test_the_file_tells_its_size(tmp_path):
   """Of two sizes with the same names, by shapes."""
-  wide = mmaudio_vae.Settings(num_mels=9, channels=3, width=8)
+  wide = mmaudio_vae.MMAudioVAEConfig(num_mels=9, channels=3, width=8)
   model = dataclasses.replace(tiny("mmaudio"), sizes=(wide, TINY["mmaudio"]))
   save_file(draw("mmaudio", "diffusers")[0], tmp_path / "x.safetensors")
   about = codecs.convert("mmaudio", tmp_path, tmp_path / "there", model)
@@ -154,5 +157,5 @@ def test_the_file_tells_its_size(tmp_path):
 def test_the_model_is_found_in_the_folder_that_publishes_it(tmp_path):
   (tmp_path / "vae").mkdir()
   (tmp_path / "model_index.json").write_text("{}")
-  assert codecs.locate(tmp_path, ("a.pth", "vae")) == tmp_path / "vae"
-  assert codecs.locate(tmp_path / "vae", ("vae",)) == tmp_path / "vae"
+  assert codecs.find_weights(tmp_path, ("a.pth", "vae")) == tmp_path / "vae"
+  assert codecs.find_weights(tmp_path / "vae", ("vae",)) == tmp_path / "vae"

@@ -1,5 +1,6 @@
-"""What `to-torch` writes, what reads it, and the way back."""
+"""The folder that `to-torch` writes, its readers, and the way back."""
 
+import itertools
 import json
 import shutil
 
@@ -11,17 +12,12 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from ccl_jax import files, trees
-from ccl_jax.array_types import Route
+from ccl_jax.array_types import STREAMS, Route
 from ccl_jax.checkpoints import manager, restore
-from ccl_jax.convert import (
-  export,
-  safetensors_writer,
-  transformer,
-  wan,
-  workdirs,
-)
-from ccl_jax.convert.load import dump
-from ccl_jax.convert.torch_files import open_tensors
+from ccl_jax.config import RENAMED
+from ccl_jax.convert import export, transformer, wan, workdirs
+from ccl_jax.convert.state_dict import iter_state_dict
+from ccl_jax.convert.torch_files import open_state_dict
 from ccl_jax.generation.pipeline import Pipeline
 from ccl_jax.models import joint
 from tests import bucket, gcs
@@ -30,7 +26,7 @@ from tests.convert.small_run import describe_once  # noqa: F401
 from tests.models import tiny
 
 ALONE = dict(audio=None, fusion=dict(kind="independent"))
-TOLD = dict(condition_channels=5, image_width=7)
+IMAGE = dict(condition_channels=5, image_width=7)
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
@@ -47,12 +43,12 @@ def exported(run, tmp_path_factory):
 
 
 def arrays_of(folder):
-  tensors = open_tensors(folder / "transformer")
+  tensors = open_state_dict(folder / "transformer")
   return {name: tensors.read(name) for name in tensors.shapes}
 
 
 def params_of(workdir, **options):
-  found = workdirs.open_run(workdir).params(**options).arrays
+  found = workdirs.open_workdir(workdir).params(**options).arrays
   return {path: np.asarray(x) for path, x in found.items()}
 
 
@@ -77,9 +73,9 @@ def test_there_and_back_and_there(run, tmp_path, dtype):
   """Bit for bit."""
   first, back, again = (tmp_path / name for name in ("x", "back", "again"))
   about = export.to_torch(run, first, dtype=dtype)
-  assert about["averaged"] and about["step"] == 5
-  told = transformer.from_export(first, back)
-  assert told["parameters"] == about["parameters"]
+  assert about["is_ema"] and about["step"] == 5
+  made = transformer.from_export(first, back)
+  assert made["parameters"] == about["parameters"]
   expected = trees.flatten(small_run.params(5))
   assert_equal(params_of(back), expected, export.DTYPES[dtype])
   export.to_torch(back, again, dtype=dtype)
@@ -89,6 +85,39 @@ def test_there_and_back_and_there(run, tmp_path, dtype):
     loaded = Pipeline.load(back)
     assert loaded.step == 5 and loaded.shape.size == (16, 24)
     assert_equal(trees.flatten(loaded.params), expected, np.float32)
+
+
+def write_old_names(folder):
+  """Gives config.json of an export the names of keys of earlier versions."""
+  old = {new.rpartition(".")[2]: key for key, new in RENAMED.items()}
+  path = folder / "transformer" / "config.json"
+  config = json.loads(path.read_text())
+  for section in ("fusion", "sampling"):
+    config[section] = {
+      old.get(key, key).rpartition(".")[2]: value
+      for key, value in config[section].items()
+    }
+  path.write_text(json.dumps(config))
+  return config
+
+
+def test_an_export_of_an_earlier_version(run, exported, tmp_path):
+  """Keys of its config.json have other names, and the run's may too."""
+  folder = shutil.copytree(exported, tmp_path / "x")
+  config = write_old_names(folder)
+  assert config["fusion"] == {
+    "kind": "cca", "audio_context": 2, "video_context": 3
+  }  # fmt: skip
+  assert config["sampling"].keys() >= {"method", "steps", "rescale"}
+  transformer.from_export(folder, tmp_path / "back")
+  assert workdirs.open_workdir(tmp_path / "back").model == tiny.SETTINGS
+  assert_equal(
+    params_of(tmp_path / "back"), trees.flatten(small_run.params(5)), np.float32
+  )
+  (tmp_path / "back" / "config.json").unlink()  # then about.json has the model
+  assert workdirs.open_workdir(tmp_path / "back").model == tiny.SETTINGS
+  read = export.read_config(folder)
+  assert read == export.read_config(exported)
 
 
 def test_the_gated_baseline(tmp_path):
@@ -106,12 +135,12 @@ def test_the_gated_baseline(tmp_path):
 
 def test_which_parameters(run, tmp_path):
   """A step by its number or its folder, with and without the average."""
-  by_number = export.to_torch(run, tmp_path / "a", step=2, average=False)
+  by_number = export.to_torch(run, tmp_path / "a", step=2, ema=False)
   folder = run / "checkpoints" / "2"
-  by_folder = export.to_torch(folder, tmp_path / "b", average=False)
-  assert by_number == by_folder and not by_number["averaged"]
+  by_folder = export.to_torch(folder, tmp_path / "b", ema=False)
+  assert by_number == by_folder and not by_number["is_ema"]
   table = export.ccl.table(tiny.SETTINGS)
-  expected = dict(dump(small_run.params(2, average=False), table))
+  expected = dict(iter_state_dict(small_run.params(2, average=False), table))
   for name in "ab":
     assert_equal(arrays_of(tmp_path / name), expected, np.float32)
   with pytest.raises(ValueError, match="not of step 1"):
@@ -142,10 +171,10 @@ def test_shards(run, exported, tmp_path):
   assert not list((exported / "transformer").glob("*index*"))
 
 
-def write_video(folder, told):
+def write_video(folder, image):
   """A run of a video stream alone, as a converter writes one."""
   settings = {**tiny.SETTINGS, **ALONE}
-  settings["video"] = settings["video"] | told
+  settings["video"] = settings["video"] | image
   params = small_run.draw(3, settings)
   folder.mkdir()
   workdirs.write(folder, 7, params, {"settings": settings})
@@ -164,15 +193,15 @@ def wan_of(folder):
   return module
 
 
-@pytest.mark.parametrize("told", [{}, TOLD], ids=["t2v", "i2v"])
-def test_diffusers_loads_the_video_stream(tmp_path, told):
+@pytest.mark.parametrize("image", [{}, IMAGE], ids=["t2v", "i2v"])
+def test_diffusers_loads_the_video_stream(tmp_path, image):
   """Strictly, whatever it was exported of; and as Wan's it comes back."""
   pytest.importorskip("torch")
   from diffusers import UniPCMultistepScheduler
 
-  settings, params = write_video(tmp_path / "run", told)
-  export.to_torch(tmp_path / "run", tmp_path / "x", part="video")
-  assert wan_of(tmp_path / "x").config.image_dim == told.get("image_width")
+  settings, params = write_video(tmp_path / "run", image)
+  export.to_torch(tmp_path / "run", tmp_path / "x", component="video")
+  assert wan_of(tmp_path / "x").config.image_dim == image.get("image_width")
   scheduler = UniPCMultistepScheduler.from_pretrained(
     tmp_path / "x" / "scheduler"
   )
@@ -186,7 +215,7 @@ def test_diffusers_loads_the_video_stream(tmp_path, told):
 def test_the_video_stream_gives_the_same_velocity(run, tmp_path):
   """diffusers' model of a joint run, and our video stream of it."""
   torch = pytest.importorskip("torch")
-  export.to_torch(run, tmp_path / "x", part="video", shard_size=20_000)
+  export.to_torch(run, tmp_path / "x", component="video", shard_size=20_000)
   assert not (tmp_path / "x" / "run").exists()
   module = wan_of(tmp_path / "x")
   state, _, text, _ = tiny.inputs(b=2)
@@ -200,7 +229,9 @@ def test_the_video_stream_gives_the_same_velocity(run, tmp_path):
   settings = {**tiny.SETTINGS, **ALONE}
   graph, _ = joint.describe(settings)
   ones = jnp.ones(2, bool)
-  route = Route(~ones, ~ones, ones, ones, ~ones)
+  route = Route(
+    dict.fromkeys(STREAMS, ~ones), dict.fromkeys(STREAMS, ones), ~ones
+  )
   velocity = jax.jit(joint.velocity, static_argnums=0)
   params = {"video": small_run.params(5)["video"]}
   ours = velocity(graph, params, {"video": video}, {"video": t}, text, route)
@@ -214,13 +245,13 @@ def test_what_the_folder_says(exported):
   assert config["_class_name"] == "CCL" and config["ccl_version"] == 1
   assert config["clip"] == {"fps": 25.0, "frames": 9, "size": [16, 24]}
   assert config["sampling"]["guidance"] == "ucg2"
-  given = {k: v for k, v in config.items() if k not in export.ADDED}
+  given = {k: v for k, v in config.items() if k not in export.ADDED_KEYS}
   assert given == tiny.SETTINGS
   card = (exported / "README.md").read_text()
   for part in (
     "# CCL, step 5", "for video and audio", "a moving average",
     "9 frames of 24 x 16 pixels at 25", '"Hello!"', "from_pretrained",
-    '"guidance": "ucg2"', "nothing that is known here",
+    '"guidance": "ucg2"', "none are known",
   ):  # fmt: skip
     assert part in card, part
   scheduler = exported / "scheduler" / "scheduler_config.json"
@@ -234,7 +265,7 @@ def test_licences_of_what_it_was_made_with(run, tmp_path):
   (tmp_path / "wan" / "about.json").write_text(json.dumps(about))
   run = shutil.copytree(run, tmp_path / "run")
   sources = [["video/.*", str(tmp_path / "wan")]]
-  config = manager.read_config(run) | {"initial": {"sources": sources}}
+  config = manager.read_config(run) | {"init": {"from_runs": sources}}
   files.write_json(run / "config.json", config)
   described = {"audio": {"kind": "mmaudio"}, "video": {"kind": "wan_video"}}
   (run / "codecs" / "codecs.json").write_text(json.dumps(described))
@@ -242,7 +273,7 @@ def test_licences_of_what_it_was_made_with(run, tmp_path):
   card = (tmp_path / "x" / "README.md").read_text()
   assert "- codec mmaudio: CC-BY-NC 4.0. MMAudio's published" in card
   assert "- codec wan-vae: Apache-2.0." in card
-  assert "- begun from wan: Apache-2.0" in card
+  assert "- initialised from wan: Apache-2.0" in card
 
 
 def test_from_a_bucket_into_a_bucket(run, exported, monkeypatch):
@@ -259,13 +290,13 @@ def test_from_a_bucket_into_a_bucket(run, exported, monkeypatch):
     server.server_close()
   for name, content in contents(exported).items():
     assert (where / "x" / name).read_bytes() == content, name
-  assert set(files.sizes(where / "x")) == set(contents(exported))
+  assert set(files.file_sizes(where / "x")) == set(contents(exported))
 
 
 def test_refusals_leave_nothing(run, tmp_path, monkeypatch):
   cases = [
     ({"dtype": "float16"}, "expected one of float32, bfloat16"),
-    ({"part": "audio"}, "expected one of all, video"),
+    ({"component": "audio"}, "expected one of all, video"),
   ]
   for options, words in cases:
     with pytest.raises(ValueError, match=words):
@@ -276,7 +307,7 @@ def test_refusals_leave_nothing(run, tmp_path, monkeypatch):
   audio.mkdir()
   workdirs.write(audio, 1, small_run.draw(1, settings), {"settings": settings})
   with pytest.raises(ValueError, match="no video stream"):
-    export.to_torch(audio, tmp_path / "x", part="video")
+    export.to_torch(audio, tmp_path / "x", component="video")
   with pytest.raises(ValueError, match="not a training workdir"):
     export.to_torch(tmp_path / "nothing", tmp_path / "x")
   usage = shutil.disk_usage(tmp_path)._replace(free=1000)
@@ -293,7 +324,7 @@ def test_a_damaged_checkpoint(run, tmp_path):
     key=lambda p: p.stat().st_size,
   )
   data.write_bytes(data.read_bytes()[:-10])
-  with pytest.raises(ValueError, match=r"is broken: .* bytes of"):
+  with pytest.raises(ValueError, match=r"cannot be read: .* bytes of"):
     export.to_torch(tmp_path / "run", tmp_path / "x")
   other = {**tiny.SETTINGS, "num_layers": 3}
   config = manager.read_config(run) | {"model": other}
@@ -307,15 +338,15 @@ def test_an_interrupted_export_can_be_run_again(
   run, exported, tmp_path, monkeypatch
 ):
   """What was there before stays until the new one is complete."""
-  output, write = tmp_path / "x", safetensors_writer._write_file
+  output = tmp_path / "x"
   output.mkdir()
   (output / "old").write_text("old")
 
-  def stop(path, shapes, arrays):
-    write(path, shapes, arrays)
+  def interrupted(params, table):
+    yield from itertools.islice(iter_state_dict(params, table), 3)
     raise KeyboardInterrupt
 
-  monkeypatch.setattr(safetensors_writer, "_write_file", stop)
+  monkeypatch.setattr(export, "iter_state_dict", interrupted)
   with pytest.raises(KeyboardInterrupt):
     export.to_torch(run, output)
   assert contents(tmp_path) == {"x/old": b"old"}
@@ -370,14 +401,14 @@ def test_damaged_weights_leave_nothing(exported, tmp_path, model, kind):
 
 def test_what_is_no_export(exported, tmp_path):
   output = tmp_path / "out"
-  with pytest.raises(ValueError, match="expected what to-torch wrote"):
+  with pytest.raises(ValueError, match="expected a folder that to-torch wrote"):
     transformer.from_export(tmp_path, output)
   with pytest.raises(ValueError, match="in a bucket: copy it"):
     transformer.from_export("gs://bucket/x", output)
   folder = tmp_path / "transformer"
   folder.mkdir()
   for config, words in (
-    ("{", "expected what to-torch wrote"),
+    ("{", "expected a folder that to-torch wrote"),
     ('{"_class_name": "WanTransformer3DModel"}', "--model=wan"),
     ('{"_class_name": "CCL", "ccl_version": 2}', "ccl_version 2"),
   ):

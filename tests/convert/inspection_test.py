@@ -1,4 +1,4 @@
-"""What `inspect` tells of each kind of checkpoint."""
+"""The tables that `inspect` prints, for each kind of checkpoint."""
 
 import numpy as np
 import pytest
@@ -21,17 +21,17 @@ def test_converted_weights(tmp_path):
   assert ["model:", '"tiny"'] in found
   assert ["3", "x", "a/*", "(4,)", "float16"] in found
   assert ["all", "3", "12", "0.000"] in found
-  each = rows(tmp_path / "w", every=True)
+  each = rows(tmp_path / "w", list_all=True)
   assert all(["1", "x", f"a/{i}", "(4,)", "float16"] in each for i in range(3))
 
 
 def test_a_run_and_a_step_of_it(tmp_path):
-  checkpoints = manager.Checkpointer(tmp_path / "run", save_interval_steps=1)
+  checkpoints = manager.CheckpointManager(tmp_path / "run", save_interval_steps=1)
   for step in (1, 2):
     checkpoints.save(step, states.make(seed=step))
   checkpoints.close()
   found = rows(tmp_path / "run")
-  assert found[0] == ["steps:", "1,", "2;", "shown", "is", "2"]
+  assert found[0] == ["steps:", "1,", "2;", "shown:", "2"]
   parts = {row[0] for row in found if row}
   assert {"trainable/video", "ema/audio", "all"} <= parts
   again = rows(tmp_path / "run" / "checkpoints" / "2")

@@ -52,16 +52,16 @@ def test_errors_are_one_line(tmp_path):
 def test_a_run_to_torch_and_the_mean_of_its_steps(tmp_path):
   workdir = small_run.write(tmp_path / "run")
   done = run(
-    "to-torch", f"--checkpoint={workdir}", f"--output={tmp_path}/x", "--step=2",
-    "--noema", "--shard-size=100KB",
+    "to-torch", f"--workdir={workdir}", f"--output={tmp_path}/x", "--step=2",
+    "--noema", "--max_shard_size=100KB",
   )  # fmt: skip
   assert done.returncode == 0, done.stderr
-  assert "of step 2, in float32, now in" in done.stdout
+  assert " parameters of step 2, in float32." in done.stdout
   found = sorted(path.name for path in (tmp_path / "x").iterdir())
   assert found == ["README.md", "run", "scheduler", "transformer"]
   done = run(
-    "average", f"--checkpoint={workdir}", f"--output={tmp_path}/mean",
+    "average", f"--workdir={workdir}", f"--output={tmp_path}/mean",
     "--steps=1,2",
   )  # fmt: skip
   assert done.returncode == 0, done.stderr
-  assert done.stdout.startswith("The mean of the steps 1, 2 is now in")
+  assert "/mean: mean of steps 1, 2, " in done.stdout

@@ -61,7 +61,7 @@ def write(workdir):
   clip = {"fps": 25.0, "frames": 9, "size": [16, 24]}
   files.write_json(workdir / "clip.json", clip)
   runs.codecs().save(workdir / "codecs")
-  checkpoints = manager.Checkpointer(workdir, save_interval_steps=1)
+  checkpoints = manager.CheckpointManager(workdir, save_interval_steps=1)
   for step in STEPS:
     last, mean = params(step, average=False), params(step)
     state = {

@@ -1,4 +1,4 @@
-"""Files of every kind give the same arrays; what is wrong with one is told."""
+"""Files of every kind hold the same arrays; errors say what is wrong."""
 
 import argparse
 import json
@@ -8,9 +8,11 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+import safetensors
 from safetensors.numpy import save_file
 
 from ccl_jax.convert import torch_files
+from tests.convert.loading import from_dict
 
 torch = pytest.importorskip("torch")
 rng = np.random.default_rng(0)
@@ -42,16 +44,28 @@ def check(tensors, names=tuple(ARRAYS)):
     np.testing.assert_array_equal(array, ARRAYS[name])
 
 
+def count_calls(monkeypatch, module, name):
+  """Returns a list that has an item for each call of a function."""
+  calls, function = [], getattr(module, name)
+
+  def counted(*args, **options):
+    calls.append(name)
+    return function(*args, **options)
+
+  monkeypatch.setattr(module, name, counted)
+  return calls
+
+
 def refusal(path, *parts):
   with pytest.raises(ValueError) as found:
-    torch_files.open_tensors(path)
+    torch_files.open_state_dict(path)
   text = str(found.value)
   assert len(text.splitlines()) == 1 and len(text) < 500, text
   assert all(part in text for part in (str(path.name), *parts)), text
 
 
 def test_dicts():
-  check(torch_files.from_dict(ARRAYS))
+  check(from_dict(ARRAYS))
   check(torch_files.from_torch(STATE))
 
 
@@ -65,10 +79,10 @@ def test_meta_modules_have_shapes():
 
 def test_safetensors(tmp_path):
   save_file(ARRAYS, tmp_path / "x.safetensors", metadata={"format": "pt"})
-  tensors = torch_files.open_tensors(tmp_path / "x.safetensors")
+  tensors = torch_files.open_state_dict(tmp_path / "x.safetensors")
   check(tensors)
   assert tensors.metadata == {"format": "pt"}
-  check(torch_files.open_tensors(tmp_path))
+  check(torch_files.open_state_dict(tmp_path))
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".pt", ".bin"])
@@ -76,25 +90,24 @@ def test_safetensors(tmp_path):
 def test_torch_files(tmp_path, suffix, zipped):
   path = tmp_path / f"x{suffix}"
   torch.save(STATE, path, _use_new_zipfile_serialization=zipped)
-  check(torch_files.open_tensors(path))
-  check(torch_files.open_tensors(tmp_path))
+  check(torch_files.open_state_dict(path))
+  check(torch_files.open_state_dict(tmp_path))
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "pth"])
 def test_files_are_mapped_again(tmp_path, monkeypatch, kind):
-  """What was read before a mapping ended stays what it was."""
-  monkeypatch.setattr(torch_files, "_MAPPED_BYTES", 0)
+  """Arrays that were read keep their values when their mapping is closed."""
+  monkeypatch.setattr(torch_files, "MAX_MAPPED_BYTES", 0)
   if kind == "safetensors":
     save_file(ARRAYS, tmp_path / "x.safetensors")
+    opened = count_calls(monkeypatch, safetensors, "safe_open")
   else:
     torch.save(STATE, tmp_path / "x.pth")
-  tensors = torch_files.open_tensors(tmp_path)
-  files = [tensors.read.file]
-  read = {}
-  for name in ARRAYS:
-    read[name] = tensors.read(name)
-    files.append(tensors.read.file)
-  assert files[-1] is not files[0]
+    opened = count_calls(monkeypatch, torch, "load")
+  tensors = torch_files.open_state_dict(tmp_path)
+  assert len(opened) == 1
+  read = {name: tensors.read(name) for name in ARRAYS}
+  assert len(opened) == len(ARRAYS)
   for name, array in read.items():
     np.testing.assert_array_equal(array, ARRAYS[name])
 
@@ -102,7 +115,7 @@ def test_files_are_mapped_again(tmp_path, monkeypatch, kind):
 @pytest.mark.parametrize("key", ["state_dict", "model", "generator"])
 def test_nested_torch_files(tmp_path, key):
   torch.save({key: STATE, "epoch": 3}, tmp_path / "x.pth")
-  tensors = torch_files.open_tensors(tmp_path / "x.pth")
+  tensors = torch_files.open_state_dict(tmp_path / "x.pth")
   check(tensors)
   assert tensors.metadata["epoch"] == "3"
 
@@ -128,7 +141,7 @@ def shard(folder, suffix=".safetensors", stem="diffusion_pytorch_model"):
 )
 def test_shards(tmp_path, suffix, stem):
   shard(tmp_path, suffix, stem)
-  check(torch_files.open_tensors(tmp_path))
+  check(torch_files.open_state_dict(tmp_path))
 
 
 def test_an_index_that_does_not_fit(tmp_path):
@@ -140,8 +153,8 @@ def test_an_index_that_does_not_fit(tmp_path):
   (tmp_path / gone).unlink()
   refusal(tmp_path, "lacks shards", gone)
   path.write_text("{")
-  with pytest.raises(ValueError, match="is no index"):
-    torch_files.open_tensors(tmp_path)
+  with pytest.raises(ValueError, match="is not an index"):
+    torch_files.open_state_dict(tmp_path)
 
 
 class Evil:

@@ -8,7 +8,7 @@ from safetensors.numpy import save_file
 from ccl_jax import trees
 from ccl_jax.checkpoints import restore
 from ccl_jax.convert import inspection, transformer, wan
-from ccl_jax.convert.load import dump
+from ccl_jax.convert.state_dict import iter_state_dict
 from ccl_jax.training.state import abstract_params
 from tests.models import tiny
 from tests.training.setups import make_setup
@@ -33,7 +33,7 @@ def file(request, params, tmp_path_factory):
   folder = tmp_path_factory.mktemp(request.param)
   inside = folder / "transformer" if request.param == "diffusers" else folder
   inside.mkdir(exist_ok=True)
-  theirs = dict(dump(params, wan.tables(TINY)[request.param]))
+  theirs = dict(iter_state_dict(params, wan.tables(TINY)[request.param]))
   save_file(theirs, inside / "diffusion_pytorch_model.safetensors")
   return folder
 
@@ -75,7 +75,7 @@ def test_the_file_tells_that_it_is_told_of_images(tmp_path):
   params = jax.tree.map(
     lambda x: np.ones(x.shape, x.dtype), wan.param_shapes(settings)
   )
-  theirs = dict(dump(params, wan.tables(settings)["wan"]))
+  theirs = dict(iter_state_dict(params, wan.tables(settings)["wan"]))
   save_file(theirs, tmp_path / "x.safetensors")
   about = transformer.from_torch(
     tmp_path / "x.safetensors", tmp_path / "wan", sizes=sizes
@@ -97,7 +97,7 @@ def test_errors_leave_nothing(file, params, tmp_path):
   with pytest.raises(ValueError, match="not in the file"):
     transformer.from_torch(file, output, "large", SIZES)
   (tmp_path / "cut").mkdir()
-  theirs = dict(dump(params, wan.tables(TINY)["wan"]))
+  theirs = dict(iter_state_dict(params, wan.tables(TINY)["wan"]))
   cut = tmp_path / "cut" / "x.safetensors"
   save_file(theirs, cut)
   cut.write_bytes(cut.read_bytes()[:-10])

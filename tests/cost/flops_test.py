@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ccl_jax.array_types import Image, Route
+from ccl_jax.array_types import STREAMS, Image, Route
 from ccl_jax.attention import Window
 from ccl_jax.cost import flops, hlo, matmul
 from ccl_jax.models import joint
@@ -67,7 +67,10 @@ def lower(model, shape, is_train=False):
     c = model["audio"]["tokens_per_frame"]
     state["audio"] = array(b, f * c, model["audio"]["channels"])
     t["audio"] = array(b)
-  route = Route(*[array(b, dtype=jnp.bool_)] * 5)
+  each = array(b, dtype=jnp.bool_)
+  route = Route(
+    dict.fromkeys(STREAMS, each), dict.fromkeys(STREAMS, each), each
+  )
   text = array(b, shape.text, model["text_width"])
   image = None
   if shape.image:

@@ -8,10 +8,12 @@ import numpy as np
 from ccl_jax.codecs.api import Codecs
 from ccl_jax.codecs.hashed_text import HashedText
 from ccl_jax.codecs.linear import LinearAudioCodec, LinearVideoCodec
-from ccl_jax.data import media, records
+from ccl_jax.data import media, records, shards
+from ccl_jax.data.clip import ClipShape
 
 FPS, FRAMES, SIZE, RATE = 25.0, 5, (16, 24), 16_000
 SAMPLES = round(FRAMES / FPS * RATE)
+SHAPE = ClipShape(FPS, FRAMES, SIZE)
 
 
 def clip(seed, frames=FRAMES, size=SIZE):
@@ -57,7 +59,7 @@ def codecs():
 
 def example(codecs, i, split="train", **kwargs):
   video, audio = clip(i)
-  given = {
+  fields = {
     "name": f"clip {i}",
     "split": split,
     "caption": f"A disc, {i}.",
@@ -65,12 +67,21 @@ def example(codecs, i, split="train", **kwargs):
     "video": codecs.video.encode(video[None])[0],
     "audio": codecs.audio.encode(audio[None])[0],
   }
-  return records.Example(**(given | kwargs))
+  return shards.EncodedClip(**(fields | kwargs))
 
 
-def write_records(path, codecs, examples, logvar=()):
-  with records.writing(
-    path, codecs, fps=FPS, frames=FRAMES, size=SIZE, logvar=logvar
-  ) as writer:
-    for each in examples:
-      writer.add(each)
+def write_records(
+  path, codecs, examples, logvar=(), shape=SHAPE, clips_per_shard=1000
+):
+  """A complete data set of the examples."""
+  schema = shards.RecordSchema.from_codecs(codecs, shape, logvar)
+  examples = list(examples)
+  for split in sorted({x.split for x in examples}):
+    own = [x for x in examples if x.split == split]
+    for start in range(0, len(own), clips_per_shard):
+      index = start // clips_per_shard
+      with shards.writing_shard(path, schema, split, index) as writer:
+        for each in own[start : start + clips_per_shard]:
+          writer.add(each)
+  codecs.save(path / "codecs")
+  records.finalize(path, schema, codecs, shape)

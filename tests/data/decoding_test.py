@@ -1,3 +1,5 @@
+"""Records decoded to mp4 and wav files."""
+
 import subprocess
 import sys
 

@@ -1,4 +1,4 @@
-"""Codecs that run on devices and say how sure they are, without weights."""
+"""Fake learned codecs: on devices, with a variance, without weights."""
 
 import functools
 
@@ -17,9 +17,9 @@ KINDS = {
 
 
 class FakeVideo:
-  """Means of patches in three channels; logvar tells the brightness.
+  """Means of patches in three channels; logvar is the brightness.
 
-  stop_after: calls after which it breaks.
+  stop_after: number of calls after which it raises KeyboardInterrupt.
   """
 
   channels, stride, has_logvar = 3, (4, 8, 8), True

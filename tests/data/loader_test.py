@@ -1,3 +1,5 @@
+"""Batches as a pure function of seed and step."""
+
 import json
 import shutil
 import subprocess
@@ -8,7 +10,7 @@ import pytest
 
 from ccl_jax.array_types import audio_per_frame
 from ccl_jax.data import records
-from ccl_jax.data.loader import make_loader, null_text, read_clips
+from ccl_jax.data.loader import Loader, read_clips, read_null_text
 from tests.data import clips
 
 NUM = 10
@@ -35,7 +37,7 @@ def assert_equal_batches(one, other):
 
 
 def test_a_batch_has_what_the_model_takes(data):
-  batch = make_loader(data, batch_size=4).batch_at(0)
+  batch = Loader(data, batch_size=4).batch_at(0)
   shapes = {name: array.shape for name, array in batch.items()}
   assert shapes == {
     "video": (4, 2, 2, 3, 8), "audio": (4, 10, 6), "text": (4, 6, 8),
@@ -65,47 +67,47 @@ def test_read_clips_keeps_order_and_names(data):
   assert len(read_clips(data, "train", 99)["name"]) == NUM
   later = read_clips(data, "train", 2, start=4)
   assert later["name"] == ["clip 4", "clip 5"]
-  np.testing.assert_array_equal(later["null_text"], null_text(data))
+  np.testing.assert_array_equal(later["null_text"], read_null_text(data))
 
 
 def test_null_text_is_the_empty_prompt(data):
   empty = clips.codecs().text.encode("")
-  null = null_text(data)
+  null = read_null_text(data)
   np.testing.assert_array_equal(null[: len(empty)], empty)
   assert not null[len(empty) :].any()
 
 
 def test_order_is_a_function_of_seed_and_step(data):
-  one = make_loader(data, batch_size=4, seed=1)
+  one = Loader(data, batch_size=4, seed=1)
   steps = [one.batch_at(i) for i in range(6)]
   # A new loader that starts in the middle equals the one that never stopped,
   # whether or not batches are prepared ahead.
-  resumed = make_loader(data, batch_size=4, seed=1, num_threads=2)
+  resumed = Loader(data, batch_size=4, seed=1, num_threads=2)
   for i in (3, 4, 5, 1):
     assert_equal_batches(resumed.batch_at(i), steps[i])
-  other = make_loader(data, batch_size=4, seed=2)
+  other = Loader(data, batch_size=4, seed=2)
   orders = [[x.names_at(i) for i in range(5)] for x in (one, other)]
   assert orders[0] != orders[1]
 
 
 def test_an_epoch_has_every_clip_once_and_the_next_another_order(data):
-  loader = make_loader(data, batch_size=5, seed=0)
+  loader = Loader(data, batch_size=5, seed=0)
   epochs = [loader.names_at(i) + loader.names_at(i + 1) for i in (0, 2)]
   assert set(epochs[0]) == set(epochs[1]) and len(set(epochs[0])) == NUM
   assert epochs[0] != epochs[1]
-  plain = make_loader(data, batch_size=NUM, shuffle=False)
+  plain = Loader(data, batch_size=NUM, shuffle=False)
   assert plain.names_at(0) == plain.names_at(7)
   assert plain.names_at(0) == [f"clip {i}" for i in range(NUM)]
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_hosts_take_their_rows_of_the_same_batches(data, workers):
+@pytest.mark.parametrize("num_threads", [0, 2])
+def test_hosts_take_their_rows_of_the_same_batches(data, num_threads):
   """However many hosts there are, in whatever order their devices hold rows."""
-  whole = make_loader(data, batch_size=4, seed=0)
+  whole = Loader(data, batch_size=4, seed=0)
   for hosts in ([[0, 1], [2, 3]], [[3], [0, 2], [1]], [[2, 0, 1, 3]]):
     for rows in hosts:
-      loader = make_loader(
-        data, batch=4, seed=0, rows=rows, num_threads=workers
+      loader = Loader(
+        data, batch_size=4, seed=0, rows=rows, num_threads=num_threads
       )
       for step in (0, 1, 5):
         expected = whole.batch_at(step)
@@ -133,7 +135,7 @@ def test_no_record_is_read_for_another_host(data, monkeypatch):
       return self.source[index]
 
   monkeypatch.setattr(records, "open_split", lambda *args: Counted(get(*args)))
-  loader = make_loader(data, batch_size=5, shuffle=False, rows=[1, 3])
+  loader = Loader(data, batch_size=5, shuffle=False, rows=[1, 3])
   loader.batch_at(0)
   loader.batch_at(1)
   assert read == [1, 3, 6, 8]
@@ -141,8 +143,8 @@ def test_no_record_is_read_for_another_host(data, monkeypatch):
 
 @pytest.mark.parametrize("rows", [[], [4], [-1, 2]])
 def test_rows_that_the_batch_does_not_have_are_an_error(data, rows):
-  with pytest.raises(ValueError, match="are not of a batch"):
-    make_loader(data, batch_size=4, rows=rows)
+  with pytest.raises(ValueError, match="are not rows of a batch"):
+    Loader(data, batch_size=4, rows=rows)
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +165,7 @@ def posteriors(tmp_path_factory):
 
 def test_latents_are_drawn_from_what_is_known_of_them(data, posteriors):
   """Over many epochs the draws have the mean and variance of the records."""
-  loader = make_loader(posteriors, batch_size=NUM, shuffle=False)
+  loader = Loader(posteriors, batch_size=NUM, shuffle=False)
   draws = np.stack([loader.batch_at(i)["video"] for i in range(100)])
   split = records.open_split(posteriors, "train")
   for row in (0, 7):
@@ -173,7 +175,7 @@ def test_latents_are_drawn_from_what_is_known_of_them(data, posteriors):
     assert abs(z.mean()) < 0.04 and abs(z.std() - 1) < 0.04
     assert np.abs(z.mean(0)).max() < 5 / np.sqrt(len(z))
   assert not draws[:, 3].any()
-  plain = make_loader(data, batch_size=NUM, shuffle=False).batch_at(5)
+  plain = Loader(data, batch_size=NUM, shuffle=False).batch_at(5)
   batch = loader.batch_at(5)
   for name in ("audio", "text", "has_video", "has_audio", "null_text"):
     np.testing.assert_array_equal(
@@ -184,8 +186,8 @@ def test_latents_are_drawn_from_what_is_known_of_them(data, posteriors):
 
 def test_draws_are_a_function_of_seed_and_place_in_the_stream(posteriors):
   def videos(seed=0, **kwargs):
-    loader = make_loader(
-      posteriors, batch=4, seed=seed, shuffle=False, **kwargs
+    loader = Loader(
+      posteriors, batch_size=4, seed=seed, shuffle=False, **kwargs
     )
     return [loader.batch_at(i)["video"] for i in (0, 5, 9)]
 
@@ -201,10 +203,10 @@ def test_draws_are_a_function_of_seed_and_place_in_the_stream(posteriors):
 
 
 def test_the_mean_can_be_had_too(data, posteriors):
-  loader = make_loader(
-    posteriors, batch=3, shuffle=False, sample_posterior=False
+  loader = Loader(
+    posteriors, batch_size=3, shuffle=False, sample_posterior=False
   )
-  plain = make_loader(data, batch_size=3, shuffle=False)
+  plain = Loader(data, batch_size=3, shuffle=False)
   assert_equal_batches(loader.batch_at(0), plain.batch_at(0))
   read = read_clips(posteriors, "train", 3)
   np.testing.assert_array_equal(read["video"], plain.batch_at(0)["video"])
@@ -217,8 +219,8 @@ def test_records_of_before_there_were_variances_are_read(data, tmp_path):
   del metadata["logvar"]
   (old / "metadata.json").write_text(json.dumps(metadata))
   assert_equal_batches(
-    make_loader(old, batch_size=4).batch_at(1),
-    make_loader(data, batch_size=4).batch_at(1),
+    Loader(old, batch_size=4).batch_at(1),
+    Loader(data, batch_size=4).batch_at(1),
   )
 
 
@@ -229,8 +231,8 @@ def test_audio_latents_per_frame(fps, c):
 
 def test_tensorflow_and_torch_are_never_imported(data):
   code = (
-    "import sys; from ccl_jax.data import pipeline;"
-    f"pipeline.make_loader({str(data)!r}, batch_size=2).batch_at(0);"
+    "import sys; from ccl_jax.data import loader;"
+    f"loader.Loader({str(data)!r}, batch_size=2).batch_at(0);"
     "assert not {'tensorflow', 'torch'} & sys.modules.keys()"
   )
   done = subprocess.run(

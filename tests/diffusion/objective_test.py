@@ -79,7 +79,7 @@ def test_metrics_split_the_loss_by_stream_and_task_or_time(groups):
   for stream in ("video", "audio"):
     names = [k for k in metrics["sum"] if k.startswith(groups) and stream in k]
     count = sum(metrics["count"][name] for name in names)
-    assert count == drawn.route.is_generated(stream).sum()
+    assert count == drawn.route.is_generated[stream].sum()
     value -= settings.weight(stream) * sum(metrics["sum"][k] for k in names) / B
   np.testing.assert_allclose(value, 0, atol=1e-6)
 
@@ -136,7 +136,7 @@ def test_text_is_dropped_for_its_fraction_of_samples():
 def test_first_frames_are_given_only_where_video_is_generated():
   assert example(Objective()).t["video"].shape == (B,)  # the fast path
   drawn = example(Objective(first_frame_probability=1.0))
-  generated = np.asarray(drawn.route.video_is_generated)
+  generated = np.asarray(drawn.route.is_generated["video"])
   assert 0 < generated.sum() < B
   t, weight = drawn.t["video"], drawn.weight["video"].reshape(B, F)
   assert t.shape == (B, F, 1)

@@ -12,11 +12,11 @@ DATA = jax.tree.map(lambda x: 2 * x[::-1] + 1, NOISE)
 
 
 def sample(
-  velocity, noise=NOISE, clean=(), given=(), steps=4, method="euler", **options
+  velocity, noise=NOISE, clean=(), given=(), steps=4, solver="euler", **options
 ):
   sigmas = solvers.schedule(steps, 5.0)
   latents, _ = solvers.solve(
-    velocity, noise, dict(clean), dict(given), sigmas, method, None, **options
+    velocity, noise, dict(clean), dict(given), sigmas, solver, None, **options
   )
   return latents
 
@@ -39,39 +39,39 @@ def test_schedule_is_shifted_and_falls_from_one_to_zero():
     solvers.schedule(0, 5.0)
 
 
-@pytest.mark.parametrize("method", solvers.SOLVERS)
-def test_solvers_are_exact_on_a_constant_field(method):
+@pytest.mark.parametrize("solver", solvers.SOLVERS)
+def test_solvers_are_exact_on_a_constant_field(solver):
   constant = jax.tree.map(lambda x: x**2, NOISE)
-  result = sample(lambda *_: constant, method=method, steps=7)
+  result = sample(lambda *_: constant, solver=solver, steps=7)
   for s in NOISE:
     # x0 = noise - v; UniPC starts 1e-6 below sigma = 1.
     expected = NOISE[s] - constant[s]
     np.testing.assert_allclose(result[s], expected, atol=3e-5)
 
 
-@pytest.mark.parametrize("method", solvers.SOLVERS)
-def test_solvers_end_in_the_data_of_a_straight_flow(method):
-  result = sample(to_data, method=method)
+@pytest.mark.parametrize("solver", solvers.SOLVERS)
+def test_solvers_end_in_the_data_of_a_straight_flow(solver):
+  result = sample(to_data, solver=solver)
   for s in NOISE:
     np.testing.assert_allclose(result[s], DATA[s], atol=3e-5)
 
 
-@pytest.mark.parametrize("method, order", [("euler", 1), ("unipc", 2)])
-def test_error_falls_with_the_order_of_the_solver(method, order):
+@pytest.mark.parametrize("solver, order", [("euler", 1), ("unipc", 2)])
+def test_error_falls_with_the_order_of_the_solver(solver, order):
   """dx/dt = x on sigmas that keep away from 0, where log sigma diverges."""
   x = {"audio": jnp.ones((1, 1, 1))}
 
   def error(steps):
     sigmas = np.linspace(0.9, 0.1, steps + 1, dtype=np.float32)
     phases = [(lambda x, sigma: x, steps)]
-    result, _ = solvers.SOLVERS[method](phases, x, sigmas)
+    result, _ = solvers.SOLVERS[solver](phases, x, sigmas)
     return abs(result["audio"].item() - np.exp(-0.8))
 
   assert error(8) / error(16) > 0.8 * 2**order
 
 
-@pytest.mark.parametrize("method", solvers.SOLVERS)
-def test_given_latents_stay_and_are_at_time_zero(method):
+@pytest.mark.parametrize("solver", solvers.SOLVERS)
+def test_given_latents_stay_and_are_at_time_zero(solver):
   seen = []
 
   def velocity(state, t, condition):
@@ -81,7 +81,7 @@ def test_given_latents_stay_and_are_at_time_zero(method):
   clean = inference_task("i2av").clean(NOISE)
   clean["audio"] = jnp.array([True, False])[:, None, None]
   given = {"video": DATA["video"][:, :1], "audio": DATA["audio"]}
-  result = sample(velocity, clean=clean, given=given, method=method)
+  result = sample(velocity, clean=clean, given=given, solver=solver)
   jax.effects_barrier()
   assert len(seen) == 4
   for state, t in [*seen, (result, seen[0][1])]:
@@ -117,11 +117,11 @@ def test_only_the_window_sees_the_velocity():
     np.testing.assert_allclose(result[s], expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("method", solvers.SOLVERS)
-def test_phases_of_one_field_are_one_run(method):
-  whole = sample(to_data, method=method, steps=5)
+@pytest.mark.parametrize("solver", solvers.SOLVERS)
+def test_phases_of_one_field_are_one_run(solver):
+  whole = sample(to_data, solver=solver, steps=5)
   parts = sample(
-    to_data, method=method, steps=5, window=(0.5, 0.9), outside=to_data
+    to_data, solver=solver, steps=5, window=(0.5, 0.9), outside=to_data
   )
   for s in NOISE:
     np.testing.assert_allclose(parts[s], whole[s], atol=1e-6)
@@ -143,12 +143,12 @@ def test_state_is_float32_whatever_the_velocity():
   def velocity(state, t, condition):
     return jax.tree.map(lambda x: x.astype(jnp.bfloat16), state)
 
-  result = sample(velocity, method="unipc")
+  result = sample(velocity, solver="unipc")
   assert {x.dtype for x in result.values()} == {jnp.dtype("float32")}
 
 
 def test_wrong_requests_are_named():
   with pytest.raises(ValueError, match=r"'heun'.*euler, unipc"):
-    sample(to_data, method="heun")
+    sample(to_data, solver="heun")
   with pytest.raises(ValueError, match="same streams"):
     sample(to_data, given=DATA)

@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ccl_jax.array_types import Route
 from ccl_jax.diffusion import tasks
 
 ALL = jnp.arange(4)
@@ -21,33 +22,25 @@ def test_table_is_the_one_in_the_docstring():
     rows, tasks.TASKS, strict=True
   ):
     assert (name, float(probability)) == (task.name, task.probability)
-    assert task.video_is_generated == (t_video != "0")
-    assert task.audio_is_generated == (t_audio != "0")
+    expected = {"video": t_video != "0", "audio": t_audio != "0"}
+    assert {s: s in task.generated for s in expected} == expected
     assert task.shared_time == (t_video == t_audio)
-    assert task.video_sees_audio == (video == "context + a")
-    assert task.audio_sees_video == (audio == "context + v")
-    assert (
-      loss
-      == {
-        (True, True): "both",
-        (True, False): "video",
-        (False, True): "audio",
-      }[task.video_is_generated, task.audio_is_generated]
-    )
+    assert ("video" in task.sees_other) == (video == "context + a")
+    assert ("audio" in task.sees_other) == (audio == "context + v")
+    both = {("video", "audio"): "both"}
+    assert loss == both.get(task.generated, task.generated[0])
 
 
 def test_routes_of_the_four_tasks():
   route = tasks.route_of(ALL, YES, YES)
   #                                          apart a2v  v2a  joint
-  expected = {
-    "video_sees_audio": [0, 1, 0, 1],
-    "audio_sees_video": [0, 0, 1, 1],
-    "video_is_generated": [1, 1, 0, 1],
-    "audio_is_generated": [1, 0, 1, 1],
-    "exchanges": [1, 1, 1, 1],
-  }
-  for name, values in expected.items():
-    np.testing.assert_array_equal(getattr(route, name), values, err_msg=name)
+  expected = Route(
+    sees={"video": [0, 1, 0, 1], "audio": [0, 0, 1, 1]},
+    is_generated={"video": [1, 1, 0, 1], "audio": [1, 0, 1, 1]},
+    exchanges=[1, 1, 1, 1],
+  )
+  found = jax.tree.map(lambda x: x.astype(int).tolist(), route)
+  assert found == expected
 
 
 def test_tasks_have_their_probabilities():
@@ -62,8 +55,10 @@ def test_a_sample_that_lacks_a_stream_is_apart_and_sees_nothing():
   task = tasks.draw_tasks(jax.random.key(0), (0.0, 0.0, 0.0, 1.0), YES, NO)
   assert (task == 0).all()
   route = tasks.route_of(task, YES, NO)
-  assert route.video_is_generated.all() and not route.audio_is_generated.any()
-  assert not (route.video_sees_audio | route.audio_sees_video).any()
+  assert (
+    route.is_generated["video"].all() and not route.is_generated["audio"].any()
+  )
+  assert not (route.sees["video"] | route.sees["audio"]).any()
 
 
 def test_times_are_shared_in_joint_independent_in_apart_zero_if_given():
@@ -107,9 +102,9 @@ def test_inference_tasks(name, generated, given, clean):
   assert (task.generated, task.given) == (generated, given)
   route = task.route(2)
   for stream in ("video", "audio"):
-    assert route.is_generated(stream).all() == (stream in generated)
+    assert route.is_generated[stream].all() == (stream in generated)
     sees = stream in generated and len(task.streams) == 2
-    assert route.sees(stream).all() == route.sees(stream).any() == sees
+    assert route.sees[stream].all() == route.sees[stream].any() == sees
   shapes = {"video": (2, 3, 4, 4, 5), "audio": (2, 6, 5)}
   masks = task.clean({s: jnp.zeros(shapes[s]) for s in task.streams})
   assert {s: mask.shape for s, mask in masks.items()} == clean

@@ -1,6 +1,5 @@
 """Items become files, whatever stops them, on however many devices."""
 
-import dataclasses
 import json
 
 import numpy as np
@@ -10,15 +9,15 @@ from etils import epath
 from ccl_jax.data import media
 from ccl_jax.generation import requests
 from ccl_jax.generation.batch import BatchGenerator
-from ccl_jax.generation.pipeline import Pipeline
-from tests.runs import SHAPE, WORDS, inputs, run  # noqa: F401
+from ccl_jax.generation.pipeline import Pipeline, group_requests
+from tests.runs import RATE, SHAPE, WORDS, inputs, run  # noqa: F401
 
 ABOUT = {"checkpoint": 4}
 
 
 def items(num, task="t2v", **fields):
   return [
-    requests.make_item(
+    requests.make_request(
       {"prompt": f"Face {i}.", "task": task, "seed": i, "name": f"{task}/{i}"}
       | fields,
       where=f"line {i}",
@@ -32,24 +31,24 @@ def pipeline(run):  # noqa: F811
   return Pipeline.load(run)
 
 
-def make(pipeline, out, batch=2):
+def make(pipeline, output, batch_size=2):
   said = []
-  maker = BatchGenerator(
-    pipeline, pipeline.sampling, epath.Path(out), batch, ABOUT, said.append,
-    False,
+  generator = BatchGenerator(
+    pipeline, pipeline.sampling, epath.Path(output), batch_size, ABOUT,
+    said.append, False,
   )  # fmt: skip
-  return maker, said
+  return generator, said
 
 
-def sampled(pipeline, batch, **kwargs):
-  """Latents of five prompts, sampled as `batch` says."""
-  maker, _ = make(pipeline, "nowhere", batch)
-  found = []
-  for members, rows in maker.rounds(items(5)):
-    texts, given = maker.embed(members), {i: {} for i in members}
-    latents, _ = maker.sample(members, rows, texts, given)
-    found.append(latents["video"])
-  return np.concatenate(found)
+def sampled(pipeline, batch_size):
+  """Latents of five prompts, `batch_size` at once."""
+  return np.stack(
+    pipeline.generate(
+      items(5),
+      batch_size=batch_size,
+      finish=lambda batch, latents, shares: list(latents["video"]),
+    )
+  )
 
 
 def test_a_seed_means_the_same_in_every_batch_and_on_every_mesh(run, pipeline):  # noqa: F811
@@ -58,7 +57,7 @@ def test_a_seed_means_the_same_in_every_batch_and_on_every_mesh(run, pipeline): 
   assert np.abs(alone[0] - alone[1]).max() > 0.5
   np.testing.assert_allclose(sampled(pipeline, 2), alone, atol=2e-5)
   meshed = Pipeline.load(run, mesh={"data": -1, "fsdp": 1})
-  assert meshed.layout.batch_shards() == 8
+  assert meshed.plan.layout.batch_shards() == 8
   np.testing.assert_allclose(sampled(meshed, 5), alone, atol=2e-5)
 
 
@@ -66,18 +65,15 @@ def test_a_seed_means_the_same_in_every_batch_and_on_every_mesh(run, pipeline): 
   ("num", "batch", "expected"),
   [(5, 8, [5]), (8, 8, [8]), (9, 8, [5, 4]), (7, 3, [3, 3, 1]), (1, 1, [1])],
 )
-def test_batches_of_a_task_are_filled_up_to_one_size(
-  pipeline, tmp_path, num, batch, expected
-):
-  maker, _ = make(pipeline, tmp_path, batch)
-  rounds = list(maker.rounds(items(num)))
+def test_batches_of_a_task_are_filled_up_to_one_size(num, batch, expected):
+  rounds = list(group_requests(items(num), batch, offload=False))
   assert [len(members) for members, _ in rounds] == expected
   assert {rows for _, rows in rounds} == {expected[0]}
 
 
 def test_what_is_done_is_not_made_again(pipeline, tmp_path, monkeypatch):
   """Nor after an interruption; a result has its JSON only when it is whole."""
-  maker, _ = make(pipeline, tmp_path)
+  generator, _ = make(pipeline, tmp_path)
   real = media.writing_mp4
   begun = []
 
@@ -89,15 +85,15 @@ def test_what_is_done_is_not_made_again(pipeline, tmp_path, monkeypatch):
 
   monkeypatch.setattr(media, "writing_mp4", dies)
   with pytest.raises(KeyboardInterrupt):
-    maker.run(items(5))
+    generator.run(items(5))
   assert len(list(tmp_path.rglob("*.json"))) == 2
   assert not list(tmp_path.rglob("*partial*"))
-  assert maker.run(items(5)) == []
+  assert generator.run(items(5)) == []
   assert len(list(tmp_path.rglob("*.json"))) == 5
   assert len(begun) == 4 + 3
   times = {f: f.stat().st_mtime_ns for f in tmp_path.rglob("*.mp4")}
   changed = [*items(4), *items(5, prompt="Another.")[4:]]
-  assert maker.run(changed) == []
+  assert generator.run(changed) == []
   assert len(begun) == 4 + 3 + 1
   again = [f.name for f in times if f.stat().st_mtime_ns != times[f]]
   assert again == ["4.mp4"]
@@ -113,18 +109,18 @@ def test_what_cannot_be_made_is_told_and_the_others_go_on(
   sounds = items(3, "a2v", audio=inputs["audio"])
   lost = items(4, "a2v", audio="absent.wav")[3:]
   long = items(1, prompt="word " * 5000)
-  maker, said = make(pipeline, tmp_path / "out")
-  problems = maker.run([sounds[0], *lost, *sounds[1:], *long])
+  generator, said = make(pipeline, tmp_path / "out")
+  problems = generator.run([sounds[0], *lost, *sounds[1:], *long])
   assert len(problems) == 2 and set(problems) < set(said)
   assert problems[0] == "line 3: absent.wav: No such file or directory"
   assert f"has 5001 tokens; this model reads {WORDS}" in problems[1]
   assert "only the first 0.20 s of" in said[-1]
-  assert said[-1].endswith("(inputs that are cut: 3)")
+  assert said[-1].endswith("(inputs that are longer: 3)")
   files = sorted(f.name for f in (tmp_path / "out").rglob("*.*"))
   assert files == [f"{i}.{kind}" for i in range(3) for kind in ("json", "mp4")]
   # The sound is the given one, to AAC's precision.
   made = media.read_clip(tmp_path / "out" / "a2v" / "1.mp4")
-  given = requests.read_given(sounds[1], pipeline)["audio"]
+  given = requests.read_inputs(sounds[1], SHAPE, RATE)["audio"]
   inner = slice(800, -800)
   assert np.corrcoef(made.audio[inner], given[inner])[0, 1] > 0.9
 
@@ -133,8 +129,8 @@ def test_offload_makes_the_same_and_keeps_nothing(run, pipeline, tmp_path):  # n
   offloaded = Pipeline.load(run, offload=True)
   assert offloaded.params is None
   for each in (pipeline, offloaded):
-    maker, _ = make(each, tmp_path / str(each.offload))
-    assert maker.run(items(3)) == []
+    generator, _ = make(each, tmp_path / str(each.offload))
+    assert generator.run(items(3)) == []
   assert offloaded.params is None
   for i in range(3):
     one, other = (
@@ -147,8 +143,7 @@ def test_offload_makes_the_same_and_keeps_nothing(run, pipeline, tmp_path):  # n
     assert one.shape == (SHAPE.frames, *SHAPE.size, 3)
 
 
-def test_offload_reads_each_part_once_in_64_clips(pipeline, tmp_path):
-  pipeline = dataclasses.replace(pipeline, offload=True)
-  maker, _ = make(pipeline, tmp_path, batch=8)
-  sizes = [len(members) for members, _ in maker.rounds(items(150))]
+def test_offload_reads_each_part_once_in_64_clips():
+  groups = group_requests(items(150), 8, offload=True)
+  sizes = [len(members) for members, _ in groups]
   assert sizes == [64, 64, 22]

@@ -9,9 +9,9 @@ import pytest
 from ccl_jax.data import media
 from ccl_jax.generation import requests
 from ccl_jax.generation.pipeline import Pipeline
-from tests.runs import SAMPLES, SHAPE, inputs, run  # noqa: F401
+from tests.runs import RATE, SAMPLES, SHAPE, inputs, run  # noqa: F401
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -43,9 +43,9 @@ def test_the_package_gives_the_pipeline_when_asked():
 
 
 def test_given_streams_come_back_with_what_is_made(pipeline, inputs):  # noqa: F811
-  fields = {"prompt": "x", "seed": 0, "name": "x"}
-  video = requests.make_item(fields | {"task": "v2a", "video": inputs["video"]})
-  frames = requests.read_given(video, pipeline)["video"]
+  fields = {"prompt": "x", "seed": 0, "name": "x", "task": "v2a"}
+  request = requests.make_request(fields | {"video": inputs["video"]})
+  frames = requests.read_inputs(request, pipeline.shape, RATE)["video"]
   (made,) = pipeline("v2a", ["x"], videos=[frames], seeds=[3])
   np.testing.assert_array_equal(made.video, frames)
   assert len(made.audio) == SAMPLES and made.mel.shape[1] == 80

@@ -7,18 +7,13 @@ import pytest
 
 from ccl_jax.data import media
 from ccl_jax.generation import requests
-from ccl_jax.generation.pipeline import Pipeline
-from tests.runs import SAMPLES, SHAPE, hum, inputs, noise, run  # noqa: F401
+from ccl_jax.generation.sampling import SamplingConfig
+from tests.runs import RATE, SAMPLES, SHAPE, hum, inputs, noise  # noqa: F401
 
 DEFAULTS = {
   "task": "t2av", "negative": "", "seed": 7, "image": None, "audio": None,
   "video": None,
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def pipeline(run):  # noqa: F811
-  return Pipeline.load(run)
 
 
 def read(tmp_path, *lines):
@@ -41,7 +36,7 @@ def test_lines_take_what_they_lack_from_the_flags(tmp_path):
   assert [item.name for item in items] == ["t2av_0000", "b/c", "t2av_0002"]
   assert [item.seed for item in items] == [7, 1, 9]
   assert [item.negative for item in items] == ["", "", "Four."]
-  assert (items[1].task, items[1].audio) == ("a2v", "a.wav")
+  assert (items[1].task.name, items[1].audio) == ("a2v", "a.wav")
 
 
 @pytest.mark.parametrize(
@@ -57,8 +52,8 @@ def test_lines_take_what_they_lack_from_the_flags(tmp_path):
     ('{"prompt": "x", "seed": -1}', "seed -1"),
     ('{"prompt": "x", "seed": 4294967296}', "2^32"),
     ('{"prompt": "x", "task": "t2x"}', "t2av"),
-    ('{"prompt": "x", "task": "v2a"}', "needs --video"),
-    ('{"prompt": "x", "image": "a.png"}', "takes no --image"),
+    ('{"prompt": "x", "task": "v2a"}', "needs video"),
+    ('{"prompt": "x", "image": "a.png"}', "takes no image"),
     ('{"prompt": "x", "name": "../x"}', "below the folder"),
     ('{"prompt": "x", "name": "/x"}', "below the folder"),
     ('{"prompt": "x", "name": ""}', "below the folder"),
@@ -81,32 +76,36 @@ def test_a_list_of_nothing_is_an_error(tmp_path):
 
 
 def item(task, **fields):
-  return requests.make_item(
+  return requests.make_request(
     {"prompt": "x", "task": task, "seed": 0, "name": "x"} | fields
   )
 
 
-def test_inputs_come_as_the_model_takes_them(pipeline, inputs):  # noqa: F811
-  image = requests.read_given(item("i2v", image=inputs["image"]), pipeline)
+def read_inputs(request):
+  return requests.read_inputs(request, SHAPE, RATE)
+
+
+def test_inputs_come_as_the_model_takes_them(inputs):  # noqa: F811
+  image = read_inputs(item("i2v", image=inputs["image"]))
   assert image["image"].shape == (*SHAPE.size, 3)
   sound = item("a2v", audio=inputs["audio"])
-  assert len(requests.read_given(sound, pipeline)["audio"]) == SAMPLES
+  assert len(read_inputs(sound)["audio"]) == SAMPLES
   # v2a needs pictures only: an mp4 without sound will do.
   video = item("v2a", video=inputs["video"])
-  given = requests.read_given(video, pipeline)
+  given = read_inputs(video)
   assert given["video"].shape == (SHAPE.frames, *SHAPE.size, 3)
-  assert requests.read_given(item("t2av"), pipeline) == {}
+  assert read_inputs(item("t2av")) == {}
 
 
-def test_what_is_left_out_of_a_long_input_is_said(tmp_path, pipeline):
+def test_what_is_left_out_of_a_long_input_is_said(tmp_path):
   """Ten minutes of sound, of which the clip's length is read."""
   path = tmp_path / "long.wav"
   media.write_wav(path, np.tile(hum(1.0), 600))
   long = item("a2v", audio=str(path))
-  assert requests.unused(long, pipeline) == (
+  assert requests.describe_unused(long, SHAPE) == (
     f"{path}: only the first 0.20 s of 600 s are used"
   )
-  assert len(requests.read_given(long, pipeline)["audio"]) == SAMPLES
+  assert len(read_inputs(long)["audio"]) == SAMPLES
 
 
 def write_bad(kind, path):
@@ -140,18 +139,19 @@ def write_bad(kind, path):
   ],
 )
 def test_a_bad_input_is_one_error_with_its_name(
-  tmp_path, pipeline, task, field, kind, reason
+  tmp_path, task, field, kind, reason
 ):
   path = tmp_path / "input"
   write_bad(kind, path)
   with pytest.raises(media.ClipError, match=reason) as caught:
-    requests.read_given(item(task, **{field: str(path)}), pipeline)
+    read_inputs(item(task, **{field: str(path)}))
   assert str(caught.value).startswith(str(path))
   assert "\n" not in str(caught.value)
 
 
-def test_what_a_result_says_can_be_compared(pipeline):
-  said = requests.describe(item("t2a"), pipeline.sampling, {"size": (1, 2)})
+def test_what_a_result_says_can_be_compared():
+  sampling = SamplingConfig(num_inference_steps=2)
+  said = requests.metadata(item("t2a"), sampling, {"size": (1, 2)})
   assert said == json.loads(json.dumps(said))
   assert said["sampling"]["num_inference_steps"] == 2 and said["size"] == [1, 2]
   assert "where" not in said

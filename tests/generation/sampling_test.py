@@ -9,9 +9,11 @@ import pytest
 
 from ccl_jax.cost import flops, hlo, matmul
 from ccl_jax.diffusion import tasks
+from ccl_jax.diffusion.guidance import Condition
 from ccl_jax.generation.sampling import (
   AttentionProbe,
   SamplingConfig,
+  count_runs,
   sample_latents,
 )
 from ccl_jax.models import joint
@@ -46,7 +48,7 @@ def inputs(task, b=B):
   given = {s: normal(*SHAPES[s]) for s in plan.given}
   null = {s: np.full((1, *SHAPES[s]), 0.1, np.float32) for s in SHAPES}
   text, negative = normal(5, 8), normal(5, 8)
-  return noise, given, {"text": text, "negative": negative, "null": null}
+  return noise, given, Condition(text=text, negative=negative, null=null)
 
 
 @functools.cache
@@ -61,13 +63,14 @@ def sample(task, sampling, sizes=None):
       mesh=dict(zip(AXES, sizes, strict=True)),
       sharding={"max_unsharded": 0.2},
     )
-    graph, layout = setup.graph, setup.layout
+    graph, layout = setup.plan.graph, setup.plan.layout
     placed = state_params(abstract_state(setup))
     shardings = jax.tree.map(lambda x: x.sharding, placed)
   params = tiny.randomize(shapes)
   params = jax.device_put(params, shardings) if shardings else params
   made, shares = sample_latents(
-    params, *inputs(task), graph=graph, task=task, sampling=sampling,
+    params, *inputs(task), graph=graph, task=tasks.inference_task(task),
+    sampling=sampling,
     layout=layout,
   )  # fmt: skip
   assert not shares
@@ -95,13 +98,15 @@ def test_a_reference_run_once_gives_the_same_latents(task, sizes):
 
 def test_a_row_alone_and_its_passes_in_turn_give_the_same():
   noise, given, condition = inputs("v2a")
-  condition |= {k: condition[k][1:] for k in ("text", "negative")}
+  condition = dataclasses.replace(
+    condition, text=condition.text[1:], negative=condition.negative[1:]
+  )
   graph, shapes = joint.describe(MODEL)
   once = dataclasses.replace(PLAIN, cache_reference=True, batch_passes=False)
   alone, _ = sample_latents(
     tiny.randomize(shapes), {s: x[1:] for s, x in noise.items()},
     {s: x[1:] for s, x in given.items()}, condition,
-    graph=graph, task="v2a", sampling=once, layout=ONE_DEVICE,
+    graph=graph, task=tasks.inference_task("v2a"), sampling=once, layout=ONE_DEVICE,
   )  # fmt: skip
   assert_same(alone, {s: x[1:] for s, x in sample("v2a", PLAIN).items()})
 
@@ -111,9 +116,9 @@ def test_looking_at_attention_changes_nothing():
   graph, shapes = joint.describe(MODEL)
   look = functools.partial(
     sample_latents, tiny.randomize(shapes), noise, given, condition,
-    graph=graph, task="a2v", sampling=PLAIN, layout=ONE_DEVICE,
+    graph=graph, task=tasks.inference_task("a2v"), sampling=PLAIN, layout=ONE_DEVICE,
   )  # fmt: skip
-  made, shares = look(look=AttentionProbe(steps=(0, 2), layers=(1,)))
+  made, shares = look(probe=AttentionProbe(steps=(0, 2), layers=(1,)))
   assert_same(made, sample("a2v", PLAIN))
   assert shares["video"].shape == (2, 1, B, F, 2, 2)
   assert shares["audio"].shape == (2, 1, B, F * 2)
@@ -125,7 +130,7 @@ def test_looking_at_attention_changes_nothing():
     AttentionProbe((0,), (2,)),
   ):
     with pytest.raises(ValueError, match="to look at"):
-      look(look=wrong)
+      look(probe=wrong)
 
 
 # Windows of one frame, for which framed attention computes just what is seen.
@@ -143,7 +148,8 @@ def lower(task, sampling):
   """The sampling program, not compiled."""
   graph, params = joint.describe(ONE_FRAME)
   return sample_latents.lower(
-    params, *inputs(task), graph=graph, task=task, sampling=sampling,
+    params, *inputs(task), graph=graph, task=tasks.inference_task(task),
+    sampling=sampling,
     layout=ONE_DEVICE,
   )  # fmt: skip
 
@@ -163,7 +169,7 @@ def test_flops_are_those_of_the_program(task, options):
   sampling = dataclasses.replace(
     SamplingConfig(num_inference_steps=4, shift=1.0), **options
   )
-  work = sampling.work(tasks.inference_task(task))
+  work = count_runs(sampling, tasks.inference_task(task))
   parts = flops.sample_flops(ONE_FRAME, COUNTED, **work)
   text = lower(task, sampling).as_text(dialect="hlo")
   assert matmul.matmul_flops(hlo.parse(text)) == B * sum(parts.values())
@@ -182,18 +188,18 @@ def test_the_compiler_agrees_where_products_dominate():
   text, route = array(1, 16, 8), tasks.inference_task("v2a").route(1)
   reference = ({"video": state["video"]}, text)
 
-  def remember(params, reference):
-    return joint.remember(graph, params, [reference], route)
+  def make_cache(params, reference):
+    return joint.make_kv_cache(graph, params, [reference], route)
 
-  def step(params, audio, t, text, memory):
-    memory = dataclasses.replace(memory, reads=(0,))
+  def step(params, audio, t, text, cache):
+    cache = dataclasses.replace(cache, reads=(0,))
     state, t = {"audio": audio}, {"audio": t}
-    return joint.velocity(graph, params, state, t, text, route, memory=memory)
+    return joint.velocity(graph, params, state, t, text, route, memory=cache)
 
-  memory = jax.eval_shape(remember, params, reference)
+  cache = jax.eval_shape(make_cache, params, reference)
   lowered = (
-    jax.jit(remember).lower(params, reference),
-    jax.jit(step).lower(params, state["audio"], array(1), text, memory),
+    jax.jit(make_cache).lower(params, reference),
+    jax.jit(step).lower(params, state["audio"], array(1), text, cache),
   )
   counted = sum(program.cost_analysis()["flops"] for program in lowered)
   work = dict(forwards=1, held=("video",), runs=1)

@@ -39,7 +39,7 @@ def check_manifest(text, slices, hosts):
   assert pod["restartPolicy"] == "Never"
   (container,) = pod["containers"]
   assert container["image"] == "registry.example/ccl:1"
-  assert container["command"] == ["bash", "launch/host.sh", "train"]
+  assert container["command"] == ["bash", "launch/worker.sh", "train"]
   assert tuple(map(kubernetes, container["args"])) == TRAINING
   return pod, container
 
@@ -103,7 +103,7 @@ def test_xpk(machine):
   }
   (command,) = values(call, "command")
   words = shlex.split(kubernetes(command))
-  assert words == ["exec", "bash", "launch/host.sh", "train", *TRAINING]
+  assert words == ["exec", "bash", "launch/worker.sh", "train", *TRAINING]
 
 
 def test_xpk_dry_run(machine):

@@ -1,4 +1,4 @@
-"""What its processes do together is in tests/faults_test.py."""
+"""Its arguments; tests/faults_test.py has what its processes do together."""
 
 import pathlib
 import subprocess
@@ -43,8 +43,8 @@ def test_a_dry_run_prints_every_process_with_the_same_coordinator():
   [
     ((), "number of processes"),
     (("0", "--", "--workdir=x"), "number of processes"),
-    (("2",), "behind --"),
-    (("2", "--devices=two", "--", "x"), "whole number"),
+    (("2",), "after --"),
+    (("2", "--devices=two", "--", "x"), "integer"),
     (("2", "--device=2", "--", "x"), "unknown flag --device"),
   ],
 )

@@ -1,4 +1,4 @@
-"""What all launchers share, and that what they install is pinned."""
+"""Flags of all launchers, test.sh, and pinned requirements."""
 
 import pathlib
 import re
@@ -25,7 +25,7 @@ def test_shellcheck():
   assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("script", (*LAUNCHERS, "host.sh"))
+@pytest.mark.parametrize("script", (*LAUNCHERS, "worker.sh", "test.sh"))
 def test_help(machine, script):
   done = machine.run(script, "--help")
   assert done.returncode == 0
@@ -41,7 +41,7 @@ def test_help(machine, script):
     ("--name", "--name needs a value: --name=VALUE"),
     ("--name=", "--name needs a value: --name=VALUE"),
     ("--dry-run=no", "--dry-run takes no value"),
-    ("--max-restarts=many", "--max-restarts=many: expected a whole number"),
+    ("--max-restarts=many", "--max-restarts=many: expected an integer"),
     ("name", "unexpected argument 'name'; see --help"),
   ],
 )
@@ -69,6 +69,29 @@ def test_workdir_is_needed(machine, script):
   assert done.returncode == 2
   assert "--workdir=" in done.stderr
   assert not machine.calls
+
+
+@pytest.mark.parametrize(
+  ("flags", "expected"),
+  [
+    (["--fast", "tests/x"], ["-n", "2", "-m", "fast", "tests/x"]),
+    (["-x"], ["-n", "2", "-x"]),
+  ],
+)
+def test_the_tests_run_after_format_and_lint(machine, flags, expected):
+  make = 'mkdir -p .venv/bin; cp "$stubs/bin/python" .venv/bin/'
+  machine.play("python3 -m venv .venv", make)
+  done = machine.run("test.sh", *flags)
+  assert done.returncode == 0, done.stderr
+  *_, form, lint, tests = machine.calls
+  assert form[:2] == ["ruff", "format"] and lint[:2] == ["ruff", "check"]
+  assert tests == ["python", "-m", "pytest", *expected]
+
+
+def test_a_failed_lint_ends_the_tests(machine):
+  machine.play("ruff check", "exit 1")
+  assert machine.run("test.sh").returncode == 1
+  assert machine.calls[-1][:2] == ["ruff", "check"]
 
 
 def pins():

@@ -60,7 +60,7 @@ def test_job_ends_as_the_training_does(machine, code):
   (call,) = machine.calls
   assert call == [
     "srun", "--cpus-per-task=8", "--kill-on-bad-exit=1",
-    "bash", "launch/host.sh", "train", *TRAINING,
+    "bash", "launch/worker.sh", "train", *TRAINING,
   ]  # fmt: skip
 
 

@@ -7,8 +7,8 @@ import subprocess
 
 LAUNCH = pathlib.Path(__file__).parents[2] / "launch"
 COMMANDS = (
-  "apt-get", "docker", "dpkg-deb", "gcloud", "kubectl", "python", "python3",
-  "sbatch", "scontrol", "srun", "xpk",
+  "apt-get", "docker", "dpkg-deb", "gcloud", "kubectl", "pip", "python",
+  "python3", "ruff", "sbatch", "scontrol", "srun", "xpk",
 )  # fmt: skip
 STUB = """#!/bin/bash
 shopt -s nullglob
@@ -48,7 +48,7 @@ class Machine:
   def play(self, pattern: str, *replies: str) -> None:
     """Calls that contain `pattern` source these lines of bash, one each.
 
-    The last one is played again and again. Rules that were given first win.
+    The last reply is repeated. The first rule that matches counts.
     """
     rule = self.stubs / "rules" / f"{len(list(self.stubs.glob('rules/*'))):02}"
     rule.mkdir()
@@ -58,7 +58,7 @@ class Machine:
       (rule / str(i)).write_text(reply)
 
   def command(self, script: str, *arguments: str, **environment: str) -> dict:
-    """What subprocess.run or Popen takes to start a script of launch/."""
+    """Arguments of subprocess.run or Popen that start a script of launch/."""
     return dict(
       args=["bash", str(self.checkout / "launch" / script), *arguments],
       env=self.environment | environment,

@@ -1,9 +1,11 @@
+"""Plots of attention shares."""
+
 import json
 
 import numpy as np
 
 from ccl_jax.data import media
-from ccl_jax.data.decoding import GeneratedClip
+from ccl_jax.data.clip import GeneratedClip
 from ccl_jax.metrics import attention_plots
 
 F, H, W, C = 4, 2, 3, 5
@@ -30,7 +32,7 @@ def clip(frames=13, **fields):
 
 def test_files_beside_the_result(tmp_path):
   found = shares()
-  written = attention_plots.save(
+  written = attention_plots.save_plots(
     tmp_path / "a.mp4", found, clip(), STEPS, LAYERS
   )
   assert sorted(p.name for p in tmp_path.iterdir()) == [
@@ -53,9 +55,11 @@ def test_only_sound_and_nothing_at_all(tmp_path):
   audio = {"audio": shares()["audio"]}
   alone = clip(video=None)
   path = tmp_path / "b.wav"
-  written = attention_plots.save(path, audio, alone, STEPS, LAYERS)
+  written = attention_plots.save_plots(path, audio, alone, STEPS, LAYERS)
   assert [p.suffix for p in written] == [".png", ".json"]
-  assert not attention_plots.save(tmp_path / "c", {}, alone, STEPS, LAYERS)
+  assert not attention_plots.save_plots(
+    tmp_path / "c", {}, alone, STEPS, LAYERS
+  )
 
 
 def test_a_frame_shows_its_latent_frame():

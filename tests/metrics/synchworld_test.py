@@ -91,9 +91,11 @@ def test_an_imposed_delay_is_measured(easy, delay):
 
 
 def test_what_a_prompt_asks_for():
-  asked = synchworld.asked('A red face talks. A TV flickers. "a i o" Clicks.')
+  asked = synchworld.parse_prompt(
+    'A red face talks. A TV flickers. "a i o" Clicks.'
+  )
   assert asked == (["a", "i", "o"], False, True)
-  assert synchworld.asked("A ball bounces.") == ([], True, False)
+  assert synchworld.parse_prompt("A ball bounces.") == ([], True, False)
 
 
 def test_one_stream_alone_has_the_scores_it_can_have():
@@ -101,7 +103,7 @@ def test_one_stream_alone_has_the_scores_it_can_have():
   alone = synchworld.measure(world.prompts[0], None, world.mels[0], FPS)
   assert set(alone) == {"SER"}
   assert synchworld.measure(world.prompts[0], world.videos[0], None) == {}
-  with pytest.raises(ValueError, match="needs a picture or a sound"):
+  with pytest.raises(ValueError, match="needs video or audio"):
     synchworld.measure("", None, None)
 
 
@@ -118,12 +120,12 @@ def test_sound_that_ends_early_is_refused_and_a_late_end_cut_off():
 
 def test_onsets_match_one_to_one():
   bias = synchworld.CLICK_BIAS
-  clip = synchworld.onsets(
+  clip = synchworld.onset_scores(
     np.array([0.5, 1.0, 1.5]), np.array([0.52, 0.54, 1.09, 1.7]) + bias
   )
   assert clip["onset F1"] == (4, 7)
   np.testing.assert_allclose(clip["onset ms"][0] / clip["onset ms"][1], 55)
-  nothing = synchworld.onsets(np.zeros(0), np.zeros(0))
+  nothing = synchworld.onset_scores(np.zeros(0), np.zeros(0))
   assert nothing == {"onset F1": (0, 1), "onset ms": (0, 0)}
 
 

@@ -5,12 +5,12 @@ from typing import NamedTuple
 import numpy as np
 
 from ccl_jax.codecs.mel import log_mel
-from ccl_jax.data.encode.captions import prompt
+from ccl_jax.data.encode.captions import make_prompt
 from ccl_jax.data.synthetic import render
 from ccl_jax.data.synthetic.scene import (
   Scene,
-  captions,
   draw_scene,
+  make_captions,
   render_sound,
 )
 
@@ -31,12 +31,12 @@ class World(NamedTuple):
 
 
 def make_world(num: int, hard: bool, first_seed: int = 0) -> World:
-  """`num` clips of 49 frames; sounds are padded to whole audio latents."""
+  """`num` clips of 49 frames; sounds are padded to a full audio latent."""
   scenes = [draw_scene(first_seed + i, hard, 49 / FPS) for i in range(num)]
   sounds = [render_sound(scene) for scene in scenes]
   return World(
     scenes,
-    [prompt(**captions(scene)) for scene in scenes],
-    [render.render_picture(scene) for scene in scenes],
+    [make_prompt(**make_captions(scene)) for scene in scenes],
+    [render.render_video(scene) for scene in scenes],
     [np.pad(sound, (0, -len(sound) % 512)) for sound in sounds],
   )

@@ -41,13 +41,11 @@ def load(case):
     "audio": jnp.asarray(data["audio"].reshape(b, f, c, -1)),
   }
   yes = jnp.ones(b, bool)
-  route = Route(
-    jnp.asarray(data["video_sees_audio"]),
-    jnp.asarray(data["audio_sees_video"]),
-    yes,
-    yes,
-    yes,
-  )
+  sees = {
+    "video": jnp.asarray(data["video_sees_audio"]),
+    "audio": jnp.asarray(data["audio_sees_video"]),
+  }
+  route = Route(sees, {"video": yes, "audio": yes}, yes)
   out = {s: data[f"out_{s}"].reshape(x[s].shape) for s in x}
   return module, x, route, out, {"video": (f, h, w), "audio": (f, 1, c)}
 

@@ -6,7 +6,7 @@ import re
 import jax
 import jax.numpy as jnp
 
-from ccl_jax.array_types import Route
+from ccl_jax.array_types import STREAMS, Route
 from ccl_jax.models import joint
 from configs.ccl import get_config
 
@@ -25,7 +25,10 @@ def compiled(kind):
   array = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)  # noqa: E731
   state = {"video": array(1, F, H, W, 16), "audio": array(1, AUDIO, 20)}
   t = {"video": array(1), "audio": array(1)}
-  route = Route(*[jax.ShapeDtypeStruct((1,), jnp.bool_)] * 5)
+  each = jax.ShapeDtypeStruct((1,), jnp.bool_)
+  route = Route(
+    dict.fromkeys(STREAMS, each), dict.fromkeys(STREAMS, each), each
+  )
   run = jax.jit(functools.partial(joint.velocity, graph))
   return run.lower(params, state, t, array(1, 512, 4096), route).compile()
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ccl_jax import trees
-from ccl_jax.array_types import Image, Route, other
+from ccl_jax.array_types import STREAMS, Image, Route, other
 from ccl_jax.models import joint
 from tests.models import tiny
 
@@ -101,7 +101,9 @@ def test_a_stream_alone_equals_the_joint_model_routed_apart():
   run, params = model()
   state, t, text, _ = tiny.inputs()
   no, yes = jnp.zeros(tiny.B, bool), jnp.ones(tiny.B, bool)
-  route = Route(no, no, yes, yes, yes)
+  route = Route(
+    dict.fromkeys(STREAMS, no), dict.fromkeys(STREAMS, yes), yes
+  )
   both = run(params, state, t, text, route)
   for s in state:
     alone = run(params, {s: state[s]}, {s: t[s]}, text, route)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from ccl_jax.diffusion import flow, guidance, tasks
+from ccl_jax.diffusion.guidance import Condition
 from ccl_jax.generation import sampling
 from ccl_jax.models import joint
 from tests.models import tiny
@@ -38,7 +39,7 @@ def inputs(task):
   noise = flow.draw_noise(keys, {s: x.shape[1:] for s, x in state.items()})
   given = {s: state[s] for s in plan.given}
   null = {s: 0.5 * x[:1] for s, x in state.items()}
-  condition = {"text": text, "negative": -text[::-1], "null": null}
+  condition = Condition(text=text, negative=-text[::-1], null=null)
   return noise, given, condition
 
 
@@ -47,31 +48,30 @@ def largest(a, b):
   return float(jnp.abs(a - b).max() / jnp.abs(b).max())
 
 
-_remember = jax.jit(joint.remember, static_argnums=0)
+_make_kv_cache = jax.jit(joint.make_kv_cache, static_argnums=0)
 _velocity = jax.jit(joint.velocity, static_argnums=0)
 
 
-def remember(graph, params, runs, route):
-  """`joint.remember` by one program, run by run."""
-  each = [_remember(graph, params, [run], route) for run in runs]
-  runs = tuple(run for memory in each for run in memory.runs)
-  first = each[0] if each else _remember(graph, params, [], route)
+def make_kv_cache(graph, params, runs, route):
+  """`joint.make_kv_cache` by one program, run by run."""
+  each = [_make_kv_cache(graph, params, [run], route) for run in runs]
+  runs = tuple(run for cache in each for run in cache.runs)
+  first = each[0] if each else _make_kv_cache(graph, params, [], route)
   return dataclasses.replace(first, runs=runs)
 
 
 def velocity(*args):
   """`joint.velocity` by one program, whichever run it reads."""
-  *args, memory = args
-  reads = tuple(0 for _ in memory.reads)
-  runs = tuple(memory.runs[i] for i in memory.reads)
-  memory = dataclasses.replace(memory, runs=runs, reads=reads)
-  return _velocity(*args, memory)
+  *args, cache = args
+  reads = tuple(0 for _ in cache.reads)
+  runs = tuple(cache.runs[i] for i in cache.reads)
+  return _velocity(*args, dataclasses.replace(cache, runs=runs, reads=reads))
 
 
 @pytest.fixture(autouse=True)
 def programs(monkeypatch):
   """Compiles what the model does, and once for all rows of guidance."""
-  monkeypatch.setattr(joint, "remember", remember)
+  monkeypatch.setattr(joint, "make_kv_cache", make_kv_cache)
   monkeypatch.setattr(joint, "velocity", velocity)
 
 
@@ -79,26 +79,28 @@ def guided(task, row, is_held, fusion="cca"):
   """The guided velocity of the stream that `task` generates."""
   plan, (graph, params) = tasks.inference_task(task), model(fusion)
   noise, given, condition = inputs(task)
-  condition |= {"route": plan.route(B), "held": plan.given if is_held else ()}
-  velocity = sampling.remembering(
+  condition = dataclasses.replace(
+    condition, route=plan.route(B), cached=plan.given if is_held else ()
+  )
+  velocity = sampling.with_reference_cache(
     graph, params, row, given if is_held else {}, condition
   )
   (stream,) = plan.generated
   state = {stream: noise[stream]} if is_held else noise | given
   t = {s: jnp.full(B, 0.7) * (s == stream) for s in state}
-  function = guidance.guided(velocity, row, SCALES, batched=False)
+  function = guidance.guide(velocity, row, SCALES, batched=False)
   return function(state, t, condition)[stream]
 
 
-@pytest.mark.parametrize("row", guidance.ROWS)
+@pytest.mark.parametrize("row", guidance.RULES)
 @pytest.mark.parametrize("task", ["a2v", "v2a"])
 def test_guided_velocity_is_the_same(task, row):
-  row = guidance.row(row)
+  row = guidance.rule(row)
   assert largest(guided(task, row, True), guided(task, row, False)) < 1e-5
 
 
 def test_where_routes_close_a_gate():
   """The baseline has no context tokens; a2v's audio is then left alone."""
-  row = guidance.row("none")
+  row = guidance.rule("none")
   once, again = (guided("a2v", row, held, "gated") for held in (True, False))
   assert largest(once, again) < 1e-5

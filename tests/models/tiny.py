@@ -36,5 +36,5 @@ def inputs(seed=0, b=B):
   ones = jnp.ones(b, bool)
   route = tasks.route_of(jnp.arange(b) % 4, ones, ones)
   t = jnp.asarray(np.linspace(0.1, 0.9, b, dtype=np.float32))
-  times = {s: jnp.where(route.is_generated(s), t, 0.0) for s in state}
+  times = {s: jnp.where(route.is_generated[s], t, 0.0) for s in state}
   return state, times, normal(b, L, 6), route

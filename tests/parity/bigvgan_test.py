@@ -10,32 +10,33 @@ from ccl_jax import nnx_utils, trees
 from ccl_jax.codecs import bigvgan
 from ccl_jax.codecs.bigvgan import BigVGAN
 from ccl_jax.convert import bigvgan as tables
-from ccl_jax.convert import load, rules, torch_files
+from ccl_jax.convert import matching
+from tests.convert.loading import from_dict, load
 
 SIZES = dict(rates=(4, 2), kernels=(8, 4), block_kernels=(3, 5))
-SMALL = bigvgan.Settings(
+SMALL = bigvgan.BigVGANConfig(
   num_mels=6, width=16, dilations=(1, 3), tanh=False, bias=False, **SIZES
 )
 
 
-def vocoder(settings):
+def vocoder(config):
   from diffusers.models.autoencoders.mmaudio_vocoder import MMAudioVocoder
 
   return MMAudioVocoder(
-    num_mels=settings.num_mels,
-    upsample_initial_channel=settings.width,
-    upsample_rates=settings.rates,
-    upsample_kernel_sizes=settings.kernels,
-    resblock_kernel_sizes=settings.block_kernels,
-    resblock_dilation_sizes=(settings.dilations,) * len(settings.block_kernels),
+    num_mels=config.num_mels,
+    upsample_initial_channel=config.width,
+    upsample_rates=config.rates,
+    upsample_kernel_sizes=config.kernels,
+    resblock_kernel_sizes=config.block_kernels,
+    resblock_dilation_sizes=(config.dilations,) * len(config.block_kernels),
   )
 
 
-def first_version(settings):
-  """As BigVGAN v1: the last convolution has a bias, then tanh for the clip."""
+def first_version(config):
+  """Returns BigVGAN v1: its last convolution has a bias, and then a tanh."""
   import torch
 
-  model = vocoder(settings)
+  model = vocoder(config)
   model.conv_post = torch.nn.Conv1d(
     model.conv_post.in_channels, 1, 7, padding=3
   )
@@ -59,15 +60,15 @@ def arrays(model):
   return {name: x.numpy() for name, x in model.state_dict().items()}
 
 
-def ours(settings, table, arrays, mel):
-  shapes = nnx_utils.param_shapes(BigVGAN, settings)
-  params = load.load(torch_files.from_dict(arrays), table, shapes)
-  return np.asarray(vocode(params, mel, settings))
+def ours(config, table, arrays, mel):
+  shapes = nnx_utils.param_shapes(BigVGAN, config)
+  params = load(from_dict(arrays), table, shapes)
+  return np.asarray(vocode(params, mel, config))
 
 
-@functools.partial(jax.jit, static_argnames="settings")
-def vocode(params, mel, settings):
-  return nnx_utils.bind(BigVGAN, settings, params)(mel)
+@functools.partial(jax.jit, static_argnames="config")
+def vocode(params, mel, config):
+  return nnx_utils.bind(BigVGAN, config, params)(mel)
 
 
 def difference(a, b):
@@ -113,9 +114,11 @@ def test_first_version_with_weight_norms(mel, parametrized):
     model(torch.from_numpy(mel).mT)
   theirs = np.tanh(raw[0][:, 0].numpy())
   assert theirs.std() > 0.1 and (np.abs(theirs) > 0.99).mean() < 0.1
-  settings = bigvgan.Settings(num_mels=6, width=16, dilations=(1, 3), **SIZES)
+  config = bigvgan.BigVGANConfig(
+    num_mels=6, width=16, dilations=(1, 3), **SIZES
+  )
   table = tables.PARAMETRIZED if parametrized else tables.BIGVGAN
-  wave = ours(settings, table, arrays(model), mel)
+  wave = ours(config, table, arrays(model), mel)
   assert difference(wave, theirs) < 1e-4
 
 
@@ -124,29 +127,29 @@ NEW = ("parametrizations.weight.original0", "parametrizations.weight.original1")
 
 
 @pytest.mark.parametrize(
-  ("settings", "build", "table", "names"),
+  ("config", "build", "table", "names"),
   [
     (bigvgan.BIGVGAN_16K, first_version, tables.BIGVGAN, OLD),
     (bigvgan.BIGVGAN_44K, vocoder, tables.PARAMETRIZED, NEW),
   ],
   ids=["16k", "44k"],
 )
-def test_published_sizes_map_one_to_one(settings, build, table, names):
+def test_published_sizes_map_one_to_one(config, build, table, names):
   """Both tables have the same rules but for the two names."""
   import torch
 
   with torch.device("meta"):
-    theirs = build(settings).state_dict()
+    theirs = build(config).state_dict()
   theirs = {name: shape(x.shape) for name, x in theirs.items()}
-  shapes = trees.flatten(nnx_utils.param_shapes(BigVGAN, settings))
-  rules.match(tables.DIFFUSERS, theirs, shapes)
+  shapes = trees.flatten(nnx_utils.param_shapes(BigVGAN, config))
+  matching.match(tables.DIFFUSERS, theirs, shapes)
   for name in list(theirs):
     if name.endswith(".weight"):
       x = theirs.pop(name)
       magnitude = shape([x.shape[0], *[1] * (len(x.shape) - 1)])
       both = zip(names, (magnitude, x), strict=True)
       theirs |= {name.removesuffix("weight") + own: y for own, y in both}
-  rules.match(table, theirs, shapes)
+  matching.match(table, theirs, shapes)
 
 
 def shape(sizes):
@@ -154,7 +157,7 @@ def shape(sizes):
 
 
 def test_snake_without_beta():
-  settings = bigvgan.Settings(activation="snake", width=16, **SIZES)
-  paths = trees.flatten(nnx_utils.param_shapes(BigVGAN, settings))
+  config = bigvgan.BigVGANConfig(activation="snake", width=16, **SIZES)
+  paths = trees.flatten(nnx_utils.param_shapes(BigVGAN, config))
   assert not [path for path in paths if path.endswith("beta")]
-  rules.derive(tables.BIGVGAN, paths)
+  matching.derive(tables.BIGVGAN, paths)

@@ -4,17 +4,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
-from ccl_jax import trees
+from ccl_jax import nnx_utils, trees
 from ccl_jax.codecs import clip
 from ccl_jax.convert import clip as tables
-from ccl_jax.convert.load import load
-from ccl_jax.convert.rules import match
-from ccl_jax.convert.torch_files import from_dict, from_torch
+from ccl_jax.convert.matching import match
+from ccl_jax.convert.torch_files import from_torch
+from tests.convert.loading import from_dict, load
 from tests.parity.redraw import redraw
 
-SETTINGS = clip.Settings(image=28, patch=7, width=24, ffn=40, heads=3, layers=3)
+CONFIG = clip.CLIPVisionConfig(
+  image=28, patch=7, width=24, ffn=40, heads=3, layers=3
+)
 # The name that Wan's wan/modules/clip.py gives what transformers names so.
 WAN = {
   "post_layernorm": "post_norm",
@@ -42,7 +43,7 @@ def original(s, device="cpu"):
 
 
 def wan_arrays(state, s):
-  """A state dict under Wan's names, with what else is in Wan's file."""
+  """Returns a state dict under Wan's names, with the file's other tensors."""
   import torch
 
   arrays = {}
@@ -70,13 +71,13 @@ def wan_arrays(state, s):
 
 @pytest.fixture(scope="module")
 def model():
-  return redraw(original(SETTINGS))
+  return redraw(original(CONFIG))
 
 
 @pytest.fixture(scope="module")
 def params(model):
-  table = tables.transformers(SETTINGS.layers, prefix="")
-  shapes = clip.describe(SETTINGS)[1]
+  table = tables.transformers(CONFIG.layers, prefix="")
+  shapes = nnx_utils.param_shapes(clip.CLIP, CONFIG)
   return load(from_torch(model.state_dict()), table, shapes)
 
 
@@ -87,7 +88,7 @@ def test_penultimate_features_equal_transformers(model, params):
   pixels = torch.from_numpy(images.astype(np.float32)).permute(0, 3, 1, 2)
   with torch.no_grad():
     theirs = model(pixels, output_hidden_states=True).hidden_states[-2].numpy()
-  tower = nnx.merge(clip.describe(SETTINGS)[0], params)
+  tower = nnx_utils.bind(clip.CLIP, CONFIG, params)
   ours = np.asarray(jax.jit(lambda x: tower(x))(jnp.float32(images)))
   assert ours.shape == (2, 17, 24)
   assert np.abs(ours - theirs).max() / np.abs(theirs).max() < 2e-6
@@ -106,26 +107,26 @@ def test_pixels_equal_wans(size):
   mean, std = (torch.tensor(v)[:, None, None] for v in (clip.MEAN, clip.STD))
   theirs = ((x - mean) / std).permute(0, 2, 3, 1).numpy()
   np.testing.assert_allclose(
-    clip.prepare(jnp.asarray(images), 28), theirs, atol=3e-5
+    clip.preprocess(jnp.asarray(images), 28), theirs, atol=3e-5
   )
 
 
 def test_wan_names_give_the_same_parameters(model, params):
-  arrays = wan_arrays(model.state_dict(), SETTINGS)
+  arrays = wan_arrays(model.state_dict(), CONFIG)
   arrays = {name: x.numpy() for name, x in arrays.items()}
-  shapes = clip.describe(SETTINGS)[1]
-  wan = load(from_dict(arrays), tables.wan(SETTINGS.layers), shapes)
+  shapes = nnx_utils.param_shapes(clip.CLIP, CONFIG)
+  wan = load(from_dict(arrays), tables.wan(CONFIG.layers), shapes)
   jax.tree.map(np.testing.assert_array_equal, params, wan)
 
 
 def test_full_size_maps_one_to_one():
-  s = clip.Settings()
-  shapes = trees.flatten(clip.describe(s)[1])
+  s = clip.CLIPVisionConfig()
+  shapes = trees.flatten(nnx_utils.param_shapes(clip.CLIP, s))
   state = original(s, "meta").state_dict()
   match(tables.transformers(prefix=""), from_torch(state).shapes, shapes)
   named = {f"vision_model.{name}": x for name, x in state.items()}
   match(tables.transformers(), from_torch(named).shapes, shapes)
   match(tables.wan(), from_torch(wan_arrays(state, s)).shapes, shapes)
-  # Without the last block, the norm behind it: what use_31_block leaves.
+  # Without the last block and the final norm, as with Wan's use_31_block.
   block = 12 * 1280**2 + 13 * 1280
   assert trees.count(shapes) == 632_076_800 - 1280 * 1024 - block - 2 * 1280

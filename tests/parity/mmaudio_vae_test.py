@@ -7,20 +7,22 @@ import pytest
 from ccl_jax import nnx_utils, trees
 from ccl_jax.codecs import mmaudio_vae
 from ccl_jax.codecs.mmaudio_vae import MMAudioVAE
-from ccl_jax.convert import load, mmaudio, rules, torch_files
+from ccl_jax.convert import matching, mmaudio
+from ccl_jax.convert.state_dict import iter_state_dict
+from tests.convert.loading import from_dict, load
 
-SMALL = mmaudio_vae.Settings(num_mels=10, channels=4, width=12)
+SMALL = mmaudio_vae.MMAudioVAEConfig(num_mels=10, channels=4, width=12)
 
 
-def build(settings):
+def build(config):
   import diffusers
 
   return diffusers.MMAudioVAE(
-    mel_bins=settings.num_mels,
-    latent_channels=settings.channels,
-    hidden_channels=settings.width,
-    channel_multipliers=settings.multipliers,
-    layers_per_block=settings.num_blocks,
+    mel_bins=config.num_mels,
+    latent_channels=config.channels,
+    hidden_channels=config.width,
+    channel_multipliers=config.multipliers,
+    layers_per_block=config.num_blocks,
   )
 
 
@@ -45,7 +47,7 @@ def arrays(model):
 
 def loaded(table, arrays):
   shapes = nnx_utils.param_shapes(MMAudioVAE, SMALL)
-  return load.load(torch_files.from_dict(arrays), table, shapes)
+  return load(from_dict(arrays), table, shapes)
 
 
 @jax.jit
@@ -89,7 +91,7 @@ def test_decoder(theirs):
 
 
 def test_kernels_of_mmaudio_are_normalised_when_loaded(theirs):
-  """As its `remove_weight_norm` does: what it then holds is diffusers'."""
+  """As its `remove_weight_norm` does; the result equals diffusers' kernels."""
   raw = own_names(arrays(theirs))
   plain = dict(raw)
   for name, w in raw.items():
@@ -102,37 +104,38 @@ def test_kernels_of_mmaudio_are_normalised_when_loaded(theirs):
   expected = trees.flatten(loaded(mmaudio.DIFFUSERS, named))
   for path, x in trees.flatten(ours).items():
     np.testing.assert_allclose(x, expected[path], rtol=1e-5, err_msg=path)
-  again = loaded(mmaudio.MMAUDIO, dict(load.dump(ours, mmaudio.MMAUDIO)))
+  theirs = dict(iter_state_dict(ours, mmaudio.MMAUDIO))
+  again = loaded(mmaudio.MMAUDIO, theirs)
   for path, x in trees.flatten(again).items():
     np.testing.assert_allclose(x, expected[path], rtol=1e-5, err_msg=path)
 
 
 def test_kernels_that_are_too_large_cannot_be_written_as_mmaudio(theirs):
   params = loaded(mmaudio.DIFFUSERS, arrays(theirs))
-  with pytest.raises(ValueError, match="normalised to below 1"):
-    dict(load.dump(params, mmaudio.MMAUDIO))
+  with pytest.raises(ValueError, match="can only hold kernels of norm below 1"):
+    dict(iter_state_dict(params, mmaudio.MMAUDIO))
 
 
 @pytest.mark.parametrize(
-  "settings", [mmaudio_vae.MMAUDIO_16K, mmaudio_vae.MMAUDIO_44K],
+  "config", [mmaudio_vae.MMAUDIO_16K, mmaudio_vae.MMAUDIO_44K],
   ids=["16k", "44k"],
 )  # fmt: skip
-def test_published_sizes_map_one_to_one(settings):
+def test_published_sizes_map_one_to_one(config):
   import torch
 
   with torch.device("meta"):
-    theirs = build(settings).state_dict()
+    theirs = build(config).state_dict()
   theirs = {
     name: jax.ShapeDtypeStruct(tuple(x.shape), np.dtype("float32"))
     for name, x in theirs.items()
   }
-  shapes = trees.flatten(nnx_utils.param_shapes(MMAudioVAE, settings))
-  rules.match(mmaudio.DIFFUSERS, theirs, shapes)
-  rules.match(mmaudio.MMAUDIO, own_names(theirs), shapes)
+  shapes = trees.flatten(nnx_utils.param_shapes(MMAudioVAE, config))
+  matching.match(mmaudio.DIFFUSERS, theirs, shapes)
+  matching.match(mmaudio.MMAUDIO, own_names(theirs), shapes)
 
 
 def own_names(arrays):
-  """Of MMAudio's files, which diffusers' model holds as its `vae`."""
+  """Returns the arrays under the names in MMAudio's own files."""
   return {
     name.removeprefix("vae."): x
     for name, x in arrays.items()

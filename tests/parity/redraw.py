@@ -2,10 +2,10 @@
 
 
 def redraw(module, seed=0):
-  """A torch module with every parameter drawn again; buffers are kept.
+  """Returns the torch module with random parameters; buffers are kept.
 
-  What multiplies (a norm's weight) is 1 +- 0.3, biases and embeddings have
-  deviation 0.3 and 1, matrices 1 / sqrt(inputs).
+  Weights of norms are 1 +- 0.3, biases and embeddings have deviation 0.3 and 1,
+  matrices 1 / sqrt(inputs).
   """
   import torch
 

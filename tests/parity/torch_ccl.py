@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ccl_jax.array_types import STREAMS
+from ccl_jax.array_types import STREAMS, Route, other
 from ccl_jax.convert import ccl
-from ccl_jax.convert.load import dump
+from ccl_jax.convert.state_dict import iter_state_dict
 from ccl_jax.diffusion import tasks
 from ccl_jax.models import joint
 from tests.convert.joints import MODELS, draw
@@ -32,7 +32,7 @@ def ours(kind, dtype="float32"):
 @functools.cache
 def arrays(kind):
   """The state dict of the same model, as numpy arrays."""
-  return dict(dump(draw(kind)[1], ccl.table(MODELS[kind])))
+  return dict(iter_state_dict(draw(kind)[1], ccl.table(MODELS[kind])))
 
 
 @functools.cache
@@ -62,7 +62,7 @@ def inputs():
   names = ["apart", "a2v", "v2a", "joint", "joint", "joint", "a2v", "v2a"]
   routes = route(*names, "apart", exchanges=jnp.arange(B) != 5)
   t = rng.uniform(0.02, 1, B)
-  times = {s: np.where(routes.is_generated(s), t, 0) for s in STREAMS}
+  times = {s: np.where(routes.is_generated[s], t, 0) for s in STREAMS}
   times["video"] = np.repeat(times["video"][:, None, None], F, 1)
   times["video"][4, 0] = 0  # i2av
   times["video"][8, 0] = 0  # i2v
@@ -78,7 +78,16 @@ def null_latents():
   return {s: 0.3 * x[-1:] for s, x in inputs()[0].items()}
 
 
+def flat_route(route):
+  """A route under the names of the PyTorch model."""
+  sees = {f"{s}_sees_{other(s)}": x for s, x in route.sees.items()}
+  generated = {f"{s}_is_generated": x for s, x in route.is_generated.items()}
+  return sees | generated | {"exchanges": route.exchanges}
+
+
 def to_torch(x):
+  if isinstance(x, Route):
+    x = flat_route(x)
   if isinstance(x, tuple) and hasattr(x, "_asdict"):
     x = x._asdict()
   if isinstance(x, dict):

@@ -10,7 +10,7 @@ from ccl_jax import trees
 from ccl_jax.array_types import STREAMS, Image
 from ccl_jax.attention import Attention
 from ccl_jax.convert import ccl, export, workdirs
-from ccl_jax.convert.load import dump
+from ccl_jax.convert.state_dict import iter_state_dict
 from ccl_jax.models.fusion import FusionContext, make_fusion
 from ccl_jax.models.fusion.cca import POSITIONS, frame_times
 from ccl_jax.sharding import ONE_DEVICE
@@ -122,7 +122,8 @@ def fusion_of(model):
   params = random_like({"fusion": stacked})
   model.requires_grad_(False)
   rules = [r for r in ccl.table(model.config) if "fusion" in r.theirs[0]]
-  tensors = {name: torch.tensor(x) for name, x in dump(params, rules)}
+  theirs = iter_state_dict(params, rules)
+  tensors = {name: torch.tensor(x) for name, x in theirs}
   assert not model.load_state_dict(tensors, strict=False).unexpected_keys
   return graph, jax.tree.map(lambda x: x[1], params["fusion"])
 
@@ -141,7 +142,7 @@ def test_a_stream_alone(stream):
   state, t, text, routes = inputs()
   no = jnp.zeros(B, bool)
   for model, change in (
-    (theirs("cca"), dict(video_sees_audio=no, audio_sees_video=no)),
+    (theirs("cca"), dict(sees={"video": no, "audio": no})),
     (tower(stream), dict(exchanges=no)),
   ):
     routed = routes._replace(**change)
@@ -191,7 +192,7 @@ def test_bfloat16():
   expected = expected_of("cca", dtype="bfloat16")
   model = torch_model.CCL(MODELS["cca"])
   tensors = {
-    name: torch.tensor(x).to(torch_model.dtype_of(name, torch.bfloat16))
+    name: torch.tensor(x).to(torch_model.param_dtype(name, torch.bfloat16))
     for name, x in arrays("cca").items()
   }
   model.load_state_dict(tensors, strict=True, assign=True)

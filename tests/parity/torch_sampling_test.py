@@ -11,8 +11,9 @@ import pytest
 
 from ccl_jax.array_types import STREAMS, Image
 from ccl_jax.convert import export
-from ccl_jax.data.decoding import decode
+from ccl_jax.data.decoding import decode_clips
 from ccl_jax.diffusion import flow, guidance, solvers, tasks
+from ccl_jax.diffusion.guidance import Condition
 from ccl_jax.generation.pipeline import Pipeline
 from ccl_jax.generation.sampling import SamplingConfig
 from ccl_jax.models.fusion.cca import CCA
@@ -24,6 +25,7 @@ from tests.parity.torch_ccl import (
   L,
   W,
   error,
+  flat_route,
   inputs,
   null_latents,
   theirs,
@@ -52,12 +54,12 @@ def test_what_a_config_leaves_out():
 
 
 def test_tables_are_those_of_jax():
-  assert torch_sampling.ROWS.keys() == guidance.ROWS.keys()
+  assert torch_sampling.ROWS.keys() == guidance.RULES.keys()
   assert torch_sampling.SOLVERS.keys() == solvers.SOLVERS.keys()
   assert torch_sampling.TASKS.keys() == tasks.INFERENCE_TASKS.keys()
   for name, plan in tasks.INFERENCE_TASKS.items():
     assert torch_sampling.TASKS[name] == (plan.streams, plan.given)
-    expected = plan.route(2)._asdict()
+    expected = flat_route(plan.route(2))
     got = torch_sampling.make_route([name] * 2)
     assert got.keys() == expected.keys()
     for field, x in expected.items():
@@ -104,23 +106,23 @@ def image_for(b=2):
 
 
 @pytest.mark.parametrize(
-  "task, method, row, options, told",
+  "task, method, row, options, image",
   [
-    ("t2av", "unipc", "sync", WINDOW, {}),
-    ("i2av", "euler", "ucg3", WINDOW, {}),
-    ("i2av", "euler", "ucg3", {}, {"image": image_for()}),
-    ("t2v", "unipc", "ucg2", {}, {}),
-    ("i2v", "unipc", "text", {"guidance_rescale": 0.4}, {}),
-    ("t2a", "euler", "none", {}, {}),
-    ("a2v", "unipc", "ucg3_text_first", {}, {}),
-    ("v2a", "unipc", "multimodal", {}, {}),
+    ("t2av", "unipc", "sync", WINDOW, None),
+    ("i2av", "euler", "ucg3", WINDOW, None),
+    ("i2av", "euler", "ucg3", {}, image_for()),
+    ("t2v", "unipc", "ucg2", {}, None),
+    ("i2v", "unipc", "text", {"guidance_rescale": 0.4}, None),
+    ("t2a", "euler", "none", {}, None),
+    ("a2v", "unipc", "ucg3_text_first", {}, None),
+    ("v2a", "unipc", "multimodal", {}, None),
   ],
-  ids=lambda x: "-".join(x) if isinstance(x, dict) else None,
+  ids=lambda x: "-".join(x) if isinstance(x, dict) else "image" * bool(x),
 )
-def test_latents_of_every_task(task, method, row, options, told):
+def test_latents_of_every_task(task, method, row, options, image):
   """JAX's guidance and sampler, calling PyTorch for the velocity."""
   model, (noise, given, text, negative) = theirs("told"), asked(task)
-  given = {} if told else given
+  given = {} if image else given
 
   def called(*given):
     return to_numpy(model(*to_torch(given)))
@@ -129,8 +131,8 @@ def test_latents_of_every_task(task, method, row, options, told):
     shapes = {
       s: jax.ShapeDtypeStruct(x.shape, x.dtype) for s, x in state.items()
     }
-    args = state, t, condition["text"], condition["route"]
-    args += tuple(condition[name] for name in told)
+    args = state, t, condition.text, condition.route
+    args += (condition.image,) if image else ()
     return jax.pure_callback(called, shapes, *args)
 
   options = options | dict(
@@ -141,25 +143,26 @@ def test_latents_of_every_task(task, method, row, options, told):
   )
   plan = tasks.inference_task(task)
   chosen = SamplingConfig(**SCALES, **options, shift=3.0)
-  rows = guidance.row(row), guidance.row("none")
-  guide = functools.partial(guidance.guided, velocity, scales=chosen.scales)
+  rows = guidance.rule(row), guidance.rule("none")
+  guide = functools.partial(guidance.guide, velocity, scales=chosen.scales)
   guided, plain = (
     guide(rows[0], rescale=chosen.guidance_rescale),
     guide(rows[1]),
   )
-  condition = {
-    "text": text,
-    "negative": np.broadcast_to(negative, text.shape),
-    "route": plan.route(len(text)),
-    "null": null_latents(),
-  }
+  condition = Condition(
+    text=text,
+    negative=np.broadcast_to(negative, text.shape),
+    route=plan.route(len(text)),
+    null=null_latents(),
+    image=image,
+  )
   expected, _ = solvers.solve(
-    guided, noise, {} if told else plan.clean(noise), given,
-    solvers.schedule(4, 3.0), method, condition | told, chosen.window, plain,
+    guided, noise, {} if image else plan.clean(noise), given,
+    solvers.schedule(4, 3.0), method, condition, chosen.window, plain,
   )  # fmt: skip
   model.config["sampling"] = SCALES | {"shift": 3.0}
   got = torch_sampling.sample(
-    model, task, *to_torch((text, negative)), given=to_torch(given | told),
+    model, task, *to_torch((text, negative)), given=to_torch(given | ({"image": image} if image else {})),
     noise=to_torch(noise), null=to_torch(null_latents()), **options,
   )  # fmt: skip
   print(task, row, error(expected, got))
@@ -175,7 +178,7 @@ def test_from_a_run_to_an_mp4(run, tmp_path):  # noqa: F811
   pipeline, seeds = Pipeline.load(run), [3, 4]
   text = pipeline.embed(["A face.", 'It says "a".', ""])
   text, negative = text[:2], text[2:]
-  shapes = pipeline.shape.latents(pipeline.codecs)
+  shapes = pipeline.shape.latent_shapes(pipeline.codecs)
   keys = jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.uint32))
   noise = flow.draw_noise(keys, shapes)
   given = {"video": 2 * noise["video"][::-1, :1]}
@@ -186,7 +189,7 @@ def test_from_a_run_to_an_mp4(run, tmp_path):  # noqa: F811
   )  # fmt: skip
   print("from a run", error(expected, got))
   assert error(expected, got) <= LIMIT
-  clips = decode(to_numpy(got), pipeline.codecs, pipeline.shape)
+  clips = decode_clips(to_numpy(got), pipeline.codecs, pipeline.shape)
   assert clips[0].save(tmp_path / "clip.mp4").exists()
   drawn = torch_sampling.draw_noise(model.config, STREAMS, seeds)
   assert {s: x.shape for s, x in drawn.items()} == {

@@ -4,15 +4,15 @@ import jax
 import numpy as np
 import pytest
 
-from ccl_jax import trees
+from ccl_jax import nnx_utils, trees
 from ccl_jax.codecs import umt5
 from ccl_jax.convert import umt5 as tables
-from ccl_jax.convert.load import load
-from ccl_jax.convert.rules import match
-from ccl_jax.convert.torch_files import from_dict, from_torch
+from ccl_jax.convert.matching import match
+from ccl_jax.convert.torch_files import from_torch
+from tests.convert.loading import from_dict, load
 from tests.parity.redraw import redraw
 
-SETTINGS = umt5.Settings(
+CONFIG = umt5.UMT5Config(
   vocab=50, width=24, ffn=40, heads=3, head_size=4, layers=2,
   dtype="float32", param_dtype="float32",
 )  # fmt: skip
@@ -54,7 +54,7 @@ def wan_name(name):
 
 
 def wan_arrays(state):
-  """A state dict under Wan's names, which has the embedding once."""
+  """Returns a state dict under Wan's names, which has the embedding once."""
   return {
     wan_name(name): x
     for name, x in state.items()
@@ -64,14 +64,14 @@ def wan_arrays(state):
 
 @pytest.fixture(scope="module")
 def model():
-  return redraw(original(SETTINGS))
+  return redraw(original(CONFIG))
 
 
 def test_equals_transformers(model):
   import torch
 
   lengths = np.array([150, 9, 1])  # distances beyond the last bucket
-  ids = np.random.default_rng(0).integers(2, SETTINGS.vocab, (3, 150))
+  ids = np.random.default_rng(0).integers(2, CONFIG.vocab, (3, 150))
   mask = np.arange(150) < lengths[:, None]
   ids = np.where(mask, ids, 0).astype(np.int32)
   with torch.no_grad():
@@ -79,10 +79,10 @@ def test_equals_transformers(model):
       input_ids=torch.from_numpy(ids).long(),
       attention_mask=torch.from_numpy(mask).long(),
     ).last_hidden_state.numpy()
-  shapes = umt5.describe(SETTINGS)[1]
+  shapes = nnx_utils.param_shapes(umt5.UMT5, CONFIG)
   params = load(from_torch(model.state_dict()), tables.TRANSFORMERS, shapes)
   ours = np.asarray(
-    umt5.encode(params, ids, lengths.astype(np.int32), settings=SETTINGS)
+    umt5.encode(params, ids, lengths.astype(np.int32), config=CONFIG)
   )
   error = np.abs(ours - theirs)[mask].max() / np.abs(theirs[mask]).max()
   assert error < 2e-6
@@ -90,7 +90,7 @@ def test_equals_transformers(model):
 
 
 def test_wan_names_give_the_same_parameters(model):
-  shapes = umt5.describe(SETTINGS)[1]
+  shapes = nnx_utils.param_shapes(umt5.UMT5, CONFIG)
   state = model.state_dict()
   ours = load(from_torch(state), tables.TRANSFORMERS, shapes)
   wan = {k: x.numpy() for k, x in wan_arrays(state).items()}
@@ -103,8 +103,8 @@ def test_wan_names_give_the_same_parameters(model):
 
 
 def test_full_size_maps_one_to_one():
-  s = umt5.Settings()
-  shapes = trees.flatten(umt5.describe(s)[1])
+  s = umt5.UMT5Config()
+  shapes = trees.flatten(nnx_utils.param_shapes(umt5.UMT5, s))
   state = original(s, "meta").state_dict()
   pieces = match(tables.TRANSFORMERS, from_torch(state).shapes, shapes)
   assert len(pieces) == len(state) - 1  # the embedding is there twice
@@ -117,12 +117,12 @@ def test_names_of_the_whole_model_are_known():
   import torch
   from transformers import UMT5Config, UMT5ForConditionalGeneration
 
-  s = SETTINGS
+  s = CONFIG
   config = UMT5Config(
     vocab_size=s.vocab, d_model=s.width, d_ff=s.ffn, num_heads=s.heads,
     d_kv=s.head_size, num_layers=s.layers,
   )  # fmt: skip
   with torch.device("meta"):
     state = UMT5ForConditionalGeneration(config).state_dict()
-  shapes = trees.flatten(umt5.describe(s)[1])
+  shapes = trees.flatten(nnx_utils.param_shapes(umt5.UMT5, s))
   match(tables.TRANSFORMERS, from_torch(state).shapes, shapes)

@@ -9,16 +9,17 @@ import pytest
 from flax import nnx
 
 from ccl_jax import trees
-from ccl_jax.array_types import Image, Route
+from ccl_jax.array_types import STREAMS, Image, Route
 from ccl_jax.attention import Attention
-from ccl_jax.convert import rules, wan
-from ccl_jax.convert.load import dump, load
-from ccl_jax.convert.torch_files import from_dict, from_torch
+from ccl_jax.convert import matching, wan
+from ccl_jax.convert.state_dict import iter_state_dict
+from ccl_jax.convert.torch_files import from_torch
 from ccl_jax.models import joint
 from ccl_jax.models.block import CrossAttentionInputs
 from ccl_jax.models.fusion import FusionContext
 from ccl_jax.sharding import ONE_DEVICE
 from configs.ccl import get_config
+from tests.convert.loading import from_dict, load
 
 torch = pytest.importorskip("torch")
 TINY = dict(
@@ -98,7 +99,9 @@ def tell(latents, length=257, seed=1):
 
 def route(b):
   ones = jnp.ones(b, bool)
-  return Route(~ones, ~ones, ones, ones, ~ones)
+  return Route(
+    dict.fromkeys(STREAMS, ~ones), dict.fromkeys(STREAMS, ones), ~ones
+  )
 
 
 def both(latents, times, text, image=None):
@@ -273,11 +276,11 @@ def test_both_layouts_both_ways_bit_for_bit(dtype, kind):
   params = jax.tree.map(lambda x: x.astype(dtype), params)
   shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype), params)
   published = wan.tables(KINDS[kind])["wan"]
-  out = dict(dump(params, table))
+  out = dict(iter_state_dict(params, table))
   assert out.keys() == arrays.keys()
   for name, x in arrays.items():
     np.testing.assert_array_equal(out[name], x.astype(dtype))
-  renamed = dict(dump(params, published))
+  renamed = dict(iter_state_dict(params, published))
   translated = from_wan(renamed)
   assert translated.keys() == out.keys()
   for name, x in translated.items():
@@ -300,20 +303,20 @@ def test_every_name_and_shape_of_the_published_sizes(size):
   ours = trees.flatten(wan.param_shapes(settings))
   theirs = from_torch(original(settings, "meta").state_dict()).shapes
   published = wan.tables(settings)
-  rules.match(published["diffusers"], theirs, ours)
+  matching.match(published["diffusers"], theirs, ours)
   count = sum(x.size for x in theirs.values())
   assert count == trees.count(ours)
   assert count == PARAMETERS[size]
   # Wan's own file has the same under names that diffusers translates.
   named = {
     name: name
-    for piece in rules.derive(published["wan"], ours)
-    for name in piece.theirs
+    for assignment in matching.derive(published["wan"], ours)
+    for name in assignment.theirs
   }
   renamed = {wans: new for new, wans in from_wan(named).items()}
   shapes = {wans: theirs[new] for wans, new in renamed.items()}
   assert len(shapes) == len(theirs)
-  rules.match(published["wan"], shapes, ours)
+  matching.match(published["wan"], shapes, ours)
 
 
 @pytest.mark.parametrize(

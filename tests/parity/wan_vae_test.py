@@ -10,31 +10,32 @@ import numpy as np
 import pytest
 from einops import rearrange
 
-from ccl_jax import trees
+from ccl_jax import nnx_utils, trees
 from ccl_jax.codecs import converted_weights, image_condition, wan_vae
 from ccl_jax.codecs.wan_video import WanVideoCodec
-from ccl_jax.convert import rules
+from ccl_jax.convert import matching
 from ccl_jax.convert import wan_vae as tables
-from ccl_jax.convert.load import dump, load
-from ccl_jax.convert.torch_files import from_dict, from_torch
+from ccl_jax.convert.state_dict import iter_state_dict
+from ccl_jax.convert.torch_files import from_torch
+from tests.convert.loading import from_dict, load
 
-SMALL = wan_vae.Settings(
+SMALL = wan_vae.WanVAEConfig(
   base=8, channels=4, mean=(0.1, -0.2, 0.3, 0.4), deviation=(1.0, 2.0, 0.5, 1.5)
 )
 TO_THEIRS, TO_OURS = "b t y x c -> b c t y x", "b c t y x -> b t y x c"
 
 
-def their_model(settings):
+def their_model(config):
   from diffusers import AutoencoderKLWan
 
   return AutoencoderKLWan(
-    base_dim=settings.base,
-    z_dim=settings.channels,
-    dim_mult=list(settings.multipliers),
-    num_res_blocks=settings.residuals,
-    temperal_downsample=list(settings.halves_time),
-    latents_mean=list(settings.mean),
-    latents_std=list(settings.deviation),
+    base_dim=config.base,
+    z_dim=config.channels,
+    dim_mult=list(config.multipliers),
+    num_res_blocks=config.residuals,
+    temperal_downsample=list(config.halves_time),
+    latents_mean=list(config.mean),
+    latents_std=list(config.deviation),
   ).eval()
 
 
@@ -60,12 +61,12 @@ def pair():
   """Their model, and our parameters out of its state."""
   theirs = randomize(their_model(SMALL))
   state = from_torch(theirs.state_dict())
-  shapes = wan_vae.param_shapes(SMALL)
+  shapes = nnx_utils.param_shapes(wan_vae.Autoencoder, SMALL)
   return theirs, load(state, tables.DIFFUSERS, shapes)
 
 
 def compiled(function, chunk):
-  return jax.jit(functools.partial(function, settings=SMALL, chunk=chunk))
+  return jax.jit(functools.partial(function, config=SMALL, chunk=chunk))
 
 
 def error(ours, theirs):
@@ -130,7 +131,7 @@ def test_first_frames_equal_those_of_diffusers_pipeline(pair, tmp_path):
       pipeline, x.permute(0, 3, 1, 2), 1, 4, 16, 24, 9, torch.float32, "cpu"
     )
   codec = WanVideoCodec(tmp_path / "vae", dtype="float32")
-  ours = image_condition.first_frame(images, codec, 9)
+  ours = image_condition.make_image_latents(images, codec, 9)
   assert ours.shape == (1, 3, 2, 3, 8)
   wanted = rearrange(wanted.numpy(), TO_OURS)
   np.testing.assert_array_equal(ours[..., :4], wanted[..., :4])
@@ -142,12 +143,14 @@ def test_every_name_of_diffusers_at_full_size():
 
   with torch.device("meta"):
     theirs = their_model(wan_vae.PUBLISHED).state_dict()
-  ours = trees.flatten(wan_vae.param_shapes())
+  ours = trees.flatten(
+    nnx_utils.param_shapes(wan_vae.Autoencoder, wan_vae.PUBLISHED)
+  )
   as_jax = {
     name: jax.ShapeDtypeStruct(tuple(x.shape), jnp.float32)
     for name, x in theirs.items()
   }
-  pieces = rules.match(tables.DIFFUSERS, as_jax, ours)
+  pieces = matching.match(tables.DIFFUSERS, as_jax, ours)
   assert len(pieces) == len(ours) == len(theirs)
 
 
@@ -216,15 +219,24 @@ def test_every_name_of_wans_own_file_at_full_size():
     name: jax.ShapeDtypeStruct(shape, jnp.float32)
     for name, shape in wan_names().items()
   }
-  ours = trees.flatten(wan_vae.param_shapes())
-  pieces = rules.match(tables.WAN, theirs, ours)
+  ours = trees.flatten(
+    nnx_utils.param_shapes(wan_vae.Autoencoder, wan_vae.PUBLISHED)
+  )
+  pieces = matching.match(tables.WAN, theirs, ours)
   assert len(pieces) == len(ours) == len(theirs) == 194
-  assert trees.count(wan_vae.param_shapes()) == 126_892_531
+  assert (
+    trees.count(nnx_utils.param_shapes(wan_vae.Autoencoder, wan_vae.PUBLISHED))
+    == 126_892_531
+  )
 
 
 def test_both_files_make_the_same_parameters(pair):
   _, params = pair
-  own = dict(dump(params, tables.WAN))
+  own = dict(iter_state_dict(params, tables.WAN))
   assert {k: x.shape for k, x in own.items()} == wan_names(8, 4)
-  again = load(from_dict(own), tables.WAN, wan_vae.param_shapes(SMALL))
+  again = load(
+    from_dict(own),
+    tables.WAN,
+    nnx_utils.param_shapes(wan_vae.Autoencoder, SMALL),
+  )
   jax.tree.map(np.testing.assert_array_equal, again, params)

@@ -1,4 +1,4 @@
-"""A clock that stands still unless it is told to go on."""
+"""A clock that only moves when a test moves it."""
 
 from ccl_jax.training.goodput import Goodput
 

@@ -1,5 +1,6 @@
+"""The lines of metrics.jsonl, and what TensorBoard gets."""
+
 import json
-import logging
 
 import numpy as np
 import pytest
@@ -7,7 +8,6 @@ from etils import epath
 from tensorboardX.proto import event_pb2
 
 from ccl_jax.training import log
-from ccl_jax.training.mirror import Mirror
 from ccl_jax.training.throughput import StepCost
 from tests import bucket
 from tests.training import clocks
@@ -24,7 +24,8 @@ def workdir(request, tmp_path):
 
 def metrics(loss=1.0, skipped=0):
   return {
-    "loss": np.float32(loss), "grad_norm": np.float32(2), "rate": np.float32(1),
+    "loss": np.float32(loss), "grad_norm": np.float32(2),
+    "learning_rate_factor": np.float32(1),
     "skipped": np.int32(skipped),
     "sum": {"loss/joint/video": loss}, "count": {"loss/joint/video": 1},
   }  # fmt: skip
@@ -33,7 +34,9 @@ def metrics(loss=1.0, skipped=0):
 def run(workdir, start, end, num_steps=9, every=2, is_lead=True, **bad):
   """A run whose first step takes 100 s, and each other one 2."""
   clock, time = clocks.make()
-  logger = log.Log(workdir, start, num_steps, every, clock, WORK, is_lead)
+  logger = log.MetricWriter(
+    workdir, start, num_steps, every, clock, WORK, is_lead
+  )
   for step in range(start + 1, end + 1):
     spend(clock, time, "data", 0.5)
     is_first = step == start + 1
@@ -42,7 +45,7 @@ def run(workdir, start, end, num_steps=9, every=2, is_lead=True, **bad):
     )
     time.seconds += 0.5
     loss, skipped = bad.get(f"step{step}", (step, 0))
-    logger.add(step, metrics(loss, skipped))
+    logger.add_step(step, metrics(loss, skipped))
     spend(clock, time, "eval", 50)
   logger.close()
 
@@ -143,30 +146,15 @@ def test_tensorboard_has_the_numbers_of_the_lines(tmp_path):
 def test_lines_reach_a_bucket_while_the_run_goes_on():
   workdir = bucket.make()
   clock, _ = clocks.make()
-  logger = log.Log(workdir, 0, 9, 1, clock, WORK)
-  logger.scalars(1, {"loss": 1.0})
+  logger = log.MetricWriter(workdir, 0, 9, 1, clock, WORK)
+  logger.write_scalars(1, {"loss": 1.0})
   assert not (workdir / "metrics.jsonl").exists()
   logger.flush()
   assert [line["step"] for line in read(workdir)] == [1]
   logger.close()
 
 
-def test_a_bucket_that_fails_is_a_warning_and_tried_again(caplog, monkeypatch):
-  workdir = bucket.make()
-  mirror = Mirror(workdir, every=0.0)
-  (mirror.local / "a.txt").write_text("a")
-  with monkeypatch.context() as patch, caplog.at_level(logging.WARNING):
-    patch.setattr(type(workdir), "write_bytes", lambda *_: 1 / 0, raising=True)
-    mirror.copy_if_due()
-  assert "a.txt" in caplog.text and "division" in caplog.text
-  assert not (workdir / "a.txt").exists()
-  mirror.copy_if_due()
-  assert (workdir / "a.txt").read_text() == "a"
-  mirror.close()
-  assert not mirror.local.exists()
-
-
 def test_no_steps_between_lines_is_an_error(tmp_path):
   clock, _ = clocks.make()
-  with pytest.raises(ValueError, match="every=0"):
-    log.Log(tmp_path, 0, 9, 0, clock, WORK)
+  with pytest.raises(ValueError, match="every_steps=0"):
+    log.MetricWriter(tmp_path, 0, 9, 0, clock, WORK)

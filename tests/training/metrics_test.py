@@ -38,7 +38,8 @@ def test_a_step_is_fetched_once_the_next_one_is_dispatched():
 def metrics(loss=1.0, skipped=0, counts=(), sums=()):
   names = ("loss/joint/video", "loss_t/video/0.2-0.4")
   return {
-    "loss": loss, "grad_norm": 2 * loss, "rate": 0.1, "skipped": skipped,
+    "loss": loss, "grad_norm": 2 * loss, "learning_rate_factor": 0.1,
+    "skipped": skipped,
     "sum": dict(zip(names, sums, strict=False)),
     "count": dict(zip(names, counts, strict=False)),
   }  # fmt: skip
@@ -48,7 +49,8 @@ def test_a_summary_has_means_over_steps_and_over_samples():
   steps = [metrics(1.0, 0, (1, 0), (5.0, 0.0)), metrics(2.0, 0, (3, 0), (3, 0))]
   on_device = jax.tree.map(jnp.asarray, steps)
   assert summarize(jax.device_get(on_device)) == pytest.approx({
-    "loss": 1.5, "grad_norm": 3.0, "rate": 0.1, "loss/joint/video": 2.0,
+    "loss": 1.5, "grad_norm": 3.0, "learning_rate_factor": 0.1,
+    "loss/joint/video": 2.0,
   })  # fmt: skip
 
 
@@ -58,7 +60,7 @@ def test_skipped_steps_are_in_no_mean():
   good = metrics(3.0, 0, (1, 1), (2.0, 4.0))
   assert summarize([bad, good]) == summarize([good])
   empty = summarize([bad])
-  assert set(empty) == {"loss", "grad_norm", "rate"}
+  assert set(empty) == {"loss", "grad_norm", "learning_rate_factor"}
   assert np.isnan(list(empty.values())).all()
 
 

@@ -1,4 +1,4 @@
-"""What several processes do is in tests/faults_test.py."""
+"""Signals in one process; tests/faults_test.py has several."""
 
 import os
 import signal
@@ -16,7 +16,7 @@ def test_a_signal_lets_the_step_finish(number):
       if i == 3:
         os.kill(os.getpid(), number)
       done.append(i)
-      if stop.is_due(i):
+      if stop.should_stop(i):
         break
   assert done == [1, 2, 3]
   assert stop.received == signal.Signals(number).name
@@ -25,10 +25,10 @@ def test_a_signal_lets_the_step_finish(number):
 def test_a_second_ctrl_c_interrupts_at_once():
   with pytest.raises(KeyboardInterrupt), StopSignal() as stop:
     os.kill(os.getpid(), signal.SIGTERM)
-    assert stop.is_due(1)
+    assert stop.should_stop(1)
     os.kill(os.getpid(), signal.SIGTERM)
     os.kill(os.getpid(), signal.SIGINT)
-    stop.is_due(2)
+    stop.should_stop(2)
 
 
 def test_handlers_are_as_before_in_the_end():
@@ -42,4 +42,4 @@ def test_handlers_are_as_before_in_the_end():
 
 def test_without_a_signal_it_is_never_due():
   with StopSignal() as stop:
-    assert not any(stop.is_due(i) for i in range(5))
+    assert not any(stop.should_stop(i) for i in range(5))

@@ -1,3 +1,5 @@
+"""Traces of some steps of a run."""
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -12,14 +14,14 @@ def traces(folder):
   return list(epath.Path(folder).glob("plugins/profile/*/*.xplane.pb"))
 
 
-def run(profiler, start, end):
+def run(profiler, folder, start, end):
   """Tiny steps; whether a trace is there after each."""
   take_step, found = jax.jit(lambda x: 2 * x), []
   with profiler:
     for i in range(start, end):
       with profiler.step(i):
         take_step(jnp.ones(3)).block_until_ready()
-      found.append(bool(traces(profiler._folder)))
+      found.append(bool(traces(folder)))
   return found
 
 
@@ -29,7 +31,13 @@ def make(folder, window, num_steps=5, is_lead=True):
 
 def test_the_steps_of_the_window_are_traced(tmp_path):
   profiler = make(tmp_path / "profile", (1, 3))
-  assert run(profiler, 0, 5) == [False, False, True, True, True]
+  assert run(profiler, tmp_path / "profile", 0, 5) == [
+    False,
+    False,
+    True,
+    True,
+    True,
+  ]
   (path,) = traces(tmp_path / "profile")
   assert b"train" in path.read_bytes()  # the steps' own mark
   assert [profiler.is_last(i) for i in range(4)] == [False, False, True, False]
@@ -55,11 +63,12 @@ def test_a_run_that_ends_within_the_window_keeps_its_trace():
 def test_no_trace(tmp_path, window, start, is_lead):
   """None asked for, made before the run was resumed, or another's to make."""
   folder = tmp_path / "profile"
-  assert not any(run(make(folder, window, 5, is_lead), start, 4))
+  profiler = make(folder, window, 5, is_lead)
+  assert not any(run(profiler, folder, start, 4))
   assert not folder.exists()
 
 
 @pytest.mark.parametrize("window", [(3, 6), (2, 2), (-1, 2), (1,), (1, 2, 3)])
 def test_a_window_that_is_not_in_the_run_is_an_error(tmp_path, window):
-  with pytest.raises(ValueError, match=r"profile_steps=.*<= 5"):
+  with pytest.raises(ValueError, match=r"config\.log\.profile_steps=.*5 steps"):
     make(tmp_path, window)

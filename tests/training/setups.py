@@ -1,4 +1,4 @@
-"""Recipes of the smallest joint model, for tests of what surrounds it."""
+"""Setups of the smallest joint model, for tests of all that surrounds it."""
 
 import jax
 
@@ -22,12 +22,12 @@ def make_config(**sections) -> dict:
     "ema_decay": 0.9,
   }
   for name, value in sections.items():
-    is_section = isinstance(value, dict) and isinstance(config[name], dict)
+    is_section = isinstance(config[name], dict) and isinstance(value, dict)
     config[name] = config[name] | value if is_section else value
   return config
 
 
 def make_setup(devices=None, **sections) -> setup.TrainSetup:
-  """`setup.make_setup` of such a config; one device unless given."""
+  """`setup.make_setup` of such a config, by default on one device."""
   devices = jax.devices()[:1] if devices is None else devices
   return setup.make_setup(make_config(**sections), devices)

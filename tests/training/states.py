@@ -14,7 +14,7 @@ def mesh(count):
 
 
 def sharding(count, shape):
-  """The first axis that divides is split, else every device has a copy."""
+  """A sharding of the first axis that divides, else a copy on every device."""
   split = [None] * len(shape)
   for axis, size in enumerate(shape):
     if size % count == 0:
@@ -57,7 +57,7 @@ def make(count=1, seed=0, width=8, skip=()):
 
 
 def shapes(state, count=1):
-  """What `restore` is asked for: the same state on another mesh."""
+  """ShapeDtypeStructs of the state, on another mesh."""
   return jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(
       x.shape, x.dtype, sharding=sharding(count, x.shape)

@@ -69,11 +69,11 @@ def test_resume_equals_never_having_stopped(tmp_path):
   """Bit for bit: parameters, optimizer, average, noise."""
   straight = run(first_state(), range(4))
   state = run(first_state(), range(2))
-  first = manager.Checkpointer(tmp_path, save_interval_steps=2)
+  first = manager.CheckpointManager(tmp_path, save_interval_steps=2)
   first.save(2, state)
   first.close()
-  second = manager.Checkpointer(tmp_path, save_interval_steps=2)
-  state, at = second.restore_newest(abstract_state(setup()))
+  second = manager.CheckpointManager(tmp_path, save_interval_steps=2)
+  state, at = second.restore_latest(abstract_state(setup()))
   assert at == 2
   resumed = run(state, range(2, 4))
   second.close()
@@ -194,5 +194,5 @@ def test_frozen_parts_may_be_small_and_the_average_absent():
 
 
 def test_a_batch_that_cannot_be_shared_is_an_error():
-  with pytest.raises(ValueError, match="accumulate=3"):
-    setups.make_setup(accumulate=3)
+  with pytest.raises(ValueError, match="grad_accumulation_steps=3"):
+    setups.make_setup(grad_accumulation_steps=3)

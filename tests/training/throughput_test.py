@@ -5,7 +5,12 @@ import jax
 import pytest
 
 from ccl_jax.cost import flops
-from ccl_jax.training.throughput import StepCost, make_work, memory, rates
+from ccl_jax.training.throughput import (
+  StepCost,
+  make_step_cost,
+  memory_metrics,
+  speed_metrics,
+)
 from configs.ccl import get_config
 from tests.training import clocks
 from tests.training.clocks import spend
@@ -28,7 +33,7 @@ def window():
 
 
 def test_speed_is_of_the_time_that_belongs_to_steps():
-  assert rates(*window(), 5, WORK) == pytest.approx({
+  assert speed_metrics(*window(), 5, WORK) == pytest.approx({
     "step_seconds": 2.0,
     "data_seconds": 0.5,
     "steps_per_second": 0.5,
@@ -41,11 +46,11 @@ def test_speed_is_of_the_time_that_belongs_to_steps():
 
 def test_what_is_not_known_is_not_told():
   unknown = dataclasses.replace(WORK, peak=None)
-  found = rates(*window(), 5, unknown)
+  found = speed_metrics(*window(), 5, unknown)
   assert "tokens_per_second" in found
   assert not {"mfu", "tflops_per_chip"} & set(found)
-  assert rates(*window(), 0, WORK) == {}
-  assert memory() == {}  # CPUs do not tell
+  assert speed_metrics(*window(), 0, WORK) == {}
+  assert memory_metrics() == {}  # unknown on CPUs
 
 
 def test_memory_is_of_the_fullest_device():
@@ -53,7 +58,7 @@ def test_memory_is_of_the_fullest_device():
     stats = {"bytes_in_use": used * 2**30, "peak_bytes_in_use": peak * 2**30}
     return SimpleNamespace(memory_stats=lambda: stats)
 
-  found = memory([device(1, 5), device(3, 4)])
+  found = memory_metrics([device(1, 5), device(3, 4)])
   assert found == {"hbm_gib": 3, "hbm_peak_gib": 5}
 
 
@@ -69,8 +74,8 @@ def test_the_work_of_a_step_is_counted_for_all_chips(stage, tokens):
     SimpleNamespace(device_kind="TPU7x", coords=(i // 2, 0, 0), id=i)
     for i in range(8)
   ]
-  work = make_work(model, shape, 320, devices)
+  work = make_step_cost(model, shape, 320, devices)
   assert work.tokens == 320 * tokens
   assert work.flops == 320 * sum(flops.train_flops(model, shape).values())
   assert (work.samples, work.chips, work.peak) == (320, 4, 2307e12)
-  assert make_work(model, shape, 8, jax.devices()).peak is None
+  assert make_step_cost(model, shape, 8, jax.devices()).peak is None

@@ -13,33 +13,35 @@ from tests.training import setups
 def test_options_that_fail_on_a_chip_are_refused():
   offload = "xla_tpu_enable_sparse_core_collective_offload_all_gather"
   with pytest.raises(ValueError, match="v5p: these chips hang"):
-    xla_options.options([(offload, "true")], "TPU v5p")
-  assert xla_options.options([(offload, "false")], "TPU v5p") == {
+    xla_options.compiler_options([(offload, "true")], "TPU v5p")
+  assert xla_options.compiler_options([(offload, "false")], "TPU v5p") == {
     offload: "false"
   }
-  assert xla_options.options([(offload, "true")], "TPU7x") == {offload: "true"}
+  assert xla_options.compiler_options([(offload, "true")], "TPU7x") == {
+    offload: "true"
+  }
 
 
 def test_groups_are_those_of_the_chip_and_later_options_win():
   limit = "xla_tpu_scoped_vmem_limit_kib"
-  got = xla_options.options(["large_vmem"], "TPU v6 lite")
+  got = xla_options.compiler_options(["large_vmem"], "TPU v6 lite")
   assert got == {limit: "98304"}
-  assert xla_options.options(["large_vmem", (limit, "1")], "TPU v5p") == {
-    limit: "1"
-  }
+  assert xla_options.compiler_options(
+    ["large_vmem", (limit, "1")], "TPU v5p"
+  ) == {limit: "1"}
   with pytest.raises(ValueError, match=r"'overlap' on v5p.*v5e"):
-    xla_options.options(["overlap"], "TPU v5p")
+    xla_options.compiler_options(["overlap"], "TPU v5p")
   with pytest.raises(ValueError, match=r"'over'.*overlap"):
-    xla_options.options(["over"], "TPU v6 lite")
+    xla_options.compiler_options(["over"], "TPU v6 lite")
 
 
 def test_a_name_that_is_not_of_xla_is_refused():
   with pytest.raises(ValueError, match="scoped_vmem"):
-    xla_options.options([("scoped_vmem", 1)], "cpu")
+    xla_options.compiler_options([("scoped_vmem", 1)], "cpu")
 
 
 def test_options_reach_the_compiler():
-  setup = setups.make_setup(xla=(("xla_no_such_option", "1"),))
+  setup = setups.make_setup(xla_options=(("xla_no_such_option", "1"),))
   lowered = step.compile_step(setup).lower(
     abstract_state(setup),
     abstract_batch(
@@ -65,11 +67,11 @@ def test_a_compiled_program_is_found_by_the_next_start(tmp_path):
   before = getattr(jax.config, setting)
   jax.config.update(setting, 0)
   try:
-    xla_options.keep_programs(tmp_path)
+    xla_options.enable_compilation_cache(tmp_path)
     assert start() == 7 and list(tmp_path.iterdir())
     loaded.clear()
     assert start() == 7 and any(loaded)
-    xla_options.keep_programs(tmp_path / "other")
+    xla_options.enable_compilation_cache(tmp_path / "other")
     assert jax.config.jax_compilation_cache_dir == str(tmp_path)
   finally:
     jax.config.update(setting, before)

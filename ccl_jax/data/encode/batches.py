@@ -1,8 +1,9 @@
-"""Clips through the codecs, many at once, while the next ones are decoded.
+"""Batches of clips through the codecs, while the next ones are decoded.
 
-Every batch has the same number of rows, so a codec is compiled once: the last
-row of a smaller one is repeated. While the device works on a batch, processes
-decode the clips of the next one and the caller writes the last one.
+Every batch has the same number of rows, so a codec is compiled once: a smaller
+batch repeats its last row. Three stages run at once: processes decode the clips
+of the next batches, the device encodes one, and the caller writes the one
+before.
 """
 
 import contextlib
@@ -20,10 +21,8 @@ from tqdm import tqdm
 from ccl_jax.array_types import STREAMS
 from ccl_jax.codecs.api import AudioCodec, Codecs, VideoCodec
 from ccl_jax.data import media, shards
-from ccl_jax.data.encode import captions
-from ccl_jax.data.encode.decode_pool import DecodePool
-
-Read = tuple[captions.ClipFile, media.Clip | media.ClipError]
+from ccl_jax.data.encode.captions import ClipFile
+from ccl_jax.data.encode.decode_pool import DecodedClip, DecodePool
 
 
 class ShardJob(NamedTuple):
@@ -31,26 +30,27 @@ class ShardJob(NamedTuple):
 
   split: str
   index: int
-  clips: Sequence[captions.ClipFile]
+  clip_files: Sequence[ClipFile]
 
 
 class Batch(NamedTuple):
-  """Some clips of a shard, and the examples of those that can be used."""
+  """Decoded clips of one shard, and the usable ones encoded."""
 
   split: str
   index: int
-  read: Sequence[Read]
-  examples: Sequence[shards.Example] = ()
+  decoded: Sequence[tuple[ClipFile, DecodedClip]]
+  encoded: Sequence[shards.EncodedClip] = ()
 
 
-def make_jobs(clips: Sequence[captions.ClipFile], size: int) -> list[ShardJob]:
-  """Shards of `size` clips, bad ones among them, in the order given.
+def make_jobs(clip_files: Sequence[ClipFile], size: int) -> list[ShardJob]:
+  """Groups the clips of each split into shards of `size`, in their order.
 
-  So where a shard begins does not depend on which clips can be used.
+  Clips that turn out to be unusable count too: the first clip of a shard does
+  not depend on the contents of the files.
   """
-  splits: dict[str, list[captions.ClipFile]] = {}
-  for clip in clips:
-    splits.setdefault(clip.split, []).append(clip)
+  splits: dict[str, list[ClipFile]] = {}
+  for file in clip_files:
+    splits.setdefault(file.split, []).append(file)
   return [
     ShardJob(split, i, splits[split][i * size : (i + 1) * size])
     for split in sorted(splits)
@@ -58,19 +58,19 @@ def make_jobs(clips: Sequence[captions.ClipFile], size: int) -> list[ShardJob]:
   ]
 
 
-def read_batches(
-  jobs: Sequence[ShardJob], reader: DecodePool, rows: int
+def decode_batches(
+  jobs: Sequence[ShardJob], pool: DecodePool, rows: int
 ) -> Iterator[Batch]:
-  """Decoded clips, at most `rows` that can be used; none of two shards."""
-  read = reader([clip for job in jobs for clip in job.clips])
-  for split, index, clips in jobs:
-    batch, good = [], 0
-    for source, clip in itertools.islice(read, len(clips)):
-      batch.append((source, clip))
-      good += isinstance(clip, media.Clip)
-      if good == rows:
+  """Yields batches of at most `rows` usable clips, each of one shard."""
+  decoded = pool([file for job in jobs for file in job.clip_files])
+  for split, index, files in jobs:
+    batch, num_usable = [], 0
+    for file, clip in itertools.islice(decoded, len(files)):
+      batch.append((file, clip))
+      num_usable += isinstance(clip, media.Clip)
+      if num_usable == rows:
         yield Batch(split, index, batch)
-        batch, good = [], 0
+        batch, num_usable = [], 0
     if batch:
       yield Batch(split, index, batch)
 
@@ -78,90 +78,98 @@ def read_batches(
 def encode_shards(
   folder: epath.PathLike,
   jobs: Sequence[ShardJob],
-  reader: DecodePool,
+  pool: DecodePool,
   codecs: Codecs,
-  form: shards.RecordSchema,
+  schema: shards.RecordSchema,
   rows: int,
 ) -> None:
-  """Writes a shard for every job that has none yet."""
-  done = {(note.split, note.index) for note in shards.read_notes(folder)}
-  left = [job for job in jobs if job[:2] not in done]
-  total, rest = (sum(len(job.clips) for job in some) for some in (jobs, left))
-  run = functools.partial(
-    encode_batch, codecs=codecs, logvar=form.logvar, rows=rows
+  """Writes the shard of every job whose shard is not complete yet."""
+  complete = {(m.split, m.index) for m in shards.read_manifests(folder)}
+  todo = [job for job in jobs if (job.split, job.index) not in complete]
+  total, rest = (
+    sum(len(job.clip_files) for job in some) for some in (jobs, todo)
   )
-  made = ahead(run, read_batches(left, reader, rows))
+  encode = functools.partial(
+    encode_batch, codecs=codecs, logvar=schema.logvar, rows=rows
+  )
+  encoded = prefetch(encode, decode_batches(todo, pool, rows))
   bar = tqdm(None, "encoding", total, initial=total - rest, unit=" clips")
-  with contextlib.closing(made), bar:
-    for (split, index), group in itertools.groupby(made, lambda b: b[:2]):
-      with shards.writing_shard(folder, form, split, index) as shard:
-        for batch in group:
-          write_batch(shard, batch, codecs)
-          bar.update(len(batch.read))
+  with contextlib.closing(encoded), bar:
+    by_shard = itertools.groupby(encoded, lambda b: (b.split, b.index))
+    for (split, index), batches in by_shard:
+      with shards.writing_shard(folder, schema, split, index) as writer:
+        for batch in batches:
+          write_batch(writer, batch, codecs)
+          bar.update(len(batch.decoded))
 
 
-def write_batch(shard: shards.Shard, batch: Batch, codecs: Codecs) -> None:
-  """Adds the examples, and to the shard's note what is to be said of them."""
-  for example in batch.examples:
-    tokens = codecs.text.num_tokens(example.caption)
-    shard.note.cut_captions += tokens > codecs.text.max_length
-    shard.add(example)
-  for source, clip in batch.read:
+def write_batch(
+  writer: shards.ShardWriter, batch: Batch, codecs: Codecs
+) -> None:
+  """Writes the encoded clips; notes cut captions and skipped clips."""
+  for clip in batch.encoded:
+    num_tokens = codecs.text.num_tokens(clip.caption)
+    writer.manifest.cut_captions += num_tokens > codecs.text.max_length
+    writer.add(clip)
+  for file, clip in batch.decoded:
     if isinstance(clip, media.ClipError):
-      shard.note.left_out[source.name] = str(clip)
+      writer.manifest.left_out[file.name] = str(clip)
       logging.warning("Left out: %s", clip)
 
 
 def encode_batch(
   batch: Batch, codecs: Codecs, logvar: Sequence[str], rows: int
 ) -> Batch:
-  """The batch with its examples.
+  """Returns the batch with its encoded clips.
 
-  logvar: the streams whose variance is kept.
+  logvar: the streams whose variance is stored.
   """
-  good = [(s, c) for s, c in batch.read if isinstance(c, media.Clip)]
-  if not good:
+  usable = [(f, c) for f, c in batch.decoded if isinstance(c, media.Clip)]
+  if not usable:
     return batch
-  texts = codecs.text.encode_all([source.caption for source, _ in good])
+  texts = codecs.text.encode_all([file.caption for file, _ in usable])
   columns: dict[str, list] = {}
   for stream in STREAMS:
-    given = [getattr(clip, stream) for _, clip in good]
-    latents = _posteriors(getattr(codecs, stream), given, rows)
-    columns[stream] = [mean for mean, _ in latents]
+    inputs = [getattr(clip, stream) for _, clip in usable]
+    posteriors = _encode_stream(getattr(codecs, stream), inputs, rows)
+    columns[stream] = [mean for mean, _ in posteriors]
     if stream in logvar:
-      columns[f"{stream}_logvar"] = [variance for _, variance in latents]
-  examples = [
-    shards.Example(
-      source.name, source.split, source.caption, texts[i],
+      columns[f"{stream}_logvar"] = [variance for _, variance in posteriors]
+  encoded = [
+    shards.EncodedClip(
+      file.name, file.split, file.caption, texts[i],
       **{name: column[i] for name, column in columns.items()},
     )
-    for i, (source, _) in enumerate(good)
+    for i, (file, _) in enumerate(usable)
   ]  # fmt: skip
-  return batch._replace(examples=examples)
+  return batch._replace(encoded=encoded)
 
 
-def ahead(function: Callable, items: Iterable) -> Iterator[Any]:
-  """function(item) for each, in order, one of them ahead of the caller."""
+def prefetch(function: Callable, items: Iterable) -> Iterator[Any]:
+  """Yields function(item) in order, computing one ahead in a thread."""
   with ThreadPoolExecutor(1) as thread:
-    before = None
+    previous = None
     for item in items:
       future = thread.submit(function, item)
-      if before is not None:
-        yield before.result()
-      before = future
-    if before is not None:
-      yield before.result()
+      if previous is not None:
+        yield previous.result()
+      previous = future
+    if previous is not None:
+      yield previous.result()
 
 
-def _posteriors(
-  codec: VideoCodec | AudioCodec, given: Sequence[Any], rows: int
+def _encode_stream(
+  codec: VideoCodec | AudioCodec, inputs: Sequence[Any], rows: int
 ) -> list[tuple]:
-  """Mean and logvar of each that is not None, by one call of `rows` rows."""
-  there = [i for i, x in enumerate(given) if x is not None]
-  found: list[tuple] = [(None, None)] * len(given)
-  if there:
-    padded = there + there[-1:] * (rows - len(there))
-    mean, logvar = codec.posterior(np.stack([given[i] for i in padded]))
-    for row, i in enumerate(there):
-      found[i] = mean[row], None if logvar is None else logvar[row]
-  return found
+  """Returns mean and logvar of each input, (None, None) for None.
+
+  The inputs go through the codec in one call of `rows` rows.
+  """
+  present = [i for i, x in enumerate(inputs) if x is not None]
+  posteriors: list[tuple] = [(None, None)] * len(inputs)
+  if present:
+    padded = present + present[-1:] * (rows - len(present))
+    mean, logvar = codec.posterior(np.stack([inputs[i] for i in padded]))
+    for row, i in enumerate(present):
+      posteriors[i] = mean[row], None if logvar is None else logvar[row]
+  return posteriors

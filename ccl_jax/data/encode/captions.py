@@ -1,12 +1,11 @@
-"""Which clips there are and what is said about each.
+"""The clips of a folder and their captions.
 
-A folder of media files (searched with its subfolders) and, joined to it by
-file name, captions: `captions.jsonl` (one object a line) or a CSV with the
-same columns:
+Media files of a folder and its subfolders, joined by file name with
+`captions.jsonl` (one object a line) or a CSV with the same columns:
 
   file     relative to the folder, required
-  video    what is seen            audio   other sound
-  speech   what is said            split   such as "train" or "test"
+  video    visible content         audio   other sound
+  speech   spoken words            split   such as "train" or "test"
 """
 
 import csv
@@ -20,7 +19,7 @@ from etils import epath
 from ccl_jax import files
 
 SUFFIXES = (".mp4", ".mov", ".webm", ".mkv", ".wav", ".flac", ".mp3")
-_SHOWN = 5
+_MAX_NAMES = 5  # in an error message
 
 
 class ClipFile(NamedTuple):
@@ -32,10 +31,10 @@ class ClipFile(NamedTuple):
   split: str = ""
 
 
-def prompt(video: str = "", speech: str = "", audio: str = "") -> str:
-  """One text for both streams, the spoken words in quotation marks.
+def make_prompt(video: str = "", speech: str = "", audio: str = "") -> str:
+  """Joins the captions to one text for both streams, the speech in quotes.
 
-  >>> prompt("A man waves.", "Hello there!", "Wind.")
+  >>> make_prompt("A man waves.", "Hello there!", "Wind.")
   'A man waves. "Hello there!" Wind.'
   """
   speech = speech.strip().replace('"', "'")
@@ -43,20 +42,20 @@ def prompt(video: str = "", speech: str = "", audio: str = "") -> str:
   return " ".join(part for part in parts if part)
 
 
-def list_sources(
+def list_clips(
   folder: epath.PathLike, captions: epath.PathLike | None = None
 ) -> list[ClipFile]:
-  """Every clip of a folder in order of name, with its caption or with "".
+  """Returns the clips of a folder in order of name, with captions or "".
 
-  captions: a .jsonl or .csv file; None looks for captions.jsonl and
-    captions.csv in the folder and does without them if there are none.
+  captions: a .jsonl or .csv file; None uses the folder's captions.jsonl or
+    captions.csv, and no captions if there is neither.
 
   Raises:
     ValueError: no clips; captions that cannot be read, that name a file twice
-      or that name files which are not there.
+      or that name files which do not exist.
   """
   folder = epath.Path(folder)
-  found = files.sizes(folder) if folder.is_dir() else {}
+  found = files.file_sizes(folder) if folder.is_dir() else {}
   names = sorted(name for name in found if name.lower().endswith(SUFFIXES))
   if not names:
     raise ValueError(f"No clips ({' '.join(SUFFIXES)}) in {folder}.")
@@ -65,7 +64,7 @@ def list_sources(
   if missing:
     raise ValueError(
       f"Captions name {len(missing)} files that are not in {folder}:"
-      f" {_shown(missing)}."
+      f" {_join_some(missing)}."
     )
   return [ClipFile(folder / name, name, **rows.get(name, {})) for name in names]
 
@@ -73,30 +72,30 @@ def list_sources(
 def _captions_path(folder, captions) -> epath.Path | None:
   if captions is not None:
     return epath.Path(captions)
-  usual = (folder / "captions.jsonl", folder / "captions.csv")
-  return next((path for path in usual if path.is_file()), None)
+  defaults = (folder / "captions.jsonl", folder / "captions.csv")
+  return next((path for path in defaults if path.is_file()), None)
 
 
 def _read_captions(path: epath.Path | None) -> dict[str, dict[str, str]]:
-  """File -> caption and split."""
+  """Returns file -> caption and split."""
   if path is None:
     return {}
   readers = {".jsonl": _read_jsonl, ".csv": _read_csv}
   if path.suffix not in readers:
     raise ValueError(f"{path}: captions must be one of {sorted(readers)}.")
   if not path.is_file():
-    raise ValueError(f"{path}: there is no such captions file.")
+    raise ValueError(f"{path}: no such captions file.")
   rows = [
-    _checked(row, f"{path}:{line}") for line, row in readers[path.suffix](path)
+    _check_row(row, f"{path}:{line}")
+    for line, row in readers[path.suffix](path)
   ]
-  twice = [
-    name for name, n in Counter(r["file"] for r in rows).items() if n > 1
-  ]
+  counts = Counter(row["file"] for row in rows)
+  twice = [name for name, count in counts.items() if count > 1]
   if twice:
-    raise ValueError(f"{path} names files more than once: {_shown(twice)}.")
+    raise ValueError(f"{path} names files more than once: {_join_some(twice)}.")
   return {
     row["file"]: {
-      "caption": prompt(row["video"], row["speech"], row["audio"]),
+      "caption": make_prompt(row["video"], row["speech"], row["audio"]),
       "split": row["split"],
     }
     for row in rows
@@ -117,8 +116,8 @@ def _read_csv(path):
   yield from enumerate(csv.DictReader(file), 2)
 
 
-def _checked(row, where: str) -> dict[str, str]:
-  """The five columns as strings."""
+def _check_row(row, where: str) -> dict[str, str]:
+  """Returns the five columns as strings; ValueError names the place."""
   if not isinstance(row, dict) or not row.get("file"):
     raise ValueError(f"{where}: expected a column 'file', got {row!r}.")
   columns = ("file", "video", "speech", "audio", "split")
@@ -129,6 +128,7 @@ def _checked(row, where: str) -> dict[str, str]:
   return chosen
 
 
-def _shown(names: list[str]) -> str:
-  more = len(names) - _SHOWN
-  return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+def _join_some(names: list[str]) -> str:
+  more = len(names) - _MAX_NAMES
+  text = ", ".join(names[:_MAX_NAMES])
+  return text + (f" and {more} more" if more > 0 else "")

@@ -1,13 +1,13 @@
-"""Clips -> records of latents.
+"""A folder of clips -> a data set of latents.
 
-The first `frames` frames of every clip and their sound become one example,
-written as `data.records` says. A clip that cannot be used is reported with its
-reason and left out. Captions are read as `data.encode.captions` says; a clip's
-split is the one they name, else by hash.
+The first `frames` frames of every clip and their sound become one example, in
+the format of `data.records`. A clip that cannot be used is left out, and the
+reason is logged. Captions come from `data.encode.captions`; a clip's split is
+the one that they name, else chosen by a hash of its name.
 
-Shards are made one by one, and what is finished is not made again when the same
-command is called again (`data.encode.staging`). Of n processes each makes every
-n-th shard, on its own devices.
+Shards are written one by one, and a complete shard is not encoded again when
+the same command runs again (`data.encode.staging`). With n processes, each
+encodes every n-th shard on its own devices.
 """
 
 import dataclasses
@@ -25,20 +25,29 @@ from ccl_jax.array_types import STREAMS
 from ccl_jax.codecs.api import Codecs
 from ccl_jax.codecs.linear import LinearAudioCodec
 from ccl_jax.data import records, shards
-from ccl_jax.data.encode import batches, captions, staging
+from ccl_jax.data.encode import batches, staging
+from ccl_jax.data.encode.captions import ClipFile, list_clips
 from ccl_jax.data.encode.decode_pool import DecodePool
-from ccl_jax.data.encode.fit_codecs import fit_codecs, none_usable
+from ccl_jax.data.encode.fit_codecs import fit_codecs, no_usable_clip
 from ccl_jax.data.encode.settings import EncodeSettings
-from ccl_jax.distributed import ALONE, ShardOptions
+from ccl_jax.distributed import SINGLE_PROCESS, ShardOptions
 from ccl_jax.sharding import ONE_DEVICE, Layout
 
-# How clips are encoded, not what they become.
-_FREE = ("num_workers", "batch_size", "weights")
+# Settings that do not change the examples: they may differ when resuming.
+_NOT_IN_PLAN = ("num_workers", "batch_size", "weights")
 
 
 @dataclasses.dataclass
 class Summary:
-  """What became of the clips; `fresh` of them now, in so many `seconds`."""
+  """Numbers of clips, and how fast this run was.
+
+  Attributes:
+    encoded: split -> number of clips.
+    skipped: name -> reason.
+    without_caption, cut_captions: numbers of clips.
+    fresh: clips that this run encoded.
+    seconds: that it took.
+  """
 
   encoded: dict[str, int] = dataclasses.field(default_factory=dict)
   skipped: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -53,13 +62,13 @@ class Summary:
     return (
       f"Encoded {total} clips ({counts}), left out {len(self.skipped)}."
       f" {self.without_caption} have no caption; {self.cut_captions} captions"
-      f" were cut to encode.text_length tokens. {self.fresh} of them now, in"
-      f" {self.seconds:.0f} s: {self.fresh / max(self.seconds, 1e-9):.2f}"
-      " clips/s."
+      " were cut to encode.text_length tokens. This run encoded"
+      f" {self.fresh} clips in {self.seconds:.0f} s:"
+      f" {self.fresh / max(self.seconds, 1e-9):.2f} clips/s."
     )
 
 
-def encode(
+def encode_dataset(
   folder: epath.PathLike,
   output: epath.PathLike,
   settings: EncodeSettings,
@@ -68,184 +77,187 @@ def encode(
   codecs: Codecs | None = None,
   force: bool = False,
   layout: Layout = ONE_DEVICE,
-  share: ShardOptions = ALONE,
+  share: ShardOptions = SINGLE_PROCESS,
 ) -> Summary:
-  """Writes the records of every usable clip of `folder` to `output`.
+  """Encodes every usable clip of `folder` into the data set `output`.
 
   Args:
+    captions: a file; see `captions.list_clips`.
     codecs: used as they are; None fits new ones.
-    force: replace what is there; see `unfinished.prepare`.
-    layout: of this process's devices, where the codecs run.
-    share: this process's, of the shards.
+    force: replace what exists; see `staging.open_output`.
+    layout: of this process's devices, on which the codecs run.
+    share: the shards that this process encodes.
 
   Raises:
-    ValueError: bad captions, no usable clip, latents that are not what they
-      should be, or `output` exists and not `force`. Then `output` is as it was.
+    ValueError: bad captions, no usable clip, latents that are not finite or far
+      from mean 0 and deviation 1, or `output` exists and not `force`. `output`
+      is then unchanged.
   """
   if codecs is None and settings.codec != "linear":
-    raise ValueError(f"encode.codec='{settings.codec}' cannot be fitted.")
-  clips = list_clips(folder, captions, settings)
+    raise ValueError(
+      f"encode.codec='{settings.codec}' cannot be fitted on clips: name its"
+      " weights (--config.encode.weights.*) or use --codecs."
+    )
+  clip_files = assign_splits(list_clips(folder, captions), settings)
   if share.is_lead:
-    plan = make_plan(clips, settings, is_given=codecs is not None)
-    staging.prepare(output, plan, force)
+    plan = make_plan(clip_files, settings, fits_codecs=codecs is None)
+    staging.open_output(output, plan, force)
   if share.shard_count > 1:
-    distributed.barrier("the unfinished data set is there")
-  staging.check_seen(output)
-  old = shards.read_notes(staging.place(output))
+    distributed.barrier("the staging folder is ready")
+  staging.check_visible(output)
+  work = staging.staging_dir(output)
+  num_before = sum(m.count for m in shards.read_manifests(work))
   try:
-    seconds = make(output, clips, settings, codecs, layout, share)
+    seconds = _encode(output, clip_files, settings, codecs, layout, share)
   except BaseException:
     if share.is_lead:
       keep_or_discard(output)
     raise
-  summary = summarize(shards.read_notes(output))
-  summary.without_caption = sum(not clip.caption for clip in clips)
-  summary.fresh -= sum(note.count for note in old)
+  summary = summarize(shards.read_manifests(output))
+  summary.without_caption = sum(not file.caption for file in clip_files)
+  summary.fresh -= num_before
   summary.seconds = seconds
   return summary
 
 
-def make(
+def _encode(
   output: epath.PathLike,
-  clips: Sequence[captions.ClipFile],
+  clip_files: Sequence[ClipFile],
   settings: EncodeSettings,
   codecs: Codecs | None,
   layout: Layout,
   share: ShardOptions,
 ) -> float:
-  """Makes what is not there yet of what was prepared, then publishes it.
+  """Encodes the missing shards; returns the seconds it took.
 
-  Returns the seconds that this process's shards took.
+  When all are there, the lead process commits the data set.
   """
-  work = staging.place(output)
+  work = staging.staging_dir(output)
   rate = (codecs.audio if codecs else LinearAudioCodec).sample_rate
-  with make_reader(settings, rate) as reader:
-    codecs = ready_codecs(work, clips, reader, settings, codecs, share)
-    form = make_form(codecs, settings)
-    jobs = batches.make_jobs(clips, settings.clips_per_shard)
-    rows = settings.batch_size + -settings.batch_size % layout.batch_shards()
+  with make_decode_pool(settings, rate) as pool:
+    codecs = load_or_fit_codecs(work, clip_files, pool, settings, codecs, share)
+    schema = make_schema(codecs, settings)
+    jobs = batches.make_jobs(clip_files, settings.clips_per_shard)
     mine = jobs[share.shard_index :: share.shard_count]
-    began = time.monotonic()
-    batches.encode_shards(work, mine, reader, codecs, form, rows)
-    seconds = time.monotonic() - began
+    # The batch size, rounded up to a multiple of the mesh's.
+    rows = settings.batch_size + -settings.batch_size % layout.batch_shards()
+    start = time.monotonic()
+    batches.encode_shards(work, mine, pool, codecs, schema, rows)
+    seconds = time.monotonic() - start
   if not share.is_lead:
-    share.wait(lambda: staging.is_published(output))
+    share.wait_until(lambda: staging.is_committed(output))
     return seconds
-  share.wait(lambda: shards.count_notes(work) == len(jobs))
-  check_any(shards.read_notes(work))
-  records.finish(work, form, codecs, **settings.clip)
-  staging.publish(output)
+  share.wait_until(lambda: shards.count_manifests(work) == len(jobs))
+  summary = summarize(shards.read_manifests(work))
+  if not summary.encoded:
+    raise no_usable_clip(summary.skipped)
+  records.finalize(work, schema, codecs, settings.shape)
+  staging.commit(output)
   return seconds
 
 
-def list_clips(
-  folder: epath.PathLike,
-  captions: epath.PathLike | None,
-  settings: EncodeSettings,
-) -> list[captions.ClipFile]:
-  """The clips by name, each with its split."""
+def assign_splits(
+  clip_files: Sequence[ClipFile], settings: EncodeSettings
+) -> list[ClipFile]:
+  """Returns the clips with a split by hash where the captions name none."""
+  fraction = settings.validation_fraction
   return [
-    clip._replace(
-      split=clip.split
-      or records.split_of(clip.name, settings.validation_fraction)
+    file._replace(
+      split=file.split or records.split_by_hash(file.name, fraction)
     )
-    for clip in captions.list_sources(folder, captions)
+    for file in clip_files
   ]
 
 
 def make_plan(
-  clips: Sequence[captions.ClipFile], settings: EncodeSettings, is_given: bool
+  clip_files: Sequence[ClipFile], settings: EncodeSettings, fits_codecs: bool
 ) -> dict[str, Any]:
-  """What shards are made of; those of one plan can be one set."""
-  rows = json.dumps([clip[1:] for clip in clips]).encode()
-  kept = {
-    k: v for k, v in dataclasses.asdict(settings).items() if k not in _FREE
-  }
+  """Returns all that the examples depend on; shards of equal plans fit."""
+  rows = json.dumps([file[1:] for file in clip_files]).encode()
+  fields = dataclasses.asdict(settings)
   return {
-    "clips": {"number": len(clips), "digest": hashlib.sha256(rows).hexdigest()},
-    "codecs": "given" if is_given else "fitted",
-    "encode": kept,
+    "clips": {
+      "number": len(clip_files),
+      "digest": hashlib.sha256(rows).hexdigest(),
+    },
+    "codecs": "fitted" if fits_codecs else "given",
+    "encode": {k: v for k, v in fields.items() if k not in _NOT_IN_PLAN},
   }
 
 
-def ready_codecs(
+def load_or_fit_codecs(
   work: epath.Path,
-  clips: Sequence[captions.ClipFile],
-  reader: DecodePool,
+  clip_files: Sequence[ClipFile],
+  pool: DecodePool,
   settings: EncodeSettings,
-  given: Codecs | None,
+  codecs: Codecs | None,
   share: ShardOptions,
 ) -> Codecs:
-  """The codecs of the unfinished data set, which the first process put there.
+  """Returns the codecs of the staging folder; the lead process saves them.
+
+  codecs: saved as they are; None fits new ones, or loads what an earlier run
+    fitted.
 
   Raises:
-    ValueError: the set was begun with others.
+    ValueError: the folder holds other codecs.
   """
-  path, last = work / "codecs", work / "codecs" / "codecs.json"
-  if share.is_lead and not last.exists():
-    (given or fit_codecs(clips, reader, settings)).save(path)
-  share.wait(last.exists)
+  path, last_file = work / "codecs", work / "codecs" / "codecs.json"
+  if share.is_lead and not last_file.exists():
+    (codecs or fit_codecs(clip_files, pool, settings)).save(path)
+  share.wait_until(last_file.exists)
   saved = Codecs.load(path)
-  if given is not None and not given.equals(saved):
+  if codecs is not None and not codecs.equals(saved):
     raise ValueError(
-      f"{work} was begun with other codecs. Go on with them (--codecs={path})"
-      " or start anew: --force."
+      f"{work} was started with other codecs. Resume with them"
+      f" (--codecs={path}), or start anew with --force."
     )
-  return given or saved
+  return codecs or saved
 
 
-def make_form(codecs: Codecs, settings: EncodeSettings) -> shards.RecordSchema:
-  """What the examples have in common."""
-  return shards.RecordSchema(
-    records.latent_shapes(codecs, **settings.clip),
-    tuple(
-      stream
-      for stream in STREAMS
-      if settings.keep_logvar and getattr(codecs, stream).has_logvar
-    ),
-  )
+def make_schema(
+  codecs: Codecs, settings: EncodeSettings
+) -> shards.RecordSchema:
+  """Returns the schema of the examples."""
+  logvar = [
+    stream
+    for stream in STREAMS
+    if settings.keep_logvar and getattr(codecs, stream).has_logvar
+  ]
+  return shards.RecordSchema.from_codecs(codecs, settings.shape, logvar)
 
 
-def summarize(notes: Sequence[shards.ShardManifest]) -> Summary:
-  """Of all shards."""
-  summary = Summary(cut_captions=sum(note.cut_captions for note in notes))
-  for note in notes:
-    summary.fresh += note.count
-    summary.skipped |= note.left_out
-    if note.count:
-      count = summary.encoded.get(note.split, 0)
-      summary.encoded[note.split] = count + note.count
+def summarize(manifests: Sequence[shards.ShardManifest]) -> Summary:
+  """Returns the sums over all shards."""
+  summary = Summary(cut_captions=sum(m.cut_captions for m in manifests))
+  for manifest in manifests:
+    summary.fresh += manifest.count
+    summary.skipped |= manifest.left_out
+    if manifest.count:
+      count = summary.encoded.get(manifest.split, 0)
+      summary.encoded[manifest.split] = count + manifest.count
   return summary
 
 
-def check_any(notes: Sequence[shards.ShardManifest]) -> None:
-  """Raises ValueError if no clip could be used."""
-  summary = summarize(notes)
-  if not summary.encoded:
-    raise none_usable(summary.skipped)
-
-
-def make_reader(settings: EncodeSettings, sample_rate: int) -> DecodePool:
-  """What decodes the clips as the settings say."""
+def make_decode_pool(settings: EncodeSettings, sample_rate: int) -> DecodePool:
+  """Returns a pool that decodes clips as the settings say."""
   return DecodePool(
     settings.num_workers,
-    ahead=settings.batch_size + 2 * settings.num_workers,
+    buffer_size=settings.batch_size + 2 * settings.num_workers,
     need_caption=settings.need_caption,
     sample_rate=sample_rate,
     need_video=settings.need_video,
     need_audio=settings.need_audio,
-    **settings.clip,
+    **dataclasses.asdict(settings.shape),
   )
 
 
 def keep_or_discard(output: epath.PathLike) -> None:
-  """After an error: what holds finished shards is worth to go on with."""
-  notes = shards.read_notes(staging.place(output))
-  count = sum(note.count for note in notes)
+  """Keeps the staging folder after an error if it holds complete shards."""
+  work = staging.staging_dir(output)
+  count = sum(m.count for m in shards.read_manifests(work))
   if count:
     logging.warning(
-      "%d encoded clips are kept in %s; the same command goes on from there.",
-      count, staging.place(output),
-    )  # fmt: skip
+      "%d encoded clips are kept in %s; the same command resumes.", count, work
+    )
   else:
     staging.discard(output)

@@ -1,4 +1,4 @@
-"""Decoding many clips at once."""
+"""Decoding of many clips at once."""
 
 import collections
 import functools
@@ -8,71 +8,76 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 
 from ccl_jax.data import media
-from ccl_jax.data.encode import captions
+from ccl_jax.data.encode.captions import ClipFile
+
+# A decoded clip, or the error that says why there is none.
+DecodedClip = media.Clip | media.ClipError
 
 
 class DecodePool:
-  """Decodes clips, in several processes and in order.
+  """Pool of processes that decode clips, in order.
 
-  Calling it yields every source with its clip, or with the ClipError that says
-  why there is none. Only a few clips are in memory at a time.
+  Only `buffer_size` decoded clips are in memory at a time.
   """
 
-  def __init__(self, workers: int, ahead: int = 0, **arguments):
-    """What reads clips.
+  def __init__(self, num_workers: int, buffer_size: int = 0, **arguments):
+    """Makes a pool.
 
     Args:
-      workers: processes, or 0 for this one.
-      ahead: clips that wait, decoded, while the caller is busy; no fewer than
-        keep the workers busy.
-      arguments: of read_or_error.
+      num_workers: processes; 0 decodes in this one.
+      buffer_size: decoded clips that wait for the caller. At least four for
+        each worker, which keeps the workers busy.
+      arguments: of `read_or_error`.
     """
-    self._workers, self._ahead = workers, max(ahead, 4 * workers)
+    self._num_workers = num_workers
+    self._buffer_size = max(buffer_size, 4 * num_workers)
     self._read = functools.partial(read_or_error, **arguments)
 
   def __enter__(self) -> "DecodePool":
-    # Not forked: JAX and codecs have threads, which a fork would leave behind.
+    # Not forked: a fork copies no threads, which JAX and codecs have.
     spawn = multiprocessing.get_context("spawn")
-    self._pool = self._workers and ProcessPoolExecutor(self._workers, spawn)
+    workers = self._num_workers
+    self._executor = workers and ProcessPoolExecutor(workers, spawn)
     return self
 
   def __exit__(self, *_) -> None:
-    if self._pool:
-      self._pool.shutdown(cancel_futures=True)
+    if self._executor:
+      self._executor.shutdown(cancel_futures=True)
 
   def __call__(
-    self, clips: Sequence[captions.ClipFile]
-  ) -> Iterator[tuple[captions.ClipFile, media.Clip | media.ClipError]]:
-    if not self._pool:
-      yield from ((clip, self._read(clip)) for clip in clips)
+    self, clip_files: Sequence[ClipFile]
+  ) -> Iterator[tuple[ClipFile, DecodedClip]]:
+    """Yields every file with its clip, or with the error of reading it."""
+    if not self._executor:
+      yield from ((file, self._read(file)) for file in clip_files)
       return
     pending = collections.deque()
-    for clip in clips:
-      pending.append((clip, self._pool.submit(self._read, clip)))
-      if len(pending) > self._ahead:
+    for file in clip_files:
+      pending.append((file, self._executor.submit(self._read, file)))
+      if len(pending) > self._buffer_size:
         yield self._next(pending)
     while pending:
       yield self._next(pending)
 
-  def _next(self, pending: collections.deque):
-    source, future = pending.popleft()
+  def _next(self, pending: collections.deque) -> tuple[ClipFile, DecodedClip]:
+    file, future = pending.popleft()
     try:
-      return source, future.result()
+      return file, future.result()
     except BrokenProcessPool as error:
-      suspects = [source.name, *(s.name for s, _ in pending)]
+      suspects = [file.name, *(other.name for other, _ in pending)]
       raise ValueError(
         "A process that decodes clips died: out of memory, or at one of"
-        f" {', '.join(suspects[: self._workers])}."
+        f" {', '.join(suspects[: self._num_workers])}."
       ) from error
 
 
 def read_or_error(
-  source: captions.ClipFile, *, need_caption: bool, **arguments
-) -> media.Clip | media.ClipError:
-  """A clip, or the reason why it cannot be used."""
+  clip_file: ClipFile, *, need_caption: bool, **arguments
+) -> DecodedClip:
+  """Reads a clip; returns the error if it cannot be used."""
   try:
-    if need_caption and not source.caption:
-      raise media.ClipError(f"{source.path}: has no caption")
-    return media.read_clip(source.path, **arguments)
+    if need_caption and not clip_file.caption:
+      raise media.ClipError(f"{clip_file.path}: has no caption")
+    return media.read_clip(clip_file.path, **arguments)
   except media.ClipError as error:
     return error

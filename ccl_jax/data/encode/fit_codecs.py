@@ -1,4 +1,4 @@
-"""Codecs for a folder of clips that has none yet."""
+"""Linear codecs fitted on a folder of clips."""
 
 from collections.abc import Sequence
 
@@ -8,31 +8,32 @@ from ccl_jax.codecs.api import Codecs
 from ccl_jax.codecs.hashed_text import HashedText
 from ccl_jax.codecs.linear import LinearAudioCodec, LinearVideoCodec
 from ccl_jax.data import media
-from ccl_jax.data.encode import captions
+from ccl_jax.data.encode.captions import ClipFile
 from ccl_jax.data.encode.decode_pool import DecodePool
 from ccl_jax.data.encode.settings import EncodeSettings
 
 
 def fit_codecs(
-  clips: Sequence[captions.ClipFile],
-  reader: DecodePool,
-  settings: EncodeSettings,
+  clip_files: Sequence[ClipFile], pool: DecodePool, settings: EncodeSettings
 ) -> Codecs:
-  """Codecs for what is in `fit_clips` training clips, evenly chosen."""
-  train = [c for c in clips if c.split == "train"] or clips
+  """Fits codecs on `num_fit_clips` training clips, evenly chosen.
+
+  Raises:
+    ValueError: no clip can be used, or none has video or none has audio.
+  """
+  train = [file for file in clip_files if file.split == "train"] or clip_files
   num = min(settings.num_fit_clips, len(train))
   chosen = [train[i * len(train) // num] for i in range(num)]
-  progress = tqdm(reader(chosen), "reading to fit", num, unit=" clips")
-  read = list(progress)
-  good = [clip for _, clip in read if isinstance(clip, media.Clip)]
-  if not good:
-    raise none_usable({s.name: str(error) for s, error in read})
-  videos = [clip.video for clip in good if clip.video is not None]
-  audios = [clip.audio for clip in good if clip.audio is not None]
+  decoded = list(tqdm(pool(chosen), "reading to fit", num, unit=" clips"))
+  clips = [clip for _, clip in decoded if isinstance(clip, media.Clip)]
+  if not clips:
+    raise no_usable_clip({file.name: str(error) for file, error in decoded})
+  videos = [clip.video for clip in clips if clip.video is not None]
+  audios = [clip.audio for clip in clips if clip.audio is not None]
   if not videos or not audios:
     raise ValueError(
-      f"Of {num} clips {len(videos)} have pictures and {len(audios)} sound:"
-      " codecs cannot be fitted; name fitted ones with --codecs."
+      f"{len(videos)} of {num} clips have video and {len(audios)} have audio;"
+      " codecs are fitted on both. Use fitted ones: --codecs."
     )
   return Codecs(
     LinearVideoCodec.fit(videos, settings.video_channels),
@@ -41,7 +42,7 @@ def fit_codecs(
   )
 
 
-def none_usable(skipped: dict[str, str]) -> ValueError:
-  """The error for when every clip was left out."""
+def no_usable_clip(skipped: dict[str, str]) -> ValueError:
+  """Returns the error for a folder in which no clip can be used."""
   reasons = "\n  ".join(list(skipped.values())[:5])
   return ValueError(f"None of {len(skipped)} clips can be used:\n  {reasons}")

@@ -5,31 +5,33 @@ from collections.abc import Mapping
 from typing import Any
 
 from ccl_jax.codecs.api import Codecs
+from ccl_jax.data.clip import ClipShape
 
 KINDS = ("linear", "wan")
 
 
 @dataclasses.dataclass(frozen=True)
 class EncodeSettings:
-  """What a clip is made into; the `encode` section of a config.
+  """The codecs and the shape of clips of a data set.
 
   Attributes:
     codec: "linear", fitted on the clips, or "wan": Wan's video, MMAudio's sound
       and umT5's text, opened from `weights`.
     weights: files or folders of "video", "audio", "vocoder", "text" and
-      "tokenizer"; of "image", CLIP, only if the model is to read its tokens.
+      "tokenizer"; of "image", CLIP, only for models that read its tokens.
     video_options, audio_options: of the learned codecs, such as tiles.
     fps, frames, size: of every clip; 1 + 4k frames of (y, x) pixels.
     video_channels, audio_channels, text_length, text_width: of the codecs.
-    validation_fraction: share of the clips without a split of their own that is held
-      out, chosen by hash of the name.
-    num_fit_clips: how many clips the codecs are fitted on.
-    batch_size: clips that go through a codec at once, over all of a host's devices.
-    clips_per_shard: clips in a file; so many are encoded again after an interruption.
-    keep_logvar: keep the variance of latents, where the codec has one, so that
-      training draws them.
+    validation_fraction: fraction of the clips without a split of their own that
+      goes to "validation", chosen by a hash of the name.
+    num_fit_clips: number of clips on which linear codecs are fitted.
+    batch_size: clips in one call of a codec, over all of a host's devices.
+    clips_per_shard: clips in a file, and at most those that are encoded again
+      after an interruption.
+    keep_logvar: store the variance of latents, where the codec has one, so that
+      training can sample them.
     num_workers: processes that decode clips; 0 decodes in this one.
-    need_video, need_audio, need_caption: whether a clip without is left out.
+    need_video, need_audio, need_caption: leave out clips without it.
   """
 
   codec: str = "linear"
@@ -54,34 +56,31 @@ class EncodeSettings:
   need_caption: bool = True
 
   def __post_init__(self):
-    if self.codec not in KINDS:
-      raise ValueError(f"encode.codec='{self.codec}': expected one of {KINDS}.")
-    if self.frames < 1 or self.frames % 4 != 1:
-      raise ValueError(f"encode.frames={self.frames}: expected 1 + 4k.")
-    if len(self.size) != 2 or any(n < 8 or n % 8 for n in self.size):
-      raise ValueError(f"encode.size={self.size}: expected multiples of 8.")
-    if (
-      not 0 <= self.validation_fraction < 1
-      or self.fps <= 0
-      or self.num_fit_clips < 1
-    ):
-      raise ValueError(
-        f"encode.validation_fraction={self.validation_fraction} must be in [0, 1); positive:"
-        f" encode.fps={self.fps}, encode.num_fit_clips={self.num_fit_clips}."
-      )
-    if self.batch_size < 1 or self.clips_per_shard < 1:
-      raise ValueError(
-        f"Expected 1 or more: encode.batch_size={self.batch_size},"
-        f" encode.clips_per_shard={self.clips_per_shard}."
-      )
+    rules = {
+      "codec": (self.codec in KINDS, f"one of {KINDS}"),
+      "fps": (self.fps > 0, "a positive number"),
+      "frames": (self.frames > 0 and self.frames % 4 == 1, "1 + 4k"),
+      "size": (
+        len(self.size) == 2 and all(n > 0 and n % 8 == 0 for n in self.size),
+        "two multiples of 8",
+      ),
+      "validation_fraction": (0 <= self.validation_fraction < 1, "in [0, 1)"),
+    }
+    for name in ("num_fit_clips", "batch_size", "clips_per_shard"):
+      rules[name] = (getattr(self, name) >= 1, "1 or more")
+    for name, (is_valid, expected) in rules.items():
+      if not is_valid:
+        raise ValueError(
+          f"encode.{name}={getattr(self, name)!r}: expected {expected}."
+        )
 
   @property
-  def clip(self) -> dict[str, Any]:
-    """What `records` wants to know of a clip."""
-    return dict(fps=self.fps, frames=self.frames, size=self.size)
+  def shape(self) -> ClipShape:
+    """The shape of every clip."""
+    return ClipShape(self.fps, self.frames, self.size)
 
   def check(self, codecs: Codecs) -> None:
-    """Raises ValueError where given codecs are not of the sizes said here."""
+    """Raises ValueError if codecs have other sizes than these settings."""
     found = {
       "video_channels": codecs.video.channels,
       "audio_channels": codecs.audio.channels,
@@ -89,9 +88,12 @@ class EncodeSettings:
       "text_width": codecs.text.width,
     }
     wrong = [
-      f"encode.{name} is {getattr(self, name)}, theirs {value}"
+      f"encode.{name} is {getattr(self, name)}, the codecs' is {value}"
       for name, value in found.items()
       if getattr(self, name) != value
     ]
     if wrong:
-      raise ValueError(f"These are not the codecs' sizes: {'; '.join(wrong)}.")
+      raise ValueError(
+        f"The codecs have other sizes: {'; '.join(wrong)}. Set the config to"
+        " the codecs' sizes."
+      )

@@ -1,11 +1,12 @@
-"""A data set that is made over several runs of a program.
+"""The folder in which a data set is made, over several runs of a program.
 
-Until it is complete it lies beside its place, in DIR.partial; in a bucket,
-where a folder cannot be renamed, it lies in its place and lacks metadata.json,
-without which nobody takes it for a data set. `plan.json` says what is being
-made: who goes on with it must be making the same.
+Until the data set is complete it is in DIR.partial, beside its final place DIR;
+a bucket cannot rename folders, so there it is in DIR itself and lacks
+metadata.json, without which nothing reads it as a data set. `plan.json` holds
+what is being made: a run resumes only what was started with an equal plan.
 """
 
+import enum
 import json
 import os
 import shutil
@@ -13,69 +14,81 @@ from collections.abc import Mapping
 from typing import Any
 
 from etils import epath
+from flax.traverse_util import flatten_dict
 
-from ccl_jax.files import is_remote, replacing
+from ccl_jax.files import is_remote, write_json
 
-_PLAN, _LAST = "plan.json", "metadata.json"
+_PLAN, _METADATA = "plan.json", "metadata.json"
 
 
-def place(output: epath.PathLike) -> epath.Path:
-  """Where the data set `output` lies until it is complete."""
+class State(enum.Enum):
+  """The state of the staging folder before a run."""
+
+  ABSENT = enum.auto()  # nothing was started
+  SAME_PLAN = enum.auto()  # the same data set was started
+  OTHER_PLAN = enum.auto()  # another data set was started
+  COMPLETE = enum.auto()  # the output exists
+  FOREIGN = enum.auto()  # the files there are not ours
+
+
+# State -> action without and with `force`. "start" removes what is there.
+_ACTIONS = {
+  State.ABSENT: ("start", "start"),
+  State.SAME_PLAN: ("resume", "resume"),
+  State.OTHER_PLAN: ("refuse", "start"),
+  State.COMPLETE: ("refuse", "start"),
+  State.FOREIGN: ("refuse", "refuse"),
+}
+
+
+def staging_dir(output: epath.PathLike) -> epath.Path:
+  """Returns the folder of the data set `output` until it is complete."""
   output = epath.Path(output)
   if is_remote(output):
     return output
   return output.with_name(f"{output.name}.partial")
 
 
-def prepare(
+def open_output(
   output: epath.PathLike, plan: Mapping[str, Any], force: bool = False
 ) -> None:
-  """Makes `place(output)` ready: as it was left, or empty.
+  """Prepares `staging_dir(output)`: empty, or as an earlier run left it.
 
   Args:
     plan: nested dict of plain values.
-    force: start anew where another plan was begun, and replace `output` in the
-      end.
+    force: start anew where another plan was started, and replace `output` when
+      the new data set is complete.
 
   Raises:
-    ValueError: `output` exists, or something else was begun, and not `force`.
+    ValueError: `output` exists, or another data set was started, and not
+      `force`; or the folder holds files of something else.
   """
-  output, work = epath.Path(output), place(output)
-  plan = json.loads(json.dumps(plan))
-  begun = _read(work)
-  is_done = output.exists() and (work != output or _is_complete(output, begun))
-  if is_done and not force:
-    raise ValueError(
-      f"{output} exists: choose another, or replace it: --force."
-    )
-  if work != output and begun is None and work.exists() and any(work.iterdir()):
-    raise ValueError(f"{work} is not an unfinished data set: move it away.")
-  if begun not in (None, plan) and not is_done and not force:
-    raise ValueError(
-      f"{work} was begun otherwise: {_differences(begun, plan)}. Go on with the"
-      " same command, or start anew: --force."
-    )
-  if begun != plan or (is_done and work == output):
+  output, work = epath.Path(output), staging_dir(output)
+  plan = json.loads(json.dumps(plan))  # tuples become lists, as in the file
+  state = _find_state(output, plan, force)
+  action = _ACTIONS[state][force]
+  if action == "refuse":
+    raise ValueError(_explain(state, output, plan))
+  if action == "start":
     work.rmtree(missing_ok=True)
-    with replacing(work / _PLAN) as partial:
-      partial.write_text(json.dumps(plan, indent=2) + "\n")
+    write_json(work / _PLAN, plan)
   else:
     for path in work.glob(".*.partial"):  # of a process that was killed
       path.unlink()
 
 
-def check_seen(output: epath.PathLike) -> None:
-  """Raises ValueError where what another process prepared is not seen."""
-  if _read(place(output)) is None:
+def check_visible(output: epath.PathLike) -> None:
+  """Raises ValueError if this process does not see the lead's folder."""
+  if _read_plan(staging_dir(output)) is None:
     raise ValueError(
-      f"{place(output)} is not seen by all processes: --output must be in a"
-      " bucket, or on a disk that they share."
+      f"{staging_dir(output)} is not visible to all processes: --output must be"
+      " in a bucket, or on a disk that they share."
     )
 
 
-def publish(output: epath.PathLike) -> None:
-  """`place(output)`, which is complete, becomes `output`."""
-  work = place(output)
+def commit(output: epath.PathLike) -> None:
+  """Moves the complete data set to `output`."""
+  work = staging_dir(output)
   if work == epath.Path(output):
     return
   if os.path.isdir(output):
@@ -83,41 +96,65 @@ def publish(output: epath.PathLike) -> None:
   os.replace(work, output)
 
 
-def is_published(output: epath.PathLike) -> bool:
-  """Whether what was prepared is complete, and in its place."""
-  output, work = epath.Path(output), place(output)
-  return (output / _LAST).exists() if work == output else not work.exists()
+def is_committed(output: epath.PathLike) -> bool:
+  """Returns whether the data set is complete and at `output`."""
+  output, work = epath.Path(output), staging_dir(output)
+  if work == output:
+    return (output / _METADATA).exists()
+  return not work.exists()
 
 
 def discard(output: epath.PathLike) -> None:
-  """Removes what was begun."""
-  if _read(place(output)) is not None:
-    place(output).rmtree()
+  """Removes what was started."""
+  if _read_plan(staging_dir(output)) is not None:
+    staging_dir(output).rmtree()
 
 
-def _read(work: epath.Path) -> dict[str, Any] | None:
+def _find_state(
+  output: epath.Path, plan: Mapping[str, Any], force: bool
+) -> State:
+  work = staging_dir(output)
+  started = _read_plan(work)
+  if work != output:
+    # With `force`, only the staging folder counts: `commit` replaces `output`.
+    is_complete = output.exists() and not force
+    is_foreign = started is None and work.exists() and any(work.iterdir())
+  else:
+    has_metadata = (output / _METADATA).exists()
+    is_complete = output.exists() and (started is None or has_metadata)
+    is_foreign = False
+  if is_complete:
+    return State.COMPLETE
+  if is_foreign:
+    return State.FOREIGN
+  if started is None:
+    return State.ABSENT
+  return State.SAME_PLAN if started == plan else State.OTHER_PLAN
+
+
+def _explain(state: State, output: epath.Path, plan: Mapping[str, Any]) -> str:
+  """Returns the error message for a state in which nothing can be started."""
+  work = staging_dir(output)
+  if state is State.COMPLETE:
+    return f"{output} exists: choose another, or replace it with --force."
+  if state is State.FOREIGN:
+    return f"{work} is not an unfinished data set: move it away."
+  return (
+    f"{work} was started with other settings:"
+    f" {_differences(_read_plan(work), plan)}. Use the same command to resume,"
+    " or start anew with --force."
+  )
+
+
+def _read_plan(work: epath.Path) -> dict[str, Any] | None:
   path = work / _PLAN
   return json.loads(path.read_text()) if path.exists() else None
 
 
-def _is_complete(output: epath.Path, begun: dict | None) -> bool:
-  """In a bucket; what no plan was left in is somebody's."""
-  return begun is None or (output / _LAST).exists()
-
-
-def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-  old, new = _flat(old), _flat(new)
+def _differences(old: dict[str, Any], new: dict[str, Any]) -> str:
+  old, new = flatten_dict(old, sep="."), flatten_dict(new, sep=".")
   return "; ".join(
     f"{key} was {old.get(key)}, now it is {new.get(key)}"
     for key in sorted(old.keys() | new.keys())
     if old.get(key) != new.get(key)
   )
-
-
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-  if not isinstance(tree, Mapping):
-    return {prefix: tree}
-  flat = {}
-  for key, value in tree.items():
-    flat |= _flat(value, f"{prefix}.{key}" if prefix else key)
-  return flat

@@ -1,13 +1,13 @@
-"""Pictures of SynchWorld scenes: soft-edged shapes painted back to front.
+"""Video of SynchWorld scenes: soft-edged shapes painted back to front.
 
 A shape is a coverage in [0, 1] per pixel, clip(1/2 - distance to its edge), so
-that motion of less than a pixel shows. Lengths are 64ths of the picture.
+that motion of less than a pixel is visible. Lengths are 64ths of the frame.
 """
 
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Float, UInt8
 
-from ccl_jax.data.synthetic.scene import Scene, mouth
+from ccl_jax.data.synthetic.scene import Scene, mouth_shape
 
 FACE_RADIUS, MOUTH_BELOW = 15.0, 6.0
 BALL_X, BALL_FLOOR, BALL_HEIGHT, BALL_RADIUS = 53.0, 56.0, 22.0, 4.5
@@ -17,7 +17,10 @@ DARK = (0.06, 0.03, 0.05)
 
 
 class _Canvas:
-  """Pixels (t, y, x, 3) to paint on; places may be numbers or (t,) arrays."""
+  """Pixels (t, y, x, 3) to paint on.
+
+  Coordinates are numbers or (t,) arrays; shapes are returned as coverages.
+  """
 
   def __init__(self, frames: int, size: int, ground: float):
     self.scale = size / 64
@@ -25,13 +28,13 @@ class _Canvas:
     self.centres = ((np.arange(size) + 0.5) / self.scale).astype(np.float32)
 
   def offsets(self, x, y) -> tuple[np.ndarray, np.ndarray]:
-    """Distance of every pixel's centre from (x, y), along each axis."""
+    """Returns the offset of every pixel's centre from (x, y) on each axis."""
     x, y = np.reshape(x, (-1, 1, 1)), np.reshape(y, (-1, 1, 1))
     dx = self.centres - x.astype(np.float32)
     return dx, self.centres[:, None] - y.astype(np.float32)
 
   def soften(self, inside: np.ndarray) -> np.ndarray:
-    """Coverage from the signed distance to the edge, positive inside."""
+    """Returns coverage from the signed distance to the edge (inside > 0)."""
     return np.clip(0.5 + self.scale * inside, 0, 1)
 
   def ellipse(self, x, y, half_width, half_height) -> np.ndarray:
@@ -48,6 +51,7 @@ class _Canvas:
     )
 
   def paint(self, coverage: np.ndarray, rgb) -> None:
+    """Blends a colour into the bounding box of what is covered."""
     rows = np.flatnonzero(coverage.any((0, 2)))
     columns = np.flatnonzero(coverage.any((0, 1)))
     if len(rows) == 0:
@@ -60,8 +64,8 @@ class _Canvas:
 def head_path(
   scene: Scene, time: Float[np.ndarray, " t"]
 ) -> tuple[Float[np.ndarray, " t"], Float[np.ndarray, " t"]]:
-  """Centre of the face; it sways in hard scenes."""
-  look = scene.look
+  """Returns the centre of the face, which sways in hard scenes."""
+  look = scene.appearance
   return tuple(
     look.head[i]
     + look.sway[i]
@@ -73,30 +77,30 @@ def head_path(
 def ball_path(
   scene: Scene, time: Float[np.ndarray, " t"]
 ) -> Float[np.ndarray, " t"]:
-  """The y of the ball's centre, largest at the impacts."""
+  """Returns the y of the ball's centre, largest at the impacts."""
   phase = np.pi * (time - scene.ball.phase) / scene.ball.period
   return BALL_FLOOR - BALL_HEIGHT * np.abs(np.sin(phase))
 
 
-def render_picture(
+def render_video(
   scene: Scene, frames: int = 49, fps: float = 25.0, size: int = 64
 ) -> UInt8[np.ndarray, "t y x 3"]:
-  """The clip's frames; frame i shows time i / fps."""
+  """Returns the clip's frames; frame i shows time i / fps."""
   time = np.arange(frames) / fps
-  look = scene.look
+  look = scene.appearance
   canvas = _Canvas(frames, size, look.ground)
   square = [look.square[i] + look.drift[i] * time for i in range(2)]
   canvas.paint(canvas.box(*square, 3.5, 3.5), look.square_rgb)
   if scene.hard:
     canvas.paint(canvas.box(*TV_BOX), (0.45, 0.45, 0.45))
-    height, width = mouth(look.tv, time)
+    height, width = mouth_shape(look.tv, time)
     tv_mouth = canvas.ellipse(TV_BOX[0], TV_BOX[1], width, 0.8 * height)
     canvas.paint(tv_mouth, DARK)
   x, y = head_path(scene, time)
   canvas.paint(canvas.ellipse(x, y, FACE_RADIUS, FACE_RADIUS), scene.voice.rgb)
   for side in (-5.5, 5.5):
     canvas.paint(canvas.ellipse(x + side, y - 5, 2.0, 2.0), (1, 1, 1))
-  height, width = mouth(scene.syllables, time)
+  height, width = mouth_shape(scene.syllables, time)
   canvas.paint(canvas.ellipse(x, y + MOUTH_BELOW, width, height), DARK)
   if scene.ball:
     ball = canvas.ellipse(
@@ -104,17 +108,3 @@ def render_picture(
     )
     canvas.paint(ball, BALL_RGB)
   return np.round(255 * canvas.pixels).astype(np.uint8)
-
-
-def foreground(
-  scene: Scene, frames: int = 49, fps: float = 25.0, size: int = 64
-) -> Bool[np.ndarray, "t y x"]:
-  """Where talker and striker are: the per-pixel foreground mask."""
-  time = np.arange(frames) / fps
-  canvas = _Canvas(frames, size, 0.0)
-  x, y = head_path(scene, time)
-  mask = canvas.ellipse(x, y, FACE_RADIUS, FACE_RADIUS) > 0.5
-  if scene.ball:
-    y = ball_path(scene, time)
-    mask |= canvas.ellipse(BALL_X, y, BALL_RADIUS, BALL_RADIUS) > 0.5
-  return mask

@@ -1,9 +1,9 @@
-"""SynchWorld: an audio-visual world whose truth is known exactly.
+"""SynchWorld: synthetic audio-visual scenes with exactly known ground truth.
 
-A clip shows a *talker*, a face whose colour tells the pitch of its voice. It
-speaks 3 to 5 syllables out of four vowels; every vowel has two formants, a
-loudness and a mouth shape, and one envelope e(t) drives both its sound and its
-mouth, so the lag is 0 by construction:
+A clip shows a *talker*, a face whose colour determines the pitch of its voice.
+It speaks 3 to 5 syllables of four vowels; a vowel has two formants, a loudness
+and a mouth shape, and one envelope e(t) drives both its sound and its mouth, so
+the lag is 0 by construction:
 
     sound(t)      = e(t) loudness_v sum_h gain_v(h f0) sin(2 pi h f0 t)     (1)
     half height   = 1 + 6 opening_v e(t)                                    (2)
@@ -11,13 +11,13 @@ mouth, so the lag is 0 by construction:
 In 6 of 10 clips a *striker*, a ball of height |sin(pi (t - phase) / period)|,
 clicks at each impact t = phase + n period.                                 (3)
 
-The rest is there to distract. Picture: a drifting square that may have the
+Everything else is a distractor. Video: a drifting square that may have the
 face's colour and, in *hard* clips, a moving head and a silent "TV" mouth.
 Sound: hum, a noise floor, chirps from off screen. Their bands are disjoint:
 speech energy 180-1300 Hz, chirps 1500-2000 Hz, clicks above 4200 Hz.
 
-`draw_scene` draws sound and picture from separate random streams: the easy
-and the hard clip of one seed sound the same. Lengths are 64ths of the picture,
+`draw_scene` draws sound and video from separate random streams: the easy and
+the hard clip of one seed have the same sound. Lengths are 64ths of the frame,
 times are seconds, and frame i shows time i / fps.
 """
 
@@ -25,17 +25,18 @@ import dataclasses
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
 ATTACK, RELEASE, GAP = 0.09, 0.11, 0.09
 CLICK_DECAY = 0.012
-# The mouth, 6 below, then fills one column of 8-pixel patches: codecs keep it.
+# The mouth, 6 below, then fills one column of 8-pixel patches, which the linear
+# codecs preserve.
 HEAD = (28.0, 34.0)
 REST_WIDTH = 4.0
 
 
 class Voice(NamedTuple):
-  """The identity law: what the talker looks like and how it sounds."""
+  """Identity of a talker: the colour of the face and the pitch of the voice."""
 
   colour: str
   rgb: tuple[float, float, float]
@@ -53,7 +54,7 @@ class Vowel(NamedTuple):
 
 
 class Syllable(NamedTuple):
-  """One vowel sounding from `start` to `stop`."""
+  """One vowel from `start` to `stop`."""
 
   vowel: str
   start: float
@@ -61,7 +62,7 @@ class Syllable(NamedTuple):
 
 
 class Chirp(NamedTuple):
-  """A sweep of 0.12 s from `low` to `high` Hz."""
+  """Sweep of 0.12 s from `low` to `high` Hz."""
 
   start: float
   low: float
@@ -69,14 +70,14 @@ class Chirp(NamedTuple):
 
 
 class Ball(NamedTuple):
-  """Impacts at `phase` + n `period`."""
+  """Ball with impacts at `phase` + n `period`."""
 
   phase: float
   period: float
 
 
 class Appearance(NamedTuple):
-  """What only the picture knows: places, motion and the silent TV mouth."""
+  """Facts of the video only: places, motion and the silent TV mouth."""
 
   head: tuple[float, float]
   sway: tuple[float, float]
@@ -104,7 +105,7 @@ VOWELS = {
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-  """One clip of the world, before it is drawn and sounded."""
+  """One clip before it is rendered."""
 
   seed: int
   hard: bool
@@ -114,30 +115,30 @@ class Scene:
   ball: Ball | None
   chirps: tuple[Chirp, ...]
   hum: float
-  look: Appearance
+  appearance: Appearance
 
   @property
   def speech(self) -> str:
-    """The vowels in order, as in "a u i"."""
+    """The vowels in order, such as "a u i"."""
     return " ".join(s.vowel for s in self.syllables)
 
   @property
   def impacts(self) -> Float[np.ndarray, " i"]:
-    """Times of the impacts, each with its click; empty without a ball."""
+    """Times of the impacts and their clicks; empty without a ball."""
     if self.ball is None:
       return np.zeros(0)
     return np.arange(self.ball.phase, self.seconds, self.ball.period)
 
 
 def draw_scene(seed: int, hard: bool = False, seconds: float = 1.96) -> Scene:
-  """The scene of `seed`; easy and hard scenes of one seed share the sound.
+  """Draws the scene of a seed; easy and hard ones have the same sound.
 
   Raises:
     ValueError: `seconds` is too short for five syllables.
   """
   if seconds < 1.9:
     raise ValueError(
-      f"Five syllables need 1.9 s or more, got {seconds=}; ask for more frames."
+      f"Five syllables need 1.9 s or more, got {seconds=}; use more frames."
     )
   sound = np.random.default_rng((seed, 0))
   voice = VOICES[sound.integers(3)]
@@ -157,12 +158,14 @@ def draw_scene(seed: int, hard: bool = False, seconds: float = 1.96) -> Scene:
       for _ in range(sound.integers(3))
     ),
     hum=sound.uniform(0.01, 0.03),
-    look=_draw_look(np.random.default_rng((seed, 1)), hard, seconds),
+    appearance=_draw_appearance(
+      np.random.default_rng((seed, 1)), hard, seconds
+    ),
   )
 
 
 def _draw_syllables(rng, seconds: float) -> tuple[Syllable, ...]:
-  """3 to 5 syllables of 0.22-0.26 s with GAP or more between them."""
+  """Draws 3 to 5 syllables of 0.22-0.26 s with GAP or more between them."""
   num = rng.integers(3, 6)
   slot = (seconds - 0.15) / num
   syllables = []
@@ -174,7 +177,7 @@ def _draw_syllables(rng, seconds: float) -> tuple[Syllable, ...]:
   return tuple(syllables)
 
 
-def _draw_look(rng, hard: bool, seconds: float) -> Appearance:
+def _draw_appearance(rng, hard: bool, seconds: float) -> Appearance:
   def pair(low, high):
     return tuple(rng.uniform(low, high, 2))
 
@@ -194,16 +197,16 @@ def _draw_look(rng, hard: bool, seconds: float) -> Appearance:
 def envelope(
   syllable: Syllable, time: Float[np.ndarray, " t"]
 ) -> Float[np.ndarray, " t"]:
-  """e(t) of one syllable: smooth attack and release, 1 in between."""
+  """Returns e(t) of one syllable: smooth attack and release, 1 in between."""
   rise = np.clip((time - syllable.start) / ATTACK, 0, 1)
   fall = np.clip((syllable.stop - time) / RELEASE, 0, 1)
   return np.sin(np.pi / 2 * rise) ** 2 * np.sin(np.pi / 2 * fall) ** 2
 
 
-def mouth(
+def mouth_shape(
   syllables: tuple[Syllable, ...], time: Float[np.ndarray, " t"]
 ) -> tuple[Float[np.ndarray, " t"], Float[np.ndarray, " t"]]:
-  """Half height (2) and half width of the mouth at each time."""
+  """Returns half height (2) and half width of the mouth at each time."""
   height, width = np.ones_like(time), np.full_like(time, REST_WIDTH)
   for syllable in syllables:
     e, vowel = envelope(syllable, time), VOWELS[syllable.vowel]
@@ -212,26 +215,8 @@ def mouth(
   return height, width
 
 
-def aperture(
-  scene: Scene, time: Float[np.ndarray, " t"]
-) -> Float[np.ndarray, " t"]:
-  """The true area of the open mouth, in 64ths of the picture squared."""
-  height, width = mouth(scene.syllables, time)
-  return np.pi * height * width
-
-
-def sounding(
-  scene: Scene, time: Float[np.ndarray, " t"]
-) -> Bool[np.ndarray, " t"]:
-  """When the foreground (talker or striker) is heard: the audio mask."""
-  heard = sum(envelope(s, time) for s in scene.syllables) > 0.1
-  for impact in scene.impacts:
-    heard |= (time >= impact) & (time < impact + 2 * CLICK_DECAY)
-  return heard
-
-
-def captions(scene: Scene) -> dict[str, str]:
-  """The caption fields `video`, `speech` and `audio`, from few fixed words."""
+def make_captions(scene: Scene) -> dict[str, str]:
+  """Returns the captions "video", "speech" and "audio", in few fixed words."""
   adjective = "moving " if scene.hard else ""
   video = [f"A {adjective}{scene.voice.colour} face talks."]
   audio = [f"A {scene.voice.name} voice."]
@@ -247,10 +232,10 @@ def captions(scene: Scene) -> dict[str, str]:
   }
 
 
-def vowel_sound(
+def render_vowel(
   vowel: str, pitch: float, time: Float[np.ndarray, " s"]
 ) -> Float[np.ndarray, " s"]:
-  """The steady vowel of (1) without its envelope, of rms `loudness` / 10."""
+  """Returns the vowel of (1) without its envelope, of rms `loudness` / 10."""
   harmonics = pitch * np.arange(1, int(2800 / pitch) + 1)
   gains = 0.02 + sum(
     np.exp(-0.5 * ((harmonics - formant) / width) ** 2)
@@ -266,7 +251,7 @@ def vowel_sound(
 def render_sound(
   scene: Scene, sample_rate: int = 16000
 ) -> Float[np.ndarray, " s"]:
-  """The clip's sound in [-1, 1], float32, at `sample_rate`."""
+  """Returns the clip's sound in [-1, 1], float32, at `sample_rate`."""
   num = round(scene.seconds * sample_rate)
   time = np.arange(num) / sample_rate
   rng = np.random.default_rng((scene.seed, 2))
@@ -274,7 +259,7 @@ def render_sound(
   sound += scene.hum * np.sin(2 * np.pi * 60 * time)
   for syllable in scene.syllables:
     span = slice(*np.searchsorted(time, syllable[1:]))
-    voiced = vowel_sound(syllable.vowel, scene.voice.pitch, time[span])
+    voiced = render_vowel(syllable.vowel, scene.voice.pitch, time[span])
     sound[span] += voiced * envelope(syllable, time[span])
   for start, low, high in scene.chirps:
     span = slice(*np.searchsorted(time, (start, start + 0.12)))
@@ -286,7 +271,7 @@ def render_sound(
 
 
 def _clicks(scene: Scene, time: np.ndarray, rng) -> np.ndarray:
-  """Decaying noise at the impacts, high-passed at 4200-4800 Hz."""
+  """Returns decaying noise at the impacts, high-passed at 4200-4800 Hz."""
   if scene.ball is None:
     return np.zeros_like(time)
   since = time[:, None] - scene.impacts

@@ -35,6 +35,7 @@ from flax import nnx
 
 from ccl_jax.array_types import STREAMS, Array, Float, Route, other
 from ccl_jax.attention import Full, Mask, Window
+from ccl_jax.layers import LayerNorm
 from ccl_jax.models import layers, rope
 from ccl_jax.models.block import flatten
 from ccl_jax.models.fusion.base import (
@@ -82,8 +83,8 @@ class CrossAttention(nnx.Module):
   def __init__(
     self, d: int, d_other: int, head_size: int, num_context: int, *, rngs, dtype
   ):
-    self.norm = layers.LayerNorm(d)
-    self.norm_other = layers.LayerNorm(d_other)
+    self.norm = LayerNorm(d)
+    self.norm_other = LayerNorm(d_other)
     self.attention = layers.AttentionProjections(
       d, d_other, head_size, rngs=rngs, dtype=dtype, out_init=layers.zeros
     )
@@ -184,7 +185,7 @@ class CCA(Fusion):
       return Mask()
     i, (f, h, w) = STREAMS.index(side), scene.grids[side]
     context, per_frame = self.num_context[i], num_far // f
-    sees = scene.route.sees(side)
+    sees = scene.route.sees[side]
     window = Window(h * w, per_frame, self.halves[i], context)
     pattern = window if self.tarp else Full()
     mask = Mask(pattern)
@@ -234,7 +235,7 @@ class CCA(Fusion):
       near = getattr(self, side).context_keys(x.dtype)
     attended = self.attended(side, x, (near, *far), scene)
     update = getattr(self, side).attention.out(attended).reshape(x.shape)
-    on = on if self.is_routed(side) else on & scene.route.sees(side)
+    on = on if self.is_routed(side) else on & scene.route.sees[side]
     return jnp.where(on[:, None, None, None], update, 0)
 
   def attended(
@@ -262,7 +263,7 @@ class CCA(Fusion):
         parts = ((k0, jnp.zeros_like(v0)), (k, jnp.ones_like(v)))
         share = self.attended(side, x[side], parts, scene)
         share = share.astype(jnp.float32).mean((2, 3))
-        found[side] = jnp.where(scene.route.sees(side)[:, None], share, 0)
+        found[side] = jnp.where(scene.route.sees[side][:, None], share, 0)
     return found
 
   def contexts(self, dtype: Any) -> dict[str, Pair]:
@@ -282,5 +283,5 @@ class CCA(Fusion):
 
   def detached(self, x: dict[str, Array], far: str, route: Route) -> Array:
     """The far stream, cut from the gradient where it is a reference."""
-    keep = route.is_generated(far)[:, None, None, None]
+    keep = route.is_generated[far][:, None, None, None]
     return jnp.where(keep, x[far], jax.lax.stop_gradient(x[far]))

@@ -15,7 +15,8 @@ from tests.data import clips
 NUM = 7
 SETTINGS = dataset.EncodeSettings(
   codec="wan", fps=clips.FPS, frames=clips.FRAMES, size=clips.SIZE,
-  validation_fraction=0.0, num_workers=0, batch_size=3, need_video=False, need_audio=False,
+  validation_fraction=0.0, num_workers=0, batch_size=3, need_video=False,
+  need_audio=False,
 )  # fmt: skip
 
 
@@ -37,11 +38,13 @@ def test_a_mesh_takes_many_rows_and_always_as_many(folder, tmp_path, learned):
   rules = ((".*", (("data", "fsdp"),)),)
   layout = Layout(make_mesh(jax.devices()[:4]), activations=rules)
   codecs = learned(layout)
-  dataset.encode(folder, tmp_path / "a", SETTINGS, codecs=codecs, layout=layout)
+  dataset.encode_dataset(
+    folder, tmp_path / "a", SETTINGS, codecs=codecs, layout=layout
+  )
   # Three rows are rounded up to the mesh's four; 6 of 7 clips have a picture.
   assert codecs.video.shapes == [(4, clips.FRAMES, *clips.SIZE, 3)] * 2
   one = dataclasses.replace(SETTINGS, batch_size=1)
-  dataset.encode(folder, tmp_path / "b", one, codecs=learned())
+  dataset.encode_dataset(folder, tmp_path / "b", one, codecs=learned())
   a, b = (loader.read_clips(tmp_path / x, "train") for x in "ab")
   assert a["name"] == b["name"] and len(a["name"]) == NUM
   for name in ("video", "audio", "text", "has_video", "has_audio"):
@@ -51,7 +54,7 @@ def test_a_mesh_takes_many_rows_and_always_as_many(folder, tmp_path, learned):
 
 
 def test_the_variance_is_kept_where_there_is_one(folder, tmp_path, learned):
-  dataset.encode(folder, tmp_path / "data", SETTINGS, codecs=learned())
+  dataset.encode_dataset(folder, tmp_path / "data", SETTINGS, codecs=learned())
   assert records.read_metadata(tmp_path / "data")["logvar"] == ["video"]
   split = records.open_split(tmp_path / "data", "train")
   video, _ = media.read_clip(folder / "0.mp4", frames=clips.FRAMES)
@@ -65,7 +68,7 @@ def test_the_variance_is_kept_where_there_is_one(folder, tmp_path, learned):
   assert kinds.equals(learned())
 
   settings = dataclasses.replace(SETTINGS, keep_logvar=False)
-  dataset.encode(folder, tmp_path / "mean", settings, codecs=learned())
+  dataset.encode_dataset(folder, tmp_path / "mean", settings, codecs=learned())
   assert not records.read_metadata(tmp_path / "mean")["logvar"]
   other = records.open_split(tmp_path / "mean", "train")[0]
   np.testing.assert_array_equal(other["video"], split[0]["video"])
@@ -75,7 +78,9 @@ def test_the_variance_is_kept_where_there_is_one(folder, tmp_path, learned):
 def test_where_shards_begin_does_not_depend_on_what_can_be_used():
   names = [captions.ClipFile(None, f"{i}", split="ab"[i % 2]) for i in range(7)]
   jobs = batches.make_jobs(names, 2)
-  found = [(j.split, j.index, "".join(c.name for c in j.clips)) for j in jobs]
+  found = [
+    (j.split, j.index, "".join(c.name for c in j.clip_files)) for j in jobs
+  ]
   assert found == [
     ("a", 0, "02"), ("a", 1, "46"), ("b", 0, "13"), ("b", 1, "5")
   ]  # fmt: skip
@@ -83,29 +88,29 @@ def test_where_shards_begin_does_not_depend_on_what_can_be_used():
 
 def test_batches_end_with_their_shard_and_count_only_what_can_be_used():
   class Pretended(decode_pool.DecodePool):
-    def __call__(self, clips):
-      for clip in clips:
+    def __call__(self, clip_files):
+      for file in clip_files:
         bad = media.ClipError("bad")
-        yield clip, bad if clip.name in "125" else media.Clip(None, None)
+        yield file, bad if file.name in "125" else media.Clip(None, None)
 
   names = [captions.ClipFile(None, f"{i}", split="a") for i in range(8)]
   jobs = batches.make_jobs(names, 4)
   found = [
-    (b.index, "".join(source.name for source, _ in b.read))
-    for b in batches.read_batches(jobs, Pretended(0), 2)
+    (b.index, "".join(file.name for file, _ in b.decoded))
+    for b in batches.decode_batches(jobs, Pretended(0), 2)
   ]
   assert found == [(0, "0123"), (1, "456"), (1, "7")]
 
 
 def test_one_is_made_ahead_of_the_caller():
   made = []
-  results = batches.ahead(lambda i: made.append(i) or i, iter(range(4)))
+  results = batches.prefetch(lambda i: made.append(i) or i, iter(range(4)))
   assert next(results) == 0
   assert list(results) == [1, 2, 3] == made[1:]
 
 
 def test_errors_of_what_is_made_ahead_reach_the_caller():
-  results = batches.ahead(lambda i: 1 // i, [1, 0, 1])
+  results = batches.prefetch(lambda i: 1 // i, [1, 0, 1])
   assert next(results) == 1
   with pytest.raises(ZeroDivisionError):
     list(results)

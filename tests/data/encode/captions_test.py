@@ -1,3 +1,5 @@
+"""Captions joined with the clips of a folder."""
+
 import json
 
 import pytest
@@ -12,10 +14,10 @@ def make_folder(path, *names):
 
 
 def test_prompt_puts_spoken_words_in_quotation_marks():
-  assert captions.prompt("A man.", "Hi!", "Wind.") == 'A man. "Hi!" Wind.'
-  assert captions.prompt("A man.", "", " Wind. ") == "A man. Wind."
-  assert captions.prompt("", 'Say "no".') == "\"Say 'no'.\""
-  assert captions.prompt() == ""
+  assert captions.make_prompt("A man.", "Hi!", "Wind.") == 'A man. "Hi!" Wind.'
+  assert captions.make_prompt("A man.", "", " Wind. ") == "A man. Wind."
+  assert captions.make_prompt("", 'Say "no".') == "\"Say 'no'.\""
+  assert captions.make_prompt() == ""
 
 
 def test_clips_are_sorted_and_joined_with_captions(tmp_path):
@@ -26,7 +28,7 @@ def test_clips_are_sorted_and_joined_with_captions(tmp_path):
   ]
   text = "\n\n".join(json.dumps(row) for row in rows)
   (tmp_path / "captions.jsonl").write_text(text)
-  found = captions.list_sources(tmp_path)
+  found = captions.list_clips(tmp_path)
   assert [(s.name, s.caption, s.split) for s in found] == [
     ("a.wav", "Wind.", ""),
     ("b.mp4", "", ""),
@@ -38,13 +40,13 @@ def test_clips_are_sorted_and_joined_with_captions(tmp_path):
 def test_csv_says_the_same_as_jsonl(tmp_path):
   make_folder(tmp_path, "a.mp4")
   (tmp_path / "own.csv").write_text('file,video,speech\na.mp4,"A, b.",Hi\n')
-  (source,) = captions.list_sources(tmp_path, tmp_path / "own.csv")
-  assert source.caption == 'A, b. "Hi"'
+  (clip_file,) = captions.list_clips(tmp_path, tmp_path / "own.csv")
+  assert clip_file.caption == 'A, b. "Hi"'
 
 
 def test_no_clips_is_an_error(tmp_path):
   with pytest.raises(ValueError, match="No clips"):
-    captions.list_sources(tmp_path)
+    captions.list_clips(tmp_path)
 
 
 def test_captions_that_name_missing_files_list_them(tmp_path):
@@ -52,7 +54,7 @@ def test_captions_that_name_missing_files_list_them(tmp_path):
   text = "\n".join(json.dumps({"file": f"{i}.mp4"}) for i in range(7))
   (tmp_path / "captions.jsonl").write_text(text)
   with pytest.raises(ValueError, match=r"7 files .* 0.mp4, .* and 2 more"):
-    captions.list_sources(tmp_path)
+    captions.list_clips(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -68,12 +70,12 @@ def test_bad_captions_are_one_error(tmp_path, text, reason):
   make_folder(tmp_path, "a.mp4")
   (tmp_path / "captions.jsonl").write_text(text)
   with pytest.raises(ValueError, match=reason):
-    captions.list_sources(tmp_path)
+    captions.list_clips(tmp_path)
 
 
 def test_captions_must_exist_and_be_of_a_known_kind(tmp_path):
   make_folder(tmp_path, "a.mp4")
   with pytest.raises(ValueError, match="no such captions"):
-    captions.list_sources(tmp_path, tmp_path / "absent.csv")
+    captions.list_clips(tmp_path, tmp_path / "absent.csv")
   with pytest.raises(ValueError, match="must be one of"):
-    captions.list_sources(tmp_path, tmp_path / "captions.txt")
+    captions.list_clips(tmp_path, tmp_path / "captions.txt")

@@ -1,3 +1,5 @@
+"""Encoding a folder of clips with linear codecs."""
+
 import dataclasses
 import subprocess
 import sys
@@ -34,7 +36,7 @@ def folder(tmp_path):
 
 
 def test_clips_become_records_that_decode_to_them(folder, tmp_path):
-  summary = dataset.encode(folder, tmp_path / "data", SETTINGS)
+  summary = dataset.encode_dataset(folder, tmp_path / "data", SETTINGS)
   assert sum(summary.encoded.values()) == NUM
   assert not summary.skipped
   assert summary.cut_captions == NUM  # Disc 3 . " Oh ! " and the end are 8.
@@ -44,7 +46,7 @@ def test_clips_become_records_that_decode_to_them(folder, tmp_path):
   source = media.read_clip(folder / train["name"][0], frames=clips.FRAMES)
   decoded = codecs.video.decode(train["video"][:1])[0].astype(float)
   assert np.square(decoded - source.video).mean() < 200
-  splits = {records.split_of(f"{i}.mp4", 0.2) for i in range(NUM)}
+  splits = {records.split_by_hash(f"{i}.mp4", 0.2) for i in range(NUM)}
   assert splits == {"train", "validation"} == summary.encoded.keys()
 
 
@@ -55,7 +57,7 @@ def test_a_bad_clip_is_left_out_with_its_reason(folder, tmp_path):
   media.write_mp4(folder / "4.mp4", video, 25.0)
   media.write_mp4(folder / "5.mp4", video[:3], 25.0, audio)
   media.write_mp4(folder / "new.mp4", video, 25.0, audio)
-  summary = dataset.encode(folder, tmp_path / "data", SETTINGS)
+  summary = dataset.encode_dataset(folder, tmp_path / "data", SETTINGS)
   reasons = {
     name: text.split(": ", 1)[1] for name, text in summary.skipped.items()
   }
@@ -74,7 +76,7 @@ def test_clips_that_lack_what_is_not_needed_are_kept(folder, tmp_path):
     SETTINGS, need_video=False, need_audio=False, need_caption=False,
     validation_fraction=0.0,
   )  # fmt: skip
-  summary = dataset.encode(folder, tmp_path / "data", settings)
+  summary = dataset.encode_dataset(folder, tmp_path / "data", settings)
   assert summary.encoded == {"train": NUM + 1}
   assert summary.without_caption == 1
   read = loader.read_clips(tmp_path / "data", "train")
@@ -106,7 +108,7 @@ def test_strange_clips_give_latents_or_a_reason(folder, tmp_path):
   settings = dataclasses.replace(
     SETTINGS, need_video=False, need_caption=False, validation_fraction=0.0
   )
-  summary = dataset.encode(folder, tmp_path / "data", settings)
+  summary = dataset.encode_dataset(folder, tmp_path / "data", settings)
   assert {
     name: reason.split(": ", 1)[1][:19]
     for name, reason in summary.skipped.items()
@@ -130,7 +132,7 @@ def test_strange_clips_give_latents_or_a_reason(folder, tmp_path):
 def test_clips_may_be_pictures(folder, tmp_path):
   """One frame: a data set of images, or with the sound of one frame."""
   settings = dataclasses.replace(SETTINGS, frames=1, need_audio=False)
-  dataset.encode(folder, tmp_path / "data", settings)
+  dataset.encode_dataset(folder, tmp_path / "data", settings)
   shapes = records.read_metadata(tmp_path / "data")["shapes"]
   assert shapes["video"] == [1, 2, 3, 6] and shapes["audio"] == [5, 6]
   clip = loader.read_clips(tmp_path / "data", "train", 1)
@@ -140,7 +142,7 @@ def test_clips_may_be_pictures(folder, tmp_path):
 
 def test_given_codecs_are_used(folder, tmp_path):
   codecs = clips.codecs()
-  dataset.encode(folder, tmp_path / "data", SETTINGS, codecs=codecs)
+  dataset.encode_dataset(folder, tmp_path / "data", SETTINGS, codecs=codecs)
   loaded = Codecs.load(tmp_path / "data" / "codecs")
   np.testing.assert_array_equal(loaded.video.basis, codecs.video.basis)
 
@@ -150,9 +152,9 @@ def test_an_existing_output_is_kept_unless_forced(folder, tmp_path):
   output.mkdir()
   (output / "mine.txt").touch()
   with pytest.raises(ValueError, match="exists"):
-    dataset.encode(folder, output, SETTINGS)
+    dataset.encode_dataset(folder, output, SETTINGS)
   assert [path.name for path in output.iterdir()] == ["mine.txt"]
-  dataset.encode(folder, output, SETTINGS, force=True)
+  dataset.encode_dataset(folder, output, SETTINGS, force=True)
   assert not (output / "mine.txt").exists()
   assert records.read_metadata(output)["frames"] == clips.FRAMES
 
@@ -189,7 +191,7 @@ def test_bad_input_is_one_error_and_nothing_is_written(
   make_bad(kind, folder)
   before = set(tmp_path.iterdir())
   with pytest.raises(ValueError, match=reason):
-    dataset.encode(folder, tmp_path / "data", SETTINGS)
+    dataset.encode_dataset(folder, tmp_path / "data", SETTINGS)
   assert set(tmp_path.iterdir()) == before
 
 
@@ -214,11 +216,11 @@ def test_given_codecs_must_be_of_the_sizes_that_are_said():
   codecs = clips.codecs()
   sizes = dict(video_channels=8, audio_channels=6, text_length=6, text_width=8)
   dataset.EncodeSettings(**sizes).check(codecs)
-  with pytest.raises(ValueError, match="text_width is 16, theirs 8"):
+  with pytest.raises(ValueError, match="text_width is 16, the codecs' is 8"):
     dataset.EncodeSettings(**sizes | {"text_width": 16}).check(codecs)
   with pytest.raises(ValueError, match="cannot be fitted"):
     settings = dataset.EncodeSettings(codec="wan")
-    dataset.encode("clips", "data", settings)
+    dataset.encode_dataset("clips", "data", settings)
 
 
 def test_the_command(folder, tmp_path):
@@ -234,4 +236,4 @@ def test_the_command(folder, tmp_path):
   assert "Encoded 14 clips" in done.stdout
   again = subprocess.run(command, capture_output=True, text=True)
   assert again.returncode == 1
-  assert again.stderr.strip().endswith("replace it: --force.")
+  assert again.stderr.strip().endswith("replace it with --force.")

@@ -1,10 +1,10 @@
-"""Encoding that stops and goes on."""
+"""Encoding that is interrupted and resumed."""
 
 import dataclasses
 
 import pytest
 
-from ccl_jax.data import records
+from ccl_jax.data import records, shards
 from ccl_jax.data.encode import dataset, staging
 from configs.ccl import get_config
 from tests import bucket, commands
@@ -36,14 +36,16 @@ def contents(path):
 
 def interrupt(folder, output, learned, settings=SETTINGS, after=4):
   with pytest.raises(KeyboardInterrupt):
-    dataset.encode(folder, output, settings, codecs=learned(stop_after=after))
+    dataset.encode_dataset(
+      folder, output, settings, codecs=learned(stop_after=after)
+    )
 
 
 def test_a_run_that_goes_on_equals_one_that_never_stopped(
   folder, tmp_path, learned
 ):
   whole, output = tmp_path / "whole", tmp_path / "data"
-  dataset.encode(folder, whole, SETTINGS, codecs=learned())
+  dataset.encode_dataset(folder, whole, SETTINGS, codecs=learned())
   interrupt(folder, output, learned)
   assert not output.exists()
   work = tmp_path / "data.partial"
@@ -53,7 +55,7 @@ def test_a_run_that_goes_on_equals_one_that_never_stopped(
   (work / ".ccl-train.array_record-00001.9.partial").touch()  # as if killed
 
   codecs = learned()
-  summary = dataset.encode(folder, output, SETTINGS, codecs=codecs)
+  summary = dataset.encode_dataset(folder, output, SETTINGS, codecs=codecs)
   assert contents(output) == contents(whole)
   assert not work.exists() and not list(output.rglob(".*"))
   for path, changed in kept.items():
@@ -72,29 +74,31 @@ def test_other_settings_clips_and_codecs_do_not_go_on(
   other = dataclasses.replace(SETTINGS, frames=1)
   with pytest.raises(
     ValueError,
-    match=r"begun otherwise: encode.frames was 5, now it is 1\..*--f",
+    match=r"other settings: encode.frames was 5, now it is 1\..*--f",
   ):
-    dataset.encode(folder, output, other, codecs=learned())
+    dataset.encode_dataset(folder, output, other, codecs=learned())
   with pytest.raises(ValueError, match="codecs was given, now it is fitted"):
     linear = dataclasses.replace(SETTINGS, codec="linear")
-    dataset.encode(folder, output, linear)
-  with pytest.raises(ValueError, match="begun with other codecs"):
-    dataset.encode(folder, output, SETTINGS, codecs=clips.codecs())
+    dataset.encode_dataset(folder, output, linear)
+  with pytest.raises(ValueError, match="started with other codecs"):
+    dataset.encode_dataset(folder, output, SETTINGS, codecs=clips.codecs())
   captions = tmp_path / "captions.jsonl"
   captions.write_text('{"file": "0.mp4", "video": "Another."}')
   with pytest.raises(ValueError, match=r"clips\.digest"):
-    dataset.encode(
+    dataset.encode_dataset(
       folder, output, SETTINGS, codecs=learned(), captions=captions
     )
   assert contents(tmp_path / "data.partial") == before
-  dataset.encode(folder, output, other, codecs=learned(), force=True)
+  dataset.encode_dataset(folder, output, other, codecs=learned(), force=True)
   assert records.read_metadata(output)["frames"] == 1
 
 
 def test_how_it_is_made_may_change(folder, tmp_path, learned):
   interrupt(folder, tmp_path / "data", learned)
   other = dataclasses.replace(SETTINGS, batch_size=3, num_workers=1)
-  summary = dataset.encode(folder, tmp_path / "data", other, codecs=learned())
+  summary = dataset.encode_dataset(
+    folder, tmp_path / "data", other, codecs=learned()
+  )
   assert sum(summary.encoded.values()) == NUM - 1
 
 
@@ -103,21 +107,21 @@ def test_fitted_codecs_are_not_fitted_again(folder, tmp_path, monkeypatch):
     SETTINGS, codec="linear", video_channels=6, audio_channels=6,
     text_length=6, text_width=8,
   )  # fmt: skip
-  add, added = dataset.shards.Shard.add, []
+  add, added = shards.ShardWriter.add, []
 
-  def stop(shard, example):
-    added.append(example.name)
+  def stop(writer, clip):
+    added.append(clip.name)
     if len(added) == 4:
       raise KeyboardInterrupt
-    add(shard, example)
+    add(writer, clip)
 
   with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-    patch.setattr(dataset.shards.Shard, "add", stop)
-    dataset.encode(folder, tmp_path / "data", linear)
+    patch.setattr(shards.ShardWriter, "add", stop)
+    dataset.encode_dataset(folder, tmp_path / "data", linear)
   with monkeypatch.context() as patch:
     patch.setattr(dataset, "fit_codecs", None)
-    dataset.encode(folder, tmp_path / "data", linear)
-  dataset.encode(folder, tmp_path / "whole", linear)
+    dataset.encode_dataset(folder, tmp_path / "data", linear)
+  dataset.encode_dataset(folder, tmp_path / "whole", linear)
   assert contents(tmp_path / "data") == contents(tmp_path / "whole")
 
 
@@ -130,9 +134,50 @@ def test_latents_that_are_refused_are_kept_to_be_looked_at(
     codecs.video, "posterior", lambda x: [30 * y for y in posterior(x)]
   )
   with pytest.raises(ValueError, match="video latents have mean"):
-    dataset.encode(folder, tmp_path / "data", SETTINGS, codecs=codecs)
+    dataset.encode_dataset(folder, tmp_path / "data", SETTINGS, codecs=codecs)
   assert not (tmp_path / "data").exists()
   assert "6 encoded clips are kept in" in caplog.text
+
+
+PLAN = {"settings": {"size": [16, 24]}}
+
+
+@pytest.mark.parametrize(
+  ("started", "is_complete", "force", "expected"),
+  [
+    (None, False, False, "start"),
+    (PLAN, False, False, "resume"),
+    (PLAN, False, True, "resume"),
+    ({"settings": {}}, False, False, "settings.size was None, now it is"),
+    ({"settings": {}}, False, True, "start"),
+    (None, True, False, "exists: choose another"),
+    (PLAN, True, False, "exists: choose another"),
+    (None, True, True, "start"),
+    (PLAN, True, True, "resume"),
+  ],
+)
+@pytest.mark.parametrize("is_remote", [False, True])
+def test_a_run_starts_resumes_or_is_refused(
+  tmp_path, started, is_complete, force, expected, is_remote
+):
+  output = (bucket.make() if is_remote else tmp_path) / "data"
+  if started is not None:
+    staging.open_output(output, started)
+    (staging.staging_dir(output) / "shard").write_text("of an earlier run")
+  if is_complete and is_remote:
+    (output / "metadata.json").write_text("{}")
+  elif is_complete:
+    output.mkdir()
+  if is_remote and is_complete and force:
+    expected = "start"  # in its place, what is complete is replaced
+  if expected in ("start", "resume"):
+    staging.open_output(output, PLAN, force)
+    kept = (staging.staging_dir(output) / "shard").exists()
+    assert kept == (expected == "resume")
+    staging.check_visible(output)
+  else:
+    with pytest.raises(ValueError, match=expected):
+      staging.open_output(output, PLAN, force)
 
 
 def test_a_folder_of_somebody_is_left_alone(tmp_path):
@@ -140,7 +185,7 @@ def test_a_folder_of_somebody_is_left_alone(tmp_path):
   (tmp_path / "data.partial" / "mine").touch()
   for force in (False, True):
     with pytest.raises(ValueError, match="is not an unfinished data set"):
-      staging.prepare(tmp_path / "data", {"a": 1}, force)
+      staging.open_output(tmp_path / "data", {"a": 1}, force)
   staging.discard(tmp_path / "data")
   assert (tmp_path / "data.partial" / "mine").exists()
 
@@ -151,13 +196,13 @@ def test_in_a_bucket_it_lies_in_its_place(folder, learned):
   with pytest.raises(ValueError, match="not encoded data"):
     records.read_metadata(output)
   codecs = learned()
-  dataset.encode(folder, output, SETTINGS, codecs=codecs)
+  dataset.encode_dataset(folder, output, SETTINGS, codecs=codecs)
   assert 0 < len(codecs.video.shapes) < NUM - 1
   assert sum(records.read_metadata(output)["counts"].values()) == NUM - 1
   with pytest.raises(ValueError, match="exists"):
-    dataset.encode(folder, output, SETTINGS, codecs=learned())
+    dataset.encode_dataset(folder, output, SETTINGS, codecs=learned())
   codecs = learned()
-  dataset.encode(folder, output, SETTINGS, codecs=codecs, force=True)
+  dataset.encode_dataset(folder, output, SETTINGS, codecs=codecs, force=True)
   assert len(codecs.video.shapes) == NUM - 1
 
 
@@ -175,7 +220,9 @@ def test_processes_share_the_work(folder, tmp_path):
     *(f"--config.encode.{name}={value}" for name, value in sizes.items()),
   )  # fmt: skip
   settings = get_config("size=tiny").encode.to_dict() | sizes
-  dataset.encode(folder, tmp_path / "one", dataset.EncodeSettings(**settings))
+  dataset.encode_dataset(
+    folder, tmp_path / "one", dataset.EncodeSettings(**settings)
+  )
   codes, texts = zip(*map(commands.finish, processes), strict=True)
   assert codes == (0, 0), "\n".join(texts)
   assert contents(tmp_path / "one") == contents(tmp_path / "two")

@@ -1,4 +1,4 @@
-"""What a host does: exit codes, SIGTERM, and the background run."""
+"""A host of a pod: exit codes, SIGTERM, and the background run."""
 
 import signal
 import subprocess
@@ -21,7 +21,7 @@ def await_file(path):
 
 
 def status(machine):
-  done = machine.run("host.sh", "status")
+  done = machine.run("worker.sh", "status")
   assert done.returncode == 0, done.stderr
   return done.stdout
 
@@ -29,14 +29,14 @@ def status(machine):
 @pytest.mark.parametrize("code", [0, 3])
 def test_train_passes_flags_and_code_on(machine, code):
   machine.play("python", f"exit {code}")
-  assert machine.run("host.sh", "train", *FLAGS).returncode == code
+  assert machine.run("worker.sh", "train", *FLAGS).returncode == code
   expected = ["python", "-m", "ccl_jax.train", "--distributed=auto", *FLAGS]
   assert machine.calls == [expected]
 
 
 def test_sigterm_saves_and_is_no_success(machine):
   machine.play("python", TRAIN)
-  with subprocess.Popen(**machine.command("host.sh", "train")) as process:
+  with subprocess.Popen(**machine.command("worker.sh", "train")) as process:
     await_file(machine.stubs / "begun")
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=10) == 128 + signal.SIGTERM
@@ -45,14 +45,14 @@ def test_sigterm_saves_and_is_no_success(machine):
 
 @pytest.mark.parametrize(("code", "word"), [(0, "finished"), (3, "failed")])
 def test_background_run_ends(machine, code, word):
-  assert status(machine) == "host: none\n"
+  assert status(machine) == "worker: none\n"
   machine.play("python", f"echo output; exit {code}")
-  assert machine.run("host.sh", "start", *FLAGS).returncode == 0
-  await_file(machine.checkout / "runs" / "host" / "code")
+  assert machine.run("worker.sh", "start", *FLAGS).returncode == 0
+  await_file(machine.checkout / "runs" / "worker" / "code")
   while "running" in (text := status(machine)):
     time.sleep(0.01)
-  assert text == f"host: {word}\n"
-  log = (machine.checkout / "runs" / "host" / "log").read_text()
+  assert text == f"worker: {word}\n"
+  log = (machine.checkout / "runs" / "worker" / "log").read_text()
   assert "output" in log
 
 
@@ -60,28 +60,28 @@ def test_background_run_is_stopped_and_replaced(machine):
   machine.play("python", TRAIN)
   for _ in range(2):
     (machine.stubs / "begun").unlink(missing_ok=True)
-    assert machine.run("host.sh", "start", *FLAGS).returncode == 0
+    assert machine.run("worker.sh", "start", *FLAGS).returncode == 0
     await_file(machine.stubs / "begun")
   assert len(machine.calls) == 2
   assert (machine.stubs / "saved").exists()
-  assert status(machine) == "host: running\n"
-  assert machine.run("host.sh", "stop").returncode == 0
-  assert status(machine) == "host: failed\n"
+  assert status(machine) == "worker: running\n"
+  assert machine.run("worker.sh", "stop").returncode == 0
+  assert status(machine) == "worker: failed\n"
 
 
 def test_stop_kills_what_does_not_listen(machine):
   deaf = TRAIN.partition("\n")[2]
   machine.play("python", f"trap '' TERM\n{deaf}")
-  machine.run("host.sh", "start", *FLAGS)
+  machine.run("worker.sh", "start", *FLAGS)
   await_file(machine.stubs / "begun")
-  assert machine.run("host.sh", "stop", STOP_SECONDS="0").returncode == 0
-  assert status(machine) == "host: failed\n"
+  assert machine.run("worker.sh", "stop", STOP_SECONDS="0").returncode == 0
+  assert status(machine) == "worker: failed\n"
 
 
 def test_setup_installs_once(machine):
   machine.play("uv venv", 'mkdir -p .venv/bin; cp "$0" .venv/bin/python')
   for _ in range(2):
-    assert machine.run("host.sh", "setup").returncode == 0
+    assert machine.run("worker.sh", "setup").returncode == 0
   calls = [" ".join(call) for call in machine.calls]
   assert len(calls) == 4
   assert "uv==" in calls[0]

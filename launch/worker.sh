@@ -1,19 +1,20 @@
 #!/usr/bin/env bash
-# What every host of a pod does. The launchers call it, on the host:
-#   bash launch/host.sh setup        makes .venv with what a TPU host needs
-#   bash launch/host.sh train FLAGS  trains in the foreground (GKE, Slurm)
-#   bash launch/host.sh start FLAGS  trains in the background (TPU VMs)
-#   bash launch/host.sh status       "host: " none, running, finished or failed
-#   bash launch/host.sh log          follows the output of the background run
-#   bash launch/host.sh stop         asks it to save and end, and waits
-# train ends with the code of the training program, but with 143 after a
-# SIGTERM. STOP_SECONDS (default 300) is how long `stop` waits before it kills.
-source "$(dirname "${BASH_SOURCE[0]}")/options.sh"
-state=runs/host # pid, code (once ended) and log of the background run
+# Trains on one host of a pod. The launchers run it there:
+#   bash launch/worker.sh setup        makes .venv with the packages of a TPU host
+#   bash launch/worker.sh train FLAGS  trains in the foreground (GKE, Slurm)
+#   bash launch/worker.sh start FLAGS  trains in the background (TPU VMs)
+#   bash launch/worker.sh status       prints "worker: " and none, running,
+#                                      finished or failed
+#   bash launch/worker.sh log          follows the output of the background run
+#   bash launch/worker.sh stop         stops it after it has saved
+# `train` ends with the code of the training program, but with 143 after a
+# SIGTERM. `stop` waits STOP_SECONDS (default 300) before it kills the run.
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+state=runs/worker # pid, code (once ended) and log of the background run
 
 setup() {
   if [[ ! -x .venv/bin/python ]]; then
-    # TPU images bring Python 3.10, too old for JAX; uv fetches a newer one.
+    # The Python 3.10 of TPU images is too old for JAX; uv fetches a newer one.
     PIP_BREAK_SYSTEM_PACKAGES=1 python3 -m pip install --quiet --user \
       uv==0.13.9
     python3 -m uv venv --quiet --seed --python=3.12 .venv
@@ -31,7 +32,7 @@ start() {
   stop
   mkdir -p "$state"
   rm -f "$state/code"
-  setsid nohup bash launch/host.sh background "$@" \
+  setsid nohup bash launch/worker.sh background "$@" \
     >>"$state/log" 2>&1 </dev/null &
   echo $! >"$state/pid"
 }
@@ -43,10 +44,10 @@ background() {
   mv "$state/code.partial" "$state/code"
 }
 
-# Whether the process that `start` made lives (numbers are given out again).
+# Whether the process of `start` runs: its id may belong to another one by now.
 is_running() {
   [[ -e $state/pid ]] &&
-    grep -qs host.sh "/proc/$(<"$state/pid")/cmdline"
+    grep -qs worker.sh "/proc/$(<"$state/pid")/cmdline"
 }
 
 status() {
@@ -60,7 +61,7 @@ status() {
   else
     tail -n 5 "$state/log" >&2
   fi
-  echo "host: $word"
+  echo "worker: $word"
 }
 
 log() { tail -n 50 -F "$state/log"; }

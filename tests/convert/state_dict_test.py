@@ -10,11 +10,12 @@ import pytest
 from safetensors.numpy import save_file
 
 from ccl_jax import sharding, trees
-from ccl_jax.checkpoints import streaming
+from ccl_jax.checkpoints import orbax_reader, streaming
 from ccl_jax.convert import layouts
-from ccl_jax.convert.load import dump, lazy, load
 from ccl_jax.convert.rules import Rule
-from ccl_jax.convert.torch_files import from_dict, open_tensors
+from ccl_jax.convert.state_dict import iter_state_dict, streamed_params
+from ccl_jax.convert.torch_files import open_state_dict
+from tests.convert.loading import from_dict, load
 
 TABLE = (
   Rule(
@@ -27,7 +28,7 @@ TABLE = (
     ("s/q", "s/k", "s/v"),
     layouts.fused(3).then(layouts.each(layouts.LINEAR)),
   ),
-  Rule(("left", "right"), "s/both", layouts.Layout(
+  Rule(("left", "right"), "s/both", layouts.WeightLayout(
     "join",
     lambda *x: (np.concatenate(x),),
     lambda x: tuple(np.split(x, 2)),
@@ -78,7 +79,7 @@ def shapes(dtype, specs=lambda path, shape: None):
 def test_there_and_back_bit_for_bit(dtype):
   theirs = draw(dtype)
   ours = load(from_dict(theirs), TABLE, shapes(dtype))
-  again = dict(dump(ours, TABLE))
+  again = dict(iter_state_dict(ours, TABLE))
   assert again.keys() == theirs.keys()
   for name, array in theirs.items():
     assert again[name].dtype == array.dtype
@@ -107,35 +108,32 @@ def test_cast():
   np.testing.assert_array_equal(ours["s"]["q"], expected)
 
 
-@pytest.mark.parametrize("small", [0, 2**26])
-def test_onto_a_mesh(tmp_path, monkeypatch, small):
-  """Stacked, plain, split and whole parameters; from a file, lazily.
-
-  Stacked layers both ways: written row by row, and put together before.
-  """
-  monkeypatch.setattr("ccl_jax.convert.load._SMALL", small)
+def test_onto_a_mesh(tmp_path):
+  """Stacked, plain, split and entire parameters; from a file to devices."""
   mesh = sharding.make_mesh(jax.devices(), fsdp=4, data=2)
   layout = sharding.Layout(mesh)
 
   def specs(path, shape):
-    if path == "s/blocks/gate":
-      return layout.sharding()
-    if len(shape) < 2:
+    if path == "s/blocks/gate" or len(shape) < 2:
       return layout.sharding()
     return layout.sharding(*[None] * (len(shape) - 2), ("fsdp"), ("data"))
 
   theirs = draw()
   save_file(theirs, tmp_path / "x.safetensors")
-  tensors = open_tensors(tmp_path / "x.safetensors")
+  state_dict = open_state_dict(tmp_path / "x.safetensors")
   wanted = shapes(np.float32, specs)
-  ours = load(tensors, TABLE, wanted)
+  made = streamed_params(state_dict, TABLE, wanted)
+  streaming.write_arrays(tmp_path / "there", made)
+  ours = orbax_reader.read_tree(tmp_path / "there", wanted)
   one = load(from_dict(theirs), TABLE, shapes(np.float32))
   for path, x in trees.flatten(ours).items():
     assert x.sharding == trees.flatten(wanted)[path].sharding, path
     np.testing.assert_array_equal(x, trees.flatten(one)[path])
   kernel = ours["s"]["blocks"]["0"]["kernel"]
   assert kernel.addressable_shards[0].data.shape == (3, 1, 4)
-  assert dict(dump(ours, TABLE)).keys() == theirs.keys()
+  again = dict(iter_state_dict(ours, TABLE))
+  for name, array in theirs.items():
+    np.testing.assert_array_equal(again[name], array)
 
 
 def test_one_tensor_is_read_at_a_time():
@@ -145,8 +143,8 @@ def test_one_tensor_is_read_at_a_time():
     read.append(name)
     return theirs.read(name)
 
-  tensors = dataclasses.replace(theirs, read=one)
-  made = lazy(tensors, TABLE, shapes(np.float32))
+  state_dict = dataclasses.replace(theirs, read=one)
+  made = streamed_params(state_dict, TABLE, shapes(np.float32))
   assert not read
   leaf = trees.flatten(made)["s/blocks/0/kernel"]
   for n, (row, _) in enumerate(leaf.parts()):
@@ -156,10 +154,10 @@ def test_one_tensor_is_read_at_a_time():
 @pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
 def test_lazy_keeps_the_dtype_of_the_file(tmp_path, dtype):
   theirs = from_dict(draw(dtype))
-  made = lazy(theirs, TABLE, shapes(np.float32))
+  made = streamed_params(theirs, TABLE, shapes(np.float32))
   assert {x.dtype for x in trees.flatten(made).values()} == {np.dtype(dtype)}
-  streaming.write(tmp_path / "there", made)
-  found = streaming.read(tmp_path / "there", shapes(dtype))
+  streaming.write_arrays(tmp_path / "there", made)
+  found = orbax_reader.read_tree(tmp_path / "there", shapes(dtype))
   direct = load(theirs, TABLE, shapes(dtype))
   jax.tree.map(np.testing.assert_array_equal, found, direct)
 
@@ -168,9 +166,6 @@ def test_what_does_not_fit_names_the_file(tmp_path):
   theirs = draw()
   theirs["scales"] = theirs.pop("scale")
   save_file(theirs, tmp_path / "x.safetensors")
-  tensors = open_tensors(tmp_path / "x.safetensors")
-  for read in (load, lazy):
-    with pytest.raises(
-      ValueError, match=r"x\.safetensors.*\n.*only in the file"
-    ):
-      read(tensors, TABLE, shapes(np.float32))
+  state_dict = open_state_dict(tmp_path / "x.safetensors")
+  with pytest.raises(ValueError, match=r"x\.safetensors.*\n.*only in the file"):
+    streamed_params(state_dict, TABLE, shapes(np.float32))

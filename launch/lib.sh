@@ -1,9 +1,9 @@
-# Sourced by the launchers: flags, errors, dry runs, quoting, SIGTERM.
+# Functions that the launchers share: flags, errors, dry runs, quoting, SIGTERM.
 #
-# A launcher says which flags it has, with their defaults, in
+# A launcher declares its flags with their defaults:
 #   declare -A flag=([name]="" [slices]=1 [spot]=no)
-# where a default of "no" makes a switch. `parse_flags "$@"` fills `flag`,
-# `extra` (each --extra=...) and `training` (what stands behind --).
+# A default of "no" makes a switch. `parse_flags "$@"` fills `flag`, `extra`
+# (each --extra=...) and `training` (all arguments after --).
 set -euo pipefail
 script=$(realpath "$0")
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -32,7 +32,7 @@ parse_flags() {
       *) fail "unexpected argument '$argument'; see --help" ;;
     esac
     if [[ ! $name =~ ^[a-z-]+$ || -z ${flag[$name]+known} ]]; then
-      fail "unknown flag --$name; see --help (training flags stand behind --)"
+      fail "unknown flag --$name; see --help (training flags follow --)"
     fi
     if [[ ${flag[$name]} =~ ^(yes|no)$ ]]; then
       [[ $argument != *=* ]] || fail "--$name takes no value"
@@ -53,16 +53,16 @@ need() {
   done
 }
 
-# Fails unless every named flag is a whole number.
+# Fails unless every named flag is an integer of at least 0.
 need_number() {
   local name
   for name in "$@"; do
     [[ ${flag[$name]} =~ ^(0|[1-9][0-9]*)$ ]] ||
-      fail "--$name=${flag[$name]}: expected a whole number"
+      fail "--$name=${flag[$name]}: expected an integer"
   done
 }
 
-# Fails unless every named flag is a whole number of at least 1.
+# Fails unless every named flag is an integer of at least 1.
 need_positive() {
   local name
   need_number "$@"
@@ -77,7 +77,7 @@ need_workdir() {
   for argument in "${training[@]}"; do
     [[ $argument != --workdir="$1"?* ]] || return 0
   done
-  fail "give the training flags behind --, among them --workdir=${1}PATH:" \
+  fail "expected training flags after --, among them --workdir=${1}PATH:" \
     "all hosts share it, and a restart resumes from it"
 }
 
@@ -100,9 +100,9 @@ run() {
   fi
 }
 
-# Runs a command and hands SIGTERM on to it. Returns its code, or 143 after a
-# SIGTERM: the training program then saves and ends with 0, which whoever
-# watches would take for a run that has come to its end.
+# Runs a command and passes SIGTERM on to it. Returns its code, or 143 after a
+# SIGTERM: the training program then saves and ends with 0, as if the run were
+# complete.
 supervise() {
   local child code=0 stopped=""
   trap 'stopped=yes; kill -TERM "$child" 2>/dev/null || true' TERM

@@ -1,0 +1,135 @@
+"""Reading of arrays from a folder that Orbax, or `streaming`, has written.
+
+Arrays are read straight into the shardings that are asked for: each host reads
+the parts of its own devices, however many devices and hosts had written them.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from etils import epath
+
+from ccl_jax import files
+from ccl_jax.array_types import PyTree
+
+_SHOWN = 10  # lines of a difference
+
+
+class BrokenError(ValueError):
+  """A folder of arrays whose files are lost, cut short or unreadable."""
+
+
+def read_metadata(folder: epath.PathLike) -> dict[str, Any]:
+  """Returns path -> an object with shape and dtype; reads no array.
+
+  Raises:
+    BrokenError: the metadata cannot be read, or there are none.
+  """
+  tree = _read_tree_metadata(folder)
+  return dict(zip(leaf_paths(tree), jax.tree.leaves(tree), strict=True))
+
+
+def read_arrays(
+  folder: epath.PathLike, wanted: Mapping[str, jax.ShapeDtypeStruct]
+) -> dict[str, jax.Array]:
+  """Returns some arrays by path; the others are not read.
+
+  Args:
+    wanted: path -> shape, dtype and sharding. An array without a sharding goes
+      to one device; all are cast to their dtypes.
+
+  Raises:
+    BrokenError: an array cannot be read.
+  """
+  tree = _read_tree_metadata(folder)
+  paths, structure = leaf_paths(tree), jax.tree.structure(tree)
+  item = [wanted.get(path, ocp.PLACEHOLDER) for path in paths]
+  arguments = ocp.args.PyTreeRestore(
+    item=structure.unflatten(item),
+    restore_args=structure.unflatten([_restore_args(x) for x in item]),
+  )
+  # The handler without a Checkpointer around it: that has barriers, where a
+  # host that can read would wait forever for one that cannot.
+  handler = ocp.PyTreeCheckpointHandler()
+  try:
+    found = handler.restore(files.absolute(folder), args=arguments)
+  except Exception as error:  # TensorStore raises many types.
+    raise broken(folder, error) from error
+  arrays = dict(zip(paths, structure.flatten_up_to(found), strict=True))
+  return {path: arrays[path] for path in wanted}
+
+
+def read_tree(folder: epath.PathLike, shapes: PyTree) -> PyTree:
+  """Returns all arrays of a folder, as the leaves of `shapes`.
+
+  Args:
+    shapes: ShapeDtypeStructs, as `read_arrays` takes them.
+
+  Raises:
+    ValueError: the folder has other leaves, or some of another shape.
+    BrokenError: it cannot be read.
+  """
+  leaves, structure = jax.tree.flatten(shapes)
+  wanted = dict(zip(leaf_paths(shapes), leaves, strict=True))
+  saved = {p: tuple(x.shape) for p, x in read_metadata(folder).items()}
+  expected = {path: tuple(x.shape) for path, x in wanted.items()}
+  if saved != expected:
+    raise ValueError(
+      f"'{folder}' holds arrays of another model:\n"
+      + difference(saved, expected)
+    )
+  arrays = read_arrays(folder, wanted)
+  return jax.tree.unflatten(structure, [arrays[path] for path in wanted])
+
+
+def difference(
+  saved: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]
+) -> str:
+  """Returns lines with the paths of one side only, and shapes that differ."""
+  lines = [f"  only saved: {p} {saved[p]}" for p in saved if p not in expected]
+  lines += [
+    f"  only expected: {p} {expected[p]}" for p in expected if p not in saved
+  ]
+  lines += [
+    f"  {p}: saved {saved[p]}, expected {expected[p]}"
+    for p in saved
+    if p in expected and saved[p] != expected[p]
+  ]
+  more = len(lines) - _SHOWN
+  return "\n".join(lines[:_SHOWN] + ([f"  and {more} more"] * (more > 0)))
+
+
+def leaf_paths(tree: PyTree) -> list[str]:
+  """Returns "a/b/0" for every leaf, fields of named tuples by their name."""
+  keys = [path for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]]
+  return [
+    jax.tree_util.keystr(path, simple=True, separator="/") for path in keys
+  ]
+
+
+def broken(folder: epath.PathLike, error: Exception | str) -> BrokenError:
+  """Returns the error for a folder, with the first line of its reason."""
+  lines = str(error).strip().splitlines() or [type(error).__name__]
+  return BrokenError(f"'{folder}' cannot be read: {lines[0][:200]}")
+
+
+def _read_tree_metadata(folder: epath.PathLike) -> PyTree:
+  """Returns Orbax' metadata of the arrays, in the structure of the tree."""
+  handler = ocp.PyTreeCheckpointHandler()
+  try:
+    return handler.metadata(files.absolute(folder)).tree
+  except Exception as error:  # Damaged JSON fails in many ways.
+    raise broken(folder, error) from error
+
+
+def _restore_args(leaf: Any) -> ocp.RestoreArgs:
+  if leaf is ocp.PLACEHOLDER:
+    return ocp.RestoreArgs()
+  sharding = leaf.sharding or jax.sharding.SingleDeviceSharding(
+    jax.local_devices()[0]
+  )
+  return ocp.ArrayRestoreArgs(
+    sharding=sharding, global_shape=leaf.shape, dtype=leaf.dtype
+  )

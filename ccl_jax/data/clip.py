@@ -1,0 +1,82 @@
+"""The shape of a clip in pixels, seconds and latents; a generated clip."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from etils import epath
+from jaxtyping import Float, UInt8
+
+from ccl_jax.array_types import audio_per_frame
+from ccl_jax.codecs.api import Codecs
+from ccl_jax.data import media
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipShape:
+  """Frame rate, number of frames and size (y, x) in pixels of a clip."""
+
+  fps: float
+  frames: int
+  size: tuple[int, int]
+
+  @classmethod
+  def from_dict(cls, mapping: Mapping[str, Any]) -> "ClipShape":
+    """Returns the shape from plain values, such as a metadata.json's.
+
+    mapping: has `fps`, `frames` and `size`; other keys are ignored.
+    """
+    return cls(mapping["fps"], mapping["frames"], tuple(mapping["size"]))
+
+  def latent_shapes(self, codecs: Codecs) -> dict[str, tuple[int, ...]]:
+    """Returns the shapes of one clip's latents: (f, h, w, c) and (m, c)."""
+    _, y, x = codecs.video.stride
+    f = codecs.video.latent_frames(self.frames)
+    m = f * audio_per_frame(self.fps, codecs.audio.rate)
+    return {
+      "video": (f, self.size[0] // y, self.size[1] // x, codecs.video.channels),
+      "audio": (m, codecs.audio.channels),
+    }
+
+  def num_samples(self, codecs: Codecs) -> int:
+    """Returns the number of audio samples of a clip."""
+    return round(self.frames / self.fps * codecs.audio.sample_rate)
+
+  def check(
+    self,
+    codecs: Codecs,
+    videos: Sequence[np.ndarray],
+    audios: Sequence[np.ndarray],
+  ) -> None:
+    """Raises ValueError for frames or samples that are not of this shape."""
+    frames, samples = (self.frames, *self.size, 3), (self.num_samples(codecs),)
+    pairs = [(x, frames) for x in videos] + [(x, samples) for x in audios]
+    for x, expected in pairs:
+      if x.shape != expected:
+        raise ValueError(
+          f"got {x.shape=}, expected {expected}: read it with"
+          " data.media.read_clip."
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class GeneratedClip:
+  """Decoded frames, samples, or both, and the log-mel of the samples."""
+
+  fps: float
+  sample_rate: int
+  video: UInt8[np.ndarray, "t y x 3"] | None = None
+  audio: Float[np.ndarray, " s"] | None = None
+  mel: Float[np.ndarray, "n mels"] | None = None
+
+  def save(self, path: epath.PathLike) -> epath.Path:
+    """Writes mp4, or wav if there is no video; returns the path written."""
+    path = epath.Path(path)
+    if self.video is None:
+      path = path.with_suffix(".wav")
+      media.write_wav(path, self.audio, self.sample_rate)
+    else:
+      path = path.with_suffix(".mp4")
+      media.write_mp4(path, self.video, self.fps, self.audio, self.sample_rate)
+    return path

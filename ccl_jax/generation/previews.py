@@ -1,0 +1,109 @@
+"""Held-out clips that are sampled while a model trains."""
+
+import dataclasses
+from collections.abc import Mapping
+
+from etils import epath
+
+from ccl_jax import distributed
+from ccl_jax.data import records
+from ccl_jax.data.clip import GeneratedClip
+from ccl_jax.data.loader import read_clips
+from ccl_jax.diffusion import tasks
+from ccl_jax.generation import requests, stages
+from ccl_jax.generation.pipeline import Pipeline
+from ccl_jax.metrics import contact_sheet
+from ccl_jax.training.log import MetricWriter
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalConfig:
+  """The `eval` section.
+
+  Attributes:
+    every_steps: steps between two evaluations; the last step has one too.
+    split: of the data.
+    num_clips: clips for each task.
+    tasks: inference tasks; none for no evaluation.
+
+  Raises:
+    ValueError: an unknown task.
+  """
+
+  every_steps: int = 1000
+  split: str = "validation"
+  num_clips: int = 4
+  tasks: tuple[str, ...] = ("t2av", "a2v")
+
+  def __post_init__(self):
+    for name in self.tasks:
+      tasks.inference_task(name)
+
+  def check(self, streams: tuple[str, ...], data: str) -> None:
+    """Checks that the model has the tasks' streams and the data the split.
+
+    Raises:
+      ValueError: it does not.
+    """
+    if self.tasks:
+      records.open_split(data, self.split)
+    for name in self.tasks:
+      if set(tasks.inference_task(name).streams) - set(streams):
+        raise ValueError(
+          f"eval.tasks has '{name}', but the model has only {streams}."
+        )
+
+  def should_run(self, step: int, num_steps: int) -> bool:
+    """Returns whether to sample after `step` of `num_steps` steps."""
+    is_due = step % self.every_steps == 0 or step == num_steps
+    return bool(self.tasks) and is_due
+
+
+def write_previews(
+  pipeline: Pipeline,
+  config: EvalConfig,
+  data: str,
+  workdir: epath.Path,
+  log: MetricWriter,
+) -> None:
+  """Samples held-out prompts into samples/STEP and TensorBoard.
+
+  All processes sample, one decodes and writes.
+  """
+  clips = read_clips(data, config.split, config.num_clips)
+  folder = workdir / "samples" / str(pipeline.step)
+  for name in config.tasks:
+    items = requests.from_clips(tasks.inference_task(name), clips)
+    made = pipeline.generate(
+      items, batch_size=len(items), finish=_decode_on_lead(pipeline)
+    )
+    if made:
+      _write(made, clips["caption"], name, pipeline.step, folder, log)
+
+
+def _decode_on_lead(pipeline: Pipeline):
+  """Returns a last stage of generation that decodes in one process only."""
+
+  def decode(batch, latents: Mapping, shares: Mapping) -> list[GeneratedClip]:
+    return stages.decode(pipeline, latents) if distributed.is_lead() else []
+
+  return decode
+
+
+def _write(
+  made: list[GeneratedClip],
+  captions: list[str],
+  task: str,
+  step: int,
+  folder: epath.Path,
+  log: MetricWriter,
+) -> None:
+  """Writes the clips of a task, and their sound and a contact sheet."""
+  for i, clip in enumerate(made):
+    clip.save(folder / f"{task}_{i}.mp4")
+    if clip.audio is not None:
+      log.write_audio(f"{task}/{i}", clip.audio, clip.sample_rate, step)
+  rows = zip(captions, made, strict=True)
+  sheet = contact_sheet.contact_sheet([(t, x.video, x.mel) for t, x in rows])
+  contact_sheet.save_png(folder / f"{task}.png", sheet)
+  log.write_image(task, sheet, step)

@@ -1,0 +1,130 @@
+"""A plan of the model: all that is known of it before it has arrays.
+
+Generation, export and compiling a sampler need no more. Training adds an
+objective and an optimizer (`training.setup`).
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from ccl_jax import trees
+from ccl_jax.array_types import STREAMS, PyTree
+from ccl_jax.models import joint
+from ccl_jax.sharding import Layout, Rules, axes_of, make_layout
+
+# Time embeddings are multiplied in float32, see `models.dit`.
+_FLOAT32 = ("time", "time_rows")
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelPlan:
+  """A model without its parameters; made by `make_plan`.
+
+  Attributes:
+    settings: the `model` section of a config.
+    graph: static half of the model.
+    shapes: nested dict of the parameters' shapes and dtypes.
+    layout: mesh and sharding rules.
+  """
+
+  settings: Mapping[str, Any]
+  graph: nnx.GraphDef
+  shapes: PyTree
+  layout: Layout
+
+  @property
+  def streams(self) -> tuple[str, ...]:
+    """The streams that the model has."""
+    return tuple(s for s in STREAMS if s in self.shapes)
+
+  @property
+  def num_layers(self) -> int:
+    """Blocks of each stream."""
+    return self.settings["num_layers"]
+
+  @property
+  def image_conditioning(self) -> dict[str, bool]:
+    """Which parts of an `Image` the model reads: its latents, its tokens."""
+    video = self.settings.get("video") or {}
+    return {
+      "latents": bool(video.get("condition_channels")),
+      "tokens": bool(video.get("image_width")),
+    }
+
+  def shardings(self, part: PyTree) -> PyTree:
+    """Returns the shardings of some of the parameters; a mesh is needed."""
+    specs = trees.flatten(self.layout.param_specs(self.shapes))
+    return trees.unflatten(
+      {path: self.layout.sharding(*specs[path]) for path in trees.flatten(part)}
+    )
+
+  def with_shardings(self, shapes: PyTree) -> PyTree:
+    """Returns shapes of parameters with their shardings, if on a mesh."""
+    if self.layout.mesh is None:
+      return shapes
+    return jax.tree.map(
+      lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+      shapes,
+      self.shardings(shapes),
+    )
+
+
+def make_plan(settings: Mapping[str, Any], layout: Layout) -> ModelPlan:
+  """Plans a model on a layout; allocates nothing.
+
+  Raises:
+    ValueError: a key or value of `settings` that is wrong, or sharding rules
+      that do not fit the parameters.
+  """
+  graph, shapes = joint.describe(settings, layout)
+  if layout.mesh is not None:
+    layout.param_specs(shapes)
+  return ModelPlan(settings, graph, shapes, layout)
+
+
+def make_sampling_plan(
+  config: Mapping[str, Any],
+  devices: Sequence[Any],
+  mesh: Mapping[str, int] | None = None,
+) -> ModelPlan:
+  """Plans a run's model on devices to sample on.
+
+  Reads only the sections `model` and `sharding` of the run's config, so the
+  pod, optimizer and objective that it was trained with do not matter.
+
+  Args:
+    config: of the run.
+    mesh: arguments of `sharding.make_mesh`; None is one device. Each shard of
+      its `data` axis holds all parameters.
+  """
+  rules = config["sharding"]["params"]
+  sharding = config["sharding"] | {"params": _without_data(rules)}
+  return make_plan(config["model"], make_layout(mesh or {}, sharding, devices))
+
+
+def sampling_params(plan: ModelPlan) -> PyTree:
+  """Returns the parameters' shapes with kernels in the compute dtype.
+
+  In bfloat16 this halves the memory and gives the same results, bit for bit.
+  """
+  dtype = jnp.dtype(plan.settings["dtype"])
+
+  def cast(path: str, x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    *parents, name = path.split("/")
+    is_cast = name == "kernel" and not set(_FLOAT32) & set(parents[1:])
+    return x.update(dtype=dtype) if is_cast else x
+
+  leaves = trees.flatten(plan.with_shardings(plan.shapes))
+  return trees.unflatten({path: cast(path, x) for path, x in leaves.items()})
+
+
+def _without_data(rules: Rules) -> Rules:
+  return tuple(
+    (regex, tuple(tuple(a for a in axes_of(x) if a != "data") for x in spec))
+    for regex, spec in rules
+  )

@@ -76,6 +76,8 @@ def upgrade(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     path = f"{prefix}{key}"
     if isinstance(value, Mapping):
       value = upgrade(value, f"{path}.")
+    if path == "sharding.activations":  # the rule of all rows of a batch
+      value = [("batch" if r == "text" else r, spec) for r, spec in value]
     upgraded[RENAMED.get(path, key).rpartition(".")[2]] = value
   return upgraded
 

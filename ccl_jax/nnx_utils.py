@@ -75,7 +75,7 @@ def scan(
 
   def layer(x, params):
     block = nnx.merge(graph, layout.gather(params, path, dtype))
-    return layout.constrain(apply(block, x), "text"), None
+    return layout.constrain(apply(block, x), "batch"), None
 
   return jax.lax.scan(layer, x, nnx.to_pure_dict(params))[0]
 

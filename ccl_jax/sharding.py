@@ -11,7 +11,7 @@ path of a parameter, or the name of an activation, holds:
 
     video/tokens, audio/tokens   (b, f, s, d)    the residual streams
     video/heads, audio/heads     (b, n, k, e)    queries, and what they get
-    text                         (b, l, d)
+    batch                        (b, ...)        text, images, rows of a batch
 
 Parameters are stored split and gathered where they are used, layer by layer,
 in the dtype that they are used in; their gradients take the same way back:
@@ -41,7 +41,7 @@ from ccl_jax.config import to_tuples
 
 AXES = ("data", "fsdp", "context", "tensor")
 ACTIVATIONS = (
-  "video/tokens", "audio/tokens", "video/heads", "audio/heads", "text",
+  "video/tokens", "audio/tokens", "video/heads", "audio/heads", "batch",
 )  # fmt: skip
 MODES = ("gather", "ulysses")
 
@@ -161,12 +161,12 @@ class Layout:
     return jax.lax.with_sharding_constraint(x, self.sharding())
 
   def batch_shards(self) -> int:
-    """How many parts the rows of a batch are split in."""
-    return 1 if self.mesh is None else self.size(self.spec("text")[0])
+    """Returns the number of shards of a batch's rows."""
+    return 1 if self.mesh is None else self.size(self.spec("batch")[0])
 
   def rows(self) -> NamedSharding | None:
-    """Of arrays whose first axis is the batch."""
-    return self.mesh and self.sharding(self.spec("text")[0])
+    """Returns the sharding of arrays whose leading axis is the batch."""
+    return self.mesh and self.sharding(self.spec("batch")[0])
 
   def padded_frames(self, frames: int) -> int:
     """`frames`, rounded up to a multiple of the context axis."""

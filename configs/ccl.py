@@ -91,7 +91,7 @@ def make_config(
     ("audio/tokens", (rows,)),
     ("video/heads", (rows, "context", "tensor")),
     ("audio/heads", (rows, None, "tensor")),
-    ("text", (rows,)),
+    ("batch", (rows,)),
   )
 
   c.encode = ConfigDict()

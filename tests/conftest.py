@@ -37,4 +37,4 @@ def programs(tmp_path_factory):
 @pytest.fixture
 def framed_windows(monkeypatch):
   """Windows read their own keys only, as those of larger models do."""
-  monkeypatch.setattr("ccl_jax.attention.api.MAX_DENSE_PAIRS", 0)
+  monkeypatch.setattr("ccl_jax.cpu.MAX_DENSE_PAIRS", 0)

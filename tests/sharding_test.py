@@ -80,7 +80,7 @@ def single():
     ((1, 8, 1, 1), {}),
     ((1, 2, 4, 1), {}),
     ((1, 2, 4, 1), {"self_attention": "ulysses"}),
-    ((2, 1, 2, 2), {"accumulate": 2}),
+    ((2, 1, 2, 2), {"grad_accumulation_steps": 2}),
   ],
   ids=str,
 )
@@ -174,10 +174,10 @@ def test_an_axis_twice_or_unknown_is_an_error():
 
 def test_activations_and_their_rules_match():
   with pytest.raises(ValueError, match="audio/heads"):
-    layout(activations=(("video/.*", ()), ("text", ()))).spec("text")
+    layout(activations=(("video/.*", ()), ("batch", ()))).spec("batch")
   rules = ((".*", ()), ("latents", ()))
   with pytest.raises(ValueError, match="latents"):
-    layout(activations=rules).spec("text")
+    layout(activations=rules).spec("batch")
 
 
 def test_parameters_are_gathered_axis_by_axis():

@@ -1,4 +1,4 @@
-"""The one door to attention: what is asked, and who answers.
+"""The one door to attention: it checks a request and chooses a backend.
 
 Backends are functions of (q, k, v, mask, target, name), equal in value and in
 all gradients. One that cannot do a request raises NotImplementedError(reason)
@@ -11,6 +11,7 @@ import jax
 from absl import logging
 from jax.ad_checkpoint import checkpoint_name
 
+from ccl_jax import cpu
 from ccl_jax.array_types import Array, Float
 from ccl_jax.attention import cudnn, reference, splash, windowed
 from ccl_jax.attention.mask import Mask, Pattern, Window
@@ -18,7 +19,7 @@ from ccl_jax.attention.target import CompileTarget, target_of
 
 
 def _named(attend):
-  """The backend with its result named for remat."""
+  """Returns the backend with its result named for remat."""
 
   def named(q, k, v, mask, target, name):
     out = attend(q, k, v, mask, target)
@@ -33,21 +34,19 @@ BACKENDS = {
   "splash": splash.attend,
   "cudnn": _named(cudnn.attend),
 }
-# Wider windows than this are left to splash, which keeps logits on the chip.
+# Wider windows go to splash, which keeps logits on the chip.
 MAX_FRAMED_KEYS = 2048
-# Up to so many pairs of tokens a CPU is faster with all of them than with the
-# keys of each frame.
-MAX_DENSE_PAIRS = 2**16
 _FULL = Mask()
 
 
 def choose(platform: str, pattern: Pattern, n: int, m: int) -> tuple[str, ...]:
-  """The backends to try, best first; `reference` does everything.
+  """Returns the backends to try, best first; `reference` does everything.
 
-  n, m: how many queries and keys.
+  Args:
+    n, m: number of queries and keys.
   """
   if isinstance(pattern, Window):
-    if platform == "cpu" and n * m <= MAX_DENSE_PAIRS:
+    if platform == "cpu" and n * m <= cpu.MAX_DENSE_PAIRS:
       return ("reference",)
     is_narrow = pattern.keys_per_query <= MAX_FRAMED_KEYS
     if platform != "tpu" or is_narrow:
@@ -66,15 +65,15 @@ def attend(
   target: CompileTarget | None = None,
   name: str | None = None,
 ) -> Float[Array, "b n k e"]:
-  """softmax(q k^T / sqrt(e)) v over the keys that `mask` lets a query see.
+  """Returns softmax(q k^T / sqrt(e)) v over the keys that `mask` allows.
 
   The softmax is float32, the output has q's dtype. The output of a query that
   sees no key is undefined.
 
   Args:
     backend: a key of `BACKENDS`, to have that one or an error.
-    target: what to compile for; this process's devices unless given (as when
-      compiling on a CPU for a TPU that is elsewhere).
+    target: device to compile for; by default this process's. Differs when a
+      CPU compiles for a TPU that is elsewhere.
     name: of the result (and of splash's log-sum-exp) for remat policies that
       save by name.
 

@@ -11,8 +11,6 @@ scan and vmap. The output of a query that sees no key is undefined.
 """
 
 import dataclasses
-import functools
-import operator
 from typing import NamedTuple
 
 import jax
@@ -29,10 +27,9 @@ class Full:
   num_keys: int | None = None
 
   def visible(self, q_index, k_index):
-    """Bool, broadcast from the indices (numpy, jax, or inside a kernel)."""
-    if self.num_keys is not None:
-      k_index = self.num_keys - 1 - k_index
-    return (q_index >= 0) & (k_index >= 0)
+    """Returns bools, broadcast from indices (numpy, jax or in a kernel)."""
+    is_real = k_index >= 0 if self.num_keys is None else k_index < self.num_keys
+    return (q_index >= 0) & is_real  # all queries, for the shape
 
 
 @jax.tree_util.register_static
@@ -64,67 +61,26 @@ class Window:
 
   @property
   def keys_per_query(self) -> int:
-    """How many keys a query far from both ends sees."""
+    """Number of keys that a query far from both ends sees."""
     return self.num_context + (2 * self.half + 1) * self.k_per_frame
 
   def visible(self, q_index, k_index):
-    """Bool, broadcast from the indices (numpy, jax, or inside a kernel)."""
+    """Returns bools, broadcast from indices (numpy, jax or in a kernel)."""
     q_frame = q_index // self.q_per_frame
     k_frame = (k_index - self.num_context) // self.k_per_frame
     near = abs(q_frame - k_frame) <= self.half
     return (k_index < self.num_context) | near
 
 
-@jax.tree_util.register_static
-@dataclasses.dataclass(frozen=True)
-class BlockPairs:
-  """Spans see spans: (i, j) in `pairs` means query span i sees key span j.
-
-  Queries are consecutive spans of `q_sizes` tokens, keys of `k_sizes`.
-  `BlockPairs((2, 1), (2, 1), ((0, 0), (0, 1), (1, 1)))` is
-
-      1 1 | 1
-      1 1 | 1
-      0 0 | 1
-  """
-
-  q_sizes: tuple[int, ...]
-  k_sizes: tuple[int, ...]
-  pairs: tuple[tuple[int, int], ...]
-
-  def __post_init__(self):
-    if min(self.q_sizes + self.k_sizes, default=0) < 1:
-      raise ValueError(f"Spans need at least one token each, got {self}.")
-    seeing = {i for i, _ in self.pairs}
-    seen = {j for _, j in self.pairs}
-    if seeing != set(range(len(self.q_sizes))) or not seen <= set(
-      range(len(self.k_sizes))
-    ):
-      raise ValueError(
-        "pairs must index q_sizes and k_sizes and give every query span a"
-        f" key span to see, got {self}."
-      )
-
-  def visible(self, q_index, k_index):
-    """Bool, broadcast from the indices (numpy, jax, or inside a kernel)."""
-    return functools.reduce(
-      operator.or_,
-      (
-        _in_span(q_index, self.q_sizes, i) & _in_span(k_index, self.k_sizes, j)
-        for i, j in self.pairs
-      ),
-    )
-
-
-Pattern = Full | Window | BlockPairs
+Pattern = Full | Window
 
 
 class Mask(NamedTuple):
   """A static pattern and its per-sample restrictions (see the module).
 
   Attributes:
-    pattern: `Full`, `Window` or `BlockPairs`.
-    k_lengths: (b,) int, the number of true keys, or None for all.
+    pattern: `Full` or `Window`.
+    k_lengths: (b,) int, the number of real keys, or None for all.
     q_segments: (b, n) int >= 0, or None; given together with `k_segments`.
     k_segments: (b, m) int >= 0, or None.
   """
@@ -138,7 +94,7 @@ class Mask(NamedTuple):
   def routed(
     cls, window: Window, sees: Bool[Array, " b"], n: int, m: int
   ) -> "Mask":
-    """`window` for samples that see the other stream, else its context only.
+    """Returns `window` where a sample sees the other stream, else its context.
 
     The context keys always carry the queries' id, so no row is ever empty.
 
@@ -157,13 +113,13 @@ class Mask(NamedTuple):
 
   @property
   def is_static(self) -> bool:
-    """True if the pattern is all there is."""
+    """Whether no sample restricts the pattern."""
     return self.k_lengths is None and self.k_segments is None
 
   def ids(
     self, n: int, m: int
   ) -> tuple[Int[Array, " #b n"], Int[Array, " #b m"]]:
-    """Lengths and segments as one id per query and key: equal ids may meet.
+    """Returns one id per query and key: equal ids may meet.
 
     Keys past their length have id -1, which no query has.
     """
@@ -175,13 +131,13 @@ class Mask(NamedTuple):
     return q_ids, k_ids
 
   def dense(self, n: int, m: int) -> Bool[Array, " #b n m"]:
-    """The whole 0/1 matrix: for tests and the reference only."""
+    """Returns the full 0/1 matrix, for tests and the reference only."""
     q_ids, k_ids = self.ids(n, m)
     seen = self.pattern.visible(jnp.arange(n)[:, None], jnp.arange(m))
     return seen & (q_ids[:, :, None] == k_ids[:, None])
 
   def check(self, b: int, n: int, m: int) -> None:
-    """Raises ValueError if the mask is not one of b samples of n by m."""
+    """Checks the shapes for b samples of n by m; else raises ValueError."""
     expected = {"k_lengths": (b,), "q_segments": (b, n), "k_segments": (b, m)}
     for name, shape in expected.items():
       array = getattr(self, name)
@@ -191,14 +147,3 @@ class Mask(NamedTuple):
         )
     if (self.q_segments is None) != (self.k_segments is None):
       raise ValueError("Give both q_segments and k_segments, or neither.")
-    if isinstance(self.pattern, BlockPairs):
-      sizes = sum(self.pattern.q_sizes), sum(self.pattern.k_sizes)
-      if sizes != (n, m):
-        raise ValueError(
-          f"{self.pattern} is for {sizes} queries and keys, got {(n, m)}."
-        )
-
-
-def _in_span(index, sizes, i):
-  start = sum(sizes[:i])
-  return (index >= start) & (index < start + sizes[i])

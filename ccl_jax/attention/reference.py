@@ -22,7 +22,7 @@ def attend(
   mask: Mask,
   target: CompileTarget,
 ) -> Float[Array, "b n k e"]:
-  """Attention by its definition, on every platform; O(n m) memory.
+  """Computes attention by its definition; O(n m) memory.
 
   Heads join the batch, as (b k, n, e), and the softmax divides the result
   instead of the weights: several times faster on a CPU, the same numbers.

@@ -30,12 +30,12 @@ _FULL = Mask()
 
 @dataclasses.dataclass(frozen=True)
 class Attention:
-  """How a model attends: by which backend, on which layout."""
+  """Attention of a model, by a backend on a layout."""
 
   backend: str | None = None
   layout: Layout = ONE_DEVICE
 
-  def within(
+  def self_attention(
     self,
     stream: str,
     q: Float[Array, "b n k e"],
@@ -43,7 +43,7 @@ class Attention:
     v: Float[Array, "b n k e"],
     num_keys: int,
   ) -> Float[Array, "b n k e"]:
-    """Self-attention of a stream whose first `num_keys` tokens are true.
+    """Runs self-attention of a stream; tokens after `num_keys` are padding.
 
     Raises:
       ValueError: heads that the mesh does not divide.
@@ -60,7 +60,7 @@ class Attention:
       call = MODES[self.layout.self_attention](call, spec[1])
     return self._shard_map(call, [spec] * 3, spec)(q, k, v)
 
-  def across(
+  def cross_attention(
     self,
     stream: str,
     q: Float[Array, "b n k e"],
@@ -68,7 +68,7 @@ class Attention:
     v: Float[Array, "b m k e"],
     mask: Mask = _FULL,
   ) -> Float[Array, "b n k e"]:
-    """A stream's queries read keys of the text or of the other stream."""
+    """Runs a stream's queries on keys of the text or of the other stream."""
     if self.layout.mesh is None:
       return attend(q, k, v, mask, backend=self.backend)
     if isinstance(mask.pattern, Window) and self.layout.size("context") > 1:
@@ -90,12 +90,12 @@ class Attention:
         target=target_of(self.layout.device),
       )  # fmt: skip
 
-    given = {name: PartitionSpec(*specs[name]) for name in arrays}
-    mapped = self._shard_map(local, [spec, keys, keys], spec, given)
+    more = {name: PartitionSpec(*specs[name]) for name in arrays}
+    mapped = self._shard_map(local, [spec, keys, keys], spec, more)
     return mapped(q, k, v, arrays)
 
   def _heads(self, stream: str, heads: int) -> Spec:
-    """The spec of (b, n, k, e), if the heads can be split so."""
+    """Returns the spec of (b, n, k, e); ValueError if it splits no heads."""
     spec = self.layout.spec(f"{stream}/heads")
     spec = (*spec, *(None,) * (4 - len(spec)))
     ways = self.layout.size(spec[2])
@@ -110,7 +110,7 @@ class Attention:
     return spec
 
   def _shard_map(self, function, in_specs: list[Spec], out_spec: Spec, *more):
-    """`function` of one shard's arguments; `more` are ready PartitionSpecs."""
+    """Maps a function of one shard's arguments; `more` are PartitionSpecs."""
     return jax.shard_map(
       function,
       mesh=self.layout.mesh,
@@ -121,7 +121,7 @@ class Attention:
 
 
 def _gather(call, axis):
-  """All keys and values to every shard; queries stay."""
+  """Sends all keys and values to every shard; queries stay."""
 
   def local(q, k, v):
     k, v = (jax.lax.all_gather(x, axis, axis=1, tiled=True) for x in (k, v))
@@ -131,7 +131,7 @@ def _gather(call, axis):
 
 
 def _ulysses(call, axis):
-  """All tokens of some heads to every shard, and back."""
+  """Sends all tokens of some heads to every shard, and the result back."""
 
   def local(q, k, v):
     q, k, v = (

@@ -29,7 +29,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (
 
 from ccl_jax.array_types import Array, Float
 from ccl_jax.attention.mask import Full, Mask, Pattern
-from ccl_jax.attention.splash_block_sizes import Sizes, choose, padded
+from ccl_jax.attention.splash_block_sizes import BlockSizes, choose, padded
 from ccl_jax.attention.target import CompileTarget
 
 _LANES = 128
@@ -109,7 +109,7 @@ class _ComputedMask(masks._ComputableMask):
 
 @functools.lru_cache(maxsize=64)
 def _make_kernel(
-  pattern: Pattern, num_heads: int, n: int, m: int, sizes: Sizes,
+  pattern: Pattern, num_heads: int, n: int, m: int, sizes: BlockSizes,
   interpret: bool, name: str | None,
 ):  # fmt: skip
   """The kernel of (k, n, e) arrays, made once for all layers."""

@@ -1,4 +1,4 @@
-"""What an attention is compiled for."""
+"""The device that an attention is compiled for."""
 
 from typing import NamedTuple
 
@@ -6,12 +6,12 @@ import jax
 
 
 class CompileTarget(NamedTuple):
-  """ "cpu", "gpu" or "tpu", and jax's name of the kind of device."""
+  """A platform, "cpu", "gpu" or "tpu", and jax's name of its device kind."""
 
   platform: str
   kind: str = ""
 
 
 def target_of(device: jax.Device) -> CompileTarget:
-  """What compiles for such a device, here or elsewhere."""
+  """Returns the target of a device, which may be elsewhere."""
   return CompileTarget(device.platform, device.device_kind)

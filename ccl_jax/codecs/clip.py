@@ -161,7 +161,7 @@ class CLIP(nnx.Module):
     x = self.patch(images).astype(jnp.float32)
     first = jnp.broadcast_to(self.class_token[...], (len(x), 1, x.shape[-1]))
     x = jnp.concatenate([first, x], 1) + self.positions[...]
-    return self.encoder(self.layout.constrain(self.norm(x), "text"))
+    return self.encoder(self.layout.constrain(self.norm(x), "batch"))
 
 
 def preprocess(

@@ -185,7 +185,7 @@ class UMT5(nnx.Module):
   ) -> Float[Array, "b l d"]:
     """Returns float32 vectors; zeros after each row's length."""
     x = self.tokens[...][ids].astype(jnp.float32)
-    x = self.encoder(self.layout.constrain(x, "text"), lengths)
+    x = self.encoder(self.layout.constrain(x, "batch"), lengths)
     is_token = jnp.arange(ids.shape[1]) < lengths[:, None]
     return jnp.where(is_token[..., None], x, 0.0)
 

@@ -27,6 +27,7 @@ import numpy as np
 from einops import rearrange
 from flax import nnx
 
+from ccl_jax import cpu
 from ccl_jax.array_types import Array, Float
 from ccl_jax.codecs.runner import ROWS
 from ccl_jax.sharding import ONE_DEVICE, Layout
@@ -103,31 +104,8 @@ def convolve(
   strides: tuple[int, int, int] = (1, 1, 1),
   pad: tuple[int, int] = (0, 0),
 ) -> Float[Array, "b s v u d"]:
-  """Returns a 3D convolution with `pad` zeros around pictures, none in time.
-
-  On a CPU it is a sum of 2D convolutions, one for each frame of the kernel, as
-  XLA is slow at three dimensions there.
-  """
-
-  def in_3d(x, kernel):
-    return jax.lax.conv_general_dilated(
-      x, kernel, strides, [(0, 0), pad, pad], precision=precision(x),
-      dimension_numbers=("NDHWC", "DHWIO", "NDHWC"),
-    )  # fmt: skip
-
-  def by_frame(x, kernel):
-    last = x.shape[1] - len(kernel)
-    parts = [
-      jax.lax.conv_general_dilated(
-        rearrange(x[:, i : last + i + 1 : strides[0]], "b t ... -> (b t) ..."),
-        frame, strides[1:], [pad, pad], precision=precision(x),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-      )
-      for i, frame in enumerate(kernel)
-    ]  # fmt: skip
-    return rearrange(sum(parts), "(b t) ... -> b t ...", b=len(x))
-
-  return jax.lax.platform_dependent(x, kernel, cpu=by_frame, default=in_3d)
+  """Returns a 3D convolution with `pad` zeros around pictures, none in time."""
+  return cpu.convolve_video(x, kernel, strides, pad, precision(x))
 
 
 class Conv(nnx.Module):

@@ -32,9 +32,8 @@ _DIFFUSERS_BLOCK = {
 
 
 def _residual(theirs: str, ours: str, names: Mapping[str, str]) -> list[Rule]:
-  rules = weight_and_bias(
-    f"{theirs}.{names['shortcut']}", f"{ours}/shortcut", _POINT3D
-  )
+  shortcut = f"{theirs}.{names['shortcut']}"
+  rules = [*weight_and_bias(shortcut, f"{ours}/shortcut", _POINT3D)]
   for norm in ("norm1", "norm2"):
     gamma = f"{theirs}.{names[norm]}.gamma"
     rules.append(Rule(gamma, f"{ours}/{norm}/scale", _SCALE3D))

@@ -35,14 +35,19 @@ def attention_shares(
     alone, or if the streams never meet.
   """
   model = joint.bind(graph, params)
-  start = model.start(state, t, text, route, image)
-  _, kept = model.run_layers(start, keep="shares")
-  found = {}
-  for s, share in (kept or {}).items():
-    f, h, w = start.scene.grids[s]
+  inputs = model.embed(state, t, text, route, image)
+
+  def collect(fusion, snapshot, shared):
+    return fusion.attention_shares(snapshot, shared)
+
+  _, collected = model.run_layers(inputs, collect=collect)
+  shares = {}
+  for s, share in (collected or {}).items():
+    f, h, w = inputs.shared.grids[s]
     pattern = "l b (f h w) -> l b f h w"
     share = einops.rearrange(share, pattern, f=f, h=h, w=w)
-    found[s] = share[:, :, : start.scene.frames]
-  if "audio" in found:
-    found["audio"] = einops.rearrange(found["audio"], "l b f 1 c -> l b (f c)")
-  return found
+    shares[s] = share[:, :, : inputs.shared.frames]
+  if "audio" in shares:
+    pattern = "l b f 1 c -> l b (f c)"
+    shares["audio"] = einops.rearrange(shares["audio"], pattern)
+  return shares

@@ -6,12 +6,12 @@ runs alone and reads only its context tokens, exactly as if it were routed so.
 Layers are stacked, (num_layers, ...), and scanned.
 
 On a mesh, frames are padded to a multiple of the context axis, parameters are
-gathered layer by layer, and `sharding.Layout` says where activations live.
+gathered layer by layer, and `sharding.Layout` lays out activations.
 """
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -33,27 +33,36 @@ from ccl_jax.attention import Attention
 from ccl_jax.config import build
 from ccl_jax.models.block import CrossAttentionInputs
 from ccl_jax.models.dit import NO_IMAGE, DiT
-from ccl_jax.models.fusion import NOTHING, FusionContext, KVCache, make_fusion
+from ccl_jax.models.fusion import (
+  NO_CACHE,
+  Fusion,
+  FusionContext,
+  KVCache,
+  make_fusion,
+)
 from ccl_jax.models.remat import BLOCK_INPUT, REMAT
 from ccl_jax.sharding import ONE_DEVICE, Layout, is_stacked
 
 PATHS = {s: f"{s}/blocks/" for s in STREAMS} | {"fusion": "fusion/"}
+Tokens = dict[str, Array]
+# (fusion, snapshot, shared) -> what is collected from a layer.
+Collect = Callable[[Fusion, Tokens, FusionContext], Any]
 
 
 class EmbeddedInputs(NamedTuple):
-  """What the layers begin with, stream -> value each.
+  """The inputs of the layers, stream -> value each.
 
   Attributes:
     x: tokens, (b, f, s, d).
     times: e and rows of `DiT.embed_time`.
-    prompts: what cross-attention reads.
-    scene: what all layers have in common.
+    texts: inputs of cross-attention.
+    shared: inputs that all layers share.
   """
 
-  x: dict[str, Array]
+  x: Tokens
   times: dict[str, tuple[Array, Array]]
-  prompts: dict[str, CrossAttentionInputs]
-  scene: FusionContext
+  texts: dict[str, CrossAttentionInputs]
+  shared: FusionContext
 
 
 class Joint(nnx.Module):
@@ -64,11 +73,11 @@ class Joint(nnx.Module):
     fusion: `{"kind": name, ...}`, see `fusion.make_fusion`; a stream alone
       takes "independent".
     dtype: of the matrix products, "float32" or "bfloat16".
-    remat: what the backward pass recomputes of each block: "none" of it,
-      "full", "linear": all but the outputs of its linear layers, "attention":
-      all but self-attention, whose output and log-sum-exp are kept,
-      "attention_ffn": nor the first half of the FFN, "offload": as "attention",
-      kept with the block's input in the host's memory.
+    remat: what the backward pass recomputes of each block: "none", "full",
+      "linear": all but the outputs of linear layers, "attention": all but
+      self-attention's output and log-sum-exp, "attention_ffn": nor the first
+      half of the FFN, "offload": as "attention", but what is kept goes with the
+      block's input to the host's memory.
     scan: False unrolls the layers (to count FLOPs).
     backend: of attention; None chooses by platform.
     layout: where arrays live on a mesh.
@@ -112,54 +121,59 @@ class Joint(nnx.Module):
     text: Float[Array, "b l d"],
     route: Route,
     image: Image | None = None,
-    memory: KVCache = NOTHING,
+    cache: KVCache = NO_CACHE,
   ) -> State:
-    """Velocity of each stream in `state`, float32, in the latents' shape.
+    """Returns the velocity of each stream in `state`, float32.
 
-    t: stream -> times in [0, 1], (b,), or per token (b, f, 1) or (b, f, s).
-    image: what the video is told of one, if it can be.
-    memory: what need not be computed again; a stream may be there instead of
-      in `state`.
+    Args:
+      t: stream -> times in [0, 1], (b,), or per token (b, f, 1) or (b, f, s).
+      image: for a video stream with image conditioning.
+      cache: constant keys and values; a cached stream must be absent from
+        `state`.
 
     Raises:
       ValueError: a stream that was not built, streams that do not match, or an
-        image that the model cannot be told of.
+        image that the model cannot read.
     """
-    start = self.start(state, t, text, route, image)
-    x, _ = self.run_layers(start, memory)
-    frames, grids = start.scene.frames, start.scene.grids
+    inputs = self.embed(state, t, text, route, image)
+    x, _ = self.run_layers(inputs, cache)
+    frames, grids = inputs.shared.frames, inputs.shared.grids
     return {
-      s: tower.output(x[s], start.times[s][0], grids[s], frames)
+      s: tower.output(x[s], inputs.times[s][0], grids[s], frames)
       for s, tower in self.towers(state).items()
     }
 
-  def remember(
+  def reference_kv(
     self, state: State, text: Float[Array, "b l d"], route: Route,
-    memory: KVCache = NOTHING,
+    cache: KVCache = NO_CACHE,
   ) -> dict[str, Any]:  # fmt: skip
-    """One run of references, streams at t = 0 that see no other one.
+    """Runs references: streams at t = 0 that see no other one.
 
     Returns:
       stream -> keys and values as the other side reads them, of all layers,
       (layers, b, n, k, e) each.
     """
     t = {s: jnp.zeros(len(x)) for s, x in state.items()}
-    start = self.start(state, t, text, route)
-    return self.run_layers(start, memory, keep="remember")[1]
+    inputs = self.embed(state, t, text, route)
 
-  def contexts(self) -> dict[str, Any]:
-    """Keys and values of the context tokens, of all layers."""
+    def collect(fusion, snapshot, shared):
+      return fusion.reference_kv(snapshot, shared)
+
+    return self.run_layers(inputs, cache, collect)[1]
+
+  def context_kv(self) -> dict[str, Any]:
+    """Returns keys and values of the context tokens, of all layers."""
     graph, params = nnx.split(self.fusion)
     layout = self.attention.layout
 
     def layer(_, params):
       params = layout.gather(params, PATHS["fusion"], self.dtype)
-      return None, nnx.merge(graph, params).contexts(self.dtype)
+      return None, nnx.merge(graph, params).context_kv(self.dtype)
 
     params = nnx.to_pure_dict(params)
     return jax.lax.scan(layer, None, params, length=self.num_layers)[1]
 
-  def start(
+  def embed(
     self,
     state: State,
     t: dict[str, Array],
@@ -167,7 +181,7 @@ class Joint(nnx.Module):
     route: Route,
     image: Image | None = None,
   ) -> EmbeddedInputs:
-    """From latents to tokens; arguments as of a call."""
+    """Embeds latents, times and text; arguments as of a call."""
     towers = self.towers(state)
     images = self.images(state, image)
     x = {s: tower.tokens(state[s], images[s]) for s, tower in towers.items()}
@@ -184,15 +198,14 @@ class Joint(nnx.Module):
     t = {s: pad_frames(a, f) if a.ndim > 1 else a for s, a in t.items()}
     grids = {s: (f, *grid[1:]) for s, grid in grids.items()}
     x = {s: towers[s].embed(a.astype(self.dtype)) for s, a in x.items()}
-    text = layout.constrain(text.astype(self.dtype), "text")
+    text = layout.constrain(text.astype(self.dtype), "batch")
     texts = {s: tower.prompt(text, images[s]) for s, tower in towers.items()}
     times = {s: tower.embed_time(t[s]) for s, tower in towers.items()}
-    return EmbeddedInputs(
-      x, times, texts, FusionContext(grids, frames, route, self.attention)
-    )
+    shared = FusionContext(grids, frames, route, self.attention)
+    return EmbeddedInputs(x, times, texts, shared)
 
   def towers(self, state: State) -> dict[str, DiT]:
-    """The streams of `state`, in a fixed order."""
+    """Returns the streams of `state`, in a fixed order."""
     absent = [s for s in state if s not in self.streams]
     if absent or not state:
       raise ValueError(
@@ -201,7 +214,7 @@ class Joint(nnx.Module):
     return {s: getattr(self, s) for s in STREAMS if s in state}
 
   def images(self, state: State, image: Image | None) -> dict[str, Image]:
-    """What each stream of `state` is told of an image, checked."""
+    """Returns the checked image conditioning of each stream of `state`."""
     images = dict.fromkeys(state, NO_IMAGE)
     if image is None:
       return images
@@ -213,80 +226,103 @@ class Joint(nnx.Module):
     if image.tokens is not None:
       tokens = image.tokens.astype(self.dtype)
       image = image._replace(
-        tokens=self.attention.layout.constrain(tokens, "text")
+        tokens=self.attention.layout.constrain(tokens, "batch")
       )
     return images | {"video": image}
 
   def run_layers(
-    self, start: EmbeddedInputs, memory: KVCache = NOTHING, keep: str = ""
-  ) -> tuple[dict[str, Array], Any]:
-    """All blocks, scanned over the layer axis of their parameters.
+    self,
+    inputs: EmbeddedInputs,
+    cache: KVCache = NO_CACHE,
+    collect: Collect | None = None,
+  ) -> tuple[Tokens, Any]:
+    """Runs all blocks, scanned over the layer axis of their parameters.
+
+    Args:
+      collect: called in every layer with its fusion and snapshot.
 
     Returns:
-      The tokens, and what the method `keep` of the fusion says of each layer.
+      The tokens, and what was collected, stacked over layers.
     """
-    x, scene = start.x, start.scene
-    rows = {s: rows for s, (_, rows) in start.times.items()}
-    stacks = {s: getattr(self, s).blocks for s in x} | {"fusion": self.fusion}
+    # Static graphs and stacked parameters: a layer merges its slice of them.
+    stacks = {s: getattr(self, s).blocks for s in inputs.x}
+    stacks |= {"fusion": self.fusion}
     split = {name: nnx.split(stack) for name, stack in stacks.items()}
     graphs = {name: graph for name, (graph, _) in split.items()}
     params = {name: nnx.to_pure_dict(p) for name, (_, p) in split.items()}
-    towers = {s: getattr(self, s) for s in x}
-    angles = {s: tower.angles(*scene.grids[s]) for s, tower in towers.items()}
-    layout = self.attention.layout
+    layer = self._make_layer(graphs, inputs, collect)
+    policy = REMAT[self.remat]
+    if policy is not None:
+      # A scan's backward pass is another loop: there is nothing to merge with.
+      layer = jax.checkpoint(layer, policy=policy, prevent_cse=not self.scan)
+    if self.scan:
+      return jax.lax.scan(layer, inputs.x, (params, cache))
+    x, collected = inputs.x, []
+    for i in range(self.num_layers):
+      x, of_layer = layer(x, jax.tree.map(lambda p: p[i], (params, cache)))  # noqa: B023
+      collected.append(of_layer)
+    return x, jax.tree.map(lambda *a: jnp.stack(a), *collected)
 
-    def layer(x, given):
-      params, memory = given
-      x = {s: checkpoint_name(a, BLOCK_INPUT) for s, a in x.items()}
-      x = {s: layout.constrain(a, f"{s}/tokens") for s, a in x.items()}
+  def _make_layer(
+    self,
+    graphs: Mapping[str, nnx.GraphDef],
+    inputs: EmbeddedInputs,
+    collect: Collect | None,
+  ) -> Callable:
+    """Returns layer(x, (params, cache)) -> (x, collected), to be scanned."""
+    layout, shared = self.attention.layout, inputs.shared
+    towers = {s: getattr(self, s) for s in inputs.x}
+    angles = {s: tower.angles(*shared.grids[s]) for s, tower in towers.items()}
+
+    def constrain(x: Tokens) -> Tokens:
+      return {s: layout.constrain(a, f"{s}/tokens") for s, a in x.items()}
+
+    def layer(x, slices):
+      params, cache = slices
+      # Named, so that a remat policy can keep or offload the block's input.
+      x = constrain({s: checkpoint_name(a, BLOCK_INPUT) for s, a in x.items()})
+      # Gathered inside of the layer: one layer's parameters are in memory.
       blocks = {
         name: nnx.merge(
           graph, layout.gather(params[name], PATHS[name], self.dtype)
         )
         for name, graph in graphs.items()
       }
-      x, snapshot = self.block(
-        blocks, x, rows, start.prompts, angles, scene, memory
-      )
-      fusion = blocks["fusion"]
-      kept = getattr(fusion, keep)(snapshot, scene) if keep else None
-      return {s: layout.constrain(a, f"{s}/tokens") for s, a in x.items()}, kept
+      x, snapshot = self.block(blocks, x, inputs, angles, cache)
+      collected = collect and collect(blocks["fusion"], snapshot, shared)
+      return constrain(x), collected
 
-    policy = REMAT[self.remat]
-    if policy is not None:
-      # A scan's backward pass is another loop: there is nothing to merge with.
-      layer = jax.checkpoint(layer, policy=policy, prevent_cse=not self.scan)
-    given = (params, memory)
-    if self.scan:
-      return jax.lax.scan(layer, x, given)
-    kept = []
-    for i in range(self.num_layers):
-      x, of_layer = layer(x, jax.tree.map(lambda p, i=i: p[i], given))
-      kept.append(of_layer)
-    return x, jax.tree.map(lambda *a: jnp.stack(a), *kept)
+    return layer
 
   def block(
-    self, blocks: dict[str, nnx.Module], x, rows, texts, angles, scene: FusionContext,
-    memory: KVCache = NOTHING,
-  ) -> tuple[dict[str, Array], dict[str, Array]]:  # fmt: skip
-    """One dual block; arguments but the last two are stream -> value.
+    self,
+    blocks: dict[str, nnx.Module],
+    x: Tokens,
+    inputs: EmbeddedInputs,
+    angles: dict[str, Array],
+    cache: KVCache = NO_CACHE,
+  ) -> tuple[Tokens, Tokens]:
+    """Runs one dual block.
 
     Returns:
       Its output, and the snapshot that the fusion reads.
     """
-    text = {s: functools.partial(self.attention.across, s) for s in x}
-    mods = {s: blocks[s].modulate(rows[s]) for s in x}
+    texts, shared = inputs.texts, inputs.shared
+    attend = {
+      s: functools.partial(self.attention.cross_attention, s) for s in x
+    }
+    mods = {s: blocks[s].modulate(inputs.times[s][1]) for s in x}
     qkv = {s: blocks[s].qkv(x[s], mods[s][0], angles[s]) for s in x}
-    attended = blocks["fusion"].attend(qkv, scene)
+    attended = blocks["fusion"].attend(qkv, shared)
     x = {s: blocks[s].add_attended(x[s], attended[s], mods[s][0]) for s in x}
-    snapshot = {s: blocks[s].add_text(x[s], texts[s], text[s]) for s in x}
-    added = blocks["fusion"].exchange(snapshot, scene, memory)
+    snapshot = {s: blocks[s].add_text(x[s], texts[s], attend[s]) for s in x}
+    added = blocks["fusion"].exchange(snapshot, shared, cache)
     x = {s: a + added[s] if s in added else a for s, a in snapshot.items()}
     return {s: blocks[s].add_ffn(x[s], mods[s][1]) for s in x}, snapshot
 
 
 def pad_frames(x: Array, f: int) -> Array:
-  """Zeros behind axis 1, up to f frames."""
+  """Pads axis 1 with zeros to f frames."""
   missing = f - x.shape[1]
   return jnp.pad(x, [(0, 0), (0, missing)] + [(0, 0)] * (x.ndim - 2))
 
@@ -294,14 +330,17 @@ def pad_frames(x: Array, f: int) -> Array:
 def make_joint(
   settings: Mapping, key: Array, layout: Layout = ONE_DEVICE
 ) -> Joint:
-  """A `Joint` from the `model` section of a config."""
+  """Makes a `Joint` from the `model` section of a config."""
   return build(Joint, settings, "model", rngs=nnx.Rngs(key), layout=layout)
 
 
 def describe(
   settings: Mapping, layout: Layout = ONE_DEVICE
 ) -> tuple[nnx.GraphDef, PyTree]:
-  """The model's static half and its parameters' shapes; allocates nothing."""
+  """Returns the model's static half and its parameters' shapes.
+
+  Allocates nothing.
+  """
 
   def make(key):
     graph, params = nnx.split(make_joint(settings, key, layout))
@@ -311,7 +350,7 @@ def describe(
 
 
 def init_params(settings: Mapping, key: Array) -> PyTree:
-  """Random parameters as a plain nested dict of arrays."""
+  """Returns random parameters as a nested dict of arrays."""
   return nnx.to_pure_dict(nnx.split(make_joint(settings, key))[1])
 
 
@@ -323,10 +362,10 @@ def velocity(
   text: Float[Array, "b l d"],
   route: Route,
   image: Image | None = None,
-  memory: KVCache = NOTHING,
+  cache: KVCache = NO_CACHE,
 ) -> State:
-  """The model as a function of its parameters: the border of Flax."""
-  return bind(graph, params)(state, t, text, route, image, memory)
+  """Runs the model as a function of its parameters: the border of Flax."""
+  return bind(graph, params)(state, t, text, route, image, cache)
 
 
 def make_kv_cache(
@@ -335,24 +374,24 @@ def make_kv_cache(
   runs: Sequence[tuple[State, Float[Array, "b l d"]]],
   route: Route,
 ) -> KVCache:
-  """What sampling computes once: context tokens, and runs of a reference.
+  """Computes what sampling needs once: context tokens and reference streams.
 
-  runs: latents and text of each.
+  Args:
+    runs: latents of the references and text, of each run.
   """
   model = bind(graph, params)
-  memory = KVCache(model.contexts())
-  kept = tuple(model.remember(*run, route, memory) for run in runs)
-  return dataclasses.replace(memory, runs=kept)
+  cache = KVCache(model.context_kv())
+  kept = tuple(model.reference_kv(*run, route, cache) for run in runs)
+  return dataclasses.replace(cache, runs=kept)
 
 
 def bind(graph: nnx.GraphDef, params: PyTree) -> Joint:
-  """The model with these parameters, those outside of the layers gathered."""
+  """Returns the model with these parameters.
+
+  Parameters outside of the layers are gathered, the layers' stay as stored.
+  """
+  # The layout is static: it is in the graph, whatever the parameters are.
   layout = nnx.merge(graph, params).attention.layout
-  return nnx.merge(graph, gather_outside(params, layout))
-
-
-def gather_outside(params: PyTree, layout: Layout) -> PyTree:
-  """The parameters outside of the layers, gathered; the others as stored."""
   stacked = {path: is_stacked(path) for path in trees.flatten(params)}
   inner, outer = trees.split(params, trees.unflatten(stacked), bool)
-  return trees.join(inner, layout.gather(outer, ""))
+  return nnx.merge(graph, trees.join(inner, layout.gather(outer, "")))

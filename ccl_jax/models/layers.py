@@ -1,4 +1,4 @@
-"""The layers that both streams and the fusions are made of.
+"""Layers of both streams and of the fusions.
 
 Flax NNX is used as a pytree of parameters only (`Module`, `Param`, `Linear`,
 `split`, `merge`); every transform is a plain `jax.*` one. Parameters are
@@ -9,11 +9,11 @@ are float32.
 import functools
 
 import einops
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
+from ccl_jax import cpu
 from ccl_jax.array_types import Array, Float
 from ccl_jax.layers import RMSNorm
 
@@ -27,41 +27,23 @@ ACTIVATIONS = {
 }
 
 
-def dot_general(x, kernel, dims, **options) -> Array:
-  """x @ kernel for `linear`; compiled for a CPU, all rows become one axis.
-
-  The gradient of a kernel contracts the rows' axes, and several of them XLA
-  transposes on a CPU. Elsewhere they stay apart, so that each can be sharded.
-  """
-
-  def apart(x, kernel):
-    return jax.lax.dot_general(x, kernel, dims, **options)
-
-  def joined(x, kernel):
-    rows = x.reshape(-1, x.shape[-1])
-    y = jax.lax.dot_general(rows, kernel, (((1,), (0,)), ((), ())), **options)
-    return y.reshape(*x.shape[:-1], y.shape[-1])
-
-  return jax.lax.platform_dependent(x, kernel, cpu=joined, default=apart)
-
-
 def linear(d_in: int, d_out: int, *, rngs, dtype, init=xavier) -> nnx.Linear:
-  """A Linear with Wan's initialisation (xavier uniform, zero bias)."""
+  """Returns a Linear with Wan's initialisation: xavier uniform, zero bias."""
   return nnx.Linear(
     d_in, d_out, kernel_init=init, dtype=dtype, param_dtype=jnp.float32,
-    dot_general=dot_general, rngs=rngs,
+    dot_general=cpu.dot_general, rngs=rngs,
   )  # fmt: skip
 
 
 def split_heads(
   x: Float[Array, "b n d"], head_size: int
 ) -> Float[Array, "b n k e"]:
-  """Full width -> heads of head_size channels."""
+  """Splits the width into heads of head_size channels."""
   return einops.rearrange(x, "b n (k e) -> b n k e", e=head_size)
 
 
 class AttentionProjections(nnx.Module):
-  """q, k, v and output projections of one attention, q and k normalised.
+  """The q, k, v and output projections of an attention; q and k normalised.
 
   Queries come from a stream of width d, keys and values from one of width
   d_kv; attention runs in d = heads * head_size channels.
@@ -91,7 +73,7 @@ class AttentionProjections(nnx.Module):
 
 
 class ExtraKV(nnx.Module):
-  """Keys, normalised, and values of a further source for some queries."""
+  """Projections of a second source of keys and values for the same queries."""
 
   def __init__(self, d: int, d_kv: int, head_size: int, *, rngs, dtype):
     self.head_size = head_size
@@ -124,7 +106,7 @@ class MLP(nnx.Module):
 
 
 def sinusoid(t: Float[Array, " *b"], d: int) -> Float[Array, " *b d"]:
-  """[cos, sin] of t * 10000^(-i / (d/2)), i < d/2, in float32 (Wan)."""
+  """Returns [cos, sin] of t * 10000^(-i / (d/2)), i < d/2, in float32."""
   frequency = 1e4 ** (-jnp.arange(d // 2, dtype=jnp.float32) / (d // 2))
   angle = t.astype(jnp.float32)[..., None] * frequency
   return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], -1)

@@ -13,7 +13,6 @@ to weights, once.
 """
 
 import einops
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -23,13 +22,13 @@ THETA = 1e4
 
 
 def axis_dims(head_size: int) -> tuple[int, int, int]:
-  """Channels of a head that the axes (t, h, w) own: 128 -> 44, 42, 42."""
+  """Returns the channels of a head for the axes (t, h, w): 44, 42, 42 of 128."""
   side = 2 * (head_size // 6)
   return head_size - 2 * side, side, side
 
 
 def half_split_order(head_size: int) -> Int[np.ndarray, " e"]:
-  """Index into Wan's interleaved channels: ours[i] = wan[order[i]].
+  """Returns indices into Wan's interleaved channels: ours[i] = wan[order[i]].
 
   (even channels, then odd ones): [0, 2, 4, ..., 1, 3, 5, ...].
   """
@@ -39,7 +38,7 @@ def half_split_order(head_size: int) -> Int[np.ndarray, " e"]:
 def axis_angles(
   position: Float[np.ndarray, " n"], dims: int
 ) -> Float[np.ndarray, "n half"]:
-  """Eq. 1 in float64."""
+  """Returns eq. 1 in float64."""
   frequency = THETA ** (-np.arange(0, dims, 2, dtype=np.float64) / dims)
   return np.asarray(position, np.float64)[:, None] * frequency
 
@@ -47,7 +46,7 @@ def axis_angles(
 def video_angles(
   time: Float[np.ndarray, " f"], h: int, w: int, head_size: int
 ) -> Float[Array, "n half"]:
-  """Angles of the (f, h, w) grid; `time` is each frame's place on the t axis.
+  """Returns angles of the (f, h, w) grid; `time` is the t position of frames.
 
   Only the three per-axis tables are constants of the program; the grid is a
   broadcast, so that nothing of n * e elements is stored.
@@ -69,7 +68,7 @@ def video_angles(
 def time_angles(
   time: Float[np.ndarray, " n"], head_size: int
 ) -> Float[Array, "n half"]:
-  """Angles that turn the t channels only; the rest of the head stays put."""
+  """Returns angles that turn only the t channels of a head."""
   t_dims, h_dims, w_dims = axis_dims(head_size)
   turned = axis_angles(time, t_dims)
   still = np.zeros((len(time), (h_dims + w_dims) // 2))
@@ -77,7 +76,7 @@ def time_angles(
 
 
 def sequence_angles(num: int, head_size: int) -> Float[Array, "n half"]:
-  """Angles of a plain 1-D sequence: the whole head is one axis."""
+  """Returns angles of a 1-D sequence, for which the head is one axis."""
   angles = axis_angles(np.arange(num, dtype=float), head_size)
   return jnp.asarray(angles, jnp.float32)
 
@@ -87,27 +86,9 @@ def rotate(
 ) -> Float[Array, "b n k e"]:
   """Turns the pairs (p, p + e/2) of x by `angles`, in float32.
 
-  Whole vectors on a CPU, which copies rather than computes in a concatenation;
-  pairs elsewhere: a TPU's compiler estimates a layer with them lower.
+  (first, second) -> (first cos - second sin, second cos + first sin).
   """
-  return jax.lax.platform_dependent(
-    x, angles, cpu=rotate_whole, default=rotate_pairs
-  )
-
-
-def rotate_pairs(x: Array, angles: Array) -> Array:
-  """(first, second) -> (first cos - second sin, second cos + first sin)."""
   cos, sin = jnp.cos(angles)[:, None], jnp.sin(angles)[:, None]
   first, second = jnp.split(x.astype(jnp.float32), 2, -1)
   turned = (first * cos - second * sin, second * cos + first * sin)
   return jnp.concatenate(turned, -1).astype(x.dtype)
-
-
-def rotate_whole(x: Array, angles: Array) -> Array:
-  """x -> x (cos, cos) + (x with its halves swapped) (-sin, sin)."""
-  cos, sin = jnp.cos(angles)[:, None], jnp.sin(angles)[:, None]
-  cos, sin = jnp.concatenate([cos, cos], -1), jnp.concatenate([-sin, sin], -1)
-  y = x.astype(jnp.float32)
-  first, second = jnp.split(y, 2, -1)
-  swapped = jnp.concatenate([second, first], -1)
-  return (y * cos + swapped * sin).astype(x.dtype)

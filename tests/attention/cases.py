@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ccl_jax.attention import BlockPairs, Full, Mask, Window, attend
+from ccl_jax.attention import Full, Mask, Window, attend
 
 VIDEO = Window(15, 5, half=1, num_context=3)  # video reads audio
 AUDIO = Window(5, 15, half=0, num_context=3)  # audio reads video
@@ -48,11 +48,6 @@ OTHERS = {
   "full, the first keys": (Mask(Full(9)), 21, 13),
   "full, whole blocks": (Mask(), 128, 128),
   "full, key lengths": (Mask(k_lengths=jnp.array([7, 13])), 21, 13),
-  "pairs over several blocks": (
-    Mask(BlockPairs((150, 130), (140, 150), ((0, 0), (1, 1)))),
-    280,
-    290,
-  ),
   "window over several blocks": _windowed_blocks(7),
 }
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ccl_jax.attention import BlockPairs, Full, Mask, Window
+from ccl_jax.attention import Full, Mask, Window
 
 WINDOW = Window(1, 2, half=1, num_context=1)
 MATRIX = [
@@ -24,12 +24,6 @@ def test_the_mirrored_window_sees_its_own_frame_only():
   seen = Mask(Window(2, 1, half=0, num_context=1)).dense(6, 4)[0]
   own_frame = np.repeat(np.eye(3), 2, axis=0)
   np.testing.assert_array_equal(seen, np.c_[np.ones(6), own_frame])
-
-
-def test_block_pairs_are_the_matrix_of_their_docstring():
-  pattern = BlockPairs((2, 1), (2, 1), ((0, 0), (0, 1), (1, 1)))
-  matrix = [[1, 1, 1], [1, 1, 1], [0, 0, 1]]
-  np.testing.assert_array_equal(Mask(pattern).dense(3, 3)[0], matrix)
 
 
 @pytest.mark.parametrize("pattern", [Full(), WINDOW])
@@ -86,9 +80,6 @@ def test_masks_pass_through_jit_and_vmap_with_a_static_pattern():
   [
     lambda: Window(0, 2, half=1),
     lambda: Window(1, 2, half=-1),
-    lambda: BlockPairs((2, 0), (2,), ((0, 0), (1, 0))),
-    lambda: BlockPairs((2, 1), (2,), ((0, 0),)),
-    lambda: BlockPairs((2,), (2,), ((0, 0), (0, 1))),
   ],
 )
 def test_impossible_patterns_are_refused(make):
@@ -101,7 +92,6 @@ def test_impossible_patterns_are_refused(make):
   [
     Mask(k_lengths=jnp.zeros(3, jnp.int32)),
     Mask(k_segments=jnp.zeros((2, 5), jnp.int32)),
-    Mask(BlockPairs((4,), (4,), ((0, 0),))),
   ],
 )
 def test_masks_of_another_size_are_refused(mask):

@@ -8,39 +8,32 @@ from ccl_jax.array_types import STREAMS
 from ccl_jax.attention import Attention
 from ccl_jax.models import joint
 from ccl_jax.models.attention_probe import attention_shares
-from ccl_jax.models.fusion import FusionContext
+from ccl_jax.models.fusion import NO_CACHE, FusionContext
 from tests.models import tiny
 from tests.models.cca_golden_test import load
 
 
 def test_share_is_the_mass_of_the_softmax():
   module, x, route, _, grids = load(2)
-  scene = FusionContext(
+  shared = FusionContext(
     grids, x["video"].shape[1], route, Attention("reference")
   )
 
   @jax.jit
   def both(x):
-    shares, expected = module.shares(x, scene), {}
-    for i, side in enumerate(STREAMS):
-      captured = []
-
-      def across(q, k, v, captured=captured):
-        captured.append((q, k))
-        return q
-
-      ((k, v),) = module.far_keys(side, x, scene, joint.NOTHING)
-      reader = getattr(module, side)
-      parts = (reader.context_keys(k.dtype), (k, v))
-      angles = module.angles(side, side, scene)
-      reader.attend(x[side], angles, parts, across)
-      ((q, k),) = captured
-      mask = module.mask(side, v.shape[1], scene)
+    shares, expected = module.attention_shares(x, shared), {}
+    for i, name in enumerate(STREAMS):
+      k, v = module.other_kv(name, x, shared, NO_CACHE)
+      side = module.side(name)
+      k0 = jnp.repeat(side.context_kv(k.dtype)[0], len(k), axis=0)
+      q = side.query(x[name], module.angles(name, name, shared))
+      k = jnp.concatenate([k0, k], 1)
+      mask = module.mask(name, v.shape[1], shared)
       logits = jnp.einsum("bnke,bmke->bknm", q, k) * q.shape[-1] ** -0.5
       seen = mask.dense(q.shape[1], k.shape[1])[:, None]
       weights = jax.nn.softmax(jnp.where(seen, logits, -jnp.inf), -1)
       far = weights[..., module.num_context[i] :].sum(-1)
-      expected[side] = far.mean(1)
+      expected[name] = far.mean(1)
     return shares, expected
 
   shares, expected = both(x)

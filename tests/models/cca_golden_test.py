@@ -35,7 +35,7 @@ def load(case):
     dtype=jnp.float32,
   )
   for side in ("video", "audio"):
-    fill(getattr(module, side), data, side, e)
+    fill(module.side(side), data, side, e)
   x = {
     "video": jnp.asarray(data["video"].reshape(b, f, h * w, -1)),
     "audio": jnp.asarray(data["audio"].reshape(b, f, c, -1)),
@@ -50,7 +50,7 @@ def load(case):
   return module, x, route, out, {"video": (f, h, w), "audio": (f, 1, c)}
 
 
-def fill(reader, data, side, e):
+def fill(module, data, side, e):
   def get(name):
     return data[f"{side}.{name}"]
 
@@ -60,18 +60,18 @@ def fill(reader, data, side, e):
     kernel, bias = get(f"w_{name}"), get(f"b_{name}")
     if name in "qk":
       kernel, bias = kernel[:, order], bias[order]
-    linear = getattr(reader.attention, name)
+    linear = getattr(module.attention, name)
     linear.kernel[...], linear.bias[...] = (
       jnp.asarray(kernel),
       jnp.asarray(bias),
     )
   for name in ("q", "k"):
-    norm = getattr(reader.attention, f"norm_{name}")
+    norm = getattr(module.attention, f"norm_{name}")
     norm.scale[...] = jnp.asarray(get(f"norm_{name}")[order])
-  for norm, name in ((reader.norm, "ln_q"), (reader.norm_other, "ln_kv")):
+  for norm, name in ((module.norm, "ln_q"), (module.norm_other, "ln_kv")):
     norm.scale[...] = jnp.asarray(get(f"{name}_scale"))
     norm.bias[...] = jnp.asarray(get(f"{name}_bias"))
-  reader.context[...] = jnp.asarray(get("lct"))
+  module.context[...] = jnp.asarray(get("lct"))
 
 
 @pytest.mark.parametrize("backend", ["reference", "framed", "splash"])
@@ -79,8 +79,10 @@ def fill(reader, data, side, e):
 def test_cca_equals_the_definition(case, backend):
   module, x, route, expected, grids = load(case)
   with jax.default_matmul_precision("highest"):
-    scene = FusionContext(grids, x["video"].shape[1], route, Attention(backend))
-    added = module.exchange(x, scene)
+    shared = FusionContext(
+      grids, x["video"].shape[1], route, Attention(backend)
+    )
+    added = module.exchange(x, shared)
   for s in x:
     error = np.abs(np.asarray(x[s] + added[s]) - expected[s]).max()
     assert error <= 1e-5 * max(1, np.abs(expected[s]).max()), (s, error)

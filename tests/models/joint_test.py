@@ -101,9 +101,7 @@ def test_a_stream_alone_equals_the_joint_model_routed_apart():
   run, params = model()
   state, t, text, _ = tiny.inputs()
   no, yes = jnp.zeros(tiny.B, bool), jnp.ones(tiny.B, bool)
-  route = Route(
-    dict.fromkeys(STREAMS, no), dict.fromkeys(STREAMS, yes), yes
-  )
+  route = Route(dict.fromkeys(STREAMS, no), dict.fromkeys(STREAMS, yes), yes)
   both = run(params, state, t, text, route)
   for s in state:
     alone = run(params, {s: state[s]}, {s: t[s]}, text, route)

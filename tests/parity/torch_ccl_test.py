@@ -89,8 +89,8 @@ def test_what_streams_read_of_each_other(kind):
     s: jnp.asarray(rng.standard_normal((B, F, h * w, d)), "float32")
     for (s, (_, h, w)), d in zip(grids.items(), (32, 20), strict=True)
   }
-  scene = FusionContext(grids, F, routes, Attention(None, ONE_DEVICE))
-  expected = jax.jit(lambda p, x: nnx.merge(graph, p).exchange(x, scene))(
+  shared = FusionContext(grids, F, routes, Attention(None, ONE_DEVICE))
+  expected = jax.jit(lambda p, x: nnx.merge(graph, p).exchange(x, shared))(
     params, x
   )
   y, sides = to_torch(x), model.sides(grids, to_torch(routes), "cpu")

@@ -17,6 +17,7 @@ from ccl_jax.convert.torch_files import from_torch
 from ccl_jax.models import joint
 from ccl_jax.models.block import CrossAttentionInputs
 from ccl_jax.models.fusion import FusionContext
+from ccl_jax.models.joint import EmbeddedInputs
 from ccl_jax.sharding import ONE_DEVICE
 from configs.ccl import get_config
 from tests.convert.loading import from_dict, load
@@ -241,19 +242,18 @@ def test_one_block(layer, kind):
     own, stacked = nnx.split(stack)
     row = jax.tree.map(lambda p: p[layer], nnx.to_pure_dict(stacked))
     blocks[name] = nnx.merge(own, row)
-  scene = FusionContext(
+  shared = FusionContext(
     {"video": grid}, grid[0], route(2), Attention(None, ONE_DEVICE)
   )
-  out = jax.jit(
-    lambda x, rows, prompt: model.block(
-      blocks,
-      {"video": x.reshape(2, 3, 15, 32)},
-      {"video": rows[:, None, None]},
-      {"video": prompt},
-      {"video": model.video.angles(*grid)},
-      scene,
-    )[0]["video"]
-  )(x.numpy(), rows.numpy(), prompt)
+
+  def block(x, rows, prompt):
+    times = {"video": (None, rows[:, None, None])}
+    x = {"video": x.reshape(2, 3, 15, 32)}
+    given = EmbeddedInputs(x, times, {"video": prompt}, shared)
+    angles = {"video": model.video.angles(*grid)}
+    return model.block(blocks, x, given, angles)[0]["video"]
+
+  out = jax.jit(block)(x.numpy(), rows.numpy(), prompt)
   ours = np.asarray(out).reshape(theirs.shape)
   print("block", kind, layer, error(ours, theirs.numpy()))
   assert error(ours, theirs.numpy()) <= LIMIT

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from ccl_jax.config import build
 from ccl_jax.models.fusion.base import (
-  NOTHING,
+  NO_CACHE,
   Fusion,
   FusionContext,
   Grid,
@@ -15,7 +15,7 @@ from ccl_jax.models.fusion.gated import make_gated
 
 __all__ = [
   "FUSIONS",
-  "NOTHING",
+  "NO_CACHE",
   "Fusion",
   "FusionContext",
   "Grid",
@@ -25,7 +25,7 @@ __all__ = [
 
 
 def make_independent(widths, head_sizes, *, rngs, dtype) -> Fusion:
-  """Two towers that never meet."""
+  """Makes two towers that never meet."""
   return Fusion()
 
 
@@ -33,7 +33,7 @@ FUSIONS = {"independent": make_independent, "gated": make_gated, "cca": CCA}
 
 
 def make_fusion(settings: Mapping, **extra) -> Fusion:
-  """The fusion that `settings["kind"]` names, built from the other keys.
+  """Makes the fusion that `settings["kind"]` names from the other keys.
 
   Raises:
     ValueError: an unknown kind or key.

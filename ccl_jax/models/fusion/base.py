@@ -1,14 +1,14 @@
-"""What joins two streams: two hooks, called once in every block.
+"""A fusion joins two streams by two hooks, called once in every block.
 
-`attend` is how the streams self-attend, `exchange` what each adds to itself
-from the other, both sides read from the same snapshot. A fusion that leaves a
-hook alone keeps the streams independent there.
+`attend` is the streams' self-attention, `exchange` what each adds to itself
+from the other, both computed from the same snapshot. A fusion that keeps a hook
+of the base class keeps the streams independent there.
 
 When sampling, some of what `exchange` reads never changes: the context tokens,
-and a stream that is a reference at t = 0 and does not see the other. A `KVCache`
-holds the keys and values of these; `contexts` and `remember` make them. It is
-needed that a stream which sees nothing equals the stream alone: true for all
-fusions whose `attend` keeps the streams apart.
+and a stream that is a reference at t = 0 and does not see the other. A
+`KVCache` holds the keys and values of these; `context_kv` and `reference_kv`
+compute them. This needs that a stream which sees nothing equals the stream
+alone: true for all fusions whose `attend` keeps the streams apart.
 """
 
 import dataclasses
@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 import jax
 from flax import nnx
 
-from ccl_jax import trees
 from ccl_jax.array_types import Array, Route
 from ccl_jax.attention import Attention
+from ccl_jax.trees import interleave
 
 Grid = tuple[int, int, int]
 # Keys and values of some tokens, (b, m, k, e) each.
@@ -27,11 +27,11 @@ Pair = tuple[Array, Array]
 
 
 class FusionContext(NamedTuple):
-  """What all layers have in common.
+  """Inputs that all layers share.
 
   Attributes:
     grids: stream -> (f, h, w) tokens; f is a multiple of the context axis.
-    frames: how many of the f are true; the rest is padding.
+    frames: how many of the f are real; the rest is padding.
     route: who sees whom.
     attention: how to attend.
   """
@@ -45,14 +45,14 @@ class FusionContext(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class KVCache:
-  """What does not change from step to step, with a leading axis of layers.
+  """Keys and values that are constant over sampler steps, stacked over layers.
 
   Attributes:
-    contexts: side -> keys and values of its context tokens, batch of 1.
-    runs: of each run of the reference, stream -> its keys and values as the
-      other side reads them, (b, n, k, e).
-    reads: which run each pass of a sample reads, if a batch of b p rows holds
-      p passes of each sample side by side; () if none reads any.
+    contexts: side -> of the context tokens that it reads, batch of 1.
+    runs: for each run of the reference, stream -> as the other side reads it,
+      (b, n, k, e).
+    reads: the run that each pass of a sample reads, if a batch of b p rows
+      holds p passes of each sample side by side; () if none reads any.
   """
 
   contexts: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -62,50 +62,52 @@ class KVCache:
   )
 
   def of(self, stream: str) -> Pair | None:
-    """Keys and values of `stream` for all rows; None if not remembered."""
+    """Returns keys and values of `stream` for all rows; None if uncached."""
     if not self.reads or stream not in self.runs[0]:
       return None
-    passes = [self.runs[i][stream] for i in self.reads]
-    return trees.interleave(*passes)
+    return interleave(*(self.runs[i][stream] for i in self.reads))
 
 
-NOTHING = KVCache()
+NO_CACHE = KVCache()
 
 
 class Fusion(nnx.Module):
-  """Two independent towers; the interface and its neutral element."""
+  """Two independent towers: the interface and its neutral element."""
 
   def attend(
-    self, qkv: dict[str, tuple[Array, Array, Array]], scene: FusionContext
+    self, qkv: dict[str, tuple[Array, Array, Array]], shared: FusionContext
   ) -> dict[str, Array]:
-    """Self-attention, stream -> (b, n, k, e)."""
-    tokens = {s: h * w for s, (_, h, w) in scene.grids.items()}
+    """Returns self-attention, stream -> (b, n, k, e)."""
+    tokens = {s: h * w for s, (_, h, w) in shared.grids.items()}
     return {
-      s: scene.attention.within(s, *args, num_keys=scene.frames * tokens[s])
+      s: shared.attention.self_attention(
+        s, *args, num_keys=shared.frames * tokens[s]
+      )
       for s, args in qkv.items()
     }
 
   def exchange(
-    self, x: dict[str, Array], scene: FusionContext, memory: KVCache = NOTHING
+    self, x: dict[str, Array], shared: FusionContext, cache: KVCache = NO_CACHE
   ) -> dict[str, Array]:
-    """Stream -> (b, f, s, d) to add; a stream left out adds nothing."""
+    """Returns what to add, stream -> (b, f, s, d); nothing for others."""
     return {}
 
-  def contexts(self, dtype: Any) -> dict[str, Pair]:
-    """Side -> keys and values of the context tokens that it reads."""
+  def context_kv(self, dtype: Any) -> dict[str, Pair]:
+    """Returns keys and values of the context tokens that each side reads."""
     return {}
 
-  def remember(
-    self, x: dict[str, Array], scene: FusionContext
+  def reference_kv(
+    self, x: dict[str, Array], shared: FusionContext
   ) -> dict[str, Pair]:
-    """Stream -> keys and values as the other side reads it."""
+    """Returns keys and values of each stream as the other side reads it."""
     return {}
 
-  def shares(
-    self, x: dict[str, Array], scene: FusionContext
+  def attention_shares(
+    self, x: dict[str, Array], shared: FusionContext
   ) -> dict[str, Array]:
-    """Side -> the part of its tokens' attention on the other stream, (b, n).
+    """Returns each side's attention to the other stream, (b, n).
 
-    The mean over heads; the rest is on the context. Of sides that read another.
+    The mean over heads; the rest goes to the context tokens. Only sides that
+    read another stream have an entry.
     """
     return {}

@@ -24,8 +24,6 @@ Without LCT or without DCR the same samples are gated instead: x += g * (...)
 with g = 0 for them (Eq. 1), the paper's baseline.
 """
 
-import functools
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -33,13 +31,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ccl_jax.array_types import STREAMS, Array, Float, Route, other
+from ccl_jax.array_types import STREAMS, Array, Float, other
 from ccl_jax.attention import Full, Mask, Window
 from ccl_jax.layers import LayerNorm
 from ccl_jax.models import layers, rope
 from ccl_jax.models.block import flatten
 from ccl_jax.models.fusion.base import (
-  NOTHING,
+  NO_CACHE,
   Fusion,
   FusionContext,
   KVCache,
@@ -52,7 +50,7 @@ POSITIONS = ("index", "seconds", "fine", "unscaled")
 def frame_times(
   positions: str, f: int, c: int, fps: float, rate: float = 31.25
 ) -> dict[str, Float[np.ndarray, " n"]]:
-  """Where frames and audio latents sit on the time axis, in video frames.
+  """Returns positions of frames and audio latents on the time axis, in frames.
 
   "index": frame i at i, latent j at j / c. "seconds": both at their middle:
   frame 0 covers one pixel frame, frame i >= 1 covers 4i-3 .. 4i, and latent j
@@ -91,37 +89,23 @@ class CrossAttention(nnx.Module):
     tokens = 0.02 * jax.random.normal(rngs.params(), (num_context, d_other))
     self.context = nnx.Param(tokens)
 
-  def context_keys(self, dtype: Any) -> Pair:
-    """Of the context tokens, (1, r, k, e): without RoPE, for all samples."""
+  def query(
+    self, x: Float[Array, "b f s d"], angles: Array
+  ) -> Float[Array, "b n k e"]:
+    """Returns queries of this side's stream."""
+    return rope.rotate(self.attention.query(flatten(self.norm(x))), angles)
+
+  def context_kv(self, dtype: Any) -> Pair:
+    """Returns keys and values of the context tokens, (1, r, k, e), no RoPE."""
     p, context = self.attention, self.context[...].astype(dtype)[None]
     return p.key(context), p.value(context)
 
-  def keys(self, y: Float[Array, "b f r d"], angles: Array) -> Pair:
-    """Of the other stream."""
+  def other_kv(self, y: Float[Array, "b f r d"], angles: Array) -> Pair:
+    """Returns keys and values of the other stream."""
     # Frame by frame: libtpu 0.0.51 cannot lay out the gradient of a norm over
     # all tokens as one axis.
     p, y = self.attention, flatten(self.norm_other(y))
     return rope.rotate(p.key(y), angles), p.value(y)
-
-  def attend(
-    self,
-    x: Float[Array, "b f s d"],
-    angles: Array,
-    parts: Sequence[Pair],
-    across: Callable[..., Array],
-  ) -> Float[Array, "b n k e"]:
-    """What x reads, attending by `across(q, k, v)`.
-
-    parts: keys and values, one behind the other; those with a batch of 1 are
-      there for all samples.
-    """
-    b = len(x)
-    q = rope.rotate(self.attention.query(flatten(self.norm(x))), angles)
-    k, v = (
-      jnp.concatenate([jnp.broadcast_to(a, (b, *a.shape[1:])) for a in each], 1)
-      for each in zip(*parts, strict=True)
-    )
-    return across(q, k, v)
 
 
 class CCA(Fusion):
@@ -130,13 +114,13 @@ class CCA(Fusion):
   Args:
     widths: stream -> d.
     head_sizes: stream -> e; a side attends in its own head geometry.
-    num_audio_lct: LCT that stand for audio (read by video); 0 for none.
-    num_video_lct: LCT that stand for video (read by audio); 0 for none.
+    num_audio_lct: LCT that replace audio (read by video); 0 for none.
+    num_video_lct: LCT that replace video (read by audio); 0 for none.
     tarp: aligned positions and windows; without, unscaled and full.
     dcr: routing; without, a gate.
     positions: see `frame_times`.
-    audio_window_radius, video_window_radius: frames to each side that the window on audio
-      (read by video) and on video (read by audio) reaches.
+    audio_window_radius: frames to each side in video's window on audio.
+    video_window_radius: frames to each side in audio's window on video.
     fps: of the video, for positions="seconds".
   """
 
@@ -150,138 +134,147 @@ class CCA(Fusion):
       raise ValueError(f"{positions=}: expected one of {POSITIONS}.")
     self.positions = positions if tarp else "unscaled"
     self.tarp, self.dcr, self.fps = tarp, dcr, fps
+    # In the order of STREAMS: the video side reads audio, the audio side video.
     self.head_sizes = tuple(head_sizes[s] for s in STREAMS)
-    self.halves = (audio_window_radius, video_window_radius)
+    self.radii = (audio_window_radius, video_window_radius)
     self.num_context = (num_audio_lct, num_video_lct)
-    for i, side in enumerate(STREAMS):
-      d, d_other = widths[side], widths[other(side)]
-      reader = CrossAttention(
-        d, d_other, head_sizes[side], self.num_context[i], rngs=rngs,
-        dtype=dtype,
-      )  # fmt: skip
-      setattr(self, side, reader)
+    self.video, self.audio = (
+      CrossAttention(
+        widths[side], widths[other(side)], e, num, rngs=rngs, dtype=dtype
+      )
+      for side, e, num in zip(
+        STREAMS, self.head_sizes, self.num_context, strict=True
+      )
+    )
 
-  def is_routed(self, side: str) -> bool:
-    """Whether routes close columns of what `side` reads, or else a gate."""
-    return self.dcr and self.num_context[STREAMS.index(side)] > 0
+  def side(self, name: str) -> CrossAttention:
+    """Returns the cross-attention of a stream to the other one."""
+    return {"video": self.video, "audio": self.audio}[name]
 
-  def angles(self, side: str, of: str, scene: FusionContext) -> Array:
-    """RoPE of the tokens of stream `of`, in the head geometry of `side`."""
-    e = self.head_sizes[STREAMS.index(side)]
-    # Where the frames of a video alone sit does not depend on c.
-    _, _, c = scene.grids.get("audio", (0, 1, 1))
-    f, h, w = scene.grids[of]
+  def exchange(
+    self, x: dict[str, Array], shared: FusionContext, cache: KVCache = NO_CACHE
+  ) -> dict[str, Array]:
+    """Runs both sides on the snapshot x; a lone stream reads its LCT."""
+    updates = {s: self.update(s, x, shared, cache) for s in x}
+    return {s: update for s, update in updates.items() if update is not None}
+
+  def update(
+    self, name: str, x: dict[str, Array], shared: FusionContext, cache: KVCache
+  ) -> Float[Array, "b f s d"] | None:
+    """Returns what a side adds to itself; None if it has nothing to read."""
+    is_routed, side = self.is_routed(name), self.side(name)
+    kv = self.other_kv(name, x, shared, cache)
+    if kv is None and not is_routed:
+      return None
+    if name in cache.contexts:
+      context_kv = cache.contexts[name]
+    else:
+      context_kv = side.context_kv(x[name].dtype)
+    attended = self.attend_to(name, x[name], context_kv, kv, shared)
+    update = side.attention.out(attended).reshape(x[name].shape)
+    # Routed samples that see nothing read their LCT; gated ones add nothing.
+    gate = shared.route.exchanges
+    gate = gate if is_routed else gate & shared.route.sees[name]
+    return jnp.where(gate[:, None, None, None], update, 0)
+
+  def other_kv(
+    self, name: str, x: dict[str, Array], shared: FusionContext, cache: KVCache
+  ) -> Pair | None:
+    """Returns keys and values of the other stream, from x or the cache."""
+    far = other(name)
+    if far not in x:
+      return cache.of(far)
+    # A reference gets no gradient through the stream that reads it.
+    keep = shared.route.is_generated[far][:, None, None, None]
+    y = jnp.where(keep, x[far], jax.lax.stop_gradient(x[far]))
+    return self.side(name).other_kv(y, self.angles(name, far, shared))
+
+  def attend_to(
+    self,
+    name: str,
+    x: Float[Array, "b f s d"],
+    context_kv: Pair,
+    other_kv: Pair | None,
+    shared: FusionContext,
+  ) -> Float[Array, "b n k e"]:
+    """Attends to context tokens and the other stream under one softmax."""
+    pairs = [context_kv] if other_kv is None else [context_kv, other_kv]
+    num_other = sum(k.shape[1] for k, _ in pairs[1:])
+    mask = self.mask(name, num_other, shared)
+    q = self.side(name).query(x, self.angles(name, name, shared))
+    # The context tokens, of batch 1, are there for all samples.
+    k, v = (
+      jnp.concatenate(
+        [jnp.broadcast_to(a, (len(x), *a.shape[1:])) for a in each], 1
+      )
+      for each in zip(*pairs, strict=True)
+    )
+    return shared.attention.cross_attention(name, q, k, v, mask=mask)
+
+  def mask(self, name: str, num_other: int, shared: FusionContext) -> Mask:
+    """Returns the mask on context tokens and `num_other` others.
+
+    TARP's window or all frames; if routed, DCR's columns; no padded frames.
+    """
+    if not num_other:
+      return Mask()
+    i, (f, h, w) = STREAMS.index(name), shared.grids[name]
+    num_context, per_frame = self.num_context[i], num_other // f
+    sees = shared.route.sees[name]
+    window = Window(h * w, per_frame, self.radii[i], num_context)
+    pattern = window if self.tarp else Full()
+    mask = Mask(pattern)
+    if self.is_routed(name):
+      # Segments depend on the window's sizes only, whichever the pattern is.
+      routed = Mask.routed(window, sees, f * h * w, num_context + num_other)
+      mask = routed._replace(pattern=pattern)
+    if shared.frames < f:
+      length = num_context + shared.frames * per_frame
+      mask = mask._replace(k_lengths=jnp.full(len(sees), length))
+    return mask
+
+  def is_routed(self, name: str) -> bool:
+    """Returns whether routes close columns of the mask, or else a gate."""
+    return self.dcr and self.num_context[STREAMS.index(name)] > 0
+
+  def angles(self, name: str, of: str, shared: FusionContext) -> Array:
+    """Returns RoPE of the tokens of stream `of`, for the heads of a side."""
+    e = self.head_sizes[STREAMS.index(name)]
+    # The frames of a video alone have times that do not depend on c.
+    _, _, c = shared.grids.get("audio", (0, 1, 1))
+    f, h, w = shared.grids[of]
     times = frame_times(self.positions, f, c, self.fps)[of]
     if of == "video":
       return rope.video_angles(times, h, w, e)
     return rope.time_angles(times, e)
 
-  def mask(self, side: str, num_far: int, scene: FusionContext) -> Mask:
-    """TARP's window and, if routed, DCR's columns, on context and `num_far`.
-
-    Without TARP everyone sees every frame; frames of padding nobody sees.
-    """
-    if not num_far:
-      return Mask()
-    i, (f, h, w) = STREAMS.index(side), scene.grids[side]
-    context, per_frame = self.num_context[i], num_far // f
-    sees = scene.route.sees[side]
-    window = Window(h * w, per_frame, self.halves[i], context)
-    pattern = window if self.tarp else Full()
-    mask = Mask(pattern)
-    if self.is_routed(side):
-      mask = Mask.routed(window, sees, f * h * w, context + num_far)
-      mask = mask._replace(pattern=pattern)
-    if scene.frames < f:
-      lengths = jnp.full(len(sees), context + scene.frames * per_frame)
-      mask = mask._replace(k_lengths=lengths)
-    return mask
-
-  def exchange(
-    self, x: dict[str, Array], scene: FusionContext, memory: KVCache = NOTHING
+  def attention_shares(
+    self, x: dict[str, Array], shared: FusionContext
   ) -> dict[str, Array]:
-    """Both sides read the snapshot x; a lone stream reads its LCT."""
-    added = {}
-    for side in x:
-      far = self.far_keys(side, x, scene, memory)
-      if far or self.is_routed(side):
-        added[side] = self.read(side, x[side], far, scene, memory)
-    return added
+    """See `Fusion`: attends to values that are 0 in the context, else 1."""
+    shares = {}
+    for name in x:
+      kv = self.other_kv(name, x, shared, NO_CACHE)
+      if kv is None:
+        continue
+      k0, v0 = self.side(name).context_kv(x[name].dtype)
+      zeros, ones = jnp.zeros_like(v0), jnp.ones_like(kv[1])
+      share = self.attend_to(name, x[name], (k0, zeros), (kv[0], ones), shared)
+      share = share.astype(jnp.float32).mean((2, 3))
+      shares[name] = jnp.where(shared.route.sees[name][:, None], share, 0)
+    return shares
 
-  def far_keys(
-    self, side: str, x: dict[str, Array], scene: FusionContext, memory: KVCache
-  ) -> tuple[Pair, ...]:
-    """Of the other stream, if it is here or remembered."""
-    far = other(side)
-    if far in x:
-      y = self.detached(x, far, scene.route)
-      return (getattr(self, side).keys(y, self.angles(side, far, scene)),)
-    remembered = memory.of(far)
-    return () if remembered is None else (remembered,)
+  def context_kv(self, dtype: Any) -> dict[str, Pair]:
+    """See `Fusion`."""
+    return {name: self.side(name).context_kv(dtype) for name in STREAMS}
 
-  def read(
-    self,
-    side: str,
-    x: Float[Array, "b f s d"],
-    far: tuple[Pair, ...],
-    scene: FusionContext,
-    memory: KVCache,
-  ) -> Float[Array, "b f s d"]:
-    """What `side` adds to itself, from its context and `far`."""
-    on = scene.route.exchanges
-    if side in memory.contexts:
-      near = memory.contexts[side]
-    else:
-      near = getattr(self, side).context_keys(x.dtype)
-    attended = self.attended(side, x, (near, *far), scene)
-    update = getattr(self, side).attention.out(attended).reshape(x.shape)
-    on = on if self.is_routed(side) else on & scene.route.sees[side]
-    return jnp.where(on[:, None, None, None], update, 0)
-
-  def attended(
-    self,
-    side: str,
-    x: Float[Array, "b f s d"],
-    parts: Sequence[Pair],
-    scene: FusionContext,
-  ) -> Float[Array, "b n k e"]:
-    """What `side` reads of the context, the first of `parts`, and the rest."""
-    num_far = sum(k.shape[1] for k, _ in parts[1:])
-    mask = self.mask(side, num_far, scene)
-    across = functools.partial(scene.attention.across, side, mask=mask)
-    angles = self.angles(side, side, scene)
-    return getattr(self, side).attend(x, angles, parts, across)
-
-  def shares(
-    self, x: dict[str, Array], scene: FusionContext
-  ) -> dict[str, Array]:
-    """See `Fusion`: attention to values that are 0 in the context, else 1."""
-    found = {}
-    for side in x:
-      for k, v in self.far_keys(side, x, scene, NOTHING):
-        k0, v0 = getattr(self, side).context_keys(x[side].dtype)
-        parts = ((k0, jnp.zeros_like(v0)), (k, jnp.ones_like(v)))
-        share = self.attended(side, x[side], parts, scene)
-        share = share.astype(jnp.float32).mean((2, 3))
-        found[side] = jnp.where(scene.route.sees[side][:, None], share, 0)
-    return found
-
-  def contexts(self, dtype: Any) -> dict[str, Pair]:
-    """Side -> keys and values of the LCT that it reads."""
-    return {side: getattr(self, side).context_keys(dtype) for side in STREAMS}
-
-  def remember(
-    self, x: dict[str, Array], scene: FusionContext
+  def reference_kv(
+    self, x: dict[str, Array], shared: FusionContext
   ) -> dict[str, Pair]:
-    """Stream -> its keys and values as the other side reads it."""
-    layout, kept = scene.attention.layout, {}
+    """See `Fusion`."""
+    layout, kept = shared.attention.layout, {}
     for s, y in x.items():
-      side = other(s)
-      pair = getattr(self, side).keys(y, self.angles(side, s, scene))
+      name = other(s)
+      pair = self.side(name).other_kv(y, self.angles(name, s, shared))
       kept[s] = tuple(layout.constrain(a, f"{s}/heads") for a in pair)
     return kept
-
-  def detached(self, x: dict[str, Array], far: str, route: Route) -> Array:
-    """The far stream, cut from the gradient where it is a reference."""
-    keep = route.is_generated[far][:, None, None, None]
-    return jnp.where(keep, x[far], jax.lax.stop_gradient(x[far]))

@@ -12,7 +12,7 @@ def make_gated(
   widths: dict[str, int], head_sizes: dict[str, int], *, rngs, dtype,
   tarp: bool = False, positions: str = "index", fps: float = 25.0,
 ) -> CCA:  # fmt: skip
-  """Gated cross-attention; `tarp` gives row 2 of the paper's Table 2."""
+  """Makes gated cross-attention; `tarp` is row 2 of the paper's Table 2."""
   return CCA(
     widths, head_sizes, rngs=rngs, dtype=dtype, num_audio_lct=0,
     num_video_lct=0, dcr=False, tarp=tarp, positions=positions, fps=fps,

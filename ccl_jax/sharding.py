@@ -1,4 +1,4 @@
-"""Where arrays live: one mesh of four axes, and rules from names to axes.
+"""Sharding: one mesh of four axes, and rules from names to axes.
 
     data     other samples; the axis that runs between slices
     fsdp     other samples; the parameters are split over it
@@ -57,10 +57,10 @@ def make_mesh(
   tensor: int = 1,
   num_slices: int = 1,
 ) -> Mesh:
-  """All `devices` as a mesh; one size may be -1, for "the rest".
+  """Makes a mesh of all `devices`; one size may be -1, for "the rest".
 
-  `num_slices` slices are joined by the data centre's network; `data` runs over it, and is
-  a multiple of their number.
+  The data centre's network joins `num_slices` slices; `data` runs over it and
+  is a multiple of their number.
 
   Raises:
     ValueError: sizes whose product is not the number of devices.
@@ -73,8 +73,8 @@ def make_mesh(
   sizes = [len(devices) // known if s == -1 else s for s in sizes]
   if math.prod(sizes) != len(devices) or sizes[0] % num_slices:
     raise ValueError(
-      f"mesh {shown} in {num_slices} slices does not fit {len(devices)} devices:"
-      " the product of the sizes is their number, and data a multiple of the"
+      f"mesh {shown} in {num_slices} slices does not fit {len(devices)}"
+      " devices: the product of the sizes is their number, and data a multiple of the"
       " slices."
     )
   if num_slices > 1:
@@ -91,7 +91,7 @@ def make_mesh(
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-  """A mesh and the rules on it; without a mesh it leaves everything alone.
+  """A mesh and its rules; without a mesh it leaves everything alone.
 
   Attributes:
     mesh: from `make_mesh`, or None for one device.
@@ -126,21 +126,21 @@ class Layout:
 
   @property
   def device(self) -> Any:
-    """One like all of the mesh, or of this host."""
+    """A device of the mesh, or of this host."""
     return jax.devices()[0] if self.mesh is None else self.mesh.devices.flat[0]
 
   def size(self, entry: Any) -> int:
-    """How many shards a spec makes, or an entry of one."""
+    """Returns the number of shards of a spec, or of one of its entries."""
     if self.mesh is None:
       return 1
     return math.prod(self.mesh.shape[axis] for axis in axes_of(entry))
 
   def sharding(self, *spec) -> NamedSharding | None:
-    """A spec on the mesh."""
+    """Returns a spec's sharding on the mesh; None without a mesh."""
     return self.mesh and NamedSharding(self.mesh, PartitionSpec(*spec))
 
   def spec(self, name: str) -> Spec:
-    """The spec of an activation.
+    """Returns the spec of an activation.
 
     Raises:
       ValueError: an activation without a rule, or a rule without one.
@@ -149,13 +149,13 @@ class Layout:
     return trees.flatten(trees.match(self.activations, names))[name]
 
   def constrain(self, x: Array, name: str) -> Array:
-    """x, laid out as the rule for `name` says."""
+    """Constrains x to the rule for `name`."""
     if self.mesh is None:
       return x
     return jax.lax.with_sharding_constraint(x, self.sharding(*self.spec(name)))
 
   def replicate(self, x: Array) -> Array:
-    """x, whole on every device."""
+    """Constrains x to be replicated on every device."""
     if self.mesh is None:
       return x
     return jax.lax.with_sharding_constraint(x, self.sharding())
@@ -169,11 +169,11 @@ class Layout:
     return self.mesh and self.sharding(self.spec("batch")[0])
 
   def padded_frames(self, frames: int) -> int:
-    """`frames`, rounded up to a multiple of the context axis."""
+    """Rounds `frames` up to a multiple of the context axis."""
     return frames + -frames % self.size("context")
 
   def param_specs(self, shapes: PyTree) -> PyTree:
-    """The spec of every parameter.
+    """Returns the spec of every parameter.
 
     Raises:
       ValueError: a leaf without a rule or a rule without a leaf, a dimension
@@ -198,7 +198,7 @@ class Layout:
         )
 
   def _check_sharded(self, leaves: dict[str, Any], specs: dict[str, Spec]):
-    """Where the rules split at all, they must split nearly all bytes."""
+    """Checks that rules which split parameters split nearly all bytes."""
     used = {a for spec in specs.values() for a in axes_of(spec)}
     if self.size(tuple(used)) == 1:
       return
@@ -214,7 +214,7 @@ class Layout:
       )
 
   def gather(self, params: PyTree, prefix: str, cast: Any = None) -> PyTree:
-    """Eq. 1 for one layer's parameters, or those outside of the layers.
+    """Gathers one layer's parameters, or those outside of the layers (eq. 1).
 
     Args:
       params: nested dict; leaves lack the layer axis of the stacked ones.
@@ -243,7 +243,7 @@ ONE_DEVICE = Layout()
 
 
 def axes_of(entry: Any) -> tuple[str, ...]:
-  """The axes in an entry of a spec, or in a whole spec."""
+  """Returns the axes of a spec, or of one of its entries."""
   if entry is None:
     return ()
   if isinstance(entry, str):
@@ -252,15 +252,21 @@ def axes_of(entry: Any) -> tuple[str, ...]:
 
 
 def is_stacked(path: str) -> bool:
-  """Whether a parameter has a leading axis of layers."""
+  """Returns whether a parameter has a leading axis of layers."""
   return "/blocks/" in path or path.startswith("fusion/")
 
 
 def gather_steps(spec: Spec) -> tuple[Spec, ...]:
-  """From a parameter's spec to one split over `tensor` only, axis by axis.
+  """Returns the specs from a parameter's own to one split over `tensor` only.
 
-  An axis at a time, the last of a tuple first: a gather over two axes of a
-  torus at once is not one that the TPU compiler knows.
+  One axis a step, the last of a tuple first, as the TPU compiler knows no
+  gather over two axes of a torus at once. For (None, (fsdp, data), tensor):
+
+      (None, (fsdp, data), tensor)     as stored
+      (None, fsdp,         tensor)     after an all-gather over data
+      (None, None,         tensor)     after an all-gather over fsdp
+
+  The backward pass takes the same steps upwards, as reduce-scatters.
   """
   steps = [tuple(spec)]
   while any(set(axes_of(entry)) - {"tensor"} for entry in steps[-1]):
@@ -302,7 +308,7 @@ def make_layout(
   sharding: Mapping[str, Any],
   devices: Sequence[Any] | None = None,
 ) -> Layout:
-  """A layout from the config's two sections; of one device, an empty one.
+  """Makes a layout from the config's sections; for one device an empty one.
 
   Args:
     mesh: arguments of `make_mesh`.
@@ -315,7 +321,7 @@ def make_layout(
 
 
 def local_rows(layout: Layout, batch: int) -> list[int]:
-  """The rows of a global batch that this host's devices hold."""
+  """Returns the rows of a global batch that this host's devices hold."""
   if layout.mesh is None:
     return list(range(batch))
   parts = layout.rows().addressable_devices_indices_map((batch,)).values()
@@ -325,7 +331,7 @@ def local_rows(layout: Layout, batch: int) -> list[int]:
 def put_rows(
   layout: Layout, batch: int, rows: Sequence[int], local: np.ndarray
 ) -> Array:
-  """The global array of which `local` are this host's `rows`."""
+  """Makes a global array from this host's `rows`, which are `local`."""
   if layout.mesh is None:
     return jax.numpy.asarray(local)
   place = {row: i for i, row in enumerate(rows)}

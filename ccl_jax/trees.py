@@ -16,7 +16,7 @@ from ccl_jax.array_types import PyTree
 
 
 def flatten(tree: PyTree, prefix: str = "") -> dict[str, Any]:
-  """Nested dict -> {"a/b/c": leaf}, in sorted order of paths."""
+  """Flattens a nested dict to {"a/b/c": leaf}, in sorted order of paths."""
   if not isinstance(tree, dict):
     return {prefix.rstrip("/"): tree}
   leaves = {}
@@ -26,7 +26,7 @@ def flatten(tree: PyTree, prefix: str = "") -> dict[str, Any]:
 
 
 def unflatten(leaves: dict[str, Any]) -> PyTree:
-  """The inverse of `flatten`."""
+  """Inverts `flatten`."""
   tree: dict = {}
   for path, leaf in leaves.items():
     *parents, name = path.split("/")
@@ -40,7 +40,7 @@ def unflatten(leaves: dict[str, Any]) -> PyTree:
 def match(
   rules: Sequence[tuple[str, Any]], tree: PyTree, idle_ok: bool = False
 ) -> PyTree:
-  """The value of the first rule whose regex fully matches each leaf's path.
+  """Returns each leaf's value of the first rule that fully matches its path.
 
   `idle_ok` allows rules without a leaf (for a part of a tree that was matched
   as a whole before).
@@ -71,7 +71,7 @@ def match(
 def split(
   tree: PyTree, chosen: PyTree, is_first: Callable[[Any], bool]
 ) -> tuple[PyTree, PyTree]:
-  """Two trees: leaves whose value in `chosen` is_first, and the rest."""
+  """Splits a tree: leaves whose value in `chosen` is_first, and the rest."""
   values = flatten(chosen)
   parts: tuple[dict, dict] = ({}, {})
   for path, leaf in flatten(tree).items():
@@ -80,12 +80,12 @@ def split(
 
 
 def join(first: PyTree, second: PyTree) -> PyTree:
-  """Undoes `split`."""
+  """Joins what `split` has split."""
   return unflatten(flatten(first) | flatten(second))
 
 
 def interleave(*trees: PyTree) -> PyTree:
-  """p trees of arrays (b, ...) -> one of (b p, ...), sample by sample."""
+  """Interleaves p trees of arrays (b, ...) to one of (b p, ...), by sample."""
   if len(trees) == 1:
     return trees[0]
   return jax.tree.map(
@@ -94,5 +94,5 @@ def interleave(*trees: PyTree) -> PyTree:
 
 
 def count(tree: PyTree) -> int:
-  """Number of elements in all leaves (arrays or their shapes)."""
+  """Counts the elements of all leaves (arrays or their shapes)."""
   return sum(leaf.size for leaf in flatten(tree).values())

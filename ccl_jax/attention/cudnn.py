@@ -20,7 +20,7 @@ def attend(
   mask: Mask,
   target: CompileTarget,
 ) -> Float[Array, "b n k e"]:
-  """Attention by cuDNN.
+  """Computes attention by cuDNN.
 
   Raises:
     NotImplementedError: anything but half-precision full attention on a GPU.

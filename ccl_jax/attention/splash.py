@@ -10,8 +10,8 @@ segments are its segment ids. The kernel wants whole blocks and whole lanes:
   - heads are padded with zeros to a multiple of 128, which changes no logit.
 
 The output and its log-sum-exp carry the caller's `name`, so that a remat policy
-can keep them. As for any Mosaic kernel, a program for several
-chips calls it inside of `shard_map`.
+can keep them. As for any Mosaic kernel, a program for several chips calls it
+inside of `shard_map`.
 """
 
 import dataclasses
@@ -43,7 +43,7 @@ def attend(
   target: CompileTarget,
   name: str | None = None,
 ) -> Float[Array, "b n k e"]:
-  """Attention for any mask; interpreted (slowly) where there is no TPU."""
+  """Computes attention for any mask; interpreted, slowly, without a TPU."""
   n, m = q.shape[1], k.shape[1]
   attend_heads = _make_kernel(
     mask.pattern, q.shape[2], n, m, choose(n, m, target.kind),
@@ -56,7 +56,7 @@ def attend(
 
 
 def _pad(x: Float[Array, "b n k e"]) -> Float[Array, "b k _ _"]:
-  """Heads before tokens, whole blocks of tokens, whole lanes."""
+  """Moves heads before tokens and pads to full blocks and lanes."""
   x = jnp.swapaxes(x, 1, 2)
   n, e = x.shape[2:]
   return jnp.pad(x, ((0, 0), (0, 0), (0, padded(n) - n), (0, -e % _LANES)))
@@ -112,7 +112,7 @@ def _make_kernel(
   pattern: Pattern, num_heads: int, n: int, m: int, sizes: BlockSizes,
   interpret: bool, name: str | None,
 ):  # fmt: skip
-  """The kernel of (k, n, e) arrays, made once for all layers."""
+  """Makes the kernel of (k, n, e) arrays, once for all layers."""
   if pattern == Full() and (n, m) == (
     padded(n),
     padded(m),

@@ -6,9 +6,8 @@ With queries reshaped to frames, frame i reads the keys
 
 laid side by side by shifting and concatenating (no gather). Beyond both ends
 the end frames are repeated (padding with zeros crashes libtpu 0.0.51) with an
-id that no query has. Memory is O(n keys_per_query)
-and never O(n m). The context keys are copied to every frame, so that one
-softmax covers both.
+id that no query has. Memory is O(n keys_per_query) and never O(n m). The
+context keys are copied to every frame, so that one softmax covers both.
 
 Frames are a batch axis throughout, and heads the next one, so that both
 products are plain batched ones: sharding frames needs a halo of `half` key
@@ -32,7 +31,7 @@ def attend(
   mask: Mask,
   target: CompileTarget,
 ) -> Float[Array, "b n k e"]:
-  """Attention for `Window` masks over whole frames, on every platform.
+  """Computes attention for `Window` masks, frame by frame.
 
   Raises:
     NotImplementedError: another pattern, or queries and keys that are not
@@ -60,7 +59,7 @@ def attend(
 
 
 def _count_frames(mask: Mask, n: int, m: int) -> int:
-  """The frames that queries and keys agree on, or NotImplementedError."""
+  """Returns the number of frames of both; NotImplementedError if unequal."""
   window = mask.pattern
   if not isinstance(window, Window):
     raise NotImplementedError(f"framed attention needs a Window, got {window}")
@@ -78,7 +77,7 @@ def _count_frames(mask: Mask, n: int, m: int) -> int:
 
 
 def _gather_keys(x, window: Window, frames: int, beyond: int | None = None):
-  """(b, m, k, e) -> (b, f, k, w, e): the w keys that each frame may see.
+  """Gathers (b, m, k, e) to (b, f, k, w, e): the w keys that a frame may see.
 
   beyond: what stands beyond both ends; the end frames, repeated, if None.
   Heads go before tokens while each key is there once: cheaper than after.

@@ -38,7 +38,7 @@ def interpolate(
   noise: Float[Array, " b *dims"],
   t: Float[Array, " b *steps"],
 ) -> Float[Array, " b *dims"]:
-  """x_t = (1 - t) x0 + t noise, for times (b,) or (b, f, 1)."""
+  """Returns x_t = (1 - t) x0 + t noise, for times (b,) or (b, f, 1)."""
   t = expand(t, x0.ndim)
   return (1 - t) * x0 + t * noise
 
@@ -46,28 +46,28 @@ def interpolate(
 def target(
   x0: Float[Array, " b *dims"], noise: Float[Array, " b *dims"]
 ) -> Float[Array, " b *dims"]:
-  """The velocity v = noise - x0, the same at every t."""
+  """Returns the velocity v = noise - x0, the same at every t."""
   return noise - x0
 
 
 def shift_time(
   t: Float[Array | np.ndarray, "*dims"], shift: float
 ) -> Float[Array | np.ndarray, "*dims"]:
-  """s t / (1 + (s - 1) t): keeps 0 and 1, moves the rest to noise if s > 1."""
+  """Returns s t / (1 + (s - 1) t): towards noise if s > 1; keeps 0 and 1."""
   return shift * t / (1 + (shift - 1) * t)
 
 
 def sample_time(
   key: Key[Array, ""], shape: tuple[int, ...], mean: float, std: float
 ) -> Float[Array, " *dims"]:
-  """Logit-normal times in (0, 1): sigmoid(mean + std normal)."""
+  """Draws logit-normal times in (0, 1): sigmoid(mean + std normal)."""
   return jax.nn.sigmoid(mean + std * jax.random.normal(key, shape))
 
 
 def mask_time(
   t: Float[Array, " b"], clean: Bool[Array, " b steps *ones"]
 ) -> Float[Array, " b"] | Float[Array, "b steps 1"]:
-  """Time of a stream whose `clean` latents are given: 0 there, else t.
+  """Returns the time of a stream: 0 where its latents are `clean`, else t.
 
   Args:
     t: one time per sample.
@@ -88,7 +88,7 @@ def mse(
   target: Float[Array, " b *dims"],
   mask: Bool[Array, " b *ones"],
 ) -> Float[Array, " b"]:
-  """Mean squared error of each sample where `mask`; 0 where it is empty.
+  """Returns each sample's mean squared error where `mask`; 0 if it is empty.
 
   `mask` broadcasts to the latents. Computed in float32.
   """
@@ -99,14 +99,14 @@ def mse(
 
 
 def sample_keys(key: Key[Array, ""], batch: int) -> Key[Array, " b"]:
-  """One key per sample: fold_in(key, i)."""
+  """Returns one key per sample: fold_in(key, i)."""
   return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(batch))
 
 
 def draw_noise(
   keys: Key[Array, " b"], shapes: dict[str, tuple[int, ...]]
 ) -> State:
-  """Standard normal state (b, *shape) per stream, one key per item.
+  """Draws a standard normal state (b, *shape) per stream, one key per item.
 
   An item's noise depends on its key alone: not on the batch it is in, nor on
   which other stream is drawn with it.

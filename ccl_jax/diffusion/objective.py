@@ -24,7 +24,7 @@ from ccl_jax.diffusion import flow, tasks
 
 @dataclass(frozen=True)
 class Objective:
-  """Numbers of the objective. The paper gives none but the probabilities.
+  """Settings of the objective. The paper gives only the probabilities.
 
   Attributes:
     time_shift: time shift; 5 is Wan2.1's at 480p.
@@ -70,12 +70,12 @@ class Objective:
       )
 
   def weight(self, stream: str) -> float:
-    """lv or la."""
+    """Returns lv or la."""
     return {"video": self.video_weight, "audio": self.audio_weight}[stream]
 
 
 class Example(NamedTuple):
-  """A batch ready for the model, and what to compare its output with.
+  """A batch ready for the model, and the targets of its output.
 
   Attributes:
     x_t: noised state; clean latents where they are given.
@@ -144,7 +144,7 @@ def make_training_example(
 def loss(
   prediction: State, example: Example, objective: Objective
 ) -> tuple[Float[Array, ""], dict[str, dict[str, Array]]]:
-  """The objective's value and its parts.
+  """Returns the objective's value and its parts.
 
   Args:
     prediction: velocities, the same streams and shapes as the example's.
@@ -172,7 +172,7 @@ def loss(
 
 
 def _by_task(example: Example, stream: str) -> dict[str, Bool[Array, " b"]]:
-  """The samples of each task that generates the stream."""
+  """Returns the samples of each task that generates the stream."""
   return {
     f"loss/{task.name}/{stream}": example.task == index
     for index, task in enumerate(tasks.TASKS)
@@ -181,7 +181,7 @@ def _by_task(example: Example, stream: str) -> dict[str, Bool[Array, " b"]]:
 
 
 def _by_time(example: Example, stream: str) -> dict[str, Bool[Array, " b"]]:
-  """The samples of each fifth of [0, 1], by the time where it is not clean."""
+  """Returns the samples of each fifth of [0, 1], by the noisy time."""
   t = example.t[stream]
   t = t.reshape(len(t), -1).max(axis=1)
   fifth = jnp.clip((5 * t).astype(jnp.int32), 0, 4)
@@ -192,13 +192,13 @@ def _by_time(example: Example, stream: str) -> dict[str, Bool[Array, " b"]]:
 
 
 def _bernoulli(key, probability: float, batch: int):
-  """(b,) bools, each drawn from its own sample's key."""
+  """Draws (b,) bools, each from its own sample's key."""
   keys = flow.sample_keys(key, batch)
   return jax.vmap(lambda key: jax.random.bernoulli(key, probability))(keys)
 
 
 def _clean(key, x0: State, route: Route, first_frame_probability: float):
-  """Masks of what is given: references, absent streams, some first frames."""
+  """Returns masks of references, absent streams and given first frames."""
   clean = {s: flow.expand(~route.is_generated[s], x0[s].ndim) for s in x0}
   if first_frame_probability > 0 and "video" in x0:
     b, f = x0["video"].shape[:2]

@@ -33,7 +33,7 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -55,10 +55,10 @@ _UNIPC_MARGIN = 1e-6
 def schedule(
   num_steps: int, shift: float, train_steps: int = 1000
 ) -> Float[np.ndarray, " {num_steps}+1"]:
-  """Shifted sigmas from 1 to 0, the flow schedule of diffusers' UniPC.
+  """Returns shifted sigmas from 1 to 0, the flow schedule of diffusers' UniPC.
 
   Linear from 1 towards 1 / train_steps, without that end, shifted, then 0.
-  Unlike there the model is given sigma itself, not floor(1000 sigma).
+  Unlike there, the model gets sigma itself, not floor(1000 sigma).
 
   Raises:
     ValueError: fewer than one step, or a shift that is not positive.
@@ -140,7 +140,7 @@ def check_solver(name: str) -> None:
 def times(
   state: State, sigma: Array, clean: dict[str, Bool[Array, " b ..."]]
 ) -> State:
-  """The time of each stream at one sigma: 0 where latents are given."""
+  """Returns each stream's time at one sigma: 0 where latents are given."""
   t = {s: jnp.full((len(x),), sigma) for s, x in state.items()}
   return t | {s: flow.mask_time(t[s], clean[s]) for s in clean}
 
@@ -148,7 +148,7 @@ def times(
 def split(
   sigmas: Float[np.ndarray, " sigmas"], window: tuple[float, float]
 ) -> list[tuple[bool, int]]:
-  """Runs of steps from sigmas within the window, or outside of it.
+  """Splits the steps into runs inside and outside of the window.
 
   Returns:
     (is inside, number of steps) of each run; nothing where there is no step.
@@ -161,7 +161,7 @@ def split(
 def euler(
   phases: Phases, x: State, sigmas: Float[np.ndarray, " sigmas"]
 ) -> tuple[State, State]:
-  """Euler's method; exact on a constant field."""
+  """Runs Euler's method; exact on a constant field."""
 
   def step(field, x, row):
     sigma, delta = row
@@ -171,28 +171,39 @@ def euler(
   return _scan(step, phases, x, rows)
 
 
+class UniPCState(NamedTuple):
+  """The carry of step i: predicted x_i, x_{i-1}, m_{i-1} and m_{i-2}."""
+
+  x: State
+  last_x: State
+  last_m: State
+  older_m: State
+
+
 def unipc(
   phases: Phases, x: State, sigmas: Float[np.ndarray, " sigmas"]
 ) -> tuple[State, State]:
-  """UniPC of order 2, equal to diffusers' `UniPCMultistepScheduler`."""
+  """Runs UniPC of order 2, equal to diffusers' `UniPCMultistepScheduler`."""
   sigmas = np.minimum(sigmas, 1 - _UNIPC_MARGIN).astype(np.float32)
   predict, correct = unipc_table(sigmas)
 
   def step(field, carry, row):
-    x, last_x, last_m, older_m = carry
+    predicted, last_x, last_m, older_m = carry
     sigma, predict, correct = row
-    at, m = x, _combine((1.0, -sigma), (x, field(x, sigma)))
-    x = _combine(correct, (x, last_x, m, last_m, older_m))
-    return (_combine(predict, (x, m, last_m)), x, m, last_m), at
+    m = _combine((1.0, -sigma), (predicted, field(predicted, sigma)))
+    x = _combine(correct, (predicted, last_x, m, last_m, older_m))
+    following = _combine(predict, (x, m, last_m))
+    return UniPCState(following, x, m, last_m), predicted
 
   zeros = jax.tree.map(jnp.zeros_like, x)
   rows = (sigmas[:-1], predict, correct)
-  (x, *_), states = _scan(step, phases, (x, zeros, zeros, zeros), rows)
-  return x, states
+  carry = UniPCState(x, zeros, zeros, zeros)
+  carry, states = _scan(step, phases, carry, rows)
+  return carry.x, states
 
 
 def _scan(step, phases: Phases, carry, rows):
-  """`lax.scan` of step(field, carry, row), phase by phase."""
+  """Scans step(field, carry, row), phase by phase."""
   start, outs = 0, []
   for field, steps in phases:
     part = tuple(row[start : start + steps] for row in rows)
@@ -204,7 +215,7 @@ def _scan(step, phases: Phases, carry, rows):
 def unipc_table(
   sigmas: Float[np.ndarray, " sigmas"],
 ) -> tuple[Float[np.ndarray, "steps 3"], Float[np.ndarray, "steps 5"]]:
-  """UniPC's coefficients at each of the N steps, float32 (made in float64).
+  """Computes UniPC's coefficients of the N steps in float64, as float32.
 
   Args:
     sigmas: falling, the first below 1, the last 0.
@@ -234,7 +245,7 @@ def unipc_table(
 
 
 def _second_order(before: float, now: float, later: float):
-  """1 / r, p and q of the step now -> later, from three sigmas."""
+  """Returns 1 / r, p and q of the step now -> later, from three sigmas."""
   l_before, l_now, l_later = (
     math.log((1 - sigma) / sigma) for sigma in (before, now, later)
   )
@@ -248,7 +259,7 @@ def _second_order(before: float, now: float, later: float):
 
 
 def _combine(weights, states) -> State:
-  """The linear combination of states, sum_k weights[k] states[k]."""
+  """Returns sum_k weights[k] states[k]."""
   return jax.tree.map(
     lambda *xs: sum(w * x for w, x in zip(weights, xs, strict=True)), *states
   )

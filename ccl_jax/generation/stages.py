@@ -98,7 +98,7 @@ def encode_inputs(
 def encode_first_frame(
   components: Components, images: UInt8[np.ndarray, "b y x 3"]
 ) -> EncodedInputs:
-  """Encodes first frames: as an `Image` if the model reads it, or as latents."""
+  """Encodes first frames, as an `Image` if the model reads one."""
   reads = components.plan.image_conditioning
   if not any(reads.values()):
     return EncodedInputs(

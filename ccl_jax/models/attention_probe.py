@@ -1,14 +1,13 @@
-"""Where cross-modal attention goes: to the other stream, or to context tokens.
+"""Cross-modal attention: to the other stream, or to context tokens.
 
 A token reads context tokens (LCT) and the other stream's tokens under one
-softmax. Its *share* is how much of that falls on the other stream, the mean of
-the heads,
+softmax. Its *share* is the part on the other stream, the mean over heads,
 
     share_i = mean_heads sum_{j in window(i)} softmax(q_i . [k0; k] / sqrt(e))_j
 
-and 1 - share_i falls on the LCT (Fig. 6 of the paper). It is what attention
-gives for values of 0 in the context and of 1 elsewhere, hence computed as
-attention is, by whichever backend, and from the same queries and keys.
+and 1 - share_i is on the LCT (Fig. 6 of the paper). It equals attention to
+values that are 0 in the context and 1 elsewhere, so it is computed by the same
+backend from the same queries and keys.
 """
 
 import einops
@@ -27,7 +26,7 @@ def attention_shares(
   route: Route,
   image: Image | None = None,
 ) -> dict[str, Array]:
-  """Shares of all tokens in all layers, in float32; arguments as of `velocity`.
+  """Computes shares of all tokens in all layers; arguments as of `velocity`.
 
   Returns:
     "video": (layers, b, f, h, w), the grid of tokens, "audio": (layers, b, m);

@@ -1,4 +1,4 @@
-"""One transformer block of one stream, as Wan2.1, open in the middle.
+"""One transformer block of one stream, as in Wan2.1, open in the middle.
 
     x += g1 * o(attention(rope(q), rope(k), v)),  q, k, v of mod(norm x, b1, s1)
     x += text_attention(layer_norm(x), text)           no gate, no modulation
@@ -24,6 +24,15 @@ from ccl_jax.models import layers
 from ccl_jax.models.rope import rotate
 
 
+def modulate(
+  x: Float[Array, "b f s d"],
+  shift: Float[Array, " b #f #s d"],
+  scale: Float[Array, " b #f #s d"],
+) -> Float[Array, "b f s d"]:
+  """Normalises x, then scales and shifts it; the result has x's dtype."""
+  return (normalize(x) * (1 + scale) + shift).astype(x.dtype)
+
+
 class Modulation(NamedTuple):
   """Rows of the modulation table, (b, f | 1, s | 1, d) in float32 each."""
 
@@ -32,27 +41,26 @@ class Modulation(NamedTuple):
   gate: Float[Array, " b #f #s d"]
 
   def apply(self, x: Float[Array, "b f s d"]) -> Float[Array, "b f s d"]:
-    """Normalises and modulates x; the result has x's dtype."""
-    y = normalize(x) * (1 + self.scale) + self.shift
-    return y.astype(x.dtype)
+    """Normalises and modulates x."""
+    return modulate(x, self.shift, self.scale)
 
   def add(
     self, x: Float[Array, "b f s d"], update: Float[Array, "b f s d"]
   ) -> Float[Array, "b f s d"]:
-    """The gated residual, added in float32."""
+    """Adds the gated residual in float32."""
     return (x + update.astype(jnp.float32) * self.gate).astype(x.dtype)
 
 
 def flatten(x: Float[Array, "b f s d"]) -> Float[Array, "b n d"]:
-  """Frames and tokens per frame as one axis, n = f * s."""
+  """Joins frames and tokens per frame into one axis, n = f * s."""
   return einops.rearrange(x, "b f s d -> b (f s) d")
 
 
 class CrossAttentionInputs(NamedTuple):
-  """What cross-attention reads, embedded to the width of the stream.
+  """Text and image tokens for cross-attention, in the width of the stream.
 
-  An image has keys and values of its own for the text's queries, and what both
-  attentions give is added before the output projection they share.
+  An image has its own keys and values for the text's queries. Both attentions
+  are added before the output projection that they share.
   """
 
   text: Float[Array, "b l d"]
@@ -60,9 +68,10 @@ class CrossAttentionInputs(NamedTuple):
 
 
 class Block(nnx.Module):
-  """A block of width d; text arrives already embedded to d.
+  """A transformer block of width d.
 
-  has_image: whether it can read tokens of an image.
+  Args:
+    has_image: whether it can read tokens of an image.
   """
 
   def __init__(
@@ -87,7 +96,7 @@ class Block(nnx.Module):
   def modulate(
     self, time: Float[Array, " b #f #s 6 d"]
   ) -> tuple[Modulation, Modulation]:
-    """The six rows for self-attention and FFN, from the projected time."""
+    """Returns the rows for self-attention and FFN, from the projected time."""
     rows = self.modulation[...] + time
     parts = [rows[..., i, :] for i in range(6)]
     return Modulation(*parts[:3]), Modulation(*parts[3:])
@@ -98,7 +107,7 @@ class Block(nnx.Module):
     modulation: Modulation,
     angles: Float[Array, "n half"],
   ) -> tuple[Float[Array, "b n k e"], ...]:
-    """Rotated queries and keys, and values, of self-attention."""
+    """Returns rotated queries and keys, and values, of self-attention."""
     y = flatten(modulation.apply(x))
     p = self.self_attention
     return rotate(p.query(y), angles), rotate(p.key(y), angles), p.value(y)
@@ -109,7 +118,7 @@ class Block(nnx.Module):
     attended: Float[Array, "b n k e"],
     modulation: Modulation,
   ) -> Float[Array, "b f s d"]:
-    """The residual of self-attention."""
+    """Adds the residual of self-attention."""
     update = self.self_attention.out(attended).reshape(x.shape)
     return modulation.add(x, update)
 
@@ -117,21 +126,21 @@ class Block(nnx.Module):
     self,
     x: Float[Array, "b f s d"],
     prompt: CrossAttentionInputs,
-    across: Callable[..., Array],
+    attend: Callable[..., Array],
   ) -> Float[Array, "b f s d"]:
-    """Cross-attention to text, and to an image, by `across(q, k, v)`.
+    """Adds cross-attention to text, and to an image, by `attend(q, k, v)`.
 
     Padding is not masked, as in Wan.
     """
     p = self.text_attention
     query = p.query(flatten(self.text_norm(x)))
-    attended = across(query, p.key(prompt.text), p.value(prompt.text))
+    attended = attend(query, p.key(prompt.text), p.value(prompt.text))
     if prompt.image is not None:
-      attended += across(query, *self.image(prompt.image))
+      attended += attend(query, *self.image(prompt.image))
     return x + p.out(attended).reshape(x.shape)
 
   def add_ffn(
     self, x: Float[Array, "b f s d"], modulation: Modulation
   ) -> Float[Array, "b f s d"]:
-    """The modulated and gated feed-forward network."""
+    """Adds the modulated and gated feed-forward network."""
     return modulation.add(x, self.ffn(modulation.apply(x)))

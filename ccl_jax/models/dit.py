@@ -9,15 +9,15 @@ per sample, shape (b,), or per token, shape (b, f, s) or (b, f, 1); both end as
 (b, f | 1, s | 1, d), so that the per-sample path costs one row a sample.
 The head is Linear(mod(norm x)) with its own two rows, from e itself.
 
-A video stream can be told of an image, as Wan2.1's I2V is: latents of it are
-channels behind the noisy ones, and CLIP's tokens are embedded by
+Image conditioning of a video stream (Wan2.1 I2V): the image's latents are
+channels after the noisy ones, and CLIP's tokens are embedded by
 
     norm(Linear(gelu(Linear(norm(tokens)))))                              (2)
 
-for the blocks to read beside the text. Without an image the channels are zeros
-and nothing reads: what was made from I2V weights then runs, and trains, as the
-text-to-video model that it contains. (Weight decay shrinks what nothing reads,
-so freeze it: the paths are video/image/ and video/blocks/image/.)
+for the blocks to read beside the text. Without an image the channels are zero
+and the tokens are skipped, so an I2V checkpoint runs, and trains, as the T2V
+model that it contains. (Weight decay shrinks unused parameters, so freeze them:
+the paths are video/image/ and video/blocks/image/.)
 """
 
 import einops
@@ -30,7 +30,7 @@ from ccl_jax import nnx_utils
 from ccl_jax.array_types import Array, Float, Image
 from ccl_jax.layers import LayerNorm
 from ccl_jax.models import layers, rope
-from ccl_jax.models.block import Block, CrossAttentionInputs, Modulation
+from ccl_jax.models.block import Block, CrossAttentionInputs, modulate
 
 TIME_SCALE = 1000.0
 IMAGE_EPSILON = 1e-5  # of the norms of eq. 2
@@ -61,14 +61,13 @@ class DiT(nnx.Module):
     patch: p; 1 for audio.
     tokens_per_frame: c, for audio only.
     text_width: of the text encoder's output.
-    condition_channels: of the latents that tell of an image, for video only:
+    condition_channels: channels of the image's latents, for video only:
       Wan2.1's I2V has 20, a mask of 4 and 16 of the image.
-    image_width: of the tokens that tell of an image, for video only: CLIP's
-      have 1280.
+    image_width: width of the image's tokens, for video only: CLIP's have 1280.
 
   Raises:
     ValueError: width is not a multiple of 2 * heads, an unknown kind, or an
-      audio stream that is to be told of an image.
+      audio stream with image conditioning.
   """
 
   def __init__(
@@ -83,8 +82,8 @@ class DiT(nnx.Module):
       raise ValueError(f"{width=} is not a multiple of 2 * {heads=}.")
     if kind == "audio" and (condition_channels or image_width):
       raise ValueError(
-        f"{condition_channels=}, {image_width=}: only a video stream can be"
-        " told of an image; expected 0 for audio."
+        f"{condition_channels=}, {image_width=}: only a video stream has image"
+        " conditioning; expected 0 for audio."
       )
     self.kind, self.width, self.head_size = kind, width, width // heads
     self.patch, self.tokens_per_frame = patch, tokens_per_frame
@@ -98,15 +97,17 @@ class DiT(nnx.Module):
     self.text = layers.MLP(
       text_width, width, width, activation="gelu_tanh", dtype=dtype, **small
     )
-    told = image_width > 0
-    self.image = ImageEmbedding(image_width, width, **options) if told else None
+    has_image = image_width > 0
+    self.image = (
+      ImageEmbedding(image_width, width, **options) if has_image else None
+    )
     self.time = layers.MLP(
       frequency_dim, width, width, activation="silu", dtype=jnp.float32, **small
     )
     self.time_rows = layers.linear(
       width, 6 * width, rngs=rngs, dtype=jnp.float32
     )
-    block = dict(dtype=dtype, has_image=told)
+    block = dict(dtype=dtype, has_image=has_image)
     self.blocks = nnx_utils.stack(
       lambda r: Block(width, ffn, width // heads, rngs=r, **block),
       num_layers,
@@ -120,7 +121,7 @@ class DiT(nnx.Module):
   def check_image(
     self, image: Image, latents: Float[Array, "b f h w c"]
   ) -> None:
-    """Raises ValueError for an image that this stream cannot be told of."""
+    """Checks that this stream reads such an image; else raises ValueError."""
     for name, x, leading, width in (
       ("latents", image.latents, latents.shape[:4], self.condition_channels),
       ("tokens", image.tokens, latents.shape[:1], self.image_width),
@@ -129,8 +130,8 @@ class DiT(nnx.Module):
         continue
       if not width:
         raise ValueError(
-          f"{name} {x.shape} of an image were given, and this model has no"
-          " place for them: expected one made from Wan2.1-I2V, or no image."
+          f"{name} {x.shape} of an image: this model does not read them."
+          " Expected a model made from Wan2.1-I2V, or no image."
         )
       if x.shape[: len(leading)] != leading or x.shape[-1] != width:
         raise ValueError(
@@ -141,7 +142,7 @@ class DiT(nnx.Module):
   def tokens(
     self, latents: Float[Array, " b *grid c"], image: Image = NO_IMAGE
   ) -> Array:
-    """Latents to (b, f, s, patch channels), channel-major as a Conv3d.
+    """Rearranges latents to (b, f, s, patch channels), channels first.
 
     Raises:
       ValueError: the grid is not a multiple of the patch or of c.
@@ -161,24 +162,24 @@ class DiT(nnx.Module):
         f" multiples of the patch, {p}."
       )
     if self.condition_channels:
-      told = image.latents
-      if told is None:
-        told = jnp.zeros((*latents.shape[:4], self.condition_channels))
-      latents = jnp.concatenate([latents, told], -1)
+      condition = image.latents
+      if condition is None:
+        condition = jnp.zeros((*latents.shape[:4], self.condition_channels))
+      latents = jnp.concatenate([latents, condition], -1)
     pattern = "b f (h p) (w q) c -> b f (h w) (c p q)"
     return einops.rearrange(latents, pattern, p=p, q=p)
 
   def prompt(
     self, text: Float[Array, "b l w"], image: Image = NO_IMAGE
   ) -> CrossAttentionInputs:
-    """The text, and what there is of an image, embedded for the blocks."""
+    """Embeds the text, and the image's tokens if any, for the blocks."""
     tokens = image.tokens
     return CrossAttentionInputs(
       self.text(text), None if tokens is None else self.image(tokens)
     )
 
   def grid(self, latents: Float[Array, " b *grid c"]) -> tuple[int, int, int]:
-    """(f, h, w) tokens of the latents; audio is (f, 1, c)."""
+    """Returns the (f, h, w) tokens of the latents; audio is (f, 1, c)."""
     if self.kind == "audio":
       c = self.tokens_per_frame
       return latents.shape[1] // c, 1, c
@@ -186,7 +187,7 @@ class DiT(nnx.Module):
     return f, h // self.patch, w // self.patch
 
   def angles(self, f: int, h: int, w: int) -> Float[Array, "n half"]:
-    """RoPE of self-attention: Wan's 3-D grid, or a plain sequence."""
+    """Returns RoPE of self-attention: Wan's 3-D grid, or a 1-D sequence."""
     if self.kind == "audio":
       return rope.sequence_angles(f * w, self.head_size)
     return rope.video_angles(np.arange(f, dtype=float), h, w, self.head_size)
@@ -194,7 +195,7 @@ class DiT(nnx.Module):
   def embed_time(
     self, t: Float[Array, " b *fs"]
   ) -> tuple[Float[Array, "b f s d"], Float[Array, "b f s 6 d"]]:
-    """e and the six rows of eq. 1; t is (b,), (b, f, 1) or (b, f, s)."""
+    """Returns e and the rows of eq. 1; t is (b,), (b, f, 1) or (b, f, s)."""
     t = t[:, None, None] if t.ndim == 1 else t
     e = self.time(layers.sinusoid(TIME_SCALE * t, self.frequency_dim))
     rows = self.time_rows(nnx.silu(e))
@@ -207,10 +208,9 @@ class DiT(nnx.Module):
     grid: tuple[int, int, int],
     frames: int,
   ) -> Array:
-    """Velocity of the first `frames` in float32, shaped as the latents."""
+    """Returns the velocity of the first `frames`, shaped as the latents."""
     rows = self.head_modulation[...] + e[..., None, :]
-    shift, scale = rows[..., 0, :], rows[..., 1, :]
-    y = self.head(Modulation(shift, scale, shift).apply(x))
+    y = self.head(modulate(x, shift=rows[..., 0, :], scale=rows[..., 1, :]))
     y = y.astype(jnp.float32)[:, :frames]
     if self.kind == "audio":
       return einops.rearrange(y, "b f s c -> b (f s) c")

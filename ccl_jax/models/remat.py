@@ -1,4 +1,7 @@
-"""What the backward pass of a block keeps; the rest it computes again."""
+"""Remat policies: what the backward pass of a block keeps.
+
+The rest is recomputed.
+"""
 
 import jax
 
@@ -8,7 +11,7 @@ from ccl_jax.models.layers import MLP_HIDDEN
 BLOCK_INPUT = "block_input"
 _policies = jax.checkpoint_policies
 REMAT = {
-  "none": None,  # no checkpoint: one that saves all forbids to fuse
+  "none": None,  # no checkpoint, as one that saves everything prevents fusion
   "linear": _policies.dots_with_no_batch_dims_saveable,
   "full": _policies.nothing_saveable,
   "attention": _policies.save_only_these_names(SELF_ATTENTION),

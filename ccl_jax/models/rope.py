@@ -22,7 +22,7 @@ THETA = 1e4
 
 
 def axis_dims(head_size: int) -> tuple[int, int, int]:
-  """Returns the channels of a head for the axes (t, h, w): 44, 42, 42 of 128."""
+  """Returns a head's channels for the axes (t, h, w): 128 -> 44, 42, 42."""
   side = 2 * (head_size // 6)
   return head_size - 2 * side, side, side
 

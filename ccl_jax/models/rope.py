@@ -16,6 +16,7 @@ import einops
 import jax.numpy as jnp
 import numpy as np
 
+from ccl_jax import cpu
 from ccl_jax.array_types import Array, Float, Int
 
 THETA = 1e4
@@ -81,6 +82,7 @@ def sequence_angles(num: int, head_size: int) -> Float[Array, "n half"]:
   return jnp.asarray(angles, jnp.float32)
 
 
+@cpu.replaced_on_cpu(cpu.rotate)
 def rotate(
   x: Float[Array, "b n k e"], angles: Float[Array, "n half"]
 ) -> Float[Array, "b n k e"]:

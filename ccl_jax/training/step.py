@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ccl_jax import trees
+from ccl_jax import cpu, trees
 from ccl_jax.array_types import STREAMS, Array, Bool, PyTree
 from ccl_jax.diffusion.objective import Example, loss, make_training_example
 from ccl_jax.models import joint
@@ -107,8 +107,14 @@ def update_if(
 
   A select and no branch: a GPU's host would wait for a branch's condition.
   """
-  choose = functools.partial(jnp.where, is_finite)
-  return jax.tree.map(choose, update(state, grads, setup), state)
+  step = functools.partial(update, setup=setup)
+
+  @cpu.replaced_on_cpu(cpu.branch(is_finite, step))
+  def select(state, grads):
+    choose = functools.partial(jnp.where, is_finite)
+    return jax.tree.map(choose, step(state, grads), state)
+
+  return select(state, grads)
 
 
 def update(state: PyTree, grads: PyTree, setup: TrainSetup) -> PyTree:

@@ -78,7 +78,9 @@ def write(run: pathlib.Path, args: argparse.Namespace) -> int:
     for path, x in trees.flatten(shapes).items()
   }
   folder = run / "checkpoints" / "0"
-  streaming.write_arrays(folder / restore.ITEM, {"trainable": trees.unflatten(params)})
+  streaming.write_arrays(
+    folder / restore.ITEM, {"trainable": trees.unflatten(params)}
+  )
   restore.write_manifest(epath.Path(folder))
   (run / "config.json").write_text(json.dumps(config))
   return trees.count(shapes)
@@ -111,7 +113,7 @@ def main():
     count = write(run, args)
     print(f"{count / 1e9:.2f}e9 parameters; {vars(args)}")
     for name, *rest in (
-      ("to-torch", f"--checkpoint={run}", f"--output={torch}",
+      ("to-torch", f"--workdir={run}", f"--output={torch}",
        f"--dtype={args.dtype}"),
       ("from-torch", "--model=ccl", f"--input={torch}", f"--output={back}"),
     ):  # fmt: skip

@@ -26,7 +26,9 @@ def test_converted_weights(tmp_path):
 
 
 def test_a_run_and_a_step_of_it(tmp_path):
-  checkpoints = manager.CheckpointManager(tmp_path / "run", save_interval_steps=1)
+  checkpoints = manager.CheckpointManager(
+    tmp_path / "run", save_interval_steps=1
+  )
   for step in (1, 2):
     checkpoints.save(step, states.make(seed=step))
   checkpoints.close()

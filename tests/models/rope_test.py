@@ -20,15 +20,16 @@ def wan_rotate(x, position, head_size):
   return np.stack([z.real, z.imag], -1).reshape(x.shape)
 
 
+@pytest.mark.parametrize("rotate", [rope.rotate, rope.rotate.__wrapped__])
 @pytest.mark.parametrize("head_size", [24, 32, 128])
-def test_half_split_rotation_equals_wans(head_size):
+def test_half_split_rotation_equals_wans(head_size, rotate):
   f, h, w = 3, 2, 5
   x = np.random.default_rng(0).normal(size=(2, f * h * w, 2, head_size))
   t, y, z = np.meshgrid(np.arange(f), np.arange(h), np.arange(w), indexing="ij")
   expected = wan_rotate(x, (t.ravel(), y.ravel(), z.ravel()), head_size)
   order = rope.half_split_order(head_size)
   angles = rope.video_angles(np.arange(f, dtype=float), h, w, head_size)
-  ours = rope.rotate(jnp.asarray(x[..., order], jnp.float32), angles)
+  ours = rotate(jnp.asarray(x[..., order], jnp.float32), angles)
   np.testing.assert_allclose(ours, expected[..., order], atol=2e-5)
 
 

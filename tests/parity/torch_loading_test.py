@@ -1,4 +1,4 @@
-"""`CCL.from_pretrained`: what an export becomes, and what is none."""
+"""`CCL.from_pretrained`: models of exports, old ones too, and errors."""
 
 import json
 
@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from ccl_jax import config
 from tests.convert.joints import MODELS
 from tests.parity.torch_ccl import (
   BOUND,
@@ -19,7 +20,7 @@ from tests.parity.torch_ccl import (
 
 
 def save(folder, shards=1, drop=(), **config):
-  """What the exporter writes."""
+  """Writes the folder of an export."""
   folder = folder / "transformer"
   folder.mkdir(parents=True)
   tensors = {n: x for n, x in arrays("cca").items() if n not in drop}
@@ -41,6 +42,36 @@ def test_from_pretrained(tmp_path, shards):
   assert loaded.keys() == expected.keys()
   for name, x in expected.items():
     np.testing.assert_array_equal(loaded[name], x)
+
+
+def test_an_export_of_an_earlier_version(tmp_path):
+  """Keys of its config.json have other names."""
+  old = dict(
+    kind="cca", audio_context=2, video_context=3, audio_half=0, video_half=1
+  )
+  new = MODELS["cca"]["fusion"] | dict(
+    audio_window_radius=0, video_window_radius=1
+  )
+  sampling = dict(method="euler", steps=3, video_scale=2.0, shift=4.0)
+  load, given = torch_model.CCL.from_pretrained, to_torch(inputs())
+  model = load(save(tmp_path / "old", fusion=old, sampling=sampling))
+  expected = load(save(tmp_path / "new", fusion=new))
+  assert model.config["fusion"] == new
+  assert model.config["sampling"] == dict(
+    solver="euler", num_inference_steps=3, video_guidance_scale=2.0, shift=4.0
+  )
+  assert error(expected(*given), model(*given)) == 0
+
+
+def test_names_of_earlier_versions_are_those_of_the_config():
+  """But for two keys that change memory and time, not the latents."""
+  renamed = {}
+  for old, new in config.RENAMED.items():
+    section, _, key = old.removeprefix("model.").rpartition(".")
+    if section in torch_model.RENAMED:
+      renamed.setdefault(section, {})[key] = new.rpartition(".")[2]
+  del renamed["sampling"]["batched"], renamed["sampling"]["reference_once"]
+  assert renamed == torch_model.RENAMED
 
 
 def test_from_pretrained_in_bfloat16(tmp_path):

@@ -46,7 +46,9 @@ WINDOW = dict(guidance_low=0.2, guidance_high=0.9, guidance_rescale=0.4)
 def test_what_a_config_leaves_out():
   """Defaults are those of JAX."""
   sampling = {f.name: f.default for f in dataclasses.fields(SamplingConfig)}
-  assert torch_sampling.DEFAULTS.items() <= sampling.items()
+  # These two change memory and time, not the latents; PyTorch has neither.
+  del sampling["batch_passes"], sampling["cache_reference"]
+  assert sampling == torch_sampling.DEFAULTS
   for make, extra in ((CCA, {}), (make_gated, torch_model.GATED)):
     options = torch_model.DEFAULTS | extra
     for name, parameter in inspect.signature(make).parameters.items():
@@ -54,7 +56,7 @@ def test_what_a_config_leaves_out():
 
 
 def test_tables_are_those_of_jax():
-  assert torch_sampling.ROWS.keys() == guidance.RULES.keys()
+  assert torch_sampling.RULES.keys() == guidance.RULES.keys()
   assert torch_sampling.SOLVERS.keys() == solvers.SOLVERS.keys()
   assert torch_sampling.TASKS.keys() == tasks.INFERENCE_TASKS.keys()
   for name, plan in tasks.INFERENCE_TASKS.items():
@@ -136,19 +138,15 @@ def test_latents_of_every_task(task, method, row, options, image):
     return jax.pure_callback(called, shapes, *args)
 
   options = options | dict(
-    solver=method,
-    num_inference_steps=4,
-    guidance=row,
+    solver=method, num_inference_steps=4, guidance=row,
     audio_cross_guidance_scale=1.5,
-  )
+  )  # fmt: skip
   plan = tasks.inference_task(task)
   chosen = SamplingConfig(**SCALES, **options, shift=3.0)
   rows = guidance.rule(row), guidance.rule("none")
   guide = functools.partial(guidance.guide, velocity, scales=chosen.scales)
-  guided, plain = (
-    guide(rows[0], rescale=chosen.guidance_rescale),
-    guide(rows[1]),
-  )
+  guided = guide(rows[0], rescale=chosen.guidance_rescale)
+  plain = guide(rows[1])
   condition = Condition(
     text=text,
     negative=np.broadcast_to(negative, text.shape),
@@ -202,7 +200,9 @@ def test_from_a_run_to_an_mp4(run, tmp_path):  # noqa: F811
 def test_wrong_requests_are_named():
   wrong = {
     "expected one of t2av": dict(task="v2v"),
-    "is given": dict(task="t2av", given={"audio": torch.zeros(2, 6, 2)}),
+    r"got the inputs \('audio',\)": dict(
+      task="t2av", given={"audio": torch.zeros(2, 6, 2)}
+    ),
     r"\('video',\) or \('image',\)": dict(task="i2v"),
     "unipc": dict(task="t2a", solver="heun"),
     "setting 'step'": dict(task="t2a", step=20),

@@ -16,6 +16,7 @@ RENAMED_FLAGS = {
   "part": "component",
   "queue": "max_queue",
   "seconds": "max_upload_seconds",
+  "shard_size": "max_shard_size",
   "test": "num_test",
   "train": "num_train",
   "what": "program",

@@ -74,8 +74,8 @@ def make_mesh(
   if math.prod(sizes) != len(devices) or sizes[0] % num_slices:
     raise ValueError(
       f"mesh {shown} in {num_slices} slices does not fit {len(devices)}"
-      " devices: the product of the sizes is their number, and data a multiple of the"
-      " slices."
+      " devices: the product of the sizes is their number, and data a"
+      " multiple of the slices."
     )
   if num_slices > 1:
     inner, outer = [sizes[0] // num_slices, *sizes[1:]], [num_slices, 1, 1, 1]
@@ -99,7 +99,7 @@ class Layout:
     self_attention: over `context`, "gather" keys and values, or exchange
       tokens for heads ("ulysses").
     max_unsharded: the share of the parameters' bytes that every device may
-      hold whole.
+      hold unsharded.
 
   Raises:
     ValueError: an unknown axis or mode, or an axis twice in one spec.
@@ -203,12 +203,12 @@ class Layout:
     if self.size(tuple(used)) == 1:
       return
     size = {path: x.size * x.dtype.itemsize for path, x in leaves.items()}
-    whole = [path for path, spec in specs.items() if self.size(spec) == 1]
-    share = sum(size[path] for path in whole) / sum(size.values())
+    unsharded = [path for path, spec in specs.items() if self.size(spec) == 1]
+    share = sum(size[path] for path in unsharded) / sum(size.values())
     if share > self.max_unsharded:
-      worst = sorted(whole, key=size.get, reverse=True)[:5]
+      worst = sorted(unsharded, key=size.get, reverse=True)[:5]
       raise ValueError(
-        f"{share:.1%} of the parameters' bytes are on every device whole,"
+        f"{share:.1%} of the parameters' bytes are on every device,"
         f" {self.max_unsharded:.0%} may be. The largest: {', '.join(worst)}."
         " Add rules to sharding.params."
       )

@@ -1,6 +1,7 @@
 """A pretended bucket: gs:// paths in this process lead to its memory."""
 
 import itertools
+from typing import ClassVar
 
 import fsspec
 from etils import epath
@@ -13,8 +14,8 @@ class Bucket(MemoryFileSystem):
   """What gcsfs would be, as far as `etils.epath` calls it."""
 
   protocol = ("gs", "gcs")
-  store: dict = {}  # noqa: RUF012
-  pseudo_dirs = [""]  # noqa: RUF012
+  store: ClassVar[dict] = {}
+  pseudo_dirs: ClassVar[list] = [""]
 
   def __init__(self, finalize_on_close=True, **kwargs):
     super().__init__(**kwargs)

@@ -27,7 +27,7 @@ from ccl_jax.training.setup import make_setup
 from ccl_jax.training.state import abstract_state, init_state
 from configs.ccl import get_config
 from tests.commands import finish, start
-from tests.train_test import SMALL, data  # noqa: F401
+from tests.train_test import SMALL
 
 STEPS, EVERY = 40, 8
 # One stream: what is trained does not matter, and compiling takes longest.
@@ -63,7 +63,7 @@ def rng():
 
 
 @pytest.fixture(scope="module")
-def data_flag(data):  # noqa: F811
+def data_flag(data):
   return f"--config.data.path={data}"
 
 
@@ -212,7 +212,7 @@ def test_two_processes_equal_one_and_survive_a_death(data_flag, tmp_path, rng):
 
 
 @functools.cache
-def program(devices, data):  # noqa: F811
+def program(devices, data):
   """Setup, a function that makes the first state, and step, on some devices."""
   config = get_config("size=tiny,stage=audio").to_dict() | {"batch_size": 8}
   config["model"] |= {"num_layers": 1}
@@ -222,7 +222,7 @@ def program(devices, data):  # noqa: F811
   return setup, init, step.compile_step(setup)
 
 
-def run_on(devices, data, workdir, until):  # noqa: F811
+def run_on(devices, data, workdir, until):
   """The loop of `ccl_jax.train`: names and loss of each step."""
   setup, init, take_step = program(devices, data)
   rows = sharding.local_rows(setup.plan.layout, setup.batch_size)
@@ -240,7 +240,7 @@ def run_on(devices, data, workdir, until):  # noqa: F811
   return seen
 
 
-def test_on_other_devices_a_run_goes_on_with_the_same_data(data, tmp_path):  # noqa: F811
+def test_on_other_devices_a_run_goes_on_with_the_same_data(data, tmp_path):
   """4 -> 2 -> 8 devices, against 4."""
   expected = run_on(4, data, tmp_path / "same", 5)
   found = {}

@@ -142,5 +142,5 @@ def test_what_cannot_be_told(codecs):
   image = stages.encode_inputs(
     make_pipeline(True, codecs), {"image": list(IMAGES)}
   )
-  with pytest.raises(ValueError, match="no place for them"):
+  with pytest.raises(ValueError, match="does not read them"):
     sample(plain, "i2v", PROMPTS, image)

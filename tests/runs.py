@@ -4,7 +4,6 @@ import dataclasses
 
 import jax
 import numpy as np
-import pytest
 from etils import epath
 
 from ccl_jax import files
@@ -26,24 +25,16 @@ MODEL = tiny.SETTINGS | {
 }
 
 
-@pytest.fixture(scope="session")
-def run(tmp_path_factory):
-  """Its workdir."""
-  return write(tmp_path_factory.mktemp("run") / "run")
-
-
-@pytest.fixture(scope="session")
-def inputs(tmp_path_factory):
-  """What tasks may be given: field -> path, all of another size or length."""
-  folder = tmp_path_factory.mktemp("inputs")
+def write_inputs(folder):
+  """Writes an input of each kind, of another size or length; field -> path."""
   video, sound = noise(frames=9, size=(24, 32)), hum(1.0)
   media.write_mp4(folder / "clip.mp4", video, SHAPE.fps, sound)
   media.write_mp4(folder / "silent.mp4", video, SHAPE.fps)
   media.write_wav(folder / "hum.wav", sound)
   with media.av.open(str(folder / "clip.mp4")) as container:
     next(container.decode(video=0)).save(str(folder / "image.png"))
-  files = {"image": "image.png", "audio": "hum.wav", "video": "silent.mp4"}
-  return {name: str(folder / file) for name, file in files.items()}
+  names = {"image": "image.png", "audio": "hum.wav", "video": "silent.mp4"}
+  return {name: str(folder / file) for name, file in names.items()}
 
 
 def write(workdir):

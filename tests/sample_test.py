@@ -10,17 +10,17 @@ from ccl_jax import sample
 from ccl_jax.data import media
 from ccl_jax.diffusion import tasks
 from tests import commands
-from tests.runs import SAMPLES, SHAPE, inputs, run  # noqa: F401
+from tests.runs import SAMPLES, SHAPE
 
 
-def generate(run, out, *arguments):  # noqa: F811
+def generate(run, out, *arguments):
   """`sample.generate` with flags as they would be on the command line."""
   with flagsaver.flagsaver():
     flags.FLAGS(["sample", f"--workdir={run}", f"--output={out}", *arguments])
     sample.generate()
 
 
-def test_every_task_of_a_list(run, inputs, tmp_path):  # noqa: F811
+def test_every_task_of_a_list(run, inputs, tmp_path):
   lines = [
     {"prompt": "A face.", "task": name, "name": name}
     | {kind: inputs[kind] for kind in task.inputs}
@@ -67,7 +67,7 @@ def test_every_task_of_a_list(run, inputs, tmp_path):  # noqa: F811
     (["--prompt=x", "--workdir=nowhere"], "not a training workdir"),
   ],
 )
-def test_wrong_input_is_one_clear_error(run, tmp_path, arguments, words):  # noqa: F811
+def test_wrong_input_is_one_clear_error(run, tmp_path, arguments, words):
   with pytest.raises(ValueError, match=words) as caught:
     generate(run, tmp_path / "out", *arguments)
   assert "\n" not in str(caught.value)
@@ -77,7 +77,7 @@ def test_wrong_input_is_one_clear_error(run, tmp_path, arguments, words):  # noq
 PROMPTS = ["One.", "Two.", "Three.", "", "Five."]
 
 
-def test_processes_share_a_list(run, tmp_path):  # noqa: F811
+def test_processes_share_a_list(run, tmp_path):
   """Two of them; each line is made once, and a bad one fails both."""
   path, out = tmp_path / "list.jsonl", tmp_path / "out"
   lines = [json.dumps({"prompt": text, "task": "t2a"}) for text in PROMPTS]
@@ -96,7 +96,7 @@ def test_processes_share_a_list(run, tmp_path):  # noqa: F811
     assert (out / f"t2a_{i:04d}.wav").exists()
 
 
-def test_attention_maps_lie_beside_the_results(run, tmp_path):  # noqa: F811
+def test_attention_maps_lie_beside_the_results(run, tmp_path):
   out = tmp_path / "out"
   options = ["--prompt=A face.", "--guidance=none", "--solver=euler"]
   generate(run, out, *options)

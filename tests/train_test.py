@@ -9,13 +9,9 @@ import pytest
 from etils import epath
 
 from ccl_jax.checkpoints import orbax_reader
-from ccl_jax.codecs.api import Codecs
-from ccl_jax.codecs.hashed_text import HashedText
-from ccl_jax.codecs.linear import LinearAudioCodec, LinearVideoCodec
-from ccl_jax.data import media, shards
-from ccl_jax.data.clip import ClipShape
+from ccl_jax.data import media
 from tests.commands import call
-from tests.data.clips import write_records
+from tests.small_data import FRAMES, SIZE
 
 SMALL = [
   "--config.batch_size=4",
@@ -33,32 +29,6 @@ SMALL = [
   "--config.sampling.num_inference_steps=2",
   "--config.sampling.guidance=none",
 ]
-FRAMES, SIZE = 9, (16, 16)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-  """Six clips of noise and hum, as records with their codecs."""
-  rng = np.random.default_rng(0)
-  videos = rng.integers(0, 255, (6, FRAMES, *SIZE, 3), np.uint8)
-  sounds = rng.normal(0, 0.1, (6, 3 * 5 * 512)).astype(np.float32)
-  codecs = Codecs(
-    LinearVideoCodec.fit(list(videos), 8),
-    LinearAudioCodec.fit(list(sounds), 8),
-    HashedText(64, 32),
-  )
-  path = tmp_path_factory.mktemp("data") / "latents"
-  examples = [
-    shards.EncodedClip(
-      f"{i}.mp4", "validation" if i == 5 else "train", "A face.",
-      codecs.text.encode("A face."),
-      codecs.video.encode(videos[i : i + 1])[0],
-      codecs.audio.encode(sounds[i : i + 1])[0],
-    )
-    for i in range(6)
-  ]  # fmt: skip
-  write_records(path, codecs, examples, shape=ClipShape(25.0, FRAMES, SIZE))
-  return path
 
 
 def train(data, workdir, *arguments):

@@ -82,6 +82,7 @@ class LazyArray:
       # would hold all rows of this one.
       rows = rows[-1:].copy() if len(rows) > 1 else rows
       yield rows[0]
+      del rows  # before the next window is read
 
   def _read(self, first: int, stop: int) -> np.ndarray:
     """Returns the rows `first` to `stop` - 1, read some chunks at a time."""

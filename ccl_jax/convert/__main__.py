@@ -61,7 +61,7 @@ EMA = flags.DEFINE_bool(
   "ema", True, "Export the moving average of the parameters, not the last ones."
 )
 DTYPE = flags.DEFINE_enum(
-  "dtype", "float32", list(export.DTYPES), "dtype of all exported arrays."
+  "dtype", "float32", list(export.DTYPES), "Dtype of all exported arrays."
 )
 MAX_SHARD_SIZE = flags.DEFINE_string(
   "max_shard_size", "5GB",

@@ -47,30 +47,15 @@ class Coverage:
 
   Attributes:
     unfilled: parameters that no rule makes.
-    filled_twice: parameters of which several rules make the same row, or all.
+    filled_twice: parameters with a row, or all, that several rules make.
     unknown: paths that a rule makes beside its parameters, not in the model.
     used_twice: arrays of the file that several rules use.
   """
 
-  unfilled: tuple[str, ...]
-  filled_twice: tuple[str, ...]
-  unknown: tuple[str, ...]
-  used_twice: tuple[str, ...]
-
-  @classmethod
-  def count(cls, assignments: Iterable[Assignment], ours: Shapes) -> "Coverage":
-    """Returns the coverage of `ours` by `assignments`."""
-    assignments = list(assignments)
-    uses = collections.Counter(n for a in assignments for n in a.theirs)
-    fills = collections.Counter((p, a.row) for a in assignments for p in a.ours)
-    filled = dict.fromkeys(path for path, _ in fills)
-    twice = {path for (path, _), times in fills.items() if times > 1}
-    return cls(
-      unfilled=tuple(path for path in ours if path not in filled),
-      filled_twice=tuple(sorted(twice)),
-      unknown=tuple(path for path in filled if path not in ours),
-      used_twice=tuple(name for name, times in uses.items() if times > 1),
-    )
+  unfilled: list[str]
+  filled_twice: list[str]
+  unknown: list[str]
+  used_twice: list[str]
 
 
 def match(table: Table, theirs: Shapes, ours: Shapes) -> list[Assignment]:
@@ -121,7 +106,7 @@ def derive(table: Table, ours: Shapes) -> list[Assignment]:
   """
   # Each once: templates of one rule may match several paths of one assignment.
   found = dict.fromkeys(a for rule in table for a in _applied(rule, ours))
-  coverage = Coverage.count(found, ours)
+  coverage = measure_coverage(found, ours)
   _raise_if_any(
     {
       "parameters without a rule": (
@@ -134,6 +119,23 @@ def derive(table: Table, ours: Shapes) -> list[Assignment]:
     }
   )
   return list(found)
+
+
+def measure_coverage(
+  assignments: Iterable[Assignment], ours: Shapes
+) -> Coverage:
+  """Returns how `assignments` cover the parameters `ours`."""
+  uses, fills = collections.Counter(), collections.Counter()
+  for assignment in assignments:
+    uses.update(assignment.theirs)
+    fills.update((path, assignment.row) for path in assignment.ours)
+  filled = dict.fromkeys(path for path, _ in fills)
+  return Coverage(
+    unfilled=[path for path in ours if path not in filled],
+    filled_twice=sorted({path for (path, _), k in fills.items() if k > 1}),
+    unknown=[path for path in filled if path not in ours],
+    used_twice=[name for name, k in uses.items() if k > 1],
+  )
 
 
 def count_differences(table: Table, theirs: Shapes, ours: Shapes) -> int:

@@ -79,8 +79,9 @@ def iter_state_dict(
     else:
       ours = [np.asarray(next(rows[path])) for path in assignment.ours]
     theirs = assignment.layout.to_theirs(*ours)
-    theirs = (np.asarray(x, order="C") for x in theirs)
-    yield from zip(assignment.theirs, theirs, strict=True)
+    for name, x in zip(assignment.theirs, theirs, strict=True):
+      yield name, np.asarray(x, order="C")
+    del ours, theirs, x  # before the next arrays are read
 
 
 def state_dict_shapes(

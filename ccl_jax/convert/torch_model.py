@@ -6,7 +6,7 @@
 This file, `torch_layers.py` and `torch_sampling.py` import nothing else of this
 package: to use them elsewhere, copy all three and change one import. Latents
 are channels last, "video" (b, f, h, w, c) and "audio" (b, m, c); either may be
-absent. Times are in [0, 1], 1 is noise. torch_sampling.make_route makes a route.
+absent. Times are in [0, 1], 1 is noise; torch_sampling.make_route makes routes.
 
 Each stream has the names of diffusers' WanTransformer3DModel; in every layer
 `fusion` lets each attend to the other: to learnable context tokens, and to
@@ -47,33 +47,24 @@ DEFAULTS = dict(
   audio_window_radius=1, video_window_radius=0, fps=25.0,
 )  # fmt: skip
 GATED = dict(num_audio_lct=0, num_video_lct=0, tarp=False, dcr=False)
-# Keys of earlier exports' config.json, by section -> today's.
-RENAMED = {
-  "fusion": {
-    "audio_context": "num_audio_lct",
-    "audio_half": "audio_window_radius",
-    "video_context": "num_video_lct",
-    "video_half": "video_window_radius",
-  },
-  "sampling": {
-    "audio_cross_scale": "audio_cross_guidance_scale",
-    "audio_scale": "audio_guidance_scale",
-    "cross_scale": "cross_guidance_scale",
-    "method": "solver",
-    "rescale": "guidance_rescale",
-    "steps": "num_inference_steps",
-    "video_scale": "video_guidance_scale",
-  },
-}
+# Keys in the sections "fusion" and "sampling" of earlier exports -> today's.
+RENAMED = dict(
+  audio_context="num_audio_lct", audio_half="audio_window_radius",
+  video_context="num_video_lct", video_half="video_window_radius",
+  audio_scale="audio_guidance_scale", video_scale="video_guidance_scale",
+  cross_scale="cross_guidance_scale", rescale="guidance_rescale",
+  audio_cross_scale="audio_cross_guidance_scale", method="solver",
+  steps="num_inference_steps",
+)  # fmt: skip
 
 
 def upgrade(config):
   """Returns the config of an export with today's names of its keys."""
-  sections = {
-    name: {renamed.get(k, k): v for k, v in config.get(name, {}).items()}
-    for name, renamed in RENAMED.items()
+  sections = {s: config.get(s, {}) for s in ("fusion", "sampling")}
+  return config | {
+    s: {RENAMED.get(key, key): x for key, x in section.items()}
+    for s, section in sections.items()
   }
-  return config | sections
 
 
 def param_dtype(name, dtype):
@@ -146,11 +137,7 @@ class Stream(nn.Module):
     return F.linear(z.type_as(p.weight), p.weight.flatten(1), p.bias)
 
   def embed_time(self, t):
-    """Returns the embedding (b, f | 1, s | 1, d) of times, and 6 rows of it.
-
-    Args:
-      t: (b,), (b, f, 1) or (b, f, s).
-    """
+    """Returns the embedding (b, f | 1, s | 1, d) of times, and 6 rows of it."""
     t, p = t[:, None, None] if t.ndim == 1 else t, self.condition_embedder
     frequency = 1e4 ** (-torch.arange(self.half, device=t.device) / self.half)
     angle = 1000 * t.float()[..., None] * frequency
@@ -182,12 +169,7 @@ class CrossAttention(Attention):
     self.context = nn.Parameter(torch.empty(num_context, d_other))
 
   def forward(self, x, y, ropes, mask, on):
-    """Adds attention from x to the context and to y, where `on` (b,).
-
-    Args:
-      y: tokens of the other stream; None attends to the context alone.
-      ropes: of x and of y.
-    """
+    """Adds attention from x to the context and y (or None), where `on` (b,)."""
     q = rotate(self.query(self.norm(x).flatten(1, 2)), ropes[0])
     context = self.key_value(self.context[None].type_as(x))
     k, v = (a.expand(len(x), -1, -1, -1) for a in context)
@@ -233,11 +215,7 @@ class CCL(nn.Module):
 
   @classmethod
   def from_pretrained(cls, folder, dtype=None, device="cpu"):
-    """Returns the model of an export.
-
-    Args:
-      dtype: of the matrices; None takes that of training.
-    """
+    """Returns the model of an export; dtype None takes that of training."""
     path = pathlib.Path(folder) / "transformer" / "config.json"
     if not path.exists():
       raise ValueError(f"no '{path}': expected an export of `to-torch`.")
@@ -257,8 +235,9 @@ class CCL(nn.Module):
       state: stream -> noisy latents.
       t: stream -> times, (b,), (b, f, 1) or (b, f, s).
       text: (b, l, d).
-      route: name -> (b,) bools: {s}_sees_{other}; {s}_is_generated, false for
-        a reference; exchanges, false to switch the fusion off.
+      route: bools of shape (b,): "sees", stream -> whether it sees the other;
+        "is_generated", stream -> false for a reference; "exchanges", false to
+        switch the fusion off.
       image: "latents" (b, f, h, w, 20), "tokens" (b, 257, 1280), or one of
         them.
     """
@@ -273,7 +252,7 @@ class CCL(nn.Module):
     times = {s: stream.embed_time(t[s]) for s, stream in streams.items()}
     sides = self.sides(grids, route, text.device) if self.fusion else {}
     x = {s: stream.embed(state[s], images[s]) for s, stream in streams.items()}
-    kept = {s: route[f"{s}_is_generated"][:, None, None, None] for s in x}
+    kept = {s: route["is_generated"][s][:, None, None, None] for s in x}
     for i in range(self.config["num_layers"]):
       blocks = {s: stream.blocks[i] for s, stream in streams.items()}
       for s, p in blocks.items():
@@ -289,11 +268,7 @@ class CCL(nn.Module):
     return {s: streams[s].output(x[s], times[s][0], state[s].shape) for s in x}
 
   def check(self, state, image):
-    """Checks that the model has all streams, and inputs for the image.
-
-    Raises:
-      ValueError: it has not.
-    """
+    """Raises a ValueError for streams or an image that the model lacks."""
     missing = [s for s in state if self.config.get(s) is None]
     if missing or not state:
       raise ValueError(
@@ -321,7 +296,7 @@ class CCL(nn.Module):
       routed = o["dcr"] and self.num_context(s) > 0
       if s not in grids or (other not in grids and not routed):
         continue
-      dims, sees = axis_dims(getattr(self, s).e), route[f"{s}_sees_{other}"]
+      dims, sees = axis_dims(getattr(self, s).e), route["sees"][s]
       ropes = [
         make_rope(times[of], *sizes[of], dims, device)
         for of in (s, other)
@@ -333,10 +308,9 @@ class CCL(nn.Module):
     return sides
 
   def mask(self, grids, s, sees, device):
-    """Returns (b | 1, 1, n | 1, context + m), true where s may attend.
+    """Returns (b | 1, 1, n | 1, context + m), true where s attends.
 
-    It may always attend to the context, and to tokens of nearby frames where it
-    sees the other stream.
+    That is to the context, and where it sees the other stream to nearby frames.
     """
     o, other = self.options, OTHER[s]
     if other not in grids or (sees is None and not o["tarp"]):

@@ -38,18 +38,11 @@ TASKS = {
 # Settings that a config leaves out; there is guidance at sigmas from
 # guidance_low to guidance_high.
 DEFAULTS = dict(
-  solver="unipc",
-  num_inference_steps=50,
-  shift=5.0,
-  guidance="ucg2",
-  video_guidance_scale=4.0,
-  audio_guidance_scale=3.0,
-  cross_guidance_scale=2.5,
-  audio_cross_guidance_scale=None,
-  guidance_low=0.0,
-  guidance_high=1.0,
+  solver="unipc", num_inference_steps=50, shift=5.0, guidance="ucg2",
+  video_guidance_scale=4.0, audio_guidance_scale=3.0, cross_guidance_scale=2.5,
+  audio_cross_guidance_scale=None, guidance_low=0.0, guidance_high=1.0,
   guidance_rescale=0.0,
-)
+)  # fmt: skip
 
 
 class Variant(NamedTuple):
@@ -90,34 +83,31 @@ def choose(options, name, kind):
 
 
 def make_route(tasks, device=None):
-  """Returns name -> (b,) bools: who sees whom and who is generated.
-
-  Args:
-    tasks: of each sample, a key of TASKS.
-  """
+  """Returns the route, see `CCL.forward`, of samples with these TASKS."""
   rows = [choose(TASKS, task, "task") for task in tasks]
-  route = {"exchanges": [True] * len(rows)}
-  for s, other in OTHER.items():
-    generated = [s in streams and s not in given for streams, given in rows]
-    route[f"{s}_is_generated"] = generated
-    route[f"{s}_sees_{other}"] = [
-      x and streams == STREAMS
-      for x, (streams, _) in zip(generated, rows, strict=True)
-    ]
-  return {name: torch.tensor(x, device=device) for name, x in route.items()}
+
+  def tensor(values):
+    return torch.tensor(list(values), device=device)
+
+  generated = {
+    s: tensor(s in streams and s not in given for streams, given in rows)
+    for s in STREAMS
+  }
+  both = tensor(streams == STREAMS for streams, _ in rows)
+  return {
+    "sees": {s: x & both for s, x in generated.items()},
+    "is_generated": generated,
+    "exchanges": torch.ones_like(both),
+  }
 
 
 def vary(variant, nulled, state, t, texts, route, null):
-  """Returns the model's (state, t, text, route) for one variant.
-
-  Args:
-    nulled: the stream that a "null" variant replaces by `null`, else None.
-  """
+  """Returns the model's arguments for one variant, which may null a stream."""
   if variant.text not in texts:
     raise ValueError("this guidance needs the negative text, got none.")
   off = torch.zeros_like(route["exchanges"])
   if variant.other == "context":
-    route = route | {f"{s}_sees_{other}": off for s, other in OTHER.items()}
+    route = route | {"sees": dict.fromkeys(STREAMS, off)}
   elif variant.other == "dropped":
     route = route | {"exchanges": off}
   elif variant.other == "null":
@@ -128,7 +118,7 @@ def vary(variant, nulled, state, t, texts, route, null):
       )
     state = state | {nulled: null[nulled].expand_as(state[nulled])}
     t = t | {nulled: torch.zeros_like(t[nulled])}
-    route = route | {f"{nulled}_sees_{OTHER[nulled]}": off}
+    route = route | {"sees": route["sees"] | {nulled: off}}
   return state, t, texts[variant.text], route
 
 
@@ -142,7 +132,7 @@ def guided(
     scales: stream -> (s, r).
     texts: "prompt" and "negative" -> (b, l, d).
     null: for "sync", latents of both streams.
-    rescale: from 0 to 1, how far the standard deviation goes back to that of
+    rescale: from 0 to 1, how far the standard deviation returns to that of
       v(c,x) (arXiv 2305.08891, section 3.4).
     image: condition of the video, the same in all variants.
   """
@@ -157,7 +147,7 @@ def guided(
   states, times, prompts, routes = zip(*calls, strict=True)
   images = None if image is None else concat([image] * len(distinct))
   made = model(
-    concat(states), concat(times), torch.cat(prompts), concat(routes), images
+    concat(states), concat(times), concat(prompts), concat(routes), images
   )
   result = {}
   for s, x in made.items():
@@ -180,8 +170,10 @@ def std(x, mask):
 
 
 def concat(dicts):
-  """Returns a dict of the arrays of several dicts, concatenated by name."""
-  return {name: torch.cat([d[name] for d in dicts]) for name in dicts[0]}
+  """Returns the tensors of several nested dicts, concatenated by name."""
+  if isinstance(dicts[0], dict):
+    return {name: concat([d[name] for d in dicts]) for name in dicts[0]}
+  return torch.cat(dicts)
 
 
 def schedule(steps, shift, top=1.0):
@@ -278,11 +270,7 @@ def stream_scales(settings, streams):
 
 
 def check_given(task, given):
-  """Checks that a task has its inputs and no others.
-
-  Raises:
-    ValueError: it has not.
-  """
+  """Raises a ValueError unless `given` are the inputs of a task."""
   _, references = choose(TASKS, task, "task")
   wanted = [("video",), ("image",)] if task[0] == "i" else [references]
   if tuple(given) not in wanted:

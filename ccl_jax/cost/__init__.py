@@ -1,7 +1,7 @@
-"""What a step costs: counted by formula, read from a compiled program, bounded.
+"""The cost of a step: by formula, from the compiled program, and as bounds.
 
-`flops` counts the useful work of the model by hand. `hlo` and `loops` read what
-the compiler made of it, and `collectives`, `matmul`, `kernels` and `copies` say
-what that sends, computes and moves. `chips` and `roofline` turn both into times
-that no run can beat.
+`flops` counts the useful work of the model by formula. `hlo` and `hlo_loops`
+parse the compiled program, in which `collectives`, `matmul`, `kernels` and
+`copies` count what it sends, computes and moves. `chips` and `roofline` turn
+these counts into lower bounds on times, and `report` collects all of it.
 """

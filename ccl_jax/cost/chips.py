@@ -1,16 +1,16 @@
-"""Published numbers of the chips, one table.
+"""A table of the chips, with published figures.
 
-All are per chip, dense bfloat16, in plain units: FLOP/s, bytes, bytes/s (what
-vendors print in decimal G and T). Sources:
+All are per chip and for dense bfloat16, in plain units: FLOP/s, bytes, bytes/s
+(vendors print decimal G and T). Sources:
 
   TPU peak, HBM and ICI bandwidth, DCN: cloud.google.com/tpu/docs/v4, v5e, v5p,
     v6e, tpu7x. ICI is printed there as the sum of both directions of all links;
-    here it is halved: what one chip can send. v4: "6 links at 50 GB/s" (Jouppi
-    et al., arXiv:2304.01433). A ring along one torus axis may use both of its
-    links, `ici / torus`; one link carries half of that one way.
-  TPU HBM capacity: what the compiler (libtpu 0.0.51) lets one program use, a
-    little less than is printed (v5p: 95.73 of 96 GiB). v4 is twice what it says
-    for one of its cores.
+    here it is half of that, which is what one chip can send. v4: "6 links at 50
+    GB/s" (Jouppi et al., arXiv:2304.01433). A ring along one torus axis can use
+    both of its links, `ici / torus`; one link carries half of that one way.
+  TPU HBM capacity: the limit of the compiler (libtpu 0.0.51) for one program, a
+    little less than printed (v5p: 95.73 of 96 GiB). v4 is twice its limit for
+    one core.
   DCN: printed for v5p, v6e, tpu7x; v5e two 100 Gb/s cards for 8 chips. Assumed:
     v4 as v5p; GPUs one network card each, as in a DGX (200 and 400 Gb/s).
   GPU: NVIDIA's data sheets of A100, H100 and H200 (SXM), without sparsity;
@@ -31,10 +31,10 @@ class Chip:
 
   Attributes:
     name: as in `chip_named`.
-    kinds: jax's `device.device_kind` of it.
+    kinds: its names in jax's `device.device_kind`.
     peak: dense bfloat16 FLOP/s.
-    hbm: bytes that a program may use.
-    hbm_rate: bytes/s.
+    hbm: bytes of memory that a program may use.
+    hbm_rate: bytes/s of the memory.
     ici: bytes/s that a chip can send to its neighbours over all links.
     torus: axes of the interconnect; 1 for a switch.
     dcn: bytes/s out of the slice (or node).
@@ -53,7 +53,7 @@ class Chip:
 
   @property
   def axis_rate(self) -> float:
-    """Bytes/s that a ring along one axis can use: both directions."""
+    """Returns the bytes/s of a ring along one axis, in both directions."""
     return self.ici / self.torus
 
 
@@ -96,12 +96,12 @@ _BY_KIND = {kind: chip for chip in _ALL for kind in chip.kinds}
 
 
 def chip_of(device_kind: str) -> Chip | None:
-  """The chip of a jax `device.device_kind`, None for one that is not here."""
+  """Returns the chip of a jax `device.device_kind`; None if unknown."""
   return _BY_KIND.get(device_kind)
 
 
 def chip_named(name: str) -> Chip:
-  """The chip called `name`; a topology such as "v5p:4x4x4" will do.
+  """Returns the chip of a name or a topology such as "v5p:4x4x4".
 
   Raises:
     ValueError: an unknown name.
@@ -113,7 +113,7 @@ def chip_named(name: str) -> Chip:
 
 
 def count_chips(devices) -> int:
-  """How many chips hold these jax devices, told apart by their coordinates."""
+  """Counts the chips of these jax devices, by their coordinates."""
   places = {
     (getattr(d, "slice_index", 0), *getattr(d, "coords", (d.id,)))
     for d in devices

@@ -1,15 +1,15 @@
-"""Data that a program moves without changing it.
+"""Data that a program copies without changing it.
 
-Relayouts of activations are the price of transposes between matrix products and
-kernels; a compiler shows them as ops of their own, or as fusions of nothing but
-copies and transposes. Prefetches into on-chip memory (`copy-start`) are not
-counted, except to and from the host.
+Activations change their layout at transposes between matrix products and
+kernels. The compiled program has separate ops for that, or fusions that consist
+only of copies and transposes. Prefetches into on-chip memory (`copy-start`) are
+not counted, except to and from the host.
 """
 
 import dataclasses
 
 from ccl_jax.cost.hlo import Program, size
-from ccl_jax.cost.hlo_loops import Loop, Run, runs
+from ccl_jax.cost.hlo_loops import ExecutedOp, Loop, executed_ops
 
 _MOVES = {"copy", "transpose"}
 _SILENT = {"parameter", "bitcast", "reshape", "tuple", "get-tuple-element"}
@@ -18,7 +18,7 @@ _HOST = "S(5)"  # the memory space of the host in a layout
 
 @dataclasses.dataclass(frozen=True)
 class Copy:
-  """One op that moves.
+  """One op that copies.
 
   Attributes:
     kind: "copy", "transpose", "fusion" or "host" (offloading).
@@ -26,7 +26,7 @@ class Copy:
     count: executions in one run of the program.
     shape: the result's type, with its layout.
     loop: the innermost loop around it.
-    source: the jax operation, "" where the compiler made it up.
+    source: the jax operation, "" if the compiler added the op.
   """
 
   kind: str
@@ -38,24 +38,24 @@ class Copy:
 
 
 def copies(program: Program, min_bytes: int) -> list[Copy]:
-  """Copies and transposes of at least `min_bytes`, outside of other fusions."""
+  """Returns copies of at least `min_bytes`, outside other fusions."""
   found = []
-  for run in runs(program):
-    kind = "" if run.fusion else _kind(program, run)
+  for each in executed_ops(program):
+    kind = "" if each.fusion else _kind(program, each)
     # A copy-start is (destination, source, context).
-    moved = size(run.op.arrays[:1]) if kind == "host" else run.op.bytes
+    moved = size(each.op.arrays[:1]) if kind == "host" else each.op.bytes
     if kind and moved >= min_bytes:
       found.append(
-        Copy(kind, moved, run.count, run.op.type, run.loop, run.op.source)
+        Copy(kind, moved, each.count, each.op.type, each.loop, each.op.source)
       )
   return found
 
 
-def _kind(program: Program, run: Run) -> str:
-  """The kind of `Copy` that an op is, "" for another op."""
-  op = run.op
+def _kind(program: Program, each: ExecutedOp) -> str:
+  """Returns the kind of `Copy` that an op is, "" for another op."""
+  op = each.op
   if op.opcode in ("copy", "transpose", "copy-start"):
-    if _HOST in op.type + run.operand(0).type:
+    if _HOST in op.type + each.operand(0).type:
       return "host"
     return "" if op.opcode == "copy-start" else op.opcode
   if op.opcode != "fusion":

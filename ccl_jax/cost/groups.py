@@ -1,4 +1,4 @@
-"""Which devices of a mesh talk to each other in a collective.
+"""The groups of devices that communicate in a collective.
 
 Members are positions in the mesh's flat order. HLO writes the groups as
 
@@ -27,7 +27,7 @@ _MESH = re.compile(
 
 
 def axes_of(groups: np.ndarray, mesh: Mapping[str, int]) -> tuple[str, ...]:
-  """The axes of the mesh that members of a group differ in.
+  """Returns the axes of the mesh in which members of a group differ.
 
   Raises:
     ValueError: a position outside of the mesh.
@@ -36,7 +36,7 @@ def axes_of(groups: np.ndarray, mesh: Mapping[str, int]) -> tuple[str, ...]:
   if groups.size and groups.max() >= math.prod(sizes):
     raise ValueError(
       f"a group holds device {groups.max()}, but {dict(mesh)=} has"
-      f" {math.prod(sizes)}: give the mesh that the program was compiled for."
+      f" {math.prod(sizes)}: pass the mesh that the program was compiled for."
     )
   places = np.stack(np.unravel_index(groups, sizes), -1)
   differs = (places != places[:, :1]).any((0, 1))
@@ -44,7 +44,9 @@ def axes_of(groups: np.ndarray, mesh: Mapping[str, int]) -> tuple[str, ...]:
 
 
 def parse_groups(attributes: str) -> np.ndarray:
-  """Groups in the attributes of an op, (groups, members); {} has none.
+  """Returns the groups in an op's attributes, (groups, members).
+
+  `replica_groups={}` is an array of size 0.
 
   Raises:
     ValueError: another notation, or groups of unequal size.
@@ -67,7 +69,7 @@ def _counted(shape: str, order: str | None) -> np.ndarray:
 
 
 def _along(mesh, ids, shape, order, chosen) -> np.ndarray:
-  """Groups along (parts of) axes of `mesh`, "'a'=2,'b'=2"."""
+  """Returns groups along (parts of) axes of `mesh`, "'a'=2,'b'=2"."""
   sizes = {k: int(v) for k, v in (axis.split("=") for axis in mesh.split(","))}
   if ids:
     devices = np.array(_numbers(ids))
@@ -90,7 +92,10 @@ def _along(mesh, ids, shape, order, chosen) -> np.ndarray:
 
 
 def _parts(sizes, chosen) -> dict[str, list[tuple[int, int]]]:
-  """Axis -> its grouped parts (steps before it, steps); None means all axes."""
+  """Returns axis -> its grouped parts (size before it, size of it).
+
+  `chosen` names the axes, None all of them.
+  """
   if chosen is None:
     return {name: [(1, size)] for name, size in sizes.items()}
   parts: dict[str, list[tuple[int, int]]] = {}

@@ -1,12 +1,12 @@
-"""HLO text as data: what `compiled.as_text()` prints, one line an op.
+"""A parser of HLO text, which `compiled.as_text()` prints, one line per op.
 
     %dot.4 = f32[4,16]{1,0} dot(%x, %w), lhs_contracting_dims={1}, ...
     name     type           opcode  operands       attributes
 
-Ops stand in computations, `%body.3 (...) -> ... {` to `}`; one is the ENTRY.
-Names may lack their % (as in `lowered.as_text(dialect="hlo")`). A type is one
-array or a tuple of them; layouts and comments are skipped. The attributes of a
-kernel may go on for several lines.
+Ops belong to computations, `%body.3 (...) -> ... {` to `}`; one is the ENTRY.
+Names may lack the % (as in `lowered.as_text(dialect="hlo")`). A type is one
+array or a tuple of arrays; layouts and comments are skipped. The attributes of
+a kernel may continue over several lines.
 """
 
 import dataclasses
@@ -42,49 +42,49 @@ class Op:
   attributes: str
 
   def attribute(self, key: str) -> str | None:
-    """The text after `key=`, None where there is none."""
+    """Returns the text after `key=`; None without the key."""
     _, found, rest = f", {self.attributes}".partition(f", {key}=")
     return next(_split(rest)).strip() if found else None
 
   def called(self, key: str) -> str | None:
-    """The computation that attribute `key` names."""
+    """Returns the computation that attribute `key` names."""
     value = self.attribute(key)
     return None if value is None else value.lstrip("%")
 
   @property
   def arrays(self) -> list[Array]:
-    """(dtype, dims) of each array in the result's type."""
+    """Returns (dtype, dims) of each array in the result's type."""
     return arrays(self.type)
 
   @property
   def bytes(self) -> int:
-    """Size of the result, tuples summed."""
+    """Returns the size of the result, summed over a tuple."""
     return size(self.arrays)
 
   @property
   def source(self) -> str:
-    """Which jax operation it came from, such as "jit(f)/while/body/add"."""
+    """Returns the jax operation, such as "jit(f)/while/body/add", or ""."""
     found = re.search(r'op_name="([^"]*)"', self.attributes)
     return found[1] if found else ""
 
 
 @dataclasses.dataclass(frozen=True)
 class Computation:
-  """Ops by name, in order; `root` is the result."""
+  """A computation: ops by name, in order; `root` is the result."""
 
   name: str
   ops: dict[str, Op]
   root: str
 
   def leaf(self, name: str) -> Op | None:
-    """What is behind copies and bitcasts of `name`, None if unknown."""
+    """Follows copies and bitcasts of `name` to the source; None if unknown."""
     op = self.ops.get(name)
     while op is not None and op.opcode in _SAME:
       op = self.ops.get(op.operands[0])
     return op
 
   def constant(self, name: str) -> int | None:
-    """The integer that `name` is a copy of, else None."""
+    """Returns the integer that `name` is a copy of, else None."""
     op = self.leaf(name)
     if op is None or op.opcode != "constant":
       return None
@@ -94,7 +94,7 @@ class Computation:
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-  """A module: computations by name, and the one that runs."""
+  """A module: computations by name, and the one that is run."""
 
   computations: dict[str, Computation]
   entry: str
@@ -104,7 +104,7 @@ class Program:
 
 
 def parse(text: str) -> Program:
-  """The program of an HLO text.
+  """Returns the program of an HLO text.
 
   Raises:
     ValueError: the text has no ENTRY computation, or a line is not an op.
@@ -128,7 +128,7 @@ def parse(text: str) -> Program:
 
 
 def arrays(type_text: str) -> list[Array]:
-  """(dtype, dims) of each array in a type."""
+  """Returns (dtype, dims) of each array in a type."""
   return [
     (dtype, tuple(int(d.lstrip("<=")) for d in dims.split(",") if d))
     for dtype, dims in _ARRAY.findall(type_text)
@@ -136,7 +136,7 @@ def arrays(type_text: str) -> list[Array]:
 
 
 def size(parts: list[Array]) -> int:
-  """Bytes of the arrays together, padding of layouts not included."""
+  """Returns the bytes of all arrays, without padding of their layouts."""
   return sum(
     math.ceil(math.prod(dims) * _bits(dtype) / 8) for dtype, dims in parts
   )
@@ -172,7 +172,7 @@ def _computation(name: str, lines: list[str]) -> Computation:
 
 
 def _split(text: str, end: str = ",") -> Iterator[str]:
-  """Parts of `text` between `end`s outside of all brackets."""
+  """Yields the parts of `text` between `end`s that are in no brackets."""
   depth, start = 0, 0
   for i, letter in enumerate(text):
     if letter == end and depth == 0:

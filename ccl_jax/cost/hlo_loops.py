@@ -1,15 +1,15 @@
-"""How often each op of a program runs.
+"""How often each op of a program is executed.
 
-An op runs as often as its computation is called, and a `while` calls its body
-as often as it turns. That number is in the text where the compiler knows it
+An op is executed as often as its computation is called, and a `while` calls its
+body once per trip. The text has the trip count if the compiler knows it
 (`known_trip_count`); else it follows from the loop's counter,
 
     ceil((limit - start) / step),   condition `counter < limit`
 
-with `limit` a constant of the condition, `start` of the loop's initial tuple
-(0 unless it says so) and `step` of the body's `add` (1 unless it says so). It
-may count down as well. A loop without such a condition turns once here, and its
-trips are None.
+with `limit` a constant of the condition, `start` a constant of the loop's
+initial tuple (0 if it has none) and `step` one of the body's `add` (1 if it has
+none). Loops that count down are handled likewise. A loop without such a
+condition is counted as one trip, and its trips are None.
 """
 
 import dataclasses
@@ -24,13 +24,13 @@ _WRAPPERS = ("fusion", "async-start")
 
 @dataclasses.dataclass(frozen=True)
 class Loop:
-  """A `while` that is being executed.
+  """A `while` loop.
 
   Attributes:
     body: name of its computation.
-    trips: turns each time it runs; None if unknown, counted as 1.
-    count: turns in the whole program.
-    source: the jax operation, which tells forward from backward.
+    trips: per execution of the loop; None if unknown, counted as 1.
+    count: trips in one run of the program.
+    source: the jax operation, forward or backward.
   """
 
   body: str
@@ -40,15 +40,15 @@ class Loop:
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
-  """An op, and how often it runs.
+class ExecutedOp:
+  """An op, and how often it is executed.
 
   Attributes:
     op: the instruction.
-    computation: where it stands.
+    computation: the one that it is in.
     count: executions in one run of the program.
-    loop: the innermost loop around it, None outside of all.
-    fusion: the fusion (or async-start) around it, None for an op of its own.
+    loop: the innermost loop around it, None outside loops.
+    fusion: the fusion (or async-start) around it, None outside fusions.
   """
 
   op: Op
@@ -58,32 +58,32 @@ class Run:
   fusion: Op | None
 
   def operand(self, i: int) -> Op:
-    """The op behind operand i."""
+    """Returns the source of operand i."""
     return self.computation.ops[self.op.operands[i]]
 
 
-def runs(program: Program) -> Iterator[Run]:
-  """Every op that runs, through loops, calls and fusions.
+def executed_ops(program: Program) -> Iterator[ExecutedOp]:
+  """Yields every op that is executed, in loops, calls and fusions too.
 
-  All branches of a conditional are taken to run. The small functions of
+  All branches of a conditional are taken as executed. The small functions of
   reductions (`to_apply`) and the conditions of loops are left out.
   """
-  yield from _runs(program, program[program.entry], 1, None, None)
+  yield from _executed(program, program[program.entry], 1, None, None)
 
 
 def loops(program: Program) -> list[Loop]:
-  """The loops of a program, outer before inner."""
+  """Returns the loops of a program, outer before inner."""
   found = {}
-  for run in runs(program):
-    if run.loop is not None:
-      found.setdefault((run.loop.body, run.loop.count), run.loop)
+  for each in executed_ops(program):
+    if each.loop is not None:
+      found.setdefault((each.loop.body, each.loop.count), each.loop)
   return list(found.values())
 
 
 def trip_count(
   program: Program, computation: Computation, op: Op
 ) -> int | None:
-  """Turns of a `while` op of `computation`, None if it cannot be told."""
+  """Returns the trips of a `while` op of `computation`; None if unknown."""
   known = re.search(r'"known_trip_count":\{"n":"(\d+)"', op.attributes)
   if known:
     return int(known[1])
@@ -97,23 +97,25 @@ def trip_count(
   return max(0, math.ceil((span + (direction in ("LE", "GE"))) / step))
 
 
-def _runs(program, computation, count, loop, fusion) -> Iterator[Run]:
+def _executed(
+  program, computation, count, loop, fusion
+) -> Iterator[ExecutedOp]:
   for op in computation.ops.values():
-    yield Run(op, computation, count, loop, fusion)
+    yield ExecutedOp(op, computation, count, loop, fusion)
     if op.opcode == "while":
       trips = trip_count(program, computation, op)
       inner = count * (1 if trips is None else trips)
       body = op.called("body")
-      turning = Loop(body, trips, inner, op.source)
-      yield from _runs(program, program[body], inner, turning, fusion)
+      own = Loop(body, trips, inner, op.source)
+      yield from _executed(program, program[body], inner, own, fusion)
     else:
       inside = fusion or (op if op.opcode in _WRAPPERS else None)
       for name in _callees(op):
-        yield from _runs(program, program[name], count, loop, inside)
+        yield from _executed(program, program[name], count, loop, inside)
 
 
 def _callees(op: Op) -> list[str]:
-  """Computations that an op runs once each time it runs."""
+  """Returns the computations that an op calls once per execution."""
   if op.opcode in _WRAPPERS:
     return [op.called("calls")]
   if op.opcode == "call":
@@ -127,7 +129,7 @@ def _callees(op: Op) -> list[str]:
 
 
 def _limit(program, condition) -> tuple[str, int, int] | None:
-  """(direction, index of the counter in the loop's tuple, constant limit)."""
+  """Returns (direction, index of the counter in the tuple, limit)."""
   call = compare = condition.leaf(condition.root)
   where = condition
   if call.opcode in ("fusion", "call"):
@@ -149,7 +151,7 @@ def _limit(program, condition) -> tuple[str, int, int] | None:
 
 
 def _outside(inner, name, outer, call) -> Op | None:
-  """The op behind `name`, or behind what the caller passed for it."""
+  """Returns the source of `name`, or of what the caller passed for it."""
   op = inner.leaf(name)
   if op is not None and op.opcode == "parameter" and inner is not outer:
     return outer.leaf(call.operands[int(op.operands[0])])
@@ -157,7 +159,7 @@ def _outside(inner, name, outer, call) -> Op | None:
 
 
 def _start(computation, op, index) -> int:
-  """What the loop's counter begins with."""
+  """Returns the first value of the loop's counter."""
   initial = computation.leaf(op.operands[0])
   if initial is None or initial.opcode != "tuple":
     return 0
@@ -165,7 +167,7 @@ def _start(computation, op, index) -> int:
 
 
 def _step(program, body, index) -> int:
-  """What one turn adds to the counter."""
+  """Returns the increment of the counter."""
   result = body.leaf(body.root)
   if result.opcode != "tuple":
     return 1

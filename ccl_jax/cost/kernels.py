@@ -1,11 +1,11 @@
-"""Pallas kernels in a program: opaque, so their FLOPs come from a formula."""
+"""Pallas kernels of a program, with FLOPs by formula, as they are opaque."""
 
 import dataclasses
 import math
 import re
 
 from ccl_jax.cost.hlo import Array, Op, Program
-from ccl_jax.cost.hlo_loops import Loop, runs
+from ccl_jax.cost.hlo_loops import Loop, executed_ops
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,38 +20,39 @@ class Kernel:
 
 
 def kernels(program: Program, target: str = "tpu_custom_call") -> list[Kernel]:
-  """Pallas kernels, or other custom calls of that target."""
+  """Returns the Pallas kernels, or other custom calls of that target."""
   found = []
-  for run in runs(program):
-    if run.op.attribute("custom_call_target") == f'"{target}"':
+  for each in executed_ops(program):
+    op = each.op
+    if op.attribute("custom_call_target") == f'"{target}"':
       operands = [
-        a for i in range(len(run.op.operands)) for a in run.operand(i).arrays
+        a for i in range(len(op.operands)) for a in each.operand(i).arrays
       ]
+      name, results = _kernel_name(op), tuple(op.arrays)
       found.append(
-        Kernel(
-          _kernel_name(run.op), tuple(operands), tuple(run.op.arrays),
-          run.count, run.loop,
-        )
-      )  # fmt: skip
+        Kernel(name, tuple(operands), results, each.count, each.loop)
+      )
   return found
 
 
 def splash_flops(
   kernel: Kernel, *, visible: float = 1.0, fused: bool = False
 ) -> float:
-  """FLOPs of one execution of a splash attention kernel, from its shapes.
+  """Counts FLOPs of one run of a splash attention kernel, from shapes.
 
-  Queries (.., heads, n, e) and keys (.., heads, m, e), as padded as the kernel
-  got them; "fwd" has 2 products of 2 n m e, "dq" 3, "dkv" 4 and 5 where it is
-  `fused` with dq (both recompute the scores). `visible` is the share of blocks
-  that the mask lets through.
+  Shapes are those of its queries (.., heads, n, e) and keys (.., heads, m, e)
+  with padding. "fwd" has 2 products of 2 n m e FLOPs, "dq" 3, "dkv" 4, or 5 if
+  `fused` with dq (both recompute the scores).
+
+  Args:
+    visible: share of the blocks that the mask does not skip.
 
   Raises:
-    ValueError: another kernel.
+    ValueError: the kernel is another one.
   """
   phase = re.search(r"splash_\w*?_(fwd|dq|dkv)_", kernel.name)
   if phase is None:
-    raise ValueError(f"{kernel.name=} is not one of splash attention.")
+    raise ValueError(f"{kernel.name=} is not a kernel of splash attention.")
   count = {"fwd": 2, "dq": 3, "dkv": 5 if fused else 4}[phase[1]]
   q, k = [dims for dtype, dims in kernel.operands if "f" in dtype][:2]
   return 2.0 * count * visible * math.prod(q) * k[-2]

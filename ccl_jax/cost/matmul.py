@@ -1,13 +1,13 @@
 """The matrix products of a program, and their FLOPs.
 
-FLOPs are 2 x the multiplications that are really done:
+FLOPs are twice the multiplications that are executed:
 
     dot           2 |result| prod(contracted dims)
     convolution   2 batch out_features in_features prod_d valid_d
 
-(a TPU writes dots as convolutions) where valid_d counts pairs of output and
-window position of spatial axis d that meet an element, neither padding nor a
-hole of dilation.
+(a TPU compiler writes dots as convolutions), where valid_d counts the pairs of
+output and window position along spatial axis d that hit an element, neither
+padding nor a hole of dilation.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ import re
 import numpy as np
 
 from ccl_jax.cost.hlo import Op, Program
-from ccl_jax.cost.hlo_loops import Loop, Run, runs
+from ccl_jax.cost.hlo_loops import ExecutedOp, Loop, executed_ops
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,48 +31,40 @@ class Product:
 
 
 def products(program: Program) -> list[Product]:
-  """Every matrix product, inside of fusions too."""
+  """Returns every matrix product, also inside of fusions."""
   count = {"dot": dot_flops, "convolution": convolution_flops}
   return [
-    Product(count[r.op.opcode](r), r.count, r.loop, r.op.source)
-    for r in runs(program)
-    if r.op.opcode in count
+    Product(count[each.op.opcode](each), each.count, each.loop, each.op.source)
+    for each in executed_ops(program)
+    if each.op.opcode in count
   ]
 
 
 def matmul_flops(program: Program) -> float:
-  """FLOPs of all matrix products in one run of the program."""
+  """Counts FLOPs of all matrix products in one run of the program."""
   return sum(p.flops * p.count for p in products(program))
 
 
-def dot_flops(run: Run) -> float:
-  """FLOPs of one execution of a `dot`."""
-  dims = run.operand(0).arrays[0][1]
-  contracted = _braced(run.op, "lhs_contracting_dims")
-  return (
-    2.0
-    * math.prod(run.op.arrays[0][1])
-    * math.prod(dims[i] for i in contracted)
-  )
+def dot_flops(dot: ExecutedOp) -> float:
+  """Counts FLOPs of one execution of a `dot`."""
+  (_, result), (_, lhs) = dot.op.arrays[0], dot.operand(0).arrays[0]
+  contracted = [lhs[i] for i in _braced(dot.op, "lhs_contracting_dims")]
+  return 2.0 * math.prod(result) * math.prod(contracted)
 
 
-def convolution_flops(run: Run) -> float:
-  """FLOPs of one execution of a `convolution`."""
+def convolution_flops(conv: ExecutedOp) -> float:
+  """Counts FLOPs of one execution of a `convolution`."""
   lhs, rhs, out = (
-    labels for labels in re.split("_|->", run.op.attribute("dim_labels"))
-  )
-  sizes = [
-    dict(zip(labels, array[1], strict=True))
-    for labels, array in (
-      (lhs, run.operand(0).arrays[0]),
-      (rhs, run.operand(1).arrays[0]),
-      (out, run.op.arrays[0]),
+    dict(zip(labels, op.arrays[0][1], strict=True))
+    for labels, op in zip(
+      re.split("_|->", conv.op.attribute("dim_labels")),
+      (conv.operand(0), conv.operand(1), conv.op),
+      strict=True,
     )
-  ]
-  window = _window(run.op, sum(letter.isdigit() for letter in out))
-  flops = 2.0 * sizes[2]["b"] * sizes[2]["f"] * sizes[1]["i"]
-  for d, options in enumerate(window):
-    flops *= _valid(sizes[0][str(d)], sizes[2][str(d)], **options)
+  )
+  flops = 2.0 * out["b"] * out["f"] * rhs["i"]
+  for d, options in enumerate(_window(conv.op, rank=len(out) - 2)):
+    flops *= _valid(lhs[str(d)], out[str(d)], **options)
   return flops
 
 
@@ -80,9 +72,9 @@ def _valid(
   length: int, out: int, size: int, stride: int, pad: int, dilate: int,
   hole: int,
 ) -> int:  # fmt: skip
-  """Pairs (output o, window k) with an element at o stride + k hole - pad.
+  """Returns how many (output o, window k) hit an element of the operand.
 
-  Element i of the operand stands at i * dilate.
+  They look at position o stride + k hole - pad; element i is at i dilate.
   """
   if (
     pad == 0 and dilate == 1 and (out - 1) * stride + (size - 1) * hole < length
@@ -101,12 +93,9 @@ def _valid(
 
 
 def _window(op: Op, rank: int) -> list[dict[str, int]]:
-  """The window of each spatial axis: `window={size=8x1 pad=0_0x0_0 ...}`."""
-  given = dict(
-    part.split("=")
-    for part in (op.attribute("window") or "").strip("{}").split()
-  )
-  columns = {k: v.split("x") for k, v in given.items()}
+  """Reads the window of each spatial axis, `window={size=8x1 pad=0_0x0_0}`."""
+  fields = (op.attribute("window") or "").strip("{}").split()
+  columns = {k: v.split("x") for k, v in (x.split("=") for x in fields)}
 
   def read(key, default):
     return [int(v.split("_")[0]) for v in columns.get(key, [default] * rank)]

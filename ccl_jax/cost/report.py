@@ -1,14 +1,14 @@
-"""What a compiled program needs and does, as one nested dict of numbers.
+"""The cost of a compiled program, as one nested dict of numbers.
 
 All are per jax device. FLOPs:
 
-    model      useful ones, by hand (`flops`)
-    hardware   matrix products of the program, times the turns of its loops,
-               plus what the attention kernels' results need          (ratio)
-    inner      what those kernels compute again inside (scores, in backward)
+    model      useful work, by formula (`flops`)
+    hardware   matrix products of the program, times the trips of its loops,
+               plus those that the attention kernels need
+    inner      what these kernels recompute inside (scores, in backward)
 
 so that hardware / model shows rematerialisation and padding, and
-(hardware + inner) / model everything that runs.
+(hardware + inner) / model everything that is executed.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ from ccl_jax.cost.roofline import roofline
 
 
 def memory(stats: Any, chip: Chip) -> dict[str, float]:
-  """HBM of a program in bytes, from `compiled.memory_analysis()`."""
+  """Returns HBM of a program in bytes, from `compiled.memory_analysis()`."""
   parts = {
     "arguments": stats.argument_size_in_bytes,
     "temporaries": stats.temp_size_in_bytes,
@@ -37,7 +37,7 @@ def memory(stats: Any, chip: Chip) -> dict[str, float]:
 
 
 def kernel_flops(program: hlo.Program) -> tuple[float, float]:
-  """(needed, recomputed inside) by the attention kernels of a program.
+  """Returns FLOPs of the attention kernels: (needed, recomputed inside).
 
   A backward pass needs 4 products, whether in one kernel or two (dq, dkv).
   """
@@ -55,7 +55,7 @@ def kernel_flops(program: hlo.Program) -> tuple[float, float]:
 
 
 def collective_table(found) -> dict[str, dict[str, float]]:
-  """Operations in the text, executed, bytes, wire bytes; by kind and axes."""
+  """Returns counts and bytes of the collectives, by kind and axes."""
   return {
     f"{kind} over {'+'.join(axes) or 'one device'}": {
       "static": total.static,
@@ -70,16 +70,17 @@ def collective_table(found) -> dict[str, dict[str, float]]:
 def copies_per_layer(
   program: hlo.Program, num_layers: int, min_bytes: int
 ) -> dict[str, float]:
-  """Activation-sized copies in the bodies of the loops over the layers."""
-  turns = {
-    loop.body: loop.count / loop.trips
+  """Counts activation-sized copies in the loops over the layers."""
+  # The compiler may peel one layer off a loop.
+  bodies = {
+    loop.body
     for loop in hlo_loops.loops(program)
     if loop.trips in (num_layers, num_layers - 1)
   }
   inside = [
     c
     for c in copies.copies(program, min_bytes)
-    if c.loop and c.loop.body in turns
+    if c.loop and c.loop.body in bodies
   ]
   return {
     "count": sum(c.count / c.loop.count for c in inside),
@@ -98,14 +99,15 @@ def make_report(
   activation: int,
   slices: int = 1,
 ) -> dict[str, Any]:
-  """The report of one program.
+  """Makes the report of one program.
 
   Args:
     text: `compiled.as_text()`.
     stats: `compiled.memory_analysis()`.
     model_flops: useful FLOPs by part, per device.
+    num_layers: of the model, to find the loops over them.
     activation: bytes of a residual stream; smaller copies are not counted.
-    slices: how many the `data` axis runs between.
+    slices: of the pod; the `data` axis runs across them.
   """
   program = hlo.parse(text)
   found = collectives.collectives(program, mesh)
@@ -137,7 +139,7 @@ def make_report(
 
 
 def table(report: Mapping[str, Any]) -> str:
-  """The report as text."""
+  """Formats the report as text."""
   giga = lambda x: f"{x / 1e9:10.2f} GB"  # noqa: E731
   hbm, bound = report["hbm"], report["roofline"]
   rows = [(k, giga(hbm[k])) for k in hbm if k != "headroom"]

@@ -1,18 +1,18 @@
-"""Times that a step cannot beat on a chip, and so the MFU it cannot exceed.
+"""Lower bounds on the time of a step, and so upper bounds on its MFU.
 
 Per jax device, with the chip's published rates:
 
     compute = hardware FLOPs / peak         HBM = bytes / rate
     ICI of axes A = wire bytes / (rate of the torus axes that A lies on)
-    ICI in all = all wire bytes / rate of all links          DCN likewise
+    ICI total = all wire bytes / rate of all links           DCN likewise
     step >= max of these            if everything overlaps
     step >= compute + ICI + DCN     if nothing does (synchronous collectives)
     MFU <= model FLOPs / (peak * step)
 
-An upper bound and not a measurement: no kernel runs at peak, no link is free of
-latency, and what is not counted (vector work, memory-bound ops) takes time too.
-Devices in one chip (tpu7x) share its rates; between the two of them there is a
-faster link, which is taken for ICI here.
+These are bounds, not measurements: no kernel runs at peak, every link has
+latency, and work that is not counted (vector units, memory-bound ops) takes
+time too. Devices in one chip (tpu7x) share its rates; the faster link between
+them is counted as ICI.
 """
 
 import dataclasses
@@ -29,8 +29,8 @@ class Roofline:
 
   Attributes:
     chip: its rates.
-    model_flops: useful FLOPs a device, see `flops`.
-    hardware_flops: executed FLOPs a device: recomputation and padding too.
+    model_flops: useful FLOPs per device, see `flops`.
+    hardware_flops: executed FLOPs per device, with recomputation and padding.
     times: "compute", "hbm" if known, "ici", "ici/AXES" and "dcn".
   """
 
@@ -41,27 +41,27 @@ class Roofline:
 
   @property
   def step(self) -> float:
-    """The longest of all times: everything overlaps."""
+    """Returns the longest of all times: everything overlaps."""
     return max(self.times.values())
 
   @property
   def serial(self) -> float:
-    """Computing and sending one after the other: nothing overlaps."""
+    """Returns the sum of computing and sending: nothing overlaps."""
     return max(
       self.step, sum(self.times.get(k, 0.0) for k in ("compute", "ici", "dcn"))
     )
 
   @property
   def limit(self) -> str:
-    """What takes longest."""
+    """Returns the name of the longest time."""
     return max(self.times, key=self.times.__getitem__)
 
   def mfu(self, seconds: float) -> float:
-    """Model FLOPs over what the device could do in that time."""
+    """Returns model FLOPs over what the device could do in that time."""
     return self.model_flops * self.chip.devices / (self.chip.peak * seconds)
 
   def table(self) -> str:
-    """Times and bounds as text."""
+    """Returns times and bounds as text."""
     rows = [f"{'time':<24}{'ms':>10}"]
     rows += [f"{k:<24}{1e3 * v:>10.2f}" for k, v in self.times.items()]
     rows += [
@@ -85,31 +85,31 @@ def roofline(
   torus_axes: Mapping[str, int] | None = None,
   dcn_axes: Iterable[str] = ("dcn",),
 ) -> Roofline:
-  """The bounds of one step, from counts per jax device.
+  """Computes the bounds of one step, from counts per jax device.
 
   Args:
     wire: mesh axes -> bytes that a device sends (`collectives`).
     hbm_bytes: bytes read and written, where known.
-    torus_axes: mesh axis -> torus axes that it lies on. Without it each is
-      taken to use the whole torus, which no bound should be stricter than.
-    dcn_axes: axes between slices; what spans one of them goes over DCN.
+    torus_axes: mesh axis -> how many torus axes it lies on; None takes all for
+      each, which keeps the bound valid for any placement.
+    dcn_axes: axes between slices; collectives over them use DCN.
   """
-  share, far = chip.devices, set(dcn_axes)
+  share, slow = chip.devices, set(dcn_axes)
   times = {"compute": hardware_flops * share / chip.peak}
   if hbm_bytes is not None:
     times["hbm"] = hbm_bytes * share / chip.hbm_rate
-  near = {axes: n for axes, n in wire.items() if not far & set(axes)}
-  times["ici"] = sum(near.values()) * share / chip.ici
-  for axes, sent in near.items():
+  ici = {axes: n for axes, n in wire.items() if not slow & set(axes)}
+  times["ici"] = sum(ici.values()) * share / chip.ici
+  for axes, sent in ici.items():
     rate = chip.axis_rate * _lanes(axes, torus_axes, chip.torus)
     times["ici/" + "+".join(axes)] = sent * share / rate
-  if len(near) < len(wire):
-    times["dcn"] = (sum(wire.values()) - sum(near.values())) * share / chip.dcn
+  if len(ici) < len(wire):
+    times["dcn"] = (sum(wire.values()) - sum(ici.values())) * share / chip.dcn
   return Roofline(chip, model_flops, hardware_flops, times)
 
 
 def _lanes(axes: Axes, torus_axes: Mapping[str, int] | None, torus: int) -> int:
-  """Torus axes that a group along these mesh axes may use."""
+  """Returns how many torus axes a group along these mesh axes can use."""
   if torus_axes is None:
     return torus
   return max(1, min(torus, sum(torus_axes.get(a, torus) for a in axes)))

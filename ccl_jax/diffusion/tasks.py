@@ -149,7 +149,7 @@ class InferenceTask:
 
   @property
   def given(self) -> tuple[str, ...]:
-    """The streams that are references, given as a whole."""
+    """The streams that are references: provided in full."""
     row = TASKS[TASK_NAMES.index(self.row)]
     return tuple(s for s in self.streams if s not in row.generated)
 

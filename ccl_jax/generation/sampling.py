@@ -143,12 +143,12 @@ def count_runs(sampling: SamplingConfig, task: InferenceTask) -> dict[str, Any]:
   sigmas = solvers.schedule(sampling.num_inference_steps, sampling.shift)
   return {
     "streams": task.streams,
-    "held": cached,
+    "cached": cached,
     "forwards": sum(
       steps * (passes if inside else 1)
       for inside, steps in solvers.split(sigmas, sampling.window)
     ),
-    "runs": len(guidance.references(rule)),
+    "cached_forwards": len(guidance.references(rule)),
   }
 
 

@@ -7,11 +7,11 @@ import pytest
 from ccl_jax.app.session import Session
 from ccl_jax.data import media
 from ccl_jax.generation.pipeline import Pipeline
-from tests.runs import SAMPLES, inputs, run  # noqa: F401
+from tests.runs import SAMPLES
 
 
 @pytest.fixture(scope="module")
-def session(run, tmp_path_factory):  # noqa: F811
+def session(run, tmp_path_factory):
   folder = tmp_path_factory.mktemp("results")
   return Session(Pipeline.load(run), {"fps": 25.0}, folder, max_seconds=0.5)
 
@@ -44,7 +44,7 @@ def test_a_request_is_counted_step_by_step_and_leaves_its_files(session):
   assert said["audio"] is None
 
 
-def test_attention_is_shown_between_two_streams(session, inputs):  # noqa: F811
+def test_attention_is_shown_between_two_streams(session, inputs):
   result = session.request(
     fields("v2a", video=inputs["video"]),
     {"num_inference_steps": 1, "guidance": "none"},
@@ -84,7 +84,7 @@ def test_only_the_last_results_stay(session):
 )
 def test_what_is_wrong_is_said_without_where_uploads_lie(
   session,
-  inputs,  # noqa: F811
+  inputs,
   tmp_path,
   task,
   given,

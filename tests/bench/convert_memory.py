@@ -3,17 +3,15 @@
     python -m tests.bench.convert_memory [--size=1.3b] [--layers=30] \
         [--folder=/tmp/convert_memory] [--dtype=bfloat16] [--pod=64]
 
-Makes a checkpoint of random parameters, shaped as configs/ccl.py:size=SIZE,
-and runs to-torch and from-torch --model=ccl, each in a process of its own;
-prints the peak of its resident memory (of which mapped files are a part) and
-how long it took. Without --layers the model has its own number of layers.
---pod=N writes each array in N chunks that go through all layers, as a pod of N
-chips does, and not row by row. The folder is removed in the end.
+Writes a checkpoint of random parameters of configs/ccl.py:size=SIZE and runs
+to-torch and from-torch --model=ccl, each in its own process. Prints the peak of
+its resident memory (mapped files included) and its time. --layers changes the
+number of layers. --pod=N writes each array in N chunks through all layers, as a
+pod of N chips does, instead of row by row. The folder is removed at the end.
 """
 
 import argparse
 import functools
-import json
 import os
 import pathlib
 import shutil
@@ -26,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from ccl_jax import trees
+from ccl_jax import files, trees
 from ccl_jax.checkpoints import restore, streaming
 from ccl_jax.models import joint
 from ccl_jax.sharding import is_stacked
@@ -35,14 +33,14 @@ from configs.ccl import get_config
 
 @functools.lru_cache(1)
 def draw(shape: tuple, dtype: np.dtype) -> np.ndarray:
-  """Random numbers, the same for all rows: they need not be more than noise."""
+  """Returns random numbers, the same for all rows."""
   return np.random.default_rng(0).standard_normal(shape, "f").astype(dtype)
 
 
-def lazy(
+def streamed(
   path: str, shape: tuple, dtype: np.dtype, by_row: bool
 ) -> streaming.StreamedArray:
-  """Noise, made when it is written."""
+  """Returns noise that is drawn when it is written."""
   by_row = by_row and is_stacked(path)
 
   def parts() -> Iterator:
@@ -54,7 +52,7 @@ def lazy(
 
 
 def chunks_of_a_pod(chips: int):
-  """Like `streaming.chunk_shape`, the axis behind the layers split over chips."""
+  """Like `streaming.chunk_shape`, with the axis after the layers split."""
 
   def chunk(shape, itemsize, by_row):
     axis = 1 if len(shape) > 2 else 0
@@ -66,7 +64,7 @@ def chunks_of_a_pod(chips: int):
 
 
 def write(run: pathlib.Path, args: argparse.Namespace) -> int:
-  """The workdir; returns the number of parameters."""
+  """Writes the workdir; returns the number of parameters."""
   config = get_config(f"size={args.size}").to_dict()
   if args.layers:
     config["model"]["num_layers"] = args.layers
@@ -74,7 +72,7 @@ def write(run: pathlib.Path, args: argparse.Namespace) -> int:
     streaming.chunk_shape = chunks_of_a_pod(args.pod)
   shapes = joint.describe(config["model"])[1]
   params = {
-    path: lazy(path, x.shape, np.dtype(jnp.dtype(args.dtype)), not args.pod)
+    path: streamed(path, x.shape, np.dtype(jnp.dtype(args.dtype)), not args.pod)
     for path, x in trees.flatten(shapes).items()
   }
   folder = run / "checkpoints" / "0"
@@ -82,12 +80,12 @@ def write(run: pathlib.Path, args: argparse.Namespace) -> int:
     folder / restore.ITEM, {"trainable": trees.unflatten(params)}
   )
   restore.write_manifest(epath.Path(folder))
-  (run / "config.json").write_text(json.dumps(config))
+  files.write_json(run / "config.json", config)
   return trees.count(shapes)
 
 
 def measure(*arguments: str) -> tuple[float, float]:
-  """(seconds, GiB at the peak) of a command of ccl_jax.convert."""
+  """Returns (seconds, peak GiB) of a command of ccl_jax.convert."""
   start = time.perf_counter()
   process = subprocess.Popen(
     [sys.executable, "-m", "ccl_jax.convert", *arguments]
@@ -107,7 +105,7 @@ def main():
   parser.add_argument("--pod", type=int)
   args = parser.parse_args()
   folder = pathlib.Path(args.folder)
-  folder.mkdir(parents=True)  # Never one that is there: it is removed.
+  folder.mkdir(parents=True)  # It must be new, as it is removed.
   run, torch, back = (folder / name for name in ("run", "torch", "back"))
   try:
     count = write(run, args)
@@ -120,7 +118,7 @@ def main():
       seconds, peak = measure(name, *rest)
       print(f"{name:10} {seconds:6.0f} s, peak {peak:.2f} GiB")
       if name == "to-torch":
-        shutil.rmtree(run)  # There may not be space for three.
+        shutil.rmtree(run)  # The disk may not hold all three.
   finally:
     shutil.rmtree(folder)
 

@@ -24,14 +24,13 @@ from einops import rearrange
 
 from ccl_jax import trees
 from ccl_jax.convert import wan
-from ccl_jax.convert.load import load
-from ccl_jax.convert.torch_files import from_dict
 from ccl_jax.diffusion import tasks
 from ccl_jax.diffusion.guidance import Condition
 from ccl_jax.generation.sampling import SamplingConfig, sample_latents
 from ccl_jax.models import joint
 from ccl_jax.sharding import ONE_DEVICE
 from tests.bench.train_step import measure, report
+from tests.convert.loading import from_dict, load
 from tests.parity.wan_dit_test import original
 
 SIDE, LENGTH = 32, 64  # of the latents, before they are patched; of the text
@@ -103,7 +102,8 @@ def to_numpy(latents: torch.Tensor) -> np.ndarray:
 def our_run(graph, params, noise, text, steps: int, batched: bool) -> Callable:
   """A function of nothing that gives sampled latents."""
   sampling = SamplingConfig(
-    num_inference_steps=steps, shift=SHIFT, guidance="text", video_guidance_scale=SCALE,
+    num_inference_steps=steps, shift=SHIFT, guidance="text",
+    video_guidance_scale=SCALE,
     batch_passes=batched,
   )  # fmt: skip
   condition = Condition(text=text[:1], negative=text[1:])
@@ -111,7 +111,8 @@ def our_run(graph, params, noise, text, steps: int, batched: bool) -> Callable:
   def run() -> np.ndarray:
     made, _ = sample_latents(
       params, {"video": noise}, {}, condition,
-      graph=graph, task=tasks.inference_task("t2v"), sampling=sampling, layout=ONE_DEVICE,
+      graph=graph, task=tasks.inference_task("t2v"), sampling=sampling,
+      layout=ONE_DEVICE,
     )  # fmt: skip
     return np.asarray(made["video"])
 

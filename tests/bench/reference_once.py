@@ -47,11 +47,16 @@ def kept_bytes(size: str, task: str, runs: int = 1) -> int:
 
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__)
-  parser.add_argument("--steps", type=int, default=50)
+  parser.add_argument(
+    "--steps", type=int, default=50, dest="num_inference_steps"
+  )
   parser.add_argument("--guidance", default="ucg2")
   options = vars(parser.parse_args())
   for size in ("14b", "1.3b"):
-    print(f"\n{size}, PFLOP of a clip, {options['steps']} steps of", end=" ")
+    print(
+      f"\n{size}, PFLOP of a clip, {options['num_inference_steps']} steps of",
+      end=" ",
+    )
     print(f"{options['guidance']}\n")
     print("| task | both iterated | reference once | share | keys kept, GB |")
     print("|---|---:|---:|---:|---:|")

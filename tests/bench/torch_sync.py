@@ -1,13 +1,13 @@
-"""Is what PyTorch samples of a run as good as what JAX samples?
+"""Compares the samples of PyTorch and of JAX for one run.
 
     python -m tests.bench.torch_sync --workdir=RUN --data=LATENTS \
         [--clips=WORLD] [--num=32] [--splits=easy] [--tasks=a2v,v2a]
 
-Exports the run to a folder that is removed, and samples held-out clips of the
-synthetic world with `convert.torch_sampling`: from noise of its own, which can
-differ from JAX's by sampling noise, and from JAX's, which must give the same
-latents (their relative error is printed). The table is that of
-`ccl_jax.evaluate`, whose flags these are, decoded by the same codecs.
+Exports the run to a temporary folder and samples held-out clips of the
+synthetic world with `convert.torch_sampling`: from its own noise, which may
+differ from JAX's result by sampling noise, and from JAX's noise, which must
+give the same latents (the relative error is printed). Flags and tables are
+those of `ccl_jax.evaluate`; the same codecs decode.
 """
 
 import pathlib
@@ -52,7 +52,7 @@ def compare() -> None:
 def sample_all(
   pipeline: Pipeline, model: CCL, task: str, clips: Mapping[str, Any]
 ) -> dict[str, dict[str, Any]]:
-  """Name -> latents of a task."""
+  """Returns name -> latents of a task."""
   num, plan = len(clips["name"]), tasks.inference_task(task)
   keys = jax.vmap(jax.random.key)(jnp.arange(num, dtype=jnp.uint32))
   noise = flow.draw_noise(keys, pipeline.shape.latent_shapes(pipeline.codecs))
@@ -71,12 +71,12 @@ def sample_all(
 
 
 def relative_error(x: np.ndarray, expected: np.ndarray) -> float:
-  """In the L2 norm."""
+  """Returns the relative error in the L2 norm."""
   return float(np.linalg.norm(x - expected) / np.linalg.norm(expected))
 
 
 def to_torch(x: Any) -> torch.Tensor:
-  """A copy."""
+  """Returns a copy as a tensor."""
   return torch.tensor(np.asarray(x))
 
 

@@ -1,4 +1,4 @@
-"""A training step of the PyTorch CCL, written idiomatically: fused AdamW."""
+"""A training step of the PyTorch CCL in idiomatic PyTorch, with fused AdamW."""
 
 import torch
 from torch import nn
@@ -22,21 +22,20 @@ class Trainer:
     )  # fmt: skip
 
   def make_loss(self, batch):
-    """Draws tasks, times, noise and dropped text; apart, a2v, v2a, joint."""
+    """Returns the loss for drawn tasks (apart, a2v, v2a, joint) and times."""
     o, b = self.objective, len(batch["text"])
     task = torch.multinomial(
       torch.tensor(o["probabilities"]), b, replacement=True
     )
+    generated = {"video": task != 2, "audio": task != 1}
     route = {
-      "video_sees_audio": (task == 1) | (task == 3),
-      "audio_sees_video": (task == 2) | (task == 3),
-      "video_is_generated": task != 2,
-      "audio_is_generated": task != 1,
+      "sees": {s: x & (task != 0) for s, x in generated.items()},
+      "is_generated": generated,
       "exchanges": torch.ones_like(task, dtype=torch.bool),
     }
     first, second = torch.randn(2, b).sigmoid()
     drawn = {"video": first, "audio": torch.where(task == 0, second, first)}
-    t = {s: drawn[s] * route[f"{s}_is_generated"] for s in STREAMS}
+    t = {s: drawn[s] * generated[s] for s in STREAMS}
     noise = {s: torch.randn_like(batch[s]) for s in STREAMS}
     noised = {s: torch.lerp(batch[s], noise[s], expand(t[s], batch[s]))
               for s in STREAMS}  # fmt: skip
@@ -46,7 +45,7 @@ class Trainer:
     loss = 0.0
     for s in STREAMS:
       error = (velocity[s] - noise[s] + batch[s]).square().flatten(1).mean(1)
-      loss += o[f"{s}_weight"] * (error * route[f"{s}_is_generated"]).mean()
+      loss += o[f"{s}_weight"] * (error * generated[s]).mean()
     return loss
 
   def step(self, batch):

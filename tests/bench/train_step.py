@@ -23,7 +23,7 @@ import torch
 from ccl_jax import trees
 from ccl_jax.array_types import STREAMS
 from ccl_jax.convert import ccl
-from ccl_jax.convert.load import dump
+from ccl_jax.convert.state_dict import iter_state_dict
 from ccl_jax.convert.torch_model import CCL
 from ccl_jax.diffusion import tasks
 from ccl_jax.models import joint
@@ -66,8 +66,10 @@ def make_batch(config: dict) -> dict[str, np.ndarray]:
 
 def make_replica(config: dict, params) -> CCL:
   """The PyTorch model with these parameters."""
-  model, arrays = CCL(config["model"]), dump(params, ccl.table(config["model"]))
-  model.load_state_dict(to_torch(dict(arrays)), strict=True)
+  model, table = CCL(config["model"]), ccl.table(config["model"])
+  model.load_state_dict(
+    to_torch(dict(iter_state_dict(params, table))), strict=True
+  )
   return model
 
 
@@ -100,8 +102,8 @@ def compare(config: dict, setup: TrainSetup, batch: dict) -> dict[str, float]:
   return errors
 
 
-def to_torch(arrays: dict) -> dict[str, torch.Tensor]:
-  return {k: torch.from_numpy(np.array(a)) for k, a in arrays.items()}
+def to_torch(arrays: dict) -> dict:
+  return jax.tree.map(lambda a: torch.from_numpy(np.array(a)), arrays)
 
 
 def our_step(setup: TrainSetup, state, batch: dict):
@@ -174,7 +176,9 @@ def main():
     f" ({jax.default_backend()}), torch {torch.__version__}"
   )
   count = trees.count(setup.plan.shapes)
-  print(f"{args.size}: batch {config['batch']}, {count:,} parameters, float32")
+  print(
+    f"{args.size}: batch {config['batch_size']}, {count:,} parameters, float32"
+  )
   print(f"relative error of velocities: {compare(config, setup, batch)}")
   report(measure(make_steps(config, setup, batch), args.steps))
 

@@ -24,7 +24,7 @@ from selenium.webdriver.common.by import By
 
 from ccl_jax.data import media
 from tests.commands import free_port
-from tests.runs import SAMPLES, SHAPE, hum, inputs, run  # noqa: F401
+from tests.runs import SAMPLES, SHAPE, hum
 
 ROOT = pathlib.Path(__file__).parents[2]
 SHOTS = ROOT / "runs" / "page"
@@ -35,7 +35,7 @@ FLAGS = (
 
 
 @pytest.fixture(scope="module")
-def address(run, tmp_path_factory):  # noqa: F811
+def address(run, tmp_path_factory):
   """Of the page, which is served while the tests run."""
   port = free_port()
   address = f"http://127.0.0.1:{port}"
@@ -165,7 +165,7 @@ def test_a_prompt_becomes_a_clip_that_plays(browser, tmp_path):
   assert said["prompt"] == 'A face. "a i" A voice.' and said["task"] == "t2av"
 
 
-def test_a_sound_becomes_a_video_with_it(browser, inputs, tmp_path):  # noqa: F811
+def test_a_sound_becomes_a_video_with_it(browser, inputs, tmp_path):
   choose(browser, "text, sound → video")
   until(lambda: shown(browser, "#audio"))
   upload(browser, "audio", inputs["audio"])

@@ -50,7 +50,7 @@ def test_the_short_form_of_the_page_has_its_figures_too():
 
 def test_another_error_of_the_compiler_is_not_taken_for_it():
   class Lowered:
-    def compile(self, options):
+    def compile(self):
       raise jax.errors.JaxRuntimeError("INTERNAL: a bug")
 
   with pytest.raises(jax.errors.JaxRuntimeError, match="a bug"):

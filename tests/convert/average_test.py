@@ -1,4 +1,4 @@
-"""The mean of checkpoints, and what reads it."""
+"""The mean of checkpoints, and its readers."""
 
 import jax
 import numpy as np
@@ -10,8 +10,9 @@ from ccl_jax.convert import inspection, workdirs
 from ccl_jax.convert.average import average
 from ccl_jax.generation.pipeline import Pipeline
 from tests.convert import small_run
-from tests.convert.small_run import describe_once  # noqa: F401
 from tests.models import tiny
+
+pytestmark = pytest.mark.usefixtures("describe_once")
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Every codec's files become folders: once, whole, and for the right model."""
+"""Files of every codec become folders: once, complete, of the right model."""
 
 import dataclasses
 import logging
@@ -43,7 +43,7 @@ LAYOUTS = [
 
 
 @pytest.fixture(autouse=True)
-def told_again():
+def warned_again():
   converted_weights.warn_once.cache_clear()
 
 
@@ -126,8 +126,8 @@ def test_the_licence_is_told_once(vocoder, caplog):
     codecs.open_weights("bigvgan", folder)
     shapes = codecs.MODELS["bigvgan"].shapes(TINY["bigvgan"])
     converted_weights.read(folder, shapes)
-  told = [r.message for r in caplog.records if "CC-BY-NC" in r.message]
-  assert told == [codecs.MODELS["bigvgan"].notice]
+  logged = [r.message for r in caplog.records if "CC-BY-NC" in r.message]
+  assert logged == [codecs.MODELS["bigvgan"].notice]
   assert "CC-BY-NC" in codecs.MODELS["mmaudio"].notice
 
 
@@ -146,7 +146,7 @@ def test_what_is_wrong_is_told(vocoder, tmp_path):
 
 
 def test_the_file_tells_its_size(tmp_path):
-  """Of two sizes with the same names, by shapes."""
+  """Two sizes with the same names are told apart by shapes."""
   wide = mmaudio_vae.MMAudioVAEConfig(num_mels=9, channels=3, width=8)
   model = dataclasses.replace(tiny("mmaudio"), sizes=(wide, TINY["mmaudio"]))
   save_file(draw("mmaudio", "diffusers")[0], tmp_path / "x.safetensors")

@@ -22,8 +22,9 @@ from ccl_jax.generation.pipeline import Pipeline
 from ccl_jax.models import joint
 from tests import bucket, gcs
 from tests.convert import small_run
-from tests.convert.small_run import describe_once  # noqa: F401
 from tests.models import tiny
+
+pytestmark = pytest.mark.usefixtures("describe_once")
 
 ALONE = dict(audio=None, fusion=dict(kind="independent"))
 IMAGE = dict(condition_channels=5, image_width=7)
@@ -281,7 +282,8 @@ def test_from_a_bucket_into_a_bucket(run, exported, monkeypatch):
   for name, content in contents(run).items():
     (where / "run" / name).write_bytes(content)
   # Orbax asks google-cloud-storage, which gcsfs brings, of what kind it is.
-  monkeypatch.setattr(restore, "steps", lambda workdir: list(small_run.STEPS))
+  steps = list(small_run.STEPS)
+  monkeypatch.setattr(restore, "all_steps", lambda workdir: steps)
   server = gcs.serve(where, monkeypatch)
   try:
     export.to_torch(where / "run", where / "x")
@@ -403,7 +405,7 @@ def test_what_is_no_export(exported, tmp_path):
   output = tmp_path / "out"
   with pytest.raises(ValueError, match="expected a folder that to-torch wrote"):
     transformer.from_export(tmp_path, output)
-  with pytest.raises(ValueError, match="in a bucket: copy it"):
+  with pytest.raises(ValueError, match=r"in a bucket, .* copy it to a disk"):
     transformer.from_export("gs://bucket/x", output)
   folder = tmp_path / "transformer"
   folder.mkdir()

@@ -26,7 +26,7 @@ MODELS = {
   "no tarp": cca(tarp=False),
   "no dcr": cca(dcr=False),
   "one context": cca(num_video_lct=0),
-  "told": CCA | dict(video=CCA["video"] | IMAGE),
+  "image": CCA | dict(video=CCA["video"] | IMAGE),
   "gated": CCA | dict(fusion=dict(kind="gated")),
   "gated tarp": CCA | dict(fusion=dict(kind="gated", tarp=True)),
   "video": CCA | dict(audio=None, fusion=dict(kind="independent")),

@@ -5,7 +5,6 @@ import json
 import jax
 import ml_dtypes
 import numpy as np
-import pytest
 
 from ccl_jax import files, trees
 from ccl_jax.checkpoints import manager
@@ -17,12 +16,6 @@ from tests.training import setups
 
 STEPS = (1, 2, 5)
 _describe, _known = joint.describe, {}
-
-
-@pytest.fixture(autouse=True)
-def describe_once(monkeypatch):
-  """To describe a model takes longer than to convert a small one."""
-  monkeypatch.setattr(joint, "describe", described)
 
 
 def described(settings, layout=ONE_DEVICE):
@@ -47,7 +40,7 @@ def draw(seed, settings=tiny.SETTINGS):
 
 
 def params(step, average=True):
-  """What is in `write`'s checkpoints; the audio stream is frozen."""
+  """Returns the parameters in `write`'s checkpoints; audio is frozen."""
   found = draw(0)
   if not average:
     return found | {s: draw(step)[s] for s in ("video", "fusion")}

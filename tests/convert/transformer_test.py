@@ -69,8 +69,8 @@ def test_any_mesh_reads_it(file, params, tmp_path):
 
 
 def test_the_file_tells_that_it_is_told_of_images(tmp_path):
-  told = dict(condition_channels=5, image_width=6)
-  settings = {**TINY, "video": {**TINY["video"], **told}}
+  image = dict(condition_channels=5, image_width=6)
+  settings = {**TINY, "video": {**TINY["video"], **image}}
   sizes = {**SIZES, "tiny-i2v": settings}
   params = jax.tree.map(
     lambda x: np.ones(x.shape, x.dtype), wan.param_shapes(settings)

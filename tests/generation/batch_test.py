@@ -10,7 +10,7 @@ from ccl_jax.data import media
 from ccl_jax.generation import requests
 from ccl_jax.generation.batch import BatchGenerator
 from ccl_jax.generation.pipeline import Pipeline, group_requests
-from tests.runs import RATE, SHAPE, WORDS, inputs, run  # noqa: F401
+from tests.runs import RATE, SHAPE, WORDS
 
 ABOUT = {"checkpoint": 4}
 
@@ -24,11 +24,6 @@ def items(num, task="t2v", **fields):
     )
     for i in range(num)
   ]
-
-
-@pytest.fixture(scope="module")
-def pipeline(run):  # noqa: F811
-  return Pipeline.load(run)
 
 
 def make(pipeline, output, batch_size=2):
@@ -51,7 +46,7 @@ def sampled(pipeline, batch_size):
   )
 
 
-def test_a_seed_means_the_same_in_every_batch_and_on_every_mesh(run, pipeline):  # noqa: F811
+def test_a_seed_means_the_same_in_every_batch_and_on_every_mesh(run, pipeline):
   """Up to rounding: other shapes are other programs."""
   alone = sampled(pipeline, 1)
   assert np.abs(alone[0] - alone[1]).max() > 0.5
@@ -103,7 +98,7 @@ def test_what_is_done_is_not_made_again(pipeline, tmp_path, monkeypatch):
 
 def test_what_cannot_be_made_is_told_and_the_others_go_on(
   pipeline,
-  inputs,  # noqa: F811
+  inputs,
   tmp_path,
 ):
   sounds = items(3, "a2v", audio=inputs["audio"])
@@ -125,7 +120,7 @@ def test_what_cannot_be_made_is_told_and_the_others_go_on(
   assert np.corrcoef(made.audio[inner], given[inner])[0, 1] > 0.9
 
 
-def test_offload_makes_the_same_and_keeps_nothing(run, pipeline, tmp_path):  # noqa: F811
+def test_offload_makes_the_same_and_keeps_nothing(run, pipeline, tmp_path):
   offloaded = Pipeline.load(run, offload=True)
   assert offloaded.params is None
   for each in (pipeline, offloaded):

@@ -8,7 +8,7 @@ import pytest
 from ccl_jax.data import media
 from ccl_jax.generation import requests
 from ccl_jax.generation.sampling import SamplingConfig
-from tests.runs import RATE, SAMPLES, SHAPE, hum, inputs, noise  # noqa: F401
+from tests.runs import RATE, SAMPLES, SHAPE, hum, noise
 
 DEFAULTS = {
   "task": "t2av", "negative": "", "seed": 7, "image": None, "audio": None,
@@ -85,7 +85,7 @@ def read_inputs(request):
   return requests.read_inputs(request, SHAPE, RATE)
 
 
-def test_inputs_come_as_the_model_takes_them(inputs):  # noqa: F811
+def test_inputs_come_as_the_model_takes_them(inputs):
   image = read_inputs(item("i2v", image=inputs["image"]))
   assert image["image"].shape == (*SHAPE.size, 3)
   sound = item("a2v", audio=inputs["audio"])

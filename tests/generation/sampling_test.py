@@ -106,7 +106,8 @@ def test_a_row_alone_and_its_passes_in_turn_give_the_same():
   alone, _ = sample_latents(
     tiny.randomize(shapes), {s: x[1:] for s, x in noise.items()},
     {s: x[1:] for s, x in given.items()}, condition,
-    graph=graph, task=tasks.inference_task("v2a"), sampling=once, layout=ONE_DEVICE,
+    graph=graph, task=tasks.inference_task("v2a"), sampling=once,
+    layout=ONE_DEVICE,
   )  # fmt: skip
   assert_same(alone, {s: x[1:] for s, x in sample("v2a", PLAIN).items()})
 
@@ -116,7 +117,8 @@ def test_looking_at_attention_changes_nothing():
   graph, shapes = joint.describe(MODEL)
   look = functools.partial(
     sample_latents, tiny.randomize(shapes), noise, given, condition,
-    graph=graph, task=tasks.inference_task("a2v"), sampling=PLAIN, layout=ONE_DEVICE,
+    graph=graph, task=tasks.inference_task("a2v"), sampling=PLAIN,
+    layout=ONE_DEVICE,
   )  # fmt: skip
   made, shares = look(probe=AttentionProbe(steps=(0, 2), layers=(1,)))
   assert_same(made, sample("a2v", PLAIN))
@@ -202,7 +204,7 @@ def test_the_compiler_agrees_where_products_dominate():
     jax.jit(step).lower(params, state["audio"], array(1), text, cache),
   )
   counted = sum(program.cost_analysis()["flops"] for program in lowered)
-  work = dict(forwards=1, held=("video",), runs=1)
+  work = dict(forwards=1, cached=("video",), cached_forwards=1)
   parts = flops.sample_flops(model, shape, ("video", "audio"), **work)
   assert 1 <= counted / sum(parts.values()) < 1.05
 
@@ -226,7 +228,7 @@ def test_keys_of_a_14b_video_take_as_much_as_documented():
   [
     ({"num_inference_steps": 0}, "num_steps=0"),
     ({"video_guidance_scale": -1.0}, "video_guidance_scale is -1.0"),
-    ({"audio_cross_guidance_scale": -0.5}, "audio_cross_guidance_scale is -0.5"),
+    ({"audio_cross_guidance_scale": -0.5}, "cross_guidance_scale is -0.5"),
     ({"cross_guidance_scale": float("nan")}, "cross_guidance_scale is nan"),
     ({"guidance_low": 0.6, "guidance_high": 0.4}, "low <= high"),
     ({"guidance_high": 1.5}, "low <= high <= 1"),

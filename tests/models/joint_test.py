@@ -261,7 +261,7 @@ def test_an_image_that_cannot_be_told_is_named():
       run(params, state, t, text, route, image)
 
   tokens = Image(tokens=jnp.zeros((tiny.B, 3, 6)))
-  refuses("no place for them", *model(), tokens)
+  refuses("does not read them", *model(), tokens)
   refuses("for the video stream", *model(), tokens, {"audio": state["audio"]})
   told = dict(condition_channels=5, image_width=6)
   graph, shapes = joint.describe(

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ccl_jax.array_types import STREAMS, Route, other
+from ccl_jax.array_types import STREAMS
 from ccl_jax.convert import ccl
 from ccl_jax.convert.state_dict import iter_state_dict
 from ccl_jax.diffusion import tasks
@@ -78,16 +78,7 @@ def null_latents():
   return {s: 0.3 * x[-1:] for s, x in inputs()[0].items()}
 
 
-def flat_route(route):
-  """A route under the names of the PyTorch model."""
-  sees = {f"{s}_sees_{other(s)}": x for s, x in route.sees.items()}
-  generated = {f"{s}_is_generated": x for s, x in route.is_generated.items()}
-  return sees | generated | {"exchanges": route.exchanges}
-
-
 def to_torch(x):
-  if isinstance(x, Route):
-    x = flat_route(x)
   if isinstance(x, tuple) and hasattr(x, "_asdict"):
     x = x._asdict()
   if isinstance(x, dict):

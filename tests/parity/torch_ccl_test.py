@@ -48,8 +48,8 @@ def test_velocity_of_every_route():
 
 def test_velocity_told_of_an_image(tmp_path):
   """By latents and tokens, by one of them or by none, after an export."""
-  params, velocity = ours("told")
-  about = {"settings": MODELS["told"]}
+  params, velocity = ours("image")
+  about = {"settings": MODELS["image"]}
   (tmp_path / "run").mkdir()
   workdirs.write(tmp_path / "run", 1, params, about)
   export.to_torch(tmp_path / "run", tmp_path / "export")
@@ -71,7 +71,7 @@ def test_velocity_told_of_an_image(tmp_path):
     found = error(
       expected, model(*to_torch(inputs()), image and to_torch(image))
     )
-    print("told of", list(image or ()), found)
+    print("image:", list(image or ()), found)
     assert found <= LIMIT
   assert (
     error(velocity(params, *inputs(), Image(latents, tokens)), expected) > 0.1
@@ -210,6 +210,10 @@ def test_wrong_inputs_are_named():
   with pytest.raises(ValueError, match="same frames"):
     theirs("cca")(cut, t, text, routes)
   tokens = {"tokens": torch.zeros(B, 8, 6)}
-  for kind, given in (("cca", state), ("told", state), ("told", {"audio": 0})):
+  for kind, given in (
+    ("cca", state),
+    ("image", state),
+    ("image", {"audio": 0}),
+  ):
     with pytest.raises(ValueError, match=r"tokens of an image are \(9, 8, 6\)"):
       theirs(kind)(given, t, text, routes, tokens)

@@ -11,9 +11,9 @@ import pytest
 
 from ccl_jax.array_types import STREAMS, Image
 from ccl_jax.convert import export
-from ccl_jax.data.decoding import decode_clips
 from ccl_jax.diffusion import flow, guidance, solvers, tasks
 from ccl_jax.diffusion.guidance import Condition
+from ccl_jax.generation import stages
 from ccl_jax.generation.pipeline import Pipeline
 from ccl_jax.generation.sampling import SamplingConfig
 from ccl_jax.models.fusion.cca import CCA
@@ -25,7 +25,6 @@ from tests.parity.torch_ccl import (
   L,
   W,
   error,
-  flat_route,
   inputs,
   null_latents,
   theirs,
@@ -34,7 +33,6 @@ from tests.parity.torch_ccl import (
   torch,
   torch_model,
 )
-from tests.runs import run  # noqa: F401
 
 torch_sampling = pytest.importorskip("ccl_jax.convert.torch_sampling")
 SCALES = dict(
@@ -61,11 +59,9 @@ def test_tables_are_those_of_jax():
   assert torch_sampling.TASKS.keys() == tasks.INFERENCE_TASKS.keys()
   for name, plan in tasks.INFERENCE_TASKS.items():
     assert torch_sampling.TASKS[name] == (plan.streams, plan.given)
-    expected = flat_route(plan.route(2))
     got = torch_sampling.make_route([name] * 2)
-    assert got.keys() == expected.keys()
-    for field, x in expected.items():
-      np.testing.assert_array_equal(got[field], x)
+    expected = plan.route(2)._asdict()
+    jax.tree.map(np.testing.assert_array_equal, got, expected)
 
 
 @pytest.mark.parametrize("steps, shift", [(1, 1.0), (2, 3.0), (12, 5.0)])
@@ -119,11 +115,11 @@ def image_for(b=2):
     ("a2v", "unipc", "ucg3_text_first", {}, None),
     ("v2a", "unipc", "multimodal", {}, None),
   ],
-  ids=lambda x: "-".join(x) if isinstance(x, dict) else "image" * bool(x),
+  ids=lambda x: {dict: "-".join, Image: lambda _: "image"}.get(type(x), str)(x),
 )
 def test_latents_of_every_task(task, method, row, options, image):
   """JAX's guidance and sampler, calling PyTorch for the velocity."""
-  model, (noise, given, text, negative) = theirs("told"), asked(task)
+  model, (noise, given, text, negative) = theirs("image"), asked(task)
   given = {} if image else given
 
   def called(*given):
@@ -159,8 +155,9 @@ def test_latents_of_every_task(task, method, row, options, image):
     solvers.schedule(4, 3.0), method, condition, chosen.window, plain,
   )  # fmt: skip
   model.config["sampling"] = SCALES | {"shift": 3.0}
+  images = {} if image is None else {"image": image}
   got = torch_sampling.sample(
-    model, task, *to_torch((text, negative)), given=to_torch(given | ({"image": image} if image else {})),
+    model, task, *to_torch((text, negative)), given=to_torch(given | images),
     noise=to_torch(noise), null=to_torch(null_latents()), **options,
   )  # fmt: skip
   print(task, row, error(expected, got))
@@ -169,25 +166,28 @@ def test_latents_of_every_task(task, method, row, options, image):
     np.testing.assert_array_equal(got[s][:, : x.shape[1]], x)
 
 
-def test_from_a_run_to_an_mp4(run, tmp_path):  # noqa: F811
+def test_from_a_run_to_an_mp4(run, tmp_path):
   """The same latents of the same noise, all of it in JAX and in PyTorch."""
   export.to_torch(run, tmp_path / "export")
   model = torch_model.CCL.from_pretrained(tmp_path / "export")
   pipeline, seeds = Pipeline.load(run), [3, 4]
-  text = pipeline.embed(["A face.", 'It says "a".', ""])
+  text = stages.embed(pipeline, ["A face.", 'It says "a".', ""])
   text, negative = text[:2], text[2:]
   shapes = pipeline.shape.latent_shapes(pipeline.codecs)
   keys = jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.uint32))
   noise = flow.draw_noise(keys, shapes)
   given = {"video": 2 * noise["video"][::-1, :1]}
-  expected = pipeline.sample("i2av", text, negative, given, seeds)
+  expected, _ = stages.sample(
+    pipeline, tasks.inference_task("i2av"), text, negative,
+    stages.EncodedInputs(given), seeds,
+  )  # fmt: skip
   got = torch_sampling.sample(
     model, "i2av", *to_torch((text, negative)), given=to_torch(given),
     noise=to_torch(noise),
   )  # fmt: skip
   print("from a run", error(expected, got))
   assert error(expected, got) <= LIMIT
-  clips = decode_clips(to_numpy(got), pipeline.codecs, pipeline.shape)
+  clips = stages.decode(pipeline, to_numpy(got))
   assert clips[0].save(tmp_path / "clip.mp4").exists()
   drawn = torch_sampling.draw_noise(model.config, STREAMS, seeds)
   assert {s: x.shape for s, x in drawn.items()} == {

@@ -36,7 +36,7 @@ def test_equals_diffusers(num_steps, shift):
     clean={},
     given={},
     sigmas=solvers.schedule(num_steps, shift),
-    method="unipc",
+    solver="unipc",
     condition=None,
   )
   # Theirs computes its coefficients in float32, ours in float64.

@@ -1,0 +1,12 @@
+"""What the tests of conversion share."""
+
+import pytest
+
+from ccl_jax.models import joint
+from tests.convert import small_run
+
+
+@pytest.fixture
+def describe_once(monkeypatch):
+  """Describes each model once: it takes longer than to convert a small one."""
+  monkeypatch.setattr(joint, "describe", small_run.described)

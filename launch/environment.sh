@@ -1,7 +1,8 @@
 # The environment of the other scripts, which source this file: changes to the
 # checkout, makes a virtual environment in it (once) and defines `install`.
 #   PYTHON=python3.12 chooses the interpreter of a new environment.
-set -euo pipefail
+# Not in a shell that someone types in: a failing command would end it.
+[[ $- == *i* ]] || set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 # An allocator that keeps freed memory: page faults take near a third of the time

@@ -1,4 +1,4 @@
-"""A pretended bucket: gs:// paths in this process lead to its memory."""
+"""A fake bucket: gs:// paths of this process are in its memory."""
 
 import itertools
 from typing import ClassVar
@@ -11,7 +11,7 @@ _numbers = itertools.count()
 
 
 class Bucket(MemoryFileSystem):
-  """What gcsfs would be, as far as `etils.epath` calls it."""
+  """A stand-in for gcsfs, as far as `etils.epath` calls it."""
 
   protocol = ("gs", "gcs")
   store: ClassVar[dict] = {}
@@ -26,7 +26,7 @@ class Bucket(MemoryFileSystem):
 
 
 def make() -> epath.Path:
-  """An empty gs://bucket-N."""
+  """Returns an empty gs://bucket-N."""
   for name in Bucket.protocol:
     fsspec.register_implementation(name, Bucket, clobber=True)
   return epath.Path(f"gs://bucket-{next(_numbers)}")

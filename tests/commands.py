@@ -1,4 +1,4 @@
-"""The commands as people start them: processes of their own."""
+"""Starts commands in processes of their own, as people do."""
 
 import os
 import pathlib
@@ -10,10 +10,9 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 
 def start(*command, **environment):
-  """A process in the checkout, on the CPU, that says all in one stream.
+  """Starts a process in the checkout, on the CPU; stderr goes into stdout.
 
-  Where PyTorch is installed, it is hidden: without it they start in half the
-  time, and nothing needs it.
+  PyTorch is hidden from it: nothing needs it, and imports take half the time.
   """
   settings = {
     "JAX_PLATFORMS": "cpu",
@@ -28,24 +27,25 @@ def start(*command, **environment):
 
 
 def finish(process, timeout=600):
-  """(exit status, everything it printed)."""
+  """Waits for a process; returns its exit status and all that it printed."""
   text, _ = process.communicate(timeout=timeout)
   return process.returncode, text
 
 
 def call(module, *arguments):
-  """Runs a command of ours; (exit status, everything it printed)."""
+  """Runs `ccl_jax.MODULE`; returns its exit status and all that it printed."""
   return finish(start(sys.executable, "-m", f"ccl_jax.{module}", *arguments))
 
 
 def free_port():
+  """Returns a port that nothing listens on."""
   with socket.socket() as taken:
     taken.bind(("127.0.0.1", 0))
     return taken.getsockname()[1]
 
 
 def start_two(*program, devices=1):
-  """Both processes of one run; --distributed is their last argument."""
+  """Starts both processes of one run, with --distributed as last argument."""
   address = f"127.0.0.1:{free_port()}"
   settings = {"JAX_NUM_CPU_DEVICES": str(devices), "CCL_PEER_TIMEOUT": "60"}
   return [

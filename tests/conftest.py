@@ -25,40 +25,42 @@ from jaxtyping import install_import_hook
 jax.config.update("jax_num_cpu_devices", 8)
 install_import_hook("ccl_jax", "beartype.beartype")
 
-# Marker -> parts of paths below tests/; a test has the first that fits. What
-# has none takes seconds to compile, and is in the full run only.
+# Marker -> how the ids of its tests begin, below tests/. The first that fits
+# counts; all other tests are fast. What takes over 3 s is at least slow.
 MARKERS = {
-  "parity": ("parity/", "convert/export", "convert/codecs", "convert/ccl"),
-  "pod": ("compile/main", "cost/compiled", "distributed", "faults"),
-  "command": (
-    "train_test", "sample_test", "evaluate_test", "encode_test", "world_test",
-    "command_test", "app/", "launch/", "documentation_test", "convert/main",
-    "data/encode/dataset", "data/encode/staging", "data/decoding", "optimized",
+  "parity": ("parity/", "convert/ccl", "convert/export", "convert/torch_files"),
+  "pod": (
+    "compile/main", "data/encode/staging_test.py::test_processes",
+    "distributed", "faults", "launch/local_pod",
+    "sample_test.py::test_processes",
   ),
-  "fast": (
-    "array_types", "attention/api", "attention/cudnn", "attention/mask",
-    "attention/reference", "attention/splash_block", "attention/windowed",
-    "checkpoints/orbax", "codecs/api", "codecs/chunking", "codecs/hashed",
-    "codecs/tokenizer", "compile/topology", "config_test", "convert/layouts",
-    "convert/matching", "convert/rules", "convert/state_dict", "cost/",
-    "data/encode/captions", "data/loader", "data/records", "data/tf_example",
-    "diffusion/", "files_test", "generation/requests", "layering",
-    "models/rope", "models/cca_golden", "models/attention_probe",
-    "training/goodput", "training/metrics", "training/optim",
-    "training/preemption", "training/profiling", "training/throughput",
-    "training/xla_options", "trees",
+  "command": (
+    "app/main", "command_test", "convert/main",
+    "data/decoding_test.py::test_the_command",
+    "data/encode/dataset_test.py::test_the_command",
+    "data/loader_test.py::test_tensorflow", "encode_test", "evaluate_test",
+    "launch/", "optimized", "sample_test", "train_test", "world_test",
+  ),
+  "slow": (
+    "app/session", "attention/splash_test", "checkpoints/manager",
+    "codecs/bigvgan", "codecs/mmaudio", "codecs/wan", "convert/average",
+    "convert/codecs", "convert/transformer", "data/encode/dataset",
+    "data/encode/staging", "generation/batch", "generation/pipeline",
+    "generation/sampling", "generation/stored", "image_to_video",
+    "metrics/synchworld", "models/joint_test.py::test_parts",
+    "models/joint_test.py::test_scan", "models/reference",
+    "sharding_test.py::test_a_mesh", "sharding_test.py::test_accumulation",
+    "training/step", "training/xla_options_test.py::test_options_reach",
   ),
 }  # fmt: skip
 
 
 def pytest_collection_modifyitems(items):
-  """Marks tests by the path of their file."""
+  """Gives each test one marker."""
   for item in items:
-    path = item.path.as_posix().partition("/tests/")[2]
-    for marker, parts in MARKERS.items():
-      if any(path.startswith(part) for part in parts):
-        item.add_marker(marker)
-        break
+    name = item.nodeid.removeprefix("tests/")
+    found = (m for m, starts in MARKERS.items() if name.startswith(starts))
+    item.add_marker(next(found, "fast"))
 
 
 @pytest.fixture(scope="session", autouse=True)

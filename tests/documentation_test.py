@@ -9,6 +9,7 @@ import pytest
 
 from ccl_jax.generation.sampling import SamplingConfig
 from configs import ccl, pods
+from tests.conftest import MARKERS
 
 ROOT = pathlib.Path(__file__).parents[1]
 LISTED = subprocess.run(
@@ -81,6 +82,20 @@ def test_documented_flags_and_keys_exist(name):
       assert spelled & known, f"--{flag}"
 
 
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_links_and_configs_exist(name):
+  keys, text = config_keys(), read(name)
+  for link in re.findall(r"\]\(([^)#]+)", text):
+    path = (ROOT / name).parent / link
+    assert link.startswith("http") or path.exists(), link
+  for file, arguments in re.findall(r"configs/(\w+)\.py:([\w=,.-]+)", text):
+    {"ccl": ccl, "pods": pods}[file].get_config(arguments)
+  for key in re.findall(r"`(?:config\.)?(\w+(?:\.\w+)+)`", text):
+    is_file = key.endswith((".py", ".sh", ".md"))
+    is_ours = key.split(".")[0] in keys and not is_file
+    assert key in keys or not is_ours, key
+
+
 @pytest.mark.parametrize("module", MODULES)
 def test_a_documented_command_has_its_flags(module):
   flags = flags_of(module) | {"config", "help"}
@@ -100,3 +115,8 @@ def test_every_flag_explains_itself(module):
     texts += [w for w in words if isinstance(w, str) and " " in w]
   assert texts and len(texts) == len(set(texts))
   assert all(t[0].isupper() and t.endswith(".") for t in texts), texts
+
+
+def test_every_line_of_the_table_of_markers_marks_a_file():
+  for start in {x for starts in MARKERS.values() for x in starts}:
+    assert list((ROOT / "tests").glob(f"{start.partition('::')[0]}*")), start

@@ -6,7 +6,7 @@ from ccl_jax.data import media, records
 from tests import tiny_codecs
 from tests.commands import call
 from tests.data import clips
-from tests.train_test import SMALL
+from tests.small_data import FLAGS
 
 SIZES = {
   "video_channels": tiny_codecs.VIDEO.channels,
@@ -56,7 +56,7 @@ def test_from_clips_to_a_model_and_back(folder, weights, tmp_path):
 
   status, text = call(
     "train", "--config=configs/ccl.py:size=tiny", f"--workdir={run}",
-    f"--config.data.path={data}", *SMALL, "--config.num_train_steps=2",
+    f"--config.data.path={data}", *FLAGS, "--config.num_train_steps=2",
     "--config.batch_size=2", "--config.model.video.channels=4",
     "--config.model.audio.channels=4", "--config.model.text_width=16",
   )  # fmt: skip

@@ -3,7 +3,7 @@
 import json
 
 from tests.commands import call
-from tests.train_test import SMALL
+from tests.small_data import FLAGS
 
 ROWS = {
   "ground truth", "codec ceiling", "shuffled floor",
@@ -21,7 +21,7 @@ def test_from_nothing_to_a_table(tmp_path):
     ("encode", config, f"--input={world}", f"--output={latents}"),
     (
       "train", config, f"--workdir={run}", f"--config.data.path={latents}",
-      "--config.num_train_steps=1", "--config.eval.split=easy", *SMALL,
+      "--config.num_train_steps=1", "--config.eval.split=easy", *FLAGS,
       "--config.eval.tasks=()",
     ),
     (

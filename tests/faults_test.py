@@ -27,13 +27,13 @@ from ccl_jax.training.setup import make_setup
 from ccl_jax.training.state import abstract_state, init_state
 from configs.ccl import get_config
 from tests.commands import finish, start
-from tests.train_test import SMALL
+from tests.small_data import AUDIO_FLAGS
 
 STEPS, EVERY = 40, 8
 # One stream: what is trained does not matter, and compiling takes longest.
 FLAGS = [
   "--config=configs/ccl.py:size=tiny,stage=audio",
-  *(flag for flag in SMALL if ".video." not in flag and ".eval." not in flag),
+  *AUDIO_FLAGS,
   "--config.eval.tasks=()",
   f"--config.num_train_steps={STEPS}",
   f"--config.checkpoint.save_interval_steps={EVERY}",

@@ -1,7 +1,6 @@
-"""A server of a pretended bucket: TensorStore's gs:// paths lead to it.
+"""A server of a fake bucket, which TensorStore's gs:// paths lead to.
 
-`tests.bucket` is where gs:// paths of `etils.epath` lead; what is read through
-both must be in both.
+Those of `etils.epath` lead to `tests.bucket`.
 """
 
 import http.server
@@ -10,9 +9,10 @@ import urllib.parse
 
 
 def serve(bucket, monkeypatch):
-  """TensorStore reads the objects of an `epath.Path` of `tests.bucket`.
+  """Serves the objects of an `epath.Path` of `tests.bucket` to TensorStore.
 
-  Returns the server, to be shut down.
+  Returns:
+    The server, to be shut down.
   """
 
   class Handler(http.server.BaseHTTPRequestHandler):
@@ -36,8 +36,8 @@ def serve(bucket, monkeypatch):
 
     def answer(self, code, data, headers=()):
       self.send_response(code)
-      told = {"Content-Length": len(data), "x-goog-generation": 1}
-      for key, value in (told | dict(headers)).items():
+      known = {"Content-Length": len(data), "x-goog-generation": 1}
+      for key, value in (known | dict(headers)).items():
         self.send_header(key, str(value))
       self.end_headers()
       self.wfile.write(data)

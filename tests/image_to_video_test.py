@@ -1,4 +1,4 @@
-"""Clips that begin with an image: told of it, or its latents held fast."""
+"""Clips that begin with an image: as a condition, or as fixed latents."""
 
 import functools
 
@@ -48,7 +48,7 @@ def codecs(tmp_path_factory):
 
 
 def draw(shapes):
-  """As `tiny.randomize`, of numpy, which compiles nothing."""
+  """Returns what `tiny.randomize` does, from numpy, which compiles nothing."""
   rng = np.random.default_rng(0)
   leaves = trees.flatten(shapes)
   return trees.unflatten(

@@ -26,7 +26,11 @@ MODEL = tiny.SETTINGS | {
 
 
 def write_inputs(folder):
-  """Writes an input of each kind, of another size or length; field -> path."""
+  """Writes an input of each kind, none of the model's size and length.
+
+  Returns:
+    Field of a request -> path.
+  """
   video, sound = noise(frames=9, size=(24, 32)), hum(1.0)
   media.write_mp4(folder / "clip.mp4", video, SHAPE.fps, sound)
   media.write_mp4(folder / "silent.mp4", video, SHAPE.fps)
@@ -38,7 +42,7 @@ def write_inputs(folder):
 
 
 def write(workdir):
-  """The workdir of a run whose every parameter matters."""
+  """Writes the workdir of a run with random parameters; returns its path."""
   config = make_config(model=MODEL, sampling={"num_inference_steps": 2})
   setup = make_setup(model=MODEL)
   rng = np.random.default_rng(0)
@@ -57,7 +61,7 @@ def write(workdir):
 
 
 def codecs():
-  """Of noise and hum, with the channels of MODEL."""
+  """Returns codecs fitted to noise and hum, with the channels of MODEL."""
   videos = [noise(seed=i) for i in range(8)]
   return Codecs(
     LinearVideoCodec.fit(videos, MODEL["video"]["channels"]),
@@ -67,13 +71,13 @@ def codecs():
 
 
 def noise(seed=0, frames=SHAPE.frames, size=SHAPE.size):
-  """Frames of random bytes."""
+  """Returns frames of random bytes."""
   rng = np.random.default_rng(seed)
   return rng.integers(0, 255, (frames, *size, 3), np.uint8)
 
 
 def hum(seconds):
-  """A tone that swells, with a little noise."""
+  """Returns a tone that swells, with a little noise."""
   time = np.arange(round(seconds * RATE)) / RATE
   tone = 0.3 * np.sin(2 * np.pi * 440 * time) * (0.5 + 0.5 * time)
   rng = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""Six clips of noise and hum, to train on for a few steps."""
+"""Six clips of noise, and flags that train a small model on them."""
 
 import numpy as np
 
@@ -10,6 +10,24 @@ from ccl_jax.data.clip import ClipShape
 from tests.data.clips import write_records
 
 FRAMES, SIZE = 9, (16, 16)
+FLAGS = [
+  "--config.batch_size=4",
+  "--config.model.num_layers=1",
+  "--config.model.video.width=24",
+  "--config.model.video.heads=1",
+  "--config.model.audio.width=24",
+  "--config.model.audio.heads=1",
+  "--config.model.video.ffn=24",
+  "--config.model.audio.ffn=24",
+  "--config.optimizer.schedule=constant",
+  "--config.log.every_steps=1",
+  "--config.eval.num_clips=1",
+  "--config.eval.tasks=('a2v',)",
+  "--config.sampling.num_inference_steps=2",
+  "--config.sampling.guidance=none",
+]
+# For stage=audio.
+AUDIO_FLAGS = [f for f in FLAGS if ".video." not in f and ".eval." not in f]
 
 
 def write(path):

@@ -11,30 +11,13 @@ from etils import epath
 from ccl_jax.checkpoints import orbax_reader
 from ccl_jax.data import media
 from tests.commands import call
-from tests.small_data import FRAMES, SIZE
-
-SMALL = [
-  "--config.batch_size=4",
-  "--config.model.num_layers=1",
-  "--config.model.video.width=24",
-  "--config.model.video.heads=1",
-  "--config.model.audio.width=24",
-  "--config.model.audio.heads=1",
-  "--config.model.video.ffn=24",
-  "--config.model.audio.ffn=24",
-  "--config.optimizer.schedule=constant",
-  "--config.log.every_steps=1",
-  "--config.eval.num_clips=1",
-  "--config.eval.tasks=('a2v',)",
-  "--config.sampling.num_inference_steps=2",
-  "--config.sampling.guidance=none",
-]
+from tests.small_data import AUDIO_FLAGS, FLAGS, FRAMES, SIZE
 
 
 def train(data, workdir, *arguments):
-  """With SMALL, but for the flags that are given here."""
-  given = {argument.split("=")[0] for argument in arguments}
-  small = [flag for flag in SMALL if flag.split("=")[0] not in given]
+  """Trains with FLAGS, which `arguments` override."""
+  names = {argument.split("=")[0] for argument in arguments}
+  small = [flag for flag in FLAGS if flag.split("=")[0] not in names]
   return call(
     "train", "--config=configs/ccl.py:size=tiny", f"--workdir={workdir}",
     f"--config.data.path={data}", *small, *arguments,
@@ -42,7 +25,7 @@ def train(data, workdir, *arguments):
 
 
 def losses(workdir):
-  """The lines of a run, without what the clock says."""
+  """Returns the logged lines of a run, without times."""
   lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
   kept = ("step", "loss", "grad_norm", "learning_rate_factor", "skipped")
   return [
@@ -84,10 +67,9 @@ def test_a_resumed_run_equals_one_that_never_stopped(runs):
 def test_the_joint_stage_starts_from_the_audio_stage(data, tmp_path):
   """At rate 0 the audio stream stays what the audio stage has made of it."""
   first, second = tmp_path / "audio", tmp_path / "joint"
-  small = [f for f in SMALL if ".video." not in f and ".eval." not in f]
   status, text = call(
     "train", "--config=configs/ccl.py:size=tiny,stage=audio",
-    f"--workdir={first}", f"--config.data.path={data}", *small,
+    f"--workdir={first}", f"--config.data.path={data}", *AUDIO_FLAGS,
     "--config.eval.tasks=()", "--config.num_train_steps=2",
   )  # fmt: skip
   assert status == 0, text

@@ -95,7 +95,8 @@ def mse(
   mask = jnp.broadcast_to(mask, target.shape)
   axes = tuple(range(1, target.ndim))
   error = jnp.where(mask, prediction.astype(jnp.float32) - target, 0.0)
-  return jnp.sum(error**2, axes) / jnp.maximum(jnp.sum(mask, axes), 1)
+  count = jnp.maximum(jnp.sum(mask, axes), 1)
+  return jnp.sum(error**2, axes) / count.astype(jnp.float32)
 
 
 def sample_keys(key: Key[Array, ""], batch: int) -> Key[Array, " b"]:

@@ -310,7 +310,7 @@ def _std(x: Array, mask: Array) -> Array:
   """Returns the standard deviation of each sample where `mask`, (b, 1, ...)."""
   axes = tuple(range(1, x.ndim))
   mask = jnp.broadcast_to(mask, x.shape)
-  count = jnp.maximum(jnp.sum(mask, axes, keepdims=True), 1)
+  count = jnp.maximum(jnp.sum(mask, axes, keepdims=True), 1).astype(x.dtype)
   mean = jnp.sum(jnp.where(mask, x, 0), axes, keepdims=True) / count
   square = jnp.where(mask, jnp.square(x - mean), 0)
   return jnp.sqrt(jnp.sum(square, axes, keepdims=True) / count)

@@ -196,7 +196,7 @@ def test_the_compiler_agrees_where_products_dominate():
   def step(params, audio, t, text, cache):
     cache = dataclasses.replace(cache, reads=(0,))
     state, t = {"audio": audio}, {"audio": t}
-    return joint.velocity(graph, params, state, t, text, route, memory=cache)
+    return joint.velocity(graph, params, state, t, text, route, cache=cache)
 
   cache = jax.eval_shape(make_cache, params, reference)
   lowered = (

@@ -100,7 +100,9 @@ def test_a_mesh_changes_nothing_but_rounding(sizes, options):
 
 
 def test_accumulation_equals_the_big_batch():
-  value, grads, _ = gradients((1, 1, 1, 1), jax.devices()[:1], accumulate=4)
+  value, grads, _ = gradients(
+    (1, 1, 1, 1), jax.devices()[:1], grad_accumulation_steps=4
+  )
   expected, single_grads, _ = single()
   assert abs(value - expected) < 1e-6 * expected
   for path, g in single_grads.items():
@@ -178,15 +180,6 @@ def test_activations_and_their_rules_match():
   rules = ((".*", ()), ("latents", ()))
   with pytest.raises(ValueError, match="latents"):
     layout(activations=rules).spec("batch")
-
-
-def test_parameters_are_gathered_axis_by_axis():
-  steps = sharding.gather_steps((None, ("fsdp", "data"), "tensor"))
-  assert steps == (
-    (None, ("fsdp", "data"), "tensor"),
-    (None, ("fsdp",), "tensor"),
-    (None, None, "tensor"),
-  )
 
 
 def test_rows_of_a_host_are_those_of_its_devices():

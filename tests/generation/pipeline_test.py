@@ -9,17 +9,12 @@ import pytest
 from ccl_jax.data import media
 from ccl_jax.generation import requests
 from ccl_jax.generation.pipeline import Pipeline
-from tests.runs import RATE, SAMPLES, SHAPE, inputs, run  # noqa: F401
+from tests.runs import RATE, SAMPLES, SHAPE
 
 ROOT = pathlib.Path(__file__).parents[2]
 
 
-@pytest.fixture(scope="module")
-def pipeline(run):  # noqa: F811
-  return Pipeline.load(run)
-
-
-def test_the_readme_s_example_runs(run, tmp_path, monkeypatch):  # noqa: F811
+def test_the_readme_s_example_runs(run, tmp_path, monkeypatch):
   """As it stands there, where the demo's run is."""
   blocks = re.findall(
     r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S
@@ -42,7 +37,7 @@ def test_the_package_gives_the_pipeline_when_asked():
     _ = ccl_jax.Pipelin
 
 
-def test_given_streams_come_back_with_what_is_made(pipeline, inputs):  # noqa: F811
+def test_given_streams_come_back_with_what_is_made(pipeline, inputs):
   fields = {"prompt": "x", "seed": 0, "name": "x", "task": "v2a"}
   request = requests.make_request(fields | {"video": inputs["video"]})
   frames = requests.read_inputs(request, pipeline.shape, RATE)["video"]

@@ -11,6 +11,7 @@ on it accept either stream alone.
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree, Real, UInt8
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
   "State",
   "UInt8",
   "audio_per_frame",
+  "interleave",
   "other",
 ]
 
@@ -66,6 +68,15 @@ class Image(NamedTuple):
 def other(stream: str) -> str:
   """Returns the name of the other stream."""
   return {"video": "audio", "audio": "video"}[stream]
+
+
+def interleave(*trees: PyTree) -> PyTree:
+  """Interleaves p trees of arrays (b, ...) to one of (b p, ...), by sample."""
+  if len(trees) == 1:
+    return trees[0]
+  return jax.tree.map(
+    lambda *x: jnp.stack(x, axis=1).reshape(-1, *x[0].shape[1:]), *trees
+  )
 
 
 def audio_per_frame(

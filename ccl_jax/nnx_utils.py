@@ -15,6 +15,7 @@ from flax import nnx
 from ccl_jax import trees
 from ccl_jax.array_types import Array, PyTree
 from ccl_jax.sharding import ONE_DEVICE, Layout
+from ccl_jax.weight_gathering import gather
 
 Make = Callable[..., nnx.Module]
 
@@ -74,7 +75,7 @@ def scan(
   graph, params = nnx.split(blocks)
 
   def layer(x, params):
-    block = nnx.merge(graph, layout.gather(params, path, dtype))
+    block = nnx.merge(graph, gather(layout, params, path, dtype))
     return layout.constrain(apply(block, x), "batch"), None
 
   return jax.lax.scan(layer, x, nnx.to_pure_dict(params))[0]

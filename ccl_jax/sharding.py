@@ -13,19 +13,12 @@ path of a parameter, or the name of an activation, holds:
     video/heads, audio/heads     (b, n, k, e)    queries, and what they get
     batch                        (b, ...)        text, images, rows of a batch
 
-Parameters are stored split and gathered where they are used, layer by layer,
-in the dtype that they are used in; their gradients take the same way back:
-
-    forward   w -> cast -> all-gather       backward   reduce-scatter <- dw  (1)
-
-Left to the compiler, weights are gathered nearly twice in the backward pass.
-Rules may split them over `data` too, (fsdp, data): one axis is then gathered
-after the other, which on a TPU torus is half the traffic of one long axis. Over
-slices they should not.
+Parameters are stored split, see `weight_gathering`. Rules may split them over
+`data` too, (fsdp, data): one axis is then gathered after the other, which on a
+TPU torus is half the traffic of one long axis. Over slices they should not.
 """
 
 import dataclasses
-import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -213,31 +206,6 @@ class Layout:
         " Add rules to sharding.params."
       )
 
-  def gather(self, params: PyTree, prefix: str, cast: Any = None) -> PyTree:
-    """Gathers one layer's parameters, or those outside of the layers (eq. 1).
-
-    Args:
-      params: nested dict; leaves lack the layer axis of the stacked ones.
-      prefix: path of the dict in the model ("video/blocks/").
-      cast: dtype of kernels while they are used.
-    """
-    leaves = trees.flatten(params)
-    if cast is not None:
-      leaves = {
-        path: x.astype(cast) if path.endswith("kernel") else x
-        for path, x in leaves.items()
-      }
-    if self.mesh is None:
-      return trees.unflatten(leaves)
-    paths = trees.unflatten({prefix + path: 0 for path in leaves})
-    specs = trees.flatten(trees.match(self.params, paths, idle_ok=True))
-    gathered = {}
-    for path, x in leaves.items():
-      spec = specs[prefix + path]
-      spec = spec[1:] if is_stacked(prefix + path) else spec
-      gathered[path] = _gather(self.mesh, gather_steps(spec), x)
-    return trees.unflatten(gathered)
-
 
 ONE_DEVICE = Layout()
 
@@ -249,58 +217,6 @@ def axes_of(entry: Any) -> tuple[str, ...]:
   if isinstance(entry, str):
     return (entry,)
   return tuple(axis for part in entry for axis in axes_of(part))
-
-
-def is_stacked(path: str) -> bool:
-  """Returns whether a parameter has a leading axis of layers."""
-  return "/blocks/" in path or path.startswith("fusion/")
-
-
-def gather_steps(spec: Spec) -> tuple[Spec, ...]:
-  """Returns the specs from a parameter's own to one split over `tensor` only.
-
-  One axis a step, the last of a tuple first, as the TPU compiler knows no
-  gather over two axes of a torus at once. For (None, (fsdp, data), tensor):
-
-      (None, (fsdp, data), tensor)     as stored
-      (None, fsdp,         tensor)     after an all-gather over data
-      (None, None,         tensor)     after an all-gather over fsdp
-
-  The backward pass takes the same steps upwards, as reduce-scatters.
-  """
-  steps = [tuple(spec)]
-  while any(set(axes_of(entry)) - {"tensor"} for entry in steps[-1]):
-    last = list(steps[-1])
-    i = next(i for i, e in enumerate(last) if set(axes_of(e)) - {"tensor"})
-    kept = tuple(a for a in axes_of(last[i]) if a != "tensor")[:-1]
-    kept += tuple(a for a in axes_of(last[i]) if a == "tensor")
-    last[i] = kept or None
-    steps.append(tuple(last))
-  return tuple(steps)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _gather(mesh: Mesh, steps: tuple[Spec, ...], x: Array) -> Array:
-  for spec in steps[1:]:
-    x = jax.lax.with_sharding_constraint(
-      x, NamedSharding(mesh, PartitionSpec(*spec))
-    )
-  return x
-
-
-def _gather_forward(mesh, steps, x):
-  return _gather(mesh, steps, x), None
-
-
-def _scatter(mesh, steps, _, gradient):
-  for spec in reversed(steps[:-1]):
-    gradient = jax.lax.with_sharding_constraint(
-      gradient, NamedSharding(mesh, PartitionSpec(*spec))
-    )
-  return (gradient,)
-
-
-_gather.defvjp(_gather_forward, _scatter)
 
 
 def make_layout(

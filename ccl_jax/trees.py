@@ -9,14 +9,16 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
+from flax import traverse_util
 
 from ccl_jax.array_types import PyTree
 
 
 def flatten(tree: PyTree, prefix: str = "") -> dict[str, Any]:
-  """Flattens a nested dict to {"a/b/c": leaf}, in sorted order of paths."""
+  """Flattens a nested dict to {"a/b/c": leaf}, in sorted order of paths.
+
+  Keys may be integers, as those of lists of modules are.
+  """
   if not isinstance(tree, dict):
     return {prefix.rstrip("/"): tree}
   leaves = {}
@@ -26,15 +28,8 @@ def flatten(tree: PyTree, prefix: str = "") -> dict[str, Any]:
 
 
 def unflatten(leaves: dict[str, Any]) -> PyTree:
-  """Inverts `flatten`."""
-  tree: dict = {}
-  for path, leaf in leaves.items():
-    *parents, name = path.split("/")
-    node = tree
-    for parent in parents:
-      node = node.setdefault(parent, {})
-    node[name] = leaf
-  return tree
+  """Inverts `flatten`; all keys are strings."""
+  return traverse_util.unflatten_dict(leaves, sep="/")
 
 
 def match(
@@ -42,8 +37,8 @@ def match(
 ) -> PyTree:
   """Returns each leaf's value of the first rule that fully matches its path.
 
-  `idle_ok` allows rules without a leaf (for a part of a tree that was matched
-  as a whole before).
+  `idle_ok` allows rules without a leaf, for a part of a tree that was matched
+  before.
 
   Raises:
     ValueError: leaves without a rule, or rules without a leaf.
@@ -82,15 +77,6 @@ def split(
 def join(first: PyTree, second: PyTree) -> PyTree:
   """Joins what `split` has split."""
   return unflatten(flatten(first) | flatten(second))
-
-
-def interleave(*trees: PyTree) -> PyTree:
-  """Interleaves p trees of arrays (b, ...) to one of (b p, ...), by sample."""
-  if len(trees) == 1:
-    return trees[0]
-  return jax.tree.map(
-    lambda *x: jnp.stack(x, axis=1).reshape(-1, *x[0].shape[1:]), *trees
-  )
 
 
 def count(tree: PyTree) -> int:

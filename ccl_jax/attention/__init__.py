@@ -1,4 +1,4 @@
-"""Attention behind one door: `attend(q, k, v, mask)`; masks are data."""
+"""Attention: one entry point, `attend(q, k, v, mask)`; masks are data."""
 
 from ccl_jax.attention.api import attend
 from ccl_jax.attention.mask import Full, Mask, Window

@@ -1,8 +1,14 @@
-"""The one door to attention: it checks a request and chooses a backend.
+"""The entry point of attention: it checks the arguments, chooses a backend.
 
 Backends are functions of (q, k, v, mask, target, name), equal in value and in
-all gradients. One that cannot do a request raises NotImplementedError(reason)
-while it is traced; the reason is logged once and the next one is tried.
+all gradients. One that does not support its arguments raises
+NotImplementedError(reason) while it is traced; the reason is logged once and
+the next one is tried:
+
+    pattern   TPU                   GPU                CPU
+    full      splash, reference     cudnn, reference   reference
+    window    framed if narrow,     framed             framed, reference if
+              else as full                             there are few pairs
 """
 
 import functools
@@ -34,7 +40,8 @@ BACKENDS = {
   "splash": splash.attend,
   "cudnn": _named(cudnn.attend),
 }
-# Wider windows go to splash, which keeps logits on the chip.
+# Keys of a query up to which a window is narrow. "framed" stores the logits of
+# all queries, n times these keys; splash keeps them on the chip.
 MAX_FRAMED_KEYS = 2048
 _FULL = Mask()
 
@@ -78,8 +85,8 @@ def attend(
       save by name.
 
   Raises:
-    ValueError: shapes that do not fit, an unknown backend, or one that was
-      asked for by name and cannot do this.
+    ValueError: shapes that do not fit, an unknown `backend`, or one that does
+      not support this.
   """
   _check_shapes(q, k, v, mask)
   target = target or target_of(jax.devices()[0])
@@ -90,7 +97,7 @@ def attend(
       return BACKENDS[each](q, k, v, mask, target, name)
     except NotImplementedError as reason:
       _log_once(f"Attention backend '{each}' was passed over: {reason}")
-  raise AssertionError("unreachable: the reference refuses nothing")
+  raise AssertionError("unreachable: the reference supports everything")
 
 
 def _call_by_name(backend, q, k, v, mask, target, name):

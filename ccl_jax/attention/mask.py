@@ -61,7 +61,7 @@ class Window:
 
   @property
   def keys_per_query(self) -> int:
-    """Number of keys that a query far from both ends sees."""
+    """Number of keys that a query sees, if it is not close to an end."""
     return self.num_context + (2 * self.half + 1) * self.k_per_frame
 
   def visible(self, q_index, k_index):
@@ -81,7 +81,7 @@ class Mask(NamedTuple):
   Attributes:
     pattern: `Full` or `Window`.
     k_lengths: (b,) int, the number of real keys, or None for all.
-    q_segments: (b, n) int >= 0, or None; given together with `k_segments`.
+    q_segments: (b, n) int >= 0; None if and only if `k_segments` is None.
     k_segments: (b, m) int >= 0, or None.
   """
 
@@ -113,7 +113,7 @@ class Mask(NamedTuple):
 
   @property
   def is_static(self) -> bool:
-    """Whether no sample restricts the pattern."""
+    """Returns whether no sample restricts the pattern."""
     return self.k_lengths is None and self.k_segments is None
 
   def ids(
@@ -146,4 +146,6 @@ class Mask(NamedTuple):
           f"mask.{name} has shape {array.shape}, expected {shape}."
         )
     if (self.q_segments is None) != (self.k_segments is None):
-      raise ValueError("Give both q_segments and k_segments, or neither.")
+      raise ValueError(
+        "mask has one of q_segments and k_segments: expected both or neither."
+      )

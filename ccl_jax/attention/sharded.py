@@ -71,10 +71,13 @@ class Attention:
     """Runs a stream's queries on keys of the text or of the other stream."""
     if self.layout.mesh is None:
       return attend(q, k, v, mask, backend=self.backend)
+    # Plain jax: the compiler splits the frames and fetches each halo.
     if isinstance(mask.pattern, Window) and self.layout.size("context") > 1:
       return attend(q, k, v, mask, backend="framed")
     spec = self._heads(stream, q.shape[2])
     keys = (spec[0], None, *spec[2:])
+    # A shard masks its own samples and queries, but all keys. shard_map takes
+    # arrays only, so the static pattern and what is None stay outside of it.
     arrays = {
       name: array
       for name, array in mask._asdict().items()
@@ -90,8 +93,8 @@ class Attention:
         target=target_of(self.layout.device),
       )  # fmt: skip
 
-    more = {name: PartitionSpec(*specs[name]) for name in arrays}
-    mapped = self._shard_map(local, [spec, keys, keys], spec, more)
+    of_arrays = {name: PartitionSpec(*specs[name]) for name in arrays}
+    mapped = self._shard_map(local, [spec, keys, keys], spec, of_arrays)
     return mapped(q, k, v, arrays)
 
   def _heads(self, stream: str, heads: int) -> Spec:

@@ -1,8 +1,8 @@
 """Pallas splash attention for TPUs: blockwise, the mask computed in the kernel.
 
 The pattern is the kernel's static mask, evaluated from indices block by block,
-so blocks that nobody sees are skipped and no n x m array exists. Lengths and
-segments are its segment ids. The kernel wants whole blocks and whole lanes:
+so blocks that no query sees are skipped and no n x m array exists. Lengths and
+segments are its segment ids. The kernel needs full blocks and full lanes:
 
   - queries are padded with copies, in position and id, of the last query: no
     row is empty, and rows that are cut off pass back no gradient;
@@ -45,7 +45,7 @@ def attend(
 ) -> Float[Array, "b n k e"]:
   """Computes attention for any mask; interpreted, slowly, without a TPU."""
   n, m = q.shape[1], k.shape[1]
-  attend_heads = _make_kernel(
+  attend_heads = make_kernel(
     mask.pattern, q.shape[2], n, m, choose(n, m, target.kind),
     target.platform != "tpu", name,
   )  # fmt: skip
@@ -80,7 +80,7 @@ class _Visible:
   m: int
 
   def __call__(self, q_index, k_index):
-    if isinstance(self.pattern, Full):  # Hot: it runs once per logit.
+    if isinstance(self.pattern, Full):  # as short as can be: runs on each logit
       return k_index < min(self.m, self.pattern.num_keys or self.m)
     is_true_key = k_index < self.m
     xp = jnp if isinstance(q_index, jax.Array) else np
@@ -92,10 +92,7 @@ class _ComputedMask(masks._ComputableMask):
   """A static mask that the kernel evaluates itself; equal by its content."""
 
   def __init__(self, visible: _Visible):
-    shape = (
-      padded(visible.n),
-      padded(visible.m),
-    )
+    shape = (padded(visible.n), padded(visible.m))
     super().__init__(shape=shape, mask_function=visible, shard_count=1)
 
   def __eq__(self, other):
@@ -108,15 +105,17 @@ class _ComputedMask(masks._ComputableMask):
 
 
 @functools.lru_cache(maxsize=64)
-def _make_kernel(
+def make_kernel(
   pattern: Pattern, num_heads: int, n: int, m: int, sizes: BlockSizes,
   interpret: bool, name: str | None,
 ):  # fmt: skip
-  """Makes the kernel of (k, n, e) arrays, once for all layers."""
-  if pattern == Full() and (n, m) == (
-    padded(n),
-    padded(m),
-  ):
+  """Makes the kernel for (k, n, e) arrays, once for all layers.
+
+  Args:
+    interpret: run without a TPU, slowly.
+    name: of the output and its log-sum-exp, for remat policies.
+  """
+  if pattern == Full() and (n, m) == (padded(n), padded(m)):
     mask = masks.FullMask((n, m))
   else:
     mask = _ComputedMask(_Visible(pattern, n, m))
@@ -131,8 +130,8 @@ def _make_kernel(
     block_kv_dkv=dkv.kv,
     block_kv_dkv_compute=dkv.compute,
   )
-  # Built outside of any trace that is going on, and kept as numpy: the cache
-  # must hold neither tracers nor arrays on a device.
+  # Built outside of any trace, and kept as numpy: the cache must hold neither
+  # tracers nor arrays on a device.
   with jax.ensure_compile_time_eval():
     kernel = kernels.make_splash_mha(
       masks.MultiHeadMask([mask] * num_heads),

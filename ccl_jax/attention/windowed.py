@@ -35,7 +35,7 @@ def attend(
 
   Raises:
     NotImplementedError: another pattern, or queries and keys that are not
-      the same number of whole frames.
+      the same number of complete frames.
   """
   del target
   window, frames = mask.pattern, _count_frames(mask, q.shape[1], k.shape[1])
@@ -64,14 +64,14 @@ def _count_frames(mask: Mask, n: int, m: int) -> int:
   if not isinstance(window, Window):
     raise NotImplementedError(f"framed attention needs a Window, got {window}")
   frames = n // window.q_per_frame
-  whole = (
+  expected = (
     window.q_per_frame * frames,
     window.num_context + window.k_per_frame * frames,
   )
-  if (n, m) != whole:
+  if (n, m) != expected:
     raise NotImplementedError(
-      f"framed attention needs equally many whole frames, got {n} queries"
-      f" and {m} keys for {window}"
+      f"framed attention needs the same number of complete frames, got {n}"
+      f" queries and {m} keys for {window}"
     )
   return frames
 
@@ -79,11 +79,12 @@ def _count_frames(mask: Mask, n: int, m: int) -> int:
 def _gather_keys(x, window: Window, frames: int, beyond: int | None = None):
   """Gathers (b, m, k, e) to (b, f, k, w, e): the w keys that a frame may see.
 
-  beyond: what stands beyond both ends; the end frames, repeated, if None.
-  Heads go before tokens while each key is there once: cheaper than after.
+  Args:
+    beyond: value beyond both ends; None repeats the end frames.
   """
   context, x = jnp.split(x, [window.num_context], axis=1)
   context = einops.repeat(context, "b j k e -> b f k j e", f=frames)
+  # Heads go before tokens here, where each key is stored once: cheaper.
   x = einops.rearrange(x, "b (f r) k e -> b f k r e", f=frames)
   ends = [(0, 0), (window.half, window.half), (0, 0), (0, 0), (0, 0)]
   if beyond is None:

@@ -16,7 +16,7 @@ from ccl_jax import trees
 from ccl_jax.checkpoints.streaming import LazyArray, StreamedArray
 from ccl_jax.convert import workdirs
 from ccl_jax.files import replacing
-from ccl_jax.sharding import is_stacked
+from ccl_jax.param_names import is_stacked
 
 
 def average(

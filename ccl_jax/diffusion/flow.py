@@ -71,8 +71,8 @@ def mask_time(
 
   Args:
     t: one time per sample.
-    clean: (b, 1, ...) for whole samples or (b, steps, 1, ...) along the second
-      axis of the latents; every further axis has size 1.
+    clean: (b, 1, ...) per sample, or (b, steps, 1, ...) along the second axis
+      of the latents; every further axis has size 1.
 
   Returns:
     (b,) if the mask is per sample, else (b, steps, 1).

@@ -14,13 +14,13 @@ be seen, L learnable context only. With scales s, s_t (text), s_m (cross):
                             + (s_m - 1) [v(c,x) - v(c,drop)]        LTX-2
     sync             v(c,null) + s [v(c,x) - v(c,null)]             Harmony
 
-"drop" switches the cross-modal module off. "null" makes the other stream a
-static video or a muted sound that drives this one as a reference at t = 0; it
-differs for the two outputs, so it takes two passes. Collecting terms gives each
-variant one weight: v = sum_k w_k v_k, hence ucg2 with s = 1 is v(c,x) exactly.
+"drop" switches the cross-modal module off. "null" replaces the other stream by
+a reference at t = 0, a static video or a muted sound; it differs for the two
+outputs, so it takes two passes. Collecting terms gives each variant one weight,
+v = sum_k w_k v_k, hence ucg2 with s = 1 is v(c,x) exactly.
 
 Scales of 4 make v larger than any velocity of the data. With a rescale of r,
-and std over all that is generated of a sample's stream (Lin et al. 2023, arXiv
+and std over the generated part of a sample's stream (Lin et al. 2023, arXiv
 2305.08891, section 3.4):
 
     v <- (1 - r) v + r v std(v(c,x)) / std(v)                              (1)
@@ -38,8 +38,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ccl_jax import trees
-from ccl_jax.array_types import Array, State, other
+from ccl_jax.array_types import Array, State, interleave, other
 from ccl_jax.diffusion import flow
 from ccl_jax.diffusion.flow import Velocity
 
@@ -50,8 +49,8 @@ class Variant:
 
   Attributes:
     text: "prompt" or "negative".
-    other: how a stream gets the other one: "seen" (as routed), "context",
-      "dropped" or "null".
+    other: how a stream reads the other one: "seen" (as routed), "context" (it
+      reads context tokens only), "dropped" or "null".
   """
 
   text: str
@@ -157,7 +156,10 @@ def passes(
 
 
 def references(rule: GuidanceRule) -> tuple[tuple[str, str], ...]:
-  """Returns what a reference runs on, for this rule and for plain v(c,x)."""
+  """Returns the (text, latents) that references run on.
+
+  For all variants of the rule and for v(c,x), see `Variant.reference`.
+  """
   found = dict.fromkeys(v.reference for v in (CX, *rule.variants))
   return tuple(reference for reference in found if reference)
 
@@ -255,7 +257,7 @@ def _run_batched(velocity: Velocity, inputs: Sequence[Inputs]) -> list[State]:
   variants = tuple(v for _, _, c in inputs for v in c.variants)
   # Equal static fields make the passes trees of one structure.
   inputs = [(x, t, replace(c, variants=variants)) for x, t, c in inputs]
-  outputs = velocity(*trees.interleave(*inputs))
+  outputs = velocity(*interleave(*inputs))
   parts = {s: _separate(x, len(inputs)) for s, x in outputs.items()}
   return [{s: parts[s][i] for s in parts} for i in range(len(inputs))]
 

@@ -51,7 +51,7 @@ class Objective:
   probabilities: tuple[float, ...] = tuple(t.probability for t in tasks.TASKS)
 
   def __post_init__(self):
-    # A tuple, whatever the config held: the objective is a static argument.
+    # A tuple, which is hashable: the objective is a static argument.
     object.__setattr__(self, "probabilities", tuple(self.probabilities))
     for name in ("time_shift", "time_std"):
       if not getattr(self, name) > 0:

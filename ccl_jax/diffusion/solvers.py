@@ -24,9 +24,9 @@ are of order 1 (D = 0, q = 1/2); the last lands on m and is not corrected. Both
 updates are linear in (x, m), so their coefficients are a table made on the
 host in float64 and the solver is one `lax.scan` over its rows.
 
-Solvers know nothing of streams or conditions: `solve` pins what is given
-before each evaluation and sets its time to 0 there. The field may change along
-the way: each *phase*, (field, number of steps), is a scan over its own rows.
+Solvers do not depend on streams or conditions: before each evaluation, `solve`
+pins the given latents and sets their time to 0. The field may change along the
+way: each *phase*, (field, number of steps), is a scan over its own rows.
 """
 
 import functools
@@ -48,7 +48,7 @@ Field = Callable[[State, Array], State]
 Phases = Sequence[tuple[Field, int]]
 OnStep = Callable[[Any], None]
 
-# UniPC takes log(1 - sigma), so its first sigma stays this far from 1.
+# UniPC takes log(1 - sigma), so its first sigma is 1 minus this.
 _UNIPC_MARGIN = 1e-6
 
 
@@ -190,6 +190,7 @@ def unipc(
   def step(field, carry, row):
     predicted, last_x, last_m, older_m = carry
     sigma, predict, correct = row
+    # States in the order of the table's columns.
     m = _combine((1.0, -sigma), (predicted, field(predicted, sigma)))
     x = _combine(correct, (predicted, last_x, m, last_m, older_m))
     following = _combine(predict, (x, m, last_m))
@@ -203,7 +204,11 @@ def unipc(
 
 
 def _scan(step, phases: Phases, carry, rows):
-  """Scans step(field, carry, row), phase by phase."""
+  """Scans step(field, carry, row), phase by phase.
+
+  Returns:
+    The last carry, and the second results of all steps, stacked.
+  """
   start, outs = 0, []
   for field, steps in phases:
     part = tuple(row[start : start + steps] for row in rows)
@@ -221,8 +226,9 @@ def unipc_table(
     sigmas: falling, the first below 1, the last 0.
 
   Returns:
-    predict (N, 3): x_{i+1} from x_i, m_i, m_{i-1}; and correct (N, 5): x_i from
-    the predicted x_i, the corrected x_{i-1}, m_i, m_{i-1}, m_{i-2}.
+    predict (N, 3), the weights in x_{i+1} of x_i, m_i, m_{i-1}; and correct
+    (N, 5), those in x_i of the predicted x_i, the corrected x_{i-1}, m_i,
+    m_{i-1}, m_{i-2}.
   """
   sigmas = sigmas.astype(np.float64)
   n = len(sigmas) - 1

@@ -47,10 +47,10 @@ class SamplingConfig:
     "Guidance rule: none, text, ucg2, ucg3, ucg3_text_first, multimodal, sync.",
   )
   video_guidance_scale: float = _option(
-    4.0, "Guidance scale of the video, of its text in rules of two scales; 1"
+    4.0, "Guidance scale of the video, for its text in rules of two scales; 1"
     " is no guidance.",
   )  # fmt: skip
-  audio_guidance_scale: float = _option(3.0, "The same of the audio.")
+  audio_guidance_scale: float = _option(3.0, "The same for the audio.")
   cross_guidance_scale: float = _option(
     2.5, "Guidance scale of the other stream, in rules of two scales."
   )
@@ -62,8 +62,8 @@ class SamplingConfig:
   )
   guidance_high: float = _option(1.0, "Highest sigma with guidance.")
   guidance_rescale: float = _option(
-    0.0, "How far the guided velocity's deviation goes back to that of the"
-    " conditional one, from 0 to 1.",
+    0.0, "Rescales the guided velocity to the standard deviation of the"
+    " conditional one: 0 not at all, 1 fully.",
   )  # fmt: skip
   batch_passes: bool = _option(
     True, "Run the passes of a step as one batch; else in turn, in less memory."
@@ -177,7 +177,7 @@ def sample_latents(
     given: latents of the reference stream, or of the first frame.
     condition: without a route, which is the task's. An image takes the place of
       a first frame.
-    probe: where to return attention; the latents stay the same.
+    probe: which attention to return; the latents stay the same.
     on_step: see `solvers.solve`; each callable is another program.
 
   Returns:
@@ -218,7 +218,7 @@ def _solve(
     scales=sampling.scales, batched=sampling.batch_passes,
   )  # fmt: skip
 
-  # A cached reference is in no state: the velocity has its keys and values.
+  # The state lacks a cached reference: the velocity has its keys and values.
   def iterated(state):
     return {s: x for s, x in state.items() if s not in cached}
 
@@ -273,7 +273,7 @@ def with_reference_cache(
     wanted = [variant.reference for variant in condition.variants]
     reads = ()
     if any(reference in runs for reference in wanted):
-      # Passes that see context only read a run in vain: their route is closed.
+      # A pass that sees context only reads run 0, which its route masks.
       reads = tuple(runs.index(r) if r in runs else 0 for r in wanted)
     return joint.velocity(
       graph, params, state, t, condition.text, condition.route,
@@ -308,8 +308,9 @@ def _shares(
 
 
 def _check_indices(name: str, chosen: tuple[int, ...], num: int) -> None:
+  """Checks the steps or layers of a probe; else raises ValueError."""
   if not chosen or any(not 0 <= i < num for i in chosen):
     raise ValueError(
-      f"{name}s {chosen} to look at: expected at least one, each from 0 to"
+      f"probe.{name}s is {chosen}: expected at least one, each from 0 to"
       f" {num - 1}."
     )

@@ -1,4 +1,4 @@
-"""Cross-modal attention: to the other stream, or to context tokens.
+"""Shares of cross-modal attention: other stream against context tokens.
 
 A token reads context tokens (LCT) and the other stream's tokens under one
 softmax. Its *share* is the part on the other stream, the mean over heads,

@@ -41,7 +41,9 @@ from ccl_jax.models.fusion import (
   make_fusion,
 )
 from ccl_jax.models.remat import BLOCK_INPUT, REMAT
-from ccl_jax.sharding import ONE_DEVICE, Layout, is_stacked
+from ccl_jax.param_names import is_stacked
+from ccl_jax.sharding import ONE_DEVICE, Layout
+from ccl_jax.weight_gathering import gather
 
 PATHS = {s: f"{s}/blocks/" for s in STREAMS} | {"fusion": "fusion/"}
 Tokens = dict[str, Array]
@@ -73,11 +75,11 @@ class Joint(nnx.Module):
     fusion: `{"kind": name, ...}`, see `fusion.make_fusion`; a stream alone
       takes "independent".
     dtype: of the matrix products, "float32" or "bfloat16".
-    remat: what the backward pass recomputes of each block: "none", "full",
-      "linear": all but the outputs of linear layers, "attention": all but
-      self-attention's output and log-sum-exp, "attention_ffn": nor the first
-      half of the FFN, "offload": as "attention", but what is kept goes with the
-      block's input to the host's memory.
+    remat: what the backward pass recomputes of each block: "none"; "full", all
+      of it; "linear", all but the outputs of linear layers; "attention", all
+      but self-attention's output and log-sum-exp; "attention_ffn", all but
+      these and the FFN's first product; "offload", as "attention", but these
+      and the block's input are stored in the host's memory.
     scan: False unrolls the layers (to count FLOPs).
     backend: of attention; None chooses by platform.
     layout: where arrays live on a mesh.
@@ -93,13 +95,13 @@ class Joint(nnx.Module):
       raise ValueError(f"{remat=}: expected one of {', '.join(REMAT)}.")
     self.num_layers, self.remat, self.scan = num_layers, remat, scan
     self.attention, self.dtype = Attention(backend, layout), jnp.dtype(dtype)
-    given = {"video": video, "audio": audio}
-    self.streams = tuple(s for s in STREAMS if given[s] is not None)
+    settings = {"video": video, "audio": audio}
+    self.streams = tuple(s for s in STREAMS if settings[s] is not None)
     shared = dict(
       num_layers=num_layers, text_width=text_width, dtype=self.dtype, rngs=rngs
     )
     for s in self.streams:
-      stream = build(DiT, given[s], f"model.{s}", kind=s, **shared)
+      stream = build(DiT, settings[s], f"model.{s}", kind=s, **shared)
       setattr(self, s, stream)
     towers = {s: getattr(self, s) for s in self.streams}
     self.fusion = nnx_utils.stack(
@@ -167,7 +169,7 @@ class Joint(nnx.Module):
     layout = self.attention.layout
 
     def layer(_, params):
-      params = layout.gather(params, PATHS["fusion"], self.dtype)
+      params = gather(layout, params, PATHS["fusion"], self.dtype)
       return None, nnx.merge(graph, params).context_kv(self.dtype)
 
     params = nnx.to_pure_dict(params)
@@ -182,6 +184,7 @@ class Joint(nnx.Module):
     image: Image | None = None,
   ) -> EmbeddedInputs:
     """Embeds latents, times and text; arguments as of a call."""
+    # Latents to tokens; both streams have the same number of frames.
     towers = self.towers(state)
     images = self.images(state, image)
     x = {s: tower.tokens(state[s], images[s]) for s, tower in towers.items()}
@@ -192,11 +195,15 @@ class Joint(nnx.Module):
         " to c per video latent frame."
       )
     frames = next(iter(grids.values()))[0]
+
+    # Padded to frames that the context axis divides.
     layout = self.attention.layout
     f = layout.padded_frames(frames)
     x = {s: pad_frames(a, f) for s, a in x.items()}
     t = {s: pad_frames(a, f) if a.ndim > 1 else a for s, a in t.items()}
     grids = {s: (f, *grid[1:]) for s, grid in grids.items()}
+
+    # Embedded to the width of each stream.
     x = {s: towers[s].embed(a.astype(self.dtype)) for s, a in x.items()}
     text = layout.constrain(text.astype(self.dtype), "batch")
     texts = {s: tower.prompt(text, images[s]) for s, tower in towers.items()}
@@ -244,7 +251,7 @@ class Joint(nnx.Module):
     Returns:
       The tokens, and what was collected, stacked over layers.
     """
-    # Static graphs and stacked parameters: a layer merges its slice of them.
+    # Static graphs and stacked parameters: each layer merges its own slice.
     stacks = {s: getattr(self, s).blocks for s in inputs.x}
     stacks |= {"fusion": self.fusion}
     split = {name: nnx.split(stack) for name, stack in stacks.items()}
@@ -282,12 +289,11 @@ class Joint(nnx.Module):
       # Named, so that a remat policy can keep or offload the block's input.
       x = constrain({s: checkpoint_name(a, BLOCK_INPUT) for s, a in x.items()})
       # Gathered inside of the layer: one layer's parameters are in memory.
-      blocks = {
-        name: nnx.merge(
-          graph, layout.gather(params[name], PATHS[name], self.dtype)
-        )
-        for name, graph in graphs.items()
+      params = {
+        name: gather(layout, params[name], PATHS[name], self.dtype)
+        for name in graphs
       }
+      blocks = {name: nnx.merge(g, params[name]) for name, g in graphs.items()}
       x, snapshot = self.block(blocks, x, inputs, angles, cache)
       collected = collect and collect(blocks["fusion"], snapshot, shared)
       return constrain(x), collected
@@ -311,11 +317,13 @@ class Joint(nnx.Module):
     attend = {
       s: functools.partial(self.attention.cross_attention, s) for s in x
     }
+    # Self-attention, then text.
     mods = {s: blocks[s].modulate(inputs.times[s][1]) for s in x}
     qkv = {s: blocks[s].qkv(x[s], mods[s][0], angles[s]) for s in x}
     attended = blocks["fusion"].attend(qkv, shared)
     x = {s: blocks[s].add_attended(x[s], attended[s], mods[s][0]) for s in x}
     snapshot = {s: blocks[s].add_text(x[s], texts[s], attend[s]) for s in x}
+    # Both sides of the fusion read the same snapshot.
     added = blocks["fusion"].exchange(snapshot, shared, cache)
     x = {s: a + added[s] if s in added else a for s, a in snapshot.items()}
     return {s: blocks[s].add_ffn(x[s], mods[s][1]) for s in x}, snapshot
@@ -374,10 +382,10 @@ def make_kv_cache(
   runs: Sequence[tuple[State, Float[Array, "b l d"]]],
   route: Route,
 ) -> KVCache:
-  """Computes what sampling needs once: context tokens and reference streams.
+  """Computes the keys and values of context tokens and reference streams.
 
   Args:
-    runs: latents of the references and text, of each run.
+    runs: (latents of the references, text) of each run.
   """
   model = bind(graph, params)
   cache = KVCache(model.context_kv())
@@ -388,10 +396,10 @@ def make_kv_cache(
 def bind(graph: nnx.GraphDef, params: PyTree) -> Joint:
   """Returns the model with these parameters.
 
-  Parameters outside of the layers are gathered, the layers' stay as stored.
+  Those outside of the layers are gathered; a layer gathers its own.
   """
-  # The layout is static: it is in the graph, whatever the parameters are.
-  layout = nnx.merge(graph, params).attention.layout
-  stacked = {path: is_stacked(path) for path in trees.flatten(params)}
-  inner, outer = trees.split(params, trees.unflatten(stacked), bool)
-  return nnx.merge(graph, trees.join(inner, layout.gather(outer, "")))
+  model = nnx.merge(graph, params)
+  leaves = trees.flatten(params).items()
+  outer = trees.unflatten({p: x for p, x in leaves if not is_stacked(p)})
+  nnx.update(model, gather(model.attention.layout, outer, prefix=""))
+  return model

@@ -15,10 +15,8 @@ from flax import nnx
 from ccl_jax import trees
 from ccl_jax.array_types import STREAMS, PyTree
 from ccl_jax.models import joint
+from ccl_jax.param_names import is_kernel, is_time_embedding
 from ccl_jax.sharding import Layout, Rules, axes_of, make_layout
-
-# Time embeddings are multiplied in float32, see `models.dit`.
-_FLOAT32 = ("time", "time_rows")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,8 +113,7 @@ def sampling_params(plan: ModelPlan) -> PyTree:
   dtype = jnp.dtype(plan.settings["dtype"])
 
   def cast(path: str, x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-    *parents, name = path.split("/")
-    is_cast = name == "kernel" and not set(_FLOAT32) & set(parents[1:])
+    is_cast = is_kernel(path) and not is_time_embedding(path)
     return x.update(dtype=dtype) if is_cast else x
 
   leaves = trees.flatten(plan.with_shardings(plan.shapes))

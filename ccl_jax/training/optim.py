@@ -16,6 +16,7 @@ import optax
 
 from ccl_jax import trees
 from ccl_jax.array_types import PyTree
+from ccl_jax.param_names import is_kernel
 
 SCHEDULES = ("constant", "cosine")
 
@@ -82,8 +83,8 @@ class Optimizer:
   ) -> optax.GradientTransformation:
     """Returns eq. 1 as a transformation, for parameters of these shapes."""
     rates = trees.match(self.learning_rates, trainable, idle_ok=True)
-    matrices = trees.match(
-      ((".*/kernel", True), (".*", False)), trainable, idle_ok=True
+    matrices = trees.unflatten(
+      {path: is_kernel(path) for path in trees.flatten(trainable)}
     )
     scale = optax.stateless(
       lambda updates, _: jax.tree.map(jnp.multiply, updates, rates)

@@ -32,7 +32,7 @@ CONDITION = Condition(
 
 
 class Recorder:
-  """A velocity that tells its inputs apart, and keeps them."""
+  """A velocity that depends on all its inputs, and keeps them."""
 
   def __init__(self):
     self.calls = []
@@ -149,8 +149,8 @@ def test_row_is_its_formula_in_one_forward(name):
 @pytest.mark.parametrize("name", guidance.RULES)
 def test_passes_in_turn_give_the_same_result(name):
   recorder = Recorder()
-  row = guidance.rule(name)
-  function = guidance.guide(recorder, row, SCALES, batched=False)
+  rule = guidance.rule(name)
+  function = guidance.guide(recorder, rule, SCALES, batched=False)
   result, expected = function(STATE, TIME, CONDITION), run(name)[0]
   for s in STATE:
     np.testing.assert_allclose(result[s], expected[s], rtol=1e-6, atol=1e-5)
@@ -158,7 +158,7 @@ def test_passes_in_turn_give_the_same_result(name):
   _, (_, _, together) = run(name)
   variants = [condition.variants for _, _, condition in recorder.calls]
   assert tuple(v for (v,) in variants) == together.variants
-  assert set(together.variants) == set(row.variants)
+  assert set(together.variants) == set(rule.variants)
 
 
 def test_rescaling_goes_to_the_deviation_of_the_conditional_velocity():
@@ -191,7 +191,7 @@ def test_rescaling_leaves_out_what_is_given():
 
 
 def test_a_held_reference_is_not_in_the_state():
-  """Its passes are told apart by what it runs on."""
+  """Each pass says which run of the reference it reads."""
   condition = dataclasses.replace(
     CONDITION, cached=("audio",), route=inference_task("a2v").route(B),
     image=Image(tokens=jnp.zeros((B, 7, 3))),
@@ -202,12 +202,12 @@ def test_a_held_reference_is_not_in_the_state():
     guidance.rule("sync"), SCALES,
   )  # fmt: skip
   function({"video": STATE["video"]}, {"video": TIME["video"]}, condition)
-  ((state, _, told),) = recorder.calls
-  assert set(state) == {"video"} and len(told.image.tokens) == 2 * B
-  read = [v.reference for v in told.variants]
+  ((state, _, condition),) = recorder.calls
+  assert set(state) == {"video"} and len(condition.image.tokens) == 2 * B
+  read = [v.reference for v in condition.variants]
   assert read == [("prompt", "null"), ("prompt", "given")]
   found = {
-    name: guidance.references(row) for name, row in guidance.RULES.items()
+    name: guidance.references(rule) for name, rule in guidance.RULES.items()
   }
   prompt, negative = ("prompt", "given"), ("negative", "given")
   one, both = (prompt,), (prompt, negative)

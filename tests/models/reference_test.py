@@ -70,37 +70,37 @@ def velocity(*args):
 
 @pytest.fixture(autouse=True)
 def programs(monkeypatch):
-  """Compiles what the model does, and once for all rows of guidance."""
+  """Compiles what the model does, and once for all guidance rules."""
   monkeypatch.setattr(joint, "make_kv_cache", make_kv_cache)
   monkeypatch.setattr(joint, "velocity", velocity)
 
 
-def guided(task, row, is_held, fusion="cca"):
+def guided(task, rule, is_cached, fusion="cca"):
   """The guided velocity of the stream that `task` generates."""
   plan, (graph, params) = tasks.inference_task(task), model(fusion)
   noise, given, condition = inputs(task)
   condition = dataclasses.replace(
-    condition, route=plan.route(B), cached=plan.given if is_held else ()
+    condition, route=plan.route(B), cached=plan.given if is_cached else ()
   )
   velocity = sampling.with_reference_cache(
-    graph, params, row, given if is_held else {}, condition
+    graph, params, rule, given if is_cached else {}, condition
   )
   (stream,) = plan.generated
-  state = {stream: noise[stream]} if is_held else noise | given
+  state = {stream: noise[stream]} if is_cached else noise | given
   t = {s: jnp.full(B, 0.7) * (s == stream) for s in state}
-  function = guidance.guide(velocity, row, SCALES, batched=False)
+  function = guidance.guide(velocity, rule, SCALES, batched=False)
   return function(state, t, condition)[stream]
 
 
-@pytest.mark.parametrize("row", guidance.RULES)
+@pytest.mark.parametrize("name", guidance.RULES)
 @pytest.mark.parametrize("task", ["a2v", "v2a"])
-def test_guided_velocity_is_the_same(task, row):
-  row = guidance.rule(row)
-  assert largest(guided(task, row, True), guided(task, row, False)) < 1e-5
+def test_guided_velocity_is_the_same(task, name):
+  rule = guidance.rule(name)
+  assert largest(guided(task, rule, True), guided(task, rule, False)) < 1e-5
 
 
 def test_where_routes_close_a_gate():
   """The baseline has no context tokens; a2v's audio is then left alone."""
-  row = guidance.rule("none")
-  once, again = (guided("a2v", row, held, "gated") for held in (True, False))
+  rule = guidance.rule("none")
+  once, again = (guided("a2v", rule, once, "gated") for once in (True, False))
   assert largest(once, again) < 1e-5

@@ -1,8 +1,8 @@
 """A fusion joins two streams by two hooks, called once in every block.
 
 `attend` is the streams' self-attention, `exchange` what each adds to itself
-from the other, both computed from the same snapshot. A fusion that keeps a hook
-of the base class keeps the streams independent there.
+from the other, both computed from the same snapshot. Streams stay independent
+where a fusion does not override the hook.
 
 When sampling, some of what `exchange` reads never changes: the context tokens,
 and a stream that is a reference at t = 0 and does not see the other. A
@@ -17,9 +17,8 @@ from typing import Any, NamedTuple
 import jax
 from flax import nnx
 
-from ccl_jax.array_types import Array, Route
+from ccl_jax.array_types import Array, Route, interleave
 from ccl_jax.attention import Attention
-from ccl_jax.trees import interleave
 
 Grid = tuple[int, int, int]
 # Keys and values of some tokens, (b, m, k, e) each.
@@ -51,8 +50,8 @@ class KVCache:
     contexts: side -> of the context tokens that it reads, batch of 1.
     runs: for each run of the reference, stream -> as the other side reads it,
       (b, n, k, e).
-    reads: the run that each pass of a sample reads, if a batch of b p rows
-      holds p passes of each sample side by side; () if none reads any.
+    reads: the index in `runs` that each of the p passes of a sample reads, in
+      a batch of b p rows, p of each sample side by side; () if none reads any.
   """
 
   contexts: dict[str, Any] = dataclasses.field(default_factory=dict)

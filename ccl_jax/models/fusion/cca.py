@@ -163,14 +163,11 @@ class CCA(Fusion):
   ) -> Float[Array, "b f s d"] | None:
     """Returns what a side adds to itself; None if it has nothing to read."""
     is_routed, side = self.is_routed(name), self.side(name)
-    kv = self.other_kv(name, x, shared, cache)
-    if kv is None and not is_routed:
+    other_kv = self.other_kv(name, x, shared, cache)
+    if other_kv is None and not is_routed:
       return None
-    if name in cache.contexts:
-      context_kv = cache.contexts[name]
-    else:
-      context_kv = side.context_kv(x[name].dtype)
-    attended = self.attend_to(name, x[name], context_kv, kv, shared)
+    context_kv = cache.contexts.get(name) or side.context_kv(x[name].dtype)
+    attended = self.attend_to(name, x[name], context_kv, other_kv, shared)
     update = side.attention.out(attended).reshape(x[name].shape)
     # Routed samples that see nothing read their LCT; gated ones add nothing.
     gate = shared.route.exchanges
@@ -181,13 +178,13 @@ class CCA(Fusion):
     self, name: str, x: dict[str, Array], shared: FusionContext, cache: KVCache
   ) -> Pair | None:
     """Returns keys and values of the other stream, from x or the cache."""
-    far = other(name)
-    if far not in x:
-      return cache.of(far)
+    source = other(name)
+    if source not in x:
+      return cache.of(source)
     # A reference gets no gradient through the stream that reads it.
-    keep = shared.route.is_generated[far][:, None, None, None]
-    y = jnp.where(keep, x[far], jax.lax.stop_gradient(x[far]))
-    return self.side(name).other_kv(y, self.angles(name, far, shared))
+    y, generated = x[source], shared.route.is_generated[source]
+    y = jnp.where(generated[:, None, None, None], y, jax.lax.stop_gradient(y))
+    return self.side(name).other_kv(y, self.angles(name, source, shared))
 
   def attend_to(
     self,
@@ -202,7 +199,7 @@ class CCA(Fusion):
     num_other = sum(k.shape[1] for k, _ in pairs[1:])
     mask = self.mask(name, num_other, shared)
     q = self.side(name).query(x, self.angles(name, name, shared))
-    # The context tokens, of batch 1, are there for all samples.
+    # The context tokens have a batch of 1: the same for all samples.
     k, v = (
       jnp.concatenate(
         [jnp.broadcast_to(a, (len(x), *a.shape[1:])) for a in each], 1
@@ -220,18 +217,17 @@ class CCA(Fusion):
       return Mask()
     i, (f, h, w) = STREAMS.index(name), shared.grids[name]
     num_context, per_frame = self.num_context[i], num_other // f
-    sees = shared.route.sees[name]
+    sees, lengths = shared.route.sees[name], None
     window = Window(h * w, per_frame, self.radii[i], num_context)
-    pattern = window if self.tarp else Full()
-    mask = Mask(pattern)
+    mask = Mask()
     if self.is_routed(name):
-      # Segments depend on the window's sizes only, whichever the pattern is.
-      routed = Mask.routed(window, sees, f * h * w, num_context + num_other)
-      mask = routed._replace(pattern=pattern)
+      mask = Mask.routed(window, sees, f * h * w, num_context + num_other)
     if shared.frames < f:
       length = num_context + shared.frames * per_frame
-      mask = mask._replace(k_lengths=jnp.full(len(sees), length))
-    return mask
+      lengths = jnp.full(len(sees), length)
+    # DCR's segments hold for both patterns: without TARP, all frames are seen.
+    pattern = window if self.tarp else Full()
+    return mask._replace(pattern=pattern, k_lengths=lengths)
 
   def is_routed(self, name: str) -> bool:
     """Returns whether routes close columns of the mask, or else a gate."""

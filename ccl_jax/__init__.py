@@ -4,7 +4,7 @@ from typing import Any
 
 
 def __getattr__(name: str) -> Any:
-  """`from ccl_jax import Pipeline`, imported when it is asked for."""
+  """Imports `Pipeline` when `from ccl_jax import Pipeline` asks for it."""
   if name == "Pipeline":
     from ccl_jax.generation.pipeline import Pipeline
 

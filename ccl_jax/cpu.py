@@ -1,7 +1,8 @@
 """What is computed otherwise when XLA compiles for a CPU.
 
 Nothing here changes a TPU's or a GPU's program. What a training step of the
-tiny model takes longer without each (2 cores of an AMD EPYC, jax 0.10.2):
+tiny model takes longer without each (2 cores of an AMD EPYC, jax 0.10.2,
+`python -m tests.bench.cpu_cases`):
 
     dot_general 41 %   MAX_DENSE_PAIRS 10 %   rotate 5 %   branch 2 %
 

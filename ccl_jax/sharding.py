@@ -119,7 +119,7 @@ class Layout:
 
   @property
   def device(self) -> Any:
-    """A device of the mesh, or of this host."""
+    """Returns a device of the mesh, or of this host."""
     return jax.devices()[0] if self.mesh is None else self.mesh.devices.flat[0]
 
   def size(self, entry: Any) -> int:

@@ -3,6 +3,10 @@
 # faces and bouncing balls, encodes it, trains the tiny model on all tasks at
 # once, generates held-out clips and scores them. Finished parts are kept.
 #   bash launch/demo.sh [FOLDER]          (default runs/demo)
+if [[ ${1-} == -* ]]; then
+  sed -n '2,/^[^#]/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+  [[ $1 == --help ]] && exit || exit 1
+fi
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 export JAX_PLATFORMS="${JAX_PLATFORMS:-cpu}"
 folder="${1:-runs/demo}"

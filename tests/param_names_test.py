@@ -1,16 +1,16 @@
 """What names say holds for every parameter of the model."""
 
 from ccl_jax import param_names, trees
-from ccl_jax.models import joint
+from ccl_jax.models import functional
 from tests.models import tiny
 
-SHAPES = trees.flatten(joint.describe(tiny.SETTINGS)[1])
+SHAPES = trees.flatten(functional.describe(tiny.SETTINGS)[1])
 
 
 def test_stacked_parameters_have_an_axis_of_layers():
   stacked = [path for path in SHAPES if param_names.is_stacked(path)]
   deeper = tiny.SETTINGS | {"num_layers": 5}
-  deeper = trees.flatten(joint.describe(deeper)[1])
+  deeper = trees.flatten(functional.describe(deeper)[1])
   assert deeper.keys() == SHAPES.keys()
   assert stacked == [p for p in SHAPES if deeper[p].shape != SHAPES[p].shape]
   assert all(deeper[p].shape == (5, *SHAPES[p].shape[1:]) for p in stacked)

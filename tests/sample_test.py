@@ -109,5 +109,5 @@ def test_attention_maps_lie_beside_the_results(run, tmp_path):
   shown = media.read_clip(out / "t2av_0.attention.mp4")
   assert shown.video.shape == (SHAPE.frames, *SHAPE.size, 3)
   assert (out / "t2av_0.attention.png").stat().st_size > 1000
-  with pytest.raises(ValueError, match="layers \\(9,\\)"):
+  with pytest.raises(ValueError, match="layers is \\(9,\\)"):
     generate(run, out, *options, "--attention_maps", "--attention_layer=9")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ccl_jax import sharding, trees
-from ccl_jax.models import joint
+from ccl_jax.models import functional
 from ccl_jax.sharding import AXES, Layout, make_mesh
 from ccl_jax.training import step
 from ccl_jax.training.batch import put_batch
@@ -199,7 +199,7 @@ def test_every_config_has_rules_that_fit(size, stage):
   config = get_config(f"size={size},stage={stage}")
   mesh = make_mesh(jax.devices(), data=2, fsdp=2, tensor=2)
   placed = Layout(mesh, **config.sharding.to_dict())
-  _, shapes = joint.describe(config.model.to_dict())
+  _, shapes = functional.describe(config.model.to_dict())
   specs = trees.flatten(placed.param_specs(shapes))
   assert any("tensor" in sharding.axes_of(spec) for spec in specs.values())
 

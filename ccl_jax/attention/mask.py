@@ -61,7 +61,7 @@ class Window:
 
   @property
   def keys_per_query(self) -> int:
-    """Number of keys that a query sees, if it is not close to an end."""
+    """Returns the number of keys that a query sees far from both ends."""
     return self.num_context + (2 * self.half + 1) * self.k_per_frame
 
   def visible(self, q_index, k_index):

@@ -48,7 +48,7 @@ class StreamedArray:
 
   @property
   def size(self) -> int:
-    """Number of elements."""
+    """Returns the number of elements."""
     return math.prod(self.shape)
 
 

@@ -66,7 +66,7 @@ class CLIPVisionConfig:
 
   @property
   def tokens(self) -> int:
-    """Number of patches and the class token."""
+    """Returns the number of patches and the class token."""
     return 1 + (self.image // self.patch) ** 2
 
 

@@ -37,12 +37,12 @@ class MelConfig:
 
   @property
   def padding(self) -> int:
-    """Number of samples that are reflected on each side."""
+    """Returns the number of samples that are reflected on each side."""
     return (self.n_fft - self.hop) // 2
 
   @property
   def least_samples(self) -> int:
-    """Length of the shortest wave: two frames, and enough to reflect."""
+    """Returns the shortest length: two frames, and enough to reflect."""
     return max(2 * self.hop, self.padding + 1)
 
 

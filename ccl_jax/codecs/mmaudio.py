@@ -76,7 +76,7 @@ class MMAudioCodec(runner.LearnedCodec):
 
   @functools.cached_property
   def vocoder_config(self) -> bigvgan.BigVGANConfig:
-    """The vocoder's sizes.
+    """Reads the vocoder's sizes.
 
     Raises:
       ValueError: no vocoder, or one for another mel.
@@ -97,7 +97,7 @@ class MMAudioCodec(runner.LearnedCodec):
 
   @functools.cached_property
   def vocoder_params(self) -> PyTree:
-    """The vocoder's parameters, on the devices."""
+    """Reads the vocoder's parameters, onto the devices."""
     return runner.read_params(
       self.vocoder, bigvgan.BigVGAN, self.vocoder_config, self.layout
     )

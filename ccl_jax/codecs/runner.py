@@ -50,12 +50,12 @@ class LearnedCodec:
 
   @functools.cached_property
   def config(self) -> Any:
-    """The model's sizes."""
+    """Reads the model's sizes."""
     return converted_weights.read_config(self.weights, self.config_class)
 
   @functools.cached_property
   def params(self) -> PyTree:
-    """The model's parameters, on the devices."""
+    """Reads the model's parameters, onto the devices."""
     self.check_weights()
     return read_params(self.weights, self.module, self.config, self.layout)
 

@@ -58,7 +58,7 @@ class UMT5TextCodec(runner.LearnedCodec):
 
   @functools.cached_property
   def tokenize(self) -> Tokenizer:
-    """The tokenizer.
+    """Opens the tokenizer.
 
     Raises:
       ValueError: it cannot be read, or has more tokens than the model.

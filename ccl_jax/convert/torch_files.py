@@ -173,8 +173,13 @@ def _load_torch(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _unpickle(path: pathlib.Path) -> Any:
-  import torch
-
+  try:
+    import torch
+  except ImportError as error:
+    raise ValueError(
+      f"'{path}' needs PyTorch to be read (pip install torch); safetensors do"
+      " not."
+    ) from error
   # Only files of the newer kind, a zip, can be mapped.
   mmap = zipfile.is_zipfile(path)
   try:

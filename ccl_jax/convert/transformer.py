@@ -21,7 +21,7 @@ from ccl_jax.convert.torch_files import (
   open_state_dict,
 )
 from ccl_jax.files import replacing
-from ccl_jax.models import joint
+from ccl_jax.models import functional
 
 
 def from_torch(
@@ -75,7 +75,7 @@ def from_export(path: epath.PathLike, output: epath.PathLike) -> dict[str, Any]:
   config = export.read_config(path)
   model = {k: v for k, v in config.items() if k not in export.ADDED_KEYS}
   state_dict = open_state_dict(path / export.TRANSFORMER)
-  shapes = joint.describe(model)[1]
+  shapes = functional.describe(model)[1]
   params = streamed_params(state_dict, ccl.table(model), shapes)
   about = {
     "model": "ccl",

@@ -20,7 +20,7 @@ from ccl_jax.convert.layouts import (
 )
 from ccl_jax.convert.rules import Rule, Table, scale_and_bias, weight_and_bias
 from ccl_jax.convert.torch_files import LazyStateDict
-from ccl_jax.models import joint
+from ccl_jax.models import functional
 
 _ROWS = relayout("1 r d", "r d")
 
@@ -112,7 +112,7 @@ def tables(settings: Mapping[str, Any]) -> dict[str, Table]:
 def param_shapes(settings: Mapping[str, Any]) -> PyTree:
   """Returns the shapes of the video stream's parameters, under "video"."""
   alone = dict(audio=None, fusion=dict(kind="independent"))
-  return joint.describe({**settings, **alone})[1]
+  return functional.describe({**settings, **alone})[1]
 
 
 def check_one_image(state_dict: LazyStateDict) -> None:

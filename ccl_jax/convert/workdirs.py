@@ -19,7 +19,7 @@ from ccl_jax import files, trees
 from ccl_jax.array_types import PyTree
 from ccl_jax.checkpoints import manager, restore, streaming
 from ccl_jax.config import upgrade
-from ccl_jax.models import joint
+from ccl_jax.models import functional
 
 ABOUT = "about.json"
 _RUN_FILES = ("config.json", "clip.json", "codecs")
@@ -60,7 +60,7 @@ class Workdir:
 
   @functools.cached_property
   def _shapes(self) -> dict[str, Any]:
-    return trees.flatten(joint.describe(self.model)[1])
+    return trees.flatten(functional.describe(self.model)[1])
 
   def params(
     self, step: int | None = None, ema: bool = True

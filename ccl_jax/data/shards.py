@@ -71,7 +71,7 @@ class RecordSchema:
 
   @functools.cached_property
   def features(self) -> tfds.features.FeaturesDict:
-    """The features as TFDS describes them."""
+    """Returns the features as TFDS describes them."""
 
     def tensor(shape):
       # Raw bytes: a list of numbers is three times slower to read.

@@ -58,7 +58,7 @@ class Variant:
 
   @property
   def reference(self) -> tuple[str, str] | None:
-    """The (text, latents) that a reference stream runs on; None if unread.
+    """Returns (text, latents) that a reference runs on; None if unread.
 
     The latents are "given" or "null".
     """
@@ -87,7 +87,7 @@ class GuidanceRule:
 
   @property
   def variants(self) -> tuple[Variant, ...]:
-    """The distinct variants."""
+    """Returns the distinct variants."""
     pairs = [variant for _, *pair, _ in self.terms for variant in pair]
     return tuple(dict.fromkeys([self.base, *pairs]))
 

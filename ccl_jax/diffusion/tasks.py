@@ -142,20 +142,20 @@ class InferenceTask:
 
   @property
   def inputs(self) -> tuple[str, ...]:
-    """The kinds of input that a user provides: "image", "audio", "video"."""
+    """Returns the inputs that a user provides: "image", "audio", "video"."""
     return ("image",) * self.first_frame + tuple(
       s for s in ("audio", "video") if s in self.given
     )
 
   @property
   def given(self) -> tuple[str, ...]:
-    """The streams that are references: provided in full."""
+    """Returns the streams that are references: provided in full."""
     row = TASKS[TASK_NAMES.index(self.row)]
     return tuple(s for s in self.streams if s not in row.generated)
 
   @property
   def generated(self) -> tuple[str, ...]:
-    """The streams that are generated."""
+    """Returns the streams that are generated."""
     return tuple(s for s in self.streams if s not in self.given)
 
   def clean(self, state: State) -> dict[str, Bool[Array, " b ..."]]:

@@ -106,7 +106,7 @@ class Components:
 
   @functools.cached_property
   def null_latents(self) -> dict[str, np.ndarray]:
-    """A static grey video and silence, for the guidance called "sync"."""
+    """Encodes a static grey video and silence, for the guidance "sync"."""
     f, m = self.shape.frames, self.shape.latent_shapes(self.codecs)["audio"][0]
     samples = round(m * self.codecs.audio.sample_rate / self.codecs.audio.rate)
     grey = np.full((1, f, *self.shape.size, 3), 128, np.uint8)

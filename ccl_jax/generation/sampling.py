@@ -22,7 +22,7 @@ from ccl_jax.diffusion import guidance, solvers
 from ccl_jax.diffusion.flow import Velocity
 from ccl_jax.diffusion.guidance import Condition
 from ccl_jax.diffusion.tasks import InferenceTask
-from ccl_jax.models import joint
+from ccl_jax.models import functional
 from ccl_jax.models.attention_probe import attention_shares
 from ccl_jax.sharding import Layout
 
@@ -97,7 +97,7 @@ class SamplingConfig:
 
   @property
   def scales(self) -> dict[str, dict[str, float]]:
-    """Guidance scales: stream -> name in `guidance.guide` -> value."""
+    """Returns guidance scales: stream -> name in `guidance.guide` -> value."""
     own = {
       "video": self.video_guidance_scale,
       "audio": self.audio_guidance_scale,
@@ -111,7 +111,7 @@ class SamplingConfig:
 
   @property
   def window(self) -> tuple[float, float]:
-    """The lowest and the highest guided sigma."""
+    """Returns the lowest and the highest guided sigma."""
     return self.guidance_low, self.guidance_high
 
   def cached(self, task: InferenceTask) -> tuple[str, ...]:
@@ -265,7 +265,7 @@ def with_reference_cache(
     }
     return state, condition.text_of(text)
 
-  cache = joint.make_kv_cache(
+  cache = functional.make_kv_cache(
     graph, params, [inputs(*run) for run in runs], condition.route
   )
 
@@ -275,7 +275,7 @@ def with_reference_cache(
     if any(reference in runs for reference in wanted):
       # A pass that sees context only reads run 0, which its route masks.
       reads = tuple(runs.index(r) if r in runs else 0 for r in wanted)
-    return joint.velocity(
+    return functional.velocity(
       graph, params, state, t, condition.text, condition.route,
       condition.image, dataclasses.replace(cache, reads=reads),
     )  # fmt: skip

@@ -14,7 +14,7 @@ import einops
 from flax import nnx
 
 from ccl_jax.array_types import Array, Float, Image, PyTree, Route, State
-from ccl_jax.models import joint
+from ccl_jax.models import functional
 
 
 def attention_shares(
@@ -33,7 +33,7 @@ def attention_shares(
     0 where a sample's route lets it see context only. Nothing for a stream
     alone, or if the streams never meet.
   """
-  model = joint.bind(graph, params)
+  model = functional.bind(graph, params)
   inputs = model.embed(state, t, text, route, image)
 
   def collect(fusion, snapshot, shared):

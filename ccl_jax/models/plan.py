@@ -14,7 +14,7 @@ from flax import nnx
 
 from ccl_jax import trees
 from ccl_jax.array_types import STREAMS, PyTree
-from ccl_jax.models import joint
+from ccl_jax.models import functional
 from ccl_jax.param_names import is_kernel, is_time_embedding
 from ccl_jax.sharding import Layout, Rules, axes_of, make_layout
 
@@ -37,17 +37,17 @@ class ModelPlan:
 
   @property
   def streams(self) -> tuple[str, ...]:
-    """The streams that the model has."""
+    """Returns the streams that the model has."""
     return tuple(s for s in STREAMS if s in self.shapes)
 
   @property
   def num_layers(self) -> int:
-    """Blocks of each stream."""
+    """Returns the number of blocks of each stream."""
     return self.settings["num_layers"]
 
   @property
   def image_conditioning(self) -> dict[str, bool]:
-    """Which parts of an `Image` the model reads: its latents, its tokens."""
+    """Returns which parts of an `Image` the model reads."""
     video = self.settings.get("video") or {}
     return {
       "latents": bool(video.get("condition_channels")),
@@ -79,7 +79,7 @@ def make_plan(settings: Mapping[str, Any], layout: Layout) -> ModelPlan:
     ValueError: a key or value of `settings` that is wrong, or sharding rules
       that do not fit the parameters.
   """
-  graph, shapes = joint.describe(settings, layout)
+  graph, shapes = functional.describe(settings, layout)
   if layout.mesh is not None:
     layout.param_specs(shapes)
   return ModelPlan(settings, graph, shapes, layout)

@@ -17,7 +17,7 @@ import optax
 
 from ccl_jax import trees
 from ccl_jax.array_types import Array, PyTree
-from ccl_jax.models import joint
+from ccl_jax.models import functional
 from ccl_jax.training.setup import INIT, TrainSetup, make_key
 
 
@@ -43,7 +43,7 @@ def init_state(setup: TrainSetup) -> PyTree:
 
   def init():
     key = make_key(setup.seed, 0, INIT)
-    return make_state(setup, joint.init_params(setup.plan.settings, key))
+    return make_state(setup, functional.init_params(setup.plan.settings, key))
 
   return jax.jit(init, out_shardings=state_shardings(setup))()
 

@@ -16,7 +16,7 @@ import optax
 from ccl_jax import cpu, trees
 from ccl_jax.array_types import STREAMS, Array, Bool, PyTree
 from ccl_jax.diffusion.objective import Example, loss, make_training_example
-from ccl_jax.models import joint
+from ccl_jax.models import functional
 from ccl_jax.training.batch import split_microbatches
 from ccl_jax.training.setup import TRAIN, TrainSetup, make_key
 from ccl_jax.training.state import state_shardings
@@ -35,7 +35,7 @@ def loss_and_metrics(
   params: PyTree, example: Example, setup: TrainSetup
 ) -> tuple[Array, dict[str, dict[str, Array]]]:
   """Returns the mixed-task loss, and its sums and counts by task."""
-  predicted = joint.velocity(
+  predicted = functional.velocity(
     setup.plan.graph, params,
     example.x_t, example.t, example.text, example.route,
   )  # fmt: skip

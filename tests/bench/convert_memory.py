@@ -26,7 +26,7 @@ from etils import epath
 
 from ccl_jax import files, trees
 from ccl_jax.checkpoints import restore, streaming
-from ccl_jax.models import joint
+from ccl_jax.models import functional
 from ccl_jax.sharding import is_stacked
 from configs.ccl import get_config
 
@@ -70,7 +70,7 @@ def write(run: pathlib.Path, args: argparse.Namespace) -> int:
     config["model"]["num_layers"] = args.layers
   if args.pod:
     streaming.chunk_shape = chunks_of_a_pod(args.pod)
-  shapes = joint.describe(config["model"])[1]
+  shapes = functional.describe(config["model"])[1]
   params = {
     path: streamed(path, x.shape, np.dtype(jnp.dtype(args.dtype)), not args.pod)
     for path, x in trees.flatten(shapes).items()

@@ -27,7 +27,7 @@ from ccl_jax.convert import wan
 from ccl_jax.diffusion import tasks
 from ccl_jax.diffusion.guidance import Condition
 from ccl_jax.generation.sampling import SamplingConfig, sample_latents
-from ccl_jax.models import joint
+from ccl_jax.models import functional
 from ccl_jax.sharding import ONE_DEVICE
 from tests.bench.train_step import measure, report
 from tests.convert.loading import from_dict, load
@@ -50,7 +50,7 @@ def make_pair():
   torch.manual_seed(0)
   module = original(MODEL).eval().requires_grad_(False)
   arrays = {name: x.numpy() for name, x in module.state_dict().items()}
-  graph, shapes = joint.describe(MODEL)
+  graph, shapes = functional.describe(MODEL)
   table = wan.tables(MODEL)["diffusers"]
   params = load(from_dict(arrays), table, shapes)
   return module, graph, jax.device_put(params)
@@ -76,7 +76,7 @@ def compare(module, graph, params, noise, text, time: int = 500) -> float:
     theirs = module(
       to_torch(noise), torch.tensor([time]), torch.from_numpy(text[:1])
     ).sample
-  ours = jax.jit(joint.velocity, static_argnums=0)(
+  ours = jax.jit(functional.velocity, static_argnums=0)(
     graph,
     params,
     {"video": noise},

@@ -26,7 +26,7 @@ from ccl_jax.convert import ccl
 from ccl_jax.convert.state_dict import iter_state_dict
 from ccl_jax.convert.torch_model import CCL
 from ccl_jax.diffusion import tasks
-from ccl_jax.models import joint
+from ccl_jax.models import functional
 from ccl_jax.training import step
 from ccl_jax.training.setup import TrainSetup, make_setup
 from ccl_jax.training.state import init_state, state_params
@@ -79,14 +79,14 @@ def compare(config: dict, setup: TrainSetup, batch: dict) -> dict[str, float]:
   Raises:
     ValueError: one is 1e-4 or more; the two do not do the same work.
   """
-  params = randomize(joint.init_params(config["model"], jax.random.key(0)))
+  params = randomize(functional.init_params(config["model"], jax.random.key(0)))
   task = np.arange(config["batch_size"]) % 4
   ones = np.ones(len(task), bool)
   route = tasks.route_of(jax.numpy.asarray(task), ones, ones)
   state = {s: batch[s] for s in STREAMS}
   time = np.linspace(0.1, 0.9, len(task), dtype=np.float32)
   t = {s: np.where(route.is_generated[s], time, 0) for s in state}
-  ours = jax.jit(joint.velocity, static_argnums=0)(
+  ours = jax.jit(functional.velocity, static_argnums=0)(
     setup.plan.graph, params, state, t, batch["text"], route
   )
   given = (state, t, {"text": batch["text"]}, route._asdict())

@@ -9,7 +9,7 @@ from ccl_jax import trees
 from ccl_jax.convert import ccl, matching, wan
 from ccl_jax.convert.state_dict import iter_state_dict
 from ccl_jax.convert.torch_files import from_torch
-from ccl_jax.models import joint
+from ccl_jax.models import functional
 from configs.ccl import get_config
 from tests.convert.joints import MODELS, describe, draw
 from tests.convert.loading import from_dict, load
@@ -65,6 +65,6 @@ def test_every_name_and_shape_of_the_full_sizes(argument, video):
   model["video"] |= video
   with torch.device("meta"):
     theirs = from_torch(CCL(model).state_dict()).shapes
-  ours = trees.flatten(joint.describe(model)[1])
+  ours = trees.flatten(functional.describe(model)[1])
   matching.match(ccl.table(model), theirs, ours)
   assert sum(x.size for x in theirs.values()) == trees.count(ours)

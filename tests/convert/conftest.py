@@ -2,11 +2,11 @@
 
 import pytest
 
-from ccl_jax.models import joint
+from ccl_jax.models import functional
 from tests.convert import small_run
 
 
 @pytest.fixture
 def describe_once(monkeypatch):
   """Describes each model once: it takes longer than to convert a small one."""
-  monkeypatch.setattr(joint, "describe", small_run.described)
+  monkeypatch.setattr(functional, "describe", small_run.described)

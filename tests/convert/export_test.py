@@ -19,7 +19,7 @@ from ccl_jax.convert import export, transformer, wan, workdirs
 from ccl_jax.convert.state_dict import iter_state_dict
 from ccl_jax.convert.torch_files import open_state_dict
 from ccl_jax.generation.pipeline import Pipeline
-from ccl_jax.models import joint
+from ccl_jax.models import functional
 from tests import bucket, gcs
 from tests.convert import small_run
 from tests.models import tiny
@@ -228,12 +228,12 @@ def test_the_video_stream_gives_the_same_velocity(run, tmp_path):
       torch.from_numpy(np.array(text)),
     ).sample.numpy()
   settings = {**tiny.SETTINGS, **ALONE}
-  graph, _ = joint.describe(settings)
+  graph, _ = functional.describe(settings)
   ones = jnp.ones(2, bool)
   route = Route(
     dict.fromkeys(STREAMS, ~ones), dict.fromkeys(STREAMS, ones), ~ones
   )
-  velocity = jax.jit(joint.velocity, static_argnums=0)
+  velocity = jax.jit(functional.velocity, static_argnums=0)
   params = {"video": small_run.params(5)["video"]}
   ours = velocity(graph, params, {"video": video}, {"video": t}, text, route)
   ours = ours["video"]

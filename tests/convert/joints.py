@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ccl_jax import trees
-from ccl_jax.models import joint
+from ccl_jax.models import functional
 from tests.models import tiny
 
 CCA = tiny.SETTINGS | dict(
@@ -37,7 +37,7 @@ MODELS = {
 @functools.cache
 def describe(kind, compute):
   """(graph, shapes) of a model that computes in a dtype."""
-  return joint.describe(MODELS[kind] | {"dtype": compute})
+  return functional.describe(MODELS[kind] | {"dtype": compute})
 
 
 @functools.cache

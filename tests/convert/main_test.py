@@ -5,8 +5,10 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 from safetensors.numpy import save_file
 
+from tests import commands
 from tests.convert import small_run
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -47,6 +49,15 @@ def test_errors_are_one_line(tmp_path):
     done = run(*arguments)
     assert done.returncode == 1
     assert done.stderr == f"error: {expected}\n"
+
+
+def test_a_pth_file_without_torch_is_one_line(tmp_path):
+  torch = pytest.importorskip("torch")
+  torch.save({"w": torch.zeros(2)}, tmp_path / "x.pth")
+  status, text = commands.call("convert", "inspect", tmp_path / "x.pth")
+  assert status == 1
+  assert text.startswith(f"error: '{tmp_path}/x.pth' needs PyTorch")
+  assert text.count("\n") == 1
 
 
 def test_a_run_to_torch_and_the_mean_of_its_steps(tmp_path):

@@ -8,14 +8,14 @@ import numpy as np
 
 from ccl_jax import files, trees
 from ccl_jax.checkpoints import manager
-from ccl_jax.models import joint
+from ccl_jax.models import functional
 from ccl_jax.sharding import ONE_DEVICE
 from tests import runs
 from tests.models import tiny
 from tests.training import setups
 
 STEPS = (1, 2, 5)
-_describe, _known = joint.describe, {}
+_describe, _known = functional.describe, {}
 
 
 def described(settings, layout=ONE_DEVICE):

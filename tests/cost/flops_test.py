@@ -12,7 +12,7 @@ import pytest
 from ccl_jax.array_types import STREAMS, Image, Route
 from ccl_jax.attention import Window
 from ccl_jax.cost import flops, hlo, matmul
-from ccl_jax.models import joint
+from ccl_jax.models import functional
 from ccl_jax.models.fusion.cca import CCA
 from configs.ccl import get_config
 
@@ -52,7 +52,7 @@ def settings(**changes):
 
 def lower(model, shape, is_train=False):
   """The traced velocity, or its gradient; nothing is computed."""
-  graph, params = joint.describe(model)
+  graph, params = functional.describe(model)
   b, f = shape.batch, shape.frames
 
   def array(*dims, dtype=jnp.float32):
@@ -76,7 +76,7 @@ def lower(model, shape, is_train=False):
   if shape.image:
     condition = array(b, f, shape.height, shape.width, 5)
     image = Image(condition, array(b, shape.image, 20))
-  velocity = functools.partial(joint.velocity, graph)
+  velocity = functools.partial(functional.velocity, graph)
 
   def loss(*args):
     return sum(jnp.square(v).sum() for v in velocity(*args).values())

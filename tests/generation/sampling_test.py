@@ -16,7 +16,7 @@ from ccl_jax.generation.sampling import (
   count_runs,
   sample_latents,
 )
-from ccl_jax.models import joint
+from ccl_jax.models import functional
 from ccl_jax.sharding import AXES, ONE_DEVICE
 from ccl_jax.training.state import abstract_state, state_params
 from tests.bench import reference_once
@@ -55,7 +55,7 @@ def inputs(task, b=B):
 def sample(task, sampling, sizes=None):
   """Latents of `inputs`, on one device or on a mesh of all."""
   layout, shardings = ONE_DEVICE, None
-  graph, shapes = joint.describe(MODEL)
+  graph, shapes = functional.describe(MODEL)
   if sizes:
     setup = setups.make_setup(
       jax.devices(),
@@ -101,7 +101,7 @@ def test_a_row_alone_and_its_passes_in_turn_give_the_same():
   condition = dataclasses.replace(
     condition, text=condition.text[1:], negative=condition.negative[1:]
   )
-  graph, shapes = joint.describe(MODEL)
+  graph, shapes = functional.describe(MODEL)
   once = dataclasses.replace(PLAIN, cache_reference=True, batch_passes=False)
   alone, _ = sample_latents(
     tiny.randomize(shapes), {s: x[1:] for s, x in noise.items()},
@@ -114,7 +114,7 @@ def test_a_row_alone_and_its_passes_in_turn_give_the_same():
 
 def test_looking_at_attention_changes_nothing():
   noise, given, condition = inputs("a2v")
-  graph, shapes = joint.describe(MODEL)
+  graph, shapes = functional.describe(MODEL)
   look = functools.partial(
     sample_latents, tiny.randomize(shapes), noise, given, condition,
     graph=graph, task=tasks.inference_task("a2v"), sampling=PLAIN,
@@ -148,7 +148,7 @@ def array(*shape):
 
 def lower(task, sampling):
   """The sampling program, not compiled."""
-  graph, params = joint.describe(ONE_FRAME)
+  graph, params = functional.describe(ONE_FRAME)
   return sample_latents.lower(
     params, *inputs(task), graph=graph, task=tasks.inference_task(task),
     sampling=sampling,
@@ -186,17 +186,19 @@ def test_the_compiler_agrees_where_products_dominate():
   }  # fmt: skip
   shape = flops.Shape(F, 16, 16, text=16)
   state = {"video": array(1, F, 16, 16, 3), "audio": array(1, F * 2, 2)}
-  graph, params = joint.describe(model)
+  graph, params = functional.describe(model)
   text, route = array(1, 16, 8), tasks.inference_task("v2a").route(1)
   reference = ({"video": state["video"]}, text)
 
   def make_cache(params, reference):
-    return joint.make_kv_cache(graph, params, [reference], route)
+    return functional.make_kv_cache(graph, params, [reference], route)
 
   def step(params, audio, t, text, cache):
     cache = dataclasses.replace(cache, reads=(0,))
     state, t = {"audio": audio}, {"audio": t}
-    return joint.velocity(graph, params, state, t, text, route, cache=cache)
+    return functional.velocity(
+      graph, params, state, t, text, route, cache=cache
+    )
 
   cache = jax.eval_shape(make_cache, params, reference)
   lowered = (

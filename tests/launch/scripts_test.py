@@ -25,7 +25,9 @@ def test_shellcheck():
   assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("script", (*LAUNCHERS, "worker.sh", "test.sh"))
+@pytest.mark.parametrize(
+  "script", (*LAUNCHERS, "worker.sh", "test.sh", "demo.sh")
+)
 def test_help(machine, script):
   done = machine.run(script, "--help")
   assert done.returncode == 0

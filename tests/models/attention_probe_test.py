@@ -6,7 +6,7 @@ import numpy as np
 
 from ccl_jax.array_types import STREAMS
 from ccl_jax.attention import Attention
-from ccl_jax.models import joint
+from ccl_jax.models import functional
 from ccl_jax.models.attention_probe import attention_shares
 from ccl_jax.models.fusion import NO_CACHE, FusionContext
 from tests.models import tiny
@@ -43,7 +43,7 @@ def test_share_is_the_mass_of_the_softmax():
 
 
 def test_routes_and_a_stream_alone():
-  graph, shapes = joint.describe(tiny.SETTINGS)
+  graph, shapes = functional.describe(tiny.SETTINGS)
   run = jax.jit(attention_shares, static_argnums=0)
   params = tiny.randomize(shapes)
   state, t, text, route = tiny.inputs()

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from ccl_jax.array_types import STREAMS, Route
-from ccl_jax.models import joint
+from ccl_jax.models import functional
 from configs.ccl import get_config
 
 F, H, W = 31, 44, 80  # 121 frames of 352 x 640: 27,280 video tokens
@@ -21,7 +21,7 @@ def compiled(kind):
   settings |= dict(num_layers=2, scan=False, remat="none")
   if kind != "cca":
     settings["fusion"] = dict(kind=kind)
-  graph, params = joint.describe(settings)
+  graph, params = functional.describe(settings)
   array = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)  # noqa: E731
   state = {"video": array(1, F, H, W, 16), "audio": array(1, AUDIO, 20)}
   t = {"video": array(1), "audio": array(1)}
@@ -29,7 +29,7 @@ def compiled(kind):
   route = Route(
     dict.fromkeys(STREAMS, each), dict.fromkeys(STREAMS, each), each
   )
-  run = jax.jit(functools.partial(joint.velocity, graph))
+  run = jax.jit(functools.partial(functional.velocity, graph))
   return run.lower(params, state, t, array(1, 512, 4096), route).compile()
 
 

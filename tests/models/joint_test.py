@@ -9,7 +9,7 @@ import pytest
 
 from ccl_jax import trees
 from ccl_jax.array_types import STREAMS, Image, Route, other
-from ccl_jax.models import joint
+from ccl_jax.models import functional
 from tests.models import tiny
 
 
@@ -28,8 +28,8 @@ def changed(**fields):
 def model(**fields):
   """(velocity, random parameters) of the tiny model."""
   settings = changed(**fields)
-  graph, shapes = joint.describe(settings)
-  run = jax.jit(functools.partial(joint.velocity, graph))
+  graph, shapes = functional.describe(settings)
+  run = jax.jit(functools.partial(functional.velocity, graph))
   return run, tiny.randomize(shapes)
 
 
@@ -72,7 +72,7 @@ def test_new_model_equals_two_independent_towers():
 def test_initial_fusion_output_is_zero():
   @jax.jit
   def outputs(key):
-    fusion = joint.init_params(tiny.SETTINGS, key)["fusion"]
+    fusion = functional.init_params(tiny.SETTINGS, key)["fusion"]
     return [fusion[side]["attention"]["o"] for side in ("video", "audio")]
 
   leaves = jax.tree.leaves(outputs(jax.random.key(0)))
@@ -220,7 +220,7 @@ def test_parts_of_table_two_differ():
 def test_full_sizes_have_their_parameters(size, video, audio):
   from configs.ccl import get_config
 
-  _, params = joint.describe(get_config(f"size={size}").model.to_dict())
+  _, params = functional.describe(get_config(f"size={size}").model.to_dict())
   assert trees.count(params["video"]) == video
   assert trees.count(params["audio"]) == audio
   assert {p.dtype for p in jax.tree.leaves(params)} == {jnp.dtype("float32")}
@@ -237,7 +237,7 @@ def test_full_sizes_have_their_parameters(size, video, audio):
 )  # fmt: skip
 def test_wrong_settings_are_named(fields, words):
   with pytest.raises(ValueError, match=words):
-    joint.describe(changed(**fields))
+    functional.describe(changed(**fields))
 
 
 def test_wrong_shapes_are_named():
@@ -264,7 +264,7 @@ def test_an_image_that_cannot_be_told_is_named():
   refuses("does not read them", *model(), tokens)
   refuses("for the video stream", *model(), tokens, {"audio": state["audio"]})
   told = dict(condition_channels=5, image_width=6)
-  graph, shapes = joint.describe(
+  graph, shapes = functional.describe(
     changed(
       video=tiny.SETTINGS["video"] | told,
       audio=None,
@@ -273,9 +273,9 @@ def test_an_image_that_cannot_be_told_is_named():
   )
   short = Image(latents=jnp.zeros((tiny.B, 1, tiny.H, tiny.W, 5)))
   run = functools.partial(
-    jax.eval_shape, functools.partial(joint.velocity, graph)
+    jax.eval_shape, functools.partial(functional.velocity, graph)
   )
   video = {"video": state["video"]}
   refuses("latents of an image are", run, shapes, short, video)
   with pytest.raises(ValueError, match="only a video stream"):
-    joint.describe(changed(audio=tiny.SETTINGS["audio"] | told))
+    functional.describe(changed(audio=tiny.SETTINGS["audio"] | told))

@@ -10,7 +10,7 @@ import pytest
 from ccl_jax.diffusion import flow, guidance, tasks
 from ccl_jax.diffusion.guidance import Condition
 from ccl_jax.generation import sampling
-from ccl_jax.models import joint
+from ccl_jax.models import functional
 from tests.models import tiny
 
 CCA = tiny.SETTINGS["fusion"]
@@ -27,7 +27,9 @@ SCALES = {
 
 @functools.cache
 def model(fusion="cca"):
-  graph, shapes = joint.describe(tiny.SETTINGS | {"fusion": FUSIONS[fusion]})
+  graph, shapes = functional.describe(
+    tiny.SETTINGS | {"fusion": FUSIONS[fusion]}
+  )
   return graph, tiny.randomize(shapes)
 
 
@@ -48,12 +50,12 @@ def largest(a, b):
   return float(jnp.abs(a - b).max() / jnp.abs(b).max())
 
 
-_make_kv_cache = jax.jit(joint.make_kv_cache, static_argnums=0)
-_velocity = jax.jit(joint.velocity, static_argnums=0)
+_make_kv_cache = jax.jit(functional.make_kv_cache, static_argnums=0)
+_velocity = jax.jit(functional.velocity, static_argnums=0)
 
 
 def make_kv_cache(graph, params, runs, route):
-  """`joint.make_kv_cache` by one program, run by run."""
+  """`functional.make_kv_cache` by one program, run by run."""
   each = [_make_kv_cache(graph, params, [run], route) for run in runs]
   runs = tuple(run for cache in each for run in cache.runs)
   first = each[0] if each else _make_kv_cache(graph, params, [], route)
@@ -61,7 +63,7 @@ def make_kv_cache(graph, params, runs, route):
 
 
 def velocity(*args):
-  """`joint.velocity` by one program, whichever run it reads."""
+  """`functional.velocity` by one program, whichever run it reads."""
   *args, cache = args
   reads = tuple(0 for _ in cache.reads)
   runs = tuple(cache.runs[i] for i in cache.reads)
@@ -71,8 +73,8 @@ def velocity(*args):
 @pytest.fixture(autouse=True)
 def programs(monkeypatch):
   """Compiles what the model does, and once for all guidance rules."""
-  monkeypatch.setattr(joint, "make_kv_cache", make_kv_cache)
-  monkeypatch.setattr(joint, "velocity", velocity)
+  monkeypatch.setattr(functional, "make_kv_cache", make_kv_cache)
+  monkeypatch.setattr(functional, "velocity", velocity)
 
 
 def guided(task, rule, is_cached, fusion="cca"):

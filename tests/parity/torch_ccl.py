@@ -11,7 +11,7 @@ from ccl_jax.array_types import STREAMS
 from ccl_jax.convert import ccl
 from ccl_jax.convert.state_dict import iter_state_dict
 from ccl_jax.diffusion import tasks
-from ccl_jax.models import joint
+from ccl_jax.models import functional
 from tests.convert.joints import MODELS, draw
 
 torch = pytest.importorskip("torch")
@@ -26,7 +26,7 @@ B, F, H, W, L = 9, 3, 4, 6, 5
 def ours(kind, dtype="float32"):
   """(parameters, compiled velocity of them and of `inputs`)."""
   graph, params = draw(kind, compute=dtype)
-  return params, jax.jit(functools.partial(joint.velocity, graph))
+  return params, jax.jit(functools.partial(functional.velocity, graph))
 
 
 @functools.cache

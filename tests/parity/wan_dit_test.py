@@ -14,7 +14,7 @@ from ccl_jax.attention import Attention
 from ccl_jax.convert import matching, wan
 from ccl_jax.convert.state_dict import iter_state_dict
 from ccl_jax.convert.torch_files import from_torch
-from ccl_jax.models import joint
+from ccl_jax.models import functional
 from ccl_jax.models.block import CrossAttentionInputs
 from ccl_jax.models.fusion import FusionContext
 from ccl_jax.models.joint import EmbeddedInputs
@@ -77,7 +77,7 @@ def pair(kind="t2v"):
       p.copy_(noise / fan_in**0.5)
   arrays = {name: x.numpy() for name, x in module.state_dict().items()}
   alone = dict(audio=None, fusion=dict(kind="independent"), dtype="float32")
-  graph, shapes = joint.describe({**KINDS[kind], **alone})
+  graph, shapes = functional.describe({**KINDS[kind], **alone})
   table = wan.tables(KINDS[kind])["diffusers"]
   return module, graph, load(from_dict(arrays), table, shapes), table, arrays
 
@@ -140,7 +140,7 @@ def both(latents, times, text, image=None):
 def velocity(graph, params, latents, times, text, image=None):
   state, t = {"video": latents}, {"video": times}
   routed = route(len(latents))
-  made = joint.velocity(graph, params, state, t, text, routed, image)
+  made = functional.velocity(graph, params, state, t, text, routed, image)
   return made["video"]
 
 

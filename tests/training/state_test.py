@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ccl_jax import trees
-from ccl_jax.models import joint
+from ccl_jax.models import functional
 from ccl_jax.models.plan import sampling_params
 from tests.models import tiny
 from tests.training.setups import make_setup
@@ -23,7 +23,7 @@ def test_sampling_with_kernels_in_bfloat16_is_the_same_bit_for_bit():
   halved = jax.tree.map(
     lambda x, s: np.asarray(x, s.dtype), params, trees.unflatten(shapes)
   )
-  velocity = jax.jit(joint.velocity, static_argnums=0)
+  velocity = jax.jit(functional.velocity, static_argnums=0)
   inputs = tiny.inputs()
   expected, found = (
     velocity(setup.plan.graph, p, *inputs) for p in (params, halved)

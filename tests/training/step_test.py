@@ -9,6 +9,7 @@ import pytest
 
 from ccl_jax import trees
 from ccl_jax.checkpoints import manager
+from ccl_jax.models import functional
 from ccl_jax.training import step
 from ccl_jax.training.state import abstract_state, init_state, state_params
 from tests.models import tiny
@@ -123,7 +124,7 @@ def test_the_average_follows_the_parameters():
 
 def test_the_loss_of_a_sample_does_not_depend_on_the_rest():
   """Gradient of sample 0's own latents is the same in another batch."""
-  params = tiny.randomize(step.joint.describe(tiny.SETTINGS)[1])
+  params = tiny.randomize(functional.describe(tiny.SETTINGS)[1])
   key = jax.random.key(0)
 
   @jax.jit
@@ -146,7 +147,7 @@ def test_the_loss_of_a_sample_does_not_depend_on_the_rest():
 def test_a_video_only_loss_reaches_the_audio_stream_through_nothing():
   """Audio -> video only: no parameter of the audio stream gets a gradient."""
   only_a2v = dict(probabilities=(0.0, 1.0, 0.0, 0.0))
-  params = tiny.randomize(step.joint.describe(tiny.SETTINGS)[1])
+  params = tiny.randomize(functional.describe(tiny.SETTINGS)[1])
 
   def value(params):
     r = setup(**only_a2v)

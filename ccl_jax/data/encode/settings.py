@@ -76,7 +76,7 @@ class EncodeSettings:
 
   @property
   def shape(self) -> ClipShape:
-    """The shape of every clip."""
+    """Returns the shape of every clip."""
     return ClipShape(self.fps, self.frames, self.size)
 
   def check(self, codecs: Codecs) -> None:

@@ -119,7 +119,7 @@ class Scene:
 
   @property
   def speech(self) -> str:
-    """The vowels in order, such as "a u i"."""
+    """Returns the vowels in order, such as "a u i"."""
     return " ".join(s.vowel for s in self.syllables)
 
   @property

@@ -247,7 +247,7 @@ class CCA(Fusion):
   def attention_shares(
     self, x: dict[str, Array], shared: FusionContext
   ) -> dict[str, Array]:
-    """See `Fusion`: attends to values that are 0 in the context, else 1."""
+    """Attends to values that are 0 in the context, else 1; see `Fusion`."""
     shares = {}
     for name in x:
       kv = self.other_kv(name, x, shared, NO_CACHE)
@@ -261,13 +261,13 @@ class CCA(Fusion):
     return shares
 
   def context_kv(self, dtype: Any) -> dict[str, Pair]:
-    """See `Fusion`."""
+    """Returns keys and values of both sides' LCT, see `Fusion`."""
     return {name: self.side(name).context_kv(dtype) for name in STREAMS}
 
   def reference_kv(
     self, x: dict[str, Array], shared: FusionContext
   ) -> dict[str, Pair]:
-    """See `Fusion`."""
+    """Returns keys and values of each stream, see `Fusion`."""
     layout, kept = shared.attention.layout, {}
     for s, y in x.items():
       name = other(s)

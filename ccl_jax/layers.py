@@ -40,4 +40,4 @@ class RMSNorm(nnx.Module):
   def __call__(self, x: Float[Array, " *b d"]) -> Float[Array, " *b d"]:
     y = x.astype(jnp.float32)
     y = y * jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + EPSILON)
-    return (y * self.scale[...]).astype(x.dtype)
+    return (y * self.scale[...].astype(jnp.float32)).astype(x.dtype)

@@ -7,7 +7,8 @@ segments are its segment ids. The kernel needs full blocks and full lanes:
   - queries are padded with copies, in position and id, of the last query: no
     row is empty, and rows that are cut off pass back no gradient;
   - keys past the true m are outside of the static mask;
-  - heads are padded with zeros to a multiple of 128, which changes no logit.
+  - heads are padded with zeros to a multiple of 128, which changes no logit;
+  - on chips with two cores (v4, v5p) an even number of heads is two groups.
 
 The output and its log-sum-exp carry the caller's `name`, so that a remat policy
 can keep them. As for any Mosaic kernel, a program for several chips calls it
@@ -17,6 +18,7 @@ inside of `shard_map`.
 import dataclasses
 import functools
 
+import einops
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,6 +33,7 @@ from ccl_jax.array_types import Array, Float
 from ccl_jax.attention.mask import Full, Mask, Pattern
 from ccl_jax.attention.splash_block_sizes import BlockSizes, choose, padded
 from ccl_jax.attention.target import CompileTarget
+from ccl_jax.cost import chips
 
 _LANES = 128
 
@@ -44,22 +47,36 @@ def attend(
   name: str | None = None,
 ) -> Float[Array, "b n k e"]:
   """Computes attention for any mask; interpreted, slowly, without a TPU."""
-  n, m = q.shape[1], k.shape[1]
+  (b, n, heads, e), m = q.shape, k.shape[1]
+  groups = count_groups(heads, target.kind)
   attend_heads = make_kernel(
-    mask.pattern, q.shape[2], n, m, choose(n, m, target.kind),
+    mask.pattern, heads // groups, n, m, choose(n, m, target.kind),
     target.platform != "tpu", name,
   )  # fmt: skip
-  segments = None if mask.is_static else _pad_ids(mask, q.shape[0], n, m)
-  q = q * q.shape[-1] ** -0.5
-  out = jax.vmap(attend_heads)(_pad(q), _pad(k), _pad(v), segments)
-  return jnp.swapaxes(out, 1, 2)[:, :n, :, : q.shape[-1]]
+  segments = None if mask.is_static else _pad_ids(mask, b, n, m)
+  attend_groups = jax.vmap(attend_heads, in_axes=(0, 0, 0, None))
+  out = jax.vmap(attend_groups)(
+    *(_pad(x, groups) for x in (q * e**-0.5, k, v)), segments
+  )
+  return einops.rearrange(out, "b g k n e -> b n (g k) e")[:, :n, :, :e]
 
 
-def _pad(x: Float[Array, "b n k e"]) -> Float[Array, "b k _ _"]:
-  """Moves heads before tokens and pads to full blocks and lanes."""
-  x = jnp.swapaxes(x, 1, 2)
-  n, e = x.shape[2:]
-  return jnp.pad(x, ((0, 0), (0, 0), (0, padded(n) - n), (0, -e % _LANES)))
+def count_groups(num_heads: int, device_kind: str) -> int:
+  """Returns how many groups of heads run side by side: one a core, or 1.
+
+  Mosaic gives the cores of a chip shares of a "parallel" axis only, and the
+  backward kernels declare none. `vmap` adds one: the axis of the groups.
+  """
+  chip = chips.chip_of(device_kind)
+  cores = chip.cores if chip else 1
+  return cores if num_heads % cores == 0 else 1
+
+
+def _pad(x: Float[Array, "b n k e"], groups: int) -> Float[Array, "b g k _ _"]:
+  """Moves groups of heads before tokens and pads to full blocks and lanes."""
+  x = einops.rearrange(x, "b n (g k) e -> b g k n e", g=groups)
+  n, e = x.shape[3:]
+  return jnp.pad(x, (*[(0, 0)] * 3, (0, padded(n) - n), (0, -e % _LANES)))
 
 
 def _pad_ids(mask: Mask, b: int, n: int, m: int) -> kernels.SegmentIds:

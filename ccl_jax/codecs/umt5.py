@@ -112,10 +112,10 @@ class Block(nnx.Module):
   ) -> Float[Array, "b l d"]:
     """Returns (2) of (1) in float32; keys after a row's length are masked."""
     y = self.attention_norm(x).astype(self.dtype)
-    x = x + self.attend(y, bucket, lengths)
+    x = x + self.attend(y, bucket, lengths).astype(x.dtype)
     y = self.mlp_norm(x).astype(self.dtype)
     gate = nnx.gelu(self.gate(y), approximate=True)
-    return x + self.down(gate * self.up(y))
+    return x + self.down(gate * self.up(y)).astype(x.dtype)
 
   def attend(self, y, bucket, lengths) -> Float[Array, "b l d"]:
     """Returns the second term of (1)."""

@@ -39,6 +39,9 @@ class Chip:
     torus: axes of the interconnect; 1 for a switch.
     dcn: bytes/s out of the slice (or node).
     devices: jax devices in a chip.
+    cores: TensorCores that run one program together, as one jax device.
+    clock: cycles/s; 0 for a GPU. It follows from `peak` and the FLOPs of all
+      matrix units in a cycle, 2 x 128 x 128 each, from v6e on 2 x 256 x 256.
   """
 
   name: str
@@ -50,6 +53,8 @@ class Chip:
   torus: int
   dcn: float
   devices: int = 1
+  cores: int = 1
+  clock: float = 0.0
 
   @property
   def axis_rate(self) -> float:
@@ -59,22 +64,24 @@ class Chip:
 
 _ALL = (
   Chip(
-    "v4", ("TPU v4",), 275e12, 30.5 * GIB, 1200e9, 300e9, 3, 6.25e9
+    "v4", ("TPU v4",), 275e12, 30.5 * GIB, 1200e9, 300e9, 3, 6.25e9,
+    cores=2, clock=1.05e9,
   ),
   Chip(
     "v5e", ("TPU v5 lite", "TPU v5e"), 197e12, 15.75 * GIB, 819e9, 200e9, 2,
-    3.125e9,
+    3.125e9, clock=1.5e9,
   ),
   Chip(
-    "v5p", ("TPU v5", "TPU v5p"), 459e12, 95.73 * GIB, 2765e9, 600e9, 3, 6.25e9
+    "v5p", ("TPU v5", "TPU v5p"), 459e12, 95.73 * GIB, 2765e9, 600e9, 3,
+    6.25e9, cores=2, clock=1.75e9,
   ),
   Chip(
     "v6e", ("TPU v6 lite", "TPU v6e"), 918e12, 31.24 * GIB, 1638e9, 400e9, 2,
-    12.5e9,
+    12.5e9, clock=1.75e9,
   ),
   Chip(
     "tpu7x", ("TPU7x",), 2307e12, 2 * 94.74 * GIB, 7380e9, 600e9, 3, 12.5e9,
-    devices=2,
+    devices=2, clock=2.2e9,
   ),
   Chip(
     "a100-40g", ("NVIDIA A100-SXM4-40GB",), 312e12, 40 * GIB, 1555e9, 300e9, 1,

@@ -48,7 +48,8 @@ class Modulation(NamedTuple):
     self, x: Float[Array, "b f s d"], update: Float[Array, "b f s d"]
   ) -> Float[Array, "b f s d"]:
     """Adds the gated residual in float32."""
-    return (x + update.astype(jnp.float32) * self.gate).astype(x.dtype)
+    x32, update = x.astype(jnp.float32), update.astype(jnp.float32)
+    return (x32 + update * self.gate).astype(x.dtype)
 
 
 def flatten(x: Float[Array, "b f s d"]) -> Float[Array, "b n d"]:

@@ -47,12 +47,11 @@ class Recorder:
 def velocity(stream, state, t, text, route):
   """Depends, nonlinearly, on everything a variant may change."""
   rest = sum(jnp.mean(x, range(1, x.ndim)) for x in state.values())
+  generated = (route.is_generated[s] for s in ("video", "audio"))
+  flags = (route.sees[stream], route.exchanges, *generated)
   code = (
     jnp.mean(text, (1, 2))
-    + 2.0 * route.sees[stream]
-    + 4.0 * route.exchanges
-    + 8.0 * route.is_generated["video"]
-    + 16.0 * route.is_generated["audio"]
+    + sum(w * flag.astype(float) for w, flag in zip((2, 4, 8, 16), flags))
     + sum(jnp.mean(x, range(1, x.ndim)) for x in t.values())
     + jnp.sin(rest)
   )

@@ -51,6 +51,11 @@ def copies(program: Program, min_bytes: int) -> list[Copy]:
   return found
 
 
+def is_copy(program: Program, each: ExecutedOp) -> bool:
+  """Returns whether an op only moves data within a device's memory."""
+  return _kind(program, each) in ("copy", "transpose", "fusion")
+
+
 def _kind(program: Program, each: ExecutedOp) -> str:
   """Returns the kind of `Copy` that an op is, "" for another op."""
   op = each.op

@@ -1,8 +1,13 @@
 """Pallas kernels of a program, with FLOPs by formula, as they are opaque."""
 
+import base64
 import dataclasses
+import functools
 import math
 import re
+
+from jax._src.lib import tpu
+from jax._src.lib.mlir import ir
 
 from ccl_jax.cost.hlo import Array, Op, Program
 from ccl_jax.cost.hlo_loops import Loop, executed_ops
@@ -10,13 +15,19 @@ from ccl_jax.cost.hlo_loops import Loop, executed_ops
 
 @dataclasses.dataclass(frozen=True)
 class Kernel:
-  """A custom call: its name, operand and result arrays, executions."""
+  """A custom call: its name, operand and result arrays, executions.
+
+  Attributes:
+    parallel_turns: turns of its grid that the cores of a chip can share, the
+      product of the "parallel" axes; 1 where the program does not tell.
+  """
 
   name: str
   operands: tuple[Array, ...]
   results: tuple[Array, ...]
   count: int
   loop: Loop | None
+  parallel_turns: int = 1
 
 
 def kernels(program: Program, target: str = "tpu_custom_call") -> list[Kernel]:
@@ -30,8 +41,11 @@ def kernels(program: Program, target: str = "tpu_custom_call") -> list[Kernel]:
       ]
       name, results = _kernel_name(op), tuple(op.arrays)
       found.append(
-        Kernel(name, tuple(operands), results, each.count, each.loop)
-      )
+        Kernel(
+          name, tuple(operands), results, each.count, each.loop,
+          parallel_turns(op.attributes),
+        )
+      )  # fmt: skip
   return found
 
 
@@ -56,6 +70,33 @@ def splash_flops(
   count = {"fwd": 2, "dq": 3, "dkv": 5 if fused else 4}[phase[1]]
   q, k = [dims for dtype, dims in kernel.operands if "f" in dtype][:2]
   return 2.0 * count * visible * math.prod(q) * k[-2]
+
+
+@functools.cache
+def parallel_turns(text: str) -> int:
+  """Returns the product of the parallel axes of a Mosaic kernel's grid.
+
+  text: of the custom call; its config holds the module, base64 of MLIR
+    bytecode.
+  """
+  body = re.search(r'body(?:\\22|"): ?(?:\\22|")([A-Za-z0-9+/=]+)', text)
+  if body is None:
+    return 1
+  with ir.Context() as context:
+    context.allow_unregistered_dialects = True  # "stable_mosaic"
+    tpu.register_dialect(context)
+    module = str(ir.Module.parse(base64.b64decode(body[1])))
+  axes = re.search(r"dimension_semantics = \[(.*?)\]", module)
+  bounds = re.search(r"iteration_bounds = array<i64: ([\d, ]+)>", module)
+  if axes is None or bounds is None:
+    return 1
+  return math.prod(
+    int(bound)
+    for axis, bound in zip(
+      axes[1].split(", "), bounds[1].split(", "), strict=True
+    )
+    if "parallel" in axis
+  )
 
 
 def _kernel_name(op: Op) -> str:

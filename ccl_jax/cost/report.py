@@ -8,7 +8,9 @@ All are per jax device. FLOPs:
     inner      what these kernels recompute inside (scores, in backward)
 
 so that hardware / model shows rematerialisation and padding, and
-(hardware + inner) / model everything that is executed.
+(hardware + inner) / model everything that is executed. Seconds are given twice:
+"roofline" bounds them by the chip's rates, "schedule" is what the compiler
+expects of the program.
 """
 
 from collections.abc import Mapping
@@ -17,6 +19,7 @@ from typing import Any
 from ccl_jax.cost import collectives, copies, hlo, hlo_loops, kernels, matmul
 from ccl_jax.cost.chips import Chip
 from ccl_jax.cost.roofline import roofline
+from ccl_jax.cost.schedule import schedule
 
 
 def memory(stats: Any, chip: Chip) -> dict[str, float]:
@@ -135,6 +138,20 @@ def make_report(
     "roofline": bound.times
     | {"step": bound.step, "mfu": bound.mfu(bound.step), "limit": bound.limit}
     | {"serial": bound.serial, "serial_mfu": bound.mfu(bound.serial)},
+    "schedule": _schedule(program, chip, found, bound.mfu),
+  }
+
+
+def _schedule(program, chip, communication, mfu) -> dict[str, Any]:
+  """Returns the compiler's estimate; empty if the program has none."""
+  expected = schedule(program, chip, communication)
+  if expected is None:
+    return {}
+  return {
+    "seconds": dict(expected.seconds),
+    "single_core": dict(expected.single_core),
+    "step": expected.step,
+    "mfu": mfu(expected.step),
   }
 
 
@@ -172,5 +189,19 @@ def table(report: Mapping[str, Any]) -> str:
     ("MFU if nothing does", f"<= {100 * bound['serial_mfu']:.1f} %"),
     ("(upper bounds from published rates, not measurements)", ""),
   ]
+  if expected := report["schedule"]:
+    rows += [("", "")]
+    rows += [
+      (f"schedule: {k}", f"{v:10.3f} s")
+      for k, v in (expected["seconds"] | {"step": expected["step"]}).items()
+    ]
+    rows += [
+      ("MFU by the schedule", f"{100 * expected['mfu']:10.1f} %"),
+      ("(the compiler's estimate, not a measurement)", ""),
+    ]
+    rows += [
+      (f"on one core: {name}", f"{v:10.3f} s, no parallel axis of its grid")
+      for name, v in expected["single_core"].items()
+    ]
   width = max(len(name) for name, value in rows if value)
   return "\n".join(f"{name:<{width}}{value}".rstrip() for name, value in rows)

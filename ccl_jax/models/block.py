@@ -19,18 +19,22 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ccl_jax.array_types import Array, Float
-from ccl_jax.layers import LayerNorm, normalize
+from ccl_jax.layers import LayerNorm
 from ccl_jax.models import layers
-from ccl_jax.models.rope import rotate
 
 
-def modulate(
-  x: Float[Array, "b f s d"],
-  shift: Float[Array, " b #f #s d"],
-  scale: Float[Array, " b #f #s d"],
-) -> Float[Array, "b f s d"]:
-  """Normalises x, then scales and shifts it; the result has x's dtype."""
-  return (normalize(x) * (1 + scale) + shift).astype(x.dtype)
+class StreamOps(NamedTuple):
+  """Operations of a stream's blocks that depend on the chip and the mesh.
+
+  Attributes:
+    attend: attend(q, k, v), the cross-attention of `Attention`.
+    modulate: of `ada_norm.modulator`.
+    project: of `qk_rope.projector`.
+  """
+
+  attend: Callable[..., Array]
+  modulate: Callable[..., Array]
+  project: Callable[..., Array]
 
 
 class Modulation(NamedTuple):
@@ -40,9 +44,11 @@ class Modulation(NamedTuple):
   scale: Float[Array, " b #f #s d"]
   gate: Float[Array, " b #f #s d"]
 
-  def apply(self, x: Float[Array, "b f s d"]) -> Float[Array, "b f s d"]:
+  def apply(
+    self, x: Float[Array, "b f s d"], ops: StreamOps
+  ) -> Float[Array, "b f s d"]:
     """Normalises and modulates x."""
-    return modulate(x, self.shift, self.scale)
+    return ops.modulate(x, self.shift, self.scale)
 
   def add(
     self, x: Float[Array, "b f s d"], update: Float[Array, "b f s d"]
@@ -107,11 +113,15 @@ class Block(nnx.Module):
     x: Float[Array, "b f s d"],
     modulation: Modulation,
     angles: Float[Array, "n half"],
+    ops: StreamOps,
   ) -> tuple[Float[Array, "b n k e"], ...]:
     """Returns rotated queries and keys, and values, of self-attention."""
-    y = flatten(modulation.apply(x))
-    p = self.self_attention
-    return rotate(p.query(y), angles), rotate(p.key(y), angles), p.value(y)
+    y, p = flatten(modulation.apply(x, ops)), self.self_attention
+    return (
+      ops.project(p.q, p.norm_q, y, angles),
+      ops.project(p.k, p.norm_k, y, angles),
+      p.value(y),
+    )
 
   def add_attended(
     self,
@@ -127,21 +137,21 @@ class Block(nnx.Module):
     self,
     x: Float[Array, "b f s d"],
     prompt: CrossAttentionInputs,
-    attend: Callable[..., Array],
+    ops: StreamOps,
   ) -> Float[Array, "b f s d"]:
-    """Adds cross-attention to text, and to an image, by `attend(q, k, v)`.
+    """Adds cross-attention to text, and to an image.
 
     Padding is not masked, as in Wan.
     """
     p = self.text_attention
     query = p.query(flatten(self.text_norm(x)))
-    attended = attend(query, p.key(prompt.text), p.value(prompt.text))
+    attended = ops.attend(query, p.key(prompt.text), p.value(prompt.text))
     if prompt.image is not None:
-      attended += attend(query, *self.image(prompt.image))
+      attended += ops.attend(query, *self.image(prompt.image))
     return x + p.out(attended).reshape(x.shape)
 
   def add_ffn(
-    self, x: Float[Array, "b f s d"], modulation: Modulation
+    self, x: Float[Array, "b f s d"], modulation: Modulation, ops: StreamOps
   ) -> Float[Array, "b f s d"]:
     """Adds the modulated and gated feed-forward network."""
-    return modulation.add(x, self.ffn(modulation.apply(x)))
+    return modulation.add(x, self.ffn(modulation.apply(x, ops)))

@@ -30,7 +30,8 @@ from ccl_jax import nnx_utils
 from ccl_jax.array_types import Array, Float, Image
 from ccl_jax.layers import LayerNorm
 from ccl_jax.models import layers, rope
-from ccl_jax.models.block import Block, CrossAttentionInputs, modulate
+from ccl_jax.models.ada_norm import modulate
+from ccl_jax.models.block import Block, CrossAttentionInputs
 
 TIME_SCALE = 1000.0
 IMAGE_EPSILON = 1e-5  # of the norms of eq. 2

@@ -22,7 +22,8 @@ from ccl_jax import nnx_utils
 from ccl_jax.array_types import STREAMS, Array, Float, Image, Route, State
 from ccl_jax.attention import Attention
 from ccl_jax.config import build
-from ccl_jax.models.block import CrossAttentionInputs
+from ccl_jax.models import ada_norm, qk_rope
+from ccl_jax.models.block import CrossAttentionInputs, StreamOps
 from ccl_jax.models.dit import NO_IMAGE, DiT
 from ccl_jax.models.fusion import (
   NO_CACHE,
@@ -304,19 +305,26 @@ class Joint(nnx.Module):
       Its output, and the snapshot that the fusion reads.
     """
     texts, shared = inputs.texts, inputs.shared
-    attend = {
-      s: functools.partial(self.attention.cross_attention, s) for s in x
-    }
+    ops = {s: self.ops(s) for s in x}
     # Self-attention, then text.
     mods = {s: blocks[s].modulate(inputs.times[s][1]) for s in x}
-    qkv = {s: blocks[s].qkv(x[s], mods[s][0], angles[s]) for s in x}
+    qkv = {s: blocks[s].qkv(x[s], mods[s][0], angles[s], ops[s]) for s in x}
     attended = blocks["fusion"].attend(qkv, shared)
     x = {s: blocks[s].add_attended(x[s], attended[s], mods[s][0]) for s in x}
-    snapshot = {s: blocks[s].add_text(x[s], texts[s], attend[s]) for s in x}
+    snapshot = {s: blocks[s].add_text(x[s], texts[s], ops[s]) for s in x}
     # Both sides of the fusion read the same snapshot.
     added = blocks["fusion"].exchange(snapshot, shared, cache)
     x = {s: a + added[s] if s in added else a for s, a in snapshot.items()}
-    return {s: blocks[s].add_ffn(x[s], mods[s][1]) for s in x}, snapshot
+    return {s: blocks[s].add_ffn(x[s], mods[s][1], ops[s]) for s in x}, snapshot
+
+  def ops(self, stream: str) -> StreamOps:
+    """Returns the operations of a stream's blocks on this layout."""
+    layout = self.attention.layout
+    return StreamOps(
+      functools.partial(self.attention.cross_attention, stream),
+      ada_norm.modulator(layout, stream),
+      qk_rope.projector(layout, stream),
+    )
 
 
 def pad_frames(x: Array, f: int) -> Array:

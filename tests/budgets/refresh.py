@@ -93,6 +93,8 @@ def figures(found: dict) -> dict[str, float]:
     "copies_per_layer": round(found["copies_per_layer"]["count"], 1),
     "wire_gb": {axes: round(b / 1e9, 3) for axes, b in sorted(wire.items())},
     "mfu_bound": round(found["roofline"]["mfu"], 3),
+    "mfu_schedule": round(found["schedule"]["mfu"], 3),
+    "step_seconds": round(found["schedule"]["step"], 3),
   }
 
 

@@ -85,7 +85,11 @@ class FakeAudio:
 
 @functools.partial(jax.jit)
 def _pool(video):
-  x = jnp.pad(video.astype(jnp.float32) / 255.0, ((0, 0), (3, 0), *((0, 0),) * 3), mode="edge")
+  x = jnp.pad(
+    video.astype(jnp.float32) / 255.0,
+    ((0, 0), (3, 0), *((0, 0),) * 3),
+    mode="edge",
+  )
   b, t, height, width, c = x.shape
   x = x.reshape(b, t // 4, 4, height // 8, 8, width // 8, 8, c)
   mean = 4 * (x.mean((2, 4, 6)) - 0.5)

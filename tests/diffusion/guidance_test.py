@@ -47,11 +47,15 @@ class Recorder:
 def velocity(stream, state, t, text, route):
   """Depends, nonlinearly, on everything a variant may change."""
   rest = sum(jnp.mean(x, range(1, x.ndim)) for x in state.values())
-  generated = (route.is_generated[s] for s in ("video", "audio"))
-  flags = (route.sees[stream], route.exchanges, *generated)
+  flags = {
+    2.0: route.sees[stream],
+    4.0: route.exchanges,
+    8.0: route.is_generated["video"],
+    16.0: route.is_generated["audio"],
+  }
   code = (
     jnp.mean(text, (1, 2))
-    + sum(w * flag.astype(float) for w, flag in zip((2, 4, 8, 16), flags))
+    + sum(weight * flag.astype(float) for weight, flag in flags.items())
     + sum(jnp.mean(x, range(1, x.ndim)) for x in t.values())
     + jnp.sin(rest)
   )

@@ -89,7 +89,7 @@ def guided(task, rule, is_cached, fusion="cca"):
   )
   (stream,) = plan.generated
   state = {stream: noise[stream]} if is_cached else noise | given
-  t = {s: jnp.full(B, 0.7) * (s == stream) for s in state}
+  t = {s: jnp.full(B, 0.7 if s == stream else 0.0) for s in state}
   function = guidance.guide(velocity, rule, SCALES, batched=False)
   return function(state, t, condition)[stream]
 

@@ -81,6 +81,8 @@ def main() -> None:
   settings = build(
     EncodeSettings, CONFIG.value.encode.to_dict(), "config.encode"
   )
+  if CONFIG.value.model.video is not None:
+    settings.check_patch(CONFIG.value.model.video.patch)
   share = distributed.initialize(DISTRIBUTED.value)
   layout = ONE_DEVICE if settings.codec == "linear" else local_layout()
   summary = encode_dataset(

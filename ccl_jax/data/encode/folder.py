@@ -42,9 +42,15 @@ def _walk(folder: str, above: tuple[str, ...]) -> Iterator[tuple[str, str]]:
       elif not entry.is_dir():
         kind = "a link to nothing" if entry.is_symlink() else "no regular file"
         yield entry.path, f"is {kind}"
-      elif os.path.realpath(entry.path) in above:
+      elif _holds(os.path.realpath(entry.path), above):
         yield entry.path, "is a link to a folder that it is in"
       else:
         yield from _walk(entry.path, above)
     except OSError as error:  # a circle of links
       yield entry.path, error.strerror
+
+
+def _holds(folder: str, paths: tuple[str, ...]) -> bool:
+  """Returns whether the folder is one of the paths, or above one."""
+  start = os.path.join(folder, "")
+  return any(os.path.join(path, "").startswith(start) for path in paths)

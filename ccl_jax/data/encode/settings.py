@@ -68,7 +68,7 @@ class EncodeSettings:
       "size": (
         len(self.size) == 2
         and all(n > 0 and n % _STRIDE == 0 for n in self.size),
-        f"two multiples of {_STRIDE}, such as {_nearest(self.size, 16)}",
+        f"two multiples of {_STRIDE}, such as {_nearest(self.size[:2], 16)}",
       ),
       "validation_fraction": (0 <= self.validation_fraction < 1, "in [0, 1)"),
     }

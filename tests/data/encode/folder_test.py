@@ -19,6 +19,8 @@ def test_links_are_followed_and_what_cannot_be_read_has_a_reason(tmp_path):
   (top / "two").symlink_to("one")
   (top / "sub" / "up").symlink_to("..")
   (top / "sub" / "self").symlink_to(".")
+  (top / "sub" / "above").symlink_to(tmp_path)
+  (top / "sub" / "root").symlink_to("/")
   (other / "back").symlink_to(top)
   os.mkfifo(top / "pipe.mp4")
   with socket.socket(socket.AF_UNIX) as listener:
@@ -36,6 +38,8 @@ def test_links_are_followed_and_what_cannot_be_read_has_a_reason(tmp_path):
     "two": loop,
     "sub/up": inside,
     "sub/self": inside,
+    "sub/above": inside,
+    "sub/root": inside,
     "folder/back": inside,
     "pipe.mp4": "is no regular file",
     "s.mp4": "is no regular file",

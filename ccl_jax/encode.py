@@ -38,8 +38,8 @@ OUTPUT = flags.DEFINE_string(
   "output", None, "Folder to make, local or in a bucket (gs://...)."
 )
 CAPTIONS = flags.DEFINE_string(
-  "captions", None, "File of captions; by default captions.jsonl or .csv in"
-  " --input.",
+  "captions", None, "File of captions; by default captions.jsonl, .csv and"
+  " others in --input.",
 )  # fmt: skip
 CODECS = flags.DEFINE_string(
   "codecs", None, "Folder of another data set's codecs to encode with."

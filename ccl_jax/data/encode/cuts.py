@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from ccl_jax.data import media
 from ccl_jax.data.clip import ClipShape
 from ccl_jax.data.encode.captions import ClipFile
+from ccl_jax.files import local_copy
 
 _MAX_CLIPS = 16
 _MIN_SECONDS = 0.1  # that are worth a word
@@ -31,10 +32,11 @@ def describe_cuts(clip_files: Sequence[ClipFile], shape: ClipShape) -> str:
 def _describe(file: ClipFile, shape: ClipShape) -> str:
   """Returns what is kept of a clip that is longer or larger than the shape."""
   try:
-    seconds = media.declared_duration(file.path)
-    first = media.read_clip(
-      file.path, frames=1, need_video=False, need_audio=False
-    )
+    with local_copy(file.path) as path:
+      seconds = media.declared_duration(path)
+      first = media.read_clip(
+        path, frames=1, need_video=False, need_audio=False
+      )
   except Exception:  # The clip will be left out, with its reason.
     return ""
   kept, parts = shape.frames / shape.fps, []

@@ -82,6 +82,12 @@ def upgrade(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
   return upgraded
 
 
+def suggest(key: str, known: Collection[str]) -> str:
+  """Returns " Did you mean 'X'?" with the nearest known key, or ""."""
+  near = difflib.get_close_matches(key.lower(), list(known), n=1)
+  return f" Did you mean '{near[0]}'?" if near else ""
+
+
 def check_keys(
   keys: Collection[str], known: Collection[str], where: str
 ) -> None:
@@ -95,9 +101,7 @@ def check_keys(
     if key not in known:
       path = f"{where}.{key}"
       new = RENAMED.get(path.removeprefix("config."))
-      near = difflib.get_close_matches(key, list(known), n=1)
-      hint = f" Did you mean '{near[0]}'?" if near else ""
-      hint = f" It is called '{new}' now." if new else hint
+      hint = f" It is called '{new}' now." if new else suggest(key, known)
       raise ValueError(
         f"Unknown config key '{path}'.{hint}"
         f" Known keys: {', '.join(sorted(known))}."

@@ -38,8 +38,8 @@ OUTPUT = flags.DEFINE_string(
   "output", None, "Folder to make, local or in a bucket (gs://...)."
 )
 CAPTIONS = flags.DEFINE_string(
-  "captions", None, "File of captions; by default captions.jsonl or .csv in"
-  " --input.",
+  "captions", None, "File of captions; by default captions.jsonl, .csv and"
+  " others in --input.",
 )  # fmt: skip
 CODECS = flags.DEFINE_string(
   "codecs", None, "Folder of another data set's codecs to encode with."
@@ -81,6 +81,8 @@ def main() -> None:
   settings = build(
     EncodeSettings, CONFIG.value.encode.to_dict(), "config.encode"
   )
+  if CONFIG.value.model.video is not None:
+    settings.check_patch(CONFIG.value.model.video.patch)
   share = distributed.initialize(DISTRIBUTED.value)
   layout = ONE_DEVICE if settings.codec == "linear" else local_layout()
   summary = encode_dataset(

@@ -20,7 +20,6 @@ Writes results.json, table.md, the first seed's clips as mp4, and sheet.png.
 import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
-from pathlib import PurePath
 from typing import Any
 
 import tqdm
@@ -31,7 +30,7 @@ from ccl_jax import command
 from ccl_jax.array_types import STREAMS
 from ccl_jax.codecs.mel import log_mel
 from ccl_jax.data import media
-from ccl_jax.data.clip import GeneratedClip
+from ccl_jax.data.clip import FileNames, GeneratedClip
 from ccl_jax.data.loader import read_clips
 from ccl_jax.diffusion import guidance, tasks
 from ccl_jax.files import replacing, write_json
@@ -220,8 +219,10 @@ def save_clips(
   made: list[GeneratedClip],
 ) -> None:
   """Saves every clip as NAME_TASK.mp4, or NAME_TASK_RULE.mp4."""
-  for name, item in zip(names, made, strict=True):
-    item.save(folder / f"{'_'.join((PurePath(name).stem, *setting))}.mp4")
+  files = FileNames()
+  for i, (name, item) in enumerate(zip(names, made, strict=True)):
+    stem = files.make(name, "", i)
+    item.save(folder / f"{'_'.join((stem, *setting))}.mp4")
 
 
 if __name__ == "__main__":

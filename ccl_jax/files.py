@@ -6,6 +6,7 @@ must be installed). Libraries that know only local files work in both cases:
 `BucketMirror` has a local folder for files that grow.
 """
 
+import codecs
 import contextlib
 import json
 import logging
@@ -45,6 +46,69 @@ def require_space(path: pathlib.Path, needed: int) -> None:
       f"'{path}' needs up to {needed / 1e9:.1f} GB; its disk has"
       f" {free / 1e9:.1f} GB left."
     )
+
+
+def read_text(path: epath.PathLike) -> str:
+  """Returns the text of a UTF-8 file without its byte order mark.
+
+  Raises:
+    ValueError: another encoding; the message names the file.
+  """
+  data = epath.Path(path).read_bytes()
+  problem = text = ""
+  try:
+    text = data.decode("utf-8-sig")
+  except UnicodeDecodeError as error:
+    line = data[: error.start].count(b"\n") + 1
+    problem = (
+      f"line {line} has the byte {data[error.start]:#x}, as in Latin-1 or"
+      " Windows-1252"
+    )
+  if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+    problem = "it is UTF-16"
+  elif "\0" in text:
+    problem = "it has bytes of zero, as in UTF-16"
+  if problem:
+    raise ValueError(
+      f"'{os.fspath(path)}' is not UTF-8: {problem}. Save it as UTF-8."
+    )
+  return text
+
+
+def read_lines(path: epath.PathLike) -> list[str]:
+  """Returns the lines of a UTF-8 file; see `read_text`.
+
+  Only line feeds and carriage returns end a line: `str.splitlines` would also
+  cut at U+2028 and others, which may stand in a JSON string.
+  """
+  text = read_text(path).replace("\r\n", "\n").replace("\r", "\n")
+  return text.split("\n")
+
+
+def parse_object(text: str) -> dict[str, Any]:
+  """Parses a JSON object.
+
+  Raises:
+    ValueError: not JSON, not an object, or one that has a key twice.
+  """
+  try:
+    value = json.loads(text, object_pairs_hook=_unique_keys)
+  except json.JSONDecodeError as error:
+    raise ValueError(f"not JSON ({error}).") from error
+  except RecursionError as error:
+    raise ValueError("not JSON that can be read: nested too deeply.") from error
+  if not isinstance(value, dict):
+    raise ValueError(f"expected an object, {{...}}, got {str(value)[:40]}.")
+  return value
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+  found = dict(pairs)
+  if len(found) < len(pairs):
+    keys = [key for key, _ in pairs]
+    twice = next(key for key in keys if keys.count(key) > 1)
+    raise ValueError(f"the key '{twice}' stands there twice.")
+  return found
 
 
 def file_sizes(folder: epath.PathLike) -> dict[str, int]:

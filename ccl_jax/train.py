@@ -102,7 +102,9 @@ def train(config: Mapping[str, Any], workdir: epath.Path) -> None:
       Loader, config["data"], "data",
       batch_size=setup.batch_size, seed=setup.seed, rows=rows,
     )  # fmt: skip
-    evaluation.check(setup.plan.streams, data)
+    evaluation = evaluation.for_data(
+      setup.plan.streams, data, config["data"]["split"]
+    )
     clip = prepare_workdir(workdir, config)
 
     # -- State: resumed, or from scratch.

@@ -7,17 +7,15 @@ The folder holds mp4 files with sound and captions.jsonl. Its splits are `train`
 `hard` have the same sound. `data.synthetic.scene` describes the scenes.
 """
 
-import concurrent.futures
 import functools
 import json
-import multiprocessing
 from pathlib import Path
 from typing import NamedTuple
 
 import tqdm
 from absl import flags
 
-from ccl_jax import command
+from ccl_jax import command, processes
 from ccl_jax.data import media
 from ccl_jax.data.synthetic.render import render_video
 from ccl_jax.data.synthetic.scene import draw_scene, make_captions, render_sound
@@ -84,11 +82,9 @@ def make_world(
   for split in ("easy", "hard"):
     seeds = range(TEST_SEED, TEST_SEED + num_test)
     jobs += [SceneJob(split, seed, split == "hard") for seed in seeds]
-  # Not forked: the parent has threads, which a fork does not copy.
-  context = multiprocessing.get_context("spawn")
   with (
     replacing(output) as partial,
-    concurrent.futures.ProcessPoolExecutor(workers, context) as pool,
+    processes.make_pool(workers) as pool,
   ):
     partial.mkdir()
     make = functools.partial(

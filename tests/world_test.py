@@ -29,7 +29,7 @@ def test_files_are_made_whole_and_read_back_in_time(tmp_path):
   lines = (folder / "captions.jsonl").read_text().splitlines()
   splits = [json.loads(line)["split"] for line in lines]
   assert splits == ["train", "train", "easy", "easy", "hard", "hard"]
-  found = captions.list_clips(folder)
+  found = captions.list_clips(folder).clips
   assert len(found) == 6 and all(file.caption for file in found)
   clips = []
   for file in found:

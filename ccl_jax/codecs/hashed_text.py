@@ -17,8 +17,10 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
+from ccl_jax.codecs.quotation import normalize_quotes
+
 _TOKEN = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)*|\d+|[^\w\s]|_")
-_QUOTES = str.maketrans("\u201c\u201d\u00ab\u00bb\u2019", '""""\'')
+_APOSTROPHE = str.maketrans("\u2019", "'")
 _END = "</s>"
 
 
@@ -60,7 +62,8 @@ class HashedText:
 
 
 def _tokens(text: str) -> list[str]:
-  return _TOKEN.findall(text.translate(_QUOTES).lower())
+  text = normalize_quotes(text).translate(_APOSTROPHE)
+  return _TOKEN.findall(text.lower())
 
 
 @functools.lru_cache(maxsize=100_000)

@@ -1,6 +1,9 @@
 """The shape of a clip in pixels, seconds and latents; a generated clip."""
 
 import dataclasses
+import hashlib
+import os
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +14,66 @@ from jaxtyping import Float, UInt8
 from ccl_jax.array_types import audio_per_frame
 from ccl_jax.codecs.api import Codecs
 from ccl_jax.data import media
+
+# Of files that are read as clips.
+SUFFIXES = (
+  ".mp4", ".mov", ".m4v", ".webm", ".mkv", ".avi", ".flv", ".f4v", ".wmv",
+  ".asf", ".mpg", ".mpeg", ".vob", ".ts", ".mts", ".m2ts", ".3gp", ".3g2",
+  ".ogv", ".ogm", ".mxf", ".wav", ".flac", ".mp3", ".mp2", ".m4a", ".m4b",
+  ".aac", ".ogg", ".oga", ".opus", ".wma", ".mka", ".aif", ".aiff", ".aifc",
+  ".caf", ".au", ".ac3", ".amr",
+)  # fmt: skip
+# Of a result's name: file systems allow 255, of which a suffix, a task and the
+# name of a temporary file take some.
+MAX_BYTES = 190
+
+
+def without_suffix(path: epath.PathLike) -> str:
+  """Returns a path without the suffix of a clip, if it has one.
+
+  >>> without_suffix("a/clip.mp4"), without_suffix("clip_2.5")
+  ('a/clip', 'clip_2.5')
+  """
+  stem, suffix = os.path.splitext(os.fspath(path))
+  return stem if suffix.lower() in SUFFIXES else os.fspath(path)
+
+
+class FileNames:
+  """Names for the files of clips: each a different one, and not too long."""
+
+  def __init__(self):
+    self._files: set[str] = set()
+    self._folders: set[str] = set()
+
+  def make(self, name: str, suffix: str, number: int) -> str:
+    """Returns the relative path for a clip's file.
+
+    Args:
+      name: of the clip, perhaps with folders.
+      suffix: of the file, in place of the clip's.
+      number: of the clip, which is appended if the name is taken.
+    """
+    path = pathlib.PurePosixPath(without_suffix(name))
+    parts = [_shorten(x) for x in path.parts if x not in ("/", "..")]
+    stem = "/".join(parts) or "clip"
+    if self._files & {f"{x}" for x in pathlib.PurePosixPath(stem).parents}:
+      stem = _shorten(stem.replace("/", "_"))
+    file = f"{stem}{suffix}"
+    while file in self._files | self._folders:
+      stem = f"{stem}_{number}"
+      file = f"{stem}{suffix}"
+    self._files.add(file)
+    self._folders |= {f"{x}" for x in pathlib.PurePosixPath(file).parents}
+    return file
+
+
+def _shorten(name: str) -> str:
+  """Returns a name of at most `MAX_BYTES` bytes, long ones with a hash."""
+  encoded = name.encode()
+  if len(encoded) <= MAX_BYTES:
+    return name
+  digest = hashlib.sha256(encoded).hexdigest()[:10]
+  return encoded[: MAX_BYTES - 11].decode(errors="ignore") + f"_{digest}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,12 +134,15 @@ class GeneratedClip:
   mel: Float[np.ndarray, "n mels"] | None = None
 
   def save(self, path: epath.PathLike) -> epath.Path:
-    """Writes mp4, or wav if there is no video; returns the path written."""
-    path = epath.Path(path)
+    """Writes mp4, or wav if there is no video; returns the path written.
+
+    path: with the suffix of a clip, which is replaced, or without one.
+    """
+    stem = without_suffix(path)
     if self.video is None:
-      path = path.with_suffix(".wav")
+      path = epath.Path(f"{stem}.wav")
       media.write_wav(path, self.audio, self.sample_rate)
     else:
-      path = path.with_suffix(".mp4")
+      path = epath.Path(f"{stem}.mp4")
       media.write_mp4(path, self.video, self.fps, self.audio, self.sample_rate)
     return path

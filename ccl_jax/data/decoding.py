@@ -1,7 +1,6 @@
 """Latents -> frames and sound, in memory or as files."""
 
 import contextlib
-import pathlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -12,7 +11,7 @@ from jaxtyping import Float
 from ccl_jax.array_types import STREAMS
 from ccl_jax.codecs.api import Codecs
 from ccl_jax.data import loader, media, records
-from ccl_jax.data.clip import ClipShape, GeneratedClip
+from ccl_jax.data.clip import ClipShape, FileNames, GeneratedClip
 from ccl_jax.files import replacing
 
 
@@ -97,7 +96,8 @@ def decode_records(
   """Decodes the first `num` clips of a split; returns the files' names.
 
   Each file is `output`/NAME.mp4, or NAME.wav for a clip without video. If that
-  name is taken (a.mp4 and a.mov), the clip's index is appended to it.
+  name is taken (a.mp4 and a.mov), the clip's index is appended to it; one that
+  is too long for a file system is cut.
 
   Raises:
     ValueError: no such records or split, or `output` exists and not `force`.
@@ -109,17 +109,14 @@ def decode_records(
   shape = ClipShape.from_dict(records.read_metadata(path))
   found = min(num, len(records.open_split(path, split)))
   codecs = Codecs.load(epath.Path(path) / "codecs")
-  written: list[str] = []
+  names, written = FileNames(), []
   with replacing(output) as partial:
     partial.mkdir()
     for i in tqdm.trange(found, desc="decoding", unit=" clips"):
       clip = loader.read_clips(path, split, 1, start=i)
       latents = {s: clip[s] for s in STREAMS if clip[f"has_{s}"][0]}
       (decoded,) = decode_clips(latents, codecs, shape)
-      name = pathlib.PurePosixPath(clip["name"][0])
       suffix = ".wav" if decoded.video is None else ".mp4"
-      if str(name.with_suffix(suffix)) in written:
-        name = name.with_stem(f"{name.stem}_{i}")
-      file = decoded.save(partial / name)
-      written.append(file.relative_to(partial).as_posix())
+      written.append(names.make(clip["name"][0], suffix, i))
+      decoded.save(partial / written[-1])
   return written

@@ -37,9 +37,14 @@ def split_by_hash(name: str, validation_fraction: float) -> str:
 
   The choice depends on the name only, never on the other clips.
   """
+  is_held_out = hash_to_uniform(name) < validation_fraction
+  return "validation" if is_held_out else "train"
+
+
+def hash_to_uniform(name: str) -> float:
+  """Returns a number in [0, 1) that depends on the name only."""
   digest = hashlib.sha256(name.encode()).digest()
-  uniform = int.from_bytes(digest[:8], "big") / 2**64
-  return "validation" if uniform < validation_fraction else "train"
+  return int.from_bytes(digest[:8], "big") / 2**64
 
 
 def finalize(

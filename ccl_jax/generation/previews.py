@@ -39,19 +39,35 @@ class EvalConfig:
     for name in self.tasks:
       tasks.inference_task(name)
 
-  def check(self, streams: tuple[str, ...], data: str) -> None:
+  def for_data(
+    self, streams: tuple[str, ...], data: str, train_split: str
+  ) -> "EvalConfig":
     """Checks that the model has the tasks' streams and the data the split.
 
+    Returns:
+      These settings; with `train_split` in place of the default split if the
+      data have no such clips.
+
     Raises:
-      ValueError: it does not.
+      ValueError: a stream or another split that does not exist.
     """
-    if self.tasks:
-      records.open_split(data, self.split)
     for name in self.tasks:
       if set(tasks.inference_task(name).streams) - set(streams):
         raise ValueError(
           f"eval.tasks has '{name}', but the model has only {streams}."
         )
+    if not self.tasks:
+      return self
+    is_default = self.split == type(self).split
+    if is_default and self.split not in records.read_metadata(data)["counts"]:
+      if distributed.is_lead():
+        print(
+          f"{data} has no split '{self.split}': previews are of clips of"
+          f" '{train_split}', which the model trains on."
+        )
+      return dataclasses.replace(self, split=train_split)
+    records.open_split(data, self.split)
+    return self
 
   def should_run(self, step: int, num_steps: int) -> bool:
     """Returns whether to sample after `step` of `num_steps` steps."""

@@ -18,10 +18,11 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from ccl_jax.config import check_keys
+from ccl_jax.config import suggest
 from ccl_jax.data import media
-from ccl_jax.data.clip import ClipShape
+from ccl_jax.data.clip import MAX_BYTES, ClipShape
 from ccl_jax.diffusion import tasks
+from ccl_jax.files import parse_object, read_lines
 from ccl_jax.generation.sampling import SamplingConfig
 
 INPUTS = ("image", "audio", "video")
@@ -68,7 +69,12 @@ def make_request(fields: Mapping[str, Any], where: str = "") -> Request:
     ValueError: a field that is unknown, missing, of the wrong type or out of
       range, or an input that the task lacks or does not take.
   """
-  check_keys(fields, _TYPES, "request")
+  for key in fields:
+    if key not in _TYPES:
+      raise ValueError(
+        f"Unknown key '{key}' of a prompt.{suggest(key, _TYPES)} Known keys:"
+        f" {', '.join(sorted(_TYPES))}."
+      )
   fields = {name: x for name, x in fields.items() if x is not None}
   if "prompt" not in fields:
     raise ValueError('expected a "prompt".')
@@ -77,17 +83,38 @@ def make_request(fields: Mapping[str, Any], where: str = "") -> Request:
     if type(value) is not _TYPES[name] and not is_array:
       kind = {str: "text", int: "a whole number"}[_TYPES[name]]
       raise ValueError(f'"{name}" is {value!r}, expected {kind}.')
+    if isinstance(value, str):
+      _check_text(name, value)
   task = tasks.inference_task(fields["task"])
   check_inputs(task, fields)
-  request = Request(**fields | {"task": task}, where=where)
+  path = pathlib.PurePosixPath(fields["name"])
+  request = Request(**fields | {"task": task, "name": str(path)}, where=where)
   if not 0 <= request.seed < 2**32:
     raise ValueError(
       f"seed {request.seed}: expected 0 or more, less than 2^32."
     )
-  path = pathlib.PurePosixPath(request.name)
   if not path.name or path.is_absolute() or ".." in path.parts:
     raise ValueError(f"name '{path}': expected one below the folder.")
+  if any(len(part.encode()) > MAX_BYTES for part in path.parts):
+    raise ValueError(
+      f"name '{request.name[:20]}...': expected at most {MAX_BYTES} bytes, also"
+      " of each folder."
+    )
   return request
+
+
+def _check_text(name: str, text: str) -> None:
+  """Checks that a text can be embedded, or be a part of a path.
+
+  Raises:
+    ValueError: it has a half of a surrogate pair or, in a path, NUL.
+  """
+  try:
+    text.encode()
+  except UnicodeEncodeError as error:
+    raise ValueError(f'"{name}" has half a character: {text!r}.') from error
+  if "\0" in text and name not in ("prompt", "negative"):
+    raise ValueError(f'"{name}" is {text!r}: a path has no NUL.')
 
 
 def check_inputs(task: tasks.InferenceTask, fields: Mapping[str, Any]) -> None:
@@ -119,7 +146,10 @@ def read_list(
   path = epath.Path(path)
   if not path.exists():
     raise ValueError(f"--prompts: there is no file '{path}'.")
-  lines = enumerate(path.read_text().splitlines(), 1)
+  try:
+    lines = enumerate(read_lines(path), 1)
+  except ValueError as error:
+    raise ValueError(f"--prompts: {error}") from error
   lines = [(number, line) for number, line in lines if line.strip()]
   if not lines:
     raise ValueError(f"--prompts: '{path}' holds no line.")
@@ -128,7 +158,9 @@ def read_list(
   for index, (number, line) in enumerate(lines):
     where = f"{path} line {number}"
     try:
-      fields = defaults | {"seed": defaults["seed"] + index} | parse(line)
+      fields = (
+        defaults | {"seed": defaults["seed"] + index} | parse_object(line)
+      )
       fields = {"name": f"{fields['task']}_{index:04d}"} | fields
       request = make_request(fields, where)
       if request.name in requests:
@@ -138,17 +170,6 @@ def read_list(
     except ValueError as error:
       problems.append(f"{where}: {error}")
   return list(requests.values()), problems
-
-
-def parse(line: str) -> dict[str, Any]:
-  """Parses a line of JSON that must be an object."""
-  try:
-    fields = json.loads(line)
-  except json.JSONDecodeError as error:
-    raise ValueError(f"not JSON ({error}).") from error
-  if not isinstance(fields, dict):
-    raise ValueError('expected an object with a "prompt".')
-  return fields
 
 
 def from_clips(

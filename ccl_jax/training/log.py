@@ -176,7 +176,7 @@ def read_metrics(workdir: epath.PathLike) -> list[Line]:
     return []
   text = path.read_text()
   complete = text[: text.rfind("\n") + 1]
-  return [json.loads(line) for line in complete.splitlines()]
+  return [json.loads(line) for line in complete.split("\n")[:-1]]
 
 
 def plot_losses(metrics: list[Line], path: epath.PathLike) -> None:

@@ -19,6 +19,8 @@ def data(tmp_path_factory):
     clips.example(codecs, 2, name="2.mp3", video=None),
     clips.example(codecs, 3, name="3.mp4", split="easy"),
     clips.example(codecs, 4, name="1.mkv", audio=None),
+    clips.example(codecs, 5, name=f"{'x' * 251}.mp4", split="long"),
+    clips.example(codecs, 6, name=f"{'x' * 251}.mov", split="long"),
   ]
   path = tmp_path_factory.mktemp("records") / "data"
   clips.write_records(path, codecs, examples)
@@ -51,6 +53,12 @@ def test_as_many_as_asked_for_of_the_split(data, tmp_path):
   assert (tmp_path / "out" / "a" / "0.mp4").exists()
   names = decoding.decode_records(data, tmp_path / "out", "easy", 1, force=True)
   assert [p.name for p in (tmp_path / "out").iterdir()] == names == ["3.mp4"]
+
+
+def test_long_names_are_cut_and_stay_different(data, tmp_path):
+  names = decoding.decode_records(data, tmp_path / "out", "long", 2)
+  assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted(names)
+  assert len(set(names)) == 2 and all(len(name) < 220 for name in names)
 
 
 def test_the_command(data, tmp_path):

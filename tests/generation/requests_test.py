@@ -46,6 +46,15 @@ def test_lines_take_what_they_lack_from_the_flags(tmp_path):
     ("[]", "expected an object"),
     ('{"negative": "x"}', 'expected a "prompt"'),
     ('{"prompt": "x", "sede": 3}', "Did you mean 'seed'"),
+    ('{"prompt": "x", "steps": 3}', "Unknown key 'steps' of a prompt. Known"),
+    ('{"prompt": "x", "prompt": "y"}', "'prompt' stands there twice"),
+    ('{"prompt": ' + "[" * 100_000, "nested too deeply"),
+    ('{"prompt": "x", "seed": ' + "9" * 5000 + "}", "4300 digits"),
+    ('{"prompt": "\\udc00"}', '"prompt" has half a character'),
+    ('{"prompt": "x", "name": "a\\u0000b"}', "no NUL"),
+    ('{"prompt": "x", "task": "a2v", "audio": "a\\u0000"}', "no NUL"),
+    (json.dumps({"prompt": "x", "name": "x" * 300}), "at most 190 bytes"),
+    (json.dumps({"prompt": "x", "name": "\u4e16" * 70 + "/a"}), "190 bytes"),
     ('{"prompt": 5}', '"prompt" is 5, expected text'),
     ('{"prompt": "x", "seed": "one"}', "expected a whole number"),
     ('{"prompt": "x", "seed": true}', "expected a whole number"),
@@ -58,6 +67,7 @@ def test_lines_take_what_they_lack_from_the_flags(tmp_path):
     ('{"prompt": "x", "name": "/x"}', "below the folder"),
     ('{"prompt": "x", "name": ""}', "below the folder"),
     ('{"prompt": "x", "name": "t2av_0000"}', "taken, by"),
+    ('{"prompt": "x", "name": "./t2av_0000"}', "taken, by"),
   ],
 )
 def test_a_bad_line_is_told_and_the_others_are_read(tmp_path, line, reason):
@@ -66,6 +76,32 @@ def test_a_bad_line_is_told_and_the_others_are_read(tmp_path, line, reason):
   (problem,) = problems
   assert problem.startswith(f"{tmp_path / 'list.jsonl'} line 2: ")
   assert reason in problem
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_only_line_feeds_and_returns_end_a_line(tmp_path, end, encoding):
+  prompts = ["A\u2028b", "A\u0085\u2029\x1c b", "\u000b", "Last."]
+  escaped = [
+    json.dumps({"prompt": x}, ensure_ascii="\x0b" in x or "\x1c" in x)
+    for x in prompts
+  ]
+  path = tmp_path / "list.jsonl"
+  path.write_bytes(end.join(escaped).encode(encoding))
+  items, problems = requests.read_list(path, DEFAULTS)
+  assert not problems
+  assert [item.prompt for item in items] == prompts
+  assert [item.seed for item in items] == [7, 8, 9, 10]
+  assert items[3].name == "t2av_0003" and items[3].where.endswith("line 4")
+
+
+def test_a_list_in_another_encoding_is_one_error(tmp_path):
+  path = tmp_path / "list.jsonl"
+  path.write_bytes('{"prompt": "caf\u00e9"}'.encode("latin-1"))
+  with pytest.raises(
+    ValueError, match=r"--prompts: .*list.jsonl' is not UTF-8"
+  ):
+    requests.read_list(path, DEFAULTS)
 
 
 def test_a_list_of_nothing_is_an_error(tmp_path):

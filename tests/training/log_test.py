@@ -107,6 +107,13 @@ def test_what_is_not_finite_is_null_and_counted(workdir):
   assert lines[7]["loss"] == 7
 
 
+def test_only_line_feeds_end_a_line(workdir):
+  workdir.mkdir(exist_ok=True)
+  text = '{"step": 1, "a": "b\u2028c\u0085"}\n{"step": 2}\n{"st'
+  (workdir / "metrics.jsonl").write_text(text)
+  assert [line["step"] for line in log.read_metrics(workdir)] == [1, 2]
+
+
 def test_half_a_line_of_a_killed_run_is_dropped(workdir):
   run(workdir, 0, 4)
   path = workdir / "metrics.jsonl"

@@ -14,7 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
-from absl import logging
 from etils import epath
 from tqdm import tqdm
 
@@ -114,7 +113,6 @@ def write_batch(
   for file, clip in batch.decoded:
     if isinstance(clip, media.ClipError):
       writer.manifest.left_out[file.name] = str(clip)
-      logging.warning("Left out: %s", clip)
 
 
 def encode_batch(

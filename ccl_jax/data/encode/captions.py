@@ -1,131 +1,237 @@
 """The clips of a folder and their captions.
 
-Media files of a folder and its subfolders, joined by file name with
-`captions.jsonl` (one object a line) or a CSV with the same columns:
-
-  file     relative to the folder, required
-  video    visible content         audio   other sound
-  speech   spoken words            split   such as "train" or "test"
+Media files of a folder and its subfolders, joined by file name with the rows of
+`captions.jsonl` and others (`caption_files`), of the folder or of subfolders. A
+clip a.mp4 without a row takes the text of a.txt beside it, if there is one.
 """
 
-import csv
-import io
-import json
+import difflib
+import os
+import posixpath
+import unicodedata
 from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from etils import epath
 
 from ccl_jax import files
+from ccl_jax.codecs.quotation import normalize_quotes
+from ccl_jax.data.clip import SUFFIXES
+from ccl_jax.data.encode.caption_files import Row, is_captions, read_rows
+from ccl_jax.data.encode.folder import list_files
 
-SUFFIXES = (".mp4", ".mov", ".webm", ".mkv", ".wav", ".flac", ".mp3")
 _MAX_NAMES = 5  # in an error message
 
 
 class ClipFile(NamedTuple):
-  """One media file; `name` is its path relative to the folder."""
+  """One media file; `name` is its path relative to the folder.
+
+  `problem` says why it cannot be read, if that is known without reading it.
+  """
 
   path: epath.Path
   name: str
   caption: str = ""
   split: str = ""
+  problem: str = ""
+
+
+class Listing(NamedTuple):
+  """The clips of a folder, and suffix -> number of files that are none."""
+
+  clips: list[ClipFile]
+  passed_over: Counter[str]
 
 
 def make_prompt(video: str = "", speech: str = "", audio: str = "") -> str:
   """Joins the captions to one text for both streams, the speech in quotes.
 
+  Quotation marks within the captions become single ones: just `speech` is
+  spoken.
+
   >>> make_prompt("A man waves.", "Hello there!", "Wind.")
   'A man waves. "Hello there!" Wind.'
   """
-  speech = speech.strip().replace('"', "'")
-  parts = (video.strip(), speech and f'"{speech}"', audio.strip())
+  video, speech, audio = (
+    normalize_quotes(text).replace('"', "'").strip()
+    for text in (video, speech, audio)
+  )
+  parts = (video, speech and f'"{speech}"', audio)
   return " ".join(part for part in parts if part)
 
 
 def list_clips(
   folder: epath.PathLike, captions: epath.PathLike | None = None
-) -> list[ClipFile]:
+) -> Listing:
   """Returns the clips of a folder in order of name, with captions or "".
 
-  captions: a .jsonl or .csv file; None uses the folder's captions.jsonl or
-    captions.csv, and no captions if there is neither.
+  captions: a file; None uses those of the folder and its subfolders, if any.
 
   Raises:
     ValueError: no clips; captions that cannot be read, that name a file twice
-      or that name files which do not exist.
+      or that name files which are no clips or do not exist.
   """
   folder = epath.Path(folder)
-  found = files.file_sizes(folder) if folder.is_dir() else {}
-  names = sorted(name for name in found if name.lower().endswith(SUFFIXES))
-  if not names:
-    raise ValueError(f"No clips ({' '.join(SUFFIXES)}) in {folder}.")
-  rows = _read_captions(_captions_path(folder, captions))
-  missing = sorted(rows.keys() - set(names))
-  if missing:
+  found = list_files(folder) if folder.is_dir() else {}
+  # What cannot be read is a clip that is left out, whatever its suffix.
+  clips = [x for x in sorted(found) if found[x] or _is_clip(x)]
+  others = sorted(found.keys() - set(clips))
+  if not clips:
+    seen = describe_counts(_count_suffixes(others)) or "no files"
     raise ValueError(
-      f"Captions name {len(missing)} files that are not in {folder}:"
-      f" {_join_some(missing)}."
+      f"No clips in {folder}: it has {seen}, expected {' '.join(SUFFIXES)}."
     )
-  return [ClipFile(folder / name, name, **rows.get(name, {})) for name in names]
-
-
-def _captions_path(folder, captions) -> epath.Path | None:
-  if captions is not None:
-    return epath.Path(captions)
-  defaults = (folder / "captions.jsonl", folder / "captions.csv")
-  return next((path for path in defaults if path.is_file()), None)
-
-
-def _read_captions(path: epath.Path | None) -> dict[str, dict[str, str]]:
-  """Returns file -> caption and split."""
-  if path is None:
-    return {}
-  readers = {".jsonl": _read_jsonl, ".csv": _read_csv}
-  if path.suffix not in readers:
-    raise ValueError(f"{path}: captions must be one of {sorted(readers)}.")
-  if not path.is_file():
-    raise ValueError(f"{path}: no such captions file.")
-  rows = [
-    _check_row(row, f"{path}:{line}")
-    for line, row in readers[path.suffix](path)
-  ]
-  counts = Counter(row["file"] for row in rows)
-  twice = [name for name, count in counts.items() if count > 1]
-  if twice:
-    raise ValueError(f"{path} names files more than once: {_join_some(twice)}.")
-  return {
-    row["file"]: {
-      "caption": make_prompt(row["video"], row["speech"], row["audio"]),
-      "split": row["split"],
+  if captions is None:
+    sources = {
+      folder / x: posixpath.dirname(x) for x in others if is_captions(x)
     }
-    for row in rows
-  }
+    _check_one_a_folder(sources)
+  else:
+    sources = {epath.Path(captions): ""}
+  rows = _read_sources(folder, found, sources)
+  _check_are_clips(rows.keys() - set(clips), folder, found)
+  texts = {name: _prompt(row) for name, row in rows.items()}
+  sidecars = _find_sidecars([x for x in clips if not texts.get(x)], others)
+  texts |= _read_sidecars(folder, sidecars)
+  used = {*sources, *(folder / name for name in sidecars.values())}
+  return Listing(
+    [
+      ClipFile(
+        folder / name,
+        name.encode(errors="backslashreplace").decode(),
+        texts.get(name, ""),
+        rows[name]["split"] if name in rows else "",
+        found[name],
+      )
+      for name in clips
+    ],
+    _count_suffixes([name for name in others if folder / name not in used]),
+  )
 
 
-def _read_jsonl(path):
-  for line, text in enumerate(path.read_text().split("\n"), 1):
-    if text.strip():
-      try:
-        yield line, json.loads(text)
-      except json.JSONDecodeError as error:
-        raise ValueError(f"{path}:{line}: not JSON: {error}.") from error
+def describe_counts(counts: Mapping[str, int]) -> str:
+  """Returns "12 .jpg, 3 .txt", the largest number first.
+
+  >>> describe_counts({".txt": 3, ".jpg": 12})
+  '12 .jpg, 3 .txt'
+  """
+  ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+  return ", ".join(f"{count} {name}" for name, count in ordered)
 
 
-def _read_csv(path):
-  file = io.StringIO(path.read_text(), newline="")
-  yield from enumerate(csv.DictReader(file), 2)
+def _is_clip(name: str) -> bool:
+  return name.lower().endswith(SUFFIXES)
 
 
-def _check_row(row, where: str) -> dict[str, str]:
-  """Returns the five columns as strings; ValueError names the place."""
-  if not isinstance(row, dict) or not row.get("file"):
-    raise ValueError(f"{where}: expected a column 'file', got {row!r}.")
-  columns = ("file", "video", "speech", "audio", "split")
-  chosen = {name: row.get(name) or "" for name in columns}
-  for name, value in chosen.items():
-    if not isinstance(value, str):
-      raise ValueError(f"{where}: '{name}' is {value!r}, expected a string.")
-  return chosen
+def _count_suffixes(names: Sequence[str]) -> Counter[str]:
+  suffixes = (posixpath.splitext(name)[1].lower() for name in names)
+  return Counter(suffix or "without suffix" for suffix in suffixes)
+
+
+def _check_one_a_folder(sources: Mapping[epath.Path, str]) -> None:
+  """Raises ValueError if a folder has several files of captions."""
+  for folder, count in Counter(sources.values()).items():
+    if count > 1:
+      names = [path.name for path, own in sources.items() if own == folder]
+      raise ValueError(
+        f"{next(iter(sources)).parent} has {' and '.join(names)}: keep one, or"
+        " name it with --captions."
+      )
+
+
+def _read_sources(
+  folder: epath.Path,
+  found: Mapping[str, str],
+  sources: Mapping[epath.Path, str],
+) -> dict[str, Row]:
+  """Returns name -> row.
+
+  Args:
+    found: the names of all files.
+    sources: files of captions, and the folder that their rows are relative to.
+
+  Raises:
+    ValueError: a file that cannot be read, or a name that has two rows.
+  """
+  # Names are composed (NFC) on most systems and decomposed on some disks.
+  by_nfc = {unicodedata.normalize("NFC", name): name for name in found}
+  rows, places = {}, {}
+  for path, base in sources.items():
+    for place, row in read_rows(path):
+      name = _relative(row["file"], folder, base)
+      if name not in found:
+        name = by_nfc.get(unicodedata.normalize("NFC", name), name)
+      if name in rows:
+        raise ValueError(
+          f"{place} names a file more than once: {name}, before at"
+          f" {places[name]}."
+        )
+      rows[name], places[name] = row, place
+  return rows
+
+
+def _relative(name: str, folder: epath.Path, base: str) -> str:
+  """Returns a name as it was written in captions, relative to the folder.
+
+  base: the folder, below `folder`, of the file of captions.
+  """
+  if "\\" in name and "/" not in name:  # written on Windows
+    name = name.replace("\\", "/")
+  for absolute in (files.absolute(folder), os.path.abspath(folder)):
+    if name.startswith(f"{os.fspath(absolute)}/"):
+      base, name = "", name[len(os.fspath(absolute)) + 1 :]
+  return posixpath.normpath(posixpath.join(base, name))
+
+
+def _check_are_clips(
+  names: set[str], folder: epath.Path, found: Mapping[str, str]
+) -> None:
+  """Raises ValueError if there are any: `names` have captions, but no clip."""
+  absent = sorted(names - found.keys())
+  if absent:
+    lower = {name.lower(): name for name in found}
+    near = difflib.get_close_matches(absent[0].lower(), lower, n=1)
+    hint = f" Did you mean {lower[near[0]]}?" if near else ""
+    raise ValueError(
+      f"Captions name {len(absent)} files that are not in {folder}:"
+      f" {_join_some(absent)}.{hint}"
+    )
+  if names:
+    raise ValueError(
+      f"Captions name {len(names)} files in {folder} that are no clips"
+      f" ({' '.join(SUFFIXES)}): {_join_some(sorted(names))}."
+    )
+
+
+def _prompt(row: Row) -> str:
+  return row["text"] or make_prompt(row["video"], row["speech"], row["audio"])
+
+
+def _find_sidecars(
+  clips: Sequence[str], others: Sequence[str]
+) -> dict[str, str]:
+  """Returns clip -> the .txt file of the same name beside it."""
+
+  def key(name: str) -> str:
+    return unicodedata.normalize("NFC", posixpath.splitext(name)[0])
+
+  texts = {key(x): x for x in others if x.lower().endswith(".txt")}
+  return {name: texts[key(name)] for name in clips if key(name) in texts}
+
+
+def _read_sidecars(
+  folder: epath.Path, sidecars: Mapping[str, str]
+) -> dict[str, str]:
+  """Returns clip -> text, on one line."""
+
+  def read(name: str) -> str:
+    return " ".join(files.read_text(folder / name).split())
+
+  # In threads, as each is a slow request in a bucket.
+  with ThreadPoolExecutor(16) as pool:
+    return dict(zip(sidecars, pool.map(read, sidecars.values()), strict=True))
 
 
 def _join_some(names: list[str]) -> str:

@@ -2,8 +2,8 @@
 
 The first `frames` frames of every clip and their sound become one example, in
 the format of `data.records`. A clip that cannot be used is left out, and the
-reason is logged. Captions come from `data.encode.captions`; a clip's split is
-the one that they name, else chosen by a hash of its name.
+reason is in left_out.jsonl. Captions come from `data.encode.captions`; a clip's
+split is the one that they name, else chosen by a hash of its name.
 
 Shards are written one by one, and a complete shard is not encoded again when
 the same command runs again (`data.encode.staging`). With n processes, each
@@ -26,10 +26,18 @@ from ccl_jax.codecs.api import Codecs
 from ccl_jax.codecs.linear import LinearAudioCodec
 from ccl_jax.data import records, shards
 from ccl_jax.data.encode import batches, staging
-from ccl_jax.data.encode.captions import ClipFile, list_clips
+from ccl_jax.data.encode.captions import ClipFile, describe_counts, list_clips
+from ccl_jax.data.encode.cuts import describe_cuts
 from ccl_jax.data.encode.decode_pool import DecodePool
-from ccl_jax.data.encode.fit_codecs import fit_codecs, no_usable_clip
+from ccl_jax.data.encode.fit_codecs import fit_codecs
+from ccl_jax.data.encode.left_out import (
+  FILE,
+  describe_reasons,
+  no_usable_clip,
+  write_left_out,
+)
 from ccl_jax.data.encode.settings import EncodeSettings
+from ccl_jax.data.encode.splits import assign_splits
 from ccl_jax.distributed import SINGLE_PROCESS, ShardOptions
 from ccl_jax.sharding import ONE_DEVICE, Layout
 
@@ -45,6 +53,7 @@ class Summary:
     encoded: split -> number of clips.
     skipped: name -> reason.
     without_caption, cut_captions: numbers of clips.
+    passed_over: suffix -> number of files that are no clips.
     fresh: clips that this run encoded.
     seconds: that it took.
   """
@@ -53,19 +62,27 @@ class Summary:
   skipped: dict[str, str] = dataclasses.field(default_factory=dict)
   without_caption: int = 0
   cut_captions: int = 0
+  passed_over: dict[str, int] = dataclasses.field(default_factory=dict)
   fresh: int = 0
   seconds: float = 0.0
 
   def __str__(self) -> str:
     counts = ", ".join(f"{n} {split}" for split, n in self.encoded.items())
     total = sum(self.encoded.values())
-    return (
+    lines = [
       f"Encoded {total} clips ({counts}), left out {len(self.skipped)}."
       f" {self.without_caption} have no caption; {self.cut_captions} captions"
       " were cut to encode.text_length tokens. This run encoded"
       f" {self.fresh} clips in {self.seconds:.0f} s:"
       f" {self.fresh / max(self.seconds, 1e-9):.2f} clips/s."
-    )
+    ]
+    if self.skipped:
+      lines.append(f"Left out (all in {FILE} of the output):")
+      lines.append(describe_reasons(self.skipped))
+    if self.passed_over:
+      counts = describe_counts(self.passed_over)
+      lines.append(f"Passed over, as they are no clips: {counts}.")
+    return "\n".join(lines)
 
 
 def encode_dataset(
@@ -98,13 +115,16 @@ def encode_dataset(
       f"encode.codec='{settings.codec}' cannot be fitted on clips: name its"
       " weights (--config.encode.weights.*) or use --codecs."
     )
-  clip_files = assign_splits(list_clips(folder, captions), settings)
+  listed, passed_over = list_clips(folder, captions)
+  clip_files = assign_splits(listed, settings)
   if share.is_lead:
     plan = make_plan(clip_files, settings, fits_codecs=codecs is None)
     staging.open_output(output, plan, force)
   if share.shard_count > 1:
     distributed.barrier("the staging folder is ready")
   staging.check_visible(output)
+  if share.is_lead and (cuts := describe_cuts(clip_files, settings.shape)):
+    print(cuts)
   work = staging.staging_dir(output)
   num_before = sum(m.count for m in shards.read_manifests(work))
   try:
@@ -115,6 +135,7 @@ def encode_dataset(
     raise
   summary = summarize(shards.read_manifests(output))
   summary.without_caption = sum(not file.caption for file in clip_files)
+  summary.passed_over = dict(passed_over)
   summary.fresh -= num_before
   summary.seconds = seconds
   return summary
@@ -151,29 +172,17 @@ def _encode(
   summary = summarize(shards.read_manifests(work))
   if not summary.encoded:
     raise no_usable_clip(summary.skipped)
+  write_left_out(work, summary.skipped)
   records.finalize(work, schema, codecs, settings.shape)
   staging.commit(output)
   return seconds
-
-
-def assign_splits(
-  clip_files: Sequence[ClipFile], settings: EncodeSettings
-) -> list[ClipFile]:
-  """Returns the clips with a split by hash where the captions name none."""
-  fraction = settings.validation_fraction
-  return [
-    file._replace(
-      split=file.split or records.split_by_hash(file.name, fraction)
-    )
-    for file in clip_files
-  ]
 
 
 def make_plan(
   clip_files: Sequence[ClipFile], settings: EncodeSettings, fits_codecs: bool
 ) -> dict[str, Any]:
   """Returns all that the examples depend on; shards of equal plans fit."""
-  rows = json.dumps([file[1:] for file in clip_files]).encode()
+  rows = json.dumps([(f.name, f.caption, f.split) for f in clip_files]).encode()
   fields = dataclasses.asdict(settings)
   return {
     "clips": {

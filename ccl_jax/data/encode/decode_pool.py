@@ -2,11 +2,10 @@
 
 import collections
 import functools
-import multiprocessing
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 
+from ccl_jax import processes
 from ccl_jax.data import media
 from ccl_jax.data.encode.captions import ClipFile
 
@@ -20,24 +19,31 @@ class DecodePool:
   Only `buffer_size` decoded clips are in memory at a time.
   """
 
-  def __init__(self, num_workers: int, buffer_size: int = 0, **arguments):
+  def __init__(
+    self,
+    num_workers: int,
+    buffer_size: int = 0,
+    max_deaths: int = 8,
+    **arguments,
+  ):
     """Makes a pool.
 
     Args:
       num_workers: processes; 0 decodes in this one.
       buffer_size: decoded clips that wait for the caller. At least four for
         each worker, which keeps the workers busy.
+      max_deaths: clips in a row, each at which a process dies, that are an
+        error; fewer are left out.
       arguments: of `read_or_error`.
     """
     self._num_workers = num_workers
     self._buffer_size = max(buffer_size, 4 * num_workers)
     self._read = functools.partial(read_or_error, **arguments)
+    self._max_deaths, self._deaths = max_deaths, 0
 
   def __enter__(self) -> "DecodePool":
-    # Not forked: a fork copies no threads, which JAX and codecs have.
-    spawn = multiprocessing.get_context("spawn")
     workers = self._num_workers
-    self._executor = workers and ProcessPoolExecutor(workers, spawn)
+    self._executor = workers and processes.make_pool(workers)
     return self
 
   def __exit__(self, *_) -> None:
@@ -53,31 +59,69 @@ class DecodePool:
       return
     pending = collections.deque()
     for file in clip_files:
-      pending.append((file, self._executor.submit(self._read, file)))
+      pending.append((file, self._submit(file)))
       if len(pending) > self._buffer_size:
         yield self._next(pending)
     while pending:
       yield self._next(pending)
 
+  def _submit(self, file: ClipFile):
+    try:
+      return self._executor.submit(self._read, file)
+    except BrokenProcessPool:
+      return None  # `_next` makes a new pool when it is the file's turn
+
   def _next(self, pending: collections.deque) -> tuple[ClipFile, DecodedClip]:
+    """Returns the first clip; those behind it are decoded meanwhile."""
     file, future = pending.popleft()
     try:
-      return file, future.result()
-    except BrokenProcessPool as error:
-      suspects = [file.name, *(other.name for other, _ in pending)]
-      raise ValueError(
-        "A process that decodes clips died: out of memory, or at one of"
-        f" {', '.join(suspects[: self._num_workers])}."
-      ) from error
+      if future is not None:
+        return file, future.result()
+    except BrokenProcessPool:
+      pass
+    clip = self._read_alone(file)
+    self._executor.shutdown(cancel_futures=True)
+    self._executor = processes.make_pool(self._num_workers)
+    for i, (other, old) in enumerate(pending):
+      if old is None or not old.done() or old.cancelled() or old.exception():
+        pending[i] = other, self._submit(other)
+    return file, clip
+
+  def _read_alone(self, file: ClipFile) -> DecodedClip:
+    """Reads a clip in a process of its own, as it may be what ends one.
+
+    Raises:
+      ValueError: several such processes in a row died.
+    """
+    with processes.make_pool(1) as alone:
+      try:
+        clip = alone.submit(self._read, file).result()
+        self._deaths = 0
+        return clip
+      except BrokenProcessPool as error:
+        self._deaths += 1
+        problem = "the process that decodes it died"
+        if self._deaths == self._max_deaths:
+          raise ValueError(
+            f"{file.name}: {problem}, as {self._deaths - 1} before it did: out"
+            " of memory?"
+          ) from error
+        return media.ClipError(f"{problem}: damaged, or out of memory")
 
 
 def read_or_error(
   clip_file: ClipFile, *, need_caption: bool, **arguments
 ) -> DecodedClip:
-  """Reads a clip; returns the error if it cannot be used."""
+  """Reads a clip; returns why it cannot be used, without its name, if so."""
+  if clip_file.problem:
+    return media.ClipError(clip_file.problem)
+  if need_caption and not clip_file.caption:
+    return media.ClipError("has no caption")
   try:
-    if need_caption and not clip_file.caption:
-      raise media.ClipError(f"{clip_file.path}: has no caption")
     return media.read_clip(clip_file.path, **arguments)
   except media.ClipError as error:
-    return error
+    return media.ClipError(str(error).removeprefix(f"{clip_file.path}: "))
+  # Whatever else a decoder raises, also MemoryError, costs this clip only.
+  except Exception as error:
+    reason = " ".join(f"{type(error).__name__}: {error}".split())
+    return media.ClipError(f"cannot be decoded ({reason})")

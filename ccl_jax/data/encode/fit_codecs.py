@@ -10,6 +10,7 @@ from ccl_jax.codecs.linear import LinearAudioCodec, LinearVideoCodec
 from ccl_jax.data import media
 from ccl_jax.data.encode.captions import ClipFile
 from ccl_jax.data.encode.decode_pool import DecodePool
+from ccl_jax.data.encode.left_out import no_usable_clip
 from ccl_jax.data.encode.settings import EncodeSettings
 
 
@@ -40,9 +41,3 @@ def fit_codecs(
     LinearAudioCodec.fit(audios, settings.audio_channels),
     HashedText(settings.text_width, settings.text_length),
   )
-
-
-def no_usable_clip(skipped: dict[str, str]) -> ValueError:
-  """Returns the error for a folder in which no clip can be used."""
-  reasons = "\n  ".join(list(skipped.values())[:5])
-  return ValueError(f"None of {len(skipped)} clips can be used:\n  {reasons}")

@@ -1,13 +1,15 @@
 """The `encode` section of a config."""
 
 import dataclasses
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ccl_jax.codecs.api import Codecs
 from ccl_jax.data.clip import ClipShape
 
 KINDS = ("linear", "wan")
+_STRIDE = 8  # pixels of a latent, in both directions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,10 +61,14 @@ class EncodeSettings:
     rules = {
       "codec": (self.codec in KINDS, f"one of {KINDS}"),
       "fps": (self.fps > 0, "a positive number"),
-      "frames": (self.frames > 0 and self.frames % 4 == 1, "1 + 4k"),
+      "frames": (
+        self.frames > 0 and self.frames % 4 == 1,
+        f"1 + 4k, such as {max(self.frames - 1, 0) // 4 * 4 + 1}",
+      ),
       "size": (
-        len(self.size) == 2 and all(n > 0 and n % 8 == 0 for n in self.size),
-        "two multiples of 8",
+        len(self.size) == 2
+        and all(n > 0 and n % _STRIDE == 0 for n in self.size),
+        f"two multiples of {_STRIDE}, such as {_nearest(self.size[:2], 16)}",
       ),
       "validation_fraction": (0 <= self.validation_fraction < 1, "in [0, 1)"),
     }
@@ -78,6 +84,21 @@ class EncodeSettings:
   def shape(self) -> ClipShape:
     """Returns the shape of every clip."""
     return ClipShape(self.fps, self.frames, self.size)
+
+  def check_patch(self, patch: int) -> None:
+    """Checks that a model can take clips of this size.
+
+    patch: rows and columns of latents that become a token of the model.
+
+    Raises:
+      ValueError: it cannot; the message names the nearest sizes that it can.
+    """
+    step = _STRIDE * patch
+    if any(n % step for n in self.size):
+      raise ValueError(
+        f"encode.size={self.size!r}: the model (model.video.patch={patch})"
+        f" takes multiples of {step}. The nearest: {_nearest(self.size, step)}."
+      )
 
   def check(self, codecs: Codecs) -> None:
     """Raises ValueError if codecs have other sizes than these settings."""
@@ -97,3 +118,12 @@ class EncodeSettings:
         f"The codecs have other sizes: {'; '.join(wrong)}. Set the config to"
         " the codecs' sizes."
       )
+
+
+def _nearest(size: Sequence[int], step: int) -> str:
+  """Returns the nearest smaller and larger (y, x) of multiples of `step`."""
+  sizes = (
+    tuple(max(round_(n / step), 1) * step for n in size)
+    for round_ in (math.floor, math.ceil)
+  )
+  return " or ".join(dict.fromkeys(map(str, sizes)))

@@ -58,14 +58,69 @@ def test_a_bad_clip_is_left_out_with_its_reason(folder, tmp_path):
   media.write_mp4(folder / "5.mp4", video[:3], 25.0, audio)
   media.write_mp4(folder / "new.mp4", video, 25.0, audio)
   summary = dataset.encode_dataset(folder, tmp_path / "data", SETTINGS)
-  reasons = {
-    name: text.split(": ", 1)[1] for name, text in summary.skipped.items()
-  }
+  reasons = summary.skipped
   assert reasons.keys() == {"3.mp4", "4.mp4", "5.mp4", "new.mp4"}
   assert reasons["4.mp4"] == "has no audio stream"
   assert reasons["5.mp4"].startswith("video is too short")
   assert reasons["new.mp4"] == "has no caption"
   assert sum(summary.encoded.values()) == NUM - 3
+
+
+def test_the_summary_says_what_was_left_out_and_passed_over(folder, tmp_path):
+  for name in ("4.mp4", "5.mp4"):
+    media.write_mp4(folder / name, clips.clip(0).video, 25.0)
+  for name in ("a.jpg", "b.JPG", "notes"):
+    (folder / name).touch()
+  (folder / "gone.mp4").symlink_to("nothing")
+  (folder / "up").symlink_to("..")
+  (folder / "6.mp4").rename(folder / "6.avi")
+  text = (folder / "captions.jsonl").read_text()
+  (folder / "captions.jsonl").write_text(text.replace("6.mp4", "./6.avi"))
+  summary = dataset.encode_dataset(folder, tmp_path / "data", SETTINGS)
+  assert str(summary).split("\n")[1:] == [
+    "Left out (all in left_out.jsonl of the output):",
+    "      2 such as 4.mp4: has no audio stream",
+    "      1 gone.mp4: is a link to nothing",
+    "      1 up: is a link to a folder that it is in",
+    "Passed over, as they are no clips: 2 .jpg, 1 without suffix.",
+  ]
+  assert f"Encoded {NUM - 2} clips" in str(summary)
+  lines = (tmp_path / "data" / "left_out.jsonl").read_text().split("\n")
+  assert len(lines) == 5 and "nothing" in lines[2]
+  records.read_metadata(tmp_path / "data")
+
+
+def test_what_is_cut_is_said_once_with_the_keys(folder, tmp_path, capsys):
+  dataset.encode_dataset(folder, tmp_path / "whole", SETTINGS)
+  assert "keeps" not in capsys.readouterr().out
+  media.write_mp4(folder / "0.mp4", *clip_of(125, (48, 96)))
+  (folder / "1.mp4").write_text("not a clip")
+  dataset.encode_dataset(folder, tmp_path / "cut", SETTINGS)
+  assert capsys.readouterr().out == (
+    "Encoding keeps of each clip the first 0.20 s of 5.0 s, 24x16 pixels of"
+    " 96x48 (0.mp4); 1 of 14 clips that were looked at are larger. To keep"
+    " more: --config.encode.frames, --config.encode.fps,"
+    " --config.encode.size.\n"
+  )
+
+
+def clip_of(frames, size):
+  video, audio = clips.clip(0, frames, size)
+  return video, 25.0, audio
+
+
+def test_a_split_that_is_no_file_name_is_refused_before_clips_are_read(
+  folder, tmp_path, monkeypatch
+):
+  monkeypatch.setattr(media, "read_clip", None)
+  text = (folder / "captions.jsonl").read_text()
+  row = '{"file": "3.mp4", "split": "../x", '
+  text = text.replace('{"file": "3.mp4", ', row)
+  (folder / "captions.jsonl").write_text(text)
+  before = set(tmp_path.iterdir())
+  with pytest.raises(ValueError, match=r"jsonl:4: the split '\.\./x'"):
+    dataset.encode_dataset(folder, tmp_path / "data", SETTINGS)
+  assert set(tmp_path.iterdir()) == before
 
 
 def test_clips_that_lack_what_is_not_needed_are_kept(folder, tmp_path):
@@ -109,10 +164,7 @@ def test_strange_clips_give_latents_or_a_reason(folder, tmp_path):
     SETTINGS, need_video=False, need_caption=False, validation_fraction=0.0
   )
   summary = dataset.encode_dataset(folder, tmp_path / "data", settings)
-  assert {
-    name: reason.split(": ", 1)[1][:19]
-    for name, reason in summary.skipped.items()
-  } == {
+  assert {name: reason[:19] for name, reason in summary.skipped.items()} == {
     "one.mp4": "video is too short:",
     "sample.wav": "audio is too short:",
     "nan.wav": "sound reaches nan, ",
@@ -201,6 +253,7 @@ def test_bad_input_is_one_error_and_nothing_is_written(
     ("codec", "strange"),
     ("frames", 48),
     ("size", (60, 64)),
+    ("size", (64, 0)),
     ("validation_fraction", 1.0),
     ("fps", 0.0),
     ("batch_size", 0),
@@ -210,6 +263,25 @@ def test_bad_input_is_one_error_and_nothing_is_written(
 def test_impossible_settings_are_refused(key, value):
   with pytest.raises(ValueError, match=f"encode.{key}"):
     dataset.EncodeSettings(**{key: value})
+
+
+@pytest.mark.parametrize(
+  ("size", "patch", "nearest"),
+  [
+    ((360, 640), 2, r"16\. The nearest: \(352, 640\) or \(368, 640\)\."),
+    ((8, 24), 2, r"16\. The nearest: \(16, 16\) or \(16, 32\)\."),
+    ((720, 1288), 4, r"32\. The nearest: \(704, 1280\) or \(736, 1312\)\."),
+  ],
+)
+def test_sizes_that_a_model_cannot_take_are_refused(size, patch, nearest):
+  settings = dataset.EncodeSettings(size=size)
+  settings.check_patch(1)
+  with pytest.raises(
+    ValueError, match=f"encode.size=.* multiples of {nearest}"
+  ):
+    settings.check_patch(patch)
+  good = tuple(n - n % (8 * patch) + 8 * patch for n in size)
+  dataset.EncodeSettings(size=good).check_patch(patch)
 
 
 def test_given_codecs_must_be_of_the_sizes_that_are_said():
@@ -229,11 +301,15 @@ def test_the_command(folder, tmp_path):
     sys.executable, "-m", "ccl_jax.encode", f"--input={folder}",
     f"--output={output}", "--config=configs/ccl.py:size=tiny",
     f"--config.encode.frames={clips.FRAMES}", "--config.encode.num_workers=1",
-    f"--config.encode.size={clips.SIZE}",
+    "--config.encode.size=(16, 32)",
   ]  # fmt: skip
   done = subprocess.run(command, capture_output=True, text=True)
   assert done.returncode == 0, done.stderr
   assert "Encoded 14 clips" in done.stdout
+  other = [*command[:-1], "--config.encode.size=(360, 640)"]
+  done = subprocess.run(other, capture_output=True, text=True)
+  assert done.returncode == 1
+  assert "nearest: (352, 640) or (368, 640)" in done.stderr.split("\n")[-2]
   again = subprocess.run(command, capture_output=True, text=True)
   assert again.returncode == 1
   assert again.stderr.strip().endswith("replace it with --force.")

@@ -2,6 +2,7 @@
 
 import os
 
+import av
 import pytest
 
 from ccl_jax.data import media
@@ -24,7 +25,7 @@ class Deadly(os.PathLike):
 def test_clips_come_in_order_with_errors_in_their_place(tmp_path, num_workers):
   clips.write_clips(tmp_path, 3)
   (tmp_path / "1.mp4").write_text("not a clip")
-  listed = captions.list_clips(tmp_path)
+  listed = captions.list_clips(tmp_path).clips
   with decode_pool.DecodePool(num_workers, 2, **ARGUMENTS) as decode:
     found = list(decode(listed))
     again = list(decode(listed[:1]))
@@ -34,10 +35,53 @@ def test_clips_come_in_order_with_errors_in_their_place(tmp_path, num_workers):
   assert again[0][1].video.shape == found[0][1].video.shape
 
 
-def test_a_process_that_dies_is_an_error_that_tells_where():
+class Raising(os.PathLike):
+  """A file at which the reader raises what no reader should."""
+
+  def __init__(self, error):
+    self.error = error
+
+  def __fspath__(self):
+    raise self.error
+
+
+@pytest.mark.parametrize(
+  "error",
+  [
+    MemoryError("of 9 GB"), ValueError("Frame does not match"),
+    RuntimeError("two\nlines"), KeyError("x"), RecursionError(),
+    StopIteration(), av.FFmpegError(1, "odd"),
+  ],
+)  # fmt: skip
+def test_whatever_a_reader_raises_costs_one_clip(tmp_path, error):
+  clips.write_clips(tmp_path, 2)
+  first, last = captions.list_clips(tmp_path).clips
+  bad = captions.ClipFile(Raising(error), "bad.mp4")
+  with decode_pool.DecodePool(0, **ARGUMENTS) as decode:
+    found = [clip for _, clip in decode([first, bad, last])]
+  assert [type(clip) for clip in found] == [
+    media.Clip, media.ClipError, media.Clip
+  ]  # fmt: skip
+  assert "\n" not in str(found[1]) and type(error).__name__ in str(found[1])
+
+
+def test_a_clip_at_which_the_process_dies_is_left_out_by_name(tmp_path):
+  clips.write_clips(tmp_path, 3)
+  listed = captions.list_clips(tmp_path).clips
+  listed.insert(1, captions.ClipFile(Deadly(), "deadly.mp4"))
+  with decode_pool.DecodePool(1, **ARGUMENTS) as decode:
+    found = list(decode(listed))
+  assert [file.name for file, _ in found] == [file.name for file in listed]
+  assert [isinstance(clip, media.Clip) for _, clip in found] == [
+    True, False, True, True
+  ]  # fmt: skip
+  assert "the process that decodes it died" in str(found[1][1])
+
+
+def test_processes_that_die_at_every_clip_are_an_error():
   listed = [captions.ClipFile(Deadly(), f"{i}.mp4") for i in range(3)]
   with (
-    decode_pool.DecodePool(1, **ARGUMENTS) as decode,
-    pytest.raises(ValueError, match=r"died: out of memory, or at .* 0\.mp4"),
+    decode_pool.DecodePool(1, max_deaths=2, **ARGUMENTS) as decode,
+    pytest.raises(ValueError, match=r"1\.mp4: .* died, as 1 before it"),
   ):
     list(decode(listed))

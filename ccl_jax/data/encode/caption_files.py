@@ -1,0 +1,180 @@
+"""Files of captions -> rows of columns.
+
+`captions.jsonl` (one object a line), `captions.csv` (cells separated by commas,
+semicolons or tabs) or `captions.tsv`, in UTF-8, with the columns
+
+  file     relative to the file's folder, required
+  video    visible content         audio   other sound
+  speech   spoken words            split   such as "train" or "test"
+  text     the whole prompt, in place of video, speech and audio
+
+`metadata.jsonl` and `metadata.csv`, as Hugging Face's data sets have them, say
+`file_name`; other columns of theirs are not read.
+"""
+
+import csv
+import io
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from absl import logging
+from etils import epath
+
+from ccl_jax import files
+from ccl_jax.config import suggest
+
+COLUMNS = ("file", "video", "speech", "audio", "split", "text")
+_ALIASES = {"file_name": "file", "caption": "text"}
+_STEMS, _SUFFIXES = ("captions", "metadata"), (".jsonl", ".csv", ".tsv")
+_DELIMITERS = (",", ";", "\t")
+_TEXTS = ("video", "speech", "audio")
+# Splits are parts of file names.
+_SPLIT, _MAX_SPLIT = re.compile(r"\w[\w .-]*"), 100
+Row = dict[str, str]
+
+
+def is_captions(name: str) -> bool:
+  """Returns whether a path is one of a file of captions."""
+  path = epath.Path(name.lower())
+  return path.stem in _STEMS and path.suffix in _SUFFIXES
+
+
+def read_rows(path: epath.PathLike) -> list[tuple[str, Row]]:
+  """Returns the rows, with all of `COLUMNS`, and the place of each.
+
+  Raises:
+    ValueError: a file that cannot be read as text, or a row that has cells too
+      many or too few, unknown columns, no file or an impossible split.
+  """
+  path = epath.Path(path)
+  if path.suffix.lower() not in _SUFFIXES:
+    raise ValueError(f"{path}: captions must be one of {list(_SUFFIXES)}.")
+  if not path.is_file():
+    raise ValueError(f"{path}: no such captions file.")
+  read = _read_jsonl if path.suffix.lower() == ".jsonl" else _read_csv
+  is_ours = path.stem.lower() != "metadata"
+  rows, unread = [], set()
+  for line, row in read(path):
+    try:
+      unread |= row.keys() - {*COLUMNS, *_ALIASES}
+      if is_ours and unread:
+        raise ValueError(_unknown(*sorted(unread)))
+      rows.append((f"{path}:{line}", _check_row(row)))
+    except ValueError as error:
+      raise ValueError(f"{path}:{line}: {error}") from error
+  if unread:
+    logging.warning(
+      "%s: some columns are not read. %s", path, _unknown(*sorted(unread))
+    )
+  return rows
+
+
+def _read_jsonl(path: epath.Path) -> Iterator[tuple[int, dict[str, Any]]]:
+  for line, text in enumerate(files.read_lines(path), 1):
+    if text.strip():
+      try:
+        row = files.parse_object(text)
+      except ValueError as error:
+        raise ValueError(f"{path}:{line}: {error}") from error
+      yield line, {key.strip(): value for key, value in row.items()}
+
+
+def _read_csv(path: epath.Path) -> Iterator[tuple[int, dict[str, str]]]:
+  text = files.read_text(path)
+  try:
+    records = _split_cells(text)
+    _, header = next(records, (0, []))
+    for name in header:
+      if header.count(name) > 1:
+        raise ValueError(f"1: the column '{name}' stands there twice.")
+    for line, cells in records:
+      if len(cells) != len(header):
+        raise ValueError(
+          f"{line}: {len(cells)} cells, expected {len(header)}:"
+          f" {', '.join(header)}. A cell that holds a comma (or what else"
+          ' separates cells) must stand in quotation marks, "like, this".'
+        )
+      named = zip(header, cells, strict=True)
+      yield line, {name: cell for name, cell in named if name or cell}
+  except ValueError as error:
+    raise ValueError(f"{path}:{error}") from error
+
+
+def _split_cells(text: str) -> Iterator[tuple[int, list[str]]]:
+  """Yields the cells of each record, and the line on which it begins."""
+  told = re.match(r"sep=(.)\r?\n", text)  # Excel's way to name the delimiter
+  delimiter = told[1] if told else _find_delimiter(text)
+  lines = io.StringIO(text, newline="")
+  start = 1
+  reader = csv.reader(
+    lines, delimiter=delimiter, skipinitialspace=True, strict=True
+  )
+  try:
+    for cells in reader:
+      if any(cell.strip() for cell in cells) and not (told and start == 1):
+        yield start, [cell.strip() for cell in cells]
+      start = reader.line_num + 1
+  except csv.Error as error:
+    raise ValueError(f"{start}: {error}.") from error
+
+
+def _find_delimiter(text: str) -> str:
+  """Returns the one that finds the most known columns in the first line."""
+  header = re.split(r"[\r\n]", text.strip(), maxsplit=1)[0]
+  known = {*COLUMNS, *_ALIASES}
+
+  def count(delimiter: str) -> int:
+    return len({x.strip(' "') for x in header.split(delimiter)} & known)
+
+  return max(_DELIMITERS, key=count)
+
+
+def _check_row(row: Mapping[str, Any]) -> Row:
+  """Returns all columns as strings; ValueError says what is wrong."""
+  chosen = dict.fromkeys(COLUMNS, "")
+  for key, value in row.items():
+    column = _ALIASES.get(key, key)
+    if column not in COLUMNS or value is None:
+      continue
+    if not isinstance(value, str):
+      raise ValueError(f"'{key}' is {value!r}, expected a string.")
+    if chosen[column]:
+      raise ValueError(f"'{column}' and '{key}' are the same column.")
+    chosen[column] = value.strip()
+    try:
+      value.encode()
+    except UnicodeEncodeError as error:
+      raise ValueError(f"'{key}' has half a character: {value!r}.") from error
+  if not chosen["file"]:
+    raise ValueError(f"expected a column 'file', got {dict(row)!r}.")
+  if chosen["text"] and any(chosen[name] for name in _TEXTS):
+    raise ValueError(
+      "'text' is the whole prompt, so video, speech and audio must be empty."
+    )
+  _check_split(chosen["split"])
+  return chosen
+
+
+def _check_split(split: str) -> None:
+  """Checks that a split can be part of a file's name.
+
+  Raises:
+    ValueError: it cannot.
+  """
+  is_plain = not split or _SPLIT.fullmatch(split)
+  if not is_plain or len(split.encode()) > _MAX_SPLIT:
+    raise ValueError(
+      f"the split {split!r} is no plain file name: expected letters, digits,"
+      f" _, - or dots, at most {_MAX_SPLIT} bytes."
+    )
+
+
+def _unknown(*keys: str) -> str:
+  """Returns a message about columns, with the nearest known ones."""
+  known = [*COLUMNS, *_ALIASES]
+  texts = (f"Unknown column '{key}'.{suggest(key, known)}" for key in keys)
+  return (
+    f"{' '.join(texts)} Known columns: {', '.join(COLUMNS)}; file_name is file,"
+    " and caption is text."
+  )

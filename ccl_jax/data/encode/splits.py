@@ -1,0 +1,44 @@
+"""The split of clips for which the captions name none."""
+
+from collections.abc import Sequence
+
+from ccl_jax.data import records
+from ccl_jax.data.encode.captions import ClipFile
+from ccl_jax.data.encode.settings import EncodeSettings
+
+
+def assign_splits(
+  clip_files: Sequence[ClipFile], settings: EncodeSettings
+) -> list[ClipFile]:
+  """Returns the clips with a split by hash where the captions name none.
+
+  If by chance none of several clips is in "validation", the one whose hash is
+  lowest is; likewise the one whose hash is highest is in "train".
+  """
+  fraction = settings.validation_fraction
+  hashed = {
+    file.name: records.split_by_hash(file.name, fraction)
+    for file in clip_files
+    if not file.split
+  }
+  candidates = sorted(
+    (
+      file.name
+      for file in clip_files
+      if file.name in hashed
+      and not file.problem
+      and (file.caption or not settings.need_caption)
+    ),
+    key=records.hash_to_uniform,
+  )
+  if fraction and len(candidates) > 1:
+    # Of these, as the others are left out.
+    used = {hashed[name] for name in candidates}
+    used |= {file.split for file in clip_files}
+    if "validation" not in used:
+      hashed[candidates[0]] = "validation"
+    if "train" not in used:
+      hashed[candidates[-1]] = "train"
+  return [
+    file._replace(split=file.split or hashed[file.name]) for file in clip_files
+  ]

@@ -1,0 +1,39 @@
+"""Which clips previews are made of."""
+
+import dataclasses
+
+import pytest
+
+from ccl_jax.generation.previews import EvalConfig
+from tests.data import clips
+
+STREAMS = ("video", "audio")
+
+
+def write(path, *splits):
+  codecs = clips.codecs()
+  examples = [clips.example(codecs, i, s) for i, s in enumerate(splits)]
+  clips.write_records(path, codecs, examples)
+  return str(path)
+
+
+def test_without_held_out_clips_those_of_training_are_shown(tmp_path, capsys):
+  config = EvalConfig(num_clips=1)
+  data = write(tmp_path / "a", "mine", "mine")
+  used = config.for_data(STREAMS, data, "mine")
+  assert used == dataclasses.replace(config, split="mine")
+  said = capsys.readouterr().out
+  assert "no split 'validation': previews are of clips of 'mine'" in said
+  data = write(tmp_path / "b", "mine", "validation")
+  assert config.for_data(STREAMS, data, "mine") == config
+  assert not capsys.readouterr().out
+
+
+def test_what_was_asked_for_must_exist(tmp_path):
+  data = write(tmp_path / "data", "train")
+  with pytest.raises(ValueError, match="No split 'tset'"):
+    EvalConfig(split="tset").for_data(STREAMS, data, "train")
+  with pytest.raises(ValueError, match="'a2v', but the model has only"):
+    EvalConfig(tasks=("a2v",)).for_data(("audio",), data, "train")
+  nothing = EvalConfig(tasks=(), split="tset")
+  assert nothing.for_data(STREAMS, data, "train") == nothing

@@ -80,7 +80,7 @@ def image_to_rgb(
 
 def on_white(image: UInt8[np.ndarray, "y x 4"]) -> UInt8[np.ndarray, "y x 3"]:
   """Lays RGBA on white."""
-  colour, alpha = image[..., :3].astype(np.uint16), image[..., 3:]
+  colour, alpha = np.split(image.astype(np.uint16), [3], axis=-1)
   return ((colour * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
 
 

@@ -134,7 +134,7 @@ def write_bad(kind, path):
     ("a2v", "audio", "absent", "No such file"),
     ("v2a", "video", "rubbish", "Invalid data"),
     ("v2a", "video", "sound", "has no video stream"),
-    ("i2v", "image", "rubbish", "Invalid data"),
+    ("i2v", "image", "rubbish", "not an image"),
     ("i2v", "image", "silent", "not an image"),
   ],
 )

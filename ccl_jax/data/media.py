@@ -11,7 +11,7 @@ import contextlib
 import wave
 from collections.abc import Callable, Collection, Iterable, Iterator
 from fractions import Fraction
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
@@ -122,17 +122,22 @@ def declared_duration(path: Path) -> float:
     return (container.duration or 0) / av.time_base
 
 
+def quality_of_inputs(names: Collection[str]) -> dict[str, Any]:
+  """Returns arguments of `writing_mp4` for streams that the user gave."""
+  quality = {"video": {"crf": 8}, "audio": {"audio_codec": "flac"}}
+  return {k: x for name in names for k, x in quality[name].items()}
+
+
 def write_mp4(
   path: Path,
   video: Iterable[UInt8[np.ndarray, "y x 3"]],
   fps: float,
   audio: Float[np.ndarray, " s"] | None = None,
   sample_rate: int = 16_000,
-  *,
-  crf: int = 18,
+  **quality,
 ) -> None:
   """Writes all frames of `video`; see `writing_mp4`."""
-  with writing_mp4(path, fps, audio, sample_rate, crf=crf) as add_frame:
+  with writing_mp4(path, fps, audio, sample_rate, **quality) as add_frame:
     for image in video:
       add_frame(image)
 
@@ -145,6 +150,7 @@ def writing_mp4(
   sample_rate: int = 16_000,
   *,
   crf: int = 18,
+  audio_codec: str = "aac",
 ) -> Iterator[Callable[[np.ndarray], None]]:
   """Yields a function that adds a frame, (y, x, 3) bytes, to an mp4 file.
 
@@ -152,6 +158,7 @@ def writing_mp4(
   sizes gain an edge row or column.
 
   crf: x264's quality: 0 is lossless, 18 looks lossless, 23 is small.
+  audio_codec: "aac", or "flac", which is lossless.
 
   Raises:
     ValueError: no frames, or a frame rate that is not positive.
@@ -171,7 +178,7 @@ def writing_mp4(
     video_stream.pix_fmt = "yuv420p"
     if audio is not None:
       audio_stream = container.add_stream(
-        "aac", rate=sample_rate, layout="mono", bit_rate=96_000
+        audio_codec, rate=sample_rate, layout="mono", bit_rate=96_000
       )
 
     def add_frame(image: UInt8[np.ndarray, "y x 3"]) -> None:

@@ -1,6 +1,7 @@
 """Lists of prompts, and what lines and files can have wrong with them."""
 
 import json
+from fractions import Fraction
 
 import av
 import numpy as np
@@ -127,7 +128,7 @@ def test_v2a_does_not_read_sound(tmp_path, sound):
         if sound == "broken":
           packet = av.Packet(b"?")
           packet.stream, packet.pts, packet.dts = audio, 0, 0
-          packet.time_base = audio.time_base
+          packet.time_base = Fraction(1, RATE)
         container.mux(packet)
     for i, image in enumerate(noise()):
       frame = av.VideoFrame.from_ndarray(image, format="rgb24")

@@ -23,7 +23,7 @@ _MAX_JITTER = 0.1
 _MAX_OFFSET = 0.02
 _PERSISTENT = 0.5
 # A mix whose energy is below this share of its channels' has lost the sound.
-_MIN_MIX = 1e-3
+_MIN_MIX = 5e-4
 
 
 class AudioResampler:
@@ -108,8 +108,9 @@ class AudioResampler:
       channels = piece.to_ndarray()
       # Not FFmpeg's mix to mono: it makes what both sides share louder.
       mix = channels.mean(0)
-      self._mix_energy += np.square(mix).sum(dtype=float)
-      self._channels_energy += np.square(channels).mean(0).sum(dtype=float)
+      if len(channels) > 1:
+        self._mix_energy += float(np.vdot(mix, mix))
+        self._channels_energy += float(np.vdot(channels, channels))
       self._pieces.append((float(piece.time), mix))
 
   def _join(self, start: float, seconds: float) -> Float[np.ndarray, " s"]:

@@ -22,51 +22,64 @@ _HDR = (16, 18)  # PQ, HLG
 _WIDE = (9, 11, 12)  # BT.2020, DCI-P3, Display P3
 
 
-def to_rgb(
-  frame: av.VideoFrame,
-  size: tuple[int, int] | None,
-  reformatter: VideoReformatter,
-  pixel_aspect: float = 1.0,
-) -> UInt8[np.ndarray, "y x 3"]:
-  """Returns RGB, upright, scaled to cover `size` and cropped at the centre.
+class RgbConverter:
+  """Frames of one stream -> RGB that covers a size, cropped at the centre.
 
-  pixel_aspect: width of a stored pixel by its height.
-
-  Raises:
-    ClipError: the scaled picture, before it is cropped, is too large.
+  Args:
+    size: (y, x); None is that of the frames.
+    pixel_aspect: width of a stored pixel by its height.
   """
-  (a, b), (c, d) = matrix = display_matrix(frame)
-  is_turned = not np.diag(matrix).any()
-  height, width = frame.height, frame.width * pixel_aspect
-  y, x = size or (height, round(width))
-  if size and is_turned:
-    y, x = x, y
-  scale = max(y / height, x / width)
-  height, width = max(y, round(height * scale)), max(x, round(width * scale))
-  check_size(width, height)
-  has_alpha = any(part.is_alpha for part in frame.format.components)
-  image = reformatter.reformat(
-    frame,
-    width=width,
-    height=height,
-    format="rgba" if has_alpha else "rgb24",
-    interpolation="AREA" if scale < 1 else "BICUBIC",
-    **_colours(frame),
-  ).to_ndarray()
-  top, left = (height - y) // 2, (width - x) // 2
-  image = image[top : top + y, left : left + x]
-  if has_alpha:
-    image = on_white(image)
-  if is_turned:
-    image = image.swapaxes(0, 1)
-  image = image[:: -1 if b + d < 0 else 1, :: -1 if a + c < 0 else 1]
-  return np.ascontiguousarray(image)
+
+  def __init__(self, size: tuple[int, int] | None, pixel_aspect: float = 1.0):
+    self._size, self._pixel_aspect = size, pixel_aspect
+    self._reformatter = VideoReformatter()
+    self._form, self._plan = None, None
+
+  def __call__(self, frame: av.VideoFrame) -> UInt8[np.ndarray, "y x 3"]:
+    """Converts a frame.
+
+    Raises:
+      ClipError: the scaled picture, before it is cropped, is too large.
+    """
+    form = (frame.format.name, frame.width, frame.height)
+    if form != self._form:
+      self._form, self._plan = form, self._make_plan(frame)
+    options, crop, (a, b, c, d) = self._plan
+    image = self._reformatter.reformat(
+      frame, **options, **_colours(frame)
+    ).to_ndarray()[crop]
+    if options["format"] == "rgba":
+      image = on_white(image)
+    if b or c:
+      image = image.swapaxes(0, 1)
+    image = image[:: -1 if b + d < 0 else 1, :: -1 if a + c < 0 else 1]
+    return np.ascontiguousarray(image)
+
+  def _make_plan(self, frame: av.VideoFrame):
+    """Returns options of the reformatter, a crop and the display matrix."""
+    matrix = display_matrix(frame)
+    height, width = frame.height, frame.width * self._pixel_aspect
+    y, x = self._size or (height, round(width))
+    if self._size and any(matrix[1:3]):
+      y, x = x, y
+    scale = max(y / height, x / width)
+    height, width = max(y, round(height * scale)), max(x, round(width * scale))
+    check_size(width, height)
+    has_alpha = any(part.is_alpha for part in frame.format.components)
+    options = {
+      "width": width,
+      "height": height,
+      "format": "rgba" if has_alpha else "rgb24",
+      "interpolation": "AREA" if scale < 1 else "BICUBIC",
+    }
+    top, left = (height - y) // 2, (width - x) // 2
+    return options, np.s_[top : top + y, left : left + x], matrix
 
 
 def image_to_rgb(
   image: Image.Image, size: tuple[int, int] | None
 ) -> UInt8[np.ndarray, "y x 3"]:
-  """Returns a still image as `to_rgb` returns a frame."""
+  """Returns a still image as `RgbConverter` does a frame."""
   image = ImageOps.exif_transpose(image)
   if image.mode.startswith("I"):  # 16 bits, which Pillow would clip to 8
     image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
@@ -75,7 +88,7 @@ def image_to_rgb(
   else:
     pixels = np.asarray(image.convert("RGB"))
   frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
-  return to_rgb(frame, size, VideoReformatter())
+  return RgbConverter(size)(frame)
 
 
 def on_white(image: UInt8[np.ndarray, "y x 4"]) -> UInt8[np.ndarray, "y x 3"]:
@@ -84,22 +97,20 @@ def on_white(image: UInt8[np.ndarray, "y x 4"]) -> UInt8[np.ndarray, "y x 3"]:
   return ((colour * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
 
 
-def display_matrix(frame: av.VideoFrame) -> np.ndarray:
-  """Returns ((a, b), (c, d)): pixel (x, y) is shown at (ax + cy, bx + dy).
+def display_matrix(frame: av.VideoFrame) -> tuple[int, int, int, int]:
+  """Returns (a, b, c, d): pixel (x, y) is shown at (ax + cy, bx + dy).
 
-  Two of the four are zero: other angles are rounded to quarter turns.
+  Two of them are zero: other angles are rounded to quarter turns.
   """
   try:
     data = frame.side_data.get(Type.DISPLAYMATRIX)
   except ValueError:  # PyAV fails at kinds of side data that it does not know.
     turns = round(frame.rotation / 90) % 4
-    return np.linalg.matrix_power(np.array([[0, -1], [1, 0]]), turns)
-  if data is None:
-    return np.eye(2)
-  a, b, _, c, d, *_ = struct.unpack("9i", bytes(data))
-  matrix = np.array([[a, b], [c, d]])
-  is_turned = abs(b) + abs(c) > abs(a) + abs(d)
-  return matrix * (np.eye(2) != is_turned) if matrix.any() else np.eye(2)
+    return [(1, 0, 0, 1), (0, -1, 1, 0), (-1, 0, 0, -1), (0, 1, -1, 0)][turns]
+  a, b, _, c, d, *_ = struct.unpack("9i", bytes(data)) if data else [0] * 9
+  if abs(b) + abs(c) > abs(a) + abs(d):
+    return 0, b, c, 0
+  return (a, 0, 0, d) if a or d else (1, 0, 0, 1)
 
 
 def _colours(frame: av.VideoFrame) -> dict[str, int | str]:

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 import av
 import numpy as np
 from av.filter import Graph
-from av.video.reformatter import VideoReformatter
 from jaxtyping import UInt8
 
 from ccl_jax.data.audio_sync import (
@@ -19,7 +18,7 @@ from ccl_jax.data.audio_sync import (
   declared_seconds,
 )
 from ccl_jax.data.opening import ClipError
-from ccl_jax.data.pictures import to_rgb
+from ccl_jax.data.pictures import RgbConverter
 
 
 class FrameResampler:
@@ -32,11 +31,11 @@ class FrameResampler:
     size: tuple[int, int] | None,
     frames: int | None,
   ):
-    self.stream, self._fps, self._size, self._frames = stream, fps, size, frames
+    self.stream, self._fps, self._frames = stream, fps, frames
     self.start: float | None = None
     self._deinterlacer = Deinterlacer()
-    self._reformatter = VideoReformatter()
-    self._pixel_aspect = float(stream.sample_aspect_ratio or 1)
+    pixel_aspect = float(stream.sample_aspect_ratio or 1)
+    self._to_rgb = RgbConverter(size, pixel_aspect)
     self._last = None
     self._chosen: list[np.ndarray] = []
 
@@ -83,9 +82,7 @@ class FrameResampler:
       if time >= until - 1e-6:
         return
       if image is None:
-        image = to_rgb(
-          self._last, self._size, self._reformatter, self._pixel_aspect
-        )
+        image = self._to_rgb(self._last)
       self._chosen.append(image)
 
   def _last_duration(self) -> float:

@@ -245,3 +245,29 @@ def test_the_first_stream_that_can_be_used_is_read(tmp_path):
     clip = media.read_clip(tmp_path / name, streams=("video",))
     assert clip.video.shape == (25, 96, 128, 3)
     np.testing.assert_array_equal(flash.flash_times(clip.video), [12 / 25])
+
+
+@pytest.mark.parametrize("num_streams", [1, 2])
+def test_sound_that_nobody_decodes_is_passed_over_or_named(
+  tmp_path, num_streams
+):
+  path = tmp_path / "a.mp4"
+  with av.open(str(path), "w") as container:
+    for _ in range(num_streams):
+      container.add_stream("aac", rate=48_000, layout="mono")
+    for i, stream in enumerate(container.streams):
+      wave = flash.beeps(1.0, [0.2 + 0.4 * i])
+      frame = av.AudioFrame.from_ndarray(wave[None], "fltp", "mono")
+      frame.sample_rate, frame.pts = 48_000, 0
+      container.mux([*stream.encode(frame), *stream.encode(None)])
+  # What the header of the first stream says of its codec.
+  data = path.read_bytes()
+  at = data.index(b"mp4a", data.index(b"moov"))
+  data = data[:at] + b"no!!" + data[at + 4 :].replace(b"esds", b"none", 1)
+  path.write_bytes(data)
+  if num_streams == 1:
+    with pytest.raises(media.ClipError, match="audio in a format that is not"):
+      media.read_clip(path, streams=("audio",))
+    return
+  audio = media.read_clip(path, streams=("audio",)).audio
+  np.testing.assert_allclose(flash.beep_times(audio), [0.6], atol=0.01)

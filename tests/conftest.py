@@ -39,6 +39,7 @@ MARKERS = {
     "app/main", "command_test", "convert/main",
     "data/decoding_test.py::test_the_command",
     "data/encode/dataset_test.py::test_the_command",
+    "data/opening_test.py::test_bombs",
     "data/loader_test.py::test_tensorflow", "encode_test", "evaluate_test",
     "launch/", "optimized", "processes", "sample_test", "train_test",
     "world_test",

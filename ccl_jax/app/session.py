@@ -164,7 +164,7 @@ def collect_result(
   clip = pathlib.Path(generator.output_path(request))
   mel = None
   if "audio" in request.task.streams:
-    sound = media.read_clip(clip, need_video=False).audio
+    sound = media.read_clip(clip, streams=("audio",)).audio
     mel = contact_sheet.mel_image(log_mel(sound[None])[0], (160, 640))
   maps = sorted(clip.parent.glob("*.attention.*"))
   return Result(

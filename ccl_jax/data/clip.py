@@ -125,13 +125,18 @@ class ClipShape:
 
 @dataclasses.dataclass(frozen=True)
 class GeneratedClip:
-  """Decoded frames, samples, or both, and the log-mel of the samples."""
+  """Decoded frames, samples, or both, and the log-mel of the samples.
+
+  Attributes:
+    given: streams that the user gave, which lose little or nothing in files.
+  """
 
   fps: float
   sample_rate: int
   video: UInt8[np.ndarray, "t y x 3"] | None = None
   audio: Float[np.ndarray, " s"] | None = None
   mel: Float[np.ndarray, "n mels"] | None = None
+  given: tuple[str, ...] = ()
 
   def save(self, path: epath.PathLike) -> epath.Path:
     """Writes mp4, or wav if there is no video; returns the path written.
@@ -144,5 +149,8 @@ class GeneratedClip:
       media.write_wav(path, self.audio, self.sample_rate)
     else:
       path = epath.Path(f"{stem}.mp4")
-      media.write_mp4(path, self.video, self.fps, self.audio, self.sample_rate)
+      quality = media.quality_of_inputs(self.given)
+      media.write_mp4(
+        path, self.video, self.fps, self.audio, self.sample_rate, **quality
+      )
     return path

@@ -58,7 +58,8 @@ def write_clips(
     latents: as in `decode_clips`.
     paths: one for each clip.
     inputs: frames (t, y, x, 3) of each clip as "video", or samples as "audio".
-      They are written in place of the decoded latents of that stream.
+      They are written in place of the decoded latents of that stream, with
+      little loss or none.
   """
   rate = codecs.audio.sample_rate
   audios = [None] * len(paths)
@@ -74,9 +75,12 @@ def write_clips(
     pieces = [inputs["video"]]
   else:
     pieces = codecs.video.stream(latents["video"])
+  quality = media.quality_of_inputs(inputs)
   with contextlib.ExitStack() as stack:
     add_frames = [
-      stack.enter_context(media.writing_mp4(path, shape.fps, audio, rate))
+      stack.enter_context(
+        media.writing_mp4(path, shape.fps, audio, rate, **quality)
+      )
       for path, audio in zip(paths, audios, strict=True)
     ]
     for piece in pieces:

@@ -1,38 +1,37 @@
 """Clips with sound: reading at one frame rate, size and sample rate; writing.
 
 One clock for both streams. Time zero is the first video frame (the first audio
-sample if there is no video). Output frame k is the source frame whose timestamp
-is nearest to k / fps; an audio sample with timestamp t lands at index
+sample if no video is read). Output frame k is what a player shows half a frame
+after k / fps; an audio sample with time stamp t lands at index
 round(t * sample_rate), whatever the streams' start offsets are, and silence
 fills the gaps.
 """
 
 import contextlib
-import os
 import wave
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from fractions import Fraction
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
-from av.video.reformatter import VideoReformatter
 from jaxtyping import Float, UInt8
 
-from ccl_jax.data.av_sync import (
-  MAX_MISSING_TAIL,
-  AudioResampler,
+from ccl_jax.array_types import STREAMS
+from ccl_jax.data.audio_sync import MAX_MISSING_TAIL, AudioResampler
+from ccl_jax.data.opening import (
   ClipError,
-  FrameResampler,
-  resize_and_crop,
+  Path,
+  find_stream,
+  open_image,
+  open_media,
 )
-from ccl_jax.files import local_copy, replacing
-
-Path = str | os.PathLike
+from ccl_jax.data.pictures import image_to_rgb
+from ccl_jax.data.video_sync import FrameResampler
+from ccl_jax.files import replacing
 
 # Decoders overshoot a little; a file that exceeds this is not in [-1, 1].
 _MAX_PEAK = 8.0
-_IMAGE_FORMATS = ("image2", "png_pipe", "jpeg_pipe", "webp_pipe", "bmp_pipe")
 
 
 class Clip(NamedTuple):
@@ -51,6 +50,7 @@ def read_clip(
   sample_rate: int = 16_000,
   need_video: bool = True,
   need_audio: bool = True,
+  streams: Collection[str] = STREAMS,
 ) -> Clip:
   """Reads the first `frames` frames of a file (None: all) and their sound.
 
@@ -61,18 +61,25 @@ def read_clip(
       centre. None keeps the source's size.
     frames: number of frames; there are round(frames / fps * sample_rate) audio
       samples.
-    sample_rate: of the result, which is the mean of all channels, clipped to
+    sample_rate: of the result, to which all channels are mixed, clipped to
       [-1, 1].
     need_video: raise an error if the file has no video.
     need_audio: raise an error if the file has no audio.
+    streams: "video", "audio" or both; nothing else is read, so that it may be
+      short, damaged or in an unknown format.
 
   Raises:
     ClipError: the file is unreadable, damaged, shorter than needed or lacks a
       stream, or its audio has samples that are not numbers or far beyond 1.
   """
-  with _opened(path) as container:
-    video_stream = _find_stream(container, "video", need_video)
-    audio_stream = _find_stream(container, "audio", need_audio)
+  needed = {"video": need_video, "audio": need_audio}
+  with open_media(path) as container:
+    video_stream, audio_stream = (
+      find_stream(container, stream, needed[stream])
+      if stream in streams
+      else None
+      for stream in STREAMS
+    )
     if video_stream is None and audio_stream is None:
       raise ClipError("has neither pictures nor sound")
     video = video_stream and FrameResampler(video_stream, fps, size, frames)
@@ -92,21 +99,17 @@ def read_clip(
 def read_image(
   path: Path, size: tuple[int, int] | None = None
 ) -> UInt8[np.ndarray, "y x 3"]:
-  """Reads a png, jpeg, webp or bmp as RGB, scaled to cover `size` and cropped.
+  """Reads a still image as RGB, scaled to cover `size` and cropped.
+
+  Transparent pixels are on white; of several pictures the first one is read.
+
+  path: png, jpeg, webp, bmp, gif or tiff.
 
   Raises:
-    ClipError: unreadable, or not one of these formats.
+    ClipError: unreadable, too large, or not one of these formats.
   """
-  with _opened(path) as container:
-    if container.format.name not in _IMAGE_FORMATS:
-      raise ClipError(
-        f"is {container.format.long_name}, not an image"
-        " (png, jpeg, webp or bmp expected)"
-      )
-    frame = next(container.decode(video=0), None)
-    if frame is None:
-      raise ClipError("holds no picture")
-    return resize_and_crop(frame, size, VideoReformatter())
+  with open_image(path) as image:
+    return image_to_rgb(image, size)
 
 
 def declared_duration(path: Path) -> float:
@@ -115,8 +118,14 @@ def declared_duration(path: Path) -> float:
   Raises:
     ClipError: unreadable.
   """
-  with _opened(path) as container:
+  with open_media(path) as container:
     return (container.duration or 0) / av.time_base
+
+
+def quality_of_inputs(names: Collection[str]) -> dict[str, Any]:
+  """Returns arguments of `writing_mp4` for streams that the user gave."""
+  quality = {"video": {"crf": 8}, "audio": {"audio_codec": "flac"}}
+  return {k: x for name in names for k, x in quality[name].items()}
 
 
 def write_mp4(
@@ -125,11 +134,10 @@ def write_mp4(
   fps: float,
   audio: Float[np.ndarray, " s"] | None = None,
   sample_rate: int = 16_000,
-  *,
-  crf: int = 18,
+  **quality,
 ) -> None:
   """Writes all frames of `video`; see `writing_mp4`."""
-  with writing_mp4(path, fps, audio, sample_rate, crf=crf) as add_frame:
+  with writing_mp4(path, fps, audio, sample_rate, **quality) as add_frame:
     for image in video:
       add_frame(image)
 
@@ -142,6 +150,7 @@ def writing_mp4(
   sample_rate: int = 16_000,
   *,
   crf: int = 18,
+  audio_codec: str = "aac",
 ) -> Iterator[Callable[[np.ndarray], None]]:
   """Yields a function that adds a frame, (y, x, 3) bytes, to an mp4 file.
 
@@ -149,6 +158,7 @@ def writing_mp4(
   sizes gain an edge row or column.
 
   crf: x264's quality: 0 is lossless, 18 looks lossless, 23 is small.
+  audio_codec: "aac", or "flac", which is lossless.
 
   Raises:
     ValueError: no frames, or a frame rate that is not positive.
@@ -168,7 +178,7 @@ def writing_mp4(
     video_stream.pix_fmt = "yuv420p"
     if audio is not None:
       audio_stream = container.add_stream(
-        "aac", rate=sample_rate, layout="mono", bit_rate=96_000
+        audio_codec, rate=sample_rate, layout="mono", bit_rate=96_000
       )
 
     def add_frame(image: UInt8[np.ndarray, "y x 3"]) -> None:
@@ -219,30 +229,6 @@ def _mux_audio(container, stream, audio: np.ndarray, sample_rate: int) -> None:
   container.mux(stream.encode(None))
 
 
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[av.container.InputContainer]:
-  """Opens a file; errors in the block become a ClipError with its name."""
-  try:
-    with (
-      local_copy(path) as local,
-      av.open(str(local), metadata_errors="ignore") as container,
-    ):
-      yield container
-  except (av.FFmpegError, OSError, ClipError) as error:
-    reason = getattr(error, "strerror", None) or error
-    raise ClipError(f"{os.fspath(path)}: {reason}") from error
-
-
-def _find_stream(container, kind: str, is_needed: bool):
-  """Returns the first stream of a kind, but not a music file's cover image."""
-  for stream in getattr(container.streams, kind):
-    if not stream.disposition & av.stream.Disposition.attached_pic:
-      return stream
-  if is_needed:
-    raise ClipError(f"has no {kind} stream")
-  return None
-
-
 def _decode(
   container,
   video: FrameResampler | None,
@@ -251,14 +237,24 @@ def _decode(
 ) -> None:
   """Decodes frames into the resamplers until they have `seconds`."""
   streams = [resampler.stream for resampler in (video, audio) if resampler]
-  for frame in container.decode(*streams):
-    if frame.time is None:
-      raise ClipError("has frames without timestamps")
-    if frame.is_corrupt:
-      raise ClipError(f"is damaged at {frame.time:.2f} s")
-    (video if isinstance(frame, av.VideoFrame) else audio).add(frame)
-    if _is_enough(video, audio, seconds):
-      return
+  for packet in container.demux(*streams):
+    is_audio = audio is not None and packet.stream is audio.stream
+    try:
+      frames = packet.decode()
+    except av.error.InvalidDataError:
+      if not is_audio:
+        raise
+      # The first packet after a cut or a join often lacks what it refers to.
+      audio.skip(packet)
+      continue
+    for frame in frames:
+      if frame.time is None:
+        raise ClipError("has frames without timestamps")
+      if frame.is_corrupt:
+        raise ClipError(f"is damaged at {frame.time:.2f} s")
+      (audio if is_audio else video).add(frame)
+      if _is_enough(video, audio, seconds):
+        return
 
 
 def _is_enough(video, audio, seconds: float | None) -> bool:

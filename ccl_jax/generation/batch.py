@@ -15,7 +15,7 @@ import tqdm
 from etils import epath
 
 from ccl_jax import distributed
-from ccl_jax.data import decoding
+from ccl_jax.data import decoding, muxing
 from ccl_jax.distributed import ShardOptions
 from ccl_jax.files import write_json
 from ccl_jax.generation.pipeline import Pipeline
@@ -124,7 +124,13 @@ class BatchGenerator:
       [self.output_path(request) for request in batch],
       {s: [x[s] for x in inputs] for s in task.given},
     )
+    seconds = pipeline.shape.frames / pipeline.shape.fps
     for i, request in enumerate(batch):
+      for stream in task.given:
+        source = getattr(request, stream)
+        if isinstance(source, str):
+          path = self.output_path(request)
+          muxing.restore_stream(path, stream, source, seconds)
       if shares:
         self.plot_attention(
           request, *({s: x[i] for s, x in y.items()} for y in (latents, shares))

@@ -141,7 +141,7 @@ class Pipeline(Components):
     for request, clip in zip(batch, stages.decode(self, latents), strict=True):
       given = {s: getattr(request, s) for s in request.task.given}
       given = {s: x for s, x in given.items() if isinstance(x, np.ndarray)}
-      clips.append(dataclasses.replace(clip, **given))
+      clips.append(dataclasses.replace(clip, **given, given=tuple(given)))
     return clips
 
   def _embed(

@@ -218,8 +218,7 @@ def read_inputs(
     else:
       clip = media.read_clip(
         value, fps=shape.fps, size=shape.size, frames=shape.frames,
-        sample_rate=sample_rate,
-        need_video=name == "video", need_audio=name == "audio",
+        sample_rate=sample_rate, streams=(name,),
       )  # fmt: skip
       inputs[name] = getattr(clip, name)
   return inputs

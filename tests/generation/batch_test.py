@@ -10,7 +10,7 @@ from ccl_jax.data import media
 from ccl_jax.generation import requests
 from ccl_jax.generation.batch import BatchGenerator
 from ccl_jax.generation.pipeline import Pipeline, group_requests
-from tests.runs import RATE, SHAPE, WORDS
+from tests.runs import RATE, SHAPE, WORDS, hum, noise
 
 ABOUT = {"checkpoint": 4}
 
@@ -118,6 +118,36 @@ def test_what_cannot_be_made_is_told_and_the_others_go_on(
   given = requests.read_inputs(sounds[1], SHAPE, RATE)["audio"]
   inner = slice(800, -800)
   assert np.corrcoef(made.audio[inner], given[inner])[0, 1] > 0.9
+
+
+def test_given_streams_leave_as_they_came(pipeline, inputs, tmp_path):
+  """Sound in any case, pictures if they are as long as the clip."""
+  frames = noise(frames=SHAPE.frames, size=(48, 64))
+  media.write_mp4(tmp_path / "film.mp4", frames, SHAPE.fps)
+  media.write_mp4(tmp_path / "sound.mp4", frames, SHAPE.fps, hum(0.5))
+  given = {"video": "film.mp4", "audio": "sound.mp4"}
+  generator, _ = make(pipeline, tmp_path / "out")
+  requested = [
+    *items(1, "v2a", video=str(tmp_path / "film.mp4")),
+    *items(1, "a2v", audio=str(tmp_path / "sound.mp4")),
+  ]
+  assert generator.run(requested) == []
+  for task, kind in (("v2a", "video"), ("a2v", "audio")):
+    made, source = (
+      packets(path, kind)
+      for path in (tmp_path / "out" / task / "0.mp4", tmp_path / given[kind])
+    )
+    assert made and made == source[: len(made)]
+    assert len(made) < len(source) or kind == "video"
+    clip = media.read_clip(tmp_path / "out" / task / "0.mp4")
+    assert len(clip.video) == SHAPE.frames
+    assert not list(tmp_path.rglob("*partial*"))
+
+
+def packets(path, kind):
+  with media.av.open(str(path)) as container:
+    stream = getattr(container.streams, kind)[0]
+    return [bytes(packet) for packet in container.demux(stream) if packet.size]
 
 
 def test_offload_makes_the_same_and_keeps_nothing(run, pipeline, tmp_path):

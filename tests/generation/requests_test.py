@@ -1,7 +1,9 @@
 """Lists of prompts, and what lines and files can have wrong with them."""
 
 import json
+from fractions import Fraction
 
+import av
 import numpy as np
 import pytest
 
@@ -144,6 +146,44 @@ def test_what_is_left_out_of_a_long_input_is_said(tmp_path):
   assert len(read_inputs(long)["audio"]) == SAMPLES
 
 
+@pytest.mark.parametrize("sound", [None, "short", "broken", "not a number"])
+def test_v2a_does_not_read_sound(tmp_path, sound):
+  path = tmp_path / "a.mkv"
+  wave = hum(0.02 if sound == "short" else 1.0)
+  if sound == "not a number":
+    wave[:] = np.nan
+  with av.open(str(path), "w") as container:
+    stream = container.add_stream("ffv1", rate=25)
+    stream.height, stream.width = SHAPE.size
+    stream.pix_fmt = "bgr0"
+    if sound:
+      audio = container.add_stream("pcm_f32le", rate=RATE, layout="mono")
+      frame = av.AudioFrame.from_ndarray(wave[None], "flt", "mono")
+      frame.sample_rate, frame.pts = RATE, 0
+      for packet in audio.encode(frame):
+        if sound == "broken":
+          packet = av.Packet(b"?")
+          packet.stream, packet.pts, packet.dts = audio, 0, 0
+          packet.time_base = Fraction(1, RATE)
+        container.mux(packet)
+    for i, image in enumerate(noise()):
+      frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+      frame.pts = i
+      container.mux(stream.encode(frame))
+    container.mux(stream.encode(None))
+  given = read_inputs(item("v2a", video=str(path)))["video"]
+  np.testing.assert_array_equal(given, noise())
+
+
+def test_a2v_does_not_read_pictures(tmp_path):
+  """One picture beside a second of sound: its clock is the sound's own."""
+  path = tmp_path / "still.mp4"
+  media.write_mp4(path, noise(frames=1), SHAPE.fps, hum(1.0))
+  given = read_inputs(item("a2v", audio=str(path)))["audio"]
+  assert len(given) == SAMPLES
+  assert np.corrcoef(given, hum(1.0)[:SAMPLES])[0, 1] > 0.99
+
+
 def write_bad(kind, path):
   if kind == "rubbish":
     path.write_text("neither sound nor picture")
@@ -170,7 +210,7 @@ def write_bad(kind, path):
     ("a2v", "audio", "absent", "No such file"),
     ("v2a", "video", "rubbish", "Invalid data"),
     ("v2a", "video", "sound", "has no video stream"),
-    ("i2v", "image", "rubbish", "Invalid data"),
+    ("i2v", "image", "rubbish", "not an image"),
     ("i2v", "image", "silent", "not an image"),
   ],
 )

@@ -1,0 +1,163 @@
+"""Decoded sound, in the order of its time stamps, on one clock.
+
+A sample with time stamp t lands at index round((t - start) * rate); where the
+file has no sample there is silence.
+"""
+
+import math
+
+import av
+import numpy as np
+from jaxtyping import Float
+
+from ccl_jax.data.opening import ClipError
+
+# Encoders end sound a little before or after the video: a missing tail of up to
+# this many seconds is filled with silence and is no error.
+MAX_MISSING_TAIL = 0.1
+# Time stamps are not exact: containers round them, recorders stamp packets when
+# they arrive. A gap is real if it is longer than this many seconds (FFmpeg's
+# threshold too), or if the sound stays late or early by more than
+# `_MAX_OFFSET` for `_PERSISTENT`.
+_MAX_JITTER = 0.1
+_MAX_OFFSET = 0.02
+_PERSISTENT = 0.5
+# A mix whose energy is below this share of its channels' has lost the sound.
+_MIN_MIX = 5e-4
+
+
+class AudioResampler:
+  """Sound on the clock: mixed to one channel, at one sample rate.
+
+  Channels are mixed to stereo by the matrix of ITU-R BS.775 (the centre at
+  -3 dB in both), whose mean is the result. Loud passages may exceed 1.
+  """
+
+  def __init__(self, stream: av.AudioStream, sample_rate: int):
+    self.stream, self._rate = stream, sample_rate
+    self.start: float | None = None
+    self.end = -math.inf
+    self._skipped = 0.0
+    self._format, self._resampler = None, None
+    # Pieces of sound, each with the time of its first sample.
+    self._pieces: list[tuple[float, np.ndarray]] = []
+    self._mix_energy = self._channels_energy = 0.0
+
+  def add(self, frame: av.AudioFrame) -> None:
+    """Takes the next input frame, which may have another rate and layout."""
+    if self.start is None:
+      self.start = frame.time
+    self.end = frame.time + frame.samples / frame.sample_rate
+    self._skipped = 0.0
+    form = (frame.format.name, frame.layout.name, frame.sample_rate)
+    if form != self._format:
+      self._flush()
+      self._format, self._resampler = form, self._make_resampler(frame)
+    self._resample(frame)
+
+  def skip(self, packet: av.Packet) -> None:
+    """Leaves out a packet that the decoder refuses.
+
+    Raises:
+      ClipError: more than `MAX_MISSING_TAIL` seconds of them in a row.
+    """
+    self._skipped += float((packet.duration or 0) * packet.time_base) or 0.02
+    if self._skipped > MAX_MISSING_TAIL:
+      raise ClipError(f"sound is damaged after {max(self.end, 0):.2f} s")
+
+  def finish(
+    self, start: float | None, seconds: float | None
+  ) -> Float[np.ndarray, " s"]:
+    """Returns `seconds` of sound from the time `start` on.
+
+    start: None is the sound's own start.
+    seconds: None is all.
+
+    Raises:
+      ClipError: the sound ends more than `MAX_MISSING_TAIL` too early, or its
+        channels cancel each other.
+    """
+    if self.start is None:
+      raise ClipError("has no decodable sound")
+    self._flush()
+    if self._mix_energy < _MIN_MIX * self._channels_energy:
+      raise ClipError(
+        "sound is in antiphase: its channels cancel each other when they are"
+        " mixed; turn one of them over, or give one channel"
+      )
+    start = self.start if start is None else start
+    length = self.end - start
+    needed = declared_seconds(self.stream) if seconds is None else seconds
+    check_length("audio", length, needed - MAX_MISSING_TAIL)
+    return self._join(start, length if seconds is None else seconds)
+
+  def _make_resampler(self, frame: av.AudioFrame) -> av.AudioResampler:
+    channels = frame.layout.nb_channels
+    # Layouts such as "7 channels" have no matrix.
+    is_known = " channel" not in frame.layout.name
+    layout = "stereo" if channels > 2 and is_known else None
+    return av.AudioResampler("fltp", layout, self._rate)
+
+  def _flush(self) -> None:
+    if self._resampler is not None:
+      self._resample(None)
+
+  def _resample(self, frame: av.AudioFrame | None) -> None:
+    """Resamples a frame; None flushes the resampler."""
+    for piece in self._resampler.resample(frame):
+      channels = piece.to_ndarray()
+      # Not FFmpeg's mix to mono: it makes what both sides share louder.
+      mix = channels.mean(0)
+      if len(channels) > 1:
+        self._mix_energy += float(np.vdot(mix, mix))
+        self._channels_energy += float(np.vdot(channels, channels))
+      self._pieces.append((float(piece.time), mix))
+
+  def _join(self, start: float, seconds: float) -> Float[np.ndarray, " s"]:
+    """Copies every piece to its index; the rest is silence."""
+    result = np.zeros(round(seconds * self._rate), np.float32)
+    for index, (_, piece) in zip(
+      self._indices(start), self._pieces, strict=True
+    ):
+      num_before_start = max(-index, 0)
+      target = result[max(index, 0) : max(index + len(piece), 0)]
+      target[:] = piece[num_before_start : num_before_start + len(target)]
+    return result
+
+  def _indices(self, start: float) -> list[int]:
+    """Returns the index of each piece's first sample.
+
+    A piece continues right after the previous one, unless there is a real gap.
+    """
+    times = np.array([time for time, _ in self._pieces])
+    by_time = np.round((times - start) * self._rate).astype(int)
+    lengths = [len(piece) for _, piece in self._pieces]
+    continuous = np.cumsum([0, *lengths[:-1]])
+    late = by_time - continuous
+    last = np.searchsorted(times, times + _PERSISTENT)
+    offset, result = late[0], []
+    for i, end in enumerate(last):
+      if abs(late[i] - offset) > _MAX_JITTER * self._rate:
+        offset = late[i]
+      elif end < len(late):
+        # Nothing of this is jitter: each of the next stamps says so.
+        soon = late[i:end] - offset
+        step = max(soon.min(), 0) + min(soon.max(), 0)
+        if abs(step) > _MAX_OFFSET * self._rate:
+          offset += step
+      result.append(int(continuous[i] + offset))
+    return result
+
+
+def declared_seconds(stream: av.VideoStream | av.AudioStream) -> float:
+  """Returns the duration in the file's header; 0 if it has none."""
+  return float((stream.duration or 0) * stream.time_base)
+
+
+def check_length(kind: str, seconds: float, needed: float) -> None:
+  """Raises ClipError if a stream ends too early."""
+  if seconds < needed:
+    raise ClipError(
+      f"{kind} is too short: {seconds:.2f} s of {needed:.2f} s needed"
+      " (a shorter clip, or a truncated file)"
+    )

@@ -1,0 +1,154 @@
+"""The one place that opens files that users bring.
+
+A file may be a list of other files and addresses (a playlist, a manifest), and
+a name may be an address itself: none of them is followed. A header may claim
+any size, so that sizes are checked before a picture is decoded.
+"""
+
+import contextlib
+import os
+import warnings
+from collections.abc import Iterator
+
+import av
+from etils import epath
+from PIL import Image
+
+from ccl_jax.files import is_remote, local_copy
+
+Path = str | os.PathLike
+
+# A picture takes up to ten bytes a pixel while it is decoded and converted,
+# and a video decoder keeps some: below 2 GB in all.
+MAX_PIXELS = 2**26
+
+# Kinds of which each file is whole. concat, hls, dash, sdp, image2 and others
+# that open what their text or name says are not among them.
+_CONTAINERS = (
+  "mov", "matroska", "avi", "flv", "asf", "mpegts", "mpeg", "ogg", "mxf", "dv",
+  "gif", "apng", "wav", "w64", "aiff", "au", "caf", "amr", "flac", "mp3", "aac",
+  "ac3", "eac3", "ape", "wv", "tta",
+)  # fmt: skip
+_IMAGES = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
+_THUMBNAIL = (
+  av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
+)
+_TOO_LARGE = (
+  "has pictures of {} pixels, expected at most"
+  f" {MAX_PIXELS / 1e6:.0f} megapixels: scale it down"
+)
+
+
+class ClipError(ValueError):
+  """A file that cannot be used; the message says why."""
+
+
+@contextlib.contextmanager
+def open_media(path: Path) -> Iterator[av.container.InputContainer]:
+  """Opens a clip; errors in the block become a ClipError with its name."""
+  with _local_file(path) as local:
+    try:
+      container = av.open(
+        local,
+        metadata_errors="ignore",
+        options={"max_pixels": str(MAX_PIXELS)},
+        container_options={
+          "format_whitelist": ",".join(_CONTAINERS),
+          "protocol_whitelist": "file",
+        },
+      )
+    except av.error.ArgumentError as error:
+      raise ClipError(
+        "is a list of other files, or of a kind that is not read"
+        " (mp4, mov, mkv, webm, avi, ts, wav, flac, mp3... expected)"
+      ) from error
+    with container:
+      yield container
+
+
+@contextlib.contextmanager
+def open_image(path: Path) -> Iterator[Image.Image]:
+  """Opens a still image; errors in the block are as in `open_media`."""
+  with _local_file(path) as local:
+    try:
+      with warnings.catch_warnings(
+        action="ignore", category=Image.DecompressionBombWarning
+      ):
+        image = Image.open(local, formats=_IMAGES)
+    except Image.DecompressionBombError as error:
+      raise ClipError(_TOO_LARGE.format("too many")) from error
+    except Image.UnidentifiedImageError as error:
+      raise ClipError(
+        "is not an image (png, jpeg, webp, bmp, gif or tiff expected)"
+      ) from error
+    with image:
+      check_size(*image.size)
+      yield image
+
+
+def find_stream(
+  container: av.container.InputContainer, kind: str, is_needed: bool
+) -> av.VideoStream | av.AudioStream | None:
+  """Returns the first stream of a kind that can be decoded and is no thumbnail.
+
+  Raises:
+    ClipError: pictures that are too large, or no such stream and `is_needed`.
+  """
+  found = [
+    stream
+    for stream in getattr(container.streams, kind)
+    if not stream.disposition & _THUMBNAIL
+  ]
+  usable = [stream for stream in found if stream.codec_context is not None]
+  # One picture beside a film is its thumbnail, though nothing says so.
+  usable = [stream for stream in usable if stream.frames != 1] or usable
+  if not usable:
+    if is_needed and found:
+      raise ClipError(f"has {kind} in a format that is not known here")
+    if is_needed:
+      raise ClipError(f"has no {kind} stream")
+    return None
+  codec = usable[0].codec_context
+  if kind == "video":
+    check_size(codec.width, codec.height)
+    codec.options = {"max_pixels": str(MAX_PIXELS)}
+  return usable[0]
+
+
+def check_size(width: int, height: int) -> None:
+  """Checks that a picture is not too large to be decoded.
+
+  Raises:
+    ClipError: it is, or its file says no size.
+  """
+  # FFmpeg leaves a size at 0 if it is beyond `max_pixels`.
+  if not 0 < width * height <= MAX_PIXELS:
+    size = f"{width}x{height}" if width * height else "too many or no"
+    raise ClipError(_TOO_LARGE.format(size))
+
+
+@contextlib.contextmanager
+def _local_file(path: Path) -> Iterator[str]:
+  """Yields the absolute path of a local file, or of a copy of a remote one."""
+  try:
+    if is_remote(path):
+      _check_bucket(path)
+    with local_copy(path) as local:
+      if local.exists() and not local.is_file():
+        raise ClipError("is not a file")
+      # FFmpeg takes "http:x" and "concat:a|b" for addresses.
+      yield str(local.absolute())
+  except ImportError:  # of a bucket's library
+    raise
+  except Exception as error:  # Decoders raise almost anything.
+    reason = getattr(error, "strerror", None) or error
+    if not isinstance(error, av.FFmpegError | OSError | ValueError):
+      reason = f"cannot be decoded ({type(error).__name__}: {error})"
+    raise ClipError(f"{os.fspath(path)}: {reason}") from error
+
+
+def _check_bucket(path: Path) -> None:
+  try:
+    epath.Path(path)
+  except KeyError as error:
+    raise ClipError("is an address; files and buckets are read") from error

@@ -1,0 +1,133 @@
+"""Decoded pictures as a person sees them: upright, square pixels, sRGB colours.
+
+Colours: YUV without tags is BT.709 from 720 lines on, else BT.601. HDR (HLG,
+PQ) and wider primaries are mapped to sRGB by swscale, whose mapping keeps hues
+and compresses what is brighter than white. Transparent pixels are on white.
+"""
+
+import struct
+
+import av
+import numpy as np
+from av.sidedata.sidedata import Type
+from av.video.reformatter import ColorPrimaries, ColorTrc, VideoReformatter
+from jaxtyping import UInt8
+from PIL import Image, ImageOps
+
+from ccl_jax.data.opening import check_size
+
+# Numbers of ITU-T H.273, as FFmpeg's.
+_UNSPECIFIED = 2
+_HDR = (16, 18)  # PQ, HLG
+_WIDE = (9, 11, 12)  # BT.2020, DCI-P3, Display P3
+
+
+class RgbConverter:
+  """Frames of one stream -> RGB that covers a size, cropped at the centre.
+
+  Args:
+    size: (y, x); None is that of the frames.
+    pixel_aspect: width of a stored pixel by its height.
+  """
+
+  def __init__(self, size: tuple[int, int] | None, pixel_aspect: float = 1.0):
+    self._size, self._pixel_aspect = size, pixel_aspect
+    self._reformatter = VideoReformatter()
+    self._form, self._plan = None, None
+
+  def __call__(self, frame: av.VideoFrame) -> UInt8[np.ndarray, "y x 3"]:
+    """Converts a frame.
+
+    Raises:
+      ClipError: the scaled picture, before it is cropped, is too large.
+    """
+    form = (frame.format.name, frame.width, frame.height)
+    if form != self._form:
+      self._form, self._plan = form, self._make_plan(frame)
+    options, crop, (a, b, c, d) = self._plan
+    image = self._reformatter.reformat(
+      frame, **options, **_colours(frame)
+    ).to_ndarray()[crop]
+    if options["format"] == "rgba":
+      image = on_white(image)
+    if b or c:
+      image = image.swapaxes(0, 1)
+    image = image[:: -1 if b + d < 0 else 1, :: -1 if a + c < 0 else 1]
+    return np.ascontiguousarray(image)
+
+  def _make_plan(self, frame: av.VideoFrame):
+    """Returns options of the reformatter, a crop and the display matrix."""
+    matrix = display_matrix(frame)
+    height, width = frame.height, frame.width * self._pixel_aspect
+    y, x = self._size or (height, round(width))
+    if self._size and any(matrix[1:3]):
+      y, x = x, y
+    scale = max(y / height, x / width)
+    height, width = max(y, round(height * scale)), max(x, round(width * scale))
+    check_size(width, height)
+    has_alpha = any(part.is_alpha for part in frame.format.components)
+    options = {
+      "width": width,
+      "height": height,
+      "format": "rgba" if has_alpha else "rgb24",
+      "interpolation": "AREA" if scale < 1 else "BICUBIC",
+    }
+    top, left = (height - y) // 2, (width - x) // 2
+    return options, np.s_[top : top + y, left : left + x], matrix
+
+
+def image_to_rgb(
+  image: Image.Image, size: tuple[int, int] | None
+) -> UInt8[np.ndarray, "y x 3"]:
+  """Returns a still image as `RgbConverter` does a frame."""
+  image = ImageOps.exif_transpose(image)
+  if image.mode.startswith("I"):  # 16 bits, which Pillow would clip to 8
+    image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+  if image.has_transparency_data:
+    pixels = on_white(np.asarray(image.convert("RGBA")))
+  else:
+    pixels = np.asarray(image.convert("RGB"))
+  frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+  return RgbConverter(size)(frame)
+
+
+def on_white(image: UInt8[np.ndarray, "y x 4"]) -> UInt8[np.ndarray, "y x 3"]:
+  """Lays RGBA on white."""
+  colour, alpha = np.split(image.astype(np.uint16), [3], axis=-1)
+  return ((colour * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+
+
+def display_matrix(frame: av.VideoFrame) -> tuple[int, int, int, int]:
+  """Returns (a, b, c, d): pixel (x, y) is shown at (ax + cy, bx + dy).
+
+  Two of them are zero: other angles are rounded to quarter turns.
+  """
+  try:
+    data = frame.side_data.get(Type.DISPLAYMATRIX)
+  except ValueError:  # PyAV fails at kinds of side data that it does not know.
+    turns = round(frame.rotation / 90) % 4
+    return [(1, 0, 0, 1), (0, -1, 1, 0), (-1, 0, 0, -1), (0, 1, -1, 0)][turns]
+  a, b, _, c, d, *_ = struct.unpack("9i", bytes(data)) if data else [0] * 9
+  if abs(b) + abs(c) > abs(a) + abs(d):
+    return 0, b, c, 0
+  return (a, 0, 0, d) if a or d else (1, 0, 0, 1)
+
+
+def _colours(frame: av.VideoFrame) -> dict[str, int | str]:
+  """Returns how `VideoReformatter` shall read and map a frame's colours."""
+  options: dict[str, int | str] = {}
+  is_hdr = frame.color_trc in _HDR
+  if is_hdr and frame.color_primaries == _UNSPECIFIED:
+    frame.color_primaries = ColorPrimaries.BT2020
+  is_wide = frame.color_primaries in _WIDE
+  is_tagged = frame.colorspace != _UNSPECIFIED or frame.format.is_rgb
+  if not is_tagged and is_wide:
+    options["src_colorspace"] = "BT2020"
+  elif not is_tagged and frame.height >= 720:
+    options["src_colorspace"] = "ITU709"
+  if is_wide:
+    # The curve of SDR is BT.709's already, so that its greys stay the same.
+    trc = ColorTrc.IEC61966_2_1 if is_hdr else ColorTrc.BT709
+    options["dst_color_trc"] = int(trc)
+    options["dst_color_primaries"] = int(ColorPrimaries.BT709)
+  return options

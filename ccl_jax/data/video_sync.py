@@ -1,0 +1,130 @@
+"""Decoded frames, in the order of their time stamps, at one frame rate.
+
+Frames are held, as players show them: output frame k is the last one whose time
+is not after start + k / fps plus half an output frame.
+"""
+
+import contextlib
+from collections.abc import Iterator
+
+import av
+import numpy as np
+from av.filter import Graph
+from jaxtyping import UInt8
+
+from ccl_jax.data.audio_sync import (
+  MAX_MISSING_TAIL,
+  check_length,
+  declared_seconds,
+)
+from ccl_jax.data.opening import ClipError
+from ccl_jax.data.pictures import RgbConverter
+
+
+class FrameResampler:
+  """Video on the clock: frame k is what is shown at start + k / fps."""
+
+  def __init__(
+    self,
+    stream: av.VideoStream,
+    fps: float,
+    size: tuple[int, int] | None,
+    frames: int | None,
+  ):
+    self.stream, self._fps, self._frames = stream, fps, frames
+    self.start: float | None = None
+    self._deinterlacer = Deinterlacer()
+    pixel_aspect = float(stream.sample_aspect_ratio or 1)
+    self._to_rgb = RgbConverter(size, pixel_aspect)
+    self._last = None
+    self._chosen: list[np.ndarray] = []
+
+  @property
+  def is_full(self) -> bool:
+    return len(self._chosen) == self._frames
+
+  def add(self, frame: av.VideoFrame) -> None:
+    """Takes the next input frame."""
+    for each in self._deinterlacer(frame):
+      self._add(each)
+
+  def finish(self) -> UInt8[np.ndarray, "t y x 3"]:
+    """Returns the frames; ClipError if the input ends too early."""
+    for frame in self._deinterlacer(None):
+      self._add(frame)
+    if self._last is None:
+      raise ClipError("has no decodable picture")
+    if not self.is_full:
+      end = self._last.time + self._last_duration()
+      self._repeat_last(until=end)
+      if self._frames is None:
+        needed = declared_seconds(self.stream) - MAX_MISSING_TAIL
+        check_length("video", end - self.start, needed)
+      elif not self.is_full:
+        check_length("video", end - self.start, self._frames / self._fps)
+    return np.stack(self._chosen)
+
+  def _add(self, frame: av.VideoFrame) -> None:
+    if self._last is None:
+      self.start = frame.time
+    else:
+      # Just half a frame ahead is too far, so that every second frame of
+      # twice the rate is the one of the same time.
+      self._repeat_last(until=frame.time - 0.5 / self._fps + 2e-6)
+    self._last = frame
+
+  def _repeat_last(self, until: float) -> None:
+    """Chooses the last frame for every output time before `until`."""
+    image = None
+    while not self.is_full:
+      time = self.start + len(self._chosen) / self._fps
+      # A microsecond decides ties the same way for every time base.
+      if time >= until - 1e-6:
+        return
+      if image is None:
+        image = self._to_rgb(self._last)
+      self._chosen.append(image)
+
+  def _last_duration(self) -> float:
+    if self._last.duration:
+      return float(self._last.duration * self._last.time_base)
+    return 1 / float(self.stream.average_rate or self._fps)
+
+
+class Deinterlacer:
+  """FFmpeg's bwdif from the first interlaced frame on; it holds one back."""
+
+  def __init__(self):
+    self._graph, self._format = None, None
+
+  def __call__(self, frame: av.VideoFrame | None) -> Iterator[av.VideoFrame]:
+    """Yields the frames that are ready; None flushes."""
+    form = frame and (frame.format.name, frame.width, frame.height)
+    if form != self._format and self._graph is not None:
+      yield from self._push(None)
+      self._graph = None
+    self._format = form
+    if frame is None:
+      return
+    if frame.interlaced_frame and self._graph is None:
+      self._graph = _make_graph(frame)
+    yield from (frame,) if self._graph is None else self._push(frame)
+
+  def _push(self, frame: av.VideoFrame | None) -> Iterator[av.VideoFrame]:
+    self._graph.push(frame)
+    with contextlib.suppress(av.error.BlockingIOError, av.error.EOFError):
+      while True:
+        yield self._graph.pull()
+
+
+def _make_graph(frame: av.VideoFrame) -> Graph:
+  graph = Graph()
+  source = graph.add_buffer(
+    width=frame.width,
+    height=frame.height,
+    format=frame.format,
+    time_base=frame.time_base,
+  )
+  bwdif = graph.add("bwdif", "mode=send_frame:deint=interlaced")
+  graph.link_nodes(source, bwdif, graph.add("buffersink")).configure()
+  return graph

@@ -39,6 +39,7 @@ MARKERS = {
     "data/decoding_test.py::test_the_command",
     "data/encode/dataset_test.py::test_the_command",
     "data/loader_test.py::test_tensorflow", "encode_test", "evaluate_test",
+    "fusions_test",
     "launch/", "optimized", "sample_test", "train_test", "world_test",
   ),
   "slow": (

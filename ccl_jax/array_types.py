@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree, Real, UInt8
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
   "State",
   "UInt8",
   "audio_per_frame",
+  "audio_starts",
   "interleave",
   "other",
 ]
@@ -81,10 +83,23 @@ def interleave(*trees: PyTree) -> PyTree:
 
 def audio_per_frame(
   fps: float, rate: float = 31.25, temporal_stride: int = 4
-) -> int:
-  """Returns c, audio latents per video latent frame: 5 at 25 fps, 8 at 16.
+) -> float:
+  """Returns c, audio latents per video latent frame: 5 at 25 fps, 7.8125 at 16.
 
-  Not floor(audio latents / video latents): the causal first frame would make
-  that 4 for 121 frames at 25 fps (151 / 31).
+  Not the quotient of their numbers: the causal first frame would make that 4.87
+  for 121 frames at 25 fps (151 / 31).
   """
-  return round(temporal_stride * rate / fps)
+  return temporal_stride * rate / fps
+
+
+def audio_starts(f: int, c: float | int) -> Int[np.ndarray, " n"]:
+  """Returns the first audio latent of each of f frames, and their number m.
+
+  Latent j belongs to the frame i in whose span its middle falls,
+
+    i c <= j + 1/2 < (i + 1) c.
+
+  For a whole c these are c to each frame, else counts vary by one.
+  """
+  # Rounded: a middle on a border must fall to the same side on any machine.
+  return np.ceil(np.round(np.arange(f + 1) * c - 0.5, 6)).astype(int)

@@ -45,9 +45,10 @@ def batch(b=8):
 def gradients(sizes, devices, **options):
   """(loss, gradients by path) of random parameters, on a mesh."""
   self_attention = options.pop("self_attention", "gather")
+  audio = MODEL["audio"] | {"tokens_per_frame": options.pop("c", 2)}
   setup = setups.make_setup(
     devices,
-    model=MODEL,
+    model=MODEL | {"audio": audio},
     mesh=dict(zip(AXES, sizes, strict=True)),
     sharding=SMALL | {"self_attention": self_attention},
     objective={"first_frame_probability": 0.5},
@@ -69,8 +70,8 @@ def gradients(sizes, devices, **options):
 
 
 @functools.cache
-def single():
-  return gradients((1, 1, 1, 1), jax.devices()[:1])
+def single(**options):
+  return gradients((1, 1, 1, 1), jax.devices()[:1], **options)
 
 
 @pytest.mark.parametrize(
@@ -81,12 +82,14 @@ def single():
     ((1, 2, 4, 1), {}),
     ((1, 2, 4, 1), {"self_attention": "ulysses"}),
     ((2, 1, 2, 2), {"grad_accumulation_steps": 2}),
+    ((1, 2, 4, 1), {"c": 2.1}),  # as many latents, on more tokens
   ],
   ids=str,
 )
 def test_a_mesh_changes_nothing_but_rounding(sizes, options):
   value, grads, metrics = gradients(sizes, jax.devices(), **options)
-  expected, single_grads, single_metrics = single()
+  kind = {name: options[name] for name in options if name == "c"}
+  expected, single_grads, single_metrics = single(**kind)
   assert abs(value - expected) < 1e-6 * expected
   for path, g in single_grads.items():
     scale = np.abs(g).max()

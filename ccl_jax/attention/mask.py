@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ccl_jax.array_types import Array, Bool, Int
 
@@ -110,6 +111,15 @@ class Mask(NamedTuple):
     k_segments = (is_context | sees[:, None]).astype(jnp.int32)
     q_segments = jnp.ones((sees.shape[0], n), jnp.int32)
     return cls(window, q_segments=q_segments, k_segments=k_segments)
+
+  def hide(self, hidden: Bool[np.ndarray, " m"], b: int, n: int) -> "Mask":
+    """Returns the mask, for b samples and n queries, without some keys."""
+    q_segments, k_segments = self.q_segments, self.k_segments
+    if k_segments is None:
+      q_segments = jnp.ones((b, n), jnp.int32)
+      k_segments = jnp.ones((b, len(hidden)), jnp.int32)
+    unseen = jnp.where(hidden, 2, k_segments)  # an id that no query has
+    return self._replace(q_segments=q_segments, k_segments=unseen)
 
   @property
   def is_static(self) -> bool:

@@ -39,16 +39,16 @@ class Attention:
     self,
     stream: str,
     q: Float[Array, "b n k e"],
-    k: Float[Array, "b n k e"],
-    v: Float[Array, "b n k e"],
+    k: Float[Array, "b m k e"],
+    v: Float[Array, "b m k e"],
     num_keys: int,
   ) -> Float[Array, "b n k e"]:
-    """Runs self-attention of a stream; tokens after `num_keys` are padding.
+    """Runs self-attention of a stream; keys after `num_keys` are padding.
 
     Raises:
       ValueError: heads that the mesh does not divide.
     """
-    pattern = Full(num_keys if num_keys < q.shape[1] else None)
+    pattern = Full(num_keys if num_keys < k.shape[1] else None)
     call = functools.partial(
       attend, mask=Mask(pattern), backend=self.backend,
       target=target_of(self.layout.device), name=SELF_ATTENTION,

@@ -19,7 +19,7 @@ from etils import epath
 
 from ccl_jax import distributed, files
 from ccl_jax.array_types import Array, PyTree
-from ccl_jax.checkpoints import restore
+from ccl_jax.checkpoints import orbax_reader, restore
 from ccl_jax.config import upgrade
 
 _CHUNK_BYTES = 2**28
@@ -128,6 +128,7 @@ class CheckpointManager:
       return
     self._orbax.wait_until_finished()
     self._saving_step = step
+    state = orbax_reader.without_empty(state)
     save_args = jax.tree.map(_save_args, state)
     if not self._orbax.save(step, args=ocp.args.StandardSave(state, save_args)):
       raise RuntimeError(

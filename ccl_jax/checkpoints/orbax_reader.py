@@ -2,12 +2,16 @@
 
 Arrays are read straight into the shardings that are asked for: each host reads
 the parts of its own devices, however many devices and hosts had written them.
+
+Orbax stores no arrays of size 0: a folder lacks them (see `without_empty`), and
+they are made by their shape when it is read.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
@@ -21,14 +25,22 @@ class BrokenError(ValueError):
   """A folder of arrays whose files are lost, cut short or unreadable."""
 
 
+def without_empty(tree: PyTree) -> PyTree:
+  """Returns the tree with None in place of arrays of size 0."""
+  return jax.tree.map(lambda x: x if x.size else None, tree)
+
+
 def read_metadata(folder: epath.PathLike) -> dict[str, Any]:
   """Returns path -> an object with shape and dtype; reads no array.
+
+  Without those of size 0, which earlier versions of `streaming` wrote.
 
   Raises:
     BrokenError: the metadata cannot be read, or there are none.
   """
   tree = _read_tree_metadata(folder)
-  return dict(zip(leaf_paths(tree), jax.tree.leaves(tree), strict=True))
+  leaves = zip(leaf_paths(tree), jax.tree.leaves(tree), strict=True)
+  return {path: x for path, x in leaves if 0 not in x.shape}
 
 
 def read_arrays(
@@ -38,11 +50,12 @@ def read_arrays(
 
   Args:
     wanted: path -> shape, dtype and sharding. An array without a sharding goes
-      to one device; all are cast to their dtypes.
+      to one device; all are cast to their dtypes. One of size 0 is made.
 
   Raises:
     BrokenError: an array cannot be read.
   """
+  empty = {path: _make_empty(x) for path, x in wanted.items() if not x.size}
   tree = _read_tree_metadata(folder)
   paths, structure = leaf_paths(tree), jax.tree.structure(tree)
   item = [wanted.get(path, ocp.PLACEHOLDER) for path in paths]
@@ -57,7 +70,7 @@ def read_arrays(
     found = handler.restore(files.absolute(folder), args=arguments)
   except Exception as error:  # TensorStore raises many types.
     raise broken(folder, error) from error
-  arrays = dict(zip(paths, structure.flatten_up_to(found), strict=True))
+  arrays = dict(zip(paths, structure.flatten_up_to(found), strict=True)) | empty
   return {path: arrays[path] for path in wanted}
 
 
@@ -74,7 +87,7 @@ def read_tree(folder: epath.PathLike, shapes: PyTree) -> PyTree:
   leaves, structure = jax.tree.flatten(shapes)
   wanted = dict(zip(leaf_paths(shapes), leaves, strict=True))
   saved = {p: tuple(x.shape) for p, x in read_metadata(folder).items()}
-  expected = {path: tuple(x.shape) for path, x in wanted.items()}
+  expected = {path: tuple(x.shape) for path, x in wanted.items() if x.size}
   if saved != expected:
     raise ValueError(
       f"'{folder}' holds arrays of another model:\n"
@@ -127,9 +140,21 @@ def _read_tree_metadata(folder: epath.PathLike) -> PyTree:
 def _restore_args(leaf: Any) -> ocp.RestoreArgs:
   if leaf is ocp.PLACEHOLDER:
     return ocp.RestoreArgs()
-  sharding = leaf.sharding or jax.sharding.SingleDeviceSharding(
-    jax.local_devices()[0]
-  )
   return ocp.ArrayRestoreArgs(
-    sharding=sharding, global_shape=leaf.shape, dtype=leaf.dtype
+    sharding=_sharding(leaf), global_shape=leaf.shape, dtype=leaf.dtype
+  )
+
+
+def _make_empty(leaf: jax.ShapeDtypeStruct) -> jax.Array:
+  """Returns an array of size 0, the same on every host."""
+  zeros = np.zeros(leaf.shape, leaf.dtype)
+  return jax.make_array_from_callback(
+    leaf.shape, _sharding(leaf), lambda index: zeros[index]
+  )
+
+
+def _sharding(leaf: jax.ShapeDtypeStruct) -> jax.sharding.Sharding:
+  """Returns its sharding, by default on one device."""
+  return leaf.sharding or jax.sharding.SingleDeviceSharding(
+    jax.local_devices()[0]
   )

@@ -82,13 +82,13 @@ def read_params(
   try:
     paths = state_paths(folder, wanted, average)
     arrays = orbax_reader.read_arrays(
-      folder / ITEM, {paths[p]: x for p, x in wanted.items()}
+      folder / ITEM, {paths.get(p, p): x for p, x in wanted.items()}
     )
   except BrokenError as error:
     raise ValueError(
       f"{error}. Choose another of the steps {all_steps(workdir)}."
     ) from error
-  return trees.unflatten({p: arrays[paths[p]] for p in wanted}), step
+  return trees.unflatten({p: arrays[paths.get(p, p)] for p in wanted}), step
 
 
 def initial_params(
@@ -129,6 +129,8 @@ def state_paths(
 ) -> dict[str, str]:
   """Returns path of a parameter -> its path in the state of a checkpoint.
 
+  Parameters of size 0 have none: they are not stored.
+
   Args:
     wanted: path of a parameter -> an object with its shape.
     average: take the moving average, where a parameter has one.
@@ -143,7 +145,7 @@ def state_paths(
   for half in ("frozen", "trainable", *(["ema"] if average else [])):
     paths |= {p: f"{half}/{p}" for p in wanted if f"{half}/{p}" in saved}
   shapes = {p: tuple(saved[path].shape) for p, path in paths.items()}
-  expected = {p: tuple(x.shape) for p, x in wanted.items()}
+  expected = {p: tuple(x.shape) for p, x in wanted.items() if x.size}
   if shapes != expected:
     raise ValueError(
       f"'{folder}' lacks parameters of this model:\n"

@@ -128,13 +128,15 @@ def row_windows(
 def write_arrays(folder: pathlib.Path, tree: PyTree) -> None:
   """Writes a tree of arrays to a new local folder, one row or array at a time.
 
+  Arrays of size 0 are left out, see `orbax_reader`.
+
   Args:
     tree: nested dict of arrays or `StreamedArray`s.
 
   Raises:
     ValueError: they need more space than the disk has.
   """
-  leaves = trees.flatten(tree)
+  leaves = {path: x for path, x in trees.flatten(tree).items() if x.size}
   needed = sum(x.size * np.dtype(x.dtype).itemsize for x in leaves.values())
   require_space(folder, needed)
   folder = folder.resolve()

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ccl_jax.array_types import STREAMS, audio_per_frame
+from ccl_jax.array_types import STREAMS, audio_per_frame, audio_starts
 from ccl_jax.compile import topology
 from ccl_jax.config import build
 from ccl_jax.cost import chips, flops, report
@@ -107,15 +107,16 @@ def compile_report(
 def latent_shapes(config: Mapping[str, Any]) -> Shapes:
   """Returns the shapes of one sample, from the config's `encode` section.
 
-  Strides of 4 x 8 x 8 with the first frame alone, and c audio latents a frame.
+  Strides of 4 x 8 x 8 with the first frame alone, and the audio latents of
+  as many frames.
   """
   encode = config["encode"]
   f = 1 + (encode["frames"] - 1) // 4
   h, w = (length // 8 for length in encode["size"])
-  c = audio_per_frame(encode["fps"])
+  m = int(audio_starts(f, audio_per_frame(encode["fps"]))[-1])
   return {
     "video": (f, h, w, encode["video_channels"]),
-    "audio": (c * f, encode["audio_channels"]),
+    "audio": (m, encode["audio_channels"]),
     "text": (encode["text_length"], encode["text_width"]),
   }
 

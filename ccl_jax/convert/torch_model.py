@@ -72,19 +72,33 @@ def param_dtype(name, dtype):
   return torch.float32 if any(part in name for part in FLOAT32) else dtype
 
 
+def audio_starts(f, c):
+  """Returns the first audio latent of each of f frames, and their number.
+
+  A latent belongs to the frame in whose span, c latents long, its middle falls.
+  """
+  borders = torch.arange(f + 1).double() * c - 0.5
+  return borders.round(decimals=6).ceil().long()
+
+
 def frame_times(positions, f, c, fps, rate=31.25):
-  """Returns where the f video frames and f * c audio latents are in time."""
-  frame, latent = torch.arange(f).double(), torch.arange(c * f).double()
+  """Returns where f video frames, and c audio latents for each, are in time."""
+  frame = torch.arange(f).double()
+  latent = torch.arange(int(audio_starts(f, c)[-1])).double()
   if positions in ("index", "unscaled"):
     return dict(video=frame, audio=latent / (c if positions == "index" else 1))
-  per_frame = 4 * rate / fps
+  # In early models c was rounded to a whole number; else it is exact.
+  per_frame = c if c % 1 else 4 * rate / fps
   unit = {"seconds": 1.0, "fine": per_frame}[positions]
   middle = torch.where(frame == 0, 0.125, frame - 0.25)
   return dict(video=middle * unit, audio=(latent + 0.5) / per_frame * unit)
 
 
 class Stream(nn.Module):
-  """A stream: audio with c = `tokens_per_frame`, or video, where that is 0."""
+  """A stream: audio with c = `tokens_per_frame`, or video, where that is 0.
+
+  Where c is not whole, all audio is one frame.
+  """
 
   def __init__(
     self, num_layers, text_width, *, width, ffn, heads, channels, patch=1,
@@ -115,19 +129,25 @@ class Stream(nn.Module):
   def grid(self, z):
     """Returns the (f, h, w) tokens of latents; of audio (f, 1, c)."""
     if self.c:
-      return z.shape[1] // self.c, 1, self.c
+      f, m = round(z.shape[1] / self.c), z.shape[1]
+      if m != (whole := int(audio_starts(f, self.c)[-1])):
+        raise ValueError(
+          f"{m} audio latents: expected {whole} for {f} frames of {self.c:g}."
+        )
+      return f, 1, self.c
     return z.shape[1], z.shape[2] // self.patch, z.shape[3] // self.patch
 
   def rope(self, f, h, w, device):
     """Returns RoPE of self-attention: on a grid, audio along a sequence."""
     if self.c:
-      return make_rope(torch.arange(f * w), 1, 1, (self.e, 0, 0), device)
+      latents = torch.arange(int(audio_starts(f, w)[-1]))
+      return make_rope(latents, 1, 1, (self.e, 0, 0), device)
     return make_rope(torch.arange(f), h, w, axis_dims(self.e), device)
 
   def embed(self, z, image):
     """Returns the tokens (b, f, s, d) of latents."""
     if self.c:
-      z = z.unflatten(1, (-1, self.c))
+      z = z[:, None] if self.c % 1 else z.unflatten(1, (-1, int(self.c)))
     else:
       zeros = z.new_zeros(*z.shape[:-1], self.image_widths["latents"])
       z = torch.cat([z, image.get("latents", zeros)], -1)
@@ -286,7 +306,7 @@ class CCL(nn.Module):
   def sides(self, grids, route, device):
     """Returns side -> (ropes, mask, on), for sides that attend to anything."""
     o, sides = self.options, {}
-    f, c = next(iter(grids.values()))[0], grids.get("audio", (0, 0, 1))[2]
+    f, c = next(iter(grids.values()))[0], self.audio.c
     sizes = {"video": grids.get("video", ())[1:], "audio": (1, 1)}
     positions = o["positions"] if o["tarp"] else "unscaled"
     times = frame_times(positions, f, c, o["fps"])
@@ -316,11 +336,11 @@ class CCL(nn.Module):
     if other not in grids or (sees is None and not o["tarp"]):
       return None
     frame, other_frame = (
-      torch.arange(f, device=device).repeat_interleave(h * w)
+      torch.arange(f).repeat_interleave(audio_starts(f, h * w).diff())
       for f, h, w in (grids[s], grids[other])
     )
     distance = (frame[:, None] - other_frame).abs()
-    near = distance <= o[f"{other}_window_radius"]
+    near = (distance <= o[f"{other}_window_radius"]).to(device)
     mask = (near if o["tarp"] else torch.ones_like(near[:1]))[None, None]
     mask = mask if sees is None else mask & sees[:, None, None, None]
     return F.pad(mask, (self.num_context(s), 0), value=True)

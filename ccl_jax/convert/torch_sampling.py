@@ -244,7 +244,8 @@ def draw_noise(config, streams, seeds, device="cpu"):
     channels = config[s]["channels"]
     shape = (f, y // 8, x // 8, channels)
     if s == "audio":
-      shape = f * config[s]["tokens_per_frame"], channels
+      last = f * config[s]["tokens_per_frame"] - 0.5  # as audio_starts rounds
+      shape = math.ceil(round(last, 6)), channels
     generator = torch.Generator().manual_seed(2 * seed + STREAMS.index(s))
     return torch.randn(shape, generator=generator)
 

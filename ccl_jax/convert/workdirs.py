@@ -13,6 +13,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 from etils import epath
 
 from ccl_jax import files, trees
@@ -34,7 +35,7 @@ class CheckpointParams(NamedTuple):
     is_ema: whether any is an exponential moving average.
   """
 
-  arrays: dict[str, streaming.LazyArray]
+  arrays: dict[str, streaming.LazyArray | np.ndarray]
   step: int
   is_ema: bool
 
@@ -77,8 +78,13 @@ class Workdir:
     folder, step = restore.find_checkpoint(self.path, step)
     paths = restore.state_paths(folder, self._shapes, ema)
     stored = streaming.open_arrays(folder / restore.ITEM, paths.values())
+    empty = {
+      path: np.zeros(x.shape, x.dtype)
+      for path, x in self._shapes.items()
+      if not x.size
+    }
     return CheckpointParams(
-      {path: stored[paths[path]] for path in paths},
+      empty | {path: stored[paths[path]] for path in paths},
       step,
       any(path.startswith("ema/") for path in paths.values()),
     )

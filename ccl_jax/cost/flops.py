@@ -39,6 +39,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+Num = int | float  # a frame need not have a whole number of audio tokens
 STREAMS = ("video", "audio")
 _SIDES = (STREAMS, STREAMS[::-1])  # (side, the other stream)
 # Defaults of the fusions, for options that the config leaves out.
@@ -82,8 +83,8 @@ class Shape:
   times: int = 1
   image: int = 0
 
-  def tokens_per_frame(self, stream: str, section: Mapping[str, Any]) -> int:
-    """Returns the tokens of one stream in one latent frame."""
+  def tokens_per_frame(self, stream: str, section: Mapping[str, Any]) -> Num:
+    """Returns the tokens of one stream in one latent frame, on average."""
     if stream == "audio":
       return section["tokens_per_frame"]
     return (self.height // _patch(section)) * (self.width // _patch(section))
@@ -158,8 +159,8 @@ def train_flops(model: Mapping[str, Any], shape: Shape) -> dict[str, float]:
 
 
 def window_pairs(
-  frames: int, queries: int, keys: int, radius: int, context: int = 0
-) -> int:
+  frames: int, queries: Num, keys: Num, radius: int, context: int = 0
+) -> Num:
   """Counts the visible pairs of `Window(queries, keys, radius, context)`."""
   frame_pairs = sum(
     min(i + radius, frames - 1) - max(i - radius, 0) + 1 for i in range(frames)
@@ -167,7 +168,7 @@ def window_pairs(
   return queries * (frame_pairs * keys + frames * context)
 
 
-def _stream(model, stream, section, shape: Shape) -> dict[str, int]:
+def _stream(model, stream, section, shape: Shape) -> dict[str, Num]:
   """Counts FLOPs of one stream without its cross-attention, by part."""
   layers, d, g = model["num_layers"], section["width"], section["ffn"]
   n = shape.frames * shape.tokens_per_frame(stream, section)
@@ -205,10 +206,10 @@ class _CrossAttention(NamedTuple):
     context: the same of the context tokens.
   """
 
-  attention: int
-  queries: int
-  keys: int
-  context: int
+  attention: Num
+  queries: Num
+  keys: Num
+  context: Num
 
 
 def _fusion_options(model) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Float, UInt8
 
-from ccl_jax.array_types import audio_per_frame
+from ccl_jax.array_types import audio_per_frame, audio_starts
 from ccl_jax.codecs.api import Codecs
 from ccl_jax.data import media
 
@@ -92,11 +92,21 @@ class ClipShape:
     """
     return cls(mapping["fps"], mapping["frames"], tuple(mapping["size"]))
 
-  def latent_shapes(self, codecs: Codecs) -> dict[str, tuple[int, ...]]:
-    """Returns the shapes of one clip's latents: (f, h, w, c) and (m, c)."""
+  def audio_per_frame(self, codecs: Codecs) -> float:
+    """Returns the number of audio latents in the time of a video latent."""
+    return audio_per_frame(self.fps, codecs.audio.rate, codecs.video.stride[0])
+
+  def latent_shapes(
+    self, codecs: Codecs, per_frame: float | int | None = None
+  ) -> dict[str, tuple[int, ...]]:
+    """Returns the shapes of one clip's latents: (f, h, w, c) and (m, c).
+
+    per_frame: audio latents of a frame, as a model has them; None takes
+      `audio_per_frame`. Models of early versions have it rounded.
+    """
     _, y, x = codecs.video.stride
     f = codecs.video.latent_frames(self.frames)
-    m = f * audio_per_frame(self.fps, codecs.audio.rate)
+    m = int(audio_starts(f, per_frame or self.audio_per_frame(codecs))[-1])
     return {
       "video": (f, self.size[0] // y, self.size[1] // x, codecs.video.channels),
       "audio": (m, codecs.audio.channels),

@@ -91,6 +91,12 @@ class Components:
       offload=offload,
     )
 
+  @property
+  def latent_shapes(self) -> dict[str, tuple[int, ...]]:
+    """Returns the shapes of one clip's latents, as the model takes them."""
+    audio = self.plan.settings["audio"] or {}
+    return self.shape.latent_shapes(self.codecs, audio.get("tokens_per_frame"))
+
   def load_params(self) -> PyTree:
     """Returns the model's parameters, after reading them if needed."""
     if self.params is None:
@@ -107,7 +113,7 @@ class Components:
   @functools.cached_property
   def null_latents(self) -> dict[str, np.ndarray]:
     """Encodes a static grey video and silence, for the guidance "sync"."""
-    f, m = self.shape.frames, self.shape.latent_shapes(self.codecs)["audio"][0]
+    f, m = self.shape.frames, self.latent_shapes["audio"][0]
     samples = round(m * self.codecs.audio.sample_rate / self.codecs.audio.rate)
     grey = np.full((1, f, *self.shape.size, 3), 128, np.uint8)
     silence = np.zeros((1, samples), np.float32)

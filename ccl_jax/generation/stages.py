@@ -90,7 +90,7 @@ def encode_inputs(
     latents |= first
   if "audio" in inputs:
     encoded = codecs.audio.encode(np.stack(inputs["audio"]))
-    m, _ = shape.latent_shapes(codecs)["audio"]
+    m, _ = components.latent_shapes["audio"]
     latents["audio"] = np.stack([records.pad(x, m) for x in encoded])
   return EncodedInputs(latents, image)
 
@@ -145,7 +145,7 @@ def sample(
   # A mesh needs a multiple of its shards: repeat the last sample.
   rows = np.minimum(np.arange(num + -num % layout.batch_shards()), num - 1)
   keys = jax.vmap(jax.random.key)(jnp.asarray(list(seeds), jnp.uint32))
-  shapes = components.shape.latent_shapes(components.codecs)
+  shapes = components.latent_shapes
   noise = flow.draw_noise(keys[rows], {s: shapes[s] for s in task.streams})
   inputs = jax.tree.map(lambda x: jnp.asarray(x)[rows], inputs)
   condition = Condition(

@@ -10,7 +10,10 @@ values that are 0 in the context and 1 elsewhere, so it is computed by the same
 backend from the same queries and keys.
 """
 
+import dataclasses
+
 import einops
+import jax
 from flax import nnx
 
 from ccl_jax.array_types import Array, Float, Image, PyTree, Route, State
@@ -47,6 +50,8 @@ def attention_shares(
     share = einops.rearrange(share, pattern, f=f, h=h, w=w)
     shares[s] = share[:, :, : inputs.shared.frames]
   if "audio" in shares:
-    pattern = "l b f 1 c -> l b (f c)"
-    shares["audio"] = einops.rearrange(shares["audio"], pattern)
+    grid = dataclasses.replace(
+      inputs.shared.audio_grid, frames=inputs.shared.frames
+    )
+    shares["audio"] = jax.vmap(grid.unpad)(shares["audio"][:, :, :, 0])
   return shares

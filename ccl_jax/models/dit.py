@@ -1,7 +1,7 @@
 """One stream: a Wan2.1-shaped diffusion transformer for video or for audio.
 
 Latents become tokens (b, f, s, d): s = (h/p)(w/p) patches of a video frame, or
-the c audio latents that share a video frame's time. Time t in [0, 1] is
+the c audio latents that share its time (`audio_grid`). Time t in [0, 1] is
 
     e = MLP(sinusoid(1000 t)),   six block rows = Linear(silu(e))          (1)
 
@@ -31,6 +31,7 @@ from ccl_jax.array_types import Array, Float, Image
 from ccl_jax.layers import LayerNorm
 from ccl_jax.models import layers, rope
 from ccl_jax.models.ada_norm import modulate
+from ccl_jax.models.audio_grid import AudioGrid
 from ccl_jax.models.block import Block, CrossAttentionInputs
 
 TIME_SCALE = 1000.0
@@ -60,7 +61,7 @@ class DiT(nnx.Module):
     width, ffn, heads: of the transformer; width / heads is the head size.
     channels: of the latents.
     patch: p; 1 for audio.
-    tokens_per_frame: c, for audio only.
+    tokens_per_frame: c, for audio only; whole or not.
     text_width: of the text encoder's output.
     condition_channels: channels of the image's latents, for video only:
       Wan2.1's I2V has 20, a mask of 4 and 16 of the image.
@@ -73,9 +74,9 @@ class DiT(nnx.Module):
 
   def __init__(
     self, kind: str, *, num_layers: int, width: int, ffn: int, heads: int,
-    channels: int, text_width: int, patch: int = 1, tokens_per_frame: int = 0,
-    frequency_dim: int = 256, condition_channels: int = 0, image_width: int = 0,
-    rngs, dtype,
+    channels: int, text_width: int, patch: int = 1,
+    tokens_per_frame: float | int = 0, frequency_dim: int = 256,
+    condition_channels: int = 0, image_width: int = 0, rngs, dtype,
   ):  # fmt: skip
     if kind not in ("video", "audio"):
       raise ValueError(f"{kind=}: expected 'video' or 'audio'.")
@@ -149,13 +150,9 @@ class DiT(nnx.Module):
       ValueError: the grid is not a multiple of the patch or of c.
     """
     if self.kind == "audio":
-      c = self.tokens_per_frame
-      if latents.ndim != 3 or latents.shape[1] % c:
-        raise ValueError(
-          f"audio {latents.shape=}: expected (b, m, channels) with m a multiple"
-          f" of {c} (audio latents per video frame); crop or pad it."
-        )
-      return einops.rearrange(latents, "b (f s) c -> b f s c", s=c)
+      if latents.ndim != 3:
+        raise ValueError(f"audio {latents.shape=}: expected (b, m, channels).")
+      return AudioGrid.of(latents.shape[1], self.tokens_per_frame).pad(latents)
     p = self.patch
     if latents.ndim != 5 or latents.shape[2] % p or latents.shape[3] % p:
       raise ValueError(
@@ -180,17 +177,18 @@ class DiT(nnx.Module):
     )
 
   def grid(self, latents: Float[Array, " b *grid c"]) -> tuple[int, int, int]:
-    """Returns the (f, h, w) tokens of the latents; audio is (f, 1, c)."""
+    """Returns the (f, h, w) tokens of the latents; audio is (f, 1, s)."""
     if self.kind == "audio":
-      c = self.tokens_per_frame
-      return latents.shape[1] // c, 1, c
+      grid = AudioGrid.of(latents.shape[1], self.tokens_per_frame)
+      return grid.frames, 1, grid.slots
     _, f, h, w, _ = latents.shape
     return f, h // self.patch, w // self.patch
 
   def angles(self, f: int, h: int, w: int) -> Float[Array, "n half"]:
     """Returns RoPE of self-attention: Wan's 3-D grid, or a 1-D sequence."""
     if self.kind == "audio":
-      return rope.sequence_angles(f * w, self.head_size)
+      grid = AudioGrid(f, self.tokens_per_frame)
+      return rope.sequence_angles(grid.latents, self.head_size)
     return rope.video_angles(np.arange(f, dtype=float), h, w, self.head_size)
 
   def embed_time(
@@ -214,7 +212,7 @@ class DiT(nnx.Module):
     y = self.head(modulate(x, shift=rows[..., 0, :], scale=rows[..., 1, :]))
     y = y.astype(jnp.float32)[:, :frames]
     if self.kind == "audio":
-      return einops.rearrange(y, "b f s c -> b (f s) c")
+      return AudioGrid(frames, self.tokens_per_frame).unpad(y)
     _, h, w = grid
     pattern = "b f (h w) (p q c) -> b f (h p) (w q) c"
     return einops.rearrange(y, pattern, h=h, w=w, p=self.patch, q=self.patch)

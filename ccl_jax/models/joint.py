@@ -199,7 +199,9 @@ class Joint(nnx.Module):
     text = layout.constrain(text.astype(self.dtype), "batch")
     texts = {s: tower.prompt(text, images[s]) for s, tower in towers.items()}
     times = {s: tower.embed_time(t[s]) for s, tower in towers.items()}
-    shared = FusionContext(grids, frames, route, self.attention)
+    has_audio = "audio" in self.streams
+    per_frame = self.audio.tokens_per_frame if has_audio else None
+    shared = FusionContext(grids, frames, route, self.attention, per_frame)
     return EmbeddedInputs(x, times, texts, shared)
 
   def towers(self, state: State) -> dict[str, DiT]:

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ccl_jax import cpu
-from ccl_jax.array_types import Array, Float, Int
+from ccl_jax.array_types import Array, Float, Int, Real
 
 THETA = 1e4
 
@@ -37,7 +37,7 @@ def half_split_order(head_size: int) -> Int[np.ndarray, " e"]:
 
 
 def axis_angles(
-  position: Float[np.ndarray, " n"], dims: int
+  position: Real[np.ndarray, " n"], dims: int
 ) -> Float[np.ndarray, "n half"]:
   """Returns eq. 1 in float64."""
   frequency = THETA ** (-np.arange(0, dims, 2, dtype=np.float64) / dims)
@@ -76,10 +76,11 @@ def time_angles(
   return jnp.asarray(np.concatenate([turned, still], -1), jnp.float32)
 
 
-def sequence_angles(num: int, head_size: int) -> Float[Array, "n half"]:
+def sequence_angles(
+  position: Real[np.ndarray, " n"], head_size: int
+) -> Float[Array, "n half"]:
   """Returns angles of a 1-D sequence, for which the head is one axis."""
-  angles = axis_angles(np.arange(num, dtype=float), head_size)
-  return jnp.asarray(angles, jnp.float32)
+  return jnp.asarray(axis_angles(position, head_size), jnp.float32)
 
 
 @cpu.replaced_on_cpu(cpu.rotate)

@@ -54,7 +54,7 @@ def make_step_cost(
     devices: all devices of the step, in all processes.
   """
   tokens = sum(
-    shape.frames * shape.tokens_per_frame(s, model[s])
+    round(shape.frames * shape.tokens_per_frame(s, model[s]))
     for s in STREAMS
     if model.get(s)
   )

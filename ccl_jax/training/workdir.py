@@ -1,6 +1,7 @@
 """The workdir of a run: what it is, and whether data and model fit it."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -33,8 +34,10 @@ def prepare_workdir(
   """
   data = epath.Path(config["data"]["path"])
   codecs = Codecs.load(data / "codecs")
-  shape = ClipShape.from_dict(records.read_metadata(data))
-  check_model_fits(config["model"], codecs, shape)
+  metadata = records.read_metadata(data)
+  shape = ClipShape.from_dict(metadata)
+  num_latents = metadata["shapes"]["audio"][0]
+  check_model_fits(config["model"], codecs, shape, num_latents)
   may_change = MAY_CHANGE
   if config["optimizer"]["schedule"] == "constant":
     may_change += ("num_train_steps",)
@@ -53,22 +56,37 @@ def prepare_workdir(
 
 
 def check_model_fits(
-  model: Mapping[str, Any], codecs: Codecs, shape: ClipShape
+  model: Mapping[str, Any], codecs: Codecs, shape: ClipShape, num_latents: int
 ) -> None:
   """Checks that the model's sizes are those of the latents.
+
+  Args:
+    num_latents: audio latents of a clip.
 
   Raises:
     ValueError: they differ; the message names each key.
   """
-  latents = shape.latent_shapes(codecs)
-  frames, samples = latents["video"][0], latents["audio"][0]
   sizes = {"text_width": (model["text_width"], codecs.text.width)}
   if video := model["video"]:
     sizes["video.channels"] = video["channels"], codecs.video.channels
   if audio := model["audio"]:
     sizes["audio.channels"] = audio["channels"], codecs.audio.channels
-    per_frame = samples // frames
-    sizes["audio.tokens_per_frame"] = audio["tokens_per_frame"], per_frame
+    exact = shape.audio_per_frame(codecs)
+    # Data of early versions have a whole number of latents in each frame.
+    possible = [
+      c
+      for c in (exact, round(exact))
+      if shape.latent_shapes(codecs, c)["audio"][0] == num_latents
+    ] or [exact]
+    ours = audio["tokens_per_frame"]
+    theirs = min(possible, key=lambda c: abs(c - ours))
+    is_close = math.isclose(ours, theirs, rel_tol=1e-4)
+    sizes["audio.tokens_per_frame"] = ours, ours if is_close else theirs
+    fusion = model["fusion"]
+    in_seconds = fusion.get("positions", "index") in ("seconds", "fine")
+    # Where c is not whole, seconds are counted by it and not by fps.
+    if in_seconds and ours == exact and not exact % 1:
+      sizes["fusion.fps"] = fusion.get("fps", 25.0), shape.fps
   wrong = [
     f"model.{name} is {ours}, the data have {theirs}"
     for name, (ours, theirs) in sizes.items()

@@ -52,7 +52,7 @@ def make_batch(config: dict) -> dict[str, np.ndarray]:
   """Random latents and text of the config's sizes."""
   b, encode = config["batch_size"], config["encode"]
   length, width = encode["text_length"], encode["text_width"]
-  m = FRAMES * config["model"]["audio"]["tokens_per_frame"]
+  m = int(FRAMES * config["model"]["audio"]["tokens_per_frame"])
   shapes = {
     "video": (b, FRAMES, SIDE, SIDE, encode["video_channels"]),
     "audio": (b, m, encode["audio_channels"]),

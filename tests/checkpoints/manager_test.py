@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ccl_jax.checkpoints import manager, streaming
+from ccl_jax.checkpoints import manager, restore, streaming
 from tests.training import states
 
 
@@ -213,3 +213,25 @@ def test_large_arrays_are_stored_in_chunks(tmp_path, monkeypatch):
     "layers": (1, 8, 8), "small": (3, 4, 8), "flat": (8, 8),
     "spread": (3, 2, 4),
   }  # fmt: skip
+
+
+@pytest.mark.parametrize("after", [1, 4])
+def test_arrays_of_size_zero_are_made_anew(tmp_path, after):
+  """Orbax cannot store them: weights, their average and moments of width 0."""
+  state = states.make(seed=3, width=0)
+  assert sum(not x.size for x in jax.tree.leaves(state)) == 12
+  save(tmp_path, 3, width=0)
+  checkpoints = manager.CheckpointManager(tmp_path)
+  found, step = checkpoints.restore_latest(states.shapes(state, after))
+  checkpoints.close()
+  assert step == 3
+  states.assert_equal(found, state)
+  shapes = states.shapes(state["ema"], after)
+  params, _ = restore.read_params(tmp_path, shapes)
+  states.assert_equal(params, state["ema"])
+
+
+def test_a_model_with_arrays_of_size_zero_is_another_model(tmp_path):
+  save(tmp_path, 3, width=0)
+  with pytest.raises(ValueError, match=r"only expected: .*video/in"):
+    newest(tmp_path)

@@ -169,6 +169,15 @@ def test_every_array_can_be_opened(folder):
     np.testing.assert_array_equal(found[path], x)
 
 
+def test_arrays_of_size_zero_are_left_out_and_made_anew(tmp_path):
+  tree = {"a": np.zeros((3, 0), np.float32), "b": np.ones(2, np.float32)}
+  streaming.write_arrays(tmp_path / "there", tree)
+  assert streaming.open_arrays(tmp_path / "there").keys() == {"b"}
+  found = orbax_reader.read_tree(tmp_path / "there", shapes(tree))
+  assert found["a"].shape == (3, 0) and found["a"].dtype == np.float32
+  np.testing.assert_array_equal(found["b"], tree["b"])
+
+
 def test_what_cannot_be_opened(folder, tmp_path):
   with pytest.raises(ValueError, match="there' cannot be read"):
     streaming.open_arrays(folder, ["nothing"])

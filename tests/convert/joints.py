@@ -20,12 +20,21 @@ def cca(**fusion):
   return CCA | dict(fusion=CCA["fusion"] | fusion)
 
 
+def at_24_fps(**fusion):
+  audio = CCA["audio"] | dict(tokens_per_frame=125 / 24)
+  return cca(**fusion) | dict(audio=audio)
+
+
 MODELS = {
   "cca": cca(),
   "fine": cca(positions="fine", audio_window_radius=0, video_window_radius=1),
   "no tarp": cca(tarp=False),
   "no dcr": cca(dcr=False),
   "one context": cca(num_video_lct=0),
+  "24 fps": at_24_fps(),
+  "24 fps, fine": at_24_fps(positions="fine"),
+  "24 fps, no tarp": at_24_fps(tarp=False),
+  "24 fps, gated": at_24_fps() | dict(fusion=dict(kind="gated", tarp=True)),
   "image": CCA | dict(video=CCA["video"] | IMAGE),
   "gated": CCA | dict(fusion=dict(kind="gated")),
   "gated tarp": CCA | dict(fusion=dict(kind="gated", tarp=True)),

@@ -8,7 +8,6 @@ import sys
 import numpy as np
 import pytest
 
-from ccl_jax.array_types import audio_per_frame
 from ccl_jax.data import records
 from ccl_jax.data.loader import Loader, read_clips, read_null_text
 from tests.data import clips
@@ -222,11 +221,6 @@ def test_records_of_before_there_were_variances_are_read(data, tmp_path):
     Loader(old, batch_size=4).batch_at(1),
     Loader(data, batch_size=4).batch_at(1),
   )
-
-
-@pytest.mark.parametrize(("fps", "c"), [(16.0, 8), (24.0, 5), (25.0, 5)])
-def test_audio_latents_per_frame(fps, c):
-  assert audio_per_frame(fps) == c
 
 
 def test_tensorflow_and_torch_are_never_imported(data):

@@ -26,9 +26,10 @@ SCALES = {
 
 
 @functools.cache
-def model(fusion="cca"):
+def model(fusion="cca", c=2):
+  audio = tiny.SETTINGS["audio"] | {"tokens_per_frame": c}
   graph, shapes = functional.describe(
-    tiny.SETTINGS | {"fusion": FUSIONS[fusion]}
+    tiny.SETTINGS | {"fusion": FUSIONS[fusion], "audio": audio}
   )
   return graph, tiny.randomize(shapes)
 
@@ -77,9 +78,9 @@ def programs(monkeypatch):
   monkeypatch.setattr(functional, "velocity", velocity)
 
 
-def guided(task, rule, is_cached, fusion="cca"):
+def guided(task, rule, is_cached, *kind):
   """The guided velocity of the stream that `task` generates."""
-  plan, (graph, params) = tasks.inference_task(task), model(fusion)
+  plan, (graph, params) = tasks.inference_task(task), model(*kind)
   noise, given, condition = inputs(task)
   condition = dataclasses.replace(
     condition, route=plan.route(B), cached=plan.given if is_cached else ()
@@ -99,6 +100,14 @@ def guided(task, rule, is_cached, fusion="cca"):
 def test_guided_velocity_is_the_same(task, name):
   rule = guidance.rule(name)
   assert largest(guided(task, rule, True), guided(task, rule, False)) < 1e-5
+
+
+@pytest.mark.parametrize("task", ["a2v", "v2a"])
+def test_where_c_is_not_whole(task):
+  """The six latents of three frames are then padded to nine tokens."""
+  rule = guidance.rule("ucg2")
+  once, again = (guided(task, rule, once, "cca", 2.1) for once in (True, False))
+  assert largest(once, again) < 1e-5
 
 
 def test_where_routes_close_a_gate():

@@ -46,6 +46,23 @@ def test_velocity_of_every_route():
   assert found <= LIMIT
 
 
+@pytest.mark.parametrize("kind", [k for k in MODELS if "24 fps" in k])
+def test_velocity_where_frames_have_unequal_numbers_of_latents(kind):
+  """Both streams, and each alone; 5, 5 and 6 latents in three frames."""
+  (state, t, text, routes), rng = inputs(), np.random.default_rng(2)
+  state = state | {"audio": jnp.asarray(rng.normal(size=(B, 16, 2)), "float32")}
+  for streams in (STREAMS, ("video",), ("audio",)):
+    some = {s: state[s] for s in streams}, {s: t[s] for s in streams}
+    given = *some, text, routes
+    found = error(expected_of(kind, *given), theirs(kind)(*to_torch(given)))
+    print(kind, streams, found)
+    assert found <= LIMIT
+  with pytest.raises(ValueError, match="15 audio latents: expected 16"):
+    theirs(kind)(
+      *to_torch(({"audio": state["audio"][:, :15]}, t, text, routes))
+    )
+
+
 def test_velocity_told_of_an_image(tmp_path):
   """By latents and tokens, by one of them or by none, after an export."""
   params, velocity = ours("image")

@@ -19,6 +19,7 @@ from flax import nnx
 
 from ccl_jax.array_types import Array, Route, interleave
 from ccl_jax.attention import Attention
+from ccl_jax.models.audio_grid import AudioGrid
 
 Grid = tuple[int, int, int]
 # Keys and values of some tokens, (b, m, k, e) each.
@@ -33,12 +34,21 @@ class FusionContext(NamedTuple):
     frames: how many of the f are real; the rest is padding.
     route: who sees whom.
     attention: how to attend.
+    audio_per_frame: c, audio latents per frame; None takes those of `grids`.
   """
 
   grids: dict[str, Grid]
   frames: int
   route: Route
   attention: Attention
+  audio_per_frame: float | int | None = None
+
+  @property
+  def audio_grid(self) -> AudioGrid:
+    """Returns where audio latents are, with padded frames."""
+    f, _, _ = next(iter(self.grids.values()))
+    _, _, c = self.grids.get("audio", (f, 1, 1))
+    return AudioGrid(f, self.audio_per_frame or c)
 
 
 @jax.tree_util.register_dataclass
@@ -77,13 +87,16 @@ class Fusion(nnx.Module):
     self, qkv: dict[str, tuple[Array, Array, Array]], shared: FusionContext
   ) -> dict[str, Array]:
     """Returns self-attention, stream -> (b, n, k, e)."""
-    tokens = {s: h * w for s, (_, h, w) in shared.grids.items()}
-    return {
-      s: shared.attention.self_attention(
-        s, *args, num_keys=shared.frames * tokens[s]
-      )
-      for s, args in qkv.items()
-    }
+    audio = dataclasses.replace(shared.audio_grid, frames=shared.frames)
+    attended = {}
+    for s, (q, k, v) in qkv.items():
+      _, h, w = shared.grids[s]
+      num_keys = shared.frames * h * w
+      if s == "audio" and not audio.is_full:
+        k, v = k[:, audio.tokens], v[:, audio.tokens]
+        num_keys = audio.num_latents
+      attended[s] = shared.attention.self_attention(s, q, k, v, num_keys)
+    return attended
 
   def exchange(
     self, x: dict[str, Array], shared: FusionContext, cache: KVCache = NO_CACHE

@@ -10,8 +10,9 @@ W_o starts at zero, so that a new fusion equals two independent towers.
 
 TARP: audio latent j sits at j / c on the axis of video frames, and a frame
 sees the audio of the frames next to it (window 3), an audio latent the video
-of its own frame (window 1); everyone sees the LCT. For f = 4, c = 2, s = 1 and
-one LCT, video reads audio as
+of its own frame (window 1); everyone sees the LCT. The c latents of a frame are
+those whose middle falls in its span, more or fewer if c is not whole: see
+`models.audio_grid`. For f = 4, c = 2, s = 1 and one LCT, video reads audio as
 
     frame  LCT | a0 a1 | a2 a3 | a4 a5 | a6 a7
       0     1  |  1  1 |  1  1 |  0  0 |  0  0
@@ -31,7 +32,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ccl_jax.array_types import STREAMS, Array, Float, other
+from ccl_jax.array_types import STREAMS, Array, Float, audio_starts, other
 from ccl_jax.attention import Full, Mask, Window
 from ccl_jax.layers import LayerNorm
 from ccl_jax.models import layers, rope
@@ -48,7 +49,7 @@ POSITIONS = ("index", "seconds", "fine", "unscaled")
 
 
 def frame_times(
-  positions: str, f: int, c: int, fps: float, rate: float = 31.25
+  positions: str, f: int, c: float | int, fps: float, rate: float = 31.25
 ) -> dict[str, Float[np.ndarray, " n"]]:
   """Returns positions of frames and audio latents on the time axis, in frames.
 
@@ -62,12 +63,14 @@ def frame_times(
   Raises:
     ValueError: an unknown name.
   """
-  frame, latent = np.arange(f, dtype=float), np.arange(c * f, dtype=float)
+  frame = np.arange(f, dtype=float)
+  latent = np.arange(audio_starts(f, c)[-1], dtype=float)
   if positions == "index":
     return {"video": frame, "audio": latent / c}
   if positions in ("seconds", "fine"):
     middle = np.where(frame == 0, 0.125, frame - 0.25)
-    per_frame = 4 * rate / fps
+    # In early versions c was rounded to a whole number; else it is exact.
+    per_frame = c if c % 1 else 4 * rate / fps
     unit = per_frame if positions == "fine" else 1.0
     return {"video": middle * unit, "audio": (latent + 0.5) / per_frame * unit}
   if positions == "unscaled":
@@ -225,6 +228,9 @@ class CCA(Fusion):
     if shared.frames < f:
       length = num_context + shared.frames * per_frame
       lengths = jnp.full(len(sees), length)
+    if name == "video" and not shared.audio_grid.is_full:
+      padding = np.pad(shared.audio_grid.is_padding, (num_context, 0))
+      mask = mask.hide(padding, len(sees), f * h * w)
     # DCR's segments hold for both patterns: without TARP, all frames are seen.
     pattern = window if self.tarp else Full()
     return mask._replace(pattern=pattern, k_lengths=lengths)
@@ -236,13 +242,11 @@ class CCA(Fusion):
   def angles(self, name: str, of: str, shared: FusionContext) -> Array:
     """Returns RoPE of the tokens of stream `of`, for the heads of a side."""
     e = self.head_sizes[STREAMS.index(name)]
-    # The frames of a video alone have times that do not depend on c.
-    _, _, c = shared.grids.get("audio", (0, 1, 1))
-    f, h, w = shared.grids[of]
-    times = frame_times(self.positions, f, c, self.fps)[of]
+    (f, h, w), audio = shared.grids[of], shared.audio_grid
+    times = frame_times(self.positions, f, audio.per_frame, self.fps)[of]
     if of == "video":
       return rope.video_angles(times, h, w, e)
-    return rope.time_angles(times, e)
+    return rope.time_angles(times[audio.latents], e)
 
   def attention_shares(
     self, x: dict[str, Array], shared: FusionContext

@@ -7,6 +7,8 @@
 The workdir of a training run has everything that is needed. Latents are
 sampled by one compiled program per task and batch size; the noise of a sample
 comes from its own seed, so a result does not depend on the rest of its batch.
+On accelerators another batch size is another program, with other rounding. A
+CPU runs one clip at a time, which takes it as long, and gives the same bits.
 """
 
 import contextlib
@@ -101,7 +103,8 @@ class Pipeline(Components):
     Each stage needs another part of the model, which `offload` frees after it.
 
     Args:
-      batch_size: requests that are sampled at once, at most.
+      batch_size: requests that are sampled at once, at most; one for each
+        device if they are CPUs.
       finish: makes a batch's results from its latents and attention shares;
         by default decoded clips.
       probe: see `stages.sample`.
@@ -113,9 +116,13 @@ class Pipeline(Components):
     """
     guard = guard or (lambda *requests: contextlib.nullcontext())
     finish = finish or self.decode
+    if self.plan.layout.device.platform == "cpu":
+      batch_size = self.plan.layout.batch_shards()
     results = []
     for group, rows in group_requests(requests, batch_size, self.offload):
-      texts = self._embed(group, guard)
+      texts = {}
+      for batch in chunked(group, rows):
+        texts |= self._embed(batch, guard)
       self.free()
       inputs: dict[Request, EncodedInputs] = {}
       for batch in chunked(list(texts), rows):

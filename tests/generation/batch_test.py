@@ -47,10 +47,10 @@ def sampled(pipeline, batch_size):
 
 
 def test_a_seed_means_the_same_in_every_batch_and_on_every_mesh(run, pipeline):
-  """Up to rounding: other shapes are other programs."""
+  """On a mesh up to rounding, as that is another program."""
   alone = sampled(pipeline, 1)
   assert np.abs(alone[0] - alone[1]).max() > 0.5
-  np.testing.assert_allclose(sampled(pipeline, 2), alone, atol=2e-5)
+  np.testing.assert_array_equal(sampled(pipeline, 2), alone)
   meshed = Pipeline.load(run, mesh={"data": -1, "fsdp": 1})
   assert meshed.plan.layout.batch_shards() == 8
   np.testing.assert_allclose(sampled(meshed, 5), alone, atol=2e-5)
@@ -81,15 +81,15 @@ def test_what_is_done_is_not_made_again(pipeline, tmp_path, monkeypatch):
   monkeypatch.setattr(media, "writing_mp4", dies)
   with pytest.raises(KeyboardInterrupt):
     generator.run(items(5))
-  assert len(list(tmp_path.rglob("*.json"))) == 2
+  assert len(list(tmp_path.rglob("*.json"))) == 3
   assert not list(tmp_path.rglob("*partial*"))
   assert generator.run(items(5)) == []
   assert len(list(tmp_path.rglob("*.json"))) == 5
-  assert len(begun) == 4 + 3
+  assert len(begun) == 4 + 2
   times = {f: f.stat().st_mtime_ns for f in tmp_path.rglob("*.mp4")}
   changed = [*items(4), *items(5, prompt="Another.")[4:]]
   assert generator.run(changed) == []
-  assert len(begun) == 4 + 3 + 1
+  assert len(begun) == 4 + 2 + 1
   again = [f.name for f in times if f.stat().st_mtime_ns != times[f]]
   assert again == ["4.mp4"]
   said = json.loads((tmp_path / "t2v" / "4.json").read_text())

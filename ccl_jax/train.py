@@ -27,7 +27,7 @@ from ccl_jax import command, distributed, files, sharding
 from ccl_jax.array_types import PyTree
 from ccl_jax.checkpoints import manager, restore
 from ccl_jax.codecs.api import Codecs
-from ccl_jax.config import build, check_keys
+from ccl_jax.config import build, check_keys, check_pairs
 from ccl_jax.data import records
 from ccl_jax.data.loader import Loader
 from ccl_jax.generation.pipeline import Pipeline
@@ -94,9 +94,15 @@ def train(config: Mapping[str, Any], workdir: epath.Path) -> None:
     sampling = build(SamplingConfig, config["sampling"], "sampling")
     evaluation = build(EvalConfig, config["eval"], "eval")
     logging = build(LogConfig, config["log"], "log")
+    init = build(InitConfig, config["init"], "init")
 
     # -- Data: this host reads the rows that its devices hold.
     data = config["data"]["path"]
+    if not data:
+      raise ValueError(
+        "--config.data.path is not set: give the folder that python -m"
+        " ccl_jax.encode has written, --config.data.path=FOLDER"
+      )
     rows = sharding.local_rows(setup.plan.layout, setup.batch_size)
     loader = build(
       Loader, config["data"], "data",
@@ -110,7 +116,7 @@ def train(config: Mapping[str, Any], workdir: epath.Path) -> None:
       manager.CheckpointManager, config["checkpoint"], "checkpoint",
       workdir=workdir,
     )  # fmt: skip
-    state, start = first_state(setup, checkpoints, config["init"])
+    state, start = first_state(setup, checkpoints, init)
     take_step = step.compile_step(setup)
     logger = logging.make_log(workdir, config, setup, start, clock)
     profiler = logging.make_profiler(workdir, num_steps, clock)
@@ -162,20 +168,20 @@ def train(config: Mapping[str, Any], workdir: epath.Path) -> None:
 
 
 def first_state(
-  setup: TrainSetup, checkpoints: manager.CheckpointManager, init: Mapping
+  setup: TrainSetup,
+  checkpoints: manager.CheckpointManager,
+  settings: "InitConfig",
 ) -> tuple[PyTree, int]:
   """Returns the newest checkpoint's state and step, or a new state and 0.
 
   Args:
-    init: the config's section; says which parameters of a new state come from
-      earlier runs.
+    settings: which parameters of a new state come from earlier runs.
   """
   found = checkpoints.restore_latest(abstract_state(setup))
   if found is not None:
     print(f"Resuming {checkpoints.workdir} from step {found[1]}.")
     return found
   state = init_state(setup)
-  settings = build(InitConfig, init, "init")
   if settings.from_runs:
     params = restore.initial_params(
       abstract_params(setup), settings.from_runs, settings.fresh
@@ -191,10 +197,16 @@ class InitConfig:
   Attributes:
     from_runs: (path regex, workdir): parameters of earlier runs.
     fresh: path regexes of parameters that no earlier run has.
+
+  Raises:
+    ValueError: `from_runs` is not made of pairs.
   """
 
   from_runs: tuple[tuple[str, str], ...] = ()
   fresh: tuple[str, ...] = ()
+
+  def __post_init__(self):
+    check_pairs("init.from_runs", self.from_runs, str)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -48,32 +48,35 @@ class Pipeline(Components):
   def __call__(
     self,
     task: str,
-    prompts: Sequence[str],
+    prompts: str | Sequence[str],
     *,
     negative: str | Sequence[str] = "",
     images: Sequence[UInt8[np.ndarray, "y x 3"]] | None = None,
     audios: Sequence[Float[np.ndarray, " s"]] | None = None,
     videos: Sequence[UInt8[np.ndarray, "t y x 3"]] | None = None,
-    seeds: Sequence[int] | None = None,
+    seeds: int | Sequence[int] | None = None,
     sampling: SamplingConfig | None = None,
   ) -> list[GeneratedClip]:
     """Generates one clip per prompt; input streams are returned with it.
 
     Args:
       task: t2av, i2av, t2v, i2v, t2a, a2v or v2a.
+      prompts: one for each clip, or a text for one clip.
       negative: one for all prompts, or one for each.
       images, audios, videos: one per prompt, where the task takes them; of the
         model's size, rate and length (see `data.media`).
-      seeds: one per prompt; 0, 1, ... if None.
+      seeds: one per prompt, or that of the first, to which each further one
+        adds 1; 0, 1, ... if None.
 
     Raises:
       ValueError: an unknown task, or an input that it lacks or cannot take.
     """
+    prompts = [prompts] if isinstance(prompts, str) else prompts
     num, inputs = len(prompts), dict(image=images, audio=audios, video=videos)
     check_inputs(tasks.inference_task(task), inputs)
     columns = {"prompt": prompts, "seed": seeds, "negative": negative} | inputs
-    if seeds is None:
-      columns["seed"] = range(num)
+    if seeds is None or isinstance(seeds, int):
+      columns["seed"] = range(seeds or 0, (seeds or 0) + num)
     if isinstance(negative, str):
       columns["negative"] = [negative] * num
     columns = {name: x for name, x in columns.items() if x is not None}

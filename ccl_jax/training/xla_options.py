@@ -13,6 +13,7 @@ from typing import Any
 import jax
 from etils import epath
 
+from ccl_jax.config import FORMS
 from ccl_jax.cost import chips
 
 # (part of an option's name, chips on which it fails, how)
@@ -90,7 +91,8 @@ def compiler_options(
 def _group(name: str, chip: str) -> dict[str, Any]:
   if name not in GROUPS:
     raise ValueError(
-      f"xla_options group '{name}': expected one of {list(GROUPS)}."
+      f"xla_options group '{name}': expected one of {list(GROUPS)}, or pairs,"
+      f" --config.xla_options={FORMS['xla_options']}"
     )
   if chip not in GROUPS[name]:
     raise ValueError(

@@ -46,6 +46,15 @@ def test_given_streams_come_back_with_what_is_made(pipeline, inputs):
   assert len(made.audio) == SAMPLES and made.mel.shape[1] == 80
 
 
+def test_one_text_is_one_clip(pipeline):
+  (one,) = pipeline("t2a", "A face.", seeds=7)
+  (other,) = pipeline("t2a", ["A face."], seeds=[7])
+  np.testing.assert_array_equal(one.audio, other.audio)
+  assert pipeline("t2a", []) == []
+  pair = pipeline("t2a", ["A ball.", "A face."], seeds=6)
+  np.testing.assert_array_equal(pair[1].audio, one.audio)
+
+
 @pytest.mark.parametrize(
   ("arguments", "words"),
   [

@@ -1,5 +1,6 @@
 """Items become files, whatever stops them, on however many devices."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -118,6 +119,39 @@ def test_what_cannot_be_made_is_told_and_the_others_go_on(
   given = requests.read_inputs(sounds[1], SHAPE, RATE)["audio"]
   inner = slice(800, -800)
   assert np.corrcoef(made.audio[inner], given[inner])[0, 1] > 0.9
+
+
+@pytest.mark.parametrize("mesh", [None, {"data": -1, "fsdp": 1}])
+def test_what_cannot_be_written_does_not_touch_the_others(run, tmp_path, mesh):
+  """Also where all of them are sampled and written as one batch."""
+  tmp_path = tmp_path / "out"
+  good, first, second, deep, foreign = items(5)
+  first, second, deep = (
+    dataclasses.replace(request, name=name)
+    for request, name in (
+      (first, "a"), (second, "a.mp4/b"), (deep, "d/" * 2500 + "d")
+    )
+  )  # fmt: skip
+  (tmp_path / "t2v").mkdir(parents=True)
+  (tmp_path / "t2v" / "4.json").write_text("not JSON")
+  (tmp_path / "t2v" / "4.mp4").write_text("not a clip")
+  pipeline = Pipeline.load(run, mesh=mesh)
+  generator, said = make(pipeline, tmp_path)
+  problems = generator.run([good, first, second, deep, foreign])
+  assert problems == said and len(problems) == 2
+  told = sorted(problem.partition(":")[0] for problem in problems)
+  assert told == ["line 2", "line 3"]
+  made = sorted(f.relative_to(tmp_path).as_posix() for f in walk(tmp_path))
+  assert made == [
+    f"{name}.{kind}"
+    for name in ("a", "t2v/0", "t2v/4")
+    for kind in ("json", "mp4")
+  ]
+  assert json.loads((tmp_path / "t2v" / "4.json").read_text())["seed"] == 4
+
+
+def walk(folder):
+  return [path for path in folder.rglob("*") if path.is_file()]
 
 
 def test_offload_makes_the_same_and_keeps_nothing(run, pipeline, tmp_path):

@@ -10,6 +10,7 @@ that was not. A workdir in the end holds
     config.json clip.json codecs/     the run's settings, clips and codecs
     checkpoints/STEP/                 Orbax, the newest few
     compiled/                         programs, loaded at the next start
+                                      (of this user only: `program_cache`)
     metrics.jsonl loss.png tensorboard/
     samples/STEP/                     mp4 and a contact sheet at evaluations
 """
@@ -38,9 +39,9 @@ from ccl_jax.training import (
   log,
   preemption,
   profiling,
+  program_cache,
   step,
   throughput,
-  xla_options,
 )
 from ccl_jax.training.batch import put_batch
 from ccl_jax.training.metrics import DelayedMetrics, check_skipped
@@ -86,7 +87,7 @@ def train(config: Mapping[str, Any], workdir: epath.Path) -> None:
     FloatingPointError: too many steps in a row that were not finite.
   """
   clock = goodput.Goodput()
-  xla_options.enable_compilation_cache(files.absolute(workdir) / "compiled")
+  program_cache.enable(files.absolute(workdir) / "compiled")
   with clock("setup"):
     # -- Settings: every section is read by one constructor.
     check_keys(config, SECTIONS, "config")

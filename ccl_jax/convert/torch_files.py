@@ -28,7 +28,7 @@ from ccl_jax.files import is_remote
 _SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
 MAX_MAPPED_BYTES = 2**28  # that are read before a file is mapped again
 _CODE = re.compile(r"GLOBAL (\S+)")
-# Arrays that belong to quantized ones, as ModelOpt, ComfyUI and others call them.
+# Arrays beside quantized ones, as ModelOpt, ComfyUI and others call them.
 _SCALE = re.compile(
   r"(weight|input)_scale(_\d|_inv)?$|scale_(weight|input)$|comfy_quant$"
 )

@@ -129,7 +129,9 @@ class Session:
 
   def _request(self, fields, sampling, progress, attention) -> Result:
     request = self.make_request(fields)
-    note = requests.describe_unused(request, self.pipeline.shape)
+    unused = requests.describe_unused(request, self.pipeline.shape)
+    untrained = self.pipeline.describe_untrained(request.task)
+    note = "; ".join(filter(None, (unused, untrained)))
     generator = self._generator(request, sampling, attention)
     self.steps_done, steps = 0, generator.sampling.num_inference_steps
     program = request.task, generator.sampling, generator.probe
@@ -154,6 +156,8 @@ class Session:
     Raises:
       ValueError: a field that cannot be used, or an upload that is too long.
     """
+    # An empty field of the page may be None.
+    fields = fields | {n: fields[n] or "" for n in ("prompt", "negative")}
     if not fields["prompt"].strip():
       raise ValueError("The prompt is empty: say what is seen and heard.")
     for name in ("prompt", "negative"):

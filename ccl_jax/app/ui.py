@@ -146,10 +146,9 @@ def controls(gr: Any, pipeline: Pipeline) -> tuple[dict, dict, Any]:
       label="Video", sources=["upload"], visible=False, elem_id="video"
     ),
   }  # fmt: skip
-  for name in requests.INPUTS:
-    # Gradio would open and convert an upload; the pipeline does, with errors of
-    # one line.
-    fields[name].preprocess = lambda file: file and file.path
+  # Gradio would open and convert an image, with errors of many lines that have
+  # paths. It makes components anew for each visitor, hence in their class.
+  gr.Image.preprocess = lambda self, file: file and file.path
   with gr.Accordion("More", open=False):
     fields["negative"] = gr.Textbox(
       label="Negative prompt", max_length=MAX_CHARACTERS

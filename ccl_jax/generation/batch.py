@@ -98,6 +98,9 @@ class BatchGenerator:
             progress.update(1)
           else:
             todo.append(request)
+      for task in dict.fromkeys(request.task for request in todo):
+        if note := self.pipeline.describe_untrained(task):
+          self.warn(note)
 
       def finish(batch, latents, shares):
         try:

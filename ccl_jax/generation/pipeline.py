@@ -13,6 +13,7 @@ CPU runs one clip at a time, which takes it as long, and gives the same bits.
 
 import contextlib
 import dataclasses
+import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
@@ -89,6 +90,8 @@ class Pipeline(Components):
       make_request({"task": task, "name": str(i)} | dict(zip(columns, row)))  # noqa: B905
       for i, row in enumerate(zip(*columns.values(), strict=True))
     ]
+    if note := self.describe_untrained(tasks.inference_task(task)):
+      logging.warning(note)
     return self.generate(requests, sampling=sampling, batch_size=num)
 
   def generate(

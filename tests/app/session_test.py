@@ -90,6 +90,7 @@ def test_only_the_last_results_stay(session):
     ("t2a", {"seed": -1}, {}, "seed -1"),
     ("t2a", {"seed": None}, {}, "^The seed is empty"),
     ("t2a", {"prompt": ""}, {}, "^The prompt is empty"),
+    ("t2a", {"prompt": None, "negative": None}, {}, "^The prompt is empty"),
     ("t2a", {"prompt": " \n"}, {}, "^The prompt is empty"),
     ("t2a", {"prompt": "x" * 4001}, {}, "^The prompt has 4,001 characters"),
     ("t2a", {"negative": "x" * 4001}, {}, "^The negative has 4,001 characters"),

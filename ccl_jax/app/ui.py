@@ -59,7 +59,7 @@ def build(gr: Any, session: Session) -> Any:
 
     def report(progress, stage, done, of):
       # While a program is compiled "0/20 steps" would look like a hang.
-      progress((done, of) if done else None, desc=stage, unit="steps")
+      progress((done, of) if done else 0.0, desc=stage, unit="steps")
 
     def generate(
       visitor: gr.Request,

@@ -237,7 +237,7 @@ def test_an_image_that_is_none_is_one_clear_line(browser, tmp_path):
   generate(browser, "A face.")
   text = message(browser)
   assert "rubbish.png: " in text and "/" not in text
-  assert len(text.strip().splitlines()) <= 2, text  # its title, and the line
+  assert len(text.strip().splitlines()) == 3, text  # its title, x, the line
 
 
 def test_what_is_wrong_is_told(browser, tmp_path):

@@ -96,6 +96,7 @@ def build(gr: Any, session: Session) -> Any:
 
     def end(visitor: gr.Request):
       session.stop(visitor.session_hash)
+      gr.Info("Stopped.")
 
     made = button.click(
       generate,
@@ -105,7 +106,9 @@ def build(gr: Any, session: Session) -> Any:
       show_progress_on=[shown["video"], shown["sound"]],
     )
     # What waits is cancelled, what runs ends at its next step.
-    stop.click(end, cancels=[made], queue=False, api_visibility="private")
+    stop.click(
+      end, cancels=[made], concurrency_limit=None, api_visibility="private"
+    )
   return page
 
 

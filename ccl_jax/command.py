@@ -1,10 +1,14 @@
 """Start of a command: flags, and errors of one line without a traceback."""
 
-from collections.abc import Callable, Sequence
+import difflib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from absl import app, flags, logging
+from ml_collections import ConfigDict
 
-from ccl_jax.config import RENAMED, new_path
+from ccl_jax.config import FORMS, RENAMED, dotted, new_path
 
 # Name of a flag in earlier versions -> today's.
 RENAMED_FLAGS = {
@@ -64,9 +68,13 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     SystemExit: a flag or config override that is unknown, has an old name or a
       wrong value.
   """
+  config = {}
   try:
     for argument in argv[1:]:
       _check_name(argument)
+    config = _load_config(argv[1:])
+    for argument in argv[1:] if config else ():
+      _check_override(argument, config)
     return flags.FLAGS([_with_underscores(argument) for argument in argv])
   except SystemExit as shown:  # After --help, where absl ends with 1.
     raise SystemExit(0) from shown
@@ -78,7 +86,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     TypeError,
     ValueError,
   ) as error:
-    raise SystemExit(f"error: {_one_line(error)}") from error
+    raise SystemExit(f"error: {_one_line(error, config)}") from error
 
 
 def _check_name(argument: str) -> None:
@@ -100,7 +108,57 @@ def _check_name(argument: str) -> None:
     new = RENAMED_FLAGS.get(name, "")
     is_defined = new in flags.FLAGS and name not in flags.FLAGS
   if is_defined:
-    raise ValueError(f"{flag} is called --{negation}{new} now.")
+    form = FORMS.get(new.removeprefix("config."))
+    form = f" It is written --{new}={form}." if form else ""
+    raise ValueError(f"{flag} is called --{negation}{new} now.{form}")
+
+
+def _load_config(arguments: Sequence[str]) -> dict[str, Any]:
+  """Returns dotted key -> value of --config, {} if the command has none."""
+  if "config" not in flags.FLAGS:
+    return {}
+  for flag, after in zip(arguments, [*arguments[1:], ""], strict=True):
+    if match := re.fullmatch(r"--?config(=.*)?", flag, re.S):
+      file = match[1][1:] if match[1] else after
+      config = flags.FLAGS["config"].parser.parse(file)
+      return dotted(config.to_dict()) if isinstance(config, ConfigDict) else {}
+  return {}
+
+
+def _check_override(argument: str, config: Mapping[str, Any]) -> None:
+  """Checks that an argument overrides a key that the config has, if any.
+
+  ml_collections' own messages name neither the key nor its neighbours.
+
+  Raises:
+    ValueError: another name; the message has the nearest, or the section's.
+  """
+  match = re.match(r"--?(?:no)?config\.([^=\[]+)", argument)
+  if not match or config.get(match[1]) is not None:
+    return
+  if match[1] in config:
+    raise ValueError(
+      f"config.{match[1]} is None and of no type that a flag could have: set it"
+      " in a copy of the config file"
+    )
+  key, name = match[1], match[1].replace("-", "_")
+  inside = [each for each in config if each.startswith(f"{name}.")]
+  if inside:
+    raise ValueError(
+      f"config.{key} is a section: set its keys, as in"
+      f" --config.{inside[0]}={_form(inside[0], config)}"
+    )
+  near = [name] if name in config else []
+  near += difflib.get_close_matches(name, config, n=1)
+  hint = "its sections and keys are in configs/README.md"
+  if near:
+    hint = f"did you mean --config.{near[0]}={_form(near[0], config)} ?"
+  raise ValueError(f"There is no config key '{key}': {hint}")
+
+
+def _form(key: str, config: Mapping[str, Any]) -> str:
+  """Returns how a key is written, by the form or the value that it has."""
+  return FORMS.get(key) or str(config[key]) or "..."
 
 
 def _with_underscores(argument: str) -> str:
@@ -113,9 +171,17 @@ def _with_underscores(argument: str) -> str:
   return f"--{name}{equals}{value}" if is_flag else argument
 
 
-def _one_line(error: Exception) -> str:
-  """Returns the message without the traceback or repr of ml_collections."""
+def _one_line(error: Exception, config: Mapping[str, Any]) -> str:
+  """Returns the message without the traceback or repr of ml_collections.
+
+  Args:
+    config: dotted keys; the message on a value of one shows how it is written.
+  """
   text = str(error).strip()
+  match = re.match(r"flag --config\.([^=\[]+)=", text)
+  if match and match[1] in config:
+    key = match[1]
+    return f"{text}. It is written like --config.{key}={_form(key, config)}"
   if "Traceback" in text:
     return text.splitlines()[-1]
   return text.replace("\\n", " ").replace("\\'", "")

@@ -57,6 +57,50 @@ RENAMED = {
 }
 
 
+# How keys are written on the command line that are not plain numbers or words.
+FORMS = {
+  "data.path": "FOLDER",
+  "init.from_runs": "\"(('PATH REGEX', 'WORKDIR'),)\"",
+  "init.fresh": "\"('PATH REGEX',)\"",
+  "optimizer.learning_rates": "\"(('PATH REGEX', RATE),)\"",
+  "xla_options": "\"(('xla_...', 'VALUE'),)\"",
+}
+
+
+def dotted(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+  """Returns dotted key -> value of a nested config; sections are no values."""
+  found = {}
+  for key, value in config.items():
+    if isinstance(value, Mapping) and value:
+      found |= dotted(value, f"{prefix}{key}.")
+    else:
+      found[f"{prefix}{key}"] = value
+  return found
+
+
+def check_pairs(key: str, pairs: Any, second: type | tuple[type, ...]) -> None:
+  """Checks that a config's value is ((text, value), ...).
+
+  Args:
+    key: dotted, one of `FORMS`.
+    second: types of the values.
+
+  Raises:
+    ValueError: it is something else, such as one pair alone.
+  """
+  for pair in pairs if isinstance(pairs, (tuple, list)) else [pairs]:
+    is_pair = isinstance(pair, (tuple, list)) and len(pair) == 2
+    if not is_pair or not isinstance(pair[0], str):
+      break
+    if isinstance(pair[1], bool) or not isinstance(pair[1], second):
+      break
+  else:
+    return
+  raise ValueError(
+    f"{key} is {pairs!r}: expected pairs, --config.{key}={FORMS[key]}"
+  )
+
+
 def new_path(path: str) -> str | None:
   """Returns today's name of an old key; None of a key that was not renamed.
 

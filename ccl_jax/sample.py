@@ -11,7 +11,8 @@ quotation marks.
 describes a line; fields that it lacks come from the flags), --batch clips at
 once, over all devices of this host. Start the same command on every host with
 --distributed, and each generates its share. The same command resumes. Results
-depend on their seeds and on neither batch nor devices. A line that fails is
+depend on their seeds and not on what else is in the list; on a CPU they are the
+same bytes whatever --batch, order and restarts. A line that fails is
 reported and the others go on; the exit code is then 1.
 """
 
@@ -59,8 +60,10 @@ STEP = flags.DEFINE_integer(
   "step", None, "Step of the checkpoint; the newest if unset."
 )
 BATCH = flags.DEFINE_integer(
-  "batch", 8, "Clips that are sampled at once, at most.", lower_bound=1
-)
+  "batch", 8,
+  "Clips that are sampled at once, at most; a CPU samples one at a time.",
+  lower_bound=1,
+)  # fmt: skip
 EMA = flags.DEFINE_bool(
   "ema", True, "Use the moving average of the parameters, not the last ones."
 )

@@ -10,6 +10,7 @@ that was not. A workdir in the end holds
     config.json clip.json codecs/     the run's settings, clips and codecs
     checkpoints/STEP/                 Orbax, the newest few
     compiled/                         programs, loaded at the next start
+                                      (of this user only: `program_cache`)
     metrics.jsonl loss.png tensorboard/
     samples/STEP/                     mp4 and a contact sheet at evaluations
 """
@@ -27,7 +28,7 @@ from ccl_jax import command, distributed, files, sharding
 from ccl_jax.array_types import PyTree
 from ccl_jax.checkpoints import manager, restore
 from ccl_jax.codecs.api import Codecs
-from ccl_jax.config import build, check_keys
+from ccl_jax.config import build, check_keys, check_pairs
 from ccl_jax.data import records
 from ccl_jax.data.loader import Loader
 from ccl_jax.generation.pipeline import Pipeline
@@ -38,9 +39,9 @@ from ccl_jax.training import (
   log,
   preemption,
   profiling,
+  program_cache,
   step,
   throughput,
-  xla_options,
 )
 from ccl_jax.training.batch import put_batch
 from ccl_jax.training.metrics import DelayedMetrics, check_skipped
@@ -86,7 +87,7 @@ def train(config: Mapping[str, Any], workdir: epath.Path) -> None:
     FloatingPointError: too many steps in a row that were not finite.
   """
   clock = goodput.Goodput()
-  xla_options.enable_compilation_cache(files.absolute(workdir) / "compiled")
+  program_cache.enable(files.absolute(workdir) / "compiled")
   with clock("setup"):
     # -- Settings: every section is read by one constructor.
     check_keys(config, SECTIONS, "config")
@@ -94,9 +95,15 @@ def train(config: Mapping[str, Any], workdir: epath.Path) -> None:
     sampling = build(SamplingConfig, config["sampling"], "sampling")
     evaluation = build(EvalConfig, config["eval"], "eval")
     logging = build(LogConfig, config["log"], "log")
+    init = build(InitConfig, config["init"], "init")
 
     # -- Data: this host reads the rows that its devices hold.
     data = config["data"]["path"]
+    if not data:
+      raise ValueError(
+        "--config.data.path is not set: give the folder that python -m"
+        " ccl_jax.encode has written, --config.data.path=FOLDER"
+      )
     rows = sharding.local_rows(setup.plan.layout, setup.batch_size)
     loader = build(
       Loader, config["data"], "data",
@@ -112,7 +119,7 @@ def train(config: Mapping[str, Any], workdir: epath.Path) -> None:
       manager.CheckpointManager, config["checkpoint"], "checkpoint",
       workdir=workdir,
     )  # fmt: skip
-    state, start = first_state(setup, checkpoints, config["init"])
+    state, start = first_state(setup, checkpoints, init)
     take_step = step.compile_step(setup)
     logger = logging.make_log(workdir, config, setup, start, clock)
     profiler = logging.make_profiler(workdir, num_steps, clock)
@@ -164,20 +171,20 @@ def train(config: Mapping[str, Any], workdir: epath.Path) -> None:
 
 
 def first_state(
-  setup: TrainSetup, checkpoints: manager.CheckpointManager, init: Mapping
+  setup: TrainSetup,
+  checkpoints: manager.CheckpointManager,
+  settings: "InitConfig",
 ) -> tuple[PyTree, int]:
   """Returns the newest checkpoint's state and step, or a new state and 0.
 
   Args:
-    init: the config's section; says which parameters of a new state come from
-      earlier runs.
+    settings: which parameters of a new state come from earlier runs.
   """
   found = checkpoints.restore_latest(abstract_state(setup))
   if found is not None:
     print(f"Resuming {checkpoints.workdir} from step {found[1]}.")
     return found
   state = init_state(setup)
-  settings = build(InitConfig, init, "init")
   if settings.from_runs:
     params = restore.initial_params(
       abstract_params(setup), settings.from_runs, settings.fresh
@@ -193,10 +200,16 @@ class InitConfig:
   Attributes:
     from_runs: (path regex, workdir): parameters of earlier runs.
     fresh: path regexes of parameters that no earlier run has.
+
+  Raises:
+    ValueError: `from_runs` is not made of pairs.
   """
 
   from_runs: tuple[tuple[str, str], ...] = ()
   fresh: tuple[str, ...] = ()
+
+  def __post_init__(self):
+    check_pairs("init.from_runs", self.from_runs, str)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -62,7 +62,8 @@ def test_arguments_that_are_no_flags_are_returned(known):
     ("--config.xla", "--config.xla is called --config.xla_options now."),
     (
       "--config.initial.sources=()",
-      "--config.initial.sources is called --config.init.from_runs now.",
+      "--config.initial.sources is called --config.init.from_runs now. It is"
+      " written --config.init.from_runs=",
     ),
     (
       "--config.initial.more=()",

@@ -4,7 +4,16 @@ import dataclasses
 
 import pytest
 
-from ccl_jax.config import RENAMED, build, check_keys, new_path, upgrade
+from ccl_jax.config import (
+  FORMS,
+  RENAMED,
+  build,
+  check_keys,
+  check_pairs,
+  dotted,
+  new_path,
+  upgrade,
+)
 from configs import ccl, pods
 from configs.ccl import get_config
 
@@ -39,6 +48,29 @@ def test_an_old_key_is_an_error_that_names_the_new_one():
   ):
     with pytest.raises(ValueError, match=f"It is called '{new}' now"):
       check_keys([key], ["other"], where)
+
+
+@pytest.mark.parametrize(
+  "pairs",
+  [
+    "RUN", ("RUN",), (".*", 1e-3), (".*", "RUN"), ((".*",),), (1e-3,), 1e-3,
+    ((".*", "1e-3"),), ((1e-3, ".*"),), ((".*", True),), ((".*", 1, 2),), None,
+  ],
+)  # fmt: skip
+def test_what_is_not_pairs_is_an_error_that_shows_them(pairs):
+  key = "optimizer.learning_rates"
+  with pytest.raises(ValueError, match=r"learning_rates is .*RATE") as error:
+    check_pairs(key, pairs, (float, int))
+  assert "\n" not in str(error.value)
+  check_pairs(key, ((".*", 1e-3), ["a", 0]), (float, int))
+  check_pairs(key, (), (float, int))
+
+
+def test_keys_with_a_form_are_keys():
+  assert FORMS.keys() <= dotted(get_config().to_dict()).keys()
+  assert dotted({"a": {"b": 1, "c": {}}, "d": ()}) == {
+    "a.b": 1, "a.c": {}, "d": (),
+  }  # fmt: skip
 
 
 def test_new_paths_of_old_keys():

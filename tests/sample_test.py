@@ -74,6 +74,35 @@ def test_wrong_input_is_one_clear_error(run, tmp_path, arguments, words):
   assert not (tmp_path / "out").exists()
 
 
+def test_files_depend_on_seeds_alone(run, inputs, tmp_path):
+  """Byte for byte: in batches of 1, 2, 3, in any order, after a restart."""
+  lines = [
+    {"prompt": f"Face {i}.", "task": task, "seed": i, "name": f"{task}_{i}"}
+    | {kind: inputs[kind] for kind in tasks.inference_task(task).inputs}
+    for task in ("t2av", "t2a", "a2v")
+    for i in range(3)
+  ]
+
+  def files(name, lines, batch):
+    path, out = tmp_path / f"{name}.jsonl", tmp_path / name
+    path.write_text("\n".join(map(json.dumps, lines)))
+    generate(
+      run, out, f"--prompts={path}", f"--batch={batch}", "--guidance=none"
+    )
+    return {f.name: f.read_bytes() for f in out.iterdir()}
+
+  one = files("one", lines, 1)
+  assert len(one) == 2 * len(lines)
+  assert one["t2a_0.wav"] != one["t2a_1.wav"]
+  assert files("two", lines, 2) == one
+  assert files("reversed", lines[::-1], 3) == one
+  for name in ("t2av_1", "t2a_2", "a2v_0"):
+    (tmp_path / "two" / f"{name}.json").unlink()
+  assert files("two", lines, 3) == one
+  alone = files("alone", lines[4:5], 3)
+  assert alone.items() <= one.items() and len(alone) == 2
+
+
 PROMPTS = ["One.", "Two.", "Three.", "", "Five."]
 
 

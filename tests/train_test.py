@@ -109,6 +109,20 @@ def test_a_run_leaves_what_it_promises(runs):
     ("--config.model.video.channels=16", "the data have 8"),
     ("--config.data.split=tarin", "tarin"),
     ("--config.data.path=nowhere", "ccl_jax.encode"),
+    ("--config.data.path=", "--config.data.path=FOLDER"),
+    ("--config.data-path=x", "did you mean --config.data.path=FOLDER"),
+    ("--config.data.pth=x", "did you mean --config.data.path=FOLDER"),
+    ("--config.num-train-steps=3", "did you mean --config.num_train_steps="),
+    ("--config.data=x", "config.data is a section"),
+    ("--config.model.backend=x", "config.model.backend is None"),
+    ("--config.zzz=1", "no config key 'zzz'"),
+    ("--config.batch_size=x", "written like --config.batch_size="),
+    ("--config.init.from_runs=RUN", "(('PATH REGEX', 'WORKDIR'),)"),
+    ("--config.initial.sources=RUN", "(('PATH REGEX', 'WORKDIR'),)"),
+    (
+      "--config.optimizer.learning_rates=('.*',1e-3)",
+      "learning_rates is ('.*', 0.001): expected pairs",
+    ),
   ],
 )
 def test_a_wrong_config_is_one_clear_error(data, tmp_path, argument, words):
@@ -123,7 +137,16 @@ def test_the_workdir_of_another_config_is_refused(data, runs):
   status, text = train(data, runs[0], "--config.seed=7")
   assert status != 0
   assert "another config" in text
-  assert "seed: 0 there, 7 now" in text
+  assert "(seed: 0 there, 7 now)" in text
+  status, text = train(
+    data, runs[0], "--config.data.split=validation",
+    "--config.model.video.ffn=48", "--config.data.num_threads=1",
+  )  # fmt: skip
+  assert status != 0
+  assert (
+    "(data.split: train there, validation now;"
+    " model.video.ffn: 24 there, 48 now)"
+  ) in text
   assert sorted(runs[0].rglob("*")) == before
 
 

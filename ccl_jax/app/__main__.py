@@ -4,12 +4,15 @@ It offers every task, with uploads where a task takes them, and shows the
 progress, the clip with its sound, mel and files and, if ticked, its attention.
 It is served on this machine only; --host=0.0.0.0 opens it to everyone who can
 reach the machine, without a password. Up to --max_queue requests wait; further
-ones are refused.
+ones are refused. Uploads and results are deleted when it ends.
 
 Needs gradio: pip install "gradio>=6.31,<7"
 """
 
+import os
 import pathlib
+import signal
+import sys
 import tempfile
 
 from absl import flags
@@ -56,11 +59,19 @@ def serve() -> None:
       f"the page needs gradio ({error}): pip install 'gradio>=6.31,<7'"
     ) from error
   pipeline = Pipeline.load(WORKDIR.value, STEP.value)
+  # Results say which run they are of, and not where it lies.
+  name = pathlib.Path(WORKDIR.value).absolute().name
   about = {
-    "checkpoint": {"workdir": WORKDIR.value, "step": pipeline.step},
+    "checkpoint": {"workdir": name, "step": pipeline.step},
     "fps": pipeline.shape.fps,
   }
-  with tempfile.TemporaryDirectory() as folder:
+  # So that a service manager's stop removes the folder below too.
+  signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+  with (
+    tempfile.TemporaryDirectory() as folder,
+    tempfile.TemporaryDirectory() as uploads,
+  ):
+    os.environ["GRADIO_TEMP_DIR"] = uploads
     session = Session(
       pipeline, about, pathlib.Path(folder), MAX_UPLOAD_SECONDS.value
     )
@@ -75,7 +86,7 @@ def serve() -> None:
         footer_links=[],
         quiet=True,
         share=False,
-        show_error=True,
+        show_error=False,  # only gr.Error: others have paths and internals
         run_history=False,
         mcp_server=False,
         enable_monitoring=False,

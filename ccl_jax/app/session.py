@@ -6,7 +6,9 @@ What the page (`app.ui`) does, without the page.
 import dataclasses
 import itertools
 import pathlib
+import re
 import shutil
+import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
@@ -28,6 +30,11 @@ from ccl_jax.metrics import contact_sheet
 # Results that are kept, so that the page can still send them.
 _KEPT = 8
 _SECONDS = 0.1  # between two reports of the progress
+MAX_CHARACTERS = 4000  # of a prompt
+
+
+class Stopped(ValueError):
+  """A request that its visitor has stopped."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +69,10 @@ class Session:
     steps_done: sampler steps of the current request.
   """
 
+  # Whose request runs, if any, and whether it shall stop.
+  _owner: str | None = None
+  _is_stopped = False
+
   def __init__(
     self,
     pipeline: Pipeline,
@@ -73,44 +84,70 @@ class Session:
     self.pipeline = dataclasses.replace(pipeline, on_step=self._count_step)
     self.about, self.folder, self.max_seconds = about, folder, max_seconds
     self._num_requests, self.steps_done = itertools.count(), 0
+    self._lock, self._compiled = threading.Lock(), set()
 
   def request(
     self,
     fields: Mapping[str, Any],
     sampling: Mapping[str, Any],
-    progress: Callable[[int, int], None] = lambda done, of: None,
+    progress: Callable[[str, int, int], None] = lambda stage, done, of: None,
     attention: bool = False,
+    owner: str = "",
   ) -> Result:
-    """Generates one clip.
+    """Generates one clip; a second call waits for the first.
 
     Args:
       fields: of a request, but "name"; uploads that the task does not take are
         ignored.
       sampling: fields of `SamplingConfig`.
-      progress: called again and again with the number of finished steps and of
-        all steps.
+      progress: called again and again with the stage (Reading, Compiling,
+        Sampling, Decoding), the number of finished steps and of all steps.
       attention: whether to draw attention, which compiles another program.
+      owner: who may `stop` it.
 
     Raises:
+      Stopped: by its owner.
       ValueError: a field, an upload or a setting that cannot be used.
     """
-    try:
-      return self._request(fields, sampling, progress, attention)
-    except ValueError as error:
-      raise ValueError(hide_paths(str(error), fields)) from error
+    with self._lock:
+      self._owner, self._is_stopped = owner, False
+      try:
+        return self._request(fields, sampling, progress, attention)
+      except Exception as error:
+        if self._is_stopped:
+          raise Stopped("Stopped.") from error
+        if isinstance(error, ValueError):
+          raise ValueError(hide_paths(str(error), fields)) from error
+        raise
+      finally:
+        self._owner = None
+
+  def stop(self, owner: str) -> None:
+    """Stops the request of this owner at its next step; no other one."""
+    if owner == self._owner:
+      self._is_stopped = True
 
   def _request(self, fields, sampling, progress, attention) -> Result:
     request = self.make_request(fields)
-    note = requests.describe_unused(request, self.pipeline.shape)
+    unused = requests.describe_unused(request, self.pipeline.shape)
+    untrained = self.pipeline.describe_untrained(request.task)
+    note = "; ".join(filter(None, (unused, untrained)))
     generator = self._generator(request, sampling, attention)
     self.steps_done, steps = 0, generator.sampling.num_inference_steps
+    program = request.task, generator.sampling, generator.probe
+    first = "Reading" if program in self._compiled else "Compiling"
     with ThreadPoolExecutor(1) as thread:
       work = thread.submit(generator.run, [request])
       while not work.done():
-        progress(min(self.steps_done, steps), steps)
+        done = min(self.steps_done, steps)
+        sampled = "Decoding" if done == steps else "Sampling"
+        progress(sampled if done else first, done, steps)
         wait([work], timeout=_SECONDS)
     for problem in work.result():
       raise ValueError(problem)
+    if self._is_stopped:
+      raise Stopped("Stopped.")
+    self._compiled.add(program)
     return collect_result(generator, request, hide_paths(note, fields))
 
   def make_request(self, fields: Mapping[str, Any]) -> Request:
@@ -119,6 +156,18 @@ class Session:
     Raises:
       ValueError: a field that cannot be used, or an upload that is too long.
     """
+    # An empty field of the page may be None.
+    fields = fields | {n: fields[n] or "" for n in ("prompt", "negative")}
+    if not fields["prompt"].strip():
+      raise ValueError("The prompt is empty: say what is seen and heard.")
+    for name in ("prompt", "negative"):
+      if (found := len(fields[name])) > MAX_CHARACTERS:
+        raise ValueError(
+          f"The {name} has {found:,} characters, no more than"
+          f" {MAX_CHARACTERS:,} are taken here: shorten it."
+        )
+    if fields["seed"] is None:
+      raise ValueError("The seed is empty: expected a whole number from 0.")
     taken = tasks.inference_task(fields["task"]).inputs
     ignored = set(requests.INPUTS) - set(taken)
     fields = {k: x for k, x in fields.items() if k not in ignored}
@@ -136,6 +185,10 @@ class Session:
     self, request: Request, sampling: Mapping[str, Any], attention: bool
   ) -> BatchGenerator:
     """Returns a generator into an empty folder."""
+    for name, value in sampling.items():
+      if value is None:
+        label = name.replace("_", " ").capitalize()
+        raise ValueError(f"{label} is empty: expected a value.")
     chosen = dataclasses.replace(self.pipeline.sampling, **sampling)
     probe = None
     if attention and len(request.task.streams) > 1:
@@ -154,6 +207,8 @@ class Session:
     )  # fmt: skip
 
   def _count_step(self, sigma: Any) -> None:
+    if self._is_stopped:
+      raise Stopped("Stopped.")  # JAX ends the program with it
     self.steps_done += 1
 
 
@@ -177,7 +232,11 @@ def collect_result(
 
 
 def hide_paths(text: str, fields: Mapping[str, Any]) -> str:
-  """Replaces the uploads' paths on the server by their names."""
+  """Replaces paths on the server by their last names.
+
+  Those of the uploads, and whatever else looks like an absolute path.
+  """
   for path in filter(None, (fields.get(name) for name in requests.INPUTS)):
     text = text.replace(path, pathlib.Path(path).name)
-  return text
+  text = re.sub(r"'/[^']*/([^'/]*)'", r"'\1'", text)  # with blanks
+  return re.sub(r"(?<![\w/:.])/(?:[^\s/'\"]+/)+", "", text)

@@ -4,9 +4,10 @@ Every function takes `gr`, the gradio module, which only the server of a page
 needs to have installed.
 """
 
+import traceback
 from typing import Any
 
-from ccl_jax.app.session import Result, Session
+from ccl_jax.app.session import MAX_CHARACTERS, Result, Session
 from ccl_jax.diffusion import guidance, tasks
 from ccl_jax.generation import requests
 from ccl_jax.generation.pipeline import Pipeline
@@ -23,7 +24,11 @@ TASKS = {
   "i2v": "text, first frame → video",
   "t2a": "text → sound",
 }
-EXAMPLE = 'A red face talks. A ball bounces. "a i u" A low voice. Clicks.'
+EXAMPLES = (
+  'A red face talks. A ball bounces. "a i u" A low voice. Clicks.',
+  'A blue face talks. "o o a" A high voice.',
+  "A ball bounces. Clicks.",
+)
 SCALES = (
   "video_guidance_scale",
   "audio_guidance_scale",
@@ -41,7 +46,10 @@ def build(gr: Any, session: Session) -> Any:
     with gr.Row():
       with gr.Column():
         fields, sampling, attention = controls(gr, session.pipeline)
-        button = gr.Button("Generate", variant="primary", elem_id="go")
+        with gr.Row():
+          button = gr.Button("Generate", variant="primary", elem_id="go")
+          stop = gr.Button("Stop", elem_id="stop")
+        gr.Examples([[text] for text in EXAMPLES], [fields["prompt"]])
       with gr.Column():
         shown = results(gr)
 
@@ -49,23 +57,31 @@ def build(gr: Any, session: Session) -> Any:
       taken = tasks.inference_task(task).inputs
       return [gr.update(visible=name in taken) for name in requests.INPUTS]
 
-    def generate(attention, *values, progress=gr.Progress()):  # noqa: B008
+    def report(progress, stage, done, of):
+      # While a program is compiled "0/20 steps" would look like a hang.
+      progress((done, of) if done else 0.0, desc=stage, unit="steps")
+
+    def generate(
+      visitor: gr.Request,
+      attention,
+      *values,
+      progress=gr.Progress(),  # noqa: B008
+    ):
       named = dict(zip([*fields, *sampling], values, strict=True))
       try:
         result = session.request(
           {name: named[name] for name in fields},
           {name: named[name] for name in sampling},
-          lambda done, of: progress(
-            (done, of),
-            desc="Sampling" if done < of else "Decoding",
-            unit="steps",
-          ),
+          lambda *told: report(progress, *told),
           attention,
+          visitor.session_hash,
         )
-      except ValueError as error:
-        raise gr.Error(str(error), duration=None, print_exception=False) from (
-          error
-        )
+      except Exception as error:
+        text = str(error)
+        if not isinstance(error, ValueError):
+          traceback.print_exc()
+          text = "This could not be made; the server's log says why."
+        raise gr.Error(text, duration=None, print_exception=False) from error
       if result.note:
         gr.Info(result.note)
       return show(gr, result)
@@ -77,12 +93,21 @@ def build(gr: Any, session: Session) -> Any:
       api_visibility="private",
       show_progress="hidden",
     )
-    button.click(
+
+    def end(visitor: gr.Request):
+      session.stop(visitor.session_hash)
+      gr.Info("Stopped.")
+
+    made = button.click(
       generate,
       [attention, *fields.values(), *sampling.values()],
       list(shown.values()),
       concurrency_limit=1,
       show_progress_on=[shown["video"], shown["sound"]],
+    )
+    # What waits is cancelled, what runs ends at its next step.
+    stop.click(
+      end, cancels=[made], concurrency_limit=None, api_visibility="private"
     )
   return page
 
@@ -108,7 +133,8 @@ def controls(gr: Any, pipeline: Pipeline) -> tuple[dict, dict, Any]:
       label="Prompt",
       elem_id="prompt",
       lines=3,
-      placeholder=EXAMPLE,
+      max_length=MAX_CHARACTERS,
+      placeholder=EXAMPLES[0],
       info='Spoken words in "quotation marks".',
     ),
     "image": gr.Image(
@@ -123,8 +149,13 @@ def controls(gr: Any, pipeline: Pipeline) -> tuple[dict, dict, Any]:
       label="Video", sources=["upload"], visible=False, elem_id="video"
     ),
   }  # fmt: skip
+  # Gradio would open and convert an image, with errors of many lines that have
+  # paths. It makes components anew for each visitor, hence in their class.
+  gr.Image.preprocess = lambda self, file: file and file.path
   with gr.Accordion("More", open=False):
-    fields["negative"] = gr.Textbox(label="Negative prompt")
+    fields["negative"] = gr.Textbox(
+      label="Negative prompt", max_length=MAX_CHARACTERS
+    )
     fields["seed"] = gr.Number(0, label="Seed", precision=0, minimum=0)
     chosen = pipeline.sampling
     sampling = {

@@ -9,7 +9,7 @@ workdir.
 import json
 import logging
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -20,9 +20,10 @@ from etils import epath
 from ccl_jax import distributed, files
 from ccl_jax.array_types import Array, PyTree
 from ccl_jax.checkpoints import orbax_reader, restore
-from ccl_jax.config import upgrade
+from ccl_jax.config import dotted, upgrade
 
 _CHUNK_BYTES = 2**28
+_ABSENT = "absent"  # of a key that a config lacks
 
 
 def read_config(workdir: epath.PathLike) -> dict[str, Any]:
@@ -45,8 +46,8 @@ def claim_workdir(
   """Writes the config into `workdir`, or checks that it has the same one.
 
   Args:
-    may_differ: keys that may change between starts of one run, such as how
-      often to log.
+    may_differ: keys and sections, dotted, that may change between starts of one
+      run, such as how often to log.
 
   Raises:
     ValueError: the folder belongs to a run with another config.
@@ -54,21 +55,41 @@ def claim_workdir(
   config = json.loads(json.dumps(config))
   file = epath.Path(workdir) / "config.json"
   if file.exists():
-    old = read_config(workdir)
-    keys = (set(old) | set(config)) - set(may_differ)
-    differ = sorted(k for k in keys if old.get(k) != config.get(k))
-    if differ:
-      changes = "; ".join(
-        f"{k}: {old.get(k)} there, {config.get(k)} now" for k in differ
-      )
+    changes = describe_changes(read_config(workdir), config, may_differ)
+    if changes:
       raise ValueError(
-        f"workdir '{workdir}' belongs to a run of another config ({changes})."
+        f"workdir '{workdir}' belongs to a run of another config"
+        f" ({'; '.join(changes)})."
         " Choose another --workdir, or the same config to resume."
       )
   distributed.barrier("every process has read the old config")
   if distributed.is_lead():
     files.write_json(file, config)
   distributed.barrier("the workdir is claimed")
+
+
+def describe_changes(
+  old: Mapping[str, Any],
+  new: Mapping[str, Any],
+  may_differ: Sequence[str] = (),
+) -> list[str]:
+  """Returns a text for each key that differs, and is not in `may_differ`.
+
+  Args:
+    old, new: nested configs.
+    may_differ: dotted keys and sections.
+  """
+  old, new = dotted(old), dotted(new)
+  keys = sorted(
+    key
+    for key in old.keys() | new.keys()
+    if old.get(key, _ABSENT) != new.get(key, _ABSENT)
+    and not any(f"{key}.".startswith(f"{each}.") for each in may_differ)
+  )
+  return [
+    f"{key}: {old.get(key, _ABSENT)} there, {new.get(key, _ABSENT)} now"
+    for key in keys
+  ]
 
 
 class CheckpointManager:

@@ -9,8 +9,8 @@ with a periodic Hann window w:
 B is the slaney filter bank from 0 to half of the sample rate. MMAudio's models
 use base 10 at 16 kHz and the natural logarithm at 44.1 kHz. The inverse finds a
 non-negative magnitude S with B S = exp mel, then its phase by the fast
-Griffin-Lim iteration (Perraudin et al. 2013) from a fixed start, so that it is
-deterministic.
+Griffin-Lim iteration (Perraudin et al. 2013). The first phases are the same for
+every item of a batch, so that a wave depends on its own log-mel alone.
 """
 
 import dataclasses
@@ -88,15 +88,19 @@ def griffin_lim(
   config: MelConfig = MEL_16K,
 ) -> Float[np.ndarray, "b s"]:
   """Returns a wave of s = hop t samples whose log-mel is close to `mel`."""
-  wave = librosa.griffinlim(
-    rearrange(_magnitude(mel, config), "b t bin -> b bin t"),
-    n_iter=num_iterations,
-    n_fft=config.n_fft,
-    hop_length=config.hop,
-    center=False,
-    random_state=0,
-  )
-  return wave[:, config.padding : wave.shape[1] - config.padding]
+  magnitudes = rearrange(_magnitude(mel, config), "b t bin -> b bin t")
+  waves = [
+    librosa.griffinlim(
+      magnitude,
+      n_iter=num_iterations,
+      n_fft=config.n_fft,
+      hop_length=config.hop,
+      center=False,
+      random_state=0,  # of each item: one draw for a batch would mix them
+    )
+    for magnitude in magnitudes
+  ]
+  return np.stack([x[config.padding : len(x) - config.padding] for x in waves])
 
 
 @functools.cache

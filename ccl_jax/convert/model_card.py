@@ -20,7 +20,8 @@ _PUBLISHED = {
 _LOADING = {
   "CCL": """\
 `ccl_jax/convert/torch_*.py` need only PyTorch and safetensors. Latents are
-encoded and decoded by the codecs in `run/`.
+encoded and decoded by the codecs in `run/`. There is no `model_index.json`, as
+diffusers has no pipeline of two streams.
 
 ```python
 from ccl_jax.convert.torch_model import CCL
@@ -37,16 +38,45 @@ python -m ccl_jax.sample --workdir=RUN --output=OUT --task=t2av --prompt='...'
 ```
 """,
   "WanTransformer3DModel": """\
-The video stream without its cross-modal layers: together with Wan2.1's VAE and
-text encoder it is a Wan2.1 model.
+The video stream without its cross-modal layers, as Wan2.1's class
+(`pip install torch safetensors diffusers accelerate`):
 
 ```python
 from diffusers import WanTransformer3DModel
 
 model = WanTransformer3DModel.from_pretrained("THIS FOLDER/transformer")
 ```
+
+There is no `model_index.json`: a pipeline of diffusers also needs a VAE and a
+text encoder, and those are Wan2.1's, not this run's. If the run was trained on
+Wan's latents (`--config.encode.codec=wan`), take them from Wan2.1:
+
+```python
+from diffusers import UniPCMultistepScheduler, WanPipeline
+
+scheduler = UniPCMultistepScheduler.from_pretrained("THIS FOLDER/scheduler")
+pipeline = WanPipeline.from_pretrained(
+  "Wan-AI/Wan2.1-T2V-14B-Diffusers", transformer=model, scheduler=scheduler
+)
+```
+
+### What is exact
+
+{exact}
 """,
 }
+_WITH_CONTEXT = """\
+Exact: the parameters, and the velocities of the stream alone, with no
+cross-modal layers. **This is not the model's own text-to-video (t2v)**: there
+each layer also reads the learnable context tokens (LCT) of the cross-modal
+layers, for which diffusers' class has no place. Of a trained model the
+velocities differ by 30 to 40 %. For its own t2v export with `--component=all`,
+or sample with `python -m ccl_jax.sample`.
+"""
+_WITHOUT_CONTEXT = """\
+Parameters, and velocities of text-to-video: this model's video reads no
+learnable context tokens, so that nothing of its own t2v is left out.
+"""
 _TEXT = """\
 # {class}, step {step}
 
@@ -105,11 +135,20 @@ def text(run: Workdir, about: Mapping[str, Any]) -> str:
       "kind": kind,
       "averaged": average,
       "clip": clip,
-      "loading": _LOADING[about["class"]],
+      "loading": _LOADING[about["class"]].replace("{exact}", _exact(run)),
       "licences": "\n".join(licences),
       "config": json.dumps(dict(run.config), indent=2, sort_keys=True),
     }
   )
+
+
+def _exact(run: Workdir) -> str:
+  """Returns what an export of the video stream alone computes exactly."""
+  fusion = run.model.get("fusion") or {}
+  reads = (
+    fusion.get("kind", "cca") == "cca" and fusion.get("num_audio_lct") != 0
+  )
+  return _WITH_CONTEXT if reads else _WITHOUT_CONTEXT
 
 
 def _licences(run: Workdir) -> Iterator[str]:

@@ -19,7 +19,7 @@ from ccl_jax.checkpoints.streaming import StreamedArray
 from ccl_jax.convert import matching
 from ccl_jax.convert.matching import Assignment
 from ccl_jax.convert.rules import Table
-from ccl_jax.convert.torch_files import LazyStateDict
+from ccl_jax.convert.torch_files import LazyStateDict, describe_quantization
 
 
 def streamed_params(
@@ -42,7 +42,8 @@ def streamed_params(
   try:
     assignments = matching.match(table, state_dict.shapes, wanted)
   except ValueError as error:
-    raise ValueError(f"'{state_dict.origin}': {error}") from error
+    hint = describe_quantization(state_dict.shapes)
+    raise ValueError(f"'{state_dict.origin}': {error}{hint}") from error
   by_path = collections.defaultdict(list)
   for assignment in assignments:
     for path in assignment.ours:

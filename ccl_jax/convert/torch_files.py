@@ -15,7 +15,7 @@ import pathlib
 import re
 import warnings
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -28,6 +28,14 @@ from ccl_jax.files import is_remote
 _SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
 MAX_MAPPED_BYTES = 2**28  # that are read before a file is mapped again
 _CODE = re.compile(r"GLOBAL (\S+)")
+# Arrays beside quantized ones, as ModelOpt, ComfyUI and others call them.
+_SCALE = re.compile(
+  r"(weight|input)_scale(_\d|_inv)?$|scale_(weight|input)$|comfy_quant$"
+)
+_QUANTIZED = (
+  "the weights are quantized (mxfp8, nvfp4 or alike). Take the model's file in"
+  " bfloat16, float16 or float32."
+)
 _NESTED = ("state_dict", "model", "generator", "module")
 SAFETENSORS_DTYPES = {
   "F64": np.float64, "F32": np.float32, "F16": np.float16,
@@ -60,7 +68,7 @@ def from_torch(
 ) -> LazyStateDict:
   """Returns a torch `state_dict`; on the meta device only shapes are known."""
   shapes = {
-    name: jax.ShapeDtypeStruct(tuple(x.shape), _torch_dtype(x.dtype))
+    name: _torch_shape(origin, name, tuple(x.shape), x.dtype)
     for name, x in state.items()
   }
   return LazyStateDict(origin, shapes, lambda name: _to_numpy(state[name]))
@@ -85,7 +93,7 @@ def open_state_dict(path: epath.PathLike) -> LazyStateDict:
 
   Raises:
     ValueError: the file is missing, in a bucket, of another format, cut short,
-      or a pickle with code; or index and shards differ.
+      quantized, or a pickle with code; or index and shards differ.
   """
   path = local_path(path)
   if path.is_dir():
@@ -132,19 +140,34 @@ def _open_safetensors(path: pathlib.Path) -> LazyStateDict:
   try:
     read = _MappedFile(map_file, lambda file, name: file.get_tensor(name))
     file, names = read.file, read.file.keys()
-    shapes = {name: _slice_shape(file.get_slice(name)) for name in names}
+    parts = {name: file.get_slice(name) for name in names}
     metadata = dict(file.metadata() or {})
-  except (safetensors.SafetensorError, OSError, KeyError) as error:
+  except (safetensors.SafetensorError, OSError) as error:
     raise ValueError(
       f"'{path}' is not a safetensors file, or cut short: {_first_line(error)}"
     ) from error
+  for name, part in parts.items():
+    if part.get_dtype() not in SAFETENSORS_DTYPES:
+      raise _unknown_dtype(str(path), name, part.get_dtype())
+  shapes = {
+    name: jax.ShapeDtypeStruct(
+      tuple(part.get_shape()), SAFETENSORS_DTYPES[part.get_dtype()]
+    )
+    for name, part in parts.items()
+  }
   return LazyStateDict(str(path), shapes, read, metadata)
 
 
-def _slice_shape(part: Any) -> jax.ShapeDtypeStruct:
-  return jax.ShapeDtypeStruct(
-    tuple(part.get_shape()), SAFETENSORS_DTYPES[part.get_dtype()]
-  )
+def describe_quantization(names: Iterable[str]) -> str:
+  """Returns a sentence if arrays are the scales of quantized weights, or ""."""
+  found = next((name for name in names if _SCALE.search(name)), None)
+  return f" '{found}' is a scale: {_QUANTIZED}" if found else ""
+
+
+def _unknown_dtype(origin: str, name: str, dtype: str) -> ValueError:
+  text = f"'{origin}' has '{name}' in {dtype}, which is not read"
+  is_small = re.search(r"(f|float)[468]_", f"{dtype}_".lower())
+  return ValueError(f"{text}: {_QUANTIZED}" if is_small else f"{text}.")
 
 
 def _open_torch(path: pathlib.Path) -> LazyStateDict:
@@ -153,7 +176,9 @@ def _open_torch(path: pathlib.Path) -> LazyStateDict:
   )
   state, other = read.file
   metadata = {str(k): str(v)[:80] for k, v in other.items()}
-  return LazyStateDict(str(path), from_torch(state).shapes, read, metadata)
+  return LazyStateDict(
+    str(path), from_torch(state, str(path)).shapes, read, metadata
+  )
 
 
 def _load_torch(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -211,6 +236,16 @@ def _torch_dtype(dtype: Any) -> np.dtype:
   name = str(dtype).removeprefix("torch.")
   known = {"bool": np.bool_, "bfloat16": ml_dtypes.bfloat16}
   return np.dtype(known.get(name) or getattr(ml_dtypes, name, name))
+
+
+def _torch_shape(
+  origin: str, name: str, shape: tuple[int, ...], dtype: Any
+) -> jax.ShapeDtypeStruct:
+  """Returns shape and dtype; ValueError for a dtype that numpy lacks."""
+  try:
+    return jax.ShapeDtypeStruct(shape, _torch_dtype(dtype))
+  except TypeError as error:
+    raise _unknown_dtype(origin, name, str(dtype)) from error
 
 
 def _to_numpy(x: Any) -> np.ndarray:

@@ -16,8 +16,9 @@ Generation uses the same rows: each inference task names the row it runs and
 the streams that take part.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -187,6 +188,30 @@ INFERENCE_TASKS = {
     InferenceTask("v2a", "v2a", _BOTH),
   )
 }
+
+
+def untrained(task: InferenceTask, objective: Mapping[str, Any]) -> str:
+  """Returns which part of a task a run has never trained, or "".
+
+  Args:
+    objective: the run's section; with no key nothing is known of it.
+  """
+  index, key = TASK_NAMES.index(task.row), "first_frame_probability"
+  missing = []
+  if objective.get("probabilities") and not objective["probabilities"][index]:
+    missing.append(
+      f"'{task.row}' (entry {index} of objective.probabilities is 0)"
+    )
+  if task.first_frame and objective.get(key) == 0:
+    missing.append(
+      f"first frames (objective.{key} is 0; the clip leaves the image at once)"
+    )
+  if not missing:
+    return ""
+  return (
+    f"{task.name}: this run was not trained on {' nor on '.join(missing)}:"
+    " train one where that is more than 0."
+  )
 
 
 def inference_task(name: str) -> InferenceTask:

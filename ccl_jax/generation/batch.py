@@ -46,10 +46,14 @@ class Progress:
 
   @contextlib.contextmanager
   def collect_errors(self, *requests: Request) -> Iterator[None]:
-    """Records a ValueError of the body as a problem of these requests."""
+    """Records an error of the body as a problem of these requests.
+
+    A value that cannot be used, a file that cannot be read or written, or a
+    library that its address needs.
+    """
     try:
       yield
-    except ValueError as error:
+    except (ValueError, OSError, ImportError) as error:
       for request in requests:
         self.problems.append(f"{request.where}: {error}".removeprefix(": "))
         self._warn(self.problems[-1])
@@ -84,15 +88,31 @@ class BatchGenerator:
 
   def run(self, requests: Sequence[Request]) -> list[str]:
     """Writes the requests that are not done; returns a message per failure."""
-    todo = [request for request in requests if not self.is_done(request)]
     with tqdm.tqdm(
-      total=len(requests), initial=len(requests) - len(todo), unit="clip",
-      disable=not self.show_progress,
-    ) as bar:  # fmt: skip
-      progress = Progress(bar, self.warn)
+      total=len(requests), unit="clip", disable=not self.show_progress
+    ) as bar:
+      progress, todo = Progress(bar, self.warn), []
+      for request in requests:
+        with progress.collect_errors(request):
+          if self.is_done(request):
+            progress.update(1)
+          else:
+            todo.append(request)
+      for task in dict.fromkeys(request.task for request in todo):
+        if note := self.pipeline.describe_untrained(task):
+          self.warn(note)
 
       def finish(batch, latents, shares):
-        self.write(batch, latents, shares)
+        try:
+          self.write(batch, latents, shares)
+        except (ValueError, OSError):
+          if len(batch) == 1:
+            raise
+          # What one of them cannot write has nothing to do with the others.
+          for i, request in enumerate(batch):
+            with progress.collect_errors(request):
+              finish([request], *_take(slice(i, i + 1), latents, shares))
+          return ()
         progress.update(len(batch))
         notes = (describe_unused(r, self.pipeline.shape) for r in batch)
         progress.unused += filter(None, notes)
@@ -132,9 +152,7 @@ class BatchGenerator:
           path = self.output_path(request)
           muxing.restore_stream(path, stream, source, seconds)
       if shares:
-        self.plot_attention(
-          request, *({s: x[i] for s, x in y.items()} for y in (latents, shares))
-        )
+        self.plot_attention(request, *_take(i, latents, shares))
       write_json(self.output_path(request, ".json"), self.metadata(request))
 
   def plot_attention(
@@ -163,7 +181,15 @@ class BatchGenerator:
     file = self.output_path(request, ".json")
     if not file.exists() or not self.output_path(request).exists():
       return False
-    return json.loads(file.read_text()) == self.metadata(request)
+    try:
+      return json.loads(file.read_text()) == self.metadata(request)
+    except ValueError:  # Not JSON, so none of this project's.
+      return False
+
+
+def _take(rows: int | slice, *trees: Latents) -> tuple[Latents, ...]:
+  """Returns some rows of all arrays."""
+  return tuple({s: x[rows] for s, x in tree.items()} for tree in trees)
 
 
 def gather_problems(

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,7 +15,9 @@ from ccl_jax.checkpoints import manager, restore
 from ccl_jax.codecs.api import Codecs, free_weights
 from ccl_jax.config import build, to_tuples
 from ccl_jax.data.clip import ClipShape
+from ccl_jax.diffusion import tasks
 from ccl_jax.diffusion.solvers import OnStep
+from ccl_jax.diffusion.tasks import InferenceTask
 from ccl_jax.generation.sampling import SamplingConfig
 from ccl_jax.models.plan import ModelPlan, make_sampling_plan, sampling_params
 
@@ -33,6 +36,7 @@ class Components:
     read_params: reads the parameters.
     offload: keep text encoder, codecs and model in memory only in turn.
     on_step: called at every step of the sampler with its sigma, from 1 to 0.
+    objective: the section of the run's config; {} if it is not known.
   """
 
   plan: ModelPlan
@@ -44,6 +48,7 @@ class Components:
   read_params: Callable[[], PyTree] | None = None
   offload: bool = False
   on_step: OnStep | None = None
+  objective: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
   @classmethod
   def load(
@@ -89,6 +94,7 @@ class Components:
       step=step,
       read_params=read_params,
       offload=offload,
+      objective=config.get("objective", {}),
     )
 
   @property
@@ -96,6 +102,14 @@ class Components:
     """Returns the shapes of one clip's latents, as the model takes them."""
     audio = self.plan.settings["audio"] or {}
     return self.shape.latent_shapes(self.codecs, audio.get("tokens_per_frame"))
+
+  def describe_untrained(self, task: InferenceTask) -> str:
+    """Returns a note if the model was not trained for a task, or ""."""
+    known = dict(self.objective)
+    if any(self.plan.image_conditioning.values()):
+      # It has learned first frames before this run, as Wan2.1-I2V.
+      known.pop("first_frame_probability", None)
+    return tasks.untrained(task, known)
 
   def load_params(self) -> PyTree:
     """Returns the model's parameters, after reading them if needed."""

@@ -7,10 +7,13 @@
 The workdir of a training run has everything that is needed. Latents are
 sampled by one compiled program per task and batch size; the noise of a sample
 comes from its own seed, so a result does not depend on the rest of its batch.
+On accelerators another batch size is another program, with other rounding. A
+CPU runs one clip at a time, which takes it as long, and gives the same bits.
 """
 
 import contextlib
 import dataclasses
+import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
@@ -46,32 +49,35 @@ class Pipeline(Components):
   def __call__(
     self,
     task: str,
-    prompts: Sequence[str],
+    prompts: str | Sequence[str],
     *,
     negative: str | Sequence[str] = "",
     images: Sequence[UInt8[np.ndarray, "y x 3"]] | None = None,
     audios: Sequence[Float[np.ndarray, " s"]] | None = None,
     videos: Sequence[UInt8[np.ndarray, "t y x 3"]] | None = None,
-    seeds: Sequence[int] | None = None,
+    seeds: int | Sequence[int] | None = None,
     sampling: SamplingConfig | None = None,
   ) -> list[GeneratedClip]:
     """Generates one clip per prompt; input streams are returned with it.
 
     Args:
       task: t2av, i2av, t2v, i2v, t2a, a2v or v2a.
+      prompts: one for each clip, or a text for one clip.
       negative: one for all prompts, or one for each.
       images, audios, videos: one per prompt, where the task takes them; of the
         model's size, rate and length (see `data.media`).
-      seeds: one per prompt; 0, 1, ... if None.
+      seeds: one per prompt, or that of the first, to which each further one
+        adds 1; 0, 1, ... if None.
 
     Raises:
       ValueError: an unknown task, or an input that it lacks or cannot take.
     """
+    prompts = [prompts] if isinstance(prompts, str) else prompts
     num, inputs = len(prompts), dict(image=images, audio=audios, video=videos)
     check_inputs(tasks.inference_task(task), inputs)
     columns = {"prompt": prompts, "seed": seeds, "negative": negative} | inputs
-    if seeds is None:
-      columns["seed"] = range(num)
+    if seeds is None or isinstance(seeds, int):
+      columns["seed"] = range(seeds or 0, (seeds or 0) + num)
     if isinstance(negative, str):
       columns["negative"] = [negative] * num
     columns = {name: x for name, x in columns.items() if x is not None}
@@ -84,6 +90,8 @@ class Pipeline(Components):
       make_request({"task": task, "name": str(i)} | dict(zip(columns, row)))  # noqa: B905
       for i, row in enumerate(zip(*columns.values(), strict=True))
     ]
+    if note := self.describe_untrained(tasks.inference_task(task)):
+      logging.warning(note)
     return self.generate(requests, sampling=sampling, batch_size=num)
 
   def generate(
@@ -101,7 +109,8 @@ class Pipeline(Components):
     Each stage needs another part of the model, which `offload` frees after it.
 
     Args:
-      batch_size: requests that are sampled at once, at most.
+      batch_size: requests that are sampled at once, at most; one for each
+        device if they are CPUs.
       finish: makes a batch's results from its latents and attention shares;
         by default decoded clips.
       probe: see `stages.sample`.
@@ -113,9 +122,13 @@ class Pipeline(Components):
     """
     guard = guard or (lambda *requests: contextlib.nullcontext())
     finish = finish or self.decode
+    if self.plan.layout.device.platform == "cpu":
+      batch_size = self.plan.layout.batch_shards()
     results = []
     for group, rows in group_requests(requests, batch_size, self.offload):
-      texts = self._embed(group, guard)
+      texts = {}
+      for batch in chunked(group, rows):
+        texts |= self._embed(batch, guard)
       self.free()
       inputs: dict[Request, EncodedInputs] = {}
       for batch in chunked(list(texts), rows):

@@ -5,7 +5,8 @@ after the step it resumes from, so that the curve is that of one run. A line has
 these values, and TensorBoard has them under the same names:
 
     loss, grad_norm           means over the steps since the last line
-    learning_rate_factor      the same of the schedule: 1 at the peak rates
+    learning_rate_factor      the same of the schedule, as used: 1 at the peak
+                              rates; it counts updates, not skipped steps
     loss/TASK/STREAM          over the samples of a task in these steps
     loss_t/STREAM/0.2-0.4     over those with a noise time in that fifth
     skipped                   steps without an update, since the run's start

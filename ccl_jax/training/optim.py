@@ -16,6 +16,7 @@ import optax
 
 from ccl_jax import trees
 from ccl_jax.array_types import PyTree
+from ccl_jax.config import check_pairs
 from ccl_jax.param_names import is_kernel
 
 SCHEDULES = ("constant", "cosine")
@@ -34,7 +35,8 @@ class Optimizer:
     frozen_dtype: dtype of the parameters with rate 0.
 
   Raises:
-    ValueError: an unknown schedule, or numbers out of range.
+    ValueError: an unknown schedule, numbers out of range, or rates that are not
+      pairs.
   """
 
   learning_rates: tuple[tuple[str, float], ...]
@@ -49,6 +51,7 @@ class Optimizer:
   frozen_dtype: str = "float32"
 
   def __post_init__(self):
+    check_pairs("optimizer.learning_rates", self.learning_rates, (float, int))
     if self.schedule not in SCHEDULES:
       raise ValueError(
         f"optimizer {self.schedule=}: expected one of {SCHEDULES}."

@@ -79,7 +79,8 @@ def train_step(
 
   If the loss or the gradient is not finite, only `step` and `skipped` change.
 
-  Metrics are "loss", "grad_norm", "learning_rate_factor" (of the schedule),
+  Metrics are "loss", "grad_norm", "learning_rate_factor" (of the schedule,
+  which counts updates: a skipped step does not move it),
   "skipped" (steps in a row), and those of `objective.loss`: sums and counts,
   whose ratio is a mean.
   """
@@ -94,7 +95,7 @@ def train_step(
   scalars = {
     "loss": value,
     "grad_norm": norm,
-    "learning_rate_factor": setup.schedule(state["step"]),
+    "learning_rate_factor": setup.schedule(state["optimizer"][-1].count),
     "skipped": new["skipped"],
   }
   return new, metrics | scalars

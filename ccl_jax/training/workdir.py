@@ -15,8 +15,9 @@ from ccl_jax.data.clip import ClipShape
 
 # Sections and keys that may change between two starts of one run.
 MAY_CHANGE = (
-  "checkpoint", "data", "encode", "eval", "grad_accumulation_steps", "init",
-  "log", "mesh", "sampling", "sharding", "xla_options",
+  "checkpoint", "data.num_threads", "data.path", "encode", "eval",
+  "grad_accumulation_steps", "init", "log", "mesh", "sampling", "sharding",
+  "xla_options",
 )  # fmt: skip
 
 

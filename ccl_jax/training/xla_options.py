@@ -6,13 +6,10 @@ is a name for several options, which depend on the chip. libtpu compiles with
 all groups; none is on by default, since none was timed on a TPU.
 """
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
-import jax
-from etils import epath
-
+from ccl_jax.config import FORMS
 from ccl_jax.cost import chips
 
 # (part of an option's name, chips on which it fails, how)
@@ -90,7 +87,8 @@ def compiler_options(
 def _group(name: str, chip: str) -> dict[str, Any]:
   if name not in GROUPS:
     raise ValueError(
-      f"xla_options group '{name}': expected one of {list(GROUPS)}."
+      f"xla_options group '{name}': expected one of {list(GROUPS)}, or pairs,"
+      f" --config.xla_options={FORMS['xla_options']}"
     )
   if chip not in GROUPS[name]:
     raise ValueError(
@@ -98,12 +96,3 @@ def _group(name: str, chip: str) -> dict[str, Any]:
       f" {', '.join(GROUPS[name])}."
     )
   return GROUPS[name][chip]
-
-
-def enable_compilation_cache(folder: epath.PathLike) -> None:
-  """Keeps compiled programs in `folder`, where the next start finds them.
-
-  A folder in JAX_COMPILATION_CACHE_DIR has precedence.
-  """
-  if jax.config.jax_compilation_cache_dir is None:
-    jax.config.update("jax_compilation_cache_dir", os.fspath(folder))

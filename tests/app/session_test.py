@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from ccl_jax.app.session import Session
+from ccl_jax.app.session import Session, Stopped, hide_paths
 from ccl_jax.data import media
 from ccl_jax.generation.pipeline import Pipeline
 from tests.runs import SAMPLES
@@ -33,8 +33,17 @@ def test_a_request_is_counted_step_by_step_and_leaves_its_files(session):
     attention=True,  # of which one stream alone has none
   )
   assert session.steps_done == 3  # every step, and each once
-  assert {of for _, of in told} == {3}
-  assert [done for done, _ in told] == sorted(done for done, _ in told)
+  stages, steps, of = zip(*told, strict=True)
+  assert set(of) == {3} and list(steps) == sorted(steps)
+  assert stages[0] == "Compiling"
+  assert all((stage == "Compiling") == (not n) for stage, n, _ in told)
+  told.clear()
+  session.request(
+    fields("t2a"),
+    {"num_inference_steps": 3, "audio_guidance_scale": 1.5},
+    lambda *progress: told.append(progress),
+  )
+  assert told[0] == ("Reading", 0, 3)
   clip = media.read_clip(result.clip, need_video=False)
   assert result.clip.name == "t2a_3.wav" and len(clip.audio) == SAMPLES
   assert result.mel.shape == (160, 640, 3) and result.note == ""
@@ -76,10 +85,19 @@ def test_only_the_last_results_stay(session):
     ("a2v", {}, {}, "needs audio"),
     ("a2v", {"audio": "long"}, {}, "hum.wav has 1.0 s, no more than 0.5 s"),
     ("v2a", {"video": "rubbish"}, {}, "^rubbish.mp4: Invalid data"),
+    ("v2a", {"video": "text"}, {}, "^text.mp4: "),
+    ("i2v", {"image": "rubbish"}, {}, "^rubbish.mp4: "),
     ("t2a", {"seed": -1}, {}, "seed -1"),
+    ("t2a", {"seed": None}, {}, "^The seed is empty"),
+    ("t2a", {"prompt": ""}, {}, "^The prompt is empty"),
+    ("t2a", {"prompt": None, "negative": None}, {}, "^The prompt is empty"),
+    ("t2a", {"prompt": " \n"}, {}, "^The prompt is empty"),
+    ("t2a", {"prompt": "x" * 4001}, {}, "^The prompt has 4,001 characters"),
+    ("t2a", {"negative": "x" * 4001}, {}, "^The negative has 4,001 characters"),
+    ("t2a", {}, {"num_inference_steps": None}, "^Num inference steps is empty"),
     ("t2a", {}, {"num_inference_steps": 0}, "num_steps=0"),
     ("t2a", {}, {"audio_guidance_scale": -1.0}, "audio_guidance_scale is -1"),
-    ("t2a", {"prompt": "word " * 5000}, {}, "5001 tokens"),
+    ("t2a", {"prompt": "word " * 50}, {}, "51 tokens"),
   ],
 )
 def test_what_is_wrong_is_said_without_where_uploads_lie(
@@ -93,7 +111,42 @@ def test_what_is_wrong_is_said_without_where_uploads_lie(
 ):
   rubbish = tmp_path / "rubbish.mp4"
   rubbish.write_text("no clip")
-  places = {"long": inputs["audio"], "rubbish": str(rubbish)}
+  text = tmp_path / "a folder" / "text.mp4"
+  text.parent.mkdir()
+  text.write_bytes(b"")
+  places = {
+    "long": inputs["audio"], "rubbish": str(rubbish), "text": str(text)
+  }  # fmt: skip
   given = {name: places.get(value, value) for name, value in given.items()}
-  with pytest.raises(ValueError, match=words):
+  with pytest.raises(ValueError, match=words) as error:
     session.request(fields(task, **given), sampling)
+  assert "\n" not in str(error.value) and str(tmp_path) not in str(error.value)
+
+
+@pytest.mark.parametrize(
+  ("text", "expected"),
+  [
+    ("'/home/a/run/codecs' is not there", "'codecs' is not there"),
+    ("no '/srv/a b/c d/u x.wav' here", "no 'u x.wav' here"),
+    ("and/or 1/2 gs://b/c", "and/or 1/2 gs://b/c"),
+    ("in /tmp/x/y.mp4, /z", "in y.mp4, /z"),
+  ],
+)
+def test_paths_of_the_server_are_hidden(text, expected):
+  assert hide_paths(text, {}) == expected
+
+
+def test_a_visitor_stops_the_own_request_and_no_other(session):
+  """At the next step; then the next request is made as ever."""
+  settings = {"num_inference_steps": 30, "guidance": "none"}
+
+  def stop_by(visitor):
+    return lambda stage, done, of: session.stop(visitor)
+
+  with pytest.raises(Stopped):
+    session.request(fields("t2a"), settings, stop_by("me"), owner="me")
+  assert session.steps_done < 30  # none, as it is told before the first
+  result = session.request(fields("t2a"), settings, stop_by("you"), owner="me")
+  assert session.steps_done == 30 and result.clip.exists()
+  session.stop("me")  # Nothing runs: nothing to stop.
+  session.request(fields("t2a"), settings, owner="me")

@@ -21,6 +21,7 @@ import pytest
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
 
 from ccl_jax.data import media
 from tests.commands import free_port
@@ -40,13 +41,15 @@ def address(run, tmp_path_factory):
   port = free_port()
   address = f"http://127.0.0.1:{port}"
   log = tmp_path_factory.mktemp("page") / "log"
+  temporary = tmp_path_factory.mktemp("temporary")
   with log.open("w") as file:
     server = subprocess.Popen(
       [
         sys.executable, "-m", "ccl_jax.app", f"--workdir={run}",
-        f"--port={port}", "--seconds=60",
+        f"--port={port}", "--max_upload_seconds=60",
       ],
-      cwd=ROOT, env=os.environ | {"JAX_PLATFORMS": "cpu"},
+      cwd=ROOT,
+      env=os.environ | {"JAX_PLATFORMS": "cpu", "TMPDIR": str(temporary)},
       stdout=file, stderr=subprocess.STDOUT,
     )  # fmt: skip
   try:
@@ -56,6 +59,7 @@ def address(run, tmp_path_factory):
   finally:
     server.terminate()
     server.wait()
+  assert not list(temporary.rglob("*.*")), "uploads and results are deleted"
 
 
 @pytest.fixture(scope="module")
@@ -177,8 +181,63 @@ def test_a_sound_becomes_a_video_with_it(browser, inputs, tmp_path):
   clip = media.read_clip(fetch(files[".mp4"], tmp_path / "made.mp4"))
   given, inner = hum(1.0)[:SAMPLES], slice(800, -800)
   assert np.corrcoef(clip.audio[inner], given[inner])[0, 1] > 0.9
-  said = json.loads(fetch(files[".json"], tmp_path / "made.json").read_text())
-  assert said["audio"] == "hum.wav"
+  text = fetch(files[".json"], tmp_path / "made.json").read_text()
+  assert json.loads(text)["audio"] == "hum.wav"
+  assert json.loads(text)["checkpoint"]["workdir"] == "run"
+  assert "/" not in text
+
+
+def set_number(browser, label, value):
+  """Types into the number field of a label, below More."""
+  field = until(lambda: shown(browser, f"input[aria-label*='{label}']"))[0]
+  field.send_keys(Keys.CONTROL, "a")
+  field.send_keys(Keys.BACKSPACE, value)
+
+
+def test_a_request_can_be_stopped(browser):
+  """While it runs; a further one is then made."""
+  browser.find_element(By.XPATH, "//button[contains(., 'More')]").click()
+  set_number(browser, "Steps", "100")
+  generate(browser, "A face talks for long.")
+  until(lambda: "Compiling" in browser.page_source)
+  assert "0/100" not in browser.page_source
+  browser.find_element(By.CSS_SELECTOR, "#stop").click()
+  assert "Stopped" in message(browser)
+  assert not shown(browser, "#files a[href]")
+  set_number(browser, "Steps", "2")
+  generate(browser, "A face.")
+  assert ".mp4" in downloads(browser)
+
+
+def test_an_example_is_filled_in(browser):
+  text = until(lambda: shown(browser, ".gallery-item, td"))[0]
+  text.click()
+  area = browser.find_element(By.CSS_SELECTOR, "#prompt textarea")
+  until(lambda: "talks" in area.get_property("value"))
+
+
+def test_an_empty_prompt_or_seed_is_one_clear_line(browser):
+  generate(browser, "")
+  assert "The prompt is empty" in message(browser)
+  browser.refresh()
+  until(lambda: shown(browser, "#prompt textarea"))
+  browser.find_element(By.XPATH, "//button[contains(., 'More')]").click()
+  set_number(browser, "Seed", "")
+  generate(browser, "A face.")
+  assert "The seed is empty" in message(browser)
+
+
+def test_an_image_that_is_none_is_one_clear_line(browser, tmp_path):
+  choose(browser, "text, first frame → video and sound")
+  until(lambda: shown(browser, "#image"))
+  rubbish = tmp_path / "rubbish.png"
+  rubbish.write_text("this is no image")
+  upload(browser, "image", rubbish)
+  time.sleep(2)
+  generate(browser, "A face.")
+  text = message(browser)
+  assert "rubbish.png: " in text and "/" not in text
+  assert len(text.strip().splitlines()) == 3, text  # its title, x, the line
 
 
 def test_what_is_wrong_is_told(browser, tmp_path):
@@ -186,7 +245,7 @@ def test_what_is_wrong_is_told(browser, tmp_path):
   choose(browser, "text, sound → video")
   until(lambda: shown(browser, "#audio"))
   generate(browser, "A face.")
-  assert "needs audio: upload one" in message(browser)
+  assert "needs audio" in message(browser)
   rubbish = tmp_path / "rubbish.wav"
   rubbish.write_text("this is no sound")
   upload(browser, "audio", rubbish)

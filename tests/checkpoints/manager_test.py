@@ -181,6 +181,13 @@ def test_a_workdir_belongs_to_one_config(tmp_path):
   assert manager.read_config(tmp_path / "run")["log"] == {"every_steps": 5}
   with pytest.raises(ValueError, match="seed: 0 there, 1 now"):
     manager.claim_workdir(tmp_path / "run", config | {"seed": 1}, ("log",))
+  sized = config | {"log": {"every_steps": 5, "more": None}, "data": {"a": 1}}
+  with pytest.raises(ValueError, match=r"\(data.a: absent there, 1 now\)"):
+    manager.claim_workdir(tmp_path / "run", sized, ("log",))
+  with pytest.raises(ValueError, match=r"log.more: absent there, None now"):
+    manager.claim_workdir(
+      tmp_path / "run", sized, ("data", "log.every", "log.every_steps")
+    )
   with pytest.raises(ValueError, match="not a training workdir"):
     manager.read_config(tmp_path)
 

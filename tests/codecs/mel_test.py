@@ -53,6 +53,22 @@ def test_griffin_lim_keeps_the_mel_and_is_deterministic():
   assert np.abs(mel.log_mel(wave) - original).mean() < 0.06
 
 
+@pytest.mark.parametrize("config", [mel.MEL_16K, mel.MEL_44K], ids=str)
+def test_a_wave_does_not_depend_on_its_batch(config):
+  """Bit for bit: not on the number of items, nor on the order."""
+  waves = np.random.default_rng(0).normal(0, 0.1, (3, 16_000)).astype("f")
+  mels = mel.log_mel(waves, config)
+  together = mel.griffin_lim(mels, config=config)
+  for i in range(3):
+    alone = mel.griffin_lim(mels[i : i + 1], config=config)[0]
+    np.testing.assert_array_equal(together[i], alone)
+    np.testing.assert_array_equal(
+      mel.log_mel(waves[i : i + 1], config)[0], mels[i]
+    )
+  others = mel.griffin_lim(mels[[2, 0]], config=config)
+  np.testing.assert_array_equal(others, together[[2, 0]])
+
+
 def test_griffin_lim_does_not_move_sounds_in_time():
   wave = _tone() * (np.arange(16_000) > 8_000)
   energy = np.abs(mel.griffin_lim(mel.log_mel(wave))[0])

@@ -1,5 +1,6 @@
 """The folder that `to-torch` writes, its readers, and the way back."""
 
+import dataclasses
 import itertools
 import json
 import shutil
@@ -15,7 +16,7 @@ from ccl_jax import files, trees
 from ccl_jax.array_types import STREAMS, Route
 from ccl_jax.checkpoints import manager, restore
 from ccl_jax.config import RENAMED
-from ccl_jax.convert import export, transformer, wan, workdirs
+from ccl_jax.convert import export, model_card, transformer, wan, workdirs
 from ccl_jax.convert.state_dict import iter_state_dict
 from ccl_jax.convert.torch_files import open_state_dict
 from ccl_jax.generation.pipeline import Pipeline
@@ -257,6 +258,37 @@ def test_what_the_folder_says(exported):
     assert part in card, part
   scheduler = exported / "scheduler" / "scheduler_config.json"
   assert json.loads(scheduler.read_text())["flow_shift"] == 1.0  # the run's
+
+
+@pytest.mark.parametrize(
+  ("fusion", "is_exact"),
+  [
+    ({"kind": "cca", "num_audio_lct": 2, "num_video_lct": 3}, False),
+    ({}, False),
+    ({"kind": "cca", "num_audio_lct": 0, "num_video_lct": 3}, True),
+    ({"kind": "gated"}, True),
+    ({"kind": "independent"}, True),
+  ],
+)
+def test_the_card_of_the_video_stream_says_what_is_exact(
+  run, tmp_path, fusion, is_exact
+):
+  """Without context tokens it is not the model's own t2v."""
+  copy = shutil.copytree(run, tmp_path / "run")
+  config = manager.read_config(copy)
+  found = workdirs.open_workdir(copy)
+  found = dataclasses.replace(
+    found, config=config | {"model": config["model"] | {"fusion": fusion}}
+  )
+  about = {
+    "class": "WanTransformer3DModel", "step": 5, "parameters": 9,
+    "dtype": "float32", "is_ema": True,
+  }  # fmt: skip
+  card = model_card.text(found, about)
+  assert ("not the model's own text-to-video" in card) != is_exact
+  assert "30 to 40 %" in card or is_exact
+  assert "diffusers accelerate" in card and "no `model_index.json`" in card
+  assert "{exact}" not in card and "scheduler" in card
 
 
 def test_licences_of_what_it_was_made_with(run, tmp_path):

@@ -197,6 +197,48 @@ def test_cut_files(tmp_path, kind, kept):
   refusal(path, "cut short")
 
 
+@pytest.mark.parametrize(
+  ("dtype", "size", "is_quantized"),
+  [("F8_E8M0", 1, True), ("F4", 0.5, True), ("F6_E2M3", 0.75, True),
+   ("F8_E4M3FNUZ", 1, True), ("C64", 8, False)],
+)  # fmt: skip
+def test_whole_files_of_dtypes_that_are_not_read(
+  tmp_path, dtype, size, is_quantized
+):
+  """mxfp8 and nvfp4: whole, so that they are not called cut short."""
+  end = int(8 * size)
+  header = json.dumps(
+    {"a.weight_scale": {
+      "dtype": dtype, "shape": [8], "data_offsets": [0, end]
+    }}
+  ).encode()  # fmt: skip
+  path = tmp_path / "x.safetensors"
+  path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(end))
+  refusal(path, "'a.weight_scale'", dtype)
+  with pytest.raises(ValueError, match="not read") as error:
+    torch_files.open_state_dict(path)
+  assert "cut short" not in str(error.value)
+  assert ("quantized" in str(error.value)) == is_quantized
+
+
+def test_torch_files_of_packed_floats_are_refused_by_name(tmp_path):
+  packed = torch.zeros(4, dtype=torch.uint8).view(torch.float4_e2m1fn_x2)
+  torch.save({"a.weight": packed}, tmp_path / "x.pth")
+  refusal(tmp_path / "x.pth", "'a.weight'", "float4", "quantized")
+
+
+def test_scales_beside_weights_are_told():
+  """Of files whose dtypes are all known: uint8 pairs, or scaled float8."""
+  for name in (
+    "a.weight_scale", "a.weight_scale_2", "a.weight_scale_inv",
+    "a.input_scale", "a.scale_weight", "a.comfy_quant",
+  ):  # fmt: skip
+    text = torch_files.describe_quantization(["a.weight", name])
+    assert name in text and "quantized" in text
+  names = ["a.weight", "a.scale", "norm.weight", "a.scale_shift_table"]
+  assert torch_files.describe_quantization(names) == ""
+
+
 def test_files_that_are_something_else(tmp_path):
   refusal(tmp_path / "nothing.pth", "No file")
   for name in ("x.safetensors", "x.pth"):

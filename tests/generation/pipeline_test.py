@@ -1,5 +1,6 @@
 """Generation from Python."""
 
+import dataclasses
 import pathlib
 import re
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 
 from ccl_jax.data import media
+from ccl_jax.diffusion import tasks
 from ccl_jax.generation import requests
 from ccl_jax.generation.pipeline import Pipeline
 from tests.runs import RATE, SAMPLES, SHAPE
@@ -44,6 +46,42 @@ def test_given_streams_come_back_with_what_is_made(pipeline, inputs):
   (made,) = pipeline("v2a", ["x"], videos=[frames], seeds=[3])
   np.testing.assert_array_equal(made.video, frames)
   assert len(made.audio) == SAMPLES and made.mel.shape[1] == 80
+
+
+def test_a_task_that_was_not_trained_is_warned_of(pipeline, inputs, caplog):
+  """The run's objective has no first frames; then one task is taken away."""
+  image = media.read_image(inputs["image"], SHAPE.size)
+  for task, given, count in (
+    ("i2v", {"images": [image]}, 1), ("t2v", {}, 0), ("t2a", {}, 0)
+  ):  # fmt: skip
+    caplog.clear()
+    pipeline(task, ["x"], **given)
+    assert len(caplog.messages) == count
+  i2av, a2v = map(tasks.inference_task, ("i2av", "a2v"))
+  assert "objective.first_frame_probability is 0" in (
+    pipeline.describe_untrained(i2av)
+  )
+  assert not pipeline.describe_untrained(a2v)
+  other = dataclasses.replace(
+    pipeline,
+    objective={
+      "first_frame_probability": 0.5, "probabilities": (0.5, 0.0, 0.5, 0.0)
+    },
+  )  # fmt: skip
+  assert "'a2v' (entry 1" in other.describe_untrained(a2v)
+  assert "'joint'" in other.describe_untrained(i2av)
+  assert "first frames" not in other.describe_untrained(i2av)
+  unknown = dataclasses.replace(pipeline, objective={})
+  assert not unknown.describe_untrained(i2av)
+
+
+def test_one_text_is_one_clip(pipeline):
+  (one,) = pipeline("t2a", "A face.", seeds=7)
+  (other,) = pipeline("t2a", ["A face."], seeds=[7])
+  np.testing.assert_array_equal(one.audio, other.audio)
+  assert pipeline("t2a", []) == []
+  pair = pipeline("t2a", ["A ball.", "A face."], seeds=6)
+  np.testing.assert_array_equal(pair[1].audio, one.audio)
 
 
 @pytest.mark.parametrize(

@@ -178,6 +178,10 @@ def test_a_step_that_is_not_finite_changes_nothing():
   after |= {"step": np.int32(1), "skipped": np.int32(1)}
   _, metrics = compiled()(after, batch(1))
   assert int(metrics["skipped"]) == 0
+  # The rate is that of the first update, which this one is.
+  _, first = compiled()(first_state(), batch(0))
+  rate = float(first["learning_rate_factor"])
+  assert float(metrics["learning_rate_factor"]) == rate < 1
 
 
 def test_frozen_parts_may_be_small_and_the_average_absent():

@@ -2,7 +2,6 @@
 
 import jax
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 from ccl_jax.training import step, xla_options
 from ccl_jax.training.batch import abstract_batch
@@ -50,30 +49,3 @@ def test_options_reach_the_compiler():
   )
   with pytest.raises(jax.errors.JaxRuntimeError, match="xla_no_such_option"):
     lowered.compile()
-
-
-def test_a_compiled_program_is_found_by_the_next_start(tmp_path):
-  def start():
-    """What a new process would compile."""
-    jax.clear_caches()
-    compilation_cache.reset_cache()
-    return jax.jit(lambda x: x * 2 + 1)(3.0)
-
-  loaded = []
-  jax.monitoring.register_event_listener(
-    lambda event, **_: loaded.append(event.endswith("/cache_hits"))
-  )
-  setting = "jax_persistent_cache_min_compile_time_secs"
-  before = getattr(jax.config, setting)
-  jax.config.update(setting, 0)
-  try:
-    xla_options.enable_compilation_cache(tmp_path)
-    assert start() == 7 and list(tmp_path.iterdir())
-    loaded.clear()
-    assert start() == 7 and any(loaded)
-    xla_options.enable_compilation_cache(tmp_path / "other")
-    assert jax.config.jax_compilation_cache_dir == str(tmp_path)
-  finally:
-    jax.config.update(setting, before)
-    jax.config.update("jax_compilation_cache_dir", None)
-    compilation_cache.reset_cache()

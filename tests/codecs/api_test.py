@@ -60,7 +60,7 @@ def test_codecs_that_are_not_used_are_not_imported():
     "api.make_codec('hashed_text', api.ONE_DEVICE, sizes);"
     "found = [m for m in sys.modules if m.startswith('ccl_jax.codecs.')];"
     "assert set(found) == {'ccl_jax.codecs.api',"
-    " 'ccl_jax.codecs.hashed_text'}, found"
+    " 'ccl_jax.codecs.hashed_text', 'ccl_jax.codecs.quotation'}, found"
   )
   done = subprocess.run(
     [sys.executable, "-c", code], capture_output=True, text=True

@@ -121,7 +121,7 @@ def captioned(word, is_error=False):
 
   def check(path):
     try:
-      listed = captions.list_clips(path)
+      listed, _ = captions.list_clips(path)
       found = "; ".join(f"{x.name}: {x.caption}" for x in listed if x.caption)
       kind = "read"
     except ValueError as error:

@@ -26,7 +26,7 @@ from ccl_jax.attention.target import target_of
 from ccl_jax.layers import EPSILON, normalize
 from ccl_jax.sharding import Layout
 
-_MAX_ROWS = 256  # of a block: with all channels, in float32, it fits in VMEM
+_MAX_BLOCK = 2**19  # elements of a block, which the backward kernel has 6 times
 _LANES = 128
 
 
@@ -57,7 +57,7 @@ def modulator(layout: Layout, stream: str, interpret: bool = False) -> Callable:
 
   def call(x, shift, scale):
     is_by_frame = shift.shape[2] == scale.shape[2] == 1
-    if not is_by_frame or x.shape[-1] % _LANES or _rows(x.shape[2]) is None:
+    if not is_by_frame or x.shape[-1] % _LANES or _rows(*x.shape[2:]) is None:
       return modulate(x, shift, scale)
     return kernel(x, shift, scale)
 
@@ -98,7 +98,7 @@ def _modulate_bwd(interpret, saved, g):
   """Returns eq. 2; a block's sums over its rows are added up outside."""
   x, shift, scale = saved
   b, f, s, d = x.shape
-  blocks = s // _rows(s)
+  blocks = s // _rows(s, d)
   sums = jax.ShapeDtypeStruct((b, f, blocks, 2, d), jnp.float32)
   g_x, sums = pl.pallas_call(
     _backward,
@@ -146,14 +146,14 @@ def _normalized(x_ref):
   return x * r, r
 
 
-def _rows(s: int) -> int | None:
+def _rows(s: int, d: int) -> int | None:
   """Returns the rows of a block: a multiple of 16 that divides s, or None."""
-  sizes = range(16, min(s, _MAX_ROWS) + 1, 16)
+  sizes = range(16, min(s, _MAX_BLOCK // d) + 1, 16)
   return max((rows for rows in sizes if s % rows == 0), default=None)
 
 
 def _tokens(x):
-  rows, d = _rows(x.shape[2]), x.shape[3]
+  rows, d = _rows(*x.shape[2:]), x.shape[3]
   return pl.BlockSpec((1, 1, rows, d), lambda i, j, k: (i, j, k, 0))
 
 
@@ -167,9 +167,9 @@ def _row(vector):
 
 def _options(x, interpret, name):
   """Returns the arguments that both kernels share."""
-  b, f, s, _ = x.shape
+  b, f, s, d = x.shape
   return dict(
-    grid=(b, f, s // _rows(s)), interpret=interpret, name=name,
+    grid=(b, f, s // _rows(s, d)), interpret=interpret, name=name,
     compiler_params=pltpu.CompilerParams(
       dimension_semantics=("parallel",) * 3
     ),

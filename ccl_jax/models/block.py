@@ -118,8 +118,8 @@ class Block(nnx.Module):
     """Returns rotated queries and keys, and values, of self-attention."""
     y, p = flatten(modulation.apply(x, ops)), self.self_attention
     return (
-      ops.project(p.q, p.norm_q, y, angles),
-      ops.project(p.k, p.norm_k, y, angles),
+      ops.project(p.q, p.norm_q, y, p.head_size, angles),
+      ops.project(p.k, p.norm_k, y, p.head_size, angles),
       p.value(y),
     )
 
@@ -144,7 +144,8 @@ class Block(nnx.Module):
     Padding is not masked, as in Wan.
     """
     p = self.text_attention
-    query = p.query(flatten(self.text_norm(x)))
+    y = flatten(self.text_norm(x))
+    query = ops.project(p.q, p.norm_q, y, p.head_size)
     attended = ops.attend(query, p.key(prompt.text), p.value(prompt.text))
     if prompt.image is not None:
       attended += ops.attend(query, *self.image(prompt.image))

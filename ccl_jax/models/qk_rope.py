@@ -37,8 +37,9 @@ _LANES = 128
 
 
 def projector(layout: Layout, stream: str, interpret: bool = False) -> Callable:
-  """Returns project(linear, norm, x, angles) -> (b, n, k, e), eq. 1.
+  """Returns project(linear, norm, x, e, angles) -> (b, n, k, e), eq. 1.
 
+  Without angles, nothing is rotated.
   On a TPU it runs the kernel on each shard's tokens, unless the mesh splits the
   heads, as the norm is over all of them, or a head does not fill the lanes.
   """
@@ -59,18 +60,21 @@ def projector(layout: Layout, stream: str, interpret: bool = False) -> Callable:
       out_specs=tokens, check_vma=False,
     )  # fmt: skip
 
-  def project(linear, norm, x, angles):
-    if 2 * angles.shape[1] % _LANES:
-      return _project(linear, norm, x, angles)
+  def project(linear, norm, x, e, angles=None):
+    if e % _LANES:
+      return _project(linear, norm, x, e, angles)
+    if angles is None:
+      angles = jnp.zeros((x.shape[1], e // 2))
     a = jnp.einsum("bnd,dc->bnc", x, linear.kernel[...].astype(x.dtype))
     return kernel(a, jnp.stack([linear.bias[...], norm.scale[...]]), angles)
 
   return project
 
 
-def _project(linear, norm, x, angles):
+def _project(linear, norm, x, e, angles=None):
   """Computes eq. 1 in steps."""
-  return rotate(split_heads(norm(linear(x)), 2 * angles.shape[1]), angles)
+  y = split_heads(norm(linear(x)), e)
+  return y if angles is None else rotate(y, angles)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))

@@ -30,7 +30,7 @@ def draw(n, dtype):
 def value_and_gradients(project, graph, params, x, angles, g):
   def run(params, x):
     p = nnx.merge(graph, params)
-    return project(p.q, p.norm_q, x, angles)
+    return project(p.q, p.norm_q, x, 128, angles)
 
   @jax.jit
   def both(params, x):
@@ -38,6 +38,17 @@ def value_and_gradients(project, graph, params, x, angles, g):
     return {"out": out, "gradients": vjp(g)}
 
   return both(params, x)
+
+
+def test_without_angles_nothing_is_rotated():
+  (graph, params), x, angles, g = draw(64, jnp.float32)
+  kernel = qk_rope.projector(ONE_DEVICE, "video", interpret=True)
+  steps = qk_rope.projector(ONE_DEVICE, "video")
+  found = value_and_gradients(kernel, graph, params, x, None, g)
+  wanted = value_and_gradients(steps, graph, params, x, None, g)
+  assert_close(found, wanted, 1e-5)
+  rotated = value_and_gradients(steps, graph, params, x, angles, g)
+  assert abs(rotated["out"] - wanted["out"]).max() > 0.1
 
 
 @pytest.mark.parametrize("n", [128, 200])  # full blocks, and one cut off

@@ -148,7 +148,7 @@ def make_kernel(
   forward = _make_jax_kernel(multi, sizes, interpret, None)
   backward = functools.partial(
     splash_backward.gradients,
-    seen=splash_backward.seen_blocks(visible, n, m, sizes.fused),
+    states=splash_backward.block_states(visible, n, m, sizes.fused),
     visible=visible,
     block=sizes.fused,
     interpret=interpret,

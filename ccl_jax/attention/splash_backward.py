@@ -1,9 +1,9 @@
 """The backward pass of splash attention in one Pallas kernel, for TPUs.
 
-A block of queries and one of keys take five products (T is the transpose):
+A block of queries and one of keys take five products (x' is x transposed):
 
-    s' = k q^T    p' = exp(s' - lse)     dv += p' do      (p' is p^T, ..)
-    dp' = v do^T  ds' = p' (dp' - di)    dk += ds' q      dq += ds'^T k
+    s' = k q'      p' = exp(s' - lse)     dv += p' do
+    dp' = v do'    ds' = p' (dp' - di)    dk += ds' q    dq += ds k
 
 with di = sum(out do) of each query. jax's own kernels take seven, as the one of
 dq computes s and dp again; its fused one stores a dq for each block of keys.
@@ -27,6 +27,7 @@ from ccl_jax.array_types import Array, Float, Int
 from ccl_jax.attention.splash_block_sizes import Block, fused_bytes
 
 _NAME = "splash_mha_dkv_dq_no_residuals"
+_NOTHING, _PART, _ALL = range(3)
 _LANES, _SUBLANES = 128, 8
 _NN = (((1,), (0,)), ((), ()))  # a b
 _NT = (((1,), (1,)), ((), ()))  # a b^T
@@ -38,17 +39,18 @@ _dot = functools.partial(
 Visible = Callable[[Array, Array], Array]
 
 
-def seen_blocks(
+def block_states(
   visible: Visible | None, n: int, m: int, block: Block
 ) -> Int[np.ndarray, "i j"]:
-  """Returns 1 for each block in which a query sees a key, else 0."""
+  """Returns what is visible of each block: nothing, a part or all of it."""
   shape = n // block.q, m // block.kv
   if visible is None:
-    return np.ones(shape, np.int32)
+    return np.full(shape, _ALL, np.int32)
   q = np.arange(n).reshape(-1, block.q, 1)
   k = np.arange(m).reshape(-1, 1, block.kv)
-  seen = [visible(q[i], k[j]).any() for i, j in np.ndindex(shape)]
-  return np.reshape(seen, shape).astype(np.int32)
+  seen = (visible(q[i], k[j]) for i, j in np.ndindex(shape))  # one at a time
+  states = [_ALL if x.all() else _PART if x.any() else _NOTHING for x in seen]
+  return np.reshape(states, shape).astype(np.int32)
 
 
 def gradients(
@@ -60,7 +62,7 @@ def gradients(
   lse: Float[Array, "h n"],
   do: Float[Array, "h n e"],
   *,
-  seen: Int[np.ndarray, "i j"],
+  states: Int[np.ndarray, "i j"],
   visible: Visible | None,
   block: Block,
   interpret: bool | pltpu.InterpretParams,
@@ -71,7 +73,7 @@ def gradients(
     ids: of queries and keys, of which equal ones may meet; None: all may.
     out, lse: the output and the log-sum-exp of each query's logits.
     do: the output's gradient.
-    seen: `seen_blocks`; the others are skipped.
+    states: `block_states`.
     visible: the static mask; None if every query sees every key.
   """
   (heads, n, e), m = q.shape, k.shape[1]
@@ -90,7 +92,7 @@ def gradients(
         for length in (n, block.kv, block.kv)
       ],
     ),
-    out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (q, k, v)],
+    out_shape=[jax.ShapeDtypeStruct.like(x) for x in (q, k, v)],
     compiler_params=pltpu.CompilerParams(
       dimension_semantics=("parallel", "arbitrary", "arbitrary"),
       vmem_limit_bytes=fused_bytes(n, e, block),
@@ -100,7 +102,7 @@ def gradients(
   )
   with jax.named_scope(_NAME):  # the operation's name in the program
     return kernel(
-      seen, q, k, v, do, lse[:, None], di[:, None], *_laid_out(ids, n, m)
+      states, q, k, v, do, lse[:, None], di[:, None], *_laid_out(ids, n, m)
     )
 
 
@@ -132,8 +134,8 @@ def _laid_out(ids, n: int, m: int):
 
 
 def _kernel(
-  seen, q, k, v, do, lse, di, q_ids, k_ids, dq, dk, dv, dq_sum, dk_sum, dv_sum,
-  *, visible, compute,
+  states, q, k, v, do, lse, di, q_ids, k_ids, dq, dk, dv,
+  dq_sum, dk_sum, dv_sum, *, visible, compute,
 ):  # fmt: skip
   j, i = pl.program_id(1), pl.program_id(2)
   rows = pl.ds(i * q.shape[0], q.shape[0])
@@ -147,10 +149,9 @@ def _kernel(
   def _start_queries():
     dq_sum[rows, :] = jnp.zeros(q.shape, jnp.float32)
 
-  @pl.when(seen[i, j] != 0)
-  def _add():
+  def add(visible):
     @pl.loop(0, k.shape[0], step=compute)
-    def _(start):
+    def _add_part(start):
       part = pl.ds(pl.multiple_of(start, compute), compute)
       offsets = (i * q.shape[0], j * k.shape[0] + start)
       mask = _mask(visible, q_ids, k_ids, part, offsets, q.shape[0])
@@ -161,6 +162,10 @@ def _kernel(
       ds = ds.astype(q.dtype)
       dk_sum[part, :] += _dot(ds, q[...], _NN)
       dq_sum[rows, :] += _dot(ds, k[part, :], _TN)
+
+  pl.when(states[i, j] == _ALL)(lambda: add(None))
+  if visible is not None:
+    pl.when(states[i, j] == _PART)(lambda: add(visible))
 
   @pl.when(j == pl.num_programs(1) - 1)
   def _end_queries():
@@ -174,11 +179,13 @@ def _kernel(
 
 def _mask(visible, q_ids, k_ids, part, offsets, num_queries: int):
   """Returns which keys (rows) and queries (columns) meet; None if all do."""
-  shape, masks = (part.size, num_queries), []
-  if visible is not None:
+  masks = []
+  if visible is not None:  # of a row and a column, as divisions are slow
     q_index, k_index = (
       offset + jax.lax.broadcasted_iota(jnp.int32, shape, axis)
-      for offset, axis in zip(offsets, (1, 0), strict=True)
+      for offset, shape, axis in zip(
+        offsets, ((1, num_queries), (part.size, 1)), (1, 0), strict=True
+      )
     )
     masks.append(visible(q_index, k_index))
   if q_ids is not None:

@@ -20,6 +20,7 @@ from ccl_jax.attention.target import CompileTarget
 from tests.attention import cases
 
 WINDOW = Window(40, 30, half=1, num_context=3)
+WIDE = Window(50, 60, half=3, num_context=70)
 # One sample: `InterpretParams` knows no axes that `vmap` adds. Lengths that no
 # other test has: each case compiles programs of its own.
 CASES = {
@@ -28,6 +29,7 @@ CASES = {
   "full, key lengths": (Mask(k_lengths=jnp.array([570])), 310, 610),
   "full, few keys": (Mask(k_lengths=jnp.array([130])), 310, 610),
   "window": (Mask(WINDOW), *cases.sizes(WINDOW, frames=12)),
+  "wide window": (Mask(WIDE), *cases.sizes(WIDE, frames=10)),
   "window, routed": cases.routed(WINDOW, (True,)),
   "window, not routed": cases.routed(WINDOW, (False,)),
 }
@@ -65,13 +67,21 @@ def test_two_kernels_are_equal_too(monkeypatch):
   cases.assert_equals_reference("splash", mask, n, m)
 
 
-def test_hidden_blocks_are_skipped():
-  n, m = cases.sizes(WINDOW, frames=64)
-  visible = splash._Visible(WINDOW, n, m)
-  seen = splash_backward.seen_blocks(visible, 2560, 2048, Block(512, 128, 128))
-  assert seen.shape == (5, 16)
-  assert seen[:, 0].all() and seen[4, -2:].all()  # the context, the diagonal
-  assert not seen[0, 5:].any() and not seen[4, 1:10].any()
+def test_blocks_are_hidden_partly_seen_or_seen():
+  window = Window(64, 64, half=3, num_context=64)
+  visible = splash._Visible(window, 1000, 1088)
+  states = splash_backward.block_states(
+    visible, 1024, 1152, Block(256, 128, 128)
+  )
+  assert states.tolist() == [
+    [2, 2, 1, 1, 0, 0, 0, 0, 0],
+    [1, 1, 1, 2, 1, 1, 0, 0, 0],
+    [1, 0, 0, 1, 1, 2, 1, 1, 0],
+    [1, 0, 0, 0, 0, 1, 1, 2, 1],
+  ]
+  padded = splash._Visible(Mask().pattern, 300, 600)
+  states = splash_backward.block_states(padded, 384, 640, SMALL)
+  assert states.tolist() == [[2, 2, 2, 2, 1]] * 3
 
 
 def kernels_of(kind, n=27_648, heads=2):

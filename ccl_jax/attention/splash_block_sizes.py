@@ -83,15 +83,16 @@ def choose(n: int, m: int, device_kind: str, e: int = _LANES) -> BlockSizes:
 
 
 def fused_bytes(n: int, e: int, block: Block) -> int:
-  """Returns an upper bound of the VMEM of the fused backward kernel.
+  """Returns a bound of the VMEM of the fused backward, for any dtype.
 
   Args:
     n, e: padded.
   """
   sums = 4 * e * (n + 2 * block.kv)  # dq of all queries; dk and dv of a block
   windows = 2 * 4 * e * (3 * block.q + 4 * block.kv)  # float32, two of each
-  logits = 8 * block.q * block.compute
-  return sums + windows + logits
+  ids = 2 * 4 * _LANES * block.kv
+  logits = 10 * block.q * block.compute
+  return sums + windows + ids + logits
 
 
 def _fit(wanted: Block, n: int, m: int) -> Block:

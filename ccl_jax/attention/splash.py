@@ -10,18 +10,21 @@ segments are its segment ids. The kernel needs full blocks and full lanes:
   - heads are padded with zeros to a multiple of 128, which changes no logit;
   - on chips with two cores (v4, v5p) an even number of heads is two groups.
 
-The output and its log-sum-exp carry the caller's `name`, so that a remat policy
-can keep them. As for any Mosaic kernel, a program for several chips calls it
-inside of `shard_map`.
+The forward kernel is jax's. The backward pass is `splash_backward`, or jax's
+two kernels where the chip has too little memory for it. The output and its
+log-sum-exp carry the caller's `name`, so that a remat policy can keep them. As
+for any Mosaic kernel, a program for several chips calls it inside `shard_map`.
 """
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import einops
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 from jax.experimental.pallas.ops.tpu.splash_attention import (
   splash_attention_kernel as kernels,
 )
@@ -30,6 +33,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (
 )
 
 from ccl_jax.array_types import Array, Float
+from ccl_jax.attention import splash_backward
 from ccl_jax.attention.mask import Full, Mask, Pattern
 from ccl_jax.attention.splash_block_sizes import BlockSizes, choose, padded
 from ccl_jax.attention.target import CompileTarget
@@ -50,7 +54,7 @@ def attend(
   (b, n, heads, e), m = q.shape, k.shape[1]
   groups = count_groups(heads, target.kind)
   attend_heads = make_kernel(
-    mask.pattern, heads // groups, n, m, choose(n, m, target.kind),
+    mask.pattern, heads // groups, n, m, choose(n, m, target.kind, e),
     target.platform != "tpu", name,
   )  # fmt: skip
   segments = None if mask.is_static else _pad_ids(mask, b, n, m)
@@ -64,7 +68,7 @@ def attend(
 def count_groups(num_heads: int, device_kind: str) -> int:
   """Returns how many groups of heads run side by side: one a core, or 1.
 
-  Mosaic gives the cores of a chip shares of a "parallel" axis only, and the
+  Mosaic gives the cores of a chip shares of a "parallel" axis only, and jax's
   backward kernels declare none. `vmap` adds one: the axis of the groups.
   """
   chip = chips.chip_of(device_kind)
@@ -72,7 +76,7 @@ def count_groups(num_heads: int, device_kind: str) -> int:
   return cores if num_heads % cores == 0 else 1
 
 
-def _pad(x: Float[Array, "b n k e"], groups: int) -> Float[Array, "b g k _ _"]:
+def _pad(x: Float[Array, "b n k e"], groups: int) -> Float[Array, "b g h _ _"]:
   """Moves groups of heads before tokens and pads to full blocks and lanes."""
   x = einops.rearrange(x, "b n (g k) e -> b g k n e", g=groups)
   n, e = x.shape[3:]
@@ -132,26 +136,49 @@ def make_kernel(
     interpret: run without a TPU, slowly.
     name: of the output and its log-sum-exp, for remat policies.
   """
-  if pattern == Full() and (n, m) == (padded(n), padded(m)):
-    mask = masks.FullMask((n, m))
+  visible = _Visible(pattern, n, m)
+  n, m = padded(n), padded(m)
+  if pattern == Full() and (n, m) == (visible.n, visible.m):
+    visible, mask = None, masks.FullMask((n, m))
   else:
-    mask = _ComputedMask(_Visible(pattern, n, m))
-  forward, dq, dkv = sizes
+    mask = _ComputedMask(visible)
+  multi = masks.MultiHeadMask([mask] * num_heads)
+  if sizes.fused is None:
+    return _make_jax_kernel(multi, sizes, interpret, name)
+  forward = _make_jax_kernel(multi, sizes, interpret, None)
+  backward = functools.partial(
+    splash_backward.gradients,
+    states=splash_backward.block_states(visible, n, m, sizes.fused),
+    visible=visible,
+    block=sizes.fused,
+    interpret=interpret,
+  )
+  return _join(forward, backward, name)
+
+
+def _make_jax_kernel(
+  mask, sizes: BlockSizes, interpret: bool, name: str | None
+):
+  """Makes jax's kernel, with its own backward pass if none is fused."""
+  forward, dq, dkv = sizes.forward, sizes.dq, sizes.dkv
+  backward = {
+    "block_q_dq": dq.q,
+    "block_kv_dq": dq.kv,
+    "block_q_dkv": dkv.q,
+    "block_kv_dkv": dkv.kv,
+    "block_kv_dkv_compute": dkv.compute,
+  }
   block_sizes = kernels.BlockSizes(
     block_q=forward.q,
     block_kv=forward.kv,
     block_kv_compute=forward.compute,
-    block_q_dq=dq.q,
-    block_kv_dq=dq.kv,
-    block_q_dkv=dkv.q,
-    block_kv_dkv=dkv.kv,
-    block_kv_dkv_compute=dkv.compute,
+    **({} if sizes.fused else backward),
   )
   # Built outside of any trace, and kept as numpy: the cache must hold neither
   # tracers nor arrays on a device.
   with jax.ensure_compile_time_eval():
     kernel = kernels.make_splash_mha(
-      masks.MultiHeadMask([mask] * num_heads),
+      mask,
       block_sizes=block_sizes,
       head_shards=1,
       q_seq_shards=1,
@@ -159,3 +186,29 @@ def make_kernel(
       interpret=interpret,
     )
   return jax.tree.map(np.asarray, kernel)
+
+
+def _join(
+  forward: kernels.SplashAttentionKernel, backward: Callable, name: str | None
+) -> Callable:
+  """Returns `forward`, differentiated by `backward`."""
+  forward_with_lse = kernels.SplashAttentionKernel(
+    forward.fwd_mask_info, None, None,
+    **forward.kwargs | {"save_residuals": True},
+  )  # fmt: skip
+
+  @jax.custom_vjp
+  def attend_heads(q, k, v, ids):
+    return forward(q, k, v, ids)
+
+  def run_forward(q, k, v, ids):
+    out, (lse,) = forward_with_lse(q, k, v, ids)
+    if name is not None:
+      out, lse = checkpoint_name(out, name), checkpoint_name(lse, name)
+    return out, (q, k, v, ids, out, lse)
+
+  def run_backward(residuals, do):
+    return *backward(*residuals, do), None
+
+  attend_heads.defvjp(run_forward, run_backward)
+  return attend_heads

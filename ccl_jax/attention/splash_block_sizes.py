@@ -7,8 +7,10 @@ largest multiple of 128 up to it that divides the padded length:
   27,280 tokens -> 27,648 = 27 x 1024; wanted 4096 -> 3072 = 3 x 1024       (1)
 
 The forward kernel reads all keys once for each block of queries, n / q times in
-all, so blocks of queries are as large as the chip's memory allows. The figures
-were chosen by that count and by what libtpu compiles, not by timing.
+all, so blocks of queries are as large as the chip's memory allows. The backward
+pass is one kernel (`splash_backward`) where a head's float32 dq, n x e, fits
+into the VMEM of a core, else jax's two. The figures were chosen by these counts
+and by what libtpu compiles, with how many instructions, not by timing.
 """
 
 from typing import NamedTuple
@@ -16,6 +18,9 @@ from typing import NamedTuple
 from ccl_jax.cost import chips
 
 _LANES = 128
+# MiB of VMEM of a core; of other chips, what each has at least.
+_VMEM = {"v5e": 128, "v5p": 64, "v6e": 128, "tpu7x": 64}
+_LEAST_VMEM = 16
 
 
 class Block(NamedTuple):
@@ -27,19 +32,26 @@ class Block(NamedTuple):
 
 
 class BlockSizes(NamedTuple):
-  """Block sizes of the forward kernel, of dq, and of dk and dv."""
+  """Block sizes of the forward kernel, of dq, of dk and dv, and of all three.
+
+  Attributes:
+    fused: None where the backward pass is two kernels, `dq` and `dkv`.
+  """
 
   forward: Block
   dq: Block
   dkv: Block
+  fused: Block | None
 
 
-_SMALL = BlockSizes(*[Block(512, 512, 512)] * 3)
+_SMALL = BlockSizes(*[Block(512, 512, 512)] * 4)
 _LARGE = BlockSizes(
-  Block(1024, 2048, 1024), Block(1024, 1024, 1024), Block(1024, 1024, 1024)
-)
+  Block(1024, 2048, 1024), Block(1024, 1024, 1024), Block(1024, 1024, 1024),
+  Block(1024, 3072, 1024),
+)  # fmt: skip
 # Chip -> (shortest length of keys, sizes), longest first; others take _SMALL.
 TABLE = {
+  "v5e": ((4096, _SMALL._replace(fused=_LARGE.fused)),),
   "v5p": ((4096, _LARGE),),
   "v6e": ((4096, _LARGE),),
   "tpu7x": ((4096, _LARGE),),
@@ -52,16 +64,35 @@ def padded(length: int) -> int:
   return length + -length % next(fits, _LANES)
 
 
-def choose(n: int, m: int, device_kind: str) -> BlockSizes:
+def choose(n: int, m: int, device_kind: str, e: int = _LANES) -> BlockSizes:
   """Returns the sizes for n queries and m keys; they divide padded lengths.
 
   Args:
     device_kind: jax's name of the device.
+    e: width of a head.
   """
   chip = chips.chip_of(device_kind)
-  rows = TABLE.get(chip.name, ()) if chip else ()
+  name = chip.name if chip else ""
+  n, m, e = padded(n), padded(m), e + -e % _LANES
+  rows = TABLE.get(name, ())
   wanted = next((sizes for shortest, sizes in rows if m >= shortest), _SMALL)
-  return BlockSizes(*(_fit(blocks, padded(n), padded(m)) for blocks in wanted))
+  sizes = BlockSizes(*(_fit(block, n, m) for block in wanted))
+  vmem = _VMEM.get(name, _LEAST_VMEM) * 2**20
+  fits = fused_bytes(n, e, sizes.fused) <= vmem
+  return sizes if fits else sizes._replace(fused=None)
+
+
+def fused_bytes(n: int, e: int, block: Block) -> int:
+  """Returns a bound of the VMEM of the fused backward, for any dtype.
+
+  Args:
+    n, e: padded.
+  """
+  sums = 4 * e * (n + 2 * block.kv)  # dq of all queries; dk and dv of a block
+  windows = 2 * 4 * e * (3 * block.q + 4 * block.kv)  # float32, two of each
+  ids = 2 * 4 * _LANES * block.kv
+  logits = 10 * block.q * block.compute
+  return sums + windows + ids + logits
 
 
 def _fit(wanted: Block, n: int, m: int) -> Block:

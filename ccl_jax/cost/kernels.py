@@ -50,26 +50,36 @@ def kernels(program: Program, target: str = "tpu_custom_call") -> list[Kernel]:
 
 
 def splash_flops(
-  kernel: Kernel, *, visible: float = 1.0, fused: bool = False
-) -> float:
+  kernel: Kernel, *, visible: float = 1.0
+) -> tuple[float, float]:
   """Counts FLOPs of one run of a splash attention kernel, from shapes.
 
   Shapes are those of its queries (.., heads, n, e) and keys (.., heads, m, e)
-  with padding. "fwd" has 2 products of 2 n m e FLOPs, "dq" 3, "dkv" 4, or 5 if
-  `fused` with dq (both recompute the scores).
+  with padding. A product of all queries with all keys is 2 n m e FLOPs:
+
+              needed    recomputed
+    fwd       s, out
+    dq        dp, dq    s
+    dkv       dk, dv    s, dp
+    dkv_dq    all 4     s             one kernel for the backward pass
 
   Args:
     visible: share of the blocks that the mask does not skip.
 
+  Returns:
+    FLOPs: (needed, recomputed).
+
   Raises:
     ValueError: the kernel is another one.
   """
-  phase = re.search(r"splash_\w*?_(fwd|dq|dkv)_", kernel.name)
+  phase = re.search(r"splash_\w*?_(fwd|dkv_dq|dkv|dq)_", kernel.name)
   if phase is None:
     raise ValueError(f"{kernel.name=} is not a kernel of splash attention.")
-  count = {"fwd": 2, "dq": 3, "dkv": 5 if fused else 4}[phase[1]]
+  products = {"fwd": (2, 0), "dq": (2, 1), "dkv": (2, 2), "dkv_dq": (4, 1)}
   q, k = [dims for dtype, dims in kernel.operands if "f" in dtype][:2]
-  return 2.0 * count * visible * math.prod(q) * k[-2]
+  product = 2.0 * visible * math.prod(q) * k[-2]
+  needed, recomputed = products[phase[1]]
+  return needed * product, recomputed * product
 
 
 @functools.cache

@@ -40,20 +40,10 @@ def memory(stats: Any, chip: Chip) -> dict[str, float]:
 
 
 def kernel_flops(program: hlo.Program) -> tuple[float, float]:
-  """Returns FLOPs of the attention kernels: (needed, recomputed inside).
-
-  A backward pass needs 4 products, whether in one kernel or two (dq, dkv).
-  """
-  needed = inner = 0.0
-  for kernel in kernels.kernels(program):
-    is_fused = "dkv" in kernel.name and "dq" in kernel.name
-    executed = kernels.splash_flops(kernel, fused=is_fused)
-    useful = executed
-    if "_fwd" not in kernel.name:
-      products = {True: 5, False: 4 if "dkv" in kernel.name else 3}[is_fused]
-      useful = executed / products * (4 if is_fused else 2)
-    needed += useful * kernel.count
-    inner += (executed - useful) * kernel.count
+  """Returns FLOPs of the attention kernels: (needed, recomputed inside)."""
+  found = [(k.count, kernels.splash_flops(k)) for k in kernels.kernels(program)]
+  needed = sum(count * flops for count, (flops, _) in found)
+  inner = sum(count * flops for count, (_, flops) in found)
   return needed, inner
 
 

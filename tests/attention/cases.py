@@ -92,9 +92,9 @@ def value_and_gradients(backend, mask, q, k, v):
   return out, *grads
 
 
-def assert_equals_reference(backend, mask, n, m):
+def assert_equals_reference(backend, mask, n, m, b=2):
   """Values and all three gradients, to float32 rounding."""
-  arrays = draw(n, m)
+  arrays = draw(n, m, b)
   got = value_and_gradients(backend, mask, *arrays)
   expected = value_and_gradients("reference", mask, *arrays)
   for x, y in zip(got, expected, strict=True):

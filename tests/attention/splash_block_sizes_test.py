@@ -16,7 +16,8 @@ def test_lengths_are_padded_by_an_eighth_or_to_128(length, padded):
 @pytest.mark.parametrize("kind", ["TPU v5p", "TPU v6 lite", "TPU v4", "cpu"])
 @pytest.mark.parametrize("n, m", [(27_280, 27_280), (7040, 28_160), (155, 512)])
 def test_blocks_divide_the_padded_lengths(kind, n, m):
-  for size in splash_block_sizes.choose(n, m, kind):
+  sizes = splash_block_sizes.choose(n, m, kind)
+  for size in filter(None, sizes):
     assert splash_block_sizes.padded(n) % size.q == 0 and size.q % 128 == 0
     assert splash_block_sizes.padded(m) % size.kv == 0
     assert size.kv % size.compute == 0 and size.compute % 128 == 0
@@ -35,3 +36,13 @@ def test_the_table_is_read_by_chip_and_length():
     512,
     512,
   )
+
+
+def test_a_head_and_its_blocks_fit_into_vmem():
+  fits = lambda n, kind, e=128: (  # noqa: E731
+    splash_block_sizes.choose(n, n, kind, e).fused is not None
+  )
+  assert fits(75_776, "TPU v5p") and not fits(75_776, "TPU v5p", e=192)
+  assert fits(75_776, "TPU v6 lite", e=192)
+  assert not fits(27_648, "TPU v4") and fits(27_648, "TPU v5 lite")
+  assert fits(1024, "an unknown one") and not fits(27_648, "an unknown one")

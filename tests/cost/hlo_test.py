@@ -6,6 +6,7 @@ from ccl_jax.cost import hlo, hlo_loops, matmul
 from ccl_jax.cost.collectives import collectives, totals
 from ccl_jax.cost.copies import copies
 from ccl_jax.cost.kernels import kernels, splash_flops
+from ccl_jax.cost.report import kernel_flops
 
 # A scan as a TPU compiler prints it: no trip count, comments, a kernel whose
 # attributes have line breaks, dots as convolutions inside of fusions.
@@ -234,8 +235,28 @@ def test_kernels_have_names_shapes_and_flops():
   (kernel,) = kernels(program())
   assert (kernel.name, kernel.count) == ("splash_mha_fwd_residuals", 40)
   assert kernel.operands[1] == ("bf16", (2, 24, 128))
-  assert splash_flops(kernel) == 4 * 2 * 16 * 24 * 128
-  assert splash_flops(kernel, visible=0.5) == 2 * 2 * 16 * 24 * 128
+  product = 2 * 2 * 16 * 24 * 128
+  assert splash_flops(kernel) == (2 * product, 0)
+  assert splash_flops(kernel, visible=0.5) == (product, 0)
+
+
+@pytest.mark.parametrize(
+  "names, needed, recomputed",
+  [
+    (["splash_mha_fwd_residuals"], 2, 0),
+    (["splash_mha_dq_no_residuals", "splash_mha_dkv_no_residuals"], 4, 3),
+    (["splash_mha_dkv_dq_no_residuals"], 4, 1),
+    (["vmap_splash_mha_dkv_dq_no_residuals__"], 4, 1),
+  ],
+)
+def test_a_backward_pass_needs_four_products(names, needed, recomputed):
+  product = 2 * 2 * 16 * 24 * 128
+  texts = [TPU.replace("splash_mha_fwd_residuals", name) for name in names]
+  found = [
+    kernel_flops(hlo.parse(text.replace("START", "0"))) for text in texts
+  ]
+  totals = tuple(map(sum, zip(*found, strict=True)))
+  assert totals == (40 * needed * product, 40 * recomputed * product)
 
 
 def test_copies_are_those_that_move_and_do_nothing():

@@ -78,6 +78,13 @@ def programs(tmp_path_factory):
   os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 
+@pytest.fixture
+def standard_promotion():
+  """Optax's bias correction mixes types: not strict where it is traced."""
+  with jax.numpy_dtype_promotion("standard"):
+    yield
+
+
 @pytest.fixture(scope="session")
 def run(tmp_path_factory):
   """The workdir of a run that was never trained, see `tests.runs`."""

@@ -241,7 +241,7 @@ class MMAudioVAE(nnx.Module):
     self, mel: Float[Array, "b t mel"], num: Num = None
   ) -> tuple[Float[Array, "b m c"], Float[Array, "b m c"]]:
     """Returns mean and log-variance of m = t // 2 latents."""
-    x = (mel - self.mean[...]) / self.std[...]
+    x = (mel.astype(jnp.float32) - self.mean[...]) / self.std[...]
     moments = self.encoder(x.astype(mel.dtype), num)
     mean, logvar = jnp.split(moments, 2, axis=-1)
     return mean, jnp.clip(logvar, *_LOGVAR_RANGE)

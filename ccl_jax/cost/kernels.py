@@ -12,6 +12,8 @@ from jax._src.lib.mlir import ir
 from ccl_jax.cost.hlo import Array, Op, Program
 from ccl_jax.cost.hlo_loops import Loop, executed_ops
 
+_PHASE = re.compile(r"splash_\w*?_(fwd|dkv_dq|dkv|dq)_")
+
 
 @dataclasses.dataclass(frozen=True)
 class Kernel:
@@ -49,6 +51,11 @@ def kernels(program: Program, target: str = "tpu_custom_call") -> list[Kernel]:
   return found
 
 
+def is_attention(kernel: Kernel) -> bool:
+  """Returns whether `splash_flops` knows the kernel."""
+  return _PHASE.search(kernel.name) is not None
+
+
 def splash_flops(
   kernel: Kernel, *, visible: float = 1.0
 ) -> tuple[float, float]:
@@ -72,7 +79,7 @@ def splash_flops(
   Raises:
     ValueError: the kernel is another one.
   """
-  phase = re.search(r"splash_\w*?_(fwd|dkv_dq|dkv|dq)_", kernel.name)
+  phase = _PHASE.search(kernel.name)
   if phase is None:
     raise ValueError(f"{kernel.name=} is not a kernel of splash attention.")
   products = {"fwd": (2, 0), "dq": (2, 1), "dkv": (2, 2), "dkv_dq": (4, 1)}

@@ -41,7 +41,11 @@ def memory(stats: Any, chip: Chip) -> dict[str, float]:
 
 def kernel_flops(program: hlo.Program) -> tuple[float, float]:
   """Returns FLOPs of the attention kernels: (needed, recomputed inside)."""
-  found = [(k.count, kernels.splash_flops(k)) for k in kernels.kernels(program)]
+  found = [
+    (k.count, kernels.splash_flops(k))
+    for k in kernels.kernels(program)
+    if kernels.is_attention(k)
+  ]
   needed = sum(count * flops for count, (flops, _) in found)
   inner = sum(count * flops for count, (_, flops) in found)
   return needed, inner

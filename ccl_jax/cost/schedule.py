@@ -10,9 +10,13 @@ A Pallas kernel is opaque and has no cycles. Attention is counted at the peak of
 the cores that it runs on: Mosaic splits only the "parallel" axes of a grid over
 the cores of a chip,
 
-    seconds = FLOPs / (peak * min(cores, parallel turns) / cores)            (2)
+    seconds = FLOPs / (u * peak * min(cores, parallel turns) / cores)        (2)
 
-and other kernels at the rate of the memory, for all they read and write. A
+with u the use of the matrix units by the kernel's final schedule: 8192 cycles
+of products in 10019 bundles forward, and all of them backward (5 products of
+1024 x 1024 x 128 take 10240 cycles, in 9024 bundles; `tests.bench.bundles`
+counts them). Other kernels are counted at the rate of the memory, for all they
+read and write. A
 collective is counted at the rate of all links, and only if it is synchronous:
 one that runs beside computation is taken as hidden. So (1) is still optimistic,
 but much less so than a bound from FLOPs alone.
@@ -30,6 +34,7 @@ from ccl_jax.cost.hlo_loops import ExecutedOp, executed_ops
 
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _PRODUCTS = {"dot", "convolution"}
+_FORWARD_USE = 8192 / 10019
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,11 +107,11 @@ def _kernel_seconds(
 ) -> tuple[str, float, bool]:
   """Returns (part, eq. 2 of all executions, whether all cores have work)."""
   share = min(chip.cores, kernel.parallel_turns) / chip.cores
-  try:
-    flops = kernels.splash_flops(kernel)
-  except ValueError:  # not attention: memory decides
+  if not kernels.is_attention(kernel):  # memory decides
     moved = hlo.size([*kernel.operands, *kernel.results])
     spent = moved * chip.devices / chip.hbm_rate
     return "other kernels", spent * kernel.count, share == 1
-  spent = flops * chip.devices / (chip.peak * share)
+  use = _FORWARD_USE if "_fwd" in kernel.name else 1.0
+  flops = sum(kernels.splash_flops(kernel)) * chip.devices
+  spent = flops / (use * chip.peak * share)
   return "attention", spent * kernel.count, share == 1

@@ -15,6 +15,7 @@ from ccl_jax.training.state import abstract_state, init_state, state_params
 from tests.models import tiny
 from tests.training import setups
 
+pytestmark = pytest.mark.usefixtures("standard_promotion")
 RATES = ((".*", 1e-2),)
 
 

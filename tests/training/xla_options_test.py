@@ -8,6 +8,8 @@ from ccl_jax.training.batch import abstract_batch
 from ccl_jax.training.state import abstract_state
 from tests.training import setups
 
+pytestmark = pytest.mark.usefixtures("standard_promotion")
+
 
 def test_options_that_fail_on_a_chip_are_refused():
   offload = "xla_tpu_enable_sparse_core_collective_offload_all_gather"

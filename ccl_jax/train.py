@@ -43,7 +43,7 @@ from ccl_jax.training import (
   step,
   throughput,
 )
-from ccl_jax.training.batch import put_batch
+from ccl_jax.training.batch import put_batch, samples_of
 from ccl_jax.training.metrics import DelayedMetrics, check_skipped
 from ccl_jax.training.setup import TrainSetup, flop_shape, make_setup
 from ccl_jax.training.state import (
@@ -104,10 +104,10 @@ def train(config: Mapping[str, Any], workdir: epath.Path) -> None:
         "--config.data.path is not set: give the folder that python -m"
         " ccl_jax.encode has written, --config.data.path=FOLDER"
       )
-    rows = sharding.local_rows(setup.plan.layout, setup.batch_size)
+    rows = sharding.local_rows(setup.plan.layout, setup.num_rows)
     loader = build(
-      Loader, config["data"], "data",
-      batch_size=setup.batch_size, seed=setup.seed, rows=rows,
+      Loader, config["data"], "data", batch_size=setup.batch_size,
+      seed=setup.seed, rows=samples_of(setup, rows),
     )  # fmt: skip
     evaluation = evaluation.for_data(
       setup.plan.streams, data, config["data"]["split"]

@@ -50,9 +50,9 @@ def get_config(arg: str = "") -> ConfigDict:
     chosen = {"fsdp_over": "slice"} | chosen
   c = ccl.make_config(**chosen)
   c.update_from_flattened_dict({"model.remat": "attention"} | overrides)
-  if c.model.video:  # One sample at a time on each shard of the batch.
+  if c.model.video:  # One sample at a time on each shard.
     shards = c.mesh.data * c.mesh.fsdp
-    c.grad_accumulation_steps = max(1, c.batch_size // shards)
+    c.grad_accumulation_steps = -(-c.batch_size // shards)
   else:
     c.model.remat = "linear"
   return c

@@ -185,5 +185,5 @@ def activation_bytes(lowered: Lowered, shapes: Shapes) -> int:
     patch = model["video"]["patch"]
     tokens = f * (h // patch) * (w // patch)
   layout, section = lowered.plan.layout, model["video"] or model["audio"]
-  rows = lowered.batch_size // lowered.parts // layout.batch_shards()
+  rows = -(-lowered.batch_size // (lowered.parts * layout.batch_shards()))
   return 2 * rows * tokens * section["width"] // layout.size("context")

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ccl_jax.array_types import STREAMS, Array, PyTree
 from ccl_jax.diffusion.objective import Example
@@ -19,7 +20,7 @@ def abstract_batch(setup: TrainSetup, shapes: Mapping[str, tuple]) -> PyTree:
   Args:
     shapes: of one sample's "video", "audio" and "text".
   """
-  layout, b = setup.plan.layout, setup.batch_size
+  layout, b = setup.plan.layout, setup.num_rows
   rows = functools.partial(jax.ShapeDtypeStruct, sharding=layout.rows())
   copy = functools.partial(jax.ShapeDtypeStruct, sharding=layout.sharding())
   half = {k: rows((b, *shape), jnp.float16) for k, shape in shapes.items()}
@@ -30,14 +31,18 @@ def abstract_batch(setup: TrainSetup, shapes: Mapping[str, tuple]) -> PyTree:
 def put_batch(
   setup: TrainSetup, rows: Sequence[int], local: Mapping[str, Any]
 ) -> dict[str, Array]:
-  """Returns the global batch.
+  """Returns the global batch, padded to `setup.num_rows`.
 
   Args:
-    rows: of the global batch, on this host.
-    local: their arrays, and the "null_text" that all rows share.
+    rows: of the padded batch, on this host.
+    local: arrays of `samples_of(setup, rows)`, and the "null_text" that all
+      rows share.
   """
   layout = setup.plan.layout
-  put = functools.partial(put_rows, layout, setup.batch_size, rows)
+  is_sample = np.asarray(rows) < setup.batch_size
+  flags = {k: v & is_sample for k, v in local.items() if k.startswith("has_")}
+  local = {**local, **flags}  # no loss of a row without streams
+  put = functools.partial(put_rows, layout, setup.num_rows, rows)
   shared = local["null_text"]
   if layout.mesh is not None:
     shared = jax.make_array_from_callback(
@@ -46,6 +51,11 @@ def put_batch(
   return {k: put(v) for k, v in local.items() if k != "null_text"} | {
     "null_text": shared
   }
+
+
+def samples_of(setup: TrainSetup, rows: Sequence[int]) -> list[int]:
+  """Returns the sample that each row holds; padding repeats the first ones."""
+  return [row % setup.batch_size for row in rows]
 
 
 def split_microbatches(example: Example, count: int, layout: Layout) -> Example:

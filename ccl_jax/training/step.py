@@ -47,12 +47,16 @@ def gradients(
 ) -> tuple[tuple[Array, PyTree], PyTree]:
   """Returns ((loss, metrics), gradients), accumulated over microbatches.
 
-  These are of equal size, so the mean over them is the mean over the batch.
+  These are of equal size, so the mean over them is the mean over the rows of a
+  step; the mean over its samples leaves the padding out.
   """
 
   def objective(trainable, example):
     params = trees.join(trainable, state["frozen"])
-    return loss_and_metrics(params, example, setup)
+    value, metrics = loss_and_metrics(params, example, setup)
+    if setup.num_rows > setup.batch_size:
+      value *= setup.num_rows / setup.batch_size
+    return value, metrics
 
   count = setup.grad_accumulation_steps
   take = functools.partial(

@@ -52,7 +52,8 @@ def test_no_figure_grows_beyond_its_budget(name):
 
 
 @pytest.mark.parametrize("pod", pods.PODS)
-def test_every_pod_has_a_batch_that_its_parts_divide(pod):
+def test_every_pod_pads_less_than_a_part(pod):
   config = pods.get_config(f"pod={pod},size=1.3b")
   shards = config.mesh.data * config.mesh.fsdp
-  assert config.batch_size % (config.grad_accumulation_steps * shards) == 0
+  padding = config.grad_accumulation_steps * shards - config.batch_size
+  assert 0 <= padding < shards

@@ -199,6 +199,7 @@ def test_frozen_parts_may_be_small_and_the_average_absent():
   assert state["ema"] == {}
 
 
-def test_a_batch_that_cannot_be_shared_is_an_error():
-  with pytest.raises(ValueError, match="grad_accumulation_steps=3"):
-    setups.make_setup(grad_accumulation_steps=3)
+def test_a_batch_smaller_than_its_padding_is_an_error():
+  for parts in (0, 16, 100):
+    with pytest.raises(ValueError, match=f"grad_accumulation_steps={parts}"):
+      setups.make_setup(batch_size=8, grad_accumulation_steps=parts)

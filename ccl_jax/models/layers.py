@@ -46,7 +46,8 @@ class AttentionProjections(nnx.Module):
   """The q, k, v and output projections of an attention; q and k normalised.
 
   Queries come from a stream of width d, keys and values from one of width
-  d_kv; attention runs in d = heads * head_size channels.
+  d_kv; attention runs in d = heads * head_size channels. Queries are projected
+  by `qk_rope.projector`.
   """
 
   def __init__(
@@ -58,9 +59,6 @@ class AttentionProjections(nnx.Module):
     self.v = linear(d_kv, d, rngs=rngs, dtype=dtype)
     self.o = linear(d, d, rngs=rngs, dtype=dtype, init=out_init)
     self.norm_q, self.norm_k = RMSNorm(d), RMSNorm(d)
-
-  def query(self, x: Float[Array, "b n d"]) -> Float[Array, "b n k e"]:
-    return split_heads(self.norm_q(self.q(x)), self.head_size)
 
   def key(self, y: Float[Array, "b m d"]) -> Float[Array, "b m k e"]:
     return split_heads(self.norm_k(self.k(y)), self.head_size)

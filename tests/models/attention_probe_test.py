@@ -6,9 +6,10 @@ import numpy as np
 
 from ccl_jax.array_types import STREAMS
 from ccl_jax.attention import Attention
-from ccl_jax.models import functional
+from ccl_jax.models import functional, qk_rope
 from ccl_jax.models.attention_probe import attention_shares
 from ccl_jax.models.fusion import NO_CACHE, FusionContext
+from ccl_jax.sharding import ONE_DEVICE
 from tests.models import tiny
 from tests.models.cca_golden_test import load
 
@@ -26,7 +27,8 @@ def test_share_is_the_mass_of_the_softmax():
       k, v = module.other_kv(name, x, shared, NO_CACHE)
       side = module.side(name)
       k0 = jnp.repeat(side.context_kv(k.dtype)[0], len(k), axis=0)
-      q = side.query(x[name], module.angles(name, name, shared))
+      project = qk_rope.projector(ONE_DEVICE, name)
+      q = side.query(x[name], module.angles(name, name, shared), project)
       k = jnp.concatenate([k0, k], 1)
       mask = module.mask(name, v.shape[1], shared)
       logits = jnp.einsum("bnke,bmke->bknm", q, k) * q.shape[-1] ** -0.5

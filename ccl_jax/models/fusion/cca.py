@@ -25,6 +25,7 @@ Without LCT or without DCR the same samples are gated instead: x += g * (...)
 with g = 0 for them (Eq. 1), the paper's baseline.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -35,7 +36,7 @@ from flax import nnx
 from ccl_jax.array_types import STREAMS, Array, Float, audio_starts, other
 from ccl_jax.attention import Full, Mask, Window
 from ccl_jax.layers import LayerNorm
-from ccl_jax.models import layers, rope
+from ccl_jax.models import layers, qk_rope, rope
 from ccl_jax.models.block import flatten
 from ccl_jax.models.fusion.base import (
   NO_CACHE,
@@ -93,10 +94,11 @@ class CrossAttention(nnx.Module):
     self.context = nnx.Param(tokens)
 
   def query(
-    self, x: Float[Array, "b f s d"], angles: Array
+    self, x: Float[Array, "b f s d"], angles: Array, project: Callable
   ) -> Float[Array, "b n k e"]:
-    """Returns queries of this side's stream."""
-    return rope.rotate(self.attention.query(flatten(self.norm(x))), angles)
+    """Returns queries of this side's stream; see `qk_rope.projector`."""
+    p, y = self.attention, flatten(self.norm(x))
+    return project(p.q, p.norm_q, y, p.head_size, angles)
 
   def context_kv(self, dtype: Any) -> Pair:
     """Returns keys and values of the context tokens, (1, r, k, e), no RoPE."""
@@ -201,7 +203,8 @@ class CCA(Fusion):
     pairs = [context_kv] if other_kv is None else [context_kv, other_kv]
     num_other = sum(k.shape[1] for k, _ in pairs[1:])
     mask = self.mask(name, num_other, shared)
-    q = self.side(name).query(x, self.angles(name, name, shared))
+    project = qk_rope.projector(shared.attention.layout, name)
+    q = self.side(name).query(x, self.angles(name, name, shared), project)
     # The context tokens have a batch of 1: the same for all samples.
     k, v = (
       jnp.concatenate(

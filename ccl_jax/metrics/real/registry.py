@@ -4,7 +4,15 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ccl_jax.config import suggest
-from ccl_jax.metrics.real import aesthetics, clap, signal, speech, sync, words
+from ccl_jax.metrics.real import (
+  aesthetics,
+  clap,
+  desync,
+  signal,
+  speech,
+  sync,
+  words,
+)
 from ccl_jax.metrics.real.metric import (
   Metric,
   NotRunError,
@@ -20,6 +28,7 @@ METRICS: dict[str, Metric] = {
   "dnsmos": speech.DNSMOS,
   "wer": words.WER,
   "sync": sync.SYNC,
+  "desync": desync.DESYNC,
   "aesthetics": aesthetics.AESTHETICS,
   "clap": clap.CLAP,
 }

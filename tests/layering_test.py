@@ -1,6 +1,6 @@
 """The arrows between the packages: lower never imports higher.
 
-train sample encode evaluate world compile.__main__ app.__main__
+train sample encode evaluate measure world compile.__main__ app.__main__
 convert.__main__                         read flags; nobody imports them
   -> app  compile
   -> generation
@@ -30,7 +30,7 @@ LAYERS = (
   {"training", "data", "metrics", "convert"},
   {"generation"},
   {"app", "compile"},
-  {"train", "sample", "encode", "evaluate", "world"}
+  {"train", "sample", "encode", "evaluate", "measure", "world"}
   | {"compile.__main__", "app.__main__", "convert.__main__"},
 )
 LEVEL = {name: i for i, names in enumerate(LAYERS) for name in names}

@@ -103,7 +103,7 @@ def open_state_dict(path: epath.PathLike) -> LazyStateDict:
   if path.suffix == ".safetensors":
     return _open_safetensors(path)
   if path.suffix in _SUFFIXES:
-    return _open_torch(path)
+    return open_torch_file(path)
   raise ValueError(
     f"'{path}': expected a .safetensors, {', '.join(_SUFFIXES)} file, or a"
     " folder with them."
@@ -170,7 +170,12 @@ def _unknown_dtype(origin: str, name: str, dtype: str) -> ValueError:
   return ValueError(f"{text}: {_QUANTIZED}" if is_small else f"{text}.")
 
 
-def _open_torch(path: pathlib.Path) -> LazyStateDict:
+def open_torch_file(path: pathlib.Path) -> LazyStateDict:
+  """Returns the state dict of a file of PyTorch's, whatever its suffix.
+
+  Raises:
+    ValueError: as of `open_state_dict`.
+  """
   read = _MappedFile(
     lambda: _load_torch(path), lambda file, name: _to_numpy(file[0][name])
   )

@@ -1,0 +1,173 @@
+"""All metrics on all clips of a folder."""
+
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from ccl_jax.array_types import STREAMS
+from ccl_jax.data import media
+from ccl_jax.data.clip import without_suffix
+from ccl_jax.data.encode.captions import ClipFile, list_clips
+from ccl_jax.data.encode.decode_pool import read_or_error
+from ccl_jax.data.encode.left_out import no_usable_clip
+from ccl_jax.files import local_copy
+from ccl_jax.metrics.real.metric import (
+  FPS,
+  SAMPLE_RATE,
+  MeasuredClip,
+  NotMeasuredError,
+  Scorer,
+  file_hash,
+)
+from ccl_jax.metrics.real.registry import METRICS
+from ccl_jax.metrics.real.rows import FAILED, Features, Row, RowFile
+
+_WHY = {"video": "without pictures", "audio": "without sound"}
+
+
+class MeasuredFolder(NamedTuple):
+  """Rows of a folder's clips; name -> reason for those that are left out."""
+
+  rows: list[Row]
+  left_out: dict[str, str]
+
+
+def measure_folder(
+  folder: str,
+  rows: RowFile,
+  features: Features,
+  scorers: Mapping[str, Scorer],
+  *,
+  captions: str | None = None,
+  max_seconds: float = 60.0,
+  title: str = "measuring",
+  start: Callable[[], None] = lambda: None,
+) -> MeasuredFolder:
+  """Measures every clip of a folder with what it has not been measured by.
+
+  Args:
+    rows, features: where scores are, and go.
+    captions: a file; None uses those of the folder, as encoding does.
+    max_seconds: a longer clip is left out, as all of it is in memory.
+    start: is called before the first clip.
+
+  Raises:
+    ValueError: no clips, captions that cannot be read, or no usable clip.
+  """
+  clips, left_out = _without_own_sound(list_clips(folder, captions).clips), {}
+  start()
+  for file in tqdm(clips, title, unit=" clips"):
+    try:
+      _measure_file(file, rows, features, scorers, max_seconds)
+    except media.ClipError as error:
+      left_out[file.name] = str(error).removeprefix(f"{file.path}: ")
+  if len(left_out) == len(clips):
+    raise no_usable_clip(left_out)
+  names = [file.name for file in clips if file.name not in left_out]
+  return MeasuredFolder(rows.finish(names), left_out)
+
+
+def _without_own_sound(clips: Sequence[ClipFile]) -> list[ClipFile]:
+  """Returns the clips but a.wav beside a.mp4, which is the sound of that."""
+  videos = {without_suffix(x.name) for x in clips if not _is_wav(x)}
+  return [
+    x for x in clips if not _is_wav(x) or without_suffix(x.name) not in videos
+  ]
+
+
+def _is_wav(file: ClipFile) -> bool:
+  return file.name.lower().endswith(".wav")
+
+
+def _measure_file(
+  file: ClipFile,
+  rows: RowFile,
+  features: Features,
+  scorers: Mapping[str, Scorer],
+  max_seconds: float,
+) -> None:
+  """Adds the row of a clip.
+
+  Raises:
+    ClipError: it cannot be read, or is too long.
+  """
+  if file.problem:
+    raise media.ClipError(file.problem)
+  with local_copy(file.path) as path:
+    sha256 = file_hash(pathlib.Path(path))
+    row = rows.reuse(file.name, sha256, file.caption)
+    todo = [x for x in scorers if not _is_done(x, row, features)]
+    if not todo:
+      rows.rows[file.name] = row
+      return
+    clip = _read(file._replace(path=path), max_seconds)
+  row |= _describe(clip)
+  for name in todo:
+    _measure(name, scorers[name], clip, row, features)
+  rows.add(row)
+
+
+def _is_done(metric: str, row: Row, features: Features) -> bool:
+  needs_features = METRICS[metric].compare is not None
+  if needs_features and metric in row["scores"]:
+    return features.has(metric, row["sha256"])
+  return metric in row["scores"] or metric in row["not_measured"]
+
+
+def _read(file: ClipFile, max_seconds: float) -> MeasuredClip:
+  seconds = media.declared_duration(file.path)
+  if seconds > max_seconds:
+    raise media.ClipError(
+      f"is {seconds:.0f} s long, expected at most {max_seconds:.0f}: cut it, or"
+      " raise --max_seconds"
+    )
+  read = read_or_error(
+    file, need_caption=False, need_video=False, need_audio=False,
+    fps=FPS, sample_rate=SAMPLE_RATE,
+  )  # fmt: skip
+  if isinstance(read, media.ClipError):
+    raise read
+  return MeasuredClip(file.name, file.caption, read.video, read.audio)
+
+
+def _describe(clip: MeasuredClip) -> dict[str, Any]:
+  if clip.video is None:
+    return {"seconds": len(clip.audio) / SAMPLE_RATE, "size": None}
+  return {
+    "seconds": len(clip.video) / FPS,
+    "size": list(clip.video.shape[1:3]),
+  }
+
+
+def _measure(
+  name: str, scorer: Scorer, clip: MeasuredClip, row: Row, features: Features
+) -> None:
+  """Adds the scores of a metric to the row, or why there are none."""
+  needs = METRICS[name].needs
+  missing = [x for x in STREAMS if x in needs and getattr(clip, x) is None]
+  row["not_measured"].pop(name, None)
+  row["scores"].pop(name, None)
+  try:
+    if missing:
+      raise NotMeasuredError(_WHY[missing[0]])
+    scores = scorer.measure(clip)
+    array = scores.pop("features", None)
+    _check_finite(scores)
+    if array is not None:
+      features.save(name, row["sha256"], array)
+    row["scores"][name] = scores
+  except NotMeasuredError as error:
+    row["not_measured"][name] = str(error)
+  except Exception as error:  # One metric, one clip: the others go on.
+    reason = " ".join(f"{type(error).__name__}: {error}".split())
+    row["not_measured"][name] = FAILED + reason[:300]
+
+
+def _check_finite(scores: Mapping[str, Any]) -> None:
+  """Raises NotMeasuredError for a score that is no number."""
+  for key, value in scores.items():
+    if isinstance(value, float) and not np.isfinite(value):
+      raise NotMeasuredError(f"{key} is {value}")

@@ -1,0 +1,239 @@
+"""SyncNet (Chung & Zisserman 2016): a mouth and a voice as nearby vectors.
+
+Two towers of convolutions, each followed by batch norm, ReLU and perhaps a
+pool, and two linear layers, make 1024 channels of 5 frames of a face (224
+pixels) and of 20 frames of MFCC (0.2 s). Batch norms are folded into the
+kernels before them when weights are read. The face's tower runs over all frames
+at once, which equals running it window by window.
+"""
+
+import functools
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ccl_jax.convert.torch_files import LazyStateDict, open_torch_file
+
+FILE = "syncnet_v2.model"
+FACE_SIZE, FACE_WINDOW = 224, 5
+NUM_MFCC, MFCC_WINDOW = 13, 20
+WIDTH = 1024
+_EPSILON = 1e-5  # of the batch norms
+CHUNK = 16  # windows at a time: a fixed shape, and a few hundred MB
+
+Layer = dict[str, Any]  # kernel and bias
+Params = dict[str, list[Layer]]
+
+
+class Pool(NamedTuple):
+  """A maximum over windows."""
+
+  window: tuple[int, ...]
+  stride: tuple[int, ...]
+  padding: tuple[int, ...]
+
+
+class Conv(NamedTuple):
+  """A convolution; `index` is its place in PyTorch's Sequential."""
+
+  index: int
+  features: int
+  kernel: tuple[int, ...]
+  stride: tuple[int, ...]
+  padding: tuple[int, ...]
+  pool: Pool | None = None
+
+
+_SAME = ((3, 3), (1, 1), (1, 1))
+_SAME_3D = ((1, 3, 3), (1, 1, 1), (0, 1, 1))
+VOICE = (
+  Conv(0, 64, *_SAME),
+  Conv(4, 192, *_SAME, Pool((3, 3), (1, 2), (0, 0))),
+  Conv(8, 384, *_SAME),
+  Conv(11, 256, *_SAME),
+  Conv(14, 256, *_SAME, Pool((3, 3), (2, 2), (0, 0))),
+  Conv(18, 512, (5, 4), (1, 1), (0, 0)),
+)
+_POOL = ((1, 3, 3), (1, 2, 2))
+FACE = (
+  Conv(0, 96, (5, 7, 7), (1, 2, 2), (0, 0, 0), Pool(*_POOL, (0, 0, 0))),
+  Conv(4, 256, (1, 5, 5), (1, 2, 2), (0, 1, 1), Pool(*_POOL, (0, 1, 1))),
+  Conv(8, 256, *_SAME_3D),
+  Conv(11, 256, *_SAME_3D),
+  Conv(14, 256, *_SAME_3D, Pool(*_POOL, (0, 0, 0))),
+  Conv(18, 512, (1, 6, 6), (1, 1, 1), (0, 0, 0)),
+)
+# Our name -> its table, channels of its input, and names of its Sequentials.
+_TOWERS = {
+  "voice": (VOICE, 1, "netcnnaud", "netfcaud"),
+  "face": (FACE, 3, "netcnnlip", "netfclip"),
+}
+
+
+def load(path: pathlib.Path) -> Params:
+  """Returns the parameters of `syncnet_v2.model`.
+
+  Raises:
+    ValueError: not a file of PyTorch's, or not of this model.
+  """
+  return fold(open_torch_file(path))
+
+
+def fold(state: LazyStateDict) -> Params:
+  """Returns the parameters of a state dict, batch norms in their kernels.
+
+  Raises:
+    ValueError: arrays that are missing, too many, or of other shapes.
+  """
+  _check(state)
+  read = lambda name: state.read(name).astype(np.float64)  # noqa: E731
+  params: Params = {}
+  for tower, (convs, _, body, head) in _TOWERS.items():
+    pairs = [(f"{body}.{c.index}", f"{body}.{c.index + 1}") for c in convs]
+    pairs += [(f"{head}.0", f"{head}.1"), (f"{head}.3", "")]
+    params[tower] = [_fold_layer(read, *pair) for pair in pairs]
+  return params
+
+
+def _expected_shapes() -> dict[str, tuple[int, ...]]:
+  """Returns the name and shape of every array of the file."""
+  found: dict[str, tuple[int, ...]] = {}
+
+  def add(name: str, shape: tuple[int, ...], norm: str) -> None:
+    found[f"{name}.weight"], found[f"{name}.bias"] = shape, shape[:1]
+    parts = ("weight", "bias", "running_mean", "running_var") if norm else ()
+    found.update({f"{norm}.{part}": shape[:1] for part in parts})
+
+  for convs, channels, body, head in _TOWERS.values():
+    for c in convs:
+      shape = (c.features, channels, *c.kernel)
+      add(f"{body}.{c.index}", shape, f"{body}.{c.index + 1}")
+      channels = c.features
+    add(f"{head}.0", (512, channels), f"{head}.1")
+    add(f"{head}.3", (WIDTH, 512), "")
+  return found
+
+
+def _check(state: LazyStateDict) -> None:
+  expected = _expected_shapes()
+  # Old versions of PyTorch do not count batches.
+  theirs = {
+    name: tuple(x.shape)
+    for name, x in state.shapes.items()
+    if not name.endswith("num_batches_tracked")
+  }
+  wrong = [
+    f"{name} is {theirs.get(name, 'absent')}, expected"
+    f" {expected.get(name, 'none')}"
+    for name in sorted(expected.keys() | theirs.keys())
+    if expected.get(name) != theirs.get(name)
+  ]
+  if wrong:
+    raise ValueError(
+      f"'{state.origin}' is not SyncNet's {FILE}: {len(wrong)} arrays differ,"
+      f" such as {'; '.join(wrong[:3])}."
+    )
+
+
+def _fold_layer(read, name: str, norm: str) -> Layer:
+  """Returns kernel (space..., in, out) and bias of a layer and its norm."""
+  kernel, bias = read(f"{name}.weight"), read(f"{name}.bias")
+  kernel = np.moveaxis(kernel, (0, 1), (-1, -2))
+  if norm:
+    scale = read(f"{norm}.weight") / np.sqrt(
+      read(f"{norm}.running_var") + _EPSILON
+    )
+    kernel = kernel * scale
+    bias = (bias - read(f"{norm}.running_mean")) * scale + read(f"{norm}.bias")
+  return {"kernel": jnp.float32(kernel), "bias": jnp.float32(bias)}
+
+
+def embed_faces(
+  params: Params, faces: Float[np.ndarray, "t y x 3"]
+) -> Float[np.ndarray, "n d"]:
+  """Returns a vector of every window of 5 frames: n = t - 4.
+
+  faces: BGR, 0 to 255, `FACE_SIZE` pixels on a side.
+  """
+  num = len(faces) - FACE_WINDOW + 1
+  parts = []
+  for start in range(0, num, CHUNK):
+    part = faces[start : start + CHUNK + FACE_WINDOW - 1]
+    missing = CHUNK + FACE_WINDOW - 1 - len(part)
+    part = np.pad(part, ((0, missing), (0, 0), (0, 0), (0, 0)))
+    parts.append(_embed_faces(params["face"], jnp.asarray(part, jnp.float32)))
+  return np.concatenate(parts)[:num]
+
+
+def embed_voice(
+  params: Params, mfcc: Float[np.ndarray, "m 13"], num: int
+) -> Float[np.ndarray, "n d"]:
+  """Returns a vector of `num` windows of 20 frames, which begin 4 apart."""
+  starts = 4 * np.arange(num)[:, None] + np.arange(MFCC_WINDOW)
+  windows = mfcc[starts]
+  parts = []
+  for start in range(0, num, CHUNK):
+    part = windows[start : start + CHUNK]
+    part = np.pad(part, ((0, CHUNK - len(part)), (0, 0), (0, 0)))
+    parts.append(_embed_voice(params["voice"], jnp.asarray(part, jnp.float32)))
+  return np.concatenate(parts)[:num]
+
+
+@jax.jit
+def _embed_faces(
+  layers: list[Layer], faces: Float[Array, "t y x 3"]
+) -> Float[Array, "n d"]:
+  x = _convolve(FACE, layers, faces[None])
+  return _project(layers, x[0, :, 0, 0])
+
+
+@jax.jit
+def _embed_voice(
+  layers: list[Layer], windows: Float[Array, "n m 13"]
+) -> Float[Array, "n d"]:
+  # Coefficients are rows in PyTorch, times are columns.
+  x = _convolve(VOICE, layers, windows.transpose(0, 2, 1)[..., None])
+  return _project(layers, x[:, 0, 0])
+
+
+def _convolve(
+  convs: Sequence[Conv], layers: Sequence[Mapping[str, Array]], x: Array
+) -> Array:
+  for conv, layer in zip(convs, layers, strict=False):
+    x = jax.lax.conv_general_dilated(
+      x, layer["kernel"], conv.stride, [(p, p) for p in conv.padding],
+      dimension_numbers=_dimensions(x.ndim), precision="highest",
+    )  # fmt: skip
+    x = jax.nn.relu(x + layer["bias"])
+    if conv.pool:
+      x = _max_pool(x, conv.pool)
+  return x
+
+
+def _max_pool(x: Array, pool: Pool) -> Array:
+  return jax.lax.reduce_window(
+    x, -jnp.inf, jax.lax.max, (1, *pool.window, 1), (1, *pool.stride, 1),
+    [(p, p) for p in (0, *pool.padding, 0)],
+  )  # fmt: skip
+
+
+@functools.cache
+def _dimensions(ndim: int) -> jax.lax.ConvDimensionNumbers:
+  space = "TYX"[5 - ndim :]
+  return jax.lax.conv_dimension_numbers(
+    (1,) * ndim, (1,) * ndim, (f"N{space}C", f"{space}IO", f"N{space}C")
+  )
+
+
+def _project(
+  layers: Sequence[Mapping[str, Array]], x: Float[Array, "n c"]
+) -> Float[Array, "n d"]:
+  first, last = layers[-2:]
+  dot = functools.partial(jnp.dot, precision="highest")
+  x = jax.nn.relu(dot(x, first["kernel"]) + first["bias"])
+  return dot(x, last["kernel"]) + last["bias"]

@@ -120,6 +120,7 @@ def make_config(
 
   c.data = ConfigDict()
   c.data.path = ""
+  c.data.sources = ()  # ((path, weight), ...) instead of path: a mixture
   c.data.split = "train"
   c.data.sample_posterior = True  # in each epoch, if it has a variance
   c.data.num_threads = 2  # for prefetching

@@ -41,6 +41,9 @@ CAPTIONS = flags.DEFINE_string(
   "captions", None, "File of captions; by default captions.jsonl, .csv and"
   " others in --input.",
 )  # fmt: skip
+STRICT = flags.DEFINE_bool(
+  "strict", False, "Refuse captions of files that are not in --input."
+)
 CODECS = flags.DEFINE_string(
   "codecs", None, "Folder of another data set's codecs to encode with."
 )
@@ -90,6 +93,7 @@ def main() -> None:
     OUTPUT.value,
     settings,
     captions=CAPTIONS.value,
+    strict=STRICT.value,
     codecs=open_codecs(settings, layout, share),
     force=FORCE.value,
     layout=layout,

@@ -118,7 +118,7 @@ def read_or_error(
   if need_caption and not clip_file.caption:
     return media.ClipError("has no caption")
   try:
-    return media.read_clip(clip_file.path, **arguments)
+    return media.read_clip(clip_file.path, start=clip_file.start, **arguments)
   except media.ClipError as error:
     return media.ClipError(str(error).removeprefix(f"{clip_file.path}: "))
   # Whatever else a decoder raises, also MemoryError, costs this clip only.

@@ -36,7 +36,7 @@ MARKERS = {
     "sample_test.py::test_processes",
   ),
   "command": (
-    "app/main", "command_test", "convert/main",
+    "app/main", "captions_test", "command_test", "convert/main",
     "data/decoding_test.py::test_the_command",
     "data/encode/dataset_test.py::test_the_command",
     "data/opening_test.py::test_bombs",

@@ -17,7 +17,8 @@ LISTED = subprocess.run(
 ).stdout.split()
 DOCUMENTS = [name for name in LISTED if name.endswith(".md")]
 MODULES = (
-  "train", "sample", "encode", "evaluate", "world", "app", "compile", "convert"
+  "train", "sample", "encode", "evaluate", "world", "app", "compile", "convert",
+  "captions",
 )  # fmt: skip
 # Options of other programs: TensorBoard, pytest, and absl in all of ours.
 OTHERS = {"logdir", "help", "helpfull", "durations"}

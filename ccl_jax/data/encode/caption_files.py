@@ -66,7 +66,7 @@ def read_rows(path: epath.PathLike) -> list[tuple[str, Row]]:
       if is_ours and unread:
         raise ValueError(_unknown(*sorted(unread)))
       row = {key: row[key] for key in row if key in known}
-      rows.append((f"{path}:{line}", _check_row(row)))
+      rows.append((f"{path}:{line}", check_row(row)))
     except ValueError as error:
       raise ValueError(f"{path}:{line}: {error}") from error
   if unread:
@@ -136,7 +136,7 @@ def _find_delimiter(text: str) -> str:
   return max(_DELIMITERS, key=count)
 
 
-def _check_row(row: Mapping[str, Any]) -> Row:
+def check_row(row: Mapping[str, Any]) -> Row:
   """Returns all columns; ValueError says what is wrong."""
   chosen: Row = dict.fromkeys(COLUMNS, "")
   for key, value in row.items():

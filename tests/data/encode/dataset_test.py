@@ -243,8 +243,15 @@ def test_bad_input_is_one_error_and_nothing_is_written(
   make_bad(kind, folder)
   before = set(tmp_path.iterdir())
   with pytest.raises(ValueError, match=reason):
-    dataset.encode_dataset(folder, tmp_path / "data", SETTINGS)
+    dataset.encode_dataset(folder, tmp_path / "data", SETTINGS, strict=True)
   assert set(tmp_path.iterdir()) == before
+
+
+def test_captions_of_missing_files_are_counted(folder, tmp_path):
+  make_bad("captions of missing files", folder)
+  summary = dataset.encode_dataset(folder, tmp_path / "data", SETTINGS)
+  assert sum(summary.encoded.values()) == NUM - 1
+  assert "1 files of the captions are not there, such as 3.mp4" in str(summary)
 
 
 @pytest.mark.parametrize(

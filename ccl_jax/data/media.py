@@ -136,20 +136,40 @@ def declared_duration(path: Path) -> float:
     return (container.duration or 0) / av.time_base
 
 
-def declared_length(path: Path) -> float:
-  """Returns the seconds of the video, else of the sound, in a file's header.
+class Header(NamedTuple):
+  """What a file says of itself.
 
-  0 if it has none.
+  Attributes:
+    seconds: of each stream, "video" or "audio", that the file has; 0 if it does
+      not say.
+    size: (y, x) of the pictures, or None.
+  """
+
+  seconds: dict[str, float]
+  size: tuple[int, int] | None
+
+  @property
+  def length(self) -> float:
+    """Returns the seconds of the video, else of the sound; 0 if not known."""
+    return next(iter(self.seconds.values()), 0.0)
+
+
+def read_header(path: Path) -> Header:
+  """Returns what the header of a file says, without decoding it.
 
   Raises:
     ClipError: unreadable.
   """
   with open_media(path) as container:
-    for kind in STREAMS:
-      stream = find_stream(container, kind, False)
-      if stream is not None and declared_seconds(stream):
-        return declared_seconds(stream)
-    return (container.duration or 0) / av.time_base
+    found = {kind: find_stream(container, kind, False) for kind in STREAMS}
+    whole = (container.duration or 0) / av.time_base
+    seconds = {
+      kind: declared_seconds(stream) or whole
+      for kind, stream in found.items()
+      if stream is not None
+    }
+    codec = found["video"] and found["video"].codec_context
+    return Header(seconds, (codec.height, codec.width) if codec else None)
 
 
 def quality_of_inputs(names: Collection[str]) -> dict[str, Any]:

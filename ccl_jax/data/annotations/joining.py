@@ -10,7 +10,7 @@ from etils import epath
 from ccl_jax.data.annotations.layouts import Annotation
 from ccl_jax.data.clip import SUFFIXES, without_suffix
 from ccl_jax.data.encode.caption_files import check_row
-from ccl_jax.data.encode.folder import list_files
+from ccl_jax.data.encode.captions import list_clip_files
 from ccl_jax.files import replacing
 
 
@@ -49,14 +49,7 @@ def join(annotations: Iterable[Annotation], folder: epath.PathLike) -> Joined:
   Raises:
     ValueError: no clip in the folder, or a row that captions cannot have.
   """
-  folder = epath.Path(folder)
-  clips = [
-    name
-    for name, problem in (list_files(folder) if folder.is_dir() else {}).items()
-    if not problem and name.lower().endswith(SUFFIXES)
-  ]
-  if not clips:
-    raise ValueError(f"No clips in {folder}: expected {' '.join(SUFFIXES)}.")
+  clips = [file.name for file in list_clip_files(folder) if not file.problem]
   find = _make_finder(clips)
   rows, taken, absent, repeated = [], set(), [], 0
   for files, captions in annotations:

@@ -94,15 +94,8 @@ def list_clips(
       one if `strict` and else all of them, do not exist.
   """
   folder = epath.Path(folder)
-  found = list_files(folder) if folder.is_dir() else {}
-  # What cannot be read is a clip that is left out, whatever its suffix.
-  clips = [x for x in sorted(found) if found[x] or _is_clip(x)]
+  found, clips = _find_clips(folder)
   others = sorted(found.keys() - set(clips))
-  if not clips:
-    seen = describe_counts(_count_suffixes(others)) or "no files"
-    raise ValueError(
-      f"No clips in {folder}: it has {seen}, expected {' '.join(SUFFIXES)}."
-    )
   if captions is None:
     sources = {
       folder / x: posixpath.dirname(x) for x in others if is_captions(x)
@@ -123,7 +116,7 @@ def list_clips(
     [
       ClipFile(
         folder / name,
-        name.encode(errors="backslashreplace").decode(),
+        _readable(name),
         _prompt(row) or texts.get(name, ""),
         row["split"],
         found[name],
@@ -138,6 +131,37 @@ def list_clips(
   )
 
 
+def list_clip_files(folder: epath.PathLike) -> list[ClipFile]:
+  """Returns the clips of a folder in order of name, without captions.
+
+  Raises:
+    ValueError: no clips.
+  """
+  folder = epath.Path(folder)
+  found, clips = _find_clips(folder)
+  return [
+    ClipFile(folder / name, _readable(name), problem=found[name])
+    for name in clips
+  ]
+
+
+def _find_clips(folder: epath.Path) -> tuple[dict[str, str], list[str]]:
+  """Returns name -> problem or "" of all files, and the names of the clips.
+
+  Raises:
+    ValueError: no clips.
+  """
+  found = list_files(folder) if folder.is_dir() else {}
+  # What cannot be read is a clip that is left out, whatever its suffix.
+  clips = [x for x in sorted(found) if found[x] or _is_clip(x)]
+  if not clips:
+    seen = describe_counts(_count_suffixes(sorted(found))) or "no files"
+    raise ValueError(
+      f"No clips in {folder}: it has {seen}, expected {' '.join(SUFFIXES)}."
+    )
+  return found, clips
+
+
 def describe_counts(counts: Mapping[str, int]) -> str:
   """Returns "12 .jpg, 3 .txt", the largest number first.
 
@@ -146,6 +170,10 @@ def describe_counts(counts: Mapping[str, int]) -> str:
   """
   ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
   return ", ".join(f"{count} {name}" for name, count in ordered)
+
+
+def _readable(name: str) -> str:
+  return name.encode(errors="backslashreplace").decode()
 
 
 def _is_clip(name: str) -> bool:

@@ -15,7 +15,7 @@ import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from absl import logging
@@ -57,6 +57,7 @@ class Summary:
     without_caption, cut_captions: numbers of clips.
     passed_over: suffix -> number of files that are no clips.
     absent: files that have a caption and are not there.
+    filtered: number of clips that do not meet the condition of --keep.
     fresh: clips that this run encoded.
     seconds: that it took.
   """
@@ -67,6 +68,7 @@ class Summary:
   cut_captions: int = 0
   passed_over: dict[str, int] = dataclasses.field(default_factory=dict)
   absent: Sequence[str] = ()
+  filtered: int = 0
   fresh: int = 0
   seconds: float = 0.0
 
@@ -86,6 +88,10 @@ class Summary:
     if self.passed_over:
       counts = describe_counts(self.passed_over)
       lines.append(f"Passed over, as they are no clips: {counts}.")
+    if self.filtered:
+      lines.append(
+        f"{self.filtered} clips do not meet the condition of --keep."
+      )
     if self.absent:
       lines.append(
         f"{len(self.absent)} files of the captions are not there, such as"
@@ -101,6 +107,7 @@ def encode_dataset(
   *,
   captions: epath.PathLike | None = None,
   strict: bool = False,
+  keep: Callable[[list[ClipFile]], list[ClipFile]] | None = None,
   codecs: Codecs | None = None,
   force: bool = False,
   layout: Layout = ONE_DEVICE,
@@ -111,6 +118,7 @@ def encode_dataset(
   Args:
     captions, strict: a file of captions, and whether each file that it names
       must exist; see `captions.list_clips`.
+    keep: returns those of the clips that are encoded; None keeps all.
     codecs: used as they are; None fits new ones.
     force: replace what exists; see `staging.open_output`.
     layout: of this process's devices, on which the codecs run.
@@ -127,7 +135,10 @@ def encode_dataset(
       " weights (--config.encode.weights.*) or use --codecs."
     )
   listing = list_clips(folder, captions, strict)
-  whole = assign_splits(listing.clips, settings)
+  kept = listing.clips if keep is None else keep(listing.clips)
+  if not kept:
+    raise ValueError(f"None of {len(listing.clips)} clips meets the condition.")
+  whole = assign_splits(kept, settings)
   clip_files = cut_windows(whole, settings)
   if share.is_lead:
     plan = make_plan(clip_files, settings, fits_codecs=codecs is None)
@@ -149,6 +160,7 @@ def encode_dataset(
   summary.without_caption = sum(not file.caption for file in clip_files)
   summary.passed_over = dict(listing.passed_over)
   summary.absent = listing.absent
+  summary.filtered = len(listing.clips) - len(kept)
   summary.fresh -= num_before
   summary.seconds = seconds
   return summary

@@ -96,7 +96,7 @@ def _cut(
 def _find_end(file: ClipFile) -> float | None:
   """Returns the time at which a clip ends; None if it is not known."""
   try:
-    end = None if file.problem else media.declared_length(file.path)
+    end = None if file.problem else media.read_header(file.path).length
   except Exception:  # The clip will be left out, with its reason.
     end = None
   return min((x for x in (file.end, end or None) if x), default=None)

@@ -60,6 +60,7 @@ RENAMED = {
 # How keys are written on the command line that are not plain numbers or words.
 FORMS = {
   "data.path": "FOLDER",
+  "data.sources": "\"(('FOLDER', WEIGHT), ('FOLDER', WEIGHT))\"",
   "init.from_runs": "\"(('PATH REGEX', 'WORKDIR'),)\"",
   "init.fresh": "\"('PATH REGEX',)\"",
   "optimizer.learning_rates": "\"(('PATH REGEX', RATE),)\"",

@@ -15,8 +15,11 @@ Start it on several hosts with --distributed, and each encodes a part.
 decodes latents into mp4, to look at.
 """
 
+from collections.abc import Callable
+
 import jax
 from absl import flags
+from etils import epath
 from ml_collections import config_flags
 
 from ccl_jax import command, distributed
@@ -24,8 +27,10 @@ from ccl_jax.codecs import converted_weights
 from ccl_jax.codecs.api import Codecs, make_codec
 from ccl_jax.config import build
 from ccl_jax.data.decoding import decode_records
+from ccl_jax.data.encode.captions import ClipFile
 from ccl_jax.data.encode.dataset import encode_dataset
 from ccl_jax.data.encode.settings import EncodeSettings
+from ccl_jax.data.scores import table
 from ccl_jax.distributed import ShardOptions
 from ccl_jax.files import absolute
 from ccl_jax.sharding import ONE_DEVICE, Layout, make_mesh
@@ -41,6 +46,16 @@ CAPTIONS = flags.DEFINE_string(
   "captions", None, "File of captions; by default captions.jsonl, .csv and"
   " others in --input.",
 )  # fmt: skip
+STRICT = flags.DEFINE_bool(
+  "strict", False, "Refuse captions of files that are not in --input."
+)
+KEEP = flags.DEFINE_string(
+  "keep", None, "Condition on the scores of clips that are encoded, such as"
+  " 'static < 0.9 and lufs > -40'; see python -m ccl_jax.filter.",
+)  # fmt: skip
+SCORES = flags.DEFINE_string(
+  "scores", None, "File of scores for --keep; scores.jsonl in --input if unset."
+)
 CODECS = flags.DEFINE_string(
   "codecs", None, "Folder of another data set's codecs to encode with."
 )
@@ -90,6 +105,8 @@ def main() -> None:
     OUTPUT.value,
     settings,
     captions=CAPTIONS.value,
+    strict=STRICT.value,
+    keep=make_filter(),
     codecs=open_codecs(settings, layout, share),
     force=FORCE.value,
     layout=layout,
@@ -98,6 +115,15 @@ def main() -> None:
   if share.is_lead:
     print(summary)
   distributed.shutdown()
+
+
+def make_filter() -> Callable[[list[ClipFile]], list[ClipFile]] | None:
+  """Returns what chooses clips by --keep; None without it."""
+  if KEEP.value is None:
+    return None
+  path = SCORES.value or epath.Path(INPUT.value) / table.FILE
+  scores = table.read_scores(path)
+  return lambda clip_files: table.keep(clip_files, KEEP.value, scores)
 
 
 def local_layout() -> Layout:

@@ -31,6 +31,7 @@ from ccl_jax.codecs.api import Codecs
 from ccl_jax.config import build, check_keys, check_pairs
 from ccl_jax.data import records
 from ccl_jax.data.loader import Loader
+from ccl_jax.data.mixture import main_path
 from ccl_jax.generation.pipeline import Pipeline
 from ccl_jax.generation.previews import EvalConfig, write_previews
 from ccl_jax.generation.sampling import SamplingConfig
@@ -98,17 +99,14 @@ def train(config: Mapping[str, Any], workdir: epath.Path) -> None:
     init = build(InitConfig, config["init"], "init")
 
     # -- Data: this host reads the rows that its devices hold.
-    data = config["data"]["path"]
-    if not data:
-      raise ValueError(
-        "--config.data.path is not set: give the folder that python -m"
-        " ccl_jax.encode has written, --config.data.path=FOLDER"
-      )
+    data = main_path(config["data"])
     rows = sharding.local_rows(setup.plan.layout, setup.num_rows)
     loader = build(
       Loader, config["data"], "data", batch_size=setup.batch_size,
       seed=setup.seed, rows=samples_of(setup, rows),
     )  # fmt: skip
+    if distributed.is_lead() and len(loader.mixture.sources) > 1:
+      print(f"Training on a mixture:\n{loader.mixture}")
     evaluation = evaluation.for_data(
       setup.plan.streams, data, config["data"]["split"]
     )
@@ -121,7 +119,7 @@ def train(config: Mapping[str, Any], workdir: epath.Path) -> None:
     )  # fmt: skip
     state, start = first_state(setup, checkpoints, init)
     take_step = step.compile_step(setup)
-    logger = logging.make_log(workdir, config, setup, start, clock)
+    logger = logging.make_log(workdir, config, setup, start, clock, loader)
     profiler = logging.make_profiler(workdir, num_steps, clock)
 
   # -- Loop. It reads the metrics of one step while the device does the next.
@@ -233,9 +231,10 @@ class LogConfig:
     setup: TrainSetup,
     start: int,
     clock: goodput.Goodput,
+    loader: Loader,
   ) -> log.MetricWriter:
-    """Returns the run's log, which knows the FLOPs of a step."""
-    shapes = records.read_metadata(config["data"]["path"])["shapes"]
+    """Returns the run's log, which knows the FLOPs and data of a step."""
+    shapes = records.read_metadata(main_path(config["data"]))["shapes"]
     mesh = setup.plan.layout.mesh
     cost = throughput.make_step_cost(
       setup.plan.settings, flop_shape(setup, shapes), setup.batch_size,
@@ -243,7 +242,7 @@ class LogConfig:
     )  # fmt: skip
     return log.MetricWriter(
       workdir, start, config["num_train_steps"], self.every_steps, clock, cost,
-      distributed.is_lead(),
+      distributed.is_lead(), loader.progress_at,
     )  # fmt: skip
 
   def make_profiler(

@@ -117,9 +117,13 @@ def make_config(
   c.encode.need_video = True  # False keeps files without a video too
   c.encode.need_audio = True  # False keeps silent videos too
   c.encode.need_caption = True
+  c.encode.windows = "first"  # or "all", or a number: examples of a clip
+  c.encode.window_stride = 0.0  # seconds; 0 is a window's length
+  c.encode.window_rest = 0.0  # seconds worth one more window; 0 is none
 
   c.data = ConfigDict()
   c.data.path = ""
+  c.data.sources = ()  # ((path, weight), ...) instead of path: a mixture
   c.data.split = "train"
   c.data.sample_posterior = True  # in each epoch, if it has a variance
   c.data.num_threads = 2  # for prefetching

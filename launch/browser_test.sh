@@ -4,4 +4,4 @@
 #   bash launch/browser_test.sh [pytest arguments]
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 install requirements.txt tests/requirements.txt tests/browser/requirements.txt
-python -m pytest -n 0 tests/browser/page.py "$@"
+python -m pytest -n 0 tests/browser/page.py tests/browser/gallery.py "$@"

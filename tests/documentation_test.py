@@ -18,7 +18,7 @@ LISTED = subprocess.run(
 DOCUMENTS = [name for name in LISTED if name.endswith(".md")]
 MODULES = (
   "train", "sample", "encode", "evaluate", "measure", "world", "app", "compile",
-  "convert",
+  "convert", "captions", "filter", "browse",
 )  # fmt: skip
 # Options of other programs: TensorBoard, pytest, and absl in all of ours.
 OTHERS = {"logdir", "help", "helpfull", "durations"}

@@ -1,7 +1,8 @@
 """The arrows between the packages: lower never imports higher.
 
-train sample encode evaluate measure world compile.__main__ app.__main__
-convert.__main__                         read flags; nobody imports them
+train sample encode evaluate measure world captions filter browse
+compile.__main__ app.__main__ convert.__main__
+                                         read flags; nobody imports them
   -> app  compile
   -> generation
   -> training  data  metrics  convert
@@ -31,6 +32,7 @@ LAYERS = (
   {"generation"},
   {"app", "compile"},
   {"train", "sample", "encode", "evaluate", "measure", "world"}
+  | {"captions", "filter", "browse"}
   | {"compile.__main__", "app.__main__", "convert.__main__"},
 )
 LEVEL = {name: i for i, names in enumerate(LAYERS) for name in names}

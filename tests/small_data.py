@@ -30,8 +30,11 @@ FLAGS = [
 AUDIO_FLAGS = [f for f in FLAGS if ".video." not in f and ".eval." not in f]
 
 
-def write(path):
-  """Writes them as records with their codecs; returns the path."""
+def write(path, lacks=()):
+  """Writes them as records with their codecs; returns the path.
+
+  lacks: streams that the clips do not have.
+  """
   rng = np.random.default_rng(0)
   videos = rng.integers(0, 255, (6, FRAMES, *SIZE, 3), np.uint8)
   sounds = rng.normal(0, 0.1, (6, 3 * 5 * 512)).astype(np.float32)
@@ -46,7 +49,7 @@ def write(path):
       codecs.text.encode("A face."),
       codecs.video.encode(videos[i : i + 1])[0],
       codecs.audio.encode(sounds[i : i + 1])[0],
-    )
+    )._replace(**dict.fromkeys(lacks))
     for i in range(6)
   ]  # fmt: skip
   write_records(path, codecs, examples, shape=ClipShape(25.0, FRAMES, SIZE))

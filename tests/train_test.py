@@ -10,6 +10,7 @@ from etils import epath
 
 from ccl_jax.checkpoints import orbax_reader
 from ccl_jax.data import media
+from tests import small_data
 from tests.commands import call
 from tests.small_data import AUDIO_FLAGS, FLAGS, FRAMES, SIZE
 
@@ -22,6 +23,34 @@ def train(data, workdir, *arguments):
     "train", "--config=configs/ccl.py:size=tiny", f"--workdir={workdir}",
     f"--config.data.path={data}", *small, *arguments,
   )  # fmt: skip
+
+
+def test_a_run_on_a_mixture_goes_on_with_one_set_more(data, tmp_path):
+  """Clips, sounds and silent videos; the log has the share of each."""
+  sounds = small_data.write(tmp_path / "sounds", lacks=["video"])
+  silent = small_data.write(tmp_path / "silent", lacks=["audio"])
+  sources = [(f"{data}", 2), (f"{sounds}", 1), (f"{silent}", 1)]
+  for steps, chosen in ((2, sources[:2]), (4, sources)):
+    status, text = train(
+      "", tmp_path / "run", f"--config.data.sources={tuple(chosen)!r}",
+      f"--config.num_train_steps={steps}", "--config.eval.tasks=()",
+    )  # fmt: skip
+    assert status == 0, text
+  assert "50.00%" in text and "5 clips" in text
+  last = json.loads(
+    (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1]
+  )
+  shares = {k: v for k, v in last.items() if k.split("/")[0] == "epochs"}
+  assert shares == {
+    f"epochs/{data.name}": 1.6, "epochs/sounds": 0.8, "epochs/silent": 0.8
+  }  # fmt: skip
+  assert last["weight/silent"] == 0.25 and last["skipped"] == 0
+
+  status, text = train(
+    data, tmp_path / "other", f"--config.data.sources={tuple(sources)!r}"
+  )
+  assert status == 1 and "give one of them" in text.splitlines()[-1]
+  assert not (tmp_path / "other" / "config.json").exists()
 
 
 def losses(workdir):

@@ -77,7 +77,7 @@ class AudioResampler:
       ClipError: the sound ends more than `MAX_MISSING_TAIL` too early, or its
         channels cancel each other.
     """
-    if self.start is None:
+    if self._format is None:
       raise ClipError("has no decodable sound")
     self._flush()
     if self._mix_energy < _MIN_MIX * self._channels_energy:

@@ -4,7 +4,8 @@ Example i of the endless stream is record p_e(i mod N), where p_e permutes the N
 records anew in every epoch e; batch t holds examples t b .. t b + b - 1. The
 state of the data is therefore one integer, the step, and each of several hosts
 reads its own rows of the same global batch and no others. Grain supplies the
-permutation; its iterators hold state of their own, so they are not used.
+permutation; its iterators hold state of their own, so they are not used. Of
+several data sets `mixture` makes one stream.
 
 Where records store a variance, example i is sampled anew in every epoch,
 
@@ -18,26 +19,27 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-import grain
 import numpy as np
 from etils import epath
 from jaxtyping import Float
 
 from ccl_jax.array_types import STREAMS
 from ccl_jax.data import records
+from ccl_jax.data.mixture import Mixture, list_sources
 
 Shapes = dict[str, list[int]]
 _FLAGS = ("has_video", "has_audio")
 
 
 class Loader:
-  """Batches of one split of a data set, by step."""
+  """Batches of one split of a data set, or of a mixture of some, by step."""
 
   def __init__(
     self,
-    path: epath.PathLike,
+    path: epath.PathLike = "",
     split: str = "train",
     *,
+    sources: Sequence[Any] = (),
     batch_size: int,
     seed: int = 0,
     shuffle: bool = True,
@@ -45,9 +47,11 @@ class Loader:
     rows: Sequence[int] | None = None,
     sample_posterior: bool = True,
   ):
-    """Opens the data set.
+    """Opens the data sets.
 
     Args:
+      sources: path and weight of each of several data sets, instead of `path`:
+        a share of the examples in proportion to its weight is drawn from it.
       batch_size: clips in the global batch.
       shuffle: use a new order in each epoch, else the order of the records.
       num_threads: threads that prepare the next batches; 0 prepares none ahead.
@@ -56,19 +60,19 @@ class Loader:
         their mean.
 
     Raises:
-      ValueError: no such data set or split; rows outside the batch.
+      ValueError: no such data set or split; sets or weights that cannot be
+        mixed; rows outside the batch.
     """
     rows = range(batch_size) if rows is None else rows
     if batch_size < 1 or not rows or min(rows) < 0 or max(rows) >= batch_size:
       raise ValueError(f"{rows=} are not rows of a batch: {batch_size=}.")
-    examples = grain.MapDataset.source(records.open_split(path, split))
-    if shuffle:
-      examples = examples.shuffle(seed)
-    self._examples = examples.repeat()
-    metadata = records.read_metadata(path)
-    samples = sample_posterior and metadata.get("logvar")
+    chosen = list_sources(path, sources)
+    self.mixture = Mixture(chosen, split, seed if shuffle else None)
+    metadata = [records.read_metadata(source.path) for source in chosen]
+    samples = sample_posterior and any(x.get("logvar") for x in metadata)
     self._noise_seed = seed if samples else None
-    self._shapes, self._null_text = metadata["shapes"], read_null_text(path)
+    self._shapes = metadata[0]["shapes"]
+    self._null_text = read_null_text(chosen[0].path)
     self._batch_size, self._rows = batch_size, rows
     self._num_threads = num_threads
     self._threads = ThreadPoolExecutor(num_threads) if num_threads else None
@@ -93,7 +97,11 @@ class Loader:
 
   def names_at(self, step: int) -> list[str]:
     """Returns the names of the clips of `batch_at(step)`."""
-    return [self._examples[i]["name"] for i in self._indices(step)]
+    return [self.mixture[i]["name"] for i in self._indices(step)]
+
+  def progress_at(self, step: int) -> dict[str, float]:
+    """Returns the weight and the epochs of each data set before a step."""
+    return self.mixture.progress(step * self._batch_size)
 
   def _indices(self, step: int) -> list[int]:
     return [step * self._batch_size + row for row in self._rows]
@@ -104,7 +112,7 @@ class Loader:
     return batch | {"null_text": self._null_text}
 
   def _example(self, index: int) -> dict[str, Any]:
-    example = self._examples[index]
+    example = self.mixture[index]
     if self._noise_seed is None:
       return example
     return sample_posterior(example, self._noise_seed, index)

@@ -18,7 +18,11 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from ccl_jax.array_types import STREAMS
-from ccl_jax.data.audio_sync import MAX_MISSING_TAIL, AudioResampler
+from ccl_jax.data.audio_sync import (
+  MAX_MISSING_TAIL,
+  AudioResampler,
+  declared_seconds,
+)
 from ccl_jax.data.opening import (
   ClipError,
   Path,
@@ -32,6 +36,9 @@ from ccl_jax.files import replacing
 
 # Decoders overshoot a little; a file that exceeds this is not in [-1, 1].
 _MAX_PEAK = 8.0
+# Seconds that are decoded before a clip which begins in the middle of a file:
+# packets of the streams are not in one order, and decoders of sound start late.
+_PREROLL = 0.5
 
 
 class Clip(NamedTuple):
@@ -51,8 +58,9 @@ def read_clip(
   need_video: bool = True,
   need_audio: bool = True,
   streams: Collection[str] = STREAMS,
+  start: float = 0.0,
 ) -> Clip:
-  """Reads the first `frames` frames of a file (None: all) and their sound.
+  """Reads `frames` frames of a file (None: all) from `start`, and their sound.
 
   Args:
     path: any format that FFmpeg decodes: mp4, webm, mov, wav, flac, mp3...
@@ -67,12 +75,14 @@ def read_clip(
     need_audio: raise an error if the file has no audio.
     streams: "video", "audio" or both; nothing else is read, so that it may be
       short, damaged or in an unknown format.
+    start: seconds after time zero, if there is a number of `frames`.
 
   Raises:
     ClipError: the file is unreadable, damaged, shorter than needed or lacks a
       stream, or its audio has samples that are not numbers or far beyond 1.
   """
   needed = {"video": need_video, "audio": need_audio}
+  begin, seek = _find_point(path, streams, start) if start else (0.0, None)
   with open_media(path) as container:
     video_stream, audio_stream = (
       find_stream(container, stream, needed[stream])
@@ -82,8 +92,12 @@ def read_clip(
     )
     if video_stream is None and audio_stream is None:
       raise ClipError("has neither pictures nor sound")
+    if seek is not None:
+      container.seek(seek)
     video = video_stream and FrameResampler(video_stream, fps, size, frames)
     audio = audio_stream and AudioResampler(audio_stream, sample_rate)
+    if start:
+      (video or audio).start = begin
     seconds = None if frames is None else frames / fps
     _decode(container, video, audio, seconds)
     images = video and video.finish()
@@ -120,6 +134,42 @@ def declared_duration(path: Path) -> float:
   """
   with open_media(path) as container:
     return (container.duration or 0) / av.time_base
+
+
+class Header(NamedTuple):
+  """What a file says of itself.
+
+  Attributes:
+    seconds: of each stream, "video" or "audio", that the file has; 0 if it does
+      not say.
+    size: (y, x) of the pictures, or None.
+  """
+
+  seconds: dict[str, float]
+  size: tuple[int, int] | None
+
+  @property
+  def length(self) -> float:
+    """Returns the seconds of the video, else of the sound; 0 if not known."""
+    return next(iter(self.seconds.values()), 0.0)
+
+
+def read_header(path: Path) -> Header:
+  """Returns what the header of a file says, without decoding it.
+
+  Raises:
+    ClipError: unreadable.
+  """
+  with open_media(path) as container:
+    found = {kind: find_stream(container, kind, False) for kind in STREAMS}
+    whole = (container.duration or 0) / av.time_base
+    seconds = {
+      kind: declared_seconds(stream) or whole
+      for kind, stream in found.items()
+      if stream is not None
+    }
+    codec = found["video"] and found["video"].codec_context
+    return Header(seconds, (codec.height, codec.width) if codec else None)
 
 
 def quality_of_inputs(names: Collection[str]) -> dict[str, Any]:
@@ -227,6 +277,29 @@ def _mux_audio(container, stream, audio: np.ndarray, sample_rate: int) -> None:
   frame.sample_rate, frame.pts = sample_rate, 0
   container.mux(stream.encode(frame))
   container.mux(stream.encode(None))
+
+
+def _find_point(
+  path: Path, streams: Collection[str], seconds: float
+) -> tuple[float, int | None]:
+  """Returns the time of a point, and where to seek so as to decode it.
+
+  seconds: after time zero. In a file without an index there may be no earlier
+    point to seek: None, to decode from the start.
+  """
+  with open_media(path) as container:
+    found = [find_stream(container, s, False) for s in STREAMS if s in streams]
+    stream = next((each for each in found if each is not None), None)
+    first = stream and next(container.decode(stream), None)
+    if first is None or first.time is None:
+      raise ClipError("has no decodable beginning, by which times are counted")
+    target = first.time + seconds
+    seek = int(max(target - _PREROLL, 0) * av.time_base)
+    container.seek(seek)
+    reached = next(container.decode(stream), None)
+    if reached is None or reached.time is None or reached.time > target:
+      seek = None
+    return target, seek
 
 
 def _decode(

@@ -65,9 +65,9 @@ class FrameResampler:
     return np.stack(self._chosen)
 
   def _add(self, frame: av.VideoFrame) -> None:
-    if self._last is None:
+    if self.start is None:
       self.start = frame.time
-    else:
+    if self._last is not None:
       # Just half a frame ahead is too far, so that every second frame of
       # twice the rate is the one of the same time.
       self._repeat_last(until=frame.time - 0.5 / self._fps + 2e-6)

@@ -41,7 +41,7 @@ def contact_sheet(
   for title, video, mel in rows:
     parts, width = [], columns * frame_height
     if video is not None:
-      parts.append(_frames(video, columns, frame_height))
+      parts.append(frame_strip(video, columns, frame_height))
       width = parts[0].shape[1]
     parts.insert(0, title_line(title, width))
     if mel is not None:
@@ -59,7 +59,9 @@ def save_png(path: epath.PathLike, image: UInt8[np.ndarray, "y x 3"]) -> None:
     Image.fromarray(image).save(partial, format="png")
 
 
-def _frames(video, columns: int, height: int):
+def frame_strip(
+  video: UInt8[np.ndarray, "t y x 3"], columns: int, height: int
+) -> UInt8[np.ndarray, "_ _ 3"]:
   """Returns `columns` frames, evenly spread, side by side."""
   chosen = video[np.linspace(0, len(video) - 1, columns).round().astype(int)]
   width = round(height * video.shape[2] / video.shape[1])

@@ -13,6 +13,7 @@ these values, and TensorBoard has them under the same names:
     step_seconds, data_seconds, steps_, samples_, tokens_per_second,
     tflops_per_chip, mfu      speed since the last line: see `throughput`
     hbm_gib, hbm_peak_gib     of the fullest device of this host
+    weight/NAME, epochs/NAME  of each data set that the run is trained on
     goodput, time/EVENT       shares of the process's wall time: see `goodput`
 
 All losses are over the steps that made an update, and null if none did; so is
@@ -23,7 +24,7 @@ A workdir in a bucket is written to once a minute, from a local copy.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import tensorboardX
@@ -55,6 +56,7 @@ class MetricWriter:
     clock: of this process.
     cost: of a step.
     is_lead: whether this process writes; in the others nothing happens.
+    progress_at: returns further values of a step's line.
 
   Raises:
     ValueError: `every_steps` is less than 1.
@@ -69,11 +71,13 @@ class MetricWriter:
     clock: Goodput,
     cost: StepCost,
     is_lead: bool = True,
+    progress_at: Callable[[int], Mapping[str, float]] = lambda step: {},
   ):
     if every_steps < 1:
       raise ValueError(f"log {every_steps=}: expected at least 1.")
     self._every_steps, self._clock, self._cost = every_steps, clock, cost
     self._is_lead, self._start, self._num_steps = is_lead, start, num_steps
+    self._progress_at = progress_at
     self._recent: list[PyTree] = []
     self._skipped, self._timed, self._before = 0, 0, clock.seconds()
     self._open_files(epath.Path(workdir))
@@ -143,7 +147,7 @@ class MetricWriter:
     now, shares = self._clock.seconds(), self._clock.shares()
     values = summarize(self._recent) | {"skipped": self._skipped}
     values |= speed_metrics(self._before, now, self._timed, self._cost)
-    values |= memory_metrics()
+    values |= memory_metrics() | self._progress_at(self._step)
     values |= {"goodput": shares["step"]}
     values |= {f"time/{event}": share for event, share in shares.items()}
     self.write_scalars(self._step, values)

@@ -12,12 +12,13 @@ from ccl_jax.checkpoints import manager
 from ccl_jax.codecs.api import Codecs
 from ccl_jax.data import records
 from ccl_jax.data.clip import ClipShape
+from ccl_jax.data.mixture import main_path
 
 # Sections and keys that may change between two starts of one run.
 MAY_CHANGE = (
-  "checkpoint", "data.num_threads", "data.path", "encode", "eval",
-  "grad_accumulation_steps", "init", "log", "mesh", "sampling", "sharding",
-  "xla_options",
+  "checkpoint", "data.num_threads", "data.path", "data.sources", "encode",
+  "eval", "grad_accumulation_steps", "init", "log", "mesh", "sampling",
+  "sharding", "xla_options",
 )  # fmt: skip
 
 
@@ -33,7 +34,7 @@ def prepare_workdir(
     ValueError: the data do not fit the model, the workdir belongs to another
       run, or its run was started on latents of other codecs.
   """
-  data = epath.Path(config["data"]["path"])
+  data = epath.Path(main_path(config["data"]))
   codecs = Codecs.load(data / "codecs")
   metadata = records.read_metadata(data)
   shape = ClipShape.from_dict(metadata)

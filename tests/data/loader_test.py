@@ -76,6 +76,19 @@ def test_null_text_is_the_empty_prompt(data):
   assert not null[len(empty) :].any()
 
 
+def test_text_is_stored_at_its_own_length_and_padded_when_read(tmp_path):
+  codecs = clips.codecs()
+  texts = [codecs.text.encode(x) for x in ("", "A disc.", "A b c d e f g h i.")]
+  made = [clips.example(codecs, i, text=x) for i, x in enumerate(texts)]
+  clips.write_records(tmp_path / "data", codecs, made)
+  split = records.open_split(tmp_path / "data", "train")
+  assert [len(split[i]["text"]) for i in range(3)] == [1, 4, 6]
+  batch = Loader(tmp_path / "data", batch_size=3, shuffle=False).batch_at(0)
+  for row, text in zip(batch["text"], texts, strict=True):
+    np.testing.assert_array_equal(row[: len(text)], text.astype(np.float16))
+    assert not row[len(text) :].any()
+
+
 def test_order_is_a_function_of_seed_and_step(data):
   one = Loader(data, batch_size=4, seed=1)
   steps = [one.batch_at(i) for i in range(6)]

@@ -7,6 +7,8 @@ semicolons or tabs) or `captions.tsv`, in UTF-8, with the columns
   video    visible content         audio   other sound
   speech   spoken words            split   such as "train" or "test"
   text     the whole prompt, in place of video, speech and audio
+  start    seconds in the file; the row describes the segment from start to
+  end      end, which is a clip of its own
 
 `metadata.jsonl` and `metadata.csv`, as Hugging Face's data sets have them, say
 `file_name`; other columns of theirs are not read.
@@ -24,14 +26,16 @@ from etils import epath
 from ccl_jax import files
 from ccl_jax.config import suggest
 
-COLUMNS = ("file", "video", "speech", "audio", "split", "text")
+TIMES = ("start", "end")
+COLUMNS = ("file", "video", "speech", "audio", "split", "text", *TIMES)
 _ALIASES = {"file_name": "file", "caption": "text"}
 _STEMS, _SUFFIXES = ("captions", "metadata"), (".jsonl", ".csv", ".tsv")
 _DELIMITERS = (",", ";", "\t")
 _TEXTS = ("video", "speech", "audio")
 # Splits are parts of file names.
 _SPLIT, _MAX_SPLIT = re.compile(r"\w[\w .-]*"), 100
-Row = dict[str, str]
+# Times are numbers; of what a row lacks the value is "".
+Row = dict[str, str | float]
 
 
 def is_captions(name: str) -> bool:
@@ -54,13 +58,15 @@ def read_rows(path: epath.PathLike) -> list[tuple[str, Row]]:
     raise ValueError(f"{path}: no such captions file.")
   read = _read_jsonl if path.suffix.lower() == ".jsonl" else _read_csv
   is_ours = path.stem.lower() != "metadata"
+  known = {*COLUMNS, *_ALIASES} - (set() if is_ours else {*TIMES})
   rows, unread = [], set()
   for line, row in read(path):
     try:
-      unread |= row.keys() - {*COLUMNS, *_ALIASES}
+      unread |= row.keys() - known
       if is_ours and unread:
         raise ValueError(_unknown(*sorted(unread)))
-      rows.append((f"{path}:{line}", _check_row(row)))
+      row = {key: row[key] for key in row if key in known}
+      rows.append((f"{path}:{line}", check_row(row)))
     except ValueError as error:
       raise ValueError(f"{path}:{line}: {error}") from error
   if unread:
@@ -130,12 +136,15 @@ def _find_delimiter(text: str) -> str:
   return max(_DELIMITERS, key=count)
 
 
-def _check_row(row: Mapping[str, Any]) -> Row:
-  """Returns all columns as strings; ValueError says what is wrong."""
-  chosen = dict.fromkeys(COLUMNS, "")
+def check_row(row: Mapping[str, Any]) -> Row:
+  """Returns all columns; ValueError says what is wrong."""
+  chosen: Row = dict.fromkeys(COLUMNS, "")
   for key, value in row.items():
     column = _ALIASES.get(key, key)
     if column not in COLUMNS or value is None:
+      continue
+    if column in TIMES:
+      chosen[column] = _check_time(key, value)
       continue
     if not isinstance(value, str):
       raise ValueError(f"'{key}' is {value!r}, expected a string.")
@@ -152,8 +161,30 @@ def _check_row(row: Mapping[str, Any]) -> Row:
     raise ValueError(
       "'text' is the whole prompt, so video, speech and audio must be empty."
     )
+  if chosen["end"] != "" and chosen["end"] <= (chosen["start"] or 0):
+    raise ValueError(
+      f"the segment ends at {chosen['end']} s, expected after its start at"
+      f" {chosen['start'] or 0} s."
+    )
   _check_split(chosen["split"])
   return chosen
+
+
+def _check_time(key: str, value: Any) -> float | str:
+  """Returns seconds, or "" for an empty cell.
+
+  Raises:
+    ValueError: no number of seconds, or a negative one.
+  """
+  if isinstance(value, str) and not value.strip():
+    return ""
+  try:
+    seconds = float("nan") if isinstance(value, bool) else float(value)
+  except (TypeError, ValueError):
+    seconds = float("nan")
+  if not 0 <= seconds < float("inf"):
+    raise ValueError(f"'{key}' is {value!r}, expected seconds from 0 on.")
+  return seconds
 
 
 def _check_split(split: str) -> None:

@@ -2,10 +2,12 @@
 
 Media files of a folder and its subfolders, joined by file name with the rows of
 `captions.jsonl` and others (`caption_files`), of the folder or of subfolders. A
-clip a.mp4 without a row takes the text of a.txt beside it, if there is one.
+clip a.mp4 without a row takes the text of a.txt beside it, if there is one. A
+file may have several rows, of segments of it; each is a clip of its own.
 """
 
 import difflib
+import itertools
 import os
 import posixpath
 import unicodedata
@@ -19,16 +21,22 @@ from etils import epath
 from ccl_jax import files
 from ccl_jax.codecs.quotation import normalize_quotes
 from ccl_jax.data.clip import SUFFIXES
-from ccl_jax.data.encode.caption_files import Row, is_captions, read_rows
+from ccl_jax.data.encode.caption_files import (
+  COLUMNS,
+  Row,
+  is_captions,
+  read_rows,
+)
 from ccl_jax.data.encode.folder import list_files
 
 _MAX_NAMES = 5  # in an error message
 
 
 class ClipFile(NamedTuple):
-  """One media file; `name` is its path relative to the folder.
+  """One media file or a part of it; `name` is its path relative to the folder.
 
   `problem` says why it cannot be read, if that is known without reading it.
+  `start` and `end` are seconds in the file; `end` None is its end.
   """
 
   path: epath.Path
@@ -36,13 +44,20 @@ class ClipFile(NamedTuple):
   caption: str = ""
   split: str = ""
   problem: str = ""
+  start: float = 0.0
+  end: float | None = None
 
 
 class Listing(NamedTuple):
-  """The clips of a folder, and suffix -> number of files that are none."""
+  """The clips of a folder, and what belongs to none.
+
+  `passed_over` is suffix -> number of files; `absent` has the files that have a
+  caption and are not there.
+  """
 
   clips: list[ClipFile]
   passed_over: Counter[str]
+  absent: Sequence[str] = ()
 
 
 def make_prompt(video: str = "", speech: str = "", audio: str = "") -> str:
@@ -63,26 +78,24 @@ def make_prompt(video: str = "", speech: str = "", audio: str = "") -> str:
 
 
 def list_clips(
-  folder: epath.PathLike, captions: epath.PathLike | None = None
+  folder: epath.PathLike,
+  captions: epath.PathLike | None = None,
+  strict: bool = False,
 ) -> Listing:
   """Returns the clips of a folder in order of name, with captions or "".
 
-  captions: a file; None uses those of the folder and its subfolders, if any.
+  Args:
+    captions: a file; None uses those of the folder and its subfolders, if any.
+    strict: refuse captions of files that do not exist.
 
   Raises:
-    ValueError: no clips; captions that cannot be read, that name a file twice
-      or that name files which are no clips or do not exist.
+    ValueError: no clips; captions that cannot be read, that name a file twice,
+      or segments of it that overlap, or that name files which are no clips or,
+      one if `strict` and else all of them, do not exist.
   """
   folder = epath.Path(folder)
-  found = list_files(folder) if folder.is_dir() else {}
-  # What cannot be read is a clip that is left out, whatever its suffix.
-  clips = [x for x in sorted(found) if found[x] or _is_clip(x)]
+  found, clips = _find_clips(folder)
   others = sorted(found.keys() - set(clips))
-  if not clips:
-    seen = describe_counts(_count_suffixes(others)) or "no files"
-    raise ValueError(
-      f"No clips in {folder}: it has {seen}, expected {' '.join(SUFFIXES)}."
-    )
   if captions is None:
     sources = {
       folder / x: posixpath.dirname(x) for x in others if is_captions(x)
@@ -91,24 +104,62 @@ def list_clips(
   else:
     sources = {epath.Path(captions): ""}
   rows = _read_sources(folder, found, sources)
-  _check_are_clips(rows.keys() - set(clips), folder, found)
-  texts = {name: _prompt(row) for name, row in rows.items()}
-  sidecars = _find_sidecars([x for x in clips if not texts.get(x)], others)
-  texts |= _read_sidecars(folder, sidecars)
+  _check_are_clips((rows.keys() & found.keys()) - set(clips), folder)
+  absent = sorted(rows.keys() - found.keys())
+  if absent and (strict or len(absent) == len(rows)):
+    raise ValueError(_describe_absent(absent, folder, found))
+  without = [x for x in clips if not any(map(_prompt, rows.get(x, ())))]
+  sidecars = _find_sidecars(without, others)
+  texts = _read_sidecars(folder, sidecars)
   used = {*sources, *(folder / name for name in sidecars.values())}
   return Listing(
     [
       ClipFile(
         folder / name,
-        name.encode(errors="backslashreplace").decode(),
-        texts.get(name, ""),
-        rows[name]["split"] if name in rows else "",
+        _readable(name),
+        _prompt(row) or texts.get(name, ""),
+        row["split"],
         found[name],
+        row["start"] or 0.0,
+        None if row["end"] == "" else row["end"],
       )
       for name in clips
+      for row in rows.get(name, [dict.fromkeys(COLUMNS, "")])
     ],
     _count_suffixes([name for name in others if folder / name not in used]),
+    absent,
   )
+
+
+def list_clip_files(folder: epath.PathLike) -> list[ClipFile]:
+  """Returns the clips of a folder in order of name, without captions.
+
+  Raises:
+    ValueError: no clips.
+  """
+  folder = epath.Path(folder)
+  found, clips = _find_clips(folder)
+  return [
+    ClipFile(folder / name, _readable(name), problem=found[name])
+    for name in clips
+  ]
+
+
+def _find_clips(folder: epath.Path) -> tuple[dict[str, str], list[str]]:
+  """Returns name -> problem or "" of all files, and the names of the clips.
+
+  Raises:
+    ValueError: no clips.
+  """
+  found = list_files(folder) if folder.is_dir() else {}
+  # What cannot be read is a clip that is left out, whatever its suffix.
+  clips = [x for x in sorted(found) if found[x] or _is_clip(x)]
+  if not clips:
+    seen = describe_counts(_count_suffixes(sorted(found))) or "no files"
+    raise ValueError(
+      f"No clips in {folder}: it has {seen}, expected {' '.join(SUFFIXES)}."
+    )
+  return found, clips
 
 
 def describe_counts(counts: Mapping[str, int]) -> str:
@@ -119,6 +170,10 @@ def describe_counts(counts: Mapping[str, int]) -> str:
   """
   ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
   return ", ".join(f"{count} {name}" for name, count in ordered)
+
+
+def _readable(name: str) -> str:
+  return name.encode(errors="backslashreplace").decode()
 
 
 def _is_clip(name: str) -> bool:
@@ -145,31 +200,49 @@ def _read_sources(
   folder: epath.Path,
   found: Mapping[str, str],
   sources: Mapping[epath.Path, str],
-) -> dict[str, Row]:
-  """Returns name -> row.
+) -> dict[str, list[Row]]:
+  """Returns name -> rows, in order of their times.
 
   Args:
     found: the names of all files.
     sources: files of captions, and the folder that their rows are relative to.
 
   Raises:
-    ValueError: a file that cannot be read, or a name that has two rows.
+    ValueError: a file that cannot be read, or a name that has two rows that
+      are not of segments apart.
   """
   # Names are composed (NFC) on most systems and decomposed on some disks.
   by_nfc = {unicodedata.normalize("NFC", name): name for name in found}
-  rows, places = {}, {}
+  placed: dict[str, list[tuple[Row, str]]] = {}
   for path, base in sources.items():
     for place, row in read_rows(path):
       name = _relative(row["file"], folder, base)
       if name not in found:
         name = by_nfc.get(unicodedata.normalize("NFC", name), name)
-      if name in rows:
-        raise ValueError(
-          f"{place} names a file more than once: {name}, before at"
-          f" {places[name]}."
-        )
-      rows[name], places[name] = row, place
-  return rows
+      placed.setdefault(name, []).append((row, place))
+  for name, own in placed.items():
+    own.sort(key=lambda pair: pair[0]["start"] or 0.0)
+    for before, after in itertools.pairwise(own):
+      _check_apart(name, before, after)
+  return {name: [row for row, _ in own] for name, own in placed.items()}
+
+
+def _check_apart(
+  name: str, before: tuple[Row, str], after: tuple[Row, str]
+) -> None:
+  """Raises ValueError if two rows of a file, in order, share some of it."""
+  (first, place), (row, later_place) = before, after
+  if first["end"] != "" and first["end"] <= (row["start"] or 0.0):
+    return
+  if any(x["start"] == x["end"] == "" for x in (first, row)):
+    raise ValueError(
+      f"{later_place} names a file more than once: {name}, before at {place}."
+    )
+  raise ValueError(
+    f"{later_place}: the segment of {name} from {row['start'] or 0} s overlaps"
+    f" that from {first['start'] or 0} s to {first['end'] or 'its end'}"
+    f" ({place})."
+  )
 
 
 def _relative(name: str, folder: epath.Path, base: str) -> str:
@@ -185,24 +258,25 @@ def _relative(name: str, folder: epath.Path, base: str) -> str:
   return posixpath.normpath(posixpath.join(base, name))
 
 
-def _check_are_clips(
-  names: set[str], folder: epath.Path, found: Mapping[str, str]
-) -> None:
+def _check_are_clips(names: set[str], folder: epath.Path) -> None:
   """Raises ValueError if there are any: `names` have captions, but no clip."""
-  absent = sorted(names - found.keys())
-  if absent:
-    lower = {name.lower(): name for name in found}
-    near = difflib.get_close_matches(absent[0].lower(), lower, n=1)
-    hint = f" Did you mean {lower[near[0]]}?" if near else ""
-    raise ValueError(
-      f"Captions name {len(absent)} files that are not in {folder}:"
-      f" {_join_some(absent)}.{hint}"
-    )
   if names:
     raise ValueError(
       f"Captions name {len(names)} files in {folder} that are no clips"
       f" ({' '.join(SUFFIXES)}): {_join_some(sorted(names))}."
     )
+
+
+def _describe_absent(
+  absent: list[str], folder: epath.Path, found: Mapping[str, str]
+) -> str:
+  lower = {name.lower(): name for name in found}
+  near = difflib.get_close_matches(absent[0].lower(), lower, n=1)
+  hint = f" Did you mean {lower[near[0]]}?" if near else ""
+  return (
+    f"Captions name {len(absent)} files that are not in {folder}:"
+    f" {_join_some(absent)}.{hint}"
+  )
 
 
 def _prompt(row: Row) -> str:

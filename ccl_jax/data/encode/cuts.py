@@ -3,33 +3,37 @@
 from collections.abc import Sequence
 
 from ccl_jax.data import media
-from ccl_jax.data.clip import ClipShape
 from ccl_jax.data.encode.captions import ClipFile
+from ccl_jax.data.encode.settings import EncodeSettings
 from ccl_jax.files import local_copy
 
 _MAX_CLIPS = 16
 _MIN_SECONDS = 0.1  # that are worth a word
 
 
-def describe_cuts(clip_files: Sequence[ClipFile], shape: ClipShape) -> str:
+def describe_cuts(
+  clip_files: Sequence[ClipFile], settings: EncodeSettings
+) -> str:
   """Returns what of the clips is not kept, and the config keys for it, or "".
 
   A few clips are looked at, evenly chosen; what one of them loses is told.
   """
-  clip_files = [file for file in clip_files if not file.problem]
+  clip_files = [
+    file for file in clip_files if not file.problem and file.end is None
+  ]
   num = min(_MAX_CLIPS, len(clip_files))
   chosen = [clip_files[i * len(clip_files) // num] for i in range(num)]
-  cuts = [cut for cut in (_describe(file, shape) for file in chosen) if cut]
+  cuts = [cut for cut in (_describe(file, settings) for file in chosen) if cut]
   if not cuts:
     return ""
   return (
     f"Encoding keeps of each clip {cuts[0]}; {len(cuts)} of {num} clips that"
-    " were looked at are larger. To keep more: --config.encode.frames,"
-    " --config.encode.fps, --config.encode.size."
+    " were looked at are larger. To keep more: --config.encode.windows=all,"
+    " --config.encode.frames, --config.encode.fps, --config.encode.size."
   )
 
 
-def _describe(file: ClipFile, shape: ClipShape) -> str:
+def _describe(file: ClipFile, settings: EncodeSettings) -> str:
   """Returns what is kept of a clip that is longer or larger than the shape."""
   try:
     with local_copy(file.path) as path:
@@ -39,8 +43,9 @@ def _describe(file: ClipFile, shape: ClipShape) -> str:
       )
   except Exception:  # The clip will be left out, with its reason.
     return ""
-  kept, parts = shape.frames / shape.fps, []
-  if seconds > kept + _MIN_SECONDS:
+  shape, parts = settings.shape, []
+  kept = shape.frames / shape.fps
+  if settings.windows == "first" and seconds > kept + _MIN_SECONDS:
     parts.append(f"the first {kept:.2f} s of {seconds:.1f} s")
   if first.video is not None:
     y, x = first.video.shape[1:3]

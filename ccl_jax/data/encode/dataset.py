@@ -1,9 +1,10 @@
 """A folder of clips -> a data set of latents.
 
-The first `frames` frames of every clip and their sound become one example, in
-the format of `data.records`. A clip that cannot be used is left out, and the
-reason is in left_out.jsonl. Captions come from `data.encode.captions`; a clip's
-split is the one that they name, else chosen by a hash of its name.
+The first `frames` frames of every clip and their sound become one example, or
+some windows of it one each (`data.encode.windows`), in the format of
+`data.records`. A clip that cannot be used is left out, and the reason is in
+left_out.jsonl. Captions come from `data.encode.captions`; a clip's split is the
+one that they name, else chosen by a hash of its name.
 
 Shards are written one by one, and a complete shard is not encoded again when
 the same command runs again (`data.encode.staging`). With n processes, each
@@ -14,7 +15,7 @@ import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from absl import logging
@@ -38,6 +39,7 @@ from ccl_jax.data.encode.left_out import (
 )
 from ccl_jax.data.encode.settings import EncodeSettings
 from ccl_jax.data.encode.splits import assign_splits
+from ccl_jax.data.encode.windows import cut_windows
 from ccl_jax.distributed import SINGLE_PROCESS, ShardOptions
 from ccl_jax.sharding import ONE_DEVICE, Layout
 
@@ -54,6 +56,8 @@ class Summary:
     skipped: name -> reason.
     without_caption, cut_captions: numbers of clips.
     passed_over: suffix -> number of files that are no clips.
+    absent: files that have a caption and are not there.
+    filtered: number of clips that do not meet the condition of --keep.
     fresh: clips that this run encoded.
     seconds: that it took.
   """
@@ -63,6 +67,8 @@ class Summary:
   without_caption: int = 0
   cut_captions: int = 0
   passed_over: dict[str, int] = dataclasses.field(default_factory=dict)
+  absent: Sequence[str] = ()
+  filtered: int = 0
   fresh: int = 0
   seconds: float = 0.0
 
@@ -82,6 +88,15 @@ class Summary:
     if self.passed_over:
       counts = describe_counts(self.passed_over)
       lines.append(f"Passed over, as they are no clips: {counts}.")
+    if self.filtered:
+      lines.append(
+        f"{self.filtered} clips do not meet the condition of --keep."
+      )
+    if self.absent:
+      lines.append(
+        f"{len(self.absent)} files of the captions are not there, such as"
+        f" {self.absent[0]} (an error with --strict)."
+      )
     return "\n".join(lines)
 
 
@@ -91,6 +106,8 @@ def encode_dataset(
   settings: EncodeSettings,
   *,
   captions: epath.PathLike | None = None,
+  strict: bool = False,
+  keep: Callable[[list[ClipFile]], list[ClipFile]] | None = None,
   codecs: Codecs | None = None,
   force: bool = False,
   layout: Layout = ONE_DEVICE,
@@ -99,7 +116,9 @@ def encode_dataset(
   """Encodes every usable clip of `folder` into the data set `output`.
 
   Args:
-    captions: a file; see `captions.list_clips`.
+    captions, strict: a file of captions, and whether each file that it names
+      must exist; see `captions.list_clips`.
+    keep: returns those of the clips that are encoded; None keeps all.
     codecs: used as they are; None fits new ones.
     force: replace what exists; see `staging.open_output`.
     layout: of this process's devices, on which the codecs run.
@@ -115,15 +134,19 @@ def encode_dataset(
       f"encode.codec='{settings.codec}' cannot be fitted on clips: name its"
       " weights (--config.encode.weights.*) or use --codecs."
     )
-  listed, passed_over = list_clips(folder, captions)
-  clip_files = assign_splits(listed, settings)
+  listing = list_clips(folder, captions, strict)
+  kept = listing.clips if keep is None else keep(listing.clips)
+  if not kept:
+    raise ValueError(f"None of {len(listing.clips)} clips meets the condition.")
+  whole = assign_splits(kept, settings)
+  clip_files = cut_windows(whole, settings)
   if share.is_lead:
     plan = make_plan(clip_files, settings, fits_codecs=codecs is None)
     staging.open_output(output, plan, force)
   if share.shard_count > 1:
     distributed.barrier("the staging folder is ready")
   staging.check_visible(output)
-  if share.is_lead and (cuts := describe_cuts(clip_files, settings.shape)):
+  if share.is_lead and (cuts := describe_cuts(whole, settings)):
     print(cuts)
   work = staging.staging_dir(output)
   num_before = sum(m.count for m in shards.read_manifests(work))
@@ -135,7 +158,9 @@ def encode_dataset(
     raise
   summary = summarize(shards.read_manifests(output))
   summary.without_caption = sum(not file.caption for file in clip_files)
-  summary.passed_over = dict(passed_over)
+  summary.passed_over = dict(listing.passed_over)
+  summary.absent = listing.absent
+  summary.filtered = len(listing.clips) - len(kept)
   summary.fresh -= num_before
   summary.seconds = seconds
   return summary

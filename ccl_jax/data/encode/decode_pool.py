@@ -2,8 +2,9 @@
 
 import collections
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
+from typing import Any
 
 from ccl_jax import processes
 from ccl_jax.data import media
@@ -24,6 +25,7 @@ class DecodePool:
     num_workers: int,
     buffer_size: int = 0,
     max_deaths: int = 8,
+    read: Callable[..., Any] | None = None,
     **arguments,
   ):
     """Makes a pool.
@@ -34,11 +36,12 @@ class DecodePool:
         each worker, which keeps the workers busy.
       max_deaths: clips in a row, each at which a process dies, that are an
         error; fewer are left out.
-      arguments: of `read_or_error`.
+      read: what is done with a file, if not `read_or_error`.
+      arguments: of it.
     """
     self._num_workers = num_workers
     self._buffer_size = max(buffer_size, 4 * num_workers)
-    self._read = functools.partial(read_or_error, **arguments)
+    self._read = functools.partial(read or read_or_error, **arguments)
     self._max_deaths, self._deaths = max_deaths, 0
 
   def __enter__(self) -> "DecodePool":
@@ -52,7 +55,7 @@ class DecodePool:
 
   def __call__(
     self, clip_files: Sequence[ClipFile]
-  ) -> Iterator[tuple[ClipFile, DecodedClip]]:
+  ) -> Iterator[tuple[ClipFile, Any]]:
     """Yields every file with its clip, or with the error of reading it."""
     if not self._executor:
       yield from ((file, self._read(file)) for file in clip_files)
@@ -71,7 +74,7 @@ class DecodePool:
     except BrokenProcessPool:
       return None  # `_next` makes a new pool when it is the file's turn
 
-  def _next(self, pending: collections.deque) -> tuple[ClipFile, DecodedClip]:
+  def _next(self, pending: collections.deque) -> tuple[ClipFile, Any]:
     """Returns the first clip; those behind it are decoded meanwhile."""
     file, future = pending.popleft()
     try:
@@ -87,7 +90,7 @@ class DecodePool:
         pending[i] = other, self._submit(other)
     return file, clip
 
-  def _read_alone(self, file: ClipFile) -> DecodedClip:
+  def _read_alone(self, file: ClipFile) -> Any:
     """Reads a clip in a process of its own, as it may be what ends one.
 
     Raises:
@@ -118,7 +121,7 @@ def read_or_error(
   if need_caption and not clip_file.caption:
     return media.ClipError("has no caption")
   try:
-    return media.read_clip(clip_file.path, **arguments)
+    return media.read_clip(clip_file.path, start=clip_file.start, **arguments)
   except media.ClipError as error:
     return media.ClipError(str(error).removeprefix(f"{clip_file.path}: "))
   # Whatever else a decoder raises, also MemoryError, costs this clip only.

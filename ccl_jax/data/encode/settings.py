@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -34,6 +35,12 @@ class EncodeSettings:
       training can sample them.
     num_workers: processes that decode clips; 0 decodes in this one.
     need_video, need_audio, need_caption: leave out clips without it.
+    windows: the examples of a clip: "first", its first `frames` frames; "all",
+      as many windows as fit; or a number, at most that many, evenly chosen.
+    window_stride: seconds from the start of a window to the next; 0 is a
+      window's length.
+    window_rest: seconds after the last window that are worth one more, which
+      ends with the clip; 0 never adds one.
   """
 
   codec: str = "linear"
@@ -56,6 +63,9 @@ class EncodeSettings:
   need_video: bool = True
   need_audio: bool = True
   need_caption: bool = True
+  windows: str | int = "first"
+  window_stride: float = 0.0
+  window_rest: float = 0.0
 
   def __post_init__(self):
     rules = {
@@ -72,6 +82,11 @@ class EncodeSettings:
       ),
       "validation_fraction": (0 <= self.validation_fraction < 1, "in [0, 1)"),
     }
+    is_number = re.fullmatch("0*[1-9][0-9]*", str(self.windows))
+    is_named = self.windows in ("first", "all")
+    rules["windows"] = is_named or is_number, "'first', 'all' or a number"
+    for name in ("window_stride", "window_rest"):
+      rules[name] = 0 <= getattr(self, name) < math.inf, "0 or more seconds"
     for name in ("num_fit_clips", "batch_size", "clips_per_shard"):
       rules[name] = (getattr(self, name) >= 1, "1 or more")
     for name, (is_valid, expected) in rules.items():

@@ -13,7 +13,8 @@ def assign_splits(
   """Returns the clips with a split by hash where the captions name none.
 
   If by chance none of several clips is in "validation", the one whose hash is
-  lowest is; likewise the one whose hash is highest is in "train".
+  lowest is; likewise the one whose hash is highest is in "train". All segments
+  of a file are in one split.
   """
   fraction = settings.validation_fraction
   hashed = {
@@ -22,13 +23,13 @@ def assign_splits(
     if not file.split
   }
   candidates = sorted(
-    (
+    {
       file.name
       for file in clip_files
       if file.name in hashed
       and not file.problem
       and (file.caption or not settings.need_caption)
-    ),
+    },
     key=records.hash_to_uniform,
   )
   if fraction and len(candidates) > 1:

@@ -3,6 +3,7 @@
 import codecs
 import json
 import logging
+import re
 
 import pytest
 
@@ -171,3 +172,39 @@ def test_captions_must_exist_and_be_of_a_known_kind(tmp_path):
     caption_files.read_rows(tmp_path / "absent.csv")
   with pytest.raises(ValueError, match="must be one of"):
     caption_files.read_rows(tmp_path / "captions.txt")
+
+
+@pytest.mark.parametrize(
+  ("start", "end", "reason"),
+  [
+    (-1, None, "'start' is -1, expected seconds"),
+    ("-0.5", None, "'start' is '-0.5'"),
+    (None, -2, "'end' is -2"),
+    (float("nan"), None, "'start' is nan"),
+    (0, float("inf"), "'end' is inf"),
+    ("1:20", None, "'start' is '1:20'"),
+    (True, None, "'start' is True"),
+    ([1], None, "'start' is "),
+    (2, 2, "ends at 2.0 s, expected after its start at 2.0"),
+    (3, 2, "ends at 2.0 s"),
+    (None, 0, "ends at 0.0 s"),
+  ],
+)
+def test_times_that_cannot_be_are_one_error(tmp_path, start, end, reason):
+  row = {"file": "a.mp4", "start": start, "end": end}
+  path = write(tmp_path, json.dumps(row), "captions.jsonl")
+  with pytest.raises(ValueError, match=re.escape(reason)) as caught:
+    caption_files.read_rows(path)
+  assert "captions.jsonl:1" in str(caught.value)
+
+
+def test_times_are_numbers_or_cells(tmp_path):
+  path = write(
+    tmp_path, "file,start,end\na.mp4,1.5,\nb.mp4,,2\n", "captions.csv"
+  )
+  rows = [row for _, row in caption_files.read_rows(path)]
+  assert [(x["start"], x["end"]) for x in rows] == [(1.5, ""), ("", 2.0)]
+  # Columns of other programs' metadata may mean anything.
+  path = write(tmp_path, "file_name,start\na.mp4,-7\n", "metadata.csv")
+  ((_, row),) = caption_files.read_rows(path)
+  assert row["start"] == ""

@@ -52,7 +52,7 @@ def test_clips_are_sorted_and_joined_with_captions(tmp_path):
     {"file": "sub/c.MOV", "video": "Sea.", "split": "test"},
     {"file": "a.wav", "audio": "Wind."},
   )
-  found, passed_over = captions.list_clips(tmp_path)
+  found, passed_over, _ = captions.list_clips(tmp_path)
   assert [(s.name, s.caption, s.split, s.problem) for s in found] == [
     ("a.wav", "Wind.", "", ""),
     ("b.mp4", "", "", ""),
@@ -117,7 +117,7 @@ def test_text_beside_a_clip_is_its_caption_if_it_has_no_other(tmp_path):
     {"file": "c.mp4", "video": "C."},
     {"file": "d.mp4", "split": "test"},
   )
-  found, passed_over = captions.list_clips(tmp_path)
+  found, passed_over, _ = captions.list_clips(tmp_path)
   assert {clip.name: clip.caption for clip in found} == {
     "a.mp4": 'A man says "hi".', "c.mp4": "C.", "d.mp4": "D.", "e.mp4": "",
     "sub/b.mp4": "B.",
@@ -189,4 +189,57 @@ def test_two_rows_of_a_file_are_an_error_with_both_places(tmp_path):
   path.write_text('{"file": "a.mp4"}\n{"file": "./a.mp4"}')
   reason = rf"{path}:2 .* more than once: a\.mp4, before at {path}:1"
   with pytest.raises(ValueError, match=reason):
+    captions.list_clips(tmp_path)
+
+
+@pytest.mark.parametrize(
+  ("rows", "reason"),
+  [
+    ([{}, {}], "more than once: a.mp4, before at"),
+    ([{"start": 1}, {}], "more than once"),
+    ([{"start": 0, "end": 2}, {"start": 1.5, "end": 3}], "from 1.5 s overlaps"),
+    ([{"start": 2}, {"start": 1, "end": 2.5}], "from 2.0 s overlaps that"),
+    ([{"end": 3}, {"end": 2}], "from 0 s overlaps that from 0 s to"),
+    ([{"start": 1}, {"start": 1}], "from 1.0 s overlaps that"),
+  ],
+)
+def test_segments_that_overlap_are_one_error(tmp_path, rows, reason):
+  make_folder(tmp_path, "a.mp4")
+  write_rows(
+    tmp_path / "captions.jsonl", *({"file": "a.mp4"} | row for row in rows)
+  )
+  with pytest.raises(ValueError, match=reason) as caught:
+    captions.list_clips(tmp_path)
+  assert "captions.jsonl:" in str(caught.value)
+
+
+def test_segments_that_meet_are_clips_in_order_of_time(tmp_path):
+  make_folder(tmp_path, "a.mp4", "b.mp4")
+  write_rows(
+    tmp_path / "captions.jsonl",
+    {"file": "a.mp4", "start": 2.5, "text": "Last."},
+    {"file": "a.mp4", "end": 1, "text": "First."},
+    {"file": "./a.mp4", "start": 1, "end": 2.5},
+  )
+  found = captions.list_clips(tmp_path).clips
+  assert [(x.name, x.start, x.end, x.caption) for x in found] == [
+    ("a.mp4", 0.0, 1.0, "First."),
+    ("a.mp4", 1.0, 2.5, ""),
+    ("a.mp4", 2.5, None, "Last."),
+    ("b.mp4", 0.0, None, ""),
+  ]
+
+
+def test_captions_of_absent_files_are_counted_or_with_strict_an_error(tmp_path):
+  make_folder(tmp_path, "a.mp4")
+  rows = [{"file": f"{x}.mp4", "text": "A."} for x in ("a", "A", "z")]
+  write_rows(tmp_path / "captions.jsonl", *rows)
+  found = captions.list_clips(tmp_path)
+  assert found.absent == ["A.mp4", "z.mp4"]
+  assert [x.caption for x in found.clips] == ["A."]
+  with pytest.raises(ValueError, match="name 2 files that are not in"):
+    captions.list_clips(tmp_path, strict=True)
+  # Of another folder altogether.
+  write_rows(tmp_path / "captions.jsonl", *rows[1:])
+  with pytest.raises(ValueError, match=r"Did you mean a\.mp4"):
     captions.list_clips(tmp_path)

@@ -99,8 +99,8 @@ def test_what_is_cut_is_said_once_with_the_keys(folder, tmp_path, capsys):
   assert capsys.readouterr().out == (
     "Encoding keeps of each clip the first 0.20 s of 5.0 s, 24x16 pixels of"
     " 96x48 (0.mp4); 1 of 14 clips that were looked at are larger. To keep"
-    " more: --config.encode.frames, --config.encode.fps,"
-    " --config.encode.size.\n"
+    " more: --config.encode.windows=all, --config.encode.frames,"
+    " --config.encode.fps, --config.encode.size.\n"
   )
 
 
@@ -243,8 +243,15 @@ def test_bad_input_is_one_error_and_nothing_is_written(
   make_bad(kind, folder)
   before = set(tmp_path.iterdir())
   with pytest.raises(ValueError, match=reason):
-    dataset.encode_dataset(folder, tmp_path / "data", SETTINGS)
+    dataset.encode_dataset(folder, tmp_path / "data", SETTINGS, strict=True)
   assert set(tmp_path.iterdir()) == before
+
+
+def test_captions_of_missing_files_are_counted(folder, tmp_path):
+  make_bad("captions of missing files", folder)
+  summary = dataset.encode_dataset(folder, tmp_path / "data", SETTINGS)
+  assert sum(summary.encoded.values()) == NUM - 1
+  assert "1 files of the captions are not there, such as 3.mp4" in str(summary)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,108 @@
+"""Annotations of a data set joined with the clips that are there."""
+
+import json
+import posixpath
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from etils import epath
+
+from ccl_jax.data.annotations.layouts import Annotation
+from ccl_jax.data.clip import SUFFIXES, without_suffix
+from ccl_jax.data.encode.caption_files import check_row
+from ccl_jax.data.encode.captions import list_clip_files
+from ccl_jax.files import replacing
+
+
+class Joined(NamedTuple):
+  """Rows of captions.jsonl, and what they were made of.
+
+  Attributes:
+    total: annotations of different clips.
+    repeated: annotations of a clip that has another one already.
+    absent: a name of each annotation whose clip is not there.
+  """
+
+  rows: list[dict[str, Any]]
+  total: int
+  repeated: int
+  absent: list[str]
+
+  def __str__(self) -> str:
+    lines = [f"{self.total - len(self.absent)} of {self.total} present."]
+    if self.repeated:
+      lines.append(
+        f"{self.repeated} further captions of the same clips unused."
+      )
+    if self.absent:
+      lines.append(f"Not there, for example: {', '.join(self.absent[:3])}.")
+    return " ".join(lines)
+
+
+def join(annotations: Iterable[Annotation], folder: epath.PathLike) -> Joined:
+  """Returns a row for every annotation whose clip is in the folder.
+
+  A name fits a file if one of both paths is the end of the other, whatever
+  their suffixes; of the files that fit a video comes before a sound. Of several
+  captions of one clip the first is taken, unless they are of segments of it.
+
+  Raises:
+    ValueError: no clip in the folder, or a row that captions cannot have.
+  """
+  clips = [file.name for file in list_clip_files(folder) if not file.problem]
+  find = _make_finder(clips)
+  rows, taken, absent, repeated = [], set(), [], 0
+  for files, captions in annotations:
+    segment = captions.get("start"), captions.get("end")
+    found = next(filter(None, map(find, files)), None)
+    key = found or files[0], segment
+    if key in taken:
+      repeated += 1
+      continue
+    taken.add(key)
+    if found is None:
+      absent.append(files[0])
+      continue
+    row = {"file": found} | dict(captions)
+    try:
+      check_row(row)
+    except ValueError as error:
+      raise ValueError(f"The annotation of {files[0]}: {error}") from error
+    rows.append(row)
+  return Joined(rows, len(taken), repeated, absent)
+
+
+def write_rows(path: epath.PathLike, rows: Sequence[dict[str, Any]]) -> None:
+  """Writes captions.jsonl."""
+  lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+  with replacing(path) as partial:
+    partial.write_text("".join(lines), encoding="utf-8")
+
+
+def _make_finder(clips: Sequence[str]) -> Callable[[str], str | None]:
+  """Returns a function from the name in an annotation to a clip, or None."""
+  # The last that is entered stays: sounds before videos, deep before shallow.
+  sounds = SUFFIXES[SUFFIXES.index(".wav") :]
+  ordered = sorted(
+    clips, key=lambda x: (not x.lower().endswith(sounds), -x.count("/"), x)
+  )
+  whole = {without_suffix(name): name for name in ordered}
+  whole |= {name: name for name in ordered}
+  ends = {end: name for path, name in whole.items() for end in _ends(path)}
+
+  def find(name: str) -> str | None:
+    name = posixpath.normpath(name.replace("\\", "/"))
+    for each in (name, without_suffix(name)):
+      if each in ends:
+        return ends[each]
+      if found := next(filter(None, map(whole.get, _ends(each))), None):
+        return found
+    return None
+
+  return find
+
+
+def _ends(path: str) -> Iterator[str]:
+  """Yields "a/b/c", "b/c" and "c"."""
+  parts = path.split("/")
+  return ("/".join(parts[i:]) for i in range(len(parts)))

@@ -1,0 +1,130 @@
+"""Tables of annotations: CSV, JSON, JSON lines and Parquet -> rows."""
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from etils import epath
+
+from ccl_jax import files
+from ccl_jax.config import suggest
+
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
+Row = dict[str, Any]
+
+
+def read_table(
+  path: epath.PathLike, header: Sequence[str] | None = None
+) -> Iterator[Row]:
+  """Yields the rows of a file of one of `SUFFIXES`.
+
+  Args:
+    header: names of the columns of a CSV file without a header.
+
+  Raises:
+    ValueError: another kind of file, or one that cannot be read as its kind.
+  """
+  path = epath.Path(path)
+  read = {
+    ".csv": _read_csv, ".tsv": _read_csv, ".jsonl": _read_jsonl,
+    ".json": _read_json_list, ".parquet": _read_parquet,
+  }  # fmt: skip
+  suffix = path.suffix.lower()
+  allowed = SUFFIXES[:2] if header else SUFFIXES
+  if suffix not in allowed:
+    raise ValueError(f"{path}: annotations must be one of {' '.join(allowed)}.")
+  if not path.is_file():
+    raise ValueError(f"{path}: no such file of annotations.")
+  return read[suffix](path, header) if header else read[suffix](path)
+
+
+def read_json(path: epath.PathLike) -> Any:
+  """Returns the value of a JSON file; ValueError if it holds none."""
+  try:
+    return json.loads(files.read_text(path))
+  except (json.JSONDecodeError, RecursionError) as error:
+    raise ValueError(f"{path}: not JSON ({error}).") from error
+
+
+def read_object(path: epath.PathLike) -> dict[str, Any]:
+  """Returns the object of a JSON file; ValueError if it holds none."""
+  value = read_json(path)
+  if not isinstance(value, dict):
+    raise ValueError(
+      f"{path}: expected an object, {{...}}, got a list or value."
+    )
+  return value
+
+
+def need(row: Mapping[str, Any], where: Any, *keys: str) -> list[Any]:
+  """Returns the values of keys; ValueError if the row lacks one."""
+  for key in keys:
+    if not isinstance(row, Mapping) or key not in row:
+      found = [*map(str, row)] if isinstance(row, Mapping) else [str(row)[:40]]
+      raise ValueError(
+        f"{where}: no column '{key}'.{suggest(key, found)} It has:"
+        f" {', '.join(found) or 'none'}."
+      )
+  return [row[key] for key in keys]
+
+
+def _read_csv(
+  path: epath.Path, header: Sequence[str] | None = None
+) -> Iterator[Row]:
+  delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+  lines = io.StringIO(files.read_text(path), newline="")
+  reader = csv.reader(
+    lines, delimiter=delimiter, skipinitialspace=True, strict=True
+  )
+  try:
+    names = header or next(reader, [])
+    for cells in reader:
+      if not any(cell.strip() for cell in cells):
+        continue
+      if len(cells) != len(names):
+        raise ValueError(
+          f"{path}:{reader.line_num}: {len(cells)} cells, expected"
+          f" {len(names)}: {', '.join(names)}."
+        )
+      yield {
+        name.strip(): cell.strip()
+        for name, cell in zip(names, cells, strict=True)
+      }
+  except csv.Error as error:
+    raise ValueError(f"{path}:{reader.line_num}: {error}.") from error
+
+
+def _read_jsonl(path: epath.Path) -> Iterator[Row]:
+  for line, text in enumerate(files.read_lines(path), 1):
+    if text.strip():
+      try:
+        yield files.parse_object(text)
+      except ValueError as error:
+        raise ValueError(f"{path}:{line}: {error}") from error
+
+
+def _read_json_list(path: epath.Path) -> Iterator[Row]:
+  value = read_json(path)
+  if not isinstance(value, list) or not all(isinstance(x, dict) for x in value):
+    raise ValueError(f"{path}: expected a list of objects, [{{...}}, ...].")
+  yield from value
+
+
+def _read_parquet(path: epath.Path) -> Iterator[Row]:
+  try:
+    from pyarrow import ArrowException, parquet
+  except ImportError as error:
+    raise ValueError(f"{path}: Parquet needs pip install pyarrow.") from error
+  with files.local_copy(path) as local:
+    try:
+      with parquet.ParquetFile(local) as file:
+        # Media beside the text are never read.
+        small = [
+          f.name for f in file.schema_arrow if "binary" not in f"{f.type}"
+        ]
+        for batch in file.iter_batches(columns=small):
+          yield from batch.to_pylist()
+    except (ArrowException, OSError) as error:
+      raise ValueError(f"{path}: not Parquet ({error}).") from error

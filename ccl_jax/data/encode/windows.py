@@ -1,0 +1,107 @@
+"""The examples of long clips: windows of one length, each with its time.
+
+A clip is a file, or a segment of one that captions name. Its windows begin
+every `window_stride` seconds from its start, as far as whole ones fit; a window
+is named after its time as in W3C's Media Fragments, a.mp4#t=5,9.84.
+"""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from tqdm import tqdm
+
+from ccl_jax.data import media
+from ccl_jax.data.encode.captions import ClipFile
+from ccl_jax.data.encode.settings import EncodeSettings
+
+# Durations in headers are rounded, to milliseconds in some containers.
+_TOLERANCE = 2e-3
+
+
+def cut_windows(
+  clip_files: Sequence[ClipFile], settings: EncodeSettings
+) -> list[ClipFile]:
+  """Returns the windows of every clip, in order.
+
+  A clip that is too short, or whose length is not known, is one window, which
+  is left out later with its reason.
+  """
+  ends = [file.end for file in clip_files]
+  if settings.windows != "first":
+    with ThreadPoolExecutor(16) as pool:  # each waits for its disk
+      found = pool.map(_find_end, clip_files)
+      number = len(clip_files)
+      ends = list(tqdm(found, "reading lengths", number, unit=" clips"))
+  length = settings.frames / settings.fps
+  return [
+    window
+    for file, end in zip(clip_files, ends, strict=True)
+    for window in _cut(file, end, length, settings)
+  ]
+
+
+def find_starts(
+  seconds: float, length: float, settings: EncodeSettings
+) -> list[float]:
+  """Returns the starts of the windows of a clip, from its own start.
+
+  Args:
+    seconds: of the clip.
+    length: of a window, in seconds.
+  """
+  stride = settings.window_stride or length
+  num = int((seconds - length + _TOLERANCE) / stride) + 1
+  starts = (
+    [i * stride for i in range(num)] if seconds + _TOLERANCE > length else []
+  )
+  if starts and settings.window_rest:
+    rest = seconds - starts[-1] - length
+    if rest + _TOLERANCE >= settings.window_rest:
+      starts.append(seconds - length)
+  if settings.windows == "all":
+    return starts
+  num = min(int(settings.windows), len(starts))
+  return [starts[i * len(starts) // num] for i in range(num)]
+
+
+def _cut(
+  file: ClipFile, end: float | None, length: float, settings: EncodeSettings
+) -> list[ClipFile]:
+  if file.problem:
+    return [file]
+  if file.end is not None and file.end - file.start + _TOLERANCE < length:
+    seconds = file.end - file.start
+    problem = f"segment is too short: {seconds:.2f} s of {length:.2f} s needed"
+    return [
+      file._replace(
+        name=_named(file.name, file.start, seconds), problem=problem
+      )
+    ]
+  if settings.windows == "first":
+    is_whole = not file.start and file.end is None
+    name = file.name if is_whole else _named(file.name, file.start, length)
+    return [file._replace(name=name)]
+  starts = []
+  if end is not None:
+    starts = find_starts(end - file.start, length, settings)
+  return [
+    file._replace(
+      name=_named(file.name, file.start + start, length),
+      start=file.start + start,
+    )
+    for start in starts or [0.0]
+  ]
+
+
+def _find_end(file: ClipFile) -> float | None:
+  """Returns the time at which a clip ends; None if it is not known."""
+  try:
+    end = None if file.problem else media.read_header(file.path).length
+  except Exception:  # The clip will be left out, with its reason.
+    end = None
+  return min((x for x in (file.end, end or None) if x), default=None)
+
+
+def _named(name: str, start: float, seconds: float) -> str:
+  times = (f"{x:.3f}".rstrip("0").rstrip(".") for x in (start, start + seconds))
+  return f"{name}#t={','.join(times)}"

@@ -1,0 +1,149 @@
+"""The scores of a folder: scored in processes, kept in scores.jsonl.
+
+Rows are appended to FILE.partial as they come, and FILE appears when all are
+there. A second run scores only the files that are new or of another size.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from etils import epath
+from tqdm import tqdm
+
+from ccl_jax import files
+from ccl_jax.data import media
+from ccl_jax.data.encode.captions import ClipFile, list_clip_files
+from ccl_jax.data.encode.decode_pool import DecodePool
+from ccl_jax.data.scores import expression
+from ccl_jax.data.scores.duplicates import find_duplicates
+from ccl_jax.data.scores.measures import NAMES, Scores, score_file
+
+FILE = "scores.jsonl"
+# What a condition may name, besides what a file of scores has.
+_NUMBERS = (*(x for x in NAMES if not x.endswith("_hash")), "duplicate")
+
+
+def score_folder(
+  folder: epath.PathLike,
+  output: epath.PathLike,
+  *,
+  num_workers: int = 2,
+  max_seconds: float = 60.0,
+  force: bool = False,
+) -> dict[str, Scores]:
+  """Scores every clip of a folder; writes and returns name -> scores.
+
+  Args:
+    output: scores.jsonl; files that it has already are not scored again.
+    num_workers: processes; 0 scores in this one.
+    max_seconds: of each clip that are looked at.
+    force: score all again.
+
+  Raises:
+    ValueError: no clips, or an output that holds something else.
+  """
+  output = epath.Path(output)
+  partial = output.with_name(f"{output.name}.partial")
+  clip_files = list_clip_files(folder)
+  sizes = {file.name: _size(file) for file in clip_files}
+  old = {} if force else _read(output) | _read(partial, is_cut=True)
+  rows = {
+    name: row
+    for name, row in old.items()
+    if name in sizes and row.get("bytes") == sizes[name]
+  }
+  todo = [file for file in clip_files if file.name not in rows]
+  output.parent.mkdir(parents=True, exist_ok=True)
+  pool = DecodePool(num_workers, read=score_file, max_seconds=max_seconds)
+  mode = "w" if force else "a"
+  with pool, partial.open(mode) as lines:
+    lines.write("\n")  # ends a line that was cut
+    bar = tqdm(
+      pool(todo), "scoring", len(clip_files), initial=len(rows), unit=" clips"
+    )
+    for file, scores in bar:
+      if isinstance(scores, media.ClipError):
+        scores = {"error": str(scores)} | dict.fromkeys(NAMES)
+      row = {"file": file.name, "bytes": sizes[file.name]} | scores
+      rows[file.name] = row
+      lines.write(json.dumps(row) + "\n")
+      lines.flush()
+  _write(output, rows)
+  partial.unlink()
+  return rows
+
+
+def read_scores(path: epath.PathLike) -> dict[str, Scores]:
+  """Returns name -> scores; ValueError if there is no such file."""
+  path = epath.Path(path)
+  if not path.is_file():
+    raise ValueError(
+      f"{path}: no such scores. Make them with python -m ccl_jax.filter."
+    )
+  return _read(path)
+
+
+def keep(
+  clip_files: list[ClipFile], condition: str, scores: Mapping[str, Scores]
+) -> list[ClipFile]:
+  """Returns the clips whose scores meet the condition.
+
+  Raises:
+    ValueError: a condition that cannot be read, or a clip without scores.
+  """
+  known = {*_NUMBERS, *(key for row in scores.values() for key in row)}
+  known -= {"file", "error", "picture_hash", "sound_hash", "duplicate_of"}
+  is_kept = expression.parse(condition, known)
+  missing = [file.name for file in clip_files if file.name not in scores]
+  if missing:
+    raise ValueError(
+      f"{len(missing)} clips have no scores, such as {missing[0]}: score them"
+      " with python -m ccl_jax.filter."
+    )
+  _check_loudness(condition, scores)
+  return [file for file in clip_files if is_kept(scores[file.name])]
+
+
+def _check_loudness(condition: str, scores: Mapping[str, Scores]) -> None:
+  found = [row["lufs"] for row in scores.values() if row.get("has_audio")]
+  if "lufs" in condition and found and all(x is None for x in found):
+    raise ValueError(
+      "No clip has the score 'lufs': pip install pyloudnorm, and score again"
+      " with python -m ccl_jax.filter --force."
+    )
+
+
+def _write(output: epath.Path, rows: Mapping[str, Scores]) -> None:
+  found = find_duplicates(rows)
+  with files.replacing(output) as partial, partial.open("w") as lines:
+    for name in sorted(rows):
+      rows[name]["duplicate"] = int(name in found)
+      rows[name]["duplicate_of"] = found.get(name)
+      lines.write(json.dumps(rows[name]) + "\n")
+
+
+def _read(path: epath.Path, is_cut: bool = False) -> dict[str, Any]:
+  """Returns name -> row, {} if there is no file.
+
+  is_cut: a line may not be complete.
+
+  Raises:
+    ValueError: a line that is no row of scores.
+  """
+  rows = {}
+  lines = files.read_lines(path) if path.exists() else ()
+  for number, line in enumerate(lines, 1):
+    if not line.strip():
+      continue
+    try:
+      row = files.parse_object(line)
+      rows[row["file"]] = row
+    except (KeyError, ValueError) as error:
+      if not is_cut:
+        raise ValueError(f"{path}:{number}: no scores ({error}).") from error
+  return rows
+
+
+def _size(file: ClipFile) -> int:
+  return -1 if file.problem else file.path.stat().length

@@ -132,7 +132,8 @@ def train(config: Mapping[str, Any], workdir: epath.Path) -> None:
       with clock("data"):
         batch = put_batch(setup, rows, loader.batch_at(i))
       is_last = done == num_steps or stop.should_stop(done)
-      do_save = checkpoints.should_save(done) or is_last
+      with clock("compile" if i == start else "step"):
+        do_save = checkpoints.should_save(done) or is_last
       do_eval = evaluation.should_run(done, num_steps)
       # Without waiting, a step's time would count as that of a save, or as
       # nobody's.
@@ -153,7 +154,7 @@ def train(config: Mapping[str, Any], workdir: epath.Path) -> None:
         raise
       if do_save:
         with clock("checkpoint"):
-          checkpoints.save(done, state, force=is_last)
+          checkpoints.save(done, state, force=True)
         logger.flush()
       if do_eval:
         with clock("eval"):

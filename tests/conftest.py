@@ -31,6 +31,7 @@ install_import_hook("ccl_jax", "beartype.beartype")
 MARKERS = {
   "parity": ("parity/", "convert/ccl", "convert/export", "convert/torch_files"),
   "pod": (
+    "checkpoints/manifest_test.py::test_two_processes",
     "compile/main", "data/encode/staging_test.py::test_processes",
     "distributed", "faults", "launch/local_pod",
     "sample_test.py::test_processes",

@@ -42,13 +42,13 @@ FLAGS = [
 # Dies when all of step 16 is written but its folder not yet renamed.
 DIES_WHILE_SAVING = """
 import os, runpy, signal, sys
-from ccl_jax.checkpoints import restore
-write_manifest = restore.write_manifest
-def die(folder):
-  write_manifest(folder)
+from ccl_jax.checkpoints import manifest
+write_manifest = manifest.write
+def die(folder, digests):
+  write_manifest(folder, digests)
   if folder.name.split(".")[0] == "16":
     os.kill(os.getpid(), signal.SIGKILL)
-restore.write_manifest = die
+manifest.write = die
 sys.argv[0] = "ccl_jax.train"
 runpy.run_module("ccl_jax.train", run_name="__main__")
 """

@@ -221,11 +221,13 @@ class LogConfig:
     every_steps: steps between two lines.
     max_nonfinite_steps: steps in a row without an update that end the run.
     profile_steps: (first, last + 1) of the steps to trace, or ().
+    profiler_port: where process 0 gives traces to who asks; 0 is nowhere.
   """
 
   every_steps: int = 10
   max_nonfinite_steps: int = 20
   profile_steps: tuple[int, ...] = ()
+  profiler_port: int = 0
 
   def make_log(
     self,
@@ -253,7 +255,7 @@ class LogConfig:
     """Returns what traces the steps of `profile_steps`."""
     return profiling.Profiler(
       workdir / "profile", self.profile_steps, num_steps, clock,
-      distributed.is_lead(),
+      distributed.is_lead(), self.profiler_port,
     )  # fmt: skip
 
 

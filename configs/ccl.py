@@ -184,7 +184,10 @@ def make_config(
   )
   # max_nonfinite_steps: in a row, then the run ends.
   # profile_steps: (first, last + 1) of the steps to trace, or ().
-  c.log = dict(every_steps=10, max_nonfinite_steps=20, profile_steps=())
+  # profiler_port: where process 0 gives traces to who asks for them; 0 is none.
+  c.log = dict(
+    every_steps=10, max_nonfinite_steps=20, profile_steps=(), profiler_port=0
+  )
 
   c.sampling = ConfigDict()  # defaults of the flags of sample and evaluate
   c.sampling.solver = "unipc"

@@ -35,6 +35,7 @@ MARKERS = {
     "compile/main", "data/encode/staging_test.py::test_processes",
     "distributed", "faults", "launch/local_pod",
     "sample_test.py::test_processes",
+    "training/program_cache_test.py::test_all_hosts",
   ),
   "command": (
     "app/main", "command_test", "convert/main",

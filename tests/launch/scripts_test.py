@@ -134,6 +134,9 @@ def test_requirements_are_pinned():
       version = pinned[canonicalize_name(wanted.name)]
       assert wanted.specifier.contains(version), (line, version)
   assert {"libtpu", "gcsfs"} <= set(pinned)
+  # TPU hosts compile with the same libtpu as the budgets of the tests.
+  tests = (LAUNCH.parent / "tests" / "requirements.txt").read_text()
+  assert f"libtpu=={pinned['libtpu']} " in tests
   assert not {"torch", "tensorflow"} & set(pinned)
 
 

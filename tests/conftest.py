@@ -10,12 +10,14 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 # Programs here are small and run once: most of the time is compilation, which
-# takes a third of it without fusion emitters. jaxlib 0.11 has nothing else.
+# takes a third of it without fusion emitters. jaxlib 0.11 has nothing else. In
+# 0.12 some products of bfloat16, meant for YNNPACK, are summed in bfloat16.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 os.environ.setdefault(
   "XLA_FLAGS",
   "--xla_cpu_parallel_codegen_split_count=1"
-  + " --xla_cpu_use_fusion_emitters=false" * (version("jaxlib") < "0.11"),
+  + " --xla_cpu_use_fusion_emitters=false" * (version("jaxlib") < "0.11")
+  + " --xla_cpu_experimental_ynn_fusion_type=" * (version("jaxlib") >= "0.12"),
 )
 
 import jax

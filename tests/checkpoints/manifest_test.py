@@ -9,7 +9,7 @@ from etils import epath
 
 from ccl_jax import files
 from ccl_jax.checkpoints import manager, manifest, orbax_reader, restore
-from tests import commands
+from tests import bucket, commands
 from tests.training import states
 
 
@@ -232,3 +232,19 @@ def test_two_processes_save_together_and_share_the_check(tmp_path):
   assert shares[0] | shares[1] == set(entries)
   assert not shares[0] & shares[1] and min(map(len, shares)) > 3
   assert all("crc32" in entry for entry in entries.values())
+
+
+def test_in_a_bucket():
+  folder = bucket.make() / "2"
+  for name in ("ocdbt.process_0/d/a", "d/b", "_METADATA"):
+    (folder / "default" / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / "default" / name).write_bytes(name.encode() * 1000)
+  manifest.write(folder)
+  assert set(files.file_sizes(folder)) == {
+    "files.json", "default/ocdbt.process_0/d/a", "default/d/b",
+    "default/_METADATA",
+  }  # fmt: skip
+  manifest.check(folder)
+  flip(folder / "default" / "d" / "b", 1234)
+  with pytest.raises(orbax_reader.BrokenError, match="d/b has changed"):
+    manifest.check(folder)

@@ -114,8 +114,10 @@ def compute_digests(folder: epath.Path, names: Iterable[str]) -> dict[str, str]:
 def _write_part(directory: epath.Path) -> None:
   """Writes the digests of this process's arrays beside the item's folder."""
   own = f"ocdbt.process_{jax.process_index()}"
-  sizes = files.file_sizes(directory / own)
-  digests = compute_digests(directory, [f"{own}/{name}" for name in sizes])
+  names = []  # none where others hold all that this process has
+  if (directory / own).exists():
+    names = [f"{own}/{name}" for name in files.file_sizes(directory / own)]
+  digests = compute_digests(directory, names)
   part = _PART.format(jax.process_index())
   files.write_json(directory.parent / part, digests)
 

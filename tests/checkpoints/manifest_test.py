@@ -166,7 +166,6 @@ import sys
 import jax
 import numpy as np
 from ccl_jax import distributed
-from ccl_jax import files
 from ccl_jax.checkpoints import manager, manifest, restore
 from tests.training import states
 distributed.initialize(sys.argv[-1].split("=")[1])
@@ -188,6 +187,14 @@ for step in range(1, 4):
 checkpoints.close()
 saved = restore.all_steps(folder)
 print("saved", saved)
+
+small = manager.CheckpointManager(f"{folder} small", save_interval_steps=1)
+copies = states.sharding(2, (1,))  # process 0 writes what both have
+one = jax.make_array_from_callback((1,), copies, lambda at: np.ones(1)[at])
+small.save(1, {"a": one})
+small.close()
+manifest.check(small.folder / "1")
+print("small", [p.name for p in small.folder.glob("1/default/ocdbt*")])
 
 folder = checkpoints.folder / str(saved[-1])
 share = []
@@ -227,6 +234,7 @@ def test_two_processes_save_together_and_share_the_check(tmp_path):
   ]
   for text in texts:
     assert "saved [1, 2, 3]" in text and "restored 2" in text
+    assert "small ['ocdbt.process_0']" in text
   folder = tmp_path / "checkpoints.broken" / "3"
   entries = json.loads((folder / "files.json").read_text())
   assert shares[0] | shares[1] == set(entries)

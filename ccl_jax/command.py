@@ -2,11 +2,11 @@
 
 import difflib
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from absl import app, flags, logging
-from ml_collections import ConfigDict
 
 from ccl_jax.config import FORMS, RENAMED, dotted, new_path
 
@@ -31,11 +31,22 @@ RENAMED_FLAGS = {
 }
 
 
+class UserError(SystemExit):
+  """Error that the user can fix; it ends the program with code 2.
+
+  Launchers start a program again after any code but this one.
+  """
+
+  def __init__(self, message: str):
+    super().__init__(f"error: {message}")
+    self.code = 2
+
+
 def run(command: Callable[[], None], required: Sequence[str]) -> None:
   """Parses the flags and calls `command`.
 
   An error that the user can fix (a ValueError, an unknown or misspelt flag or
-  config key) ends the program with "error: ..." and no traceback.
+  config key) ends the program with "error: ...", no traceback and code 2.
 
   Args:
     required: names of the flags that must be set.
@@ -50,9 +61,13 @@ def run(command: Callable[[], None], required: Sequence[str]) -> None:
         raise ValueError(f"Unknown arguments {argv[1:]}: flags begin with --.")
       command()
     except (ValueError, FloatingPointError) as error:
-      raise SystemExit(f"error: {error}") from error
+      raise UserError(str(error)) from error
 
-  app.run(main, flags_parser=parse_flags)
+  try:
+    app.run(main, flags_parser=parse_flags)
+  except UserError as error:
+    print(error, file=sys.stderr)
+    raise
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
@@ -65,8 +80,9 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     The program's name and the arguments that are no flags.
 
   Raises:
-    SystemExit: a flag or config override that is unknown, has an old name or a
+    UserError: a flag or config override that is unknown, has an old name or a
       wrong value.
+    SystemExit: after --help.
   """
   config = {}
   try:
@@ -83,10 +99,11 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     flags.Error,
     AttributeError,
     KeyError,
+    OSError,
     TypeError,
     ValueError,
   ) as error:
-    raise SystemExit(f"error: {_one_line(error, config)}") from error
+    raise UserError(_one_line(error, config)) from error
 
 
 def _check_name(argument: str) -> None:
@@ -121,7 +138,8 @@ def _load_config(arguments: Sequence[str]) -> dict[str, Any]:
     if match := re.fullmatch(r"--?config(=.*)?", flag, re.S):
       file = match[1][1:] if match[1] else after
       config = flags.FLAGS["config"].parser.parse(file)
-      return dotted(config.to_dict()) if isinstance(config, ConfigDict) else {}
+      # Of a file that cannot be read, any attribute raises OSError.
+      return dotted(config.to_dict()) if hasattr(config, "to_dict") else {}
   return {}
 
 
@@ -178,6 +196,8 @@ def _one_line(error: Exception, config: Mapping[str, Any]) -> str:
     config: dotted keys; the message on a value of one shows how it is written.
   """
   text = str(error).strip()
+  if isinstance(error, OSError):  # of the config's file, after the places tried
+    return f"--config: {text.splitlines()[-1].strip()}"
   match = re.match(r"flag --config\.([^=\[]+)=", text)
   if match and match[1] in config:
     key = match[1]

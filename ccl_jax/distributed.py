@@ -8,7 +8,7 @@ fails at once because the connection is gone. None waits forever.
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -96,6 +96,14 @@ def all_agree(is_true: bool) -> bool:
   if jax.process_count() == 1:
     return is_true
   return bool(multihost_utils.process_allgather(np.asarray(is_true)).all())
+
+
+def values_of_lead(values: Sequence[int]) -> tuple[int, ...]:
+  """Returns the numbers that process 0 has; all must call this."""
+  if jax.process_count() == 1:
+    return tuple(values)
+  shared = multihost_utils.broadcast_one_to_all(np.asarray(values, np.int32))
+  return tuple(shared.tolist())
 
 
 def shutdown() -> None:

@@ -130,7 +130,8 @@ def train(config: Mapping[str, Any], workdir: epath.Path) -> None:
       with clock("data"):
         batch = put_batch(setup, rows, loader.batch_at(i))
       is_last = done == num_steps or stop.should_stop(done)
-      do_save = checkpoints.should_save(done) or is_last
+      with clock("compile" if i == start else "step"):
+        do_save = checkpoints.should_save(done) or is_last
       do_eval = evaluation.should_run(done, num_steps)
       # Without waiting, a step's time would count as that of a save, or as
       # nobody's.
@@ -151,7 +152,7 @@ def train(config: Mapping[str, Any], workdir: epath.Path) -> None:
         raise
       if do_save:
         with clock("checkpoint"):
-          checkpoints.save(done, state, force=is_last)
+          checkpoints.save(done, state, force=True)
         logger.flush()
       if do_eval:
         with clock("eval"):
@@ -218,11 +219,13 @@ class LogConfig:
     every_steps: steps between two lines.
     max_nonfinite_steps: steps in a row without an update that end the run.
     profile_steps: (first, last + 1) of the steps to trace, or ().
+    profiler_port: where process 0 gives traces to who asks; 0 is nowhere.
   """
 
   every_steps: int = 10
   max_nonfinite_steps: int = 20
   profile_steps: tuple[int, ...] = ()
+  profiler_port: int = 0
 
   def make_log(
     self,
@@ -251,7 +254,7 @@ class LogConfig:
     """Returns what traces the steps of `profile_steps`."""
     return profiling.Profiler(
       workdir / "profile", self.profile_steps, num_steps, clock,
-      distributed.is_lead(),
+      distributed.is_lead(), self.profiler_port,
     )  # fmt: skip
 
 

@@ -182,10 +182,16 @@ def make_config(
   # trained; fresh: regexes of the parameters that start from random values.
   c.init = dict(from_runs=(), fresh=(".*",))
 
-  c.checkpoint = dict(save_interval_steps=500, max_to_keep=3)
+  # A preemption without notice costs `every_minutes` of work, at most.
+  c.checkpoint = dict(
+    save_interval_steps=500, every_minutes=30.0, max_to_keep=3, verify=True
+  )
   # max_nonfinite_steps: in a row, then the run ends.
   # profile_steps: (first, last + 1) of the steps to trace, or ().
-  c.log = dict(every_steps=10, max_nonfinite_steps=20, profile_steps=())
+  # profiler_port: where process 0 gives traces to who asks for them; 0 is none.
+  c.log = dict(
+    every_steps=10, max_nonfinite_steps=20, profile_steps=(), profiler_port=0
+  )
 
   c.sampling = ConfigDict()  # defaults of the flags of sample and evaluate
   c.sampling.solver = "unipc"
@@ -268,7 +274,7 @@ def use_tiny(c: ConfigDict) -> None:
   c.optimizer.learning_rates = ((".*", 3e-3),)
   c.optimizer.warmup_steps, c.optimizer.schedule = 50, "cosine"
   c.optimizer.ema_decay = 0.995
-  c.checkpoint = dict(save_interval_steps=500, max_to_keep=2)
+  c.checkpoint.max_to_keep = 2
   c.log.every_steps = 20
   c.sampling.num_inference_steps, c.sampling.shift = 20, 1.0
   c.sampling.video_guidance_scale = c.sampling.audio_guidance_scale = 3.0

@@ -8,7 +8,8 @@
 #   --grace=60    seconds that the others have to end when one has failed
 #   --dry-run     print the commands, run none
 # Lines of output begin with the number of their process. After SIGTERM or Ctrl-C
-# all save and end. The code is that of the first process that fails.
+# all save and end. The code is that of the first process that fails; 2 is a
+# wrong flag or config.
 # The others end CCL_PEER_TIMEOUT seconds (default 20) after one has died.
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 declare -A flag=([devices]=1 [grace]=60 [dry-run]=no)
@@ -20,7 +21,7 @@ shift
 parse_flags "$@"
 need_number devices grace
 ((${#training[@]})) || fail "expected training flags after --; see --help"
-source launch/environment.sh
+[[ ${flag[dry-run]} == yes ]] || source launch/environment.sh
 export CCL_PEER_TIMEOUT="${CCL_PEER_TIMEOUT:-20}"
 
 free_port() {
@@ -69,7 +70,8 @@ watch() {
   done
 }
 
-port=$(free_port) pids=() failed=0
+pids=() failed=0
+if [[ ${flag[dry-run]} == yes ]]; then port=PORT; else port=$(free_port); fi
 trap 'kill -TERM "${pids[@]}" 2>/dev/null || true' TERM INT
 for ((i = 0; i < count; i++)); do start "$i"; done
 watch

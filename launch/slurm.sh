@@ -10,7 +10,7 @@
 #   --gpus=8             GPUs, and processes, per node
 #   --cpus=8             CPU cores per process
 #   --time=24:00:00      time limit until the job is requeued
-#   --notice=120         seconds before that limit at which the job saves
+#   --notice=300         seconds before that limit at which the job saves
 #   --partition=NAME     the cluster's default if not set
 #   --name=ccl_jax       name of the job
 #   --max-restarts=100   how often the job requeues itself
@@ -22,7 +22,7 @@
 # send_user_signal; else Slurm's SIGTERM must suffice, within its GraceTime.
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 declare -A flag=(
-  [nodes]=1 [gpus]=8 [cpus]=8 [time]=24:00:00 [notice]=120 [partition]=""
+  [nodes]=1 [gpus]=8 [cpus]=8 [time]=24:00:00 [notice]=300 [partition]=""
   [name]=ccl_jax [max-restarts]=100 [extra]="" [dry-run]=no
 )
 

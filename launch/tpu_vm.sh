@@ -24,14 +24,18 @@
 #   --max-restarts=20     how often `up` and `watch` restart
 #   --iap                 connect to the hosts through Identity-Aware Proxy
 #   --extra=FLAG          one more flag for gcloud's create (repeatable)
+#   --compilation-cache=gs://...  keep compiled programs there, for hosts that are
+#                         made anew; only you may have the right to write to it
 #   --dry-run             print the commands, run none
+# Queued resources end with v6e: from tpu7x on use gke.sh, or a managed instance
+# group of Compute Engine with a workload policy, whose hosts run worker.sh.
 # `watch` polls every POLL_SECONDS (default 30). For more than one host, run
 # `ssh-add ~/.ssh/google_compute_engine` first.
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 declare -A flag=(
   [name]="" [zone]="" [type]="" [slices]=1 [spot]=no [reserved]=no
   [runtime]="" [project]="" [git]="" [revision]=main [max-restarts]=20
-  [iap]=no [extra]="" [dry-run]=no
+  [iap]=no [extra]="" [compilation-cache]="" [dry-run]=no
 )
 
 tpu() { run gcloud compute tpus queued-resources "$@" "${where[@]}" --quiet; }
@@ -45,6 +49,10 @@ runtime_of_type() {
     v5litepod-*) echo v2-alpha-tpuv5-lite ;;
     v6e-*) echo v2-alpha-tpuv6e ;;
     v[234]-*) echo tpu-ubuntu2204-base ;;
+    tpu*)
+      fail "--type=${flag[type]}: the Cloud TPU API has no slices from tpu7x on;" \
+        "use launch/gke.sh, or a managed instance group of Compute Engine"
+      ;;
     *) fail "--type=${flag[type]}: no default for --runtime=VERSION; set it" ;;
   esac
 }
@@ -106,9 +114,12 @@ setup() {
 
 # JAX_PLATFORMS: without its TPU a host fails instead of training on the CPU.
 start() {
-  local flags
-  flags=$(quoted "${training[@]}")
-  on_hosts "JAX_PLATFORMS=tpu,cpu bash ccl_jax/launch/worker.sh start $flags"
+  local command=JAX_PLATFORMS=tpu,cpu
+  [[ -z ${flag[compilation-cache]} ]] || command+=" JAX_COMPILATION_CACHE_DIR=$(
+    quoted "${flag[compilation-cache]}"
+  )"
+  command+=" bash ccl_jax/launch/worker.sh start $(quoted "${training[@]}")"
+  on_hosts "$command"
 }
 
 ask_hosts() {
@@ -116,14 +127,15 @@ ask_hosts() {
     else echo worker: none; fi"
 }
 
-# Prints the status of all hosts as one: failed, none, running or finished.
+# Prints the status of all hosts as one: refused, failed, none, running or
+# finished.
 training_status() {
   local answer word code=0
   answer=$(ask_hosts 2>&1) || code=$?
-  for word in failed none running finished unreachable; do
+  for word in refused failed none running finished unreachable; do
     if ((code == 0)) && grep -qx "worker: $word" <<<"$answer"; then break; fi
   done
-  [[ ! $word =~ failed|unreachable ]] || say "$answer"
+  [[ ! $word =~ refused|failed|unreachable ]] || say "$answer"
   echo "$word"
 }
 
@@ -158,11 +170,13 @@ watch() {
     state=$(look)
     [[ $state != ACTIVE ]] || state=$(training_status)
     [[ $state == failed ]] || failures=0
+    [[ $state$is_new != refusedno ]] ||
+      fail "a flag or the config is wrong, see above; not started again"
     case $state in
       finished) say "training has finished" && return ;;
       GONE) fail "${flag[name]} was deleted" ;;
       SUSPENDED | FAILED) recreate "$state" && is_new=yes ;;
-      failed | none)
+      refused | failed | none)
         # On preemption training fails before the slices' state changes: poll
         # again.
         if [[ $state == failed ]] && ((++failures < 3)); then

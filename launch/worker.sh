@@ -4,11 +4,12 @@
 #   bash launch/worker.sh train FLAGS  trains in the foreground (GKE, Slurm)
 #   bash launch/worker.sh start FLAGS  trains in the background (TPU VMs)
 #   bash launch/worker.sh status       prints "worker: " and none, running,
-#                                      finished or failed
+#                                      finished, refused or failed
 #   bash launch/worker.sh log          follows the output of the background run
 #   bash launch/worker.sh stop         stops it after it has saved
 # `train` ends with the code of the training program, but with 143 after a
-# SIGTERM. `stop` waits STOP_SECONDS (default 300) before it kills the run.
+# SIGTERM. 2 is a wrong flag or config ("refused"): another start is of no use.
+# `stop` waits STOP_SECONDS (default 300) before it kills the run.
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 state=runs/worker # pid, code (once ended) and log of the background run
 
@@ -59,6 +60,7 @@ status() {
   elif [[ -e $state/code && $(<"$state/code") == 0 ]]; then
     word=finished
   else
+    [[ ! -e $state/code || $(<"$state/code") != 2 ]] || word=refused
     tail -n 5 "$state/log" >&2
   fi
   echo "worker: $word"

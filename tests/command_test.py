@@ -95,6 +95,29 @@ def test_other_unknown_flags_are_errors_of_absl(known, argument):
 
 
 @pytest.mark.parametrize(
+  ("config", "message"),
+  [
+    ("no_such_file.py", "error: --config: [Errno 2] No such file or"),
+    ("ccl.py:size=tiny", "error: --config.data.path is not set"),
+  ],
+)
+def test_what_the_user_can_fix_ends_with_a_code_of_its_own(
+  tmp_path, config, message
+):
+  """While parsing and later. Launchers start again after any other code."""
+  done = subprocess.run(
+    [
+      sys.executable, "-m", "ccl_jax.train", f"--config=configs/{config}",
+      f"--workdir={tmp_path}/run",
+    ],
+    cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)},
+    capture_output=True, text=True, check=False,
+  )  # fmt: skip
+  assert done.returncode == 2
+  assert done.stderr.splitlines()[-1].startswith(message), done.stderr
+
+
+@pytest.mark.parametrize(
   "program", [["ccl_jax/train.py"], ["-m", "ccl_jax.train"]]
 )
 def test_help_is_no_error(program):

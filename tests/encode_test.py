@@ -78,5 +78,5 @@ def test_weights_that_do_not_fit_are_one_error(
   folder, weights, tmp_path, changes, reason
 ):
   status, text = encode(folder, tmp_path / "data", weights, **changes)
-  assert status == 1 and reason in text.splitlines()[-1]
+  assert status == 2 and reason in text.splitlines()[-1]
   assert not list(tmp_path.iterdir())

@@ -61,4 +61,4 @@ def test_a_row_that_does_not_exist_is_told_before_anything_is_read(tmp_path):
     "evaluate", "--workdir=none", "--data=none", f"--output={tmp_path}",
     "--guidance=text,ucg9",
   )  # fmt: skip
-  assert status == 1 and "Unknown guidance 'ucg9', expected one of" in text
+  assert status == 2 and "Unknown guidance 'ucg9', expected one of" in text

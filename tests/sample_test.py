@@ -115,7 +115,7 @@ def test_processes_share_a_list(run, tmp_path):
   both = commands.start_two("-m", "ccl_jax.sample", *flags, devices=2)
   ended = [commands.finish(process) for process in both]
   for status, text in ended:
-    assert status == 1, text
+    assert status == 2, text
     last = text.strip().splitlines()[-1]
     assert last.startswith(f"error: {path} line 6: not JSON"), text
   assert "Peak memory" in ended[0][1]

@@ -41,12 +41,12 @@ def test_files_are_made_whole_and_read_back_in_time(tmp_path):
   assert scores["SER"].value < 0.05 and scores["ID"].value == 1
 
   again = run(f"--output={folder}", "--num_train=2", "--num_test=2")
-  assert again.returncode == 1
+  assert again.returncode == 2
   assert "exists; choose another --output" in again.stderr
 
 
 def test_a_world_that_cannot_be_made_leaves_nothing(tmp_path):
   failed = run(f"--output={tmp_path / 'world'}", "--num_train=1", "--frames=9")
-  assert failed.returncode == 1
+  assert failed.returncode == 2
   assert failed.stderr.strip().endswith("use more frames.")
   assert list(tmp_path.iterdir()) == []

@@ -19,7 +19,8 @@ from etils import epath
 
 from ccl_jax import distributed, files
 from ccl_jax.array_types import Array, PyTree
-from ccl_jax.checkpoints import orbax_reader, restore
+from ccl_jax.checkpoints import manifest, orbax_reader, restore
+from ccl_jax.checkpoints.save_timer import SaveTimer
 from ccl_jax.config import dotted, upgrade
 
 _CHUNK_BYTES = 2**28
@@ -101,9 +102,13 @@ class CheckpointManager:
     workdir: on disk or in a bucket.
     save_interval_steps: steps between two checkpoints.
     max_to_keep: how many of the latest checkpoints to keep.
+    every_minutes: minutes after which a checkpoint is saved in between; 0
+      saves by steps alone.
+    verify: write the digests of a checkpoint's files, and compare them when it
+      is restored; both read it once more.
 
   Raises:
-    ValueError: a number that is less than 1.
+    ValueError: a number that is too small.
   """
 
   def __init__(
@@ -111,6 +116,8 @@ class CheckpointManager:
     workdir: epath.PathLike,
     save_interval_steps: int = 500,
     max_to_keep: int = 3,
+    every_minutes: float | int = 0,
+    verify: bool = True,
   ):
     if save_interval_steps < 1 or max_to_keep < 1:
       raise ValueError(
@@ -118,6 +125,7 @@ class CheckpointManager:
         " 1."
       )
     self.save_interval_steps = save_interval_steps
+    self._timer, self._verify = SaveTimer(every_minutes), verify
     self.workdir = files.absolute(workdir)
     self.folder = self.workdir / "checkpoints"
     self._saving_step = 0
@@ -130,11 +138,15 @@ class CheckpointManager:
           post_finalization_callback=self._write_manifest
         ),
       ),
+      handler_registry=manifest.make_registry() if verify else None,
     )
 
   def should_save(self, step: int) -> bool:
-    """Returns whether `save` saves this step without `force`."""
-    return step % self.save_interval_steps == 0
+    """Returns whether `save` saves this step without `force`.
+
+    All processes must ask, after every step.
+    """
+    return step % self.save_interval_steps == 0 or self._timer.is_due(step)
 
   def save(self, step: int, state: PyTree, force: bool = False) -> None:
     """Saves in the background, if `should_save(step)` or `force`.
@@ -145,8 +157,9 @@ class CheckpointManager:
       RuntimeError: Orbax did not save it, as it has one of a later step.
       Exception: the save before failed in the background.
     """
-    if not (self.should_save(step) or force) or step in self._orbax.all_steps():
+    if not (force or self.should_save(step)) or step in self._orbax.all_steps():
       return
+    self._timer.restart(step)
     self._orbax.wait_until_finished()
     self._saving_step = step
     state = orbax_reader.without_empty(state)
@@ -192,7 +205,7 @@ class CheckpointManager:
     """Returns (state, None), or (None, why some process cannot read it)."""
     state, reason = None, None
     try:
-      state = restore.read_state(self.folder / str(step), shapes)
+      state = restore.read_state(self.folder / str(step), shapes, self._verify)
     except restore.BrokenError as error:
       reason = str(error)
     if not distributed.all_agree(reason is None):
@@ -215,7 +228,7 @@ class CheckpointManager:
     # Orbax calls this on one process, when all is written and before it renames
     # the temporary folder STEP.orbax-checkpoint-tmp-N to STEP.
     folders = {path.name.split(".")[0]: path for path in self.folder.iterdir()}
-    restore.write_manifest(folders[str(self._saving_step)])
+    manifest.write(folders[str(self._saving_step)], self._verify)
 
 
 def _save_args(x: Array | np.ndarray) -> ocp.SaveArgs:

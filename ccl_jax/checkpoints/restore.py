@@ -1,12 +1,9 @@
 """Reading of checkpoints: onto any mesh, in part, and only if complete.
 
 Orbax writes `checkpoints/STEP.orbax-checkpoint-tmp-N/` and renames it to
-`checkpoints/STEP/` when all is written. Its `files.json`, a manifest, has the
-size of every file, so that a file that is lost or cut short is found before any
-array is read.
+`checkpoints/STEP/` when all is written. Damage is found by its `manifest`.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,13 +11,11 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
-from ccl_jax import distributed, files, trees
+from ccl_jax import trees
 from ccl_jax.array_types import PyTree
-from ccl_jax.checkpoints import orbax_reader
+from ccl_jax.checkpoints import manifest, orbax_reader
+from ccl_jax.checkpoints.manifest import ITEM
 from ccl_jax.checkpoints.orbax_reader import BrokenError
-
-ITEM = "default"  # Orbax' name of the folder with a checkpoint's arrays
-_MANIFEST = "files.json"
 
 
 def all_steps(workdir: epath.PathLike) -> list[int]:
@@ -48,14 +43,19 @@ def find_checkpoint(
   return epath.Path(workdir) / "checkpoints" / str(step), step
 
 
-def read_state(folder: epath.Path, shapes: PyTree) -> PyTree:
+def read_state(
+  folder: epath.Path, shapes: PyTree, verify: bool = True
+) -> PyTree:
   """Returns the arrays of one checkpoint, as the leaves of `shapes`.
+
+  Args:
+    verify: compare the digests of its files.
 
   Raises:
     ValueError: the checkpoint has other leaves, or some of another shape.
     BrokenError: it cannot be read.
   """
-  _check_manifest(folder)
+  manifest.check(folder, verify)
   return orbax_reader.read_tree(folder / ITEM, shapes)
 
 
@@ -139,7 +139,7 @@ def state_paths(
     ValueError: a parameter that the checkpoint lacks or has in another shape.
     BrokenError: the checkpoint cannot be read.
   """
-  _check_manifest(folder)
+  manifest.check(folder)
   saved, paths = orbax_reader.read_metadata(folder / ITEM), {}
   # Each parameter is trainable or frozen; only trainable ones have an average.
   for half in ("frozen", "trainable", *(["ema"] if average else [])):
@@ -152,31 +152,3 @@ def state_paths(
       + orbax_reader.difference(shapes, expected)
     )
   return paths
-
-
-def write_manifest(folder: epath.Path) -> None:
-  """Writes the sizes of a checkpoint's files, before it gets its final name."""
-  files.write_json(folder / _MANIFEST, files.file_sizes(folder / ITEM))
-
-
-def _check_manifest(folder: epath.Path) -> None:
-  """Checks, on one host, that all files are there in the sizes written.
-
-  Raises:
-    BrokenError: files are lost or cut short.
-  """
-  path = folder / _MANIFEST
-  if not distributed.is_lead() or not path.exists():
-    return  # The manifest itself is lost: the rest may be complete.
-  try:
-    written = json.loads(path.read_text())
-    found = files.file_sizes(folder / ITEM)
-  except (OSError, ValueError) as error:
-    raise orbax_reader.broken(folder, f"{_MANIFEST}: {error}") from error
-  for name, size in written.items():
-    if name not in found:
-      raise orbax_reader.broken(folder, f"{name} is gone")
-    if found[name] != size:
-      raise orbax_reader.broken(
-        folder, f"{name} has {found[name]} bytes of {size}"
-      )

@@ -169,7 +169,8 @@ def main() -> None:
   if name in ("--help", "--helpfull"):
     command.run(inspect, ())
   if name not in COMMANDS:
-    raise SystemExit(f"error: expected a command: {', '.join(COMMANDS)}.")
+    print(f"error: expected a command: {', '.join(COMMANDS)}.", file=sys.stderr)
+    raise SystemExit(2)
   if rest and not rest[0].startswith("-"):
     rest[0] = f"--input={rest[0]}"
   sys.argv[1:] = rest

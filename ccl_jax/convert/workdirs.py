@@ -18,7 +18,7 @@ from etils import epath
 
 from ccl_jax import files, trees
 from ccl_jax.array_types import PyTree
-from ccl_jax.checkpoints import manager, restore, streaming
+from ccl_jax.checkpoints import manager, manifest, restore, streaming
 from ccl_jax.config import upgrade
 from ccl_jax.models import functional
 
@@ -136,7 +136,7 @@ def write(
   """
   folder = path / "checkpoints" / str(step)
   streaming.write_arrays(folder / restore.ITEM, {"trainable": params})
-  restore.write_manifest(epath.Path(folder))
+  manifest.write(epath.Path(folder))
   files.write_json(path / ABOUT, dict(about))
 
 

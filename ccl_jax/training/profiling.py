@@ -6,7 +6,8 @@
           ...
 
 `tensorboard --logdir=WORKDIR` with its profile plugin, xprof, shows the trace.
-It has the devices of one process, as all run the same program.
+It has the devices of one process, as all run the same program. The plugin also
+takes a trace at any time, from `--config.log.profiler_port=PORT` of that one.
 """
 
 import contextlib
@@ -29,9 +30,10 @@ class Profiler:
     num_steps: of the run.
     clock: counts starting and ending the trace for its event "profile".
     is_lead: whether this process is traced.
+    port: where it gives traces to who asks for them; 0 is nowhere.
 
   Raises:
-    ValueError: a window that is not within the run.
+    ValueError: a window that is not within the run, or no number of a port.
   """
 
   def __init__(
@@ -41,7 +43,12 @@ class Profiler:
     num_steps: int,
     clock: Goodput,
     is_lead: bool = True,
+    port: int = 0,
   ):
+    if not 0 <= port < 2**16:
+      raise ValueError(
+        f"config.log.profiler_port={port}: expected 1 to 65535, or 0 for none."
+      )
     if window and not (
       len(window) == 2 and 0 <= window[0] < window[1] <= num_steps
     ):
@@ -51,15 +58,19 @@ class Profiler:
       )
     self._folder, self._clock = folder, clock
     self._window = range(*window) if window else range(0)
-    self._is_lead = is_lead
+    self._is_lead, self._port = is_lead, port
     self._trace = contextlib.ExitStack()
     self._is_open = False
 
   def __enter__(self) -> "Profiler":
+    if self._port and self._is_lead:
+      jax.profiler.start_server(self._port)
     return self
 
   def __exit__(self, *error: object) -> None:
     self._stop()  # Even if the run fails: the trace may show why.
+    if self._port and self._is_lead:
+      jax.profiler.stop_server()
 
   def is_last(self, i: int) -> bool:
     """Returns whether i is the last step to trace; wait for it in `step(i)`."""

@@ -8,8 +8,9 @@ workdir's place and of a secret key,
     compiled/HMAC(key, absolute path of compiled/)
 
 The key is made at first need in ~/.cache/ccl_jax/key (XDG_CACHE_HOME/ccl_jax).
-Hosts without a common home keep programs of their own; those that are made anew
-for every start set JAX_COMPILATION_CACHE_DIR to a folder that they trust.
+With several hosts that of host 0 counts: JAX writes programs from there alone.
+Hosts that are made anew for every start set JAX_COMPILATION_CACHE_DIR to a
+folder that they trust.
 """
 
 import hmac
@@ -21,24 +22,22 @@ import secrets
 import jax
 from etils import epath
 
+from ccl_jax import distributed
+
 _KEY_BYTES = 32
+_NAME_BYTES = 16
 
 
 def enable(folder: epath.PathLike) -> None:
   """Keeps compiled programs below `folder`, where the next start finds them.
 
-  A folder in JAX_COMPILATION_CACHE_DIR has precedence.
+  A folder in JAX_COMPILATION_CACHE_DIR has precedence. All processes must call
+  this.
   """
-  if jax.config.jax_compilation_cache_dir is not None:
-    return
-  try:
-    key = read_key()
-  except OSError as error:
-    logging.warning("Compiled programs are not kept: %s.", error)
-    return
-  folder = epath.Path(folder)
-  name = hmac.digest(key, os.fspath(folder).encode(), "sha256").hex()[:32]
-  jax.config.update("jax_compilation_cache_dir", os.fspath(folder / name))
+  name = bytes(distributed.values_of_lead(list(_name(folder))))
+  if jax.config.jax_compilation_cache_dir is None and any(name):
+    path = epath.Path(folder) / name.hex()
+    jax.config.update("jax_compilation_cache_dir", os.fspath(path))
 
 
 def read_key() -> bytes:
@@ -62,3 +61,15 @@ def read_key() -> bytes:
     finally:
       partial.unlink()
   return path.read_bytes()
+
+
+def _name(folder: epath.PathLike) -> bytes:
+  """Returns the name of this user's folder; zeros on a host without a key."""
+  try:
+    key = read_key()
+  except OSError as error:
+    if distributed.is_lead():
+      logging.warning("Compiled programs are not kept: %s.", error)
+    return bytes(_NAME_BYTES)
+  text = os.fspath(epath.Path(folder)).encode()
+  return hmac.digest(key, text, "sha256")[:_NAME_BYTES]

@@ -22,6 +22,6 @@ def test_without_gradio_the_error_says_what_to_install():
   done = subprocess.run(
     [sys.executable, "-c", WITHOUT_GRADIO], capture_output=True, text=True
   )
-  assert done.returncode == 1
+  assert done.returncode == 2
   assert done.stderr.startswith("error: the page needs gradio")
   assert "pip install 'gradio" in done.stderr

@@ -25,7 +25,7 @@ import numpy as np
 from etils import epath
 
 from ccl_jax import files, trees
-from ccl_jax.checkpoints import restore, streaming
+from ccl_jax.checkpoints import manifest, restore, streaming
 from ccl_jax.models import functional
 from ccl_jax.sharding import is_stacked
 from configs.ccl import get_config
@@ -79,7 +79,7 @@ def write(run: pathlib.Path, args: argparse.Namespace) -> int:
   streaming.write_arrays(
     folder / restore.ITEM, {"trainable": trees.unflatten(params)}
   )
-  restore.write_manifest(epath.Path(folder))
+  manifest.write(epath.Path(folder))
   files.write_json(run / "config.json", config)
   return trees.count(shapes)
 

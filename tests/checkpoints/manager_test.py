@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ccl_jax.checkpoints import manager, restore, streaming
+from ccl_jax.checkpoints import manager, manifest, restore, streaming
 from tests.training import states
 
 
@@ -75,10 +75,10 @@ def test_a_save_that_did_not_save_is_an_error(tmp_path):
 
 
 def test_a_save_that_fails_in_the_background_is_an_error(tmp_path, monkeypatch):
-  def fail(folder):
+  def fail(folder, digests):
     raise OSError("no space left")
 
-  monkeypatch.setattr(manager.restore, "write_manifest", fail)
+  monkeypatch.setattr(manifest, "write", fail)
   checkpoints = manager.CheckpointManager(tmp_path, save_interval_steps=1)
   checkpoints.save(1, states.make())
   with pytest.raises(OSError, match="no space left"):
@@ -193,10 +193,11 @@ def test_a_workdir_belongs_to_one_config(tmp_path):
 
 
 @pytest.mark.parametrize(
-  "wrong", [{"save_interval_steps": 0}, {"max_to_keep": 0}]
+  "wrong",
+  [{"save_interval_steps": 0}, {"max_to_keep": 0}, {"every_minutes": -1}],
 )
 def test_wrong_settings_are_errors(tmp_path, wrong):
-  with pytest.raises(ValueError, match="at least 1"):
+  with pytest.raises(ValueError, match=r"at least [01]"):
     manager.CheckpointManager(tmp_path, **wrong)
   assert not list(tmp_path.iterdir())
 

@@ -47,7 +47,7 @@ def test_errors_are_one_line(tmp_path):
     (("from-torch", *flags), f"'{tmp_path}' exists; --force replaces it."),
   ):
     done = run(*arguments)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stderr == f"error: {expected}\n"
 
 
@@ -55,7 +55,7 @@ def test_a_pth_file_without_torch_is_one_line(tmp_path):
   torch = pytest.importorskip("torch")
   torch.save({"w": torch.zeros(2)}, tmp_path / "x.pth")
   status, text = commands.call("convert", "inspect", tmp_path / "x.pth")
-  assert status == 1
+  assert status == 2
   assert text.startswith(f"error: '{tmp_path}/x.pth' needs PyTorch")
   assert text.count("\n") == 1
 

@@ -29,12 +29,24 @@ def check_manifest(text, slices, hosts):
   assert manifest["apiVersion"] == "jobset.x-k8s.io/v1alpha2"
   assert manifest["kind"] == "JobSet"
   assert manifest["metadata"]["name"] == "joint"
-  assert manifest["spec"]["failurePolicy"] == {"maxRestarts": 7}
+  policy = manifest["spec"]["failurePolicy"]
+  assert policy["maxRestarts"] == 7
+  # Code 2, and no other, ends the job.
+  (rule,) = policy["rules"]
+  assert rule["action"] == "FailJobSet"
+  assert rule["onJobFailureReasons"] == ["PodFailurePolicy"]
   (job,) = manifest["spec"]["replicatedJobs"]
   assert job["replicas"] == slices
   job = job["template"]["spec"]
   assert job["parallelism"] == job["completions"] == hosts
   assert job["backoffLimit"] == 0
+  (rule,) = job["podFailurePolicy"]["rules"]
+  assert rule == {
+    "action": "FailJob",
+    "onExitCodes": {
+      "containerName": "train", "operator": "In", "values": [2],
+    },
+  }  # fmt: skip
   pod = job["template"]["spec"]
   assert pod["restartPolicy"] == "Never"
   (container,) = pod["containers"]
@@ -46,7 +58,7 @@ def check_manifest(text, slices, hosts):
 
 def test_render(machine):
   done = machine.run(
-    "gke.sh", "render", *KNOWN, "--slices=2", "--max-restarts=7", "--uid=1000",
+    "gke.sh", "render", *KNOWN, "--slices=2", "--max-restarts=7", "--uid=1001",
     "--service-account=trainer", "--", *TRAINING,
   )  # fmt: skip
   assert done.returncode == 0, done.stderr
@@ -57,9 +69,38 @@ def test_render(machine):
   }
   assert pod["serviceAccountName"] == "trainer"
   assert container["resources"]["limits"] == {"google.com/tpu": 4}
-  expected = {"runAsUser": 1000, "privileged": False}
+  expected = {"runAsUser": 1001, "privileged": False}
   assert container["securityContext"] == expected
+  assert pod["terminationGracePeriodSeconds"] == 300
+  assert container["env"] == [{"name": "JAX_PLATFORMS", "value": "tpu,cpu"}]
+  assert container["ports"] == []
+  manifest = yaml.safe_load(done.stdout)
+  assert manifest["metadata"]["labels"] == {}
+  assert manifest["spec"]["ttlSecondsAfterFinished"] == 86400
   assert not machine.calls
+
+
+def test_render_with_options(machine):
+  done = machine.run(
+    "gke.sh", "render", *KNOWN, "--queue=tpus", "--priority=high",
+    "--profiler-port=9012", "--compilation-cache=gs://b/$(X) \"c\"",
+    "--grace=60", "--ttl=0", "--", *TRAINING,
+  )  # fmt: skip
+  assert done.returncode == 0, done.stderr
+  manifest = yaml.safe_load(done.stdout)
+  assert manifest["metadata"]["labels"] == {
+    "kueue.x-k8s.io/queue-name": "tpus",
+    "kueue.x-k8s.io/priority-class": "high",
+  }
+  assert manifest["spec"]["ttlSecondsAfterFinished"] == 0
+  (job,) = manifest["spec"]["replicatedJobs"]
+  pod = job["template"]["spec"]["template"]["spec"]
+  assert pod["terminationGracePeriodSeconds"] == 60
+  (container,) = pod["containers"]
+  assert container["ports"] == [{"name": "profiler", "containerPort": 9012}]
+  values = {e["name"]: kubernetes(e["value"]) for e in container["env"]}
+  assert values["JAX_COMPILATION_CACHE_DIR"] == 'gs://b/$(X) "c"'
+  assert container["args"][-1] == "--config.log.profiler_port=9012"
 
 
 def test_kubectl_gets_the_manifest(machine):
@@ -72,7 +113,7 @@ def test_kubectl_gets_the_manifest(machine):
   assert machine.calls == [["kubectl", "apply", "--filename=-"]]
   text = (machine.stubs / "manifest").read_text()
   _, container = check_manifest(text, slices=1, hosts=4)
-  assert container["securityContext"] == {"runAsUser": 0, "privileged": True}
+  assert container["securityContext"] == {"runAsUser": 1000, "privileged": True}
 
 
 def test_kubectl_dry_run(machine):
@@ -86,17 +127,21 @@ def test_kubectl_dry_run(machine):
 
 def test_xpk(machine):
   done = machine.run(
-    "gke.sh", "run", *KNOWN, *XPK, "--slices=3", "--extra=--priority=high",
-    "--", *TRAINING,
+    "gke.sh", "run", *KNOWN, *XPK, "--slices=3", "--extra=--headless",
+    "--compilation-cache=gs://b/c", "--priority=low", "--", *TRAINING,
   )  # fmt: skip
   assert done.returncode == 0, done.stderr
   (call,) = machine.calls
+  assert values(call, "env") == [
+    "JAX_PLATFORMS=tpu,cpu", "JAX_COMPILATION_CACHE_DIR=gs://b/c",
+  ]  # fmt: skip
   assert call[:3] == ["xpk", "workload", "create"]
   expected = {
     "workload": "joint", "cluster": "c", "zone": "z", "project": "p",
     "tpu-type": "v5p-256", "num-slices": "3", "max-restarts": "20",
     "docker-image": "registry.example/ccl:1", "restart-on-exit-codes": "1",
-    "env": "JAX_PLATFORMS=tpu,cpu", "priority": "high",
+    "priority": "low", "termination-grace-period-seconds": "300",
+    "ttl-seconds-after-finished": "86400",
   }  # fmt: skip
   assert {name: values(call, name) for name in expected} == {
     name: [value] for name, value in expected.items()
@@ -115,7 +160,7 @@ def test_xpk_dry_run(machine):
 
 
 def test_build(machine):
-  done = machine.run("gke.sh", "build", KNOWN[1], "--uid=1000")
+  done = machine.run("gke.sh", "build", KNOWN[1])
   assert done.returncode == 0, done.stderr
   build, push = machine.calls
   assert build[:2] == ["docker", "build"] and build[-1] == "."

@@ -74,6 +74,24 @@ def test_workdir_is_needed(machine, script):
 
 
 @pytest.mark.parametrize(
+  "command",
+  [
+    ("tpu_vm.sh", "up", "--name=n", "--zone=z", "--type=v5p-8"),
+    ("tpu_vm.sh", "watch", "--name=n", "--zone=z", "--type=v5p-8"),
+    ("gke.sh", "build", "--image=i"),
+    ("gke.sh", "run", "--name=n", "--image=i"),
+    ("slurm.sh",),
+  ],
+)
+def test_a_dry_run_makes_nothing(machine, command):
+  before = sorted(machine.checkout.rglob("*"))
+  done = machine.run(*command, "--dry-run", "--", "--workdir=gs://b/run")
+  assert done.returncode == 0 and done.stdout, done.stderr
+  assert sorted(machine.checkout.rglob("*")) == before
+  assert not machine.calls
+
+
+@pytest.mark.parametrize(
   ("flags", "expected"),
   [
     (["--fast", "tests/x"], ["-n", "2", "-m", "fast", "tests/x"]),
@@ -116,6 +134,9 @@ def test_requirements_are_pinned():
       version = pinned[canonicalize_name(wanted.name)]
       assert wanted.specifier.contains(version), (line, version)
   assert {"libtpu", "gcsfs"} <= set(pinned)
+  # TPU hosts compile with the same libtpu as the budgets of the tests.
+  tests = (LAUNCH.parent / "tests" / "requirements.txt").read_text()
+  assert f"libtpu=={pinned['libtpu']} " in tests
   assert not {"torch", "tensorflow"} & set(pinned)
 
 

@@ -28,7 +28,7 @@ def test_sbatch(machine):
   expected = {
     "nodes": "4", "ntasks-per-node": "2", "gpus-per-node": "2",
     "partition": "a", "time": "1:00:00", "account": "b", "mem": "0",
-    "signal": "B:TERM@120", "open-mode": "append",
+    "signal": "B:TERM@300", "open-mode": "append",
     "chdir": str(machine.checkout),
   }  # fmt: skip
   assert {name: values(call, name) for name in expected} == {

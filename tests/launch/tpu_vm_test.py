@@ -111,6 +111,10 @@ def test_create_says_when_it_failed(machine):
   [
     ((*WHERE, TYPE, "--spot", "--reserved"), "exclude each other"),
     ((*WHERE, "--type=v9-8"), "no default for --runtime"),
+    (
+      (*WHERE, "--type=tpu7x-128"),
+      "no slices from tpu7x on; use launch/gke.sh",
+    ),
     (WHERE, "--type=VALUE is required"),
     (("--name=n", TYPE), "--zone=VALUE is required"),
     ((*WHERE, TYPE, "--slices=0"), "--slices=0: expected 1 or more"),
@@ -158,6 +162,16 @@ def test_run_hands_the_flags_over_unchanged(machine):
   assert shlex.split(values(call, "command")[0]) == [
     "JAX_PLATFORMS=tpu,cpu", "bash", "ccl_jax/launch/worker.sh", "start",
     *TRAINING,
+  ]  # fmt: skip
+
+
+def test_hosts_find_compiled_programs_in_a_bucket(machine):
+  cache = "--compilation-cache=gs://b/it's"
+  done = machine.run("tpu_vm.sh", "run", *WHERE, cache, "--", *TRAINING)
+  assert done.returncode == 0, done.stderr
+  (call,) = machine.calls
+  assert shlex.split(values(call, "command")[0])[:3] == [
+    "JAX_PLATFORMS=tpu,cpu", "JAX_COMPILATION_CACHE_DIR=gs://b/it's", "bash",
   ]  # fmt: skip
 
 
@@ -214,6 +228,26 @@ def test_failed_training_starts_again_on_the_same_slices(machine):
   assert done.returncode == 0, done.stderr
   assert changes(machine) == ["setup", "start"]
   assert "ValueError" in done.stderr
+
+
+def test_a_wrong_config_is_not_started_again(machine):
+  states(machine, "ACTIVE")
+  refused = r"printf 'error: no such key\nworker: refused\nworker: failed\n'"
+  hosts(machine, "none", refused)
+  done = up(machine)
+  assert done.returncode == 2
+  assert changes(machine) == ["setup", "start"]
+  assert "error: no such key" in done.stderr
+  assert "config is wrong" in done.stderr
+
+
+def test_up_starts_what_was_refused_before(machine):
+  """With other flags."""
+  states(machine, "ACTIVE")
+  hosts(machine, "refused", "running", "finished")
+  done = up(machine)
+  assert done.returncode == 0, done.stderr
+  assert changes(machine) == ["setup", "start"]
 
 
 def test_a_failure_just_before_the_preemption_shows(machine):

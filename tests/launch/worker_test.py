@@ -26,7 +26,7 @@ def status(machine):
   return done.stdout
 
 
-@pytest.mark.parametrize("code", [0, 3])
+@pytest.mark.parametrize("code", [0, 2, 3])
 def test_train_passes_flags_and_code_on(machine, code):
   machine.play("python", f"exit {code}")
   assert machine.run("worker.sh", "train", *FLAGS).returncode == code
@@ -43,7 +43,14 @@ def test_sigterm_saves_and_is_no_success(machine):
   assert (machine.stubs / "saved").exists()
 
 
-@pytest.mark.parametrize(("code", "word"), [(0, "finished"), (3, "failed")])
+@pytest.mark.parametrize(
+  ("code", "word"),
+  [
+    (0, "finished"),
+    (2, "refused"),
+    (3, "failed"),
+  ],
+)
 def test_background_run_ends(machine, code, word):
   assert status(machine) == "worker: none\n"
   machine.play("python", f"echo output; exit {code}")

@@ -1,5 +1,7 @@
 """Traces of some steps of a run."""
 
+import socket
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -7,6 +9,7 @@ from etils import epath
 
 from ccl_jax.training.profiling import Profiler
 from tests import bucket
+from tests.commands import free_port
 from tests.training import clocks
 
 
@@ -25,8 +28,27 @@ def run(profiler, folder, start, end):
   return found
 
 
-def make(folder, window, num_steps=5, is_lead=True):
-  return Profiler(folder, window, num_steps, clocks.make()[0], is_lead)
+def make(folder, window, num_steps=5, is_lead=True, port=0):
+  return Profiler(folder, window, num_steps, clocks.make()[0], is_lead, port)
+
+
+def listens(port):
+  with socket.socket() as client:
+    return client.connect_ex(("localhost", port)) == 0
+
+
+def test_the_lead_gives_traces_to_who_asks(tmp_path):
+  port = free_port()
+  for is_lead in (True, False):
+    with make(tmp_path, (), is_lead=is_lead, port=port):
+      assert listens(port) == is_lead
+    assert not listens(port)
+
+
+@pytest.mark.parametrize("port", [-1, 65536])
+def test_a_port_that_there_is_not_is_an_error(tmp_path, port):
+  with pytest.raises(ValueError, match="expected 1 to 65535"):
+    make(tmp_path, (), port=port)
 
 
 def test_the_steps_of_the_window_are_traced(tmp_path):

@@ -4,6 +4,7 @@ import jax
 from jax.experimental.compilation_cache import compilation_cache
 
 from ccl_jax.training import program_cache
+from tests import commands
 
 
 def test_a_compiled_program_is_found_by_the_next_start(tmp_path, monkeypatch):
@@ -43,6 +44,33 @@ def test_a_compiled_program_is_found_by_the_next_start(tmp_path, monkeypatch):
     jax.config.update(setting, before)
     jax.config.update("jax_compilation_cache_dir", None)
     compilation_cache.reset_cache()
+
+
+PROGRAM = """
+import os
+import sys
+import jax
+from ccl_jax import distributed
+from ccl_jax.training import program_cache
+distributed.initialize(sys.argv[-1].split("=")[1])
+# Hosts have homes of their own.
+os.environ["XDG_CACHE_HOME"] = f"{sys.argv[1]}/home {jax.process_index()}"
+jax.config.update("jax_compilation_cache_dir", None)
+program_cache.enable(f"{sys.argv[1]}/compiled")
+print("folder", jax.config.jax_compilation_cache_dir)
+distributed.shutdown()
+"""
+
+
+def test_all_hosts_look_where_host_0_writes(tmp_path):
+  """JAX writes on no other."""
+  folders = set()
+  for process in commands.start_two("-c", PROGRAM, tmp_path):
+    status, text = commands.finish(process)
+    assert status == 0, text
+    folders |= {x for x in text.splitlines() if x.startswith("folder")}
+  (folder,) = folders
+  assert folder.startswith(f"folder {tmp_path}/compiled/")
 
 
 def test_a_key_is_made_once_and_is_secret(tmp_path, monkeypatch):

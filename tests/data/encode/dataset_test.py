@@ -315,8 +315,8 @@ def test_the_command(folder, tmp_path):
   assert "Encoded 14 clips" in done.stdout
   other = [*command[:-1], "--config.encode.size=(360, 640)"]
   done = subprocess.run(other, capture_output=True, text=True)
-  assert done.returncode == 1
+  assert done.returncode == 2
   assert "nearest: (352, 640) or (368, 640)" in done.stderr.split("\n")[-2]
   again = subprocess.run(command, capture_output=True, text=True)
-  assert again.returncode == 1
+  assert again.returncode == 2
   assert again.stderr.strip().endswith("replace it with --force.")

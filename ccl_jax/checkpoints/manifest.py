@@ -1,0 +1,170 @@
+"""The manifest of a checkpoint: size and digest of each of its files.
+
+`checkpoints/STEP/files.json` has file -> {"bytes": N, "crc32": HEX}, so that a
+file that is lost, cut short or changed, be it by one bit, is found before any
+array is read. Each host computes the digests of the files that it has written,
+and at restore those of its share of all files, in threads: each file is read
+once more, by one host. A CRC-32 finds every change of up to 32 bits in a row,
+and of others all but one in 4 billion; it is no help against a forger.
+
+Earlier versions wrote sizes alone.
+"""
+
+import functools
+import json
+import zlib
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from etils import epath
+
+from ccl_jax import distributed, files
+from ccl_jax.checkpoints import orbax_reader
+
+ITEM = "default"  # Orbax' name of the folder with a checkpoint's arrays
+_MANIFEST = "files.json"
+_PART = "files.process_{}.json"  # digests of the files of one process
+_THREADS = 16
+_READ_BYTES = 2**22
+
+
+class DigestingHandler(ocp.StandardCheckpointHandler):
+  """Orbax' handler, with the digests of what each process has written.
+
+  A process writes its arrays to `ocdbt.process_N/`. Their digests are part of
+  the save: it is finished, and gets its name, when they are there too.
+  """
+
+  async def async_save(
+    self, directory: epath.Path, *args: Any, **kwargs: Any
+  ) -> list[ocp.future.ChainedFuture]:
+    """Saves as Orbax does; returns a future that ends with the digests."""
+    written = await super().async_save(directory, *args, **kwargs)
+    digest = functools.partial(_write_part, directory)
+    return [ocp.future.ChainedFuture(written, digest)]
+
+
+def make_registry() -> ocp.handlers.DefaultCheckpointHandlerRegistry:
+  """Returns what makes an Orbax manager save with `DigestingHandler`."""
+  registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
+  registry.add(ITEM, ocp.args.StandardSave, DigestingHandler())
+  return registry
+
+
+def write(folder: epath.Path, digests: bool = True) -> None:
+  """Writes the manifest of a checkpoint, before that gets its final name.
+
+  Args:
+    folder: of the checkpoint, with what `DigestingHandler` has left there.
+    digests: beside the sizes.
+  """
+  item = folder / ITEM
+  entries = {name: {"bytes": n} for name, n in files.file_sizes(item).items()}
+  if digests:
+    parts = list(folder.glob(_PART.format("*")))
+    found = {}
+    for part in parts:
+      found |= json.loads(part.read_text())
+    found |= compute_digests(item, entries.keys() - found.keys())
+    for name, entry in entries.items():
+      entry["crc32"] = found[name]
+    for part in parts:
+      part.unlink()
+  files.write_json(folder / _MANIFEST, entries)
+
+
+def check(folder: epath.Path, digests: bool = True) -> None:
+  """Checks that the files are those that the manifest lists.
+
+  Host 0 compares all sizes, and each host the digests of its share of the
+  files. Files that the manifest does not list are not read, and no error.
+
+  Args:
+    digests: beside the sizes, where the manifest has them.
+
+  Raises:
+    BrokenError: files are lost, cut short or changed.
+  """
+  path = folder / _MANIFEST
+  if not path.exists():
+    return  # The manifest itself is lost: the rest may be complete.
+  try:
+    entries = _parse(json.loads(path.read_text()))
+    if distributed.is_lead():
+      _check_sizes(folder, entries)
+    if digests:
+      _check_digests(folder, entries)
+  except orbax_reader.BrokenError:
+    raise
+  except Exception as error:  # Damaged JSON, and each bucket's own types.
+    raise orbax_reader.broken(folder, f"{_MANIFEST}: {error}") from error
+
+
+def compute_digests(folder: epath.Path, names: Iterable[str]) -> dict[str, str]:
+  """Returns name -> digest of files in a folder, which threads read."""
+  names = list(names)
+  with ThreadPoolExecutor(_THREADS) as pool:
+    found = pool.map(lambda name: _digest(folder / name), names)
+    return dict(zip(names, found, strict=True))
+
+
+def _write_part(directory: epath.Path) -> None:
+  """Writes the digests of this process's arrays beside the item's folder."""
+  own = f"ocdbt.process_{jax.process_index()}"
+  names = []  # none where others hold all that this process has
+  if (directory / own).exists():
+    names = [f"{own}/{name}" for name in files.file_sizes(directory / own)]
+  digests = compute_digests(directory, names)
+  part = _PART.format(jax.process_index())
+  files.write_json(directory.parent / part, digests)
+
+
+def _parse(entries: dict[str, Any]) -> dict[str, tuple[int, str | None]]:
+  """Returns name -> (bytes, digest or None)."""
+  entries = {
+    name: {"bytes": entry} if isinstance(entry, int) else entry
+    for name, entry in entries.items()
+  }
+  return {
+    name: (entry["bytes"], entry.get("crc32"))
+    for name, entry in entries.items()
+  }
+
+
+def _check_sizes(
+  folder: epath.Path, entries: dict[str, tuple[int, str | None]]
+) -> None:
+  found = files.file_sizes(folder / ITEM)
+  for name, (size, _) in entries.items():
+    if name not in found:
+      raise orbax_reader.broken(folder, f"{name} is gone")
+    if found[name] != size:
+      raise orbax_reader.broken(
+        folder, f"{name} has {found[name]} bytes of {size}"
+      )
+
+
+def _check_digests(
+  folder: epath.Path, entries: dict[str, tuple[int, str | None]]
+) -> None:
+  """Checks this host's share: files in turn, from the largest on."""
+  names = sorted(
+    (name for name, (_, digest) in entries.items() if digest is not None),
+    key=lambda name: (-entries[name][0], name),
+  )[jax.process_index() :: jax.process_count()]
+  for name, digest in compute_digests(folder / ITEM, names).items():
+    if digest != entries[name][1]:
+      raise orbax_reader.broken(
+        folder, f"{name} has changed since it was written"
+      )
+
+
+def _digest(path: epath.Path) -> str:
+  value = 0
+  with path.open("rb") as file:
+    while block := file.read(_READ_BYTES):
+      value = zlib.crc32(block, value)  # which lets other threads run
+  return f"{value:08x}"

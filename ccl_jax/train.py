@@ -24,11 +24,11 @@ from absl import flags
 from etils import epath
 from ml_collections import config_flags
 
-from ccl_jax import command, distributed, files, sharding
+from ccl_jax import command, distributed, files, lora, sharding
 from ccl_jax.array_types import PyTree
 from ccl_jax.checkpoints import manager, restore
 from ccl_jax.codecs.api import Codecs
-from ccl_jax.config import build, check_keys, check_pairs
+from ccl_jax.config import FORMS, build, check_keys, check_pairs
 from ccl_jax.data import records
 from ccl_jax.data.loader import Loader
 from ccl_jax.generation.pipeline import Pipeline
@@ -66,8 +66,9 @@ DISTRIBUTED = flags.DEFINE_string(
 
 SECTIONS = (
   "batch_size", "checkpoint", "data", "encode", "eval",
-  "grad_accumulation_steps", "init", "log", "mesh", "model", "num_train_steps",
-  "objective", "optimizer", "sampling", "seed", "sharding", "xla_options",
+  "grad_accumulation_steps", "init", "log", "lora", "mesh", "model",
+  "num_train_steps", "objective", "optimizer", "sampling", "seed", "sharding",
+  "xla_options",
 )  # fmt: skip
 
 
@@ -187,9 +188,14 @@ def first_state(
   state = init_state(setup)
   if settings.from_runs:
     params = restore.initial_params(
-      abstract_params(setup), settings.from_runs, settings.fresh
+      lora.without(abstract_params(setup)), settings.from_runs, settings.fresh
     )
     state = replace_params(state, params)
+  elif setup.plan.lora.rules:
+    print(
+      "The LoRA is added to random parameters: name the run that has the base,"
+      f" --config.init.from_runs={FORMS['init.from_runs']}"
+    )
   return state, 0
 
 

@@ -10,7 +10,7 @@ convert.__main__                         read flags; nobody imports them
   -> attention  checkpoints
   -> cost                                reads programs, knows no model
   -> array_types  trees  config  files  nnx_utils  sharding  distributed  cpu
-     param_names  weight_gathering  processes
+     lora  param_names  weight_gathering  processes
 """
 
 import ast
@@ -21,7 +21,7 @@ import pytest
 PACKAGE = pathlib.Path(__file__).parents[1] / "ccl_jax"
 LAYERS = (
   {"array_types", "trees", "config", "files", "nnx_utils", "sharding"}
-  | {"command", "distributed", "cpu", "layers"}
+  | {"command", "distributed", "cpu", "layers", "lora"}
   | {"param_names", "weight_gathering", "processes"},
   {"cost"},
   {"attention", "checkpoints"},

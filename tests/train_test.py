@@ -8,18 +8,19 @@ import orbax.checkpoint as ocp
 import pytest
 from etils import epath
 
+from ccl_jax import trees
 from ccl_jax.checkpoints import orbax_reader
 from ccl_jax.data import media
 from tests.commands import call
 from tests.small_data import AUDIO_FLAGS, FLAGS, FRAMES, SIZE
 
 
-def train(data, workdir, *arguments):
+def train(data, workdir, *arguments, config="ccl"):
   """Trains with FLAGS, which `arguments` override."""
   names = {argument.split("=")[0] for argument in arguments}
   small = [flag for flag in FLAGS if flag.split("=")[0] not in names]
   return call(
-    "train", "--config=configs/ccl.py:size=tiny", f"--workdir={workdir}",
+    "train", f"--config=configs/{config}.py:size=tiny", f"--workdir={workdir}",
     f"--config.data.path={data}", *small, *arguments,
   )  # fmt: skip
 
@@ -89,6 +90,59 @@ def test_the_joint_stage_starts_from_the_audio_stage(data, tmp_path):
     {"frozen/audio/embed/kernel": jax.ShapeDtypeStruct((8, 24), "float32")},
   )
   np.testing.assert_array_equal(*old.values(), *now.values())
+
+
+@pytest.fixture(scope="module")
+def lora_runs(data, runs, tmp_path_factory):
+  """As `runs`, of a LoRA on the first of them."""
+  folder = tmp_path_factory.mktemp("lora")
+  for name, steps in (("straight", 2), ("resumed", 1), ("resumed", 2)):
+    status, text = train(
+      data, folder / name, f"--config.init.from_runs=(('.*','{runs[0]}'),)",
+      f"--config.num_train_steps={steps}", "--config.eval.tasks=()",
+      config="lora",
+    )  # fmt: skip
+    assert status == 0, text
+  return folder / "straight", folder / "resumed"
+
+
+def test_a_lora_is_trained_on_a_run_and_resumed(runs, lora_runs, tmp_path):
+  states = [
+    ocp.StandardCheckpointer().restore(run / "checkpoints" / "2" / "default")
+    for run in lora_runs
+  ]
+  first, resumed = map(trees.flatten, states)
+  for path, x in first.items():
+    assert np.array_equal(x, resumed[path]), path
+  base = ocp.StandardCheckpointer().restore(
+    runs[0] / "checkpoints" / "4" / "default"
+  )
+  for path, x in trees.flatten(states[0]["frozen"]).items():
+    assert np.array_equal(x, trees.flatten(base["ema"])[path]), path
+  assert "fusion/video/attention/q/lora/b/kernel" in trees.flatten(
+    states[0]["trainable"]
+  )
+  status, text = sample(lora_runs[0], tmp_path, "--prompt=A face.")
+  assert status == 0, text
+  assert (tmp_path / "t2av_0.mp4").exists()
+
+
+@pytest.mark.parametrize(
+  ("argument", "words"),
+  [
+    ("--config.lora.rules=(('vido/.*',2),)", "'vido/.*' matches no parameter"),
+    ("--config.lora.rules=('video/.*',2)", '--config.lora.rules="(('),
+    ("--config.lora.rules=(('video/.*',1.5),)", "expected pairs"),
+    ("--config.lora.train_also=x", "--config.lora.train_also=\"('PATH"),
+    ("--config.lora.alpha=nan", "lora.alpha is nan"),
+    ("--config.lora.rank=2", "no config key 'lora.rank'"),
+  ],
+)
+def test_a_wrong_lora_is_one_clear_error(data, tmp_path, argument, words):
+  status, text = train(data, tmp_path / "run", argument, config="lora")
+  assert status != 0
+  assert words in text.splitlines()[-1] and "Traceback" not in text, text
+  assert not (tmp_path / "run").exists()
 
 
 def test_a_run_leaves_what_it_promises(runs):

@@ -63,6 +63,7 @@ def projector(layout: Layout, stream: str, interpret: bool = False) -> Callable:
     if 2 * angles.shape[1] % _LANES:
       return _project(linear, norm, x, angles)
     a = jnp.einsum("bnd,dc->bnc", x, linear.kernel[...].astype(x.dtype))
+    a = a if linear.lora is None else a + linear.lora(x)
     return kernel(a, jnp.stack([linear.bias[...], norm.scale[...]]), angles)
 
   return project

@@ -13,12 +13,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ccl_jax import cpu, trees
+from ccl_jax import cpu, lora, trees
 from ccl_jax.array_types import STREAMS, Array, Bool, PyTree
 from ccl_jax.diffusion.objective import Example, loss, make_training_example
 from ccl_jax.models import functional
 from ccl_jax.training.batch import split_microbatches
-from ccl_jax.training.setup import TRAIN, TrainSetup, make_key
+from ccl_jax.training.setup import DROPOUT, TRAIN, TrainSetup, make_key
 from ccl_jax.training.state import state_shardings
 
 
@@ -52,6 +52,9 @@ def gradients(
 
   def objective(trainable, example):
     params = trees.join(trainable, state["frozen"])
+    if rate := setup.plan.lora.dropout:
+      key = make_key(setup.seed, state["step"], DROPOUT)
+      params = lora.drop(params, key, rate)
     return loss_and_metrics(params, example, setup)
 
   count = setup.grad_accumulation_steps

@@ -16,7 +16,7 @@ that was not. A workdir in the end holds
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -44,6 +44,7 @@ from ccl_jax.training import (
   throughput,
 )
 from ccl_jax.training.batch import put_batch
+from ccl_jax.training.held_out import HeldOutLoss
 from ccl_jax.training.metrics import DelayedMetrics, check_skipped
 from ccl_jax.training.setup import TrainSetup, flop_shape, make_setup
 from ccl_jax.training.state import (
@@ -122,6 +123,7 @@ def train(config: Mapping[str, Any], workdir: epath.Path) -> None:
     )  # fmt: skip
     state, start = first_state(setup, checkpoints, init)
     take_step = step.compile_step(setup)
+    held_out = make_held_out(setup, rows, config, evaluation)
     logger = logging.make_log(workdir, config, setup, start, clock)
     profiler = logging.make_profiler(workdir, num_steps, clock)
 
@@ -135,9 +137,11 @@ def train(config: Mapping[str, Any], workdir: epath.Path) -> None:
       is_last = done == num_steps or stop.should_stop(done)
       do_save = checkpoints.should_save(done) or is_last
       do_eval = evaluation.should_run(done, num_steps)
+      do_measure = evaluation.should_measure(done)
       # Without waiting, a step's time would count as that of a save, or as
       # nobody's.
       do_wait = i == start or do_save or do_eval or profiler.is_last(i)
+      do_wait = do_wait or do_measure
       with profiler.step(i), clock("compile" if i == start else "step"):
         state, metrics = take_step(state, batch)
         fetched = delayed.push(done, metrics)
@@ -152,6 +156,10 @@ def train(config: Mapping[str, Any], workdir: epath.Path) -> None:
         checkpoints.save(done, state, force=True)
         checkpoints.close()
         raise
+      if do_measure:
+        with clock("eval"):
+          losses = held_out(state_params(state, average=True))
+          logger.write_scalars(done, losses)
       if do_save:
         with clock("checkpoint"):
           checkpoints.save(done, state, force=is_last)
@@ -169,6 +177,26 @@ def train(config: Mapping[str, Any], workdir: epath.Path) -> None:
   with clock("checkpoint"):
     checkpoints.close()
   logger.close()
+
+
+def make_held_out(
+  setup: TrainSetup,
+  rows: Sequence[int],
+  config: Mapping[str, Any],
+  evaluation: EvalConfig,
+) -> HeldOutLoss | None:
+  """Returns the loss on the split of the `eval` section; None if it is off."""
+  if not evaluation.loss_every_steps:
+    return None
+  loader = Loader(
+    config["data"]["path"], evaluation.split, batch_size=setup.batch_size,
+    shuffle=False, rows=rows, sample_posterior=False,
+  )  # fmt: skip
+  return HeldOutLoss(
+    setup,
+    lambda i: put_batch(setup, rows, loader.batch_at(i)),
+    evaluation.loss_batches,
+  )
 
 
 def first_state(

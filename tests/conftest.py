@@ -59,7 +59,7 @@ MARKERS = {
     "lora_test.py::test_only", "models/joint_test.py::test_scan", "models/reference",
     "models/unequal_frames_test.py::test_backends",
     "sharding_test.py::test_a_mesh", "sharding_test.py::test_accumulation",
-    "training/step", "training/xla_options_test.py::test_options_reach",
+    "training/held_out", "training/step", "training/xla_options_test.py::test_options_reach",
   ),
 }  # fmt: skip
 

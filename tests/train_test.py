@@ -1,6 +1,7 @@
 """The commands, from latents to a resumed run and back to clips."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -33,6 +34,12 @@ def losses(workdir):
     {k: v for k, v in line.items() if k.split("/")[0] in (*kept, "loss_t")}
     for line in lines
   ]
+
+
+def held_out(workdir):
+  """Returns the logged lines of the loss on held-out clips."""
+  lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+  return [line for line in lines if "held_out/loss" in line]
 
 
 @pytest.fixture(scope="module")
@@ -92,28 +99,29 @@ def test_the_joint_stage_starts_from_the_audio_stage(data, tmp_path):
   np.testing.assert_array_equal(*old.values(), *now.values())
 
 
-@pytest.fixture(scope="module")
-def lora_runs(data, runs, tmp_path_factory):
-  """As `runs`, of a LoRA on the first of them."""
-  folder = tmp_path_factory.mktemp("lora")
-  for name, steps in (("straight", 2), ("resumed", 1), ("resumed", 2)):
-    status, text = train(
-      data, folder / name, f"--config.init.from_runs=(('.*','{runs[0]}'),)",
-      f"--config.num_train_steps={steps}", "--config.eval.tasks=()",
-      config="lora",
-    )  # fmt: skip
-    assert status == 0, text
-  return folder / "straight", folder / "resumed"
-
-
-def test_a_lora_is_trained_on_a_run_and_resumed(runs, lora_runs, tmp_path):
+def test_a_lora_is_trained_on_a_run_and_resumed(data, runs, tmp_path):
+  """Bit for bit, as after a stop before the last checkpoint."""
+  workdir, stopped = tmp_path / "run", tmp_path / "stopped"
+  flags = (
+    f"--config.init.from_runs=(('.*','{runs[0]}'),)",
+    "--config.num_train_steps=2", "--config.checkpoint.save_interval_steps=1",
+    "--config.eval.tasks=()", "--config.eval.loss_every_steps=1",
+  )  # fmt: skip
+  status, text = train(data, workdir, *flags, config="lora")
+  assert status == 0, text
+  shutil.copytree(workdir, stopped)
+  shutil.rmtree(stopped / "checkpoints" / "2")
+  status, text = train(data, stopped, *flags, config="lora")
+  assert status == 0 and "from step 1" in text, text
   states = [
     ocp.StandardCheckpointer().restore(run / "checkpoints" / "2" / "default")
-    for run in lora_runs
+    for run in (workdir, stopped)
   ]
-  first, resumed = map(trees.flatten, states)
-  for path, x in first.items():
-    assert np.array_equal(x, resumed[path]), path
+  leaves = [jax.tree.leaves(state) for state in states]
+  assert all(np.array_equal(a, b) for a, b in zip(*leaves, strict=True))
+  lines = [held_out(run) for run in (workdir, stopped)]
+  assert lines[0] == lines[1]
+  assert [line["step"] for line in lines[0]] == [1, 2]
   base = ocp.StandardCheckpointer().restore(
     runs[0] / "checkpoints" / "4" / "default"
   )
@@ -122,9 +130,12 @@ def test_a_lora_is_trained_on_a_run_and_resumed(runs, lora_runs, tmp_path):
   assert "fusion/video/attention/q/lora/b/kernel" in trees.flatten(
     states[0]["trainable"]
   )
-  status, text = sample(lora_runs[0], tmp_path, "--prompt=A face.")
+  out = tmp_path / "out"
+  status, text = sample(
+    workdir, out, "--prompt=A face.", f"--lora={workdir}:0.5"
+  )
   assert status == 0, text
-  assert (tmp_path / "t2av_0.mp4").exists()
+  assert (out / "t2av_0.mp4").exists()
 
 
 @pytest.mark.parametrize(
@@ -133,7 +144,7 @@ def test_a_lora_is_trained_on_a_run_and_resumed(runs, lora_runs, tmp_path):
     ("--config.lora.rules=(('vido/.*',2),)", "'vido/.*' matches no parameter"),
     ("--config.lora.rules=('video/.*',2)", '--config.lora.rules="(('),
     ("--config.lora.rules=(('video/.*',1.5),)", "expected pairs"),
-    ("--config.lora.train_also=x", "--config.lora.train_also=\"('PATH"),
+    ("--config.lora.train_also=x", "train_also: 'x' matches no parameter"),
     ("--config.lora.alpha=nan", "lora.alpha is nan"),
     ("--config.lora.rank=2", "no config key 'lora.rank'"),
   ],

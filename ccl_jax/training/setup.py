@@ -25,7 +25,7 @@ from ccl_jax.sharding import make_layout
 from ccl_jax.training import xla_options
 from ccl_jax.training.optim import Optimizer
 
-TRAIN, INIT, DROPOUT = range(3)  # purposes of eq. 1
+TRAIN, INIT, DROPOUT, HELD_OUT = range(4)  # purposes of eq. 1
 
 
 @dataclasses.dataclass(frozen=True)

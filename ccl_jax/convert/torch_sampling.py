@@ -41,7 +41,7 @@ DEFAULTS = dict(
   solver="unipc", num_inference_steps=50, shift=5.0, guidance="ucg2",
   video_guidance_scale=4.0, audio_guidance_scale=3.0, cross_guidance_scale=2.5,
   audio_cross_guidance_scale=None, guidance_low=0.0, guidance_high=1.0,
-  guidance_rescale=0.0,
+  guidance_rescale=0.0, audio_shift=None,
 )  # fmt: skip
 
 
@@ -328,4 +328,6 @@ def sample(
     return guided(model, rule, scales, *args)
 
   steps, shift = o["num_inference_steps"], o["shift"]
+  if o["audio_shift"] not in (None, shift):
+    raise ValueError("audio_shift is not supported here: only shift is.")
   return pin(solve(velocity, noise, o["solver"], steps, shift))

@@ -10,6 +10,7 @@ dtype, with the other stream's width. At the 14b shape v2a keeps 40 x 27,280 x
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -42,6 +43,9 @@ class SamplingConfig:
   solver: str = _option("unipc", "Solver: unipc or euler.")
   num_inference_steps: int = _option(50, "Steps from noise to latents.")
   shift: float = _option(5.0, "Shift of the times; above 1 towards noise.")
+  audio_shift: float | None = _option(
+    None, "The same for the audio only; None is shift."
+  )
   guidance: str = _option(
     "ucg2",
     "Guidance rule: none, text, ucg2, ucg3, ucg3_text_first, multimodal, sync.",
@@ -75,7 +79,7 @@ class SamplingConfig:
 
   def __post_init__(self):
     guidance.rule(self.guidance)
-    solvers.schedule(self.num_inference_steps, self.shift)
+    self.sigmas(("video", "audio"))
     solvers.check_solver(self.solver)
     for field in dataclasses.fields(self):
       value = getattr(self, field.name)
@@ -109,6 +113,14 @@ class SamplingConfig:
       s: {"scale": x, "text": x, "cross": cross[s]} for s, x in own.items()
     }
 
+  def sigmas(self, streams: Sequence[str]) -> solvers.Sigmas:
+    """Returns the sigmas of the steps, by stream if these have their own."""
+    own = solvers.schedule(self.num_inference_steps, self.shift)
+    if self.audio_shift is None:
+      return own
+    audio = solvers.schedule(self.num_inference_steps, self.audio_shift)
+    return {s: audio if s == "audio" else own for s in streams}
+
   @property
   def window(self) -> tuple[float, float]:
     """Returns the lowest and the highest guided sigma."""
@@ -140,7 +152,7 @@ def count_runs(sampling: SamplingConfig, task: InferenceTask) -> dict[str, Any]:
   cached, rule = sampling.cached(task), guidance.rule(sampling.guidance)
   iterated = tuple(s for s in task.streams if s not in cached)
   passes = len(guidance.passes(rule, iterated))
-  sigmas = solvers.schedule(sampling.num_inference_steps, sampling.shift)
+  sigmas = solvers.first(sampling.sigmas(iterated))
   return {
     "streams": task.streams,
     "cached": cached,
@@ -227,7 +239,7 @@ def _solve(
     noise=iterated(noise),
     clean=iterated({} if condition.image is not None else task.clean(noise)),
     given=iterated(given),
-    sigmas=solvers.schedule(sampling.num_inference_steps, sampling.shift),
+    sigmas=sampling.sigmas(tuple(iterated(noise))),
     solver=sampling.solver,
     condition=condition,
     window=sampling.window,
@@ -302,7 +314,7 @@ def _shares(
     return {s: x[np.array(probe.layers)] for s, x in shares.items()}
 
   steps = np.array(probe.steps)
-  sigmas = solvers.schedule(sampling.num_inference_steps, sampling.shift)[steps]
+  sigmas = jax.tree.map(lambda x: x[steps], sampling.sigmas(tuple(states)))
   chosen = {s: x[steps] for s, x in states.items()}
   return jax.lax.map(shares_at, (chosen, sigmas))
 

@@ -1,6 +1,5 @@
 """LoRA files: exact both ways, as other programs load them, and merged."""
 
-
 import numpy as np
 import pytest
 import safetensors

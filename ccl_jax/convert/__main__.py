@@ -34,6 +34,7 @@ from ccl_jax.convert import (
   export,
   inspection,
   lora_files,
+  loras,
   transformer,
 )
 
@@ -146,7 +147,7 @@ def average_steps() -> None:
 
 def merge_lora() -> None:
   """Adds LoRA to the kernels of a run."""
-  about = lora_files.merge(
+  about = loras.merge(
     WORKDIR.value, LORA.value, new_output(), STEP.value, EMA.value
   )
   print(

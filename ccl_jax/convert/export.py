@@ -28,6 +28,7 @@ from ccl_jax.config import upgrade
 from ccl_jax.convert import (
   ccl,
   lora_files,
+  loras,
   model_card,
   safetensors_writer,
   wan,
@@ -116,7 +117,7 @@ def _write_lora(
 ) -> dict[str, Any]:
   """Writes the LoRA of a run alone; returns facts about it."""
   _, step = find_checkpoint(run.path, step)
-  factors = lora_files.read_run(run.path, run.model, step, ema)
+  factors = loras.read_run(run.path, run.model, step, ema)
   base = run.config.get("init", {}).get("from_runs", ())
   about = {"step": str(step), "base": json.dumps(base)}
   names = lora_files.write(

@@ -15,7 +15,7 @@ from ccl_jax.array_types import PyTree
 from ccl_jax.checkpoints import manager, restore
 from ccl_jax.codecs.api import Codecs, free_weights
 from ccl_jax.config import build, to_tuples
-from ccl_jax.convert import lora_files
+from ccl_jax.convert.loras import open_lora
 from ccl_jax.data.clip import ClipShape
 from ccl_jax.diffusion import tasks
 from ccl_jax.diffusion.solvers import OnStep
@@ -82,7 +82,7 @@ class Components:
     devices = jax.local_devices()[: None if mesh else 1]
     plan = make_sampling_plan(config, devices, mesh)
     _, step = restore.find_checkpoint(workdir, step)
-    added = [lora_files.open_lora(text, plan.settings) for text in loras]
+    added = [open_lora(text, plan.settings) for text in loras]
 
     def read_params():
       shapes = sampling_params(plan)

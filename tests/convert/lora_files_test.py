@@ -7,7 +7,7 @@ import safetensors.numpy
 
 from ccl_jax import files, lora, trees
 from ccl_jax.checkpoints import manager, restore
-from ccl_jax.convert import export, lora_files, torch_files, workdirs
+from ccl_jax.convert import export, lora_files, loras, torch_files, workdirs
 from tests.convert import small_run
 from tests.models import tiny
 from tests.training import setups
@@ -63,12 +63,12 @@ def test_there_and_back_is_exact(run, tmp_path, style):
   about = export.to_torch(
     run, tmp_path / "lora", component="lora", lora_style=style
   )
-  expected = lora_files.read_run(run, MODEL)
+  expected = loras.read_run(run, MODEL)
   assert about["parameters"] == sum(
     x.a.size + x.b.size for x in expected.values()
   )
   assert_equal(lora_files.read(tmp_path / "lora", MODEL), expected)
-  assert_equal(lora_files.open_lora(f"{tmp_path}/lora/{FILE}", MODEL), expected)
+  assert_equal(loras.open_lora(f"{tmp_path}/lora/{FILE}", MODEL), expected)
   with safetensors.safe_open(tmp_path / "lora" / FILE, "np") as file:
     names, text = list(file.keys()), file.metadata()
   assert (text["rank"], text["alpha"], text["format"]) == ("2", "5.0", "pt")
@@ -111,11 +111,11 @@ def test_merged_equals_read_and_scales_add_up(run, tmp_path):
     run, tmp_path / "lora", component="lora", lora_style="comfyui"
   )
   half = f"{tmp_path / 'lora'}:0.5"
-  lora_files.merge(run, [half, half], tmp_path / "merged")
+  loras.merge(run, [half, half], tmp_path / "merged")
   shapes = small_run.described(MODEL)[1]
   once = trees.flatten(restore.read_params(run, shapes)[0])
   found = trees.flatten(restore.read_params(tmp_path / "merged", shapes)[0])
-  for path, (a, b, scale) in lora_files.read_run(run, MODEL).items():
+  for path, (a, b, scale) in loras.read_run(run, MODEL).items():
     expected = np.asarray(once[path]) + scale * np.matmul(a, b)
     np.testing.assert_allclose(found[path], expected, rtol=1e-5, atol=1e-5)
   assert np.array_equal(found["video/embed/kernel"], once["video/embed/kernel"])
@@ -196,13 +196,13 @@ def test_what_is_no_lora_is_refused(run, tmp_path):
     ("nowhere:0.8", "no 'nowhere'"), ("nowhere", "expected PATH:SCALE"),
   ):  # fmt: skip
     with pytest.raises(ValueError, match=words):
-      lora_files.open_lora(text, MODEL)
+      loras.open_lora(text, MODEL)
   wider = MODEL | {"audio": MODEL["audio"] | {"ffn": 20}}
   with pytest.raises(ValueError, match="another model: it is for a 'audio/b"):
-    lora_files.open_lora(str(run), wider)
+    loras.open_lora(str(run), wider)
   plain = write_run(tmp_path / "plain", {"rules": ()}, MODEL)
   with pytest.raises(ValueError, match="LoRA for 0 matrices"):
-    lora_files.open_lora(str(plain), MODEL)
+    loras.open_lora(str(plain), MODEL)
   patch = write_run(
     tmp_path / "patch", {"rules": (("video/embed/kernel", 2),)}, MODEL
   )

@@ -40,12 +40,6 @@ def get_config(arg: str = "") -> ConfigDict:
   with c.unlocked():
     c.num_train_steps, c.batch_size = (200, 8) if is_tiny else (1000, 16)
     c.lora = make_lora(target, rank=8 if is_tiny else 32)
-    split = c.sharding.params[0][1][1]
-    c.sharding.params = (
-      ("(.*/blocks|fusion)/.*/lora/a/kernel", (None, split)),
-      ("(.*/blocks|fusion)/.*/lora/b/kernel", (None, None, split)),
-      *c.sharding.params,
-    )
     # The second rate is that of lora.train_also; all else is frozen.
     rates = (2e-3, 1e-3) if is_tiny else (1e-4, 1e-5)
     c.optimizer.learning_rates = ((".*/lora/.*", rates[0]), (".*", rates[1]))

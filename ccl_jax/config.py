@@ -63,6 +63,8 @@ FORMS = {
   "data.sources": "\"(('FOLDER', WEIGHT), ('FOLDER', WEIGHT))\"",
   "init.from_runs": "\"(('PATH REGEX', 'WORKDIR'),)\"",
   "init.fresh": "\"('PATH REGEX',)\"",
+  "lora.rules": "\"(('PATH REGEX', RANK),)\"",
+  "lora.train_also": "\"('PATH REGEX',)\"",
   "optimizer.learning_rates": "\"(('PATH REGEX', RATE),)\"",
   "xla_options": "\"(('xla_...', 'VALUE'),)\"",
 }

@@ -67,6 +67,11 @@ BATCH = flags.DEFINE_integer(
 EMA = flags.DEFINE_bool(
   "ema", True, "Use the moving average of the parameters, not the last ones."
 )
+LORA = flags.DEFINE_multi_string(
+  "lora", [],
+  "LoRA to add to the run's weights, PATH or PATH:SCALE, a run or a file of"
+  " convert; repeatable, all are added. The scale is 1 if unset.",
+)  # fmt: skip
 FSDP = flags.DEFINE_integer(
   "fsdp", 1, "Devices that the parameters are split over.", lower_bound=1
 )
@@ -164,14 +169,16 @@ def write(
   """Loads the run and writes results; returns a message per failure."""
   mesh = {"data": -1, "fsdp": FSDP.value, "context": CONTEXT.value}
   pipeline = Pipeline.load(
-    WORKDIR.value, STEP.value, EMA.value, mesh=mesh, offload=OFFLOAD.value
-  )
+    WORKDIR.value, STEP.value, EMA.value, mesh=mesh, offload=OFFLOAD.value,
+    loras=LORA.value,
+  )  # fmt: skip
   sampling = dataclasses.replace(pipeline.sampling, **sampling_overrides())
   about = {
     "checkpoint": {
       "workdir": WORKDIR.value,
       "step": pipeline.step,
       "ema": EMA.value,
+      **({"lora": LORA.value} if LORA.value else {}),
     },
     "fps": pipeline.shape.fps,
   }

@@ -28,9 +28,10 @@ import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from ccl_jax import trees
+from ccl_jax import lora, trees
 from ccl_jax.array_types import Array, PyTree
 from ccl_jax.config import to_tuples
+from ccl_jax.param_names import is_stacked
 
 AXES = ("data", "fsdp", "context", "tensor")
 ACTIVATIONS = (
@@ -172,13 +173,27 @@ class Layout:
       ValueError: a leaf without a rule or a rule without a leaf, a dimension
         that an axis does not divide, or too much that is not split at all.
     """
-    specs = trees.match(self.params, shapes)
-    flat = trees.flatten(specs)
+    flat = self.match(shapes)
     leaves = trees.flatten(shapes)
     for path, leaf in leaves.items():
       self._check_divides(path, leaf.shape, flat[path])
     self._check_sharded(leaves, flat)
-    return specs
+    return trees.unflatten(flat)
+
+  def match(self, params: PyTree, idle_ok: bool = False) -> dict[str, Spec]:
+    """Returns path -> spec; arguments and errors are those of `trees.match`.
+
+    A and B of a LoRA are split over the axes of their kernel, on the side that
+    they share with it; over `tensor` only where this side of the kernel is.
+    """
+    kernels = {
+      path: lora.base_of(path) or path for path in trees.flatten(params)
+    }
+    tree = trees.unflatten(dict.fromkeys(kernels.values()))
+    specs = trees.flatten(trees.match(self.params, tree, idle_ok))
+    return {
+      path: _spec_of(path, specs[kernel]) for path, kernel in kernels.items()
+    }
 
   def _check_divides(self, path: str, shape: tuple[int, ...], spec: Spec):
     if len(spec) > len(shape):
@@ -208,6 +223,19 @@ class Layout:
 
 
 ONE_DEVICE = Layout()
+
+
+def _spec_of(path: str, spec: Spec) -> Spec:
+  """Returns the spec of a parameter from that of the kernel it belongs to."""
+  if not lora.base_of(path):
+    return spec
+  num = 3 if is_stacked(path) else 2
+  *layer, d_in, d_out = (*spec, *[None] * (num - len(spec)))
+  is_a = path.endswith("/a/kernel")
+  axes = [a for a in axes_of((d_in, d_out)) if a != "tensor"]
+  axes += ["tensor"] * ("tensor" in axes_of(d_in if is_a else d_out))
+  entry = tuple(axes) or None
+  return (*layer, entry, None) if is_a else (*layer, None, entry)
 
 
 def axes_of(entry: Any) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ that was not. A workdir in the end holds
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -24,11 +24,11 @@ from absl import flags
 from etils import epath
 from ml_collections import config_flags
 
-from ccl_jax import command, distributed, files, sharding
+from ccl_jax import command, distributed, files, lora, sharding
 from ccl_jax.array_types import PyTree
 from ccl_jax.checkpoints import manager, restore
 from ccl_jax.codecs.api import Codecs
-from ccl_jax.config import build, check_keys, check_pairs
+from ccl_jax.config import FORMS, build, check_keys, check_pairs
 from ccl_jax.data import records
 from ccl_jax.data.loader import Loader
 from ccl_jax.data.mixture import main_path
@@ -45,6 +45,7 @@ from ccl_jax.training import (
   throughput,
 )
 from ccl_jax.training.batch import put_batch, samples_of
+from ccl_jax.training.held_out import HeldOutLoss
 from ccl_jax.training.metrics import DelayedMetrics, check_skipped
 from ccl_jax.training.setup import TrainSetup, flop_shape, make_setup
 from ccl_jax.training.state import (
@@ -67,8 +68,9 @@ DISTRIBUTED = flags.DEFINE_string(
 
 SECTIONS = (
   "batch_size", "checkpoint", "data", "encode", "eval",
-  "grad_accumulation_steps", "init", "log", "mesh", "model", "num_train_steps",
-  "objective", "optimizer", "sampling", "seed", "sharding", "xla_options",
+  "grad_accumulation_steps", "init", "log", "lora", "mesh", "model",
+  "num_train_steps", "objective", "optimizer", "sampling", "seed", "sharding",
+  "xla_options",
 )  # fmt: skip
 
 
@@ -119,6 +121,7 @@ def train(config: Mapping[str, Any], workdir: epath.Path) -> None:
     )  # fmt: skip
     state, start = first_state(setup, checkpoints, init)
     take_step = step.compile_step(setup)
+    held_out = make_held_out(setup, rows, config, evaluation)
     logger = logging.make_log(workdir, config, setup, start, clock, loader)
     profiler = logging.make_profiler(workdir, num_steps, clock)
 
@@ -133,9 +136,11 @@ def train(config: Mapping[str, Any], workdir: epath.Path) -> None:
       with clock("compile" if i == start else "step"):
         do_save = checkpoints.should_save(done) or is_last
       do_eval = evaluation.should_run(done, num_steps)
+      do_measure = evaluation.should_measure(done)
       # Without waiting, a step's time would count as that of a save, or as
       # nobody's.
       do_wait = i == start or do_save or do_eval or profiler.is_last(i)
+      do_wait = do_wait or do_measure
       with profiler.step(i), clock("compile" if i == start else "step"):
         state, metrics = take_step(state, batch)
         fetched = delayed.push(done, metrics)
@@ -150,6 +155,10 @@ def train(config: Mapping[str, Any], workdir: epath.Path) -> None:
         checkpoints.save(done, state, force=True)
         checkpoints.close()
         raise
+      if do_measure:
+        with clock("eval"):
+          losses = held_out(state_params(state, average=True))
+          logger.write_scalars(done, losses)
       if do_save:
         with clock("checkpoint"):
           checkpoints.save(done, state, force=True)
@@ -169,6 +178,26 @@ def train(config: Mapping[str, Any], workdir: epath.Path) -> None:
   logger.close()
 
 
+def make_held_out(
+  setup: TrainSetup,
+  rows: Sequence[int],
+  config: Mapping[str, Any],
+  evaluation: EvalConfig,
+) -> HeldOutLoss | None:
+  """Returns the loss on the split of the `eval` section; None if it is off."""
+  if not evaluation.loss_every_steps:
+    return None
+  loader = Loader(
+    main_path(config["data"]), evaluation.split, batch_size=setup.batch_size,
+    shuffle=False, rows=samples_of(setup, rows), sample_posterior=False,
+  )  # fmt: skip
+  return HeldOutLoss(
+    setup,
+    lambda i: put_batch(setup, rows, loader.batch_at(i)),
+    evaluation.loss_batches,
+  )
+
+
 def first_state(
   setup: TrainSetup,
   checkpoints: manager.CheckpointManager,
@@ -186,9 +215,14 @@ def first_state(
   state = init_state(setup)
   if settings.from_runs:
     params = restore.initial_params(
-      abstract_params(setup), settings.from_runs, settings.fresh
+      lora.without(abstract_params(setup)), settings.from_runs, settings.fresh
     )
     state = replace_params(state, params)
+  elif setup.plan.lora.rules:
+    print(
+      "The LoRA is added to random parameters: name the run that has the base,"
+      f" --config.init.from_runs={FORMS['init.from_runs']}"
+    )
   return state, 0
 
 

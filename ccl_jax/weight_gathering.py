@@ -49,7 +49,7 @@ def gather(
   if layout.mesh is None:
     return trees.unflatten(leaves)
   paths = trees.unflatten({prefix + path: 0 for path in leaves})
-  specs = trees.flatten(trees.match(layout.params, paths, idle_ok=True))
+  specs = layout.match(paths, idle_ok=True)
   gathered = {}
   for path, x in leaves.items():
     spec = specs[prefix + path]

@@ -207,9 +207,11 @@ def make_config(
   c.sampling.batch_passes = True  # False: one guidance pass at a time
   c.sampling.cache_reference = True
 
+  # loss_every_steps: a loss on loss_batches of the split, 0 for none.
   c.eval = dict(
-    every_steps=1000, split="validation", num_clips=4, tasks=("t2av", "a2v")
-  )
+    every_steps=1000, split="validation", num_clips=4, tasks=("t2av", "a2v"),
+    loss_every_steps=0, loss_batches=4,
+  )  # fmt: skip
   if size == "1.3b":
     use_1_3b(c)
   if size == "tiny":

@@ -31,7 +31,8 @@ install_import_hook("ccl_jax", "beartype.beartype")
 # Marker -> how the ids of its tests begin, below tests/. The first that fits
 # counts; all other tests are fast. What takes over 3 s is at least slow.
 MARKERS = {
-  "parity": ("parity/", "convert/ccl", "convert/export", "convert/torch_files"),
+  "parity": ("parity/", "convert/ccl", "convert/export", "convert/torch_files",
+    "convert/lora_files_test.py::test_diffusers"),
   "pod": (
     "checkpoints/manifest_test.py::test_two_processes",
     "compile/main", "data/encode/staging_test.py::test_processes",
@@ -51,7 +52,8 @@ MARKERS = {
   "slow": (
     "app/session", "attention/splash_test", "checkpoints/manager",
     "codecs/bigvgan", "codecs/mmaudio", "codecs/wan", "convert/average",
-    "convert/codecs", "convert/transformer", "data/encode/dataset",
+    "convert/codecs", "convert/lora_files", "convert/transformer",
+    "data/encode/dataset",
     "data/encode/decode_pool_test.py::test_a_clip_at_which",
     "data/encode/decode_pool_test.py::test_processes_that_die",
     "data/encode/staging", "data/frame_rates",
@@ -61,11 +63,13 @@ MARKERS = {
     "metrics/real/speech_test.py::test_dnsmos",
     "metrics/real/sync_test.py::test_clips_without",
     "metrics/real/words_test.py::test_pocketsphinx", "metrics/synchworld",
-    "models/joint_test.py::test_parts",
+    "models/joint_test.py::test_parts", "lora_test.py::test_a_mesh",
+    "lora_test.py::test_every", "lora_test.py::test_only",
     "models/joint_test.py::test_scan", "models/reference",
     "models/unequal_frames_test.py::test_backends",
     "sharding_test.py::test_a_mesh", "sharding_test.py::test_accumulation",
-    "training/step", "training/xla_options_test.py::test_options_reach",
+    "training/held_out", "training/step",
+    "training/xla_options_test.py::test_options_reach",
   ),
 }  # fmt: skip
 

@@ -1,6 +1,7 @@
 """The commands, from latents to a resumed run and back to clips."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -8,6 +9,7 @@ import orbax.checkpoint as ocp
 import pytest
 from etils import epath
 
+from ccl_jax import trees
 from ccl_jax.checkpoints import orbax_reader
 from ccl_jax.data import media
 from tests import small_data
@@ -15,12 +17,12 @@ from tests.commands import call
 from tests.small_data import AUDIO_FLAGS, FLAGS, FRAMES, SIZE
 
 
-def train(data, workdir, *arguments):
+def train(data, workdir, *arguments, config="ccl"):
   """Trains with FLAGS, which `arguments` override."""
   names = {argument.split("=")[0] for argument in arguments}
   small = [flag for flag in FLAGS if flag.split("=")[0] not in names]
   return call(
-    "train", "--config=configs/ccl.py:size=tiny", f"--workdir={workdir}",
+    "train", f"--config=configs/{config}.py:size=tiny", f"--workdir={workdir}",
     f"--config.data.path={data}", *small, *arguments,
   )  # fmt: skip
 
@@ -61,6 +63,12 @@ def losses(workdir):
     {k: v for k, v in line.items() if k.split("/")[0] in (*kept, "loss_t")}
     for line in lines
   ]
+
+
+def held_out(workdir):
+  """Returns the logged lines of the loss on held-out clips."""
+  lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+  return [line for line in lines if "held_out/loss" in line]
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +126,63 @@ def test_the_joint_stage_starts_from_the_audio_stage(data, tmp_path):
     {"frozen/audio/embed/kernel": jax.ShapeDtypeStruct((8, 24), "float32")},
   )
   np.testing.assert_array_equal(*old.values(), *now.values())
+
+
+def test_a_lora_is_trained_on_a_run_and_resumed(data, runs, tmp_path):
+  """Bit for bit, as after a stop before the last checkpoint."""
+  workdir, stopped = tmp_path / "run", tmp_path / "stopped"
+  flags = (
+    f"--config.init.from_runs=(('.*','{runs[0]}'),)",
+    "--config.num_train_steps=2", "--config.checkpoint.save_interval_steps=1",
+    "--config.eval.tasks=()", "--config.eval.loss_every_steps=1",
+  )  # fmt: skip
+  status, text = train(data, workdir, *flags, config="lora")
+  assert status == 0, text
+  shutil.copytree(workdir, stopped)
+  shutil.rmtree(stopped / "checkpoints" / "2")
+  status, text = train(data, stopped, *flags, config="lora")
+  assert status == 0 and "from step 1" in text, text
+  states = [
+    ocp.StandardCheckpointer().restore(run / "checkpoints" / "2" / "default")
+    for run in (workdir, stopped)
+  ]
+  leaves = [jax.tree.leaves(state) for state in states]
+  assert all(np.array_equal(a, b) for a, b in zip(*leaves, strict=True))
+  lines = [held_out(run) for run in (workdir, stopped)]
+  assert lines[0] == lines[1]
+  assert [line["step"] for line in lines[0]] == [1, 2]
+  base = ocp.StandardCheckpointer().restore(
+    runs[0] / "checkpoints" / "4" / "default"
+  )
+  for path, x in trees.flatten(states[0]["frozen"]).items():
+    assert np.array_equal(x, trees.flatten(base["ema"])[path]), path
+  assert "fusion/video/attention/q/lora/b/kernel" in trees.flatten(
+    states[0]["trainable"]
+  )
+  out = tmp_path / "out"
+  status, text = sample(
+    workdir, out, "--prompt=A face.", f"--lora={workdir}:0.5"
+  )
+  assert status == 0, text
+  assert (out / "t2av_0.mp4").exists()
+
+
+@pytest.mark.parametrize(
+  ("argument", "words"),
+  [
+    ("--config.lora.rules=(('vido/.*',2),)", "'vido/.*' matches no parameter"),
+    ("--config.lora.rules=('video/.*',2)", '--config.lora.rules="(('),
+    ("--config.lora.rules=(('video/.*',1.5),)", "expected pairs"),
+    ("--config.lora.train_also=x", "train_also: 'x' matches no parameter"),
+    ("--config.lora.alpha=nan", "lora.alpha is nan"),
+    ("--config.lora.rank=2", "no config key 'lora.rank'"),
+  ],
+)
+def test_a_wrong_lora_is_one_clear_error(data, tmp_path, argument, words):
+  status, text = train(data, tmp_path / "run", argument, config="lora")
+  assert status != 0
+  assert words in text.splitlines()[-1] and "Traceback" not in text, text
+  assert not (tmp_path / "run").exists()
 
 
 def test_a_run_leaves_what_it_promises(runs):

@@ -4,14 +4,16 @@ Orbax writes `checkpoints/STEP.orbax-checkpoint-tmp-N/` and renames it to
 `checkpoints/STEP/` when all is written. Damage is found by its `manifest`.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 from etils import epath
+from jax.sharding import NamedSharding, PartitionSpec
 
-from ccl_jax import trees
+from ccl_jax import lora, trees
 from ccl_jax.array_types import PyTree
 from ccl_jax.checkpoints import manifest, orbax_reader
 from ccl_jax.checkpoints.manifest import ITEM
@@ -67,6 +69,8 @@ def read_params(
 ) -> tuple[PyTree, int]:
   """Returns parameters of a run, without the rest of its state, and their step.
 
+  If the run has trained a LoRA for a kernel, the two are returned as one.
+
   Args:
     shapes: nested dict of ShapeDtypeStructs; those without a sharding go to one
       device. Parameters of the run that it lacks are not read.
@@ -80,15 +84,70 @@ def read_params(
   folder, step = find_checkpoint(workdir, step)
   wanted = trees.flatten(shapes)
   try:
-    paths = state_paths(folder, wanted, average)
+    factors = lora_shapes(folder, wanted)
+    paths = state_paths(folder, wanted | factors, average)
     arrays = orbax_reader.read_arrays(
-      folder / ITEM, {paths.get(p, p): x for p, x in wanted.items()}
+      folder / ITEM,
+      {paths.get(p, p): x for p, x in (wanted | factors).items()},
     )
   except BrokenError as error:
     raise ValueError(
       f"{error}. Choose another of the steps {all_steps(workdir)}."
     ) from error
-  return trees.unflatten({p: arrays[paths.get(p, p)] for p in wanted}), step
+  found = {p: arrays[paths.get(p, p)] for p in wanted | factors}
+  if factors:
+    found = fold_lora(found, lora.pairs(found, lora_alpha(workdir)))
+  return trees.unflatten({p: found[p] for p in wanted}), step
+
+
+def lora_shapes(
+  folder: epath.Path, wanted: Mapping[str, Any]
+) -> dict[str, jax.ShapeDtypeStruct]:
+  """Returns the shapes of a checkpoint's A and B for some of the parameters.
+
+  Args:
+    wanted: path of a parameter -> its shape and sharding.
+
+  Raises:
+    BrokenError: the checkpoint cannot be read.
+  """
+  shapes = {}
+  for stored, x in orbax_reader.read_metadata(folder / ITEM).items():
+    half, _, path = stored.partition("/")
+    base = wanted.get(lora.base_of(path) or path)
+    if half in ("trainable", "frozen") and path not in wanted and base:
+      mesh = getattr(getattr(base, "sharding", None), "mesh", None)
+      everywhere = mesh and NamedSharding(mesh, PartitionSpec())
+      shapes[path] = jax.ShapeDtypeStruct(
+        x.shape, jax.numpy.float32, sharding=everywhere
+      )
+  return shapes
+
+
+def lora_alpha(workdir: epath.PathLike) -> float:
+  """Returns alpha of a run that has trained a LoRA."""
+  config = json.loads((epath.Path(workdir) / "config.json").read_text())
+  return config["lora"].get("alpha", lora.LoRAConfig.alpha)
+
+
+def fold_lora(
+  params: Mapping[str, jax.Array], factors: Mapping[str, lora.Factors]
+) -> dict[str, jax.Array]:
+  """Returns parameters with a LoRA added to their kernels, in their dtypes.
+
+  The kernels that change are given away: their memory is used again.
+
+  Args:
+    params: path -> array.
+    factors: path of a kernel -> what to add to it.
+  """
+  folded = dict(params)
+  for path, (a, b, scale) in factors.items():
+    add = jax.jit(
+      lora.fold, donate_argnums=0, out_shardings=params[path].sharding
+    )
+    folded[path] = add(params[path], a, b, scale)
+  return folded
 
 
 def initial_params(

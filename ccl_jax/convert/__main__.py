@@ -6,6 +6,8 @@
         [--noema] [--dtype=bfloat16] [--component=video] [--force]
     python -m ccl_jax.convert average --workdir=RUN --steps=1000,2000 \
         --output=DIR [--force]
+    python -m ccl_jax.convert merge --workdir=RUN --lora=PATH:0.8 \
+        --output=DIR [--force]
     python -m ccl_jax.convert inspect PATH [--all]
 
 from-torch reads the published files of Wan-AI, MMAudio and BigVGAN, and folders
@@ -14,8 +16,9 @@ writes a workdir that training starts from (`config.init.from_runs`); with
 --model=ccl, for what to-torch wrote, one that can also be sampled from; with
 wan-vae, umt5, clip, mmaudio or bigvgan the folder that the codecs open.
 to-torch writes a run as a folder like those of diffusers. average writes the
-mean of several checkpoints as a new workdir. inspect prints the arrays of any
-of these. Workdirs and outputs may be in a bucket, files of PyTorch may not.
+mean of several checkpoints as a new workdir, merge a run with LoRA added to its
+matrices; --component=lora exports a LoRA alone. inspect prints the arrays of
+any of these. Workdirs and outputs may be in a bucket, files of PyTorch may not.
 """
 
 import re
@@ -25,7 +28,15 @@ from absl import flags
 from etils import epath
 
 from ccl_jax import command
-from ccl_jax.convert import average, codecs, export, inspection, transformer
+from ccl_jax.convert import (
+  average,
+  codecs,
+  export,
+  inspection,
+  lora_files,
+  loras,
+  transformer,
+)
 
 MODEL = flags.DEFINE_enum(
   "model", None, ["wan", "ccl", *codecs.MODELS],
@@ -69,8 +80,18 @@ MAX_SHARD_SIZE = flags.DEFINE_string(
 )  # fmt: skip
 COMPONENT = flags.DEFINE_enum(
   "component", "all", export.COMPONENTS,
-  "What to export: the full model (all), or its video stream for diffusers'"
-  " WanTransformer3DModel (video).",
+  "What to export: the full model (all), its video stream for diffusers'"
+  " WanTransformer3DModel (video), or the LoRA of a run alone (lora).",
+)  # fmt: skip
+LORA_STYLE = flags.DEFINE_enum(
+  "lora_style", "diffusers", list(lora_files.STYLES),
+  "Names in the file of --component=lora: those of diffusers, or of Wan as"
+  " ComfyUI loads them.",
+)  # fmt: skip
+LORA = flags.DEFINE_multi_string(
+  "lora", None,
+  "LoRA to merge, PATH or PATH:SCALE, a run or a file; repeatable, all are"
+  " added. The scale is 1 if unset.",
 )  # fmt: skip
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
@@ -102,6 +123,7 @@ def to_torch() -> None:
     dtype=DTYPE.value,
     shard_size=parse_bytes(MAX_SHARD_SIZE.value),
     component=COMPONENT.value,
+    lora_style=LORA_STYLE.value,
   )
   print(
     f"Wrote {OUTPUT.value}: {about['class']} with {about['parameters']:,}"
@@ -120,6 +142,17 @@ def average_steps() -> None:
     f"Wrote {OUTPUT.value}: mean of steps"
     f" {', '.join(map(str, about['mean_of']))}, {about['parameters']:,}"
     " parameters."
+  )
+
+
+def merge_lora() -> None:
+  """Adds LoRA to the kernels of a run."""
+  about = loras.merge(
+    WORKDIR.value, LORA.value, new_output(), STEP.value, EMA.value
+  )
+  print(
+    f"Wrote {OUTPUT.value}: {about['parameters']:,} parameters with"
+    f" {', '.join(about['loras'])}."
   )
 
 
@@ -159,6 +192,7 @@ COMMANDS = {
   "from-torch": (from_torch, ("model", "input", "output")),
   "to-torch": (to_torch, ("workdir", "output")),
   "average": (average_steps, ("workdir", "steps", "output")),
+  "merge": (merge_lora, ("workdir", "lora", "output")),
   "inspect": (inspect, ("input",)),
 }
 

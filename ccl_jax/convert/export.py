@@ -23,8 +23,17 @@ import numpy as np
 from etils import epath
 
 from ccl_jax import trees
+from ccl_jax.checkpoints.restore import find_checkpoint
 from ccl_jax.config import upgrade
-from ccl_jax.convert import ccl, model_card, safetensors_writer, wan, workdirs
+from ccl_jax.convert import (
+  ccl,
+  lora_files,
+  loras,
+  model_card,
+  safetensors_writer,
+  wan,
+  workdirs,
+)
 from ccl_jax.convert.state_dict import iter_state_dict, state_dict_shapes
 from ccl_jax.files import replacing, write_json
 
@@ -33,7 +42,7 @@ CLASS, VERSION = "CCL", 1
 # Keys of transformer/config.json beside those of the `model` section.
 ADDED_KEYS = ("_class_name", "ccl_version", "step", "sampling", "clip")
 DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16}
-COMPONENTS = ("all", "video")
+COMPONENTS = ("all", "video", "lora")
 _STEM = "diffusion_pytorch_model"
 
 
@@ -46,6 +55,7 @@ def to_torch(
   dtype: str = "float32",
   shard_size: int = 5 * 10**9,
   component: str = "all",
+  lora_style: str = "diffusers",
 ) -> dict[str, Any]:
   """Writes the folder, completely or not at all; returns facts about it.
 
@@ -57,6 +67,7 @@ def to_torch(
     dtype: of all arrays, one of DTYPES.
     shard_size: most bytes of arrays in a file.
     component: one of COMPONENTS.
+    lora_style: of the names of component="lora", one of `lora_files.STYLES`.
 
   Raises:
     ValueError: no such checkpoint or a damaged one, an unknown dtype or
@@ -66,6 +77,8 @@ def to_torch(
   _check_choice("component", component, COMPONENTS)
   path, step = workdirs.split_step(workdir, step)
   run = workdirs.open_workdir(path)
+  if component == "lora":
+    return _write_lora(run, output, step, ema, dtype, lora_style)
   params, step, is_ema = run.params(step, ema)
   if component == "all":
     config, table = _joint_config(run, step), ccl.table(run.model)
@@ -92,6 +105,31 @@ def to_torch(
     # Last, so that in a bucket it exists only when all other files do.
     write_json(folder / "config.json", config)
   return about
+
+
+def _write_lora(
+  run: workdirs.Workdir,
+  output: epath.PathLike,
+  step: int | None,
+  ema: bool,
+  dtype: str,
+  style: str,
+) -> dict[str, Any]:
+  """Writes the LoRA of a run alone; returns facts about it."""
+  _, step = find_checkpoint(run.path, step)
+  factors = loras.read_run(run.path, run.model, step, ema)
+  base = run.config.get("init", {}).get("from_runs", ())
+  about = {"step": str(step), "base": json.dumps(base)}
+  names = lora_files.write(
+    output, run.model, factors, style, DTYPES[dtype], about
+  )
+  return {
+    "class": f"a LoRA of {names} layers, named as in {style},",
+    "step": step,
+    "parameters": sum(x.a.size + x.b.size for x in factors.values()),
+    "dtype": dtype,
+    "is_ema": ema and run.config["optimizer"]["ema_decay"] > 0,
+  }
 
 
 def read_config(path: pathlib.Path) -> dict[str, Any]:

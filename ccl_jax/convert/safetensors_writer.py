@@ -33,6 +33,7 @@ def write(
   shapes: Shapes,
   arrays: Iterable[tuple[str, np.ndarray]],
   shard_size: int,
+  metadata: Mapping[str, str] | None = None,
 ) -> None:
   """Writes one file, or shards and their index, to a new folder.
 
@@ -41,6 +42,7 @@ def write(
     shapes: name -> shape and dtype.
     arrays: (name, array) in the order of `shapes`; they are cast.
     shard_size: most bytes of arrays in a file; a larger array has its own file.
+    metadata: texts for the header of each file.
 
   Raises:
     ValueError: the disk has too little space left, or `arrays` differ from
@@ -57,7 +59,7 @@ def write(
       f"{stem}-{i:05}-of-{num:05}.safetensors" for i in range(1, num + 1)
     ]
   for name, shard in zip(names, shards, strict=True):
-    _write_file(folder / name, shard, arrays)
+    _write_file(folder / name, shard, arrays, metadata or {})
   if len(shards) > 1:
     weight_map = {
       name: file
@@ -81,11 +83,14 @@ def _split(shapes: Shapes, shard_size: int) -> list[dict]:
 
 
 def _write_file(
-  path: pathlib.Path, shapes: Shapes, arrays: Iterator[tuple[str, np.ndarray]]
+  path: pathlib.Path,
+  shapes: Shapes,
+  arrays: Iterator[tuple[str, np.ndarray]],
+  metadata: Mapping[str, str],
 ) -> None:
   """Writes one file, with the next arrays of the iterator."""
   with path.open("wb") as file:
-    file.write(_header(shapes))
+    file.write(_header(shapes, metadata))
     for name, x in shapes.items():
       got, array = next(arrays, ("nothing", np.empty(0)))
       if got != name or array.shape != x.shape:
@@ -96,9 +101,9 @@ def _write_file(
       file.write(array.reshape(-1).view(np.uint8))
 
 
-def _header(shapes: Shapes) -> bytes:
+def _header(shapes: Shapes, metadata: Mapping[str, str]) -> bytes:
   """Returns the length and the header of a file."""
-  described, end = {"__metadata__": _METADATA}, 0
+  described, end = {"__metadata__": {**_METADATA, **metadata}}, 0
   for name, x in shapes.items():
     start, end = end, end + _bytes(x)
     described[name] = {

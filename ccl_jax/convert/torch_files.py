@@ -36,6 +36,10 @@ _QUANTIZED = (
   "the weights are quantized (mxfp8, nvfp4 or alike). Take the model's file in"
   " bfloat16, float16 or float32."
 )
+PREFIXES = (
+  "model.diffusion_model.", "diffusion_model.", "module.", "_orig_mod.",
+  "transformer.",
+)  # fmt: skip
 _NESTED = ("state_dict", "model", "generator", "module")
 SAFETENSORS_DTYPES = {
   "F64": np.float64, "F32": np.float32, "F16": np.float16,
@@ -107,6 +111,29 @@ def open_state_dict(path: epath.PathLike) -> LazyStateDict:
   raise ValueError(
     f"'{path}': expected a .safetensors, {', '.join(_SUFFIXES)} file, or a"
     " folder with them."
+  )
+
+
+def without_prefixes(state: LazyStateDict) -> LazyStateDict:
+  """Returns a state dict without the prefixes that all of its names have.
+
+  Programs that train and load models put them before the model's own names; it
+  is printed which were left out.
+  """
+  prefix, names = "", list(state.shapes)
+  while found := next(
+    (p for p in PREFIXES if names and all(n.startswith(p) for n in names)), ""
+  ):
+    prefix, names = prefix + found, [n.removeprefix(found) for n in names]
+  if not prefix:
+    return state
+  print(
+    f"'{state.origin}': all names begin with '{prefix}', which is left out."
+  )
+  return dataclasses.replace(
+    state,
+    shapes=dict(zip(names, state.shapes.values(), strict=True)),
+    read=lambda name: state.read(prefix + name),
   )
 
 

@@ -41,7 +41,8 @@ DEFAULTS = dict(
   solver="unipc", num_inference_steps=50, shift=5.0, guidance="ucg2",
   video_guidance_scale=4.0, audio_guidance_scale=3.0, cross_guidance_scale=2.5,
   audio_cross_guidance_scale=None, guidance_low=0.0, guidance_high=1.0,
-  guidance_rescale=0.0,
+  guidance_rescale=0.0, audio_shift=None, guidance_transform="none",
+  apg_eta=0.0, apg_norm_threshold=0.0, zero_init_steps=0,
 )  # fmt: skip
 
 
@@ -328,4 +329,11 @@ def sample(
     return guided(model, rule, scales, *args)
 
   steps, shift = o["num_inference_steps"], o["shift"]
+  if o["audio_shift"] not in (None, shift):
+    raise ValueError("audio_shift is not supported here: only shift is.")
+  if o["guidance_transform"] != "none" or o["zero_init_steps"]:
+    raise ValueError(
+      "guidance_transform and zero_init_steps are not supported"
+      " here: only guidance_rescale is."
+    )
   return pin(solve(velocity, noise, o["solver"], steps, shift))

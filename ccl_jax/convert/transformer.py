@@ -19,6 +19,7 @@ from ccl_jax.convert.torch_files import (
   LazyStateDict,
   local_path,
   open_state_dict,
+  without_prefixes,
 )
 from ccl_jax.files import replacing
 from ccl_jax.models import functional
@@ -44,7 +45,9 @@ def from_torch(
     raise ValueError(f"{size=}: expected one of {', '.join(sizes)}.")
   path = local_path(path)
   inside = path / export.TRANSFORMER
-  state_dict = open_state_dict(inside if inside.is_dir() else path)
+  state_dict = without_prefixes(
+    open_state_dict(inside if inside.is_dir() else path)
+  )
   wan.check_one_image(state_dict)
   size, scheme = _recognise(
     state_dict, sizes if size is None else {size: sizes[size]}

@@ -10,20 +10,45 @@ import dataclasses
 import functools
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 from etils import epath
 
-from ccl_jax import files, trees
+from ccl_jax import files, lora, trees
 from ccl_jax.array_types import PyTree
 from ccl_jax.checkpoints import manager, manifest, restore, streaming
 from ccl_jax.config import upgrade
 from ccl_jax.models import functional
+from ccl_jax.param_names import is_stacked
 
 ABOUT = "about.json"
 _RUN_FILES = ("config.json", "clip.json", "codecs")
+
+
+class FoldedArray:
+  """A kernel with a LoRA, in float32, computed row by row when it is read.
+
+  Attributes:
+    shape, dtype, size: as of a NumPy array.
+  """
+
+  def __init__(self, kernel: Any, factors: lora.Factors):
+    self._kernel, self._factors = kernel, factors
+    self.shape, self.size = kernel.shape, kernel.size
+    self.dtype = np.dtype(np.float32)
+
+  def __array__(self, dtype=None, copy=None) -> np.ndarray:
+    if len(self.shape) == 3:
+      return np.stack(list(self))
+    return _fold(np.asarray(self._kernel), *self._factors)
+
+  def __iter__(self) -> Iterator[np.ndarray]:
+    """Yields the rows in order."""
+    a, b, scale = self._factors
+    for row, w in enumerate(self._kernel):
+      yield _fold(w, a[row], b[row], scale)
 
 
 class CheckpointParams(NamedTuple):
@@ -35,9 +60,17 @@ class CheckpointParams(NamedTuple):
     is_ema: whether any is an exponential moving average.
   """
 
-  arrays: dict[str, streaming.LazyArray | np.ndarray]
+  arrays: dict[str, streaming.LazyArray | FoldedArray | np.ndarray]
   step: int
   is_ema: bool
+
+
+def fold_lora(
+  arrays: Mapping[str, Any], factors: Mapping[str, lora.Factors]
+) -> dict[str, Any]:
+  """Returns unread arrays to which a LoRA is added when they are read."""
+  folded = {path: FoldedArray(arrays[path], x) for path, x in factors.items()}
+  return {**arrays, **folded}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +101,8 @@ class Workdir:
   ) -> CheckpointParams:
     """Returns the parameters of a checkpoint, without reading them.
 
+    A LoRA is added to its kernels when they are read.
+
     Args:
       step: of the checkpoint; None takes the newest.
       ema: take the moving average of each parameter that has one.
@@ -77,14 +112,21 @@ class Workdir:
     """
     folder, step = restore.find_checkpoint(self.path, step)
     paths = restore.state_paths(folder, self._shapes, ema)
+    factors = restore.lora_shapes(folder, self._shapes)
+    paths |= restore.state_paths(folder, factors, ema)
     stored = streaming.open_arrays(folder / restore.ITEM, paths.values())
     empty = {
       path: np.zeros(x.shape, x.dtype)
       for path, x in self._shapes.items()
       if not x.size
     }
+    arrays = {path: stored[paths[path]] for path in paths}
+    if factors:
+      leaves = {path: np.asarray(arrays.pop(path)) for path in factors}
+      pairs = lora.pairs(leaves, restore.lora_alpha(self.path))
+      arrays = fold_lora(arrays, pairs)
     return CheckpointParams(
-      empty | {path: stored[paths[path]] for path in paths},
+      empty | arrays,
       step,
       any(path.startswith("ema/") for path in paths.values()),
     )
@@ -149,6 +191,23 @@ def copy_run_files(source: epath.PathLike, target: pathlib.Path) -> None:
         _copy(found / file, target / name / file)
     elif found.exists():
       _copy(found, target / name)
+
+
+def streamed(path: str, array: Any) -> streaming.StreamedArray:
+  """Returns an unread array of a parameter as one to write, row by row."""
+  by_row = is_stacked(path)
+
+  def parts() -> Iterator[tuple[int | None, np.ndarray]]:
+    if by_row:
+      yield from enumerate(array)
+    else:
+      yield None, np.asarray(array)
+
+  return streaming.StreamedArray(array.shape, array.dtype, parts, by_row)
+
+
+def _fold(w: np.ndarray, a: Any, b: Any, scale: float) -> np.ndarray:
+  return w.astype(np.float32) + np.float32(scale) * (a @ b)
 
 
 def _copy(source: epath.Path, target: pathlib.Path) -> None:

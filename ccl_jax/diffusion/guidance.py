@@ -41,6 +41,7 @@ import jax.numpy as jnp
 from ccl_jax.array_types import Array, State, interleave, other
 from ccl_jax.diffusion import flow
 from ccl_jax.diffusion.flow import Velocity
+from ccl_jax.diffusion.guidance_transforms import Transform, zero_init
 
 
 @dataclass(frozen=True)
@@ -212,6 +213,8 @@ def guide(
   *,
   batched: bool = True,
   rescale: float = 0.0,
+  transform: Transform | None = None,
+  zero_above: Mapping[str, float] | None = None,
 ) -> Velocity:
   """Returns a velocity function that combines the passes of a rule.
 
@@ -224,6 +227,9 @@ def guide(
     batched: all passes in one call; else a call for each, with p = 1: slower,
       in the memory of one pass.
     rescale: r of eq. 1; a rule of your own then needs v(c,x).
+    transform: another way to add the terms, see `guidance_transforms`; a rule
+      of your own then needs v(c,x), and must be it where all scales are 1.
+    zero_above: stream -> time from which on its velocity is 0.
 
   Returns:
     velocity'(state, t, condition). It raises ValueError if the condition lacks
@@ -237,13 +243,26 @@ def guide(
     outputs = dict(zip(distinct, run(velocity, inputs), strict=True))
     result = {}
     for s in state:
+      time = flow.expand(t[s], state[s].ndim)
       weights = rule.weights(s, scales[s])
       result[s] = sum(w * outputs[p][s] for p, w in weights.items())
+      if transform:
+        terms = [
+          (
+            scales[s][name] - 1,
+            *(outputs[_forward_pass(v, s)][s] for v in pair),
+          )
+          for name, *pair, _ in rule.terms
+        ]
+        plain = outputs[ForwardPass(CX)][s]
+        result[s] = transform(plain, terms, state[s], time)
       if rescale:
         plain = outputs[ForwardPass(CX)][s]
-        mask = flow.expand(t[s], state[s].ndim) > 0
+        mask = time > 0
         ratio = _std(plain, mask) / jnp.maximum(_std(result[s], mask), 1e-12)
         result[s] = result[s] * (1 - rescale + rescale * ratio)
+      if zero_above:
+        result[s] = zero_init(result[s], time, zero_above[s])
     return result
 
   return guided

@@ -11,6 +11,8 @@ text, given first frames), `loss` compares the model's velocities with it:
     value, metrics = loss(prediction, example, objective)
 """
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -27,7 +29,7 @@ class Objective:
   """Settings of the objective. The paper gives only the probabilities.
 
   Attributes:
-    time_shift: time shift; 5 is Wan2.1's at 480p.
+    time_shift: time shift, or stream -> its own; 5 is Wan2.1's at 480p.
     time_mean: mean of the normal inside the logit-normal time.
     time_std: its standard deviation.
     video_weight: lv, 0.85 from Ovi.
@@ -41,7 +43,7 @@ class Objective:
     ValueError: a number is out of its range.
   """
 
-  time_shift: float = 5.0
+  time_shift: float | Mapping[str, float] | tuple = 5.0
   time_mean: float = 0.0
   time_std: float = 1.0
   video_weight: float = 0.85
@@ -53,9 +55,17 @@ class Objective:
   def __post_init__(self):
     # A tuple, which is hashable: the objective is a static argument.
     object.__setattr__(self, "probabilities", tuple(self.probabilities))
-    for name in ("time_shift", "time_std"):
-      if not getattr(self, name) > 0:
-        raise ValueError(f"{name}={getattr(self, name)} must be positive.")
+    if isinstance(self.time_shift, Mapping):
+      object.__setattr__(self, "time_shift", tuple(self.time_shift.items()))
+    shifts = self.time_shifts
+    if set(shifts) != set(STREAMS):
+      raise ValueError(
+        f"time_shift={shifts} must be a number, or one for each of {STREAMS}."
+      )
+    if not all(0 < shift < math.inf for shift in shifts.values()):
+      raise ValueError(f"time_shift={self.time_shift} must be positive.")
+    if not self.time_std > 0:
+      raise ValueError(f"time_std={self.time_std} must be positive.")
     for name in ("video_weight", "audio_weight"):
       if not getattr(self, name) >= 0:
         raise ValueError(f"{name}={getattr(self, name)} must not be negative.")
@@ -68,6 +78,13 @@ class Objective:
         f"probabilities={p} must be {len(tasks.TASKS)} numbers >= 0 with sum 1,"
         f" for {', '.join(tasks.TASK_NAMES)}."
       )
+
+  @property
+  def time_shifts(self) -> dict[str, float]:
+    """Returns stream -> time shift."""
+    if isinstance(self.time_shift, tuple):
+      return dict(self.time_shift)
+    return dict.fromkeys(STREAMS, self.time_shift)
 
   def weight(self, stream: str) -> float:
     """Returns lv or la."""
@@ -123,7 +140,7 @@ def make_training_example(
     task,
     objective.time_mean,
     objective.time_std,
-    objective.time_shift,
+    objective.time_shifts,
   )
   t = {s: flow.mask_time(times[s], clean[s]) for s in x0}
   noise = flow.draw_noise(

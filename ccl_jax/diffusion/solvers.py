@@ -39,12 +39,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ccl_jax.array_types import Array, Bool, Float, State
+from ccl_jax.array_types import STREAMS, Array, Bool, Float, State
 from ccl_jax.diffusion import flow
 from ccl_jax.diffusion.flow import Velocity
 
-# (state, sigma) -> velocity of each stream.
-Field = Callable[[State, Array], State]
+# (state, sigma, perhaps by stream) -> velocity of each stream.
+Field = Callable[[State, Any], State]
+Sigmas = np.ndarray | dict[str, np.ndarray]
 Phases = Sequence[tuple[Field, int]]
 OnStep = Callable[[Any], None]
 
@@ -63,7 +64,7 @@ def schedule(
   Raises:
     ValueError: fewer than one step, or a shift that is not positive.
   """
-  if num_steps < 1 or shift <= 0:
+  if num_steps < 1 or not shift > 0:
     raise ValueError(f"{num_steps=} must be at least 1 and {shift=} positive.")
   sigmas = np.linspace(1, 1 / train_steps, num_steps + 1)[:-1]
   return np.append(flow.shift_time(sigmas, shift), 0).astype(np.float32)
@@ -74,7 +75,7 @@ def solve(
   noise: State,
   clean: dict[str, Bool[Array, " b ..."]],
   given: State,
-  sigmas: Float[np.ndarray, " sigmas"],
+  sigmas: Sigmas,
   solver: str,
   condition: Any,
   window: tuple[float, float] = (0.0, 1.0),
@@ -90,10 +91,12 @@ def solve(
     clean: for each stream with given latents, the mask of these, (b, 1, ...) or
       (b, f, 1, ...); they stay as given and their time is 0.
     given: for the same streams, latents that broadcast to the state.
-    sigmas: concrete numpy array that falls to 0, see `schedule`.
+    sigmas: concrete numpy array that falls to 0, see `schedule`; or one of
+      equal length for each stream.
     solver: a key of SOLVERS.
     condition: handed to `velocity` as it is.
-    window: the (lowest, highest) sigma at which `velocity` is evaluated.
+    window: the (lowest, highest) sigma at which `velocity` is evaluated; of
+      the video, where each stream has its own.
     outside: evaluated at the others; `velocity` if None.
     on_step: called on the host at every step, with its sigma.
 
@@ -117,15 +120,15 @@ def solve(
       for s, x in state.items()
     }
 
-  def field(velocity: Velocity, state: State, sigma: Array) -> State:
+  def field(velocity: Velocity, state: State, sigma: Array | State) -> State:
     if on_step is not None:
-      jax.debug.callback(on_step, sigma)
+      jax.debug.callback(on_step, first(sigma))
     return _float32(velocity(pin(state), times(state, sigma, clean), condition))
 
-  sigmas = np.asarray(sigmas)
+  sigmas = jax.tree.map(np.asarray, sigmas)
   phases = [
     (functools.partial(field, velocity if inside else outside), steps)
-    for inside, steps in split(sigmas, window if outside else (0.0, 1.0))
+    for inside, steps in split(first(sigmas), window if outside else (0.0, 1.0))
   ]
   latents, states = SOLVERS[solver](phases, _float32(noise), sigmas)
   return pin(latents), pin(states)
@@ -137,11 +140,18 @@ def check_solver(name: str) -> None:
     raise ValueError(f"Unknown solver '{name}': {', '.join(SOLVERS)}.")
 
 
+def first(sigma: Any) -> Any:
+  """Returns the video's sigma, or that of a stream alone."""
+  if isinstance(sigma, dict):
+    return next(sigma[s] for s in STREAMS if s in sigma)
+  return sigma
+
+
 def times(
-  state: State, sigma: Array, clean: dict[str, Bool[Array, " b ..."]]
+  state: State, sigma: Array | State, clean: dict[str, Bool[Array, " b ..."]]
 ) -> State:
   """Returns each stream's time at one sigma: 0 where latents are given."""
-  t = {s: jnp.full((len(x),), sigma) for s, x in state.items()}
+  t = {s: jnp.full((len(x),), _of(sigma, s)) for s, x in state.items()}
   return t | {s: flow.mask_time(t[s], clean[s]) for s in clean}
 
 
@@ -158,16 +168,17 @@ def split(
   return [(key, len(list(run))) for key, run in itertools.groupby(inside)]
 
 
-def euler(
-  phases: Phases, x: State, sigmas: Float[np.ndarray, " sigmas"]
-) -> tuple[State, State]:
+def euler(phases: Phases, x: State, sigmas: Sigmas) -> tuple[State, State]:
   """Runs Euler's method; exact on a constant field."""
 
   def step(field, x, row):
     sigma, delta = row
-    return _combine((1.0, delta), (x, field(x, sigma))), x
+    return _combine(each(lambda d: (1.0, d), delta), (x, field(x, sigma))), x
 
-  rows = (sigmas[:-1].astype(np.float32), np.diff(sigmas).astype(np.float32))
+  rows = (
+    each(lambda sigma: sigma[:-1].astype(np.float32), sigmas),
+    each(lambda sigma: np.diff(sigma).astype(np.float32), sigmas),
+  )
   return _scan(step, phases, x, rows)
 
 
@@ -180,24 +191,26 @@ class UniPCState(NamedTuple):
   older_m: State
 
 
-def unipc(
-  phases: Phases, x: State, sigmas: Float[np.ndarray, " sigmas"]
-) -> tuple[State, State]:
+def unipc(phases: Phases, x: State, sigmas: Sigmas) -> tuple[State, State]:
   """Runs UniPC of order 2, equal to diffusers' `UniPCMultistepScheduler`."""
-  sigmas = np.minimum(sigmas, 1 - _UNIPC_MARGIN).astype(np.float32)
-  predict, correct = unipc_table(sigmas)
+  sigmas = each(
+    lambda x: np.minimum(x, 1 - _UNIPC_MARGIN).astype(np.float32), sigmas
+  )
+  predict = each(lambda x: unipc_table(x)[0], sigmas)
+  correct = each(lambda x: unipc_table(x)[1], sigmas)
 
   def step(field, carry, row):
     predicted, last_x, last_m, older_m = carry
     sigma, predict, correct = row
     # States in the order of the table's columns.
-    m = _combine((1.0, -sigma), (predicted, field(predicted, sigma)))
+    v = field(predicted, sigma)
+    m = _combine(each(lambda sigma: (1.0, -sigma), sigma), (predicted, v))
     x = _combine(correct, (predicted, last_x, m, last_m, older_m))
     following = _combine(predict, (x, m, last_m))
     return UniPCState(following, x, m, last_m), predicted
 
   zeros = jax.tree.map(jnp.zeros_like, x)
-  rows = (sigmas[:-1], predict, correct)
+  rows = (each(lambda x: x[:-1], sigmas), predict, correct)
   carry = UniPCState(x, zeros, zeros, zeros)
   carry, states = _scan(step, phases, carry, rows)
   return carry.x, states
@@ -211,7 +224,7 @@ def _scan(step, phases: Phases, carry, rows):
   """
   start, outs = 0, []
   for field, steps in phases:
-    part = tuple(row[start : start + steps] for row in rows)
+    part = jax.tree.map(lambda row: row[start : start + steps], rows)  # noqa: B023
     carry, out = jax.lax.scan(functools.partial(step, field), carry, part)
     start, outs = start + steps, [*outs, out]
   return carry, jax.tree.map(lambda *parts: jnp.concatenate(parts), *outs)
@@ -264,11 +277,23 @@ def _second_order(before: float, now: float, later: float):
   return 1 / r, p, b1 - p
 
 
+def each(make: Callable[[Any], Any], values: Any) -> Any:
+  """Returns make(value), of every stream's value if each has its own."""
+  if isinstance(values, dict):
+    return {s: make(value) for s, value in values.items()}
+  return make(values)
+
+
+def _of(values: Any, stream: str) -> Any:
+  return values[stream] if isinstance(values, dict) else values
+
+
 def _combine(weights, states) -> State:
-  """Returns sum_k weights[k] states[k]."""
-  return jax.tree.map(
-    lambda *xs: sum(w * x for w, x in zip(weights, xs, strict=True)), *states
-  )
+  """Returns sum_k weights[k] states[k], by the weights of each stream."""
+  return {
+    s: sum(w * x[s] for w, x in zip(_of(weights, s), states, strict=True))
+    for s in states[0]
+  }
 
 
 def _float32(state: State) -> State:

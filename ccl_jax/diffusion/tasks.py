@@ -102,19 +102,21 @@ def draw_times(
   task: Int[Array, " b"],
   mean: float,
   std: float,
-  shift: float,
+  shifts: Mapping[str, float],
 ) -> dict[str, Float[Array, " b"]]:
   """Draws shifted logit-normal times: one in `joint`, else one per stream.
 
   Streams that are not generated are at time 0.
+
+  Args:
+    shifts: by stream; in `joint` both shift the same time.
   """
   keys = flow.sample_keys(key, len(task))
   draw = jax.vmap(lambda key: flow.sample_time(key, (2,), mean, std))
-  t_video, t_audio = flow.shift_time(draw(keys), shift).T
-  t_audio = jnp.where(
-    lookup(lambda row: row.shared_time, task), t_video, t_audio
-  )
-  times = {"video": t_video, "audio": t_audio}
+  video, audio = draw(keys).T
+  audio = jnp.where(lookup(lambda row: row.shared_time, task), video, audio)
+  times = {"video": video, "audio": audio}
+  times = {s: flow.shift_time(t, shifts[s]) for s, t in times.items()}
   return {s: jnp.where(route.is_generated[s], times[s], 0.0) for s in STREAMS}
 
 

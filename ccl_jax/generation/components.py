@@ -3,17 +3,19 @@
 import dataclasses
 import functools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from etils import epath
 
+from ccl_jax import trees
 from ccl_jax.array_types import PyTree
 from ccl_jax.checkpoints import manager, restore
 from ccl_jax.codecs.api import Codecs, free_weights
 from ccl_jax.config import build, to_tuples
+from ccl_jax.convert.loras import open_lora
 from ccl_jax.data.clip import ClipShape
 from ccl_jax.diffusion import tasks
 from ccl_jax.diffusion.solvers import OnStep
@@ -59,6 +61,7 @@ class Components:
     *,
     mesh: Mapping[str, int] | None = None,
     offload: bool = False,
+    loras: Sequence[str] = (),
   ) -> "Components":
     """Loads a checkpoint from the workdir of a training run.
 
@@ -68,20 +71,26 @@ class Components:
       mesh: arguments of `sharding.make_mesh` for all devices of this process;
         None takes the first of them.
       offload: see the class.
+      loras: "PATH" or "PATH:SCALE" of each LoRA to add, a run or a file.
 
     Raises:
-      ValueError: no run, no such checkpoint, no codecs, or a mesh that does not
-        fit.
+      ValueError: no run, no such checkpoint, no codecs, a mesh that does not
+        fit, or a LoRA of another model.
     """
     workdir = epath.Path(workdir)
     config = to_tuples(manager.read_config(workdir))
     devices = jax.local_devices()[: None if mesh else 1]
     plan = make_sampling_plan(config, devices, mesh)
     _, step = restore.find_checkpoint(workdir, step)
+    added = [open_lora(text, plan.settings) for text in loras]
 
     def read_params():
       shapes = sampling_params(plan)
-      return restore.read_params(workdir, shapes, step, average)[0]
+      params = restore.read_params(workdir, shapes, step, average)[0]
+      leaves = trees.flatten(params)
+      for factors in added:
+        leaves = restore.fold_lora(leaves, factors)
+      return trees.unflatten(leaves)
 
     return cls(
       plan=plan,

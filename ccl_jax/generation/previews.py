@@ -25,17 +25,26 @@ class EvalConfig:
     split: of the data.
     num_clips: clips for each task.
     tasks: inference tasks; none for no evaluation.
+    loss_every_steps: steps between two losses on the split; 0 for none.
+    loss_batches: batches of the split that these are the mean of.
 
   Raises:
-    ValueError: an unknown task.
+    ValueError: an unknown task, or a number out of range.
   """
 
   every_steps: int = 1000
   split: str = "validation"
   num_clips: int = 4
   tasks: tuple[str, ...] = ("t2av", "a2v")
+  loss_every_steps: int = 0
+  loss_batches: int = 4
 
   def __post_init__(self):
+    if self.loss_every_steps < 0 or self.loss_batches < 1:
+      raise ValueError(
+        f"eval.loss_every_steps={self.loss_every_steps} and"
+        f" loss_batches={self.loss_batches}: expected at least 0 and 1."
+      )
     for name in self.tasks:
       tasks.inference_task(name)
 
@@ -56,6 +65,8 @@ class EvalConfig:
         raise ValueError(
           f"eval.tasks has '{name}', but the model has only {streams}."
         )
+    if self.loss_every_steps:
+      records.open_split(data, self.split)
     if not self.tasks:
       return self
     is_default = self.split == type(self).split
@@ -68,6 +79,10 @@ class EvalConfig:
       return dataclasses.replace(self, split=train_split)
     records.open_split(data, self.split)
     return self
+
+  def should_measure(self, step: int) -> bool:
+    """Returns whether to compute the loss on the split after `step`."""
+    return bool(self.loss_every_steps) and step % self.loss_every_steps == 0
 
   def should_run(self, step: int, num_steps: int) -> bool:
     """Returns whether to sample after `step` of `num_steps` steps."""

@@ -10,6 +10,7 @@ dtype, with the other stream's width. At the 14b shape v2a keeps 40 x 27,280 x
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,8 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ccl_jax.array_types import Array, PyTree, State
-from ccl_jax.diffusion import guidance, solvers
+from ccl_jax.array_types import STREAMS, Array, PyTree, State
+from ccl_jax.diffusion import guidance, guidance_transforms, solvers
 from ccl_jax.diffusion.flow import Velocity
 from ccl_jax.diffusion.guidance import Condition
 from ccl_jax.diffusion.tasks import InferenceTask
@@ -42,6 +43,9 @@ class SamplingConfig:
   solver: str = _option("unipc", "Solver: unipc or euler.")
   num_inference_steps: int = _option(50, "Steps from noise to latents.")
   shift: float = _option(5.0, "Shift of the times; above 1 towards noise.")
+  audio_shift: float | None = _option(
+    None, "The same for the audio only; None is shift."
+  )
   guidance: str = _option(
     "ucg2",
     "Guidance rule: none, text, ucg2, ucg3, ucg3_text_first, multimodal, sync.",
@@ -65,6 +69,20 @@ class SamplingConfig:
     0.0, "Rescales the guided velocity to the standard deviation of the"
     " conditional one: 0 not at all, 1 fully.",
   )  # fmt: skip
+  guidance_transform: str = _option(
+    "none", "How the terms of the rule are added: none (as it says), cfg_zero"
+    " (CFG-Zero*) or apg (adaptive projected guidance).",
+  )  # fmt: skip
+  apg_eta: float = _option(
+    0.0, "Share of the parallel part that apg keeps, from 0 to 1."
+  )
+  apg_norm_threshold: float = _option(
+    0.0, "Longest difference of predicted data that apg adds; 0 for no limit."
+  )
+  zero_init_steps: int = _option(
+    0, "First steps at which the velocity is 0, for CFG-Zero*: one or two of"
+    " 50.",
+  )  # fmt: skip
   batch_passes: bool = _option(
     True, "Run the passes of a step as one batch; else in turn, in less memory."
   )
@@ -75,7 +93,7 @@ class SamplingConfig:
 
   def __post_init__(self):
     guidance.rule(self.guidance)
-    solvers.schedule(self.num_inference_steps, self.shift)
+    self.sigmas(STREAMS)
     solvers.check_solver(self.solver)
     for field in dataclasses.fields(self):
       value = getattr(self, field.name)
@@ -95,6 +113,31 @@ class SamplingConfig:
         " to 1."
       )
 
+    self.transform  # noqa: B018
+    if not 0 <= self.zero_init_steps < self.num_inference_steps:
+      raise ValueError(
+        f"sampling.zero_init_steps is {self.zero_init_steps}: expected from 0"
+        f" to {self.num_inference_steps - 1}."
+      )
+
+  @property
+  def transform(self) -> guidance_transforms.Transform | None:
+    """Returns how the terms of the rule are added; None for as it says."""
+    return guidance_transforms.make_transform(
+      self.guidance_transform, self.apg_eta, self.apg_norm_threshold
+    )
+
+  @property
+  def zero_above(self) -> dict[str, float] | None:
+    """Returns stream -> time from which on its velocity is 0, if any is."""
+    if not self.zero_init_steps:
+      return None
+    last = slice(self.zero_init_steps - 1, self.zero_init_steps + 1)
+    return {  # Between two steps, as a solver may round its times.
+      s: float(np.mean(sigmas[last]))
+      for s, sigmas in self._stream_sigmas().items()
+    }
+
   @property
   def scales(self) -> dict[str, dict[str, float]]:
     """Returns guidance scales: stream -> name in `guidance.guide` -> value."""
@@ -108,6 +151,19 @@ class SamplingConfig:
     return {
       s: {"scale": x, "text": x, "cross": cross[s]} for s, x in own.items()
     }
+
+  def sigmas(self, streams: Sequence[str]) -> solvers.Sigmas:
+    """Returns the sigmas of the steps, by stream if these have their own."""
+    own = solvers.schedule(self.num_inference_steps, self.shift)
+    if self.audio_shift is None:
+      return own
+    audio = solvers.schedule(self.num_inference_steps, self.audio_shift)
+    return {s: audio if s == "audio" else own for s in streams}
+
+  def _stream_sigmas(self) -> dict[str, np.ndarray]:
+    sigmas = self.sigmas(STREAMS)
+    is_own = isinstance(sigmas, dict)
+    return sigmas if is_own else dict.fromkeys(STREAMS, sigmas)
 
   @property
   def window(self) -> tuple[float, float]:
@@ -140,7 +196,7 @@ def count_runs(sampling: SamplingConfig, task: InferenceTask) -> dict[str, Any]:
   cached, rule = sampling.cached(task), guidance.rule(sampling.guidance)
   iterated = tuple(s for s in task.streams if s not in cached)
   passes = len(guidance.passes(rule, iterated))
-  sigmas = solvers.schedule(sampling.num_inference_steps, sampling.shift)
+  sigmas = solvers.first(sampling.sigmas(iterated))
   return {
     "streams": task.streams,
     "cached": cached,
@@ -223,15 +279,20 @@ def _solve(
     return {s: x for s, x in state.items() if s not in cached}
 
   latents, states = solvers.solve(
-    velocity=guide(rule, rescale=sampling.guidance_rescale),
+    velocity=guide(
+      rule,
+      rescale=sampling.guidance_rescale,
+      transform=sampling.transform,
+      zero_above=sampling.zero_above,
+    ),
     noise=iterated(noise),
     clean=iterated({} if condition.image is not None else task.clean(noise)),
     given=iterated(given),
-    sigmas=solvers.schedule(sampling.num_inference_steps, sampling.shift),
+    sigmas=sampling.sigmas(tuple(iterated(noise))),
     solver=sampling.solver,
     condition=condition,
     window=sampling.window,
-    outside=guide(plain),
+    outside=guide(plain, zero_above=sampling.zero_above),
     on_step=on_step,
   )
   for s, x in references.items():
@@ -302,7 +363,7 @@ def _shares(
     return {s: x[np.array(probe.layers)] for s, x in shares.items()}
 
   steps = np.array(probe.steps)
-  sigmas = solvers.schedule(sampling.num_inference_steps, sampling.shift)[steps]
+  sigmas = jax.tree.map(lambda x: x[steps], sampling.sigmas(tuple(states)))
   chosen = {s: x[steps] for s, x in states.items()}
   return jax.lax.map(shares_at, (chosen, sigmas))
 

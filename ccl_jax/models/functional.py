@@ -9,22 +9,35 @@ from flax import nnx
 from ccl_jax import trees
 from ccl_jax.array_types import Array, Float, Image, PyTree, Route, State
 from ccl_jax.config import build
+from ccl_jax.lora import LoRAConfig
 from ccl_jax.models.fusion import NO_CACHE, KVCache
 from ccl_jax.models.joint import Joint
+from ccl_jax.models.layers import add_lora
 from ccl_jax.param_names import is_stacked
 from ccl_jax.sharding import ONE_DEVICE, Layout
 from ccl_jax.weight_gathering import gather
 
+NO_LORA = LoRAConfig()
+
 
 def make_joint(
-  settings: Mapping, key: Array, layout: Layout = ONE_DEVICE
+  settings: Mapping,
+  key: Array,
+  layout: Layout = ONE_DEVICE,
+  lora: LoRAConfig = NO_LORA,
 ) -> Joint:
-  """Makes a `Joint` from the `model` section of a config."""
-  return build(Joint, settings, "model", rngs=nnx.Rngs(key), layout=layout)
+  """Makes a `Joint` from the `model` section of a config.
+
+  A LoRA changes none of the other parameters, nor at first what it computes.
+  """
+  rngs = nnx.Rngs(key)
+  model = build(Joint, settings, "model", rngs=rngs, layout=layout)
+  add_lora(model, lora, rngs)
+  return model
 
 
 def describe(
-  settings: Mapping, layout: Layout = ONE_DEVICE
+  settings: Mapping, layout: Layout = ONE_DEVICE, lora: LoRAConfig = NO_LORA
 ) -> tuple[nnx.GraphDef, PyTree]:
   """Returns the model's static half and its parameters' shapes.
 
@@ -32,15 +45,17 @@ def describe(
   """
 
   def make(key):
-    graph, params = nnx.split(make_joint(settings, key, layout))
+    graph, params = nnx.split(make_joint(settings, key, layout, lora))
     return graph, nnx.to_pure_dict(params)
 
   return jax.eval_shape(make, jax.random.key(0))
 
 
-def init_params(settings: Mapping, key: Array) -> PyTree:
+def init_params(
+  settings: Mapping, key: Array, lora: LoRAConfig = NO_LORA
+) -> PyTree:
   """Returns random parameters as a nested dict of arrays."""
-  return nnx.to_pure_dict(nnx.split(make_joint(settings, key))[1])
+  return nnx.to_pure_dict(nnx.split(make_joint(settings, key, lora=lora))[1])
 
 
 def velocity(

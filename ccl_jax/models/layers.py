@@ -13,9 +13,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
-from ccl_jax import cpu
+from ccl_jax import cpu, nnx_utils, trees
 from ccl_jax.array_types import Array, Float
 from ccl_jax.layers import RMSNorm
+from ccl_jax.lora import LoRAConfig
+from ccl_jax.param_names import is_stacked
 
 MLP_HIDDEN = "mlp_hidden"  # its name for remat policies
 xavier = nnx.initializers.xavier_uniform()
@@ -27,12 +29,58 @@ ACTIVATIONS = {
 }
 
 
-def linear(d_in: int, d_out: int, *, rngs, dtype, init=xavier) -> nnx.Linear:
+class Linear(nnx.Linear):
+  """A linear layer that adds its LoRA, if `add_lora` has given it one."""
+
+  lora = None
+
+  def __call__(self, x: Float[Array, " *b d_in"]) -> Float[Array, " *b d_out"]:
+    y = super().__call__(x)
+    return y if self.lora is None else y + self.lora(x)
+
+
+class LoRA(nnx.Module):
+  """x -> scale (x A) B, with B = 0 at first; see `ccl_jax.lora`."""
+
+  def __init__(self, of: Linear, rank: int, scale: float, *, rngs):
+    self.scale, options = scale, dict(rngs=rngs, dtype=of.dtype, bias=False)
+    self.a = linear(of.in_features, rank, **options)
+    self.b = linear(rank, of.out_features, init=zeros, **options)
+
+  def __call__(self, x: Float[Array, " *b d_in"]) -> Float[Array, " *b d_out"]:
+    return self.b(self.a(x)) * self.scale
+
+
+def linear(
+  d_in: int, d_out: int, *, rngs, dtype, init=xavier, bias: bool = True
+) -> Linear:
   """Returns a Linear with Wan's initialisation: xavier uniform, zero bias."""
-  return nnx.Linear(
+  return Linear(
     d_in, d_out, kernel_init=init, dtype=dtype, param_dtype=jnp.float32,
-    dot_general=cpu.dot_general, rngs=rngs,
+    dot_general=cpu.dot_general, rngs=rngs, use_bias=bias,
   )  # fmt: skip
+
+
+def add_lora(model: nnx.Module, config: LoRAConfig, rngs: nnx.Rngs) -> None:
+  """Gives a LoRA to every linear layer of the model that a rule matches.
+
+  Raises:
+    ValueError: rules that do not fit the model.
+  """
+  params = trees.flatten(nnx.to_pure_dict(nnx.state(model)))
+  linears = {
+    "/".join(map(str, (*path, "kernel"))): module
+    for path, module in nnx.iter_modules(model)
+    if isinstance(module, Linear)
+  }
+  shapes = {path: x.shape for path, x in params.items()}
+  for path, rank in config.ranks(shapes, linears).items():
+    make = functools.partial(LoRA, linears[path], rank, config.alpha / rank)
+    linears[path].lora = (
+      nnx_utils.stack(lambda r, make=make: make(rngs=r), shapes[path][0], rngs)
+      if is_stacked(path)
+      else make(rngs=rngs)
+    )
 
 
 def split_heads(

@@ -14,6 +14,7 @@ from flax import nnx
 
 from ccl_jax import trees
 from ccl_jax.array_types import STREAMS, PyTree
+from ccl_jax.lora import LoRAConfig
 from ccl_jax.models import functional
 from ccl_jax.param_names import is_kernel, is_time_embedding
 from ccl_jax.sharding import Layout, Rules, axes_of, make_layout
@@ -28,12 +29,14 @@ class ModelPlan:
     graph: static half of the model.
     shapes: nested dict of the parameters' shapes and dtypes.
     layout: mesh and sharding rules.
+    lora: what is trained in place of some kernels.
   """
 
   settings: Mapping[str, Any]
   graph: nnx.GraphDef
   shapes: PyTree
   layout: Layout
+  lora: LoRAConfig = functional.NO_LORA
 
   @property
   def streams(self) -> tuple[str, ...]:
@@ -54,6 +57,11 @@ class ModelPlan:
       "tokens": bool(video.get("image_width")),
     }
 
+  def compute_dtype(self, path: str) -> jnp.dtype:
+    """Returns the dtype that a parameter is used in."""
+    is_cast = is_kernel(path) and not is_time_embedding(path)
+    return jnp.dtype(self.settings["dtype"] if is_cast else jnp.float32)
+
   def shardings(self, part: PyTree) -> PyTree:
     """Returns the shardings of some of the parameters; a mesh is needed."""
     specs = trees.flatten(self.layout.param_specs(self.shapes))
@@ -72,17 +80,21 @@ class ModelPlan:
     )
 
 
-def make_plan(settings: Mapping[str, Any], layout: Layout) -> ModelPlan:
+def make_plan(
+  settings: Mapping[str, Any],
+  layout: Layout,
+  lora: LoRAConfig = functional.NO_LORA,
+) -> ModelPlan:
   """Plans a model on a layout; allocates nothing.
 
   Raises:
-    ValueError: a key or value of `settings` that is wrong, or sharding rules
-      that do not fit the parameters.
+    ValueError: a key or value of `settings` that is wrong, or rules of sharding
+      or LoRA that do not fit the parameters.
   """
-  graph, shapes = functional.describe(settings, layout)
+  graph, shapes = functional.describe(settings, layout, lora)
   if layout.mesh is not None:
     layout.param_specs(shapes)
-  return ModelPlan(settings, graph, shapes, layout)
+  return ModelPlan(settings, graph, shapes, layout, lora)
 
 
 def make_sampling_plan(
@@ -110,14 +122,10 @@ def sampling_params(plan: ModelPlan) -> PyTree:
 
   In bfloat16 this halves the memory and gives the same results, bit for bit.
   """
-  dtype = jnp.dtype(plan.settings["dtype"])
-
-  def cast(path: str, x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-    is_cast = is_kernel(path) and not is_time_embedding(path)
-    return x.update(dtype=dtype) if is_cast else x
-
   leaves = trees.flatten(plan.with_shardings(plan.shapes))
-  return trees.unflatten({path: cast(path, x) for path, x in leaves.items()})
+  return trees.unflatten(
+    {p: x.update(dtype=plan.compute_dtype(p)) for p, x in leaves.items()}
+  )
 
 
 def _without_data(rules: Rules) -> Rules:

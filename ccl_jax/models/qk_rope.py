@@ -66,6 +66,7 @@ def projector(layout: Layout, stream: str, interpret: bool = False) -> Callable:
     if angles is None:
       angles = jnp.zeros((x.shape[1], e // 2))
     a = jnp.einsum("bnd,dc->bnc", x, linear.kernel[...].astype(x.dtype))
+    a = a if linear.lora is None else a + linear.lora(x)
     return kernel(a, jnp.stack([linear.bias[...], norm.scale[...]]), angles)
 
   return project

@@ -20,6 +20,7 @@ from ccl_jax.config import check_pairs
 from ccl_jax.param_names import is_kernel
 
 SCHEDULES = ("constant", "cosine")
+FROZEN_DTYPES = ("float32", "bfloat16", "compute")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +33,8 @@ class Optimizer:
     warmup_steps: steps in which f rises.
     schedule: "constant" or "cosine", for the steps after warm-up.
     ema_decay: decay of the parameters' moving average; 0 for no average.
-    frozen_dtype: dtype of the parameters with rate 0.
+    frozen_dtype: dtype of the parameters with rate 0; "compute" keeps each in
+      the dtype that it is used in, which changes no result.
 
   Raises:
     ValueError: an unknown schedule, numbers out of range, or rates that are not
@@ -56,9 +58,9 @@ class Optimizer:
       raise ValueError(
         f"optimizer {self.schedule=}: expected one of {SCHEDULES}."
       )
-    if self.frozen_dtype not in ("float32", "bfloat16"):
+    if self.frozen_dtype not in FROZEN_DTYPES:
       raise ValueError(
-        f"optimizer {self.frozen_dtype=}: expected 'float32' or 'bfloat16'."
+        f"optimizer {self.frozen_dtype=}: expected one of {FROZEN_DTYPES}."
       )
     if not 0 <= self.ema_decay < 1:
       raise ValueError(

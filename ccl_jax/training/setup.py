@@ -19,12 +19,13 @@ from ccl_jax.array_types import Array
 from ccl_jax.config import build
 from ccl_jax.cost import flops
 from ccl_jax.diffusion.objective import Objective
+from ccl_jax.lora import LoRAConfig
 from ccl_jax.models.plan import ModelPlan, make_plan
 from ccl_jax.sharding import Layout, make_layout
 from ccl_jax.training import xla_options
 from ccl_jax.training.optim import Optimizer
 
-TRAIN, INIT = range(2)  # purposes of eq. 1
+TRAIN, INIT, DROPOUT, HELD_OUT = range(4)  # purposes of eq. 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,8 +75,11 @@ def make_setup(
       or a batch that would be smaller than its padding.
   """
   layout = make_layout(config["mesh"], config["sharding"], devices)
-  plan = make_plan(config["model"], layout)
+  lora = build(LoRAConfig, config.get("lora", {}), "lora")
+  plan = make_plan(config["model"], layout, lora)
   optimizer = build(Optimizer, config["optimizer"], "optimizer")
+  rates = lora.rates(optimizer.learning_rates)
+  optimizer = dataclasses.replace(optimizer, learning_rates=rates)
   trainable, _ = optimizer.split(plan.shapes)
   setup = TrainSetup(
     plan=plan,

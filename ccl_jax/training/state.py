@@ -24,7 +24,10 @@ from ccl_jax.training.setup import INIT, TrainSetup, make_key
 def make_state(setup: TrainSetup, params: PyTree) -> PyTree:
   """Returns the state before the first step."""
   trainable, frozen = setup.optimizer.split(params)
-  dtype = jnp.dtype(setup.optimizer.frozen_dtype)
+  frozen = {
+    path: x.astype(_frozen_dtype(setup, path))
+    for path, x in trees.flatten(frozen).items()
+  }
   average = (
     jax.tree.map(jnp.copy, trainable) if setup.optimizer.ema_decay else {}
   )
@@ -32,7 +35,7 @@ def make_state(setup: TrainSetup, params: PyTree) -> PyTree:
     "step": jnp.zeros((), jnp.int32),
     "skipped": jnp.zeros((), jnp.int32),
     "trainable": trainable,
-    "frozen": jax.tree.map(lambda x: x.astype(dtype), frozen),
+    "frozen": trees.unflatten(frozen),
     "ema": average,
     "optimizer": setup.transform.init(trainable),
   }
@@ -43,7 +46,8 @@ def init_state(setup: TrainSetup) -> PyTree:
 
   def init():
     key = make_key(setup.seed, 0, INIT)
-    return make_state(setup, functional.init_params(setup.plan.settings, key))
+    params = functional.init_params(setup.plan.settings, key, setup.plan.lora)
+    return make_state(setup, params)
 
   return jax.jit(init, out_shardings=state_shardings(setup))()
 
@@ -108,3 +112,9 @@ def state_params(state: PyTree, average: bool = False) -> PyTree:
   """Returns the model's parameters, or their moving average if it exists."""
   half = state["ema" if average and state["ema"] else "trainable"]
   return trees.join(half, state["frozen"])
+
+
+def _frozen_dtype(setup: TrainSetup, path: str) -> jnp.dtype:
+  dtype = setup.optimizer.frozen_dtype
+  is_used = dtype == "compute"
+  return setup.plan.compute_dtype(path) if is_used else jnp.dtype(dtype)

@@ -13,12 +13,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ccl_jax import cpu, trees
+from ccl_jax import cpu, lora, trees
 from ccl_jax.array_types import STREAMS, Array, Bool, PyTree
 from ccl_jax.diffusion.objective import Example, loss, make_training_example
 from ccl_jax.models import functional
 from ccl_jax.training.batch import split_microbatches
-from ccl_jax.training.setup import TRAIN, TrainSetup, make_key
+from ccl_jax.training.setup import DROPOUT, TRAIN, TrainSetup, make_key
 from ccl_jax.training.state import state_shardings
 
 
@@ -39,7 +39,10 @@ def loss_and_metrics(
     setup.plan.graph, params,
     example.x_t, example.t, example.text, example.route,
   )  # fmt: skip
-  return loss(predicted, example, setup.objective)
+  value, metrics = loss(predicted, example, setup.objective)
+  if setup.num_rows > setup.batch_size:  # a mean over rows; over samples:
+    value *= setup.num_rows / setup.batch_size
+  return value, metrics
 
 
 def gradients(
@@ -47,16 +50,15 @@ def gradients(
 ) -> tuple[tuple[Array, PyTree], PyTree]:
   """Returns ((loss, metrics), gradients), accumulated over microbatches.
 
-  These are of equal size, so the mean over them is the mean over the rows of a
-  step; the mean over its samples leaves the padding out.
+  These are of equal size, so the mean over them is the mean over the batch.
   """
 
   def objective(trainable, example):
     params = trees.join(trainable, state["frozen"])
-    value, metrics = loss_and_metrics(params, example, setup)
-    if setup.num_rows > setup.batch_size:
-      value *= setup.num_rows / setup.batch_size
-    return value, metrics
+    if rate := setup.plan.lora.dropout:
+      key = make_key(setup.seed, state["step"], DROPOUT)
+      params = lora.drop(params, key, rate)
+    return loss_and_metrics(params, example, setup)
 
   count = setup.grad_accumulation_steps
   take = functools.partial(

@@ -18,10 +18,10 @@ STEPS = (1, 2, 5)
 _describe, _known = functional.describe, {}
 
 
-def described(settings, layout=ONE_DEVICE):
-  key = json.dumps(settings, sort_keys=True), layout
+def described(settings, layout=ONE_DEVICE, lora=functional.NO_LORA):
+  key = json.dumps(settings, sort_keys=True), layout, lora
   if key not in _known:
-    _known[key] = _describe(settings, layout)
+    _known[key] = _describe(settings, layout, lora)
   return _known[key]
 
 

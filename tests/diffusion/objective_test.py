@@ -153,6 +153,10 @@ def test_first_frames_are_given_only_where_video_is_generated():
   "wrong",
   [
     {"time_shift": 0.0},
+    {"time_shift": {"video": 5.0, "audio": -1.0}},
+    {"time_shift": {"video": 5.0}},
+    {"time_shift": {"video": 5.0, "audio": 1.0, "text": 1.0}},
+    {"time_shift": float("nan")},
     {"time_std": -1.0},
     {"video_weight": -0.1},
     {"text_dropout": 1.5},

@@ -127,6 +127,29 @@ def test_phases_of_one_field_are_one_run(solver):
     np.testing.assert_allclose(parts[s], whole[s], atol=1e-6)
 
 
+@pytest.mark.parametrize("solver", solvers.SOLVERS)
+def test_each_stream_may_have_its_own_sigmas(solver):
+  """Then each is solved, and told its times, as if it were alone."""
+  own = {"video": solvers.schedule(5, 5.0), "audio": solvers.schedule(5, 2.0)}
+
+  def solve(streams, sigmas):
+    return solvers.solve(
+      lambda x, t, _: {
+        s: (x[s] - DATA[s]) / t[s].reshape(-1, *(1,) * (x[s].ndim - 1))
+        + jnp.sin(x[s])
+        for s in x
+      },
+      {s: NOISE[s] for s in streams}, {}, {}, sigmas, solver, None,
+    )  # fmt: skip
+
+  both, states = solve(NOISE, own)
+  assert not np.allclose(both["audio"], solve(NOISE, own["video"])[0]["audio"])
+  for s in NOISE:
+    alone, alone_states = solve([s], own[s])
+    np.testing.assert_allclose(both[s], alone[s], atol=1e-6)
+    np.testing.assert_allclose(states[s], alone_states[s], atol=1e-6)
+
+
 def test_an_item_does_not_depend_on_the_batch_and_a_stream_may_be_alone():
   result = sample(to_data)
   item = {"audio": NOISE["audio"][1:]}

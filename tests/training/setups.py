@@ -22,8 +22,9 @@ def make_config(**sections) -> dict:
     "ema_decay": 0.9,
   }
   for name, value in sections.items():
-    is_section = isinstance(config[name], dict) and isinstance(value, dict)
-    config[name] = config[name] | value if is_section else value
+    old = config.get(name)
+    is_section = isinstance(old, dict) and isinstance(value, dict)
+    config[name] = old | value if is_section else value
   return config
 
 

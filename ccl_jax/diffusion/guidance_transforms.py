@@ -1,0 +1,105 @@
+"""Guidance transforms: other ways to add the terms of a rule.
+
+Every rule of `guidance.RULES` is v(c,x) + sum_k (s_k - 1) d_k, with a
+difference d_k = v(plus) - v(minus) for each scale. Products and norms below are
+over a sample's stream, without what is given (t = 0), in float32.
+
+cfg_zero, CFG-Zero* (Fan et al. 2025, arXiv 2503.18886), fits the length of the
+unconditional velocity; its zero-init is `zero_init` of the first steps:
+
+    d_k = v(plus) - a v(minus),   a = <v(plus), v(minus)> / |v(minus)|^2     (1)
+
+apg, adaptive projected guidance (Sadat et al. 2024, arXiv 2410.02416), works on
+predicted data D = x - t v: differences longer than r are cut to it, and of the
+part along D(c,x), which saturates, only the share eta is kept:
+
+    e_k = -t d_k,   e_k <- e_k min(1, r / |e_k|),   p_k = <e_k, D> / |D|^2 D
+    D <- D + sum_k (s_k - 1) (e_k - p_k + eta p_k)                       (2)
+
+The momentum of its paper is left out: a step knows nothing of the one before.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+
+import jax.numpy as jnp
+
+from ccl_jax.array_types import Array
+
+TRANSFORMS = ("none", "cfg_zero", "apg")
+_TINY = 1e-12
+# (s_k - 1, v(plus), v(minus)) of each scale.
+Terms = Sequence[tuple[float, Array, Array]]
+# (v(c,x), terms, x, t that broadcasts to x) -> velocity.
+Transform = Callable[[Array, Terms, Array, Array], Array]
+
+
+def make_transform(
+  name: str, eta: float = 0.0, norm_threshold: float = 0.0
+) -> Transform | None:
+  """Returns a transform; None for "none".
+
+  Args:
+    name: one of TRANSFORMS.
+    eta: of eq. 2; 1 keeps all of the parallel part.
+    norm_threshold: r of eq. 2; 0 for no limit.
+
+  Raises:
+    ValueError: an unknown name, or a number that is negative.
+  """
+  if name not in TRANSFORMS:
+    raise ValueError(
+      f"Unknown guidance transform '{name}', expected one of"
+      f" {', '.join(TRANSFORMS)}."
+    )
+  if not (eta >= 0 and norm_threshold >= 0):
+    raise ValueError(
+      f"apg eta={eta} and norm_threshold={norm_threshold}: expected at least 0."
+    )
+  own = functools.partial(apg, eta=eta, norm_threshold=norm_threshold)
+  return {"none": None, "cfg_zero": cfg_zero, "apg": own}[name]
+
+
+def cfg_zero(plain: Array, terms: Terms, x: Array, t: Array) -> Array:
+  """Returns the velocity of eq. 1."""
+  guided, mask = plain, t > 0
+  for weight, plus, minus in terms:
+    square = jnp.maximum(_dot(minus, minus, mask), _TINY)
+    guided += weight * (plus - _dot(plus, minus, mask) / square * minus)
+  return guided
+
+
+def apg(
+  plain: Array,
+  terms: Terms,
+  x: Array,
+  t: Array,
+  *,
+  eta: float,
+  norm_threshold: float,
+) -> Array:
+  """Returns the velocity of eq. 2."""
+  guided, mask = plain, t > 0
+  data = x - t * plain
+  square = jnp.maximum(_dot(data, data, mask), _TINY)
+  for weight, plus, minus in terms:
+    e = -t * (plus - minus)
+    if norm_threshold:
+      norm = jnp.sqrt(jnp.maximum(_dot(e, e, mask), _TINY))
+      e *= jnp.minimum(1, norm_threshold / norm)
+    parallel = _dot(e, data, mask) / square * data
+    # D grows by the sum, so v = (x - D) / t falls by it over t.
+    added = weight * (e + (eta - 1) * parallel)
+    guided -= jnp.where(mask, added / jnp.where(mask, t, 1), 0)
+  return guided
+
+
+def zero_init(velocity: Array, t: Array, above: float) -> Array:
+  """Returns 0 in place of velocities at times from `above` on."""
+  return jnp.where(t >= above, 0, velocity)
+
+
+def _dot(a: Array, b: Array, mask: Array) -> Array:
+  """Returns the products of each sample, (b, 1, ...)."""
+  axes = tuple(range(1, a.ndim))
+  return jnp.sum(jnp.where(mask, a * b, 0), axes, keepdims=True)

@@ -1,0 +1,174 @@
+"""Low-rank adaptation (LoRA): a frozen linear layer learns a small difference.
+
+    y = x W + (alpha / r) (x A) B,    A (d_in, r),  B (r, d_out)           (1)
+
+B starts at zero. A and B are parameters beside W, X/lora/a/kernel and
+X/lora/b/kernel for X/kernel; stacked layers stack them too. In training eq. 1
+is computed as it stands: W + A B is never made, W gets no gradient, and a
+difference too small for the dtype of W is not lost. Everywhere else `fold`
+makes one matrix of the three.
+
+With dropout, input channels of A are zero for one step, the same ones for all
+tokens of the batch, so that it is a function of the parameters alone.
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from ccl_jax import trees
+from ccl_jax.array_types import Array, PyTree
+from ccl_jax.config import check_pairs
+
+_FACTOR = re.compile(r"(.*)/lora/[ab]/kernel")
+
+
+@dataclasses.dataclass(frozen=True)
+class LoRAConfig:
+  """The `lora` section. Without rules there is no LoRA.
+
+  Attributes:
+    rules: ((regex, rank), ...) of the kernels of linear layers that get one.
+    alpha: of eq. 1.
+    dropout: the share of A's input channels that a step leaves out.
+    train_also: regexes of parameters that are trained themselves.
+
+  Raises:
+    ValueError: rules that are not pairs, or a number out of range.
+  """
+
+  rules: tuple[tuple[str, int], ...] = ()
+  alpha: float = 16.0
+  dropout: float = 0.0
+  train_also: tuple[str, ...] = ()
+
+  def __post_init__(self):
+    check_pairs("lora.rules", self.rules, int)
+    check_scale("lora.alpha", self.alpha)
+    if not 0 <= self.dropout < 1:
+      raise ValueError(f"lora.dropout is {self.dropout}: expected 0 <= it < 1.")
+
+  def ranks(
+    self, shapes: Mapping[str, tuple[int, ...]], kernels: Iterable[str]
+  ) -> dict[str, int]:
+    """Returns path -> rank of the kernels that get a LoRA.
+
+    Args:
+      shapes: of all parameters, by path.
+      kernels: paths of those that linear layers multiply with.
+
+    Raises:
+      ValueError: a rule that matches no parameter or one that is no such
+        kernel, two for the same, or a rank that the matrix cannot have.
+    """
+    ranks, kernels = {}, set(kernels)
+    for regex, rank in self.rules:
+      for path in _matched("rules", regex, shapes):
+        if path not in kernels:
+          raise ValueError(
+            f"lora.rules: '{regex}' matches '{path}', which is not the kernel"
+            " of a linear layer; end the regex with /kernel."
+          )
+        if path in ranks:
+          raise ValueError(
+            f"lora.rules: '{path}' is matched by '{regex}' and by a rule before"
+            " it: expected one rule for each matrix."
+          )
+        if not 1 <= rank <= min(shapes[path][-2:]):
+          raise ValueError(
+            f"lora.rules: '{regex}' has rank {rank}, and '{path}' is"
+            f" {shapes[path][-2:]}: expected 1 to {min(shapes[path][-2:])}."
+          )
+        ranks[path] = rank
+    for regex in self.train_also:
+      _matched("train_also", regex, shapes)
+    return ranks
+
+  def rates(
+    self, rates: Sequence[tuple[str, float]]
+  ) -> tuple[tuple[str, float], ...]:
+    """Returns rules of learning rates that freeze all that LoRA freezes."""
+    if not self.rules:
+      return rates
+    trained = "|".join([_FACTOR.pattern, *self.train_also])
+    return ((f"(?!(?:{trained})$).*", 0.0), *rates)
+
+
+class Factors(NamedTuple):
+  """A and B of eq. 1 for one kernel, and the scale of their product."""
+
+  a: Any
+  b: Any
+  scale: float
+
+
+def check_scale(name: str, scale: float) -> None:
+  """Checks that a scale is a finite number; else raises ValueError."""
+  if not math.isfinite(scale):
+    raise ValueError(f"{name} is {scale}: expected a finite number.")
+
+
+def base_of(path: str) -> str | None:
+  """Returns the kernel that A or B at this path is for; None of others."""
+  found = _FACTOR.fullmatch(path)
+  return found and f"{found[1]}/kernel"
+
+
+def pairs(leaves: Mapping[str, Any], alpha: float) -> dict[str, Factors]:
+  """Returns path of a kernel -> its A and B, of all that are in the leaves.
+
+  Args:
+    leaves: path of a parameter -> array.
+    alpha: of eq. 1.
+  """
+  found = {}
+  for path, a in leaves.items():
+    if path.endswith("/lora/a/kernel"):
+      b = leaves[path.replace("/lora/a/kernel", "/lora/b/kernel")]
+      found[base_of(path)] = Factors(a, b, alpha / a.shape[-1])
+  return found
+
+
+def without(params: PyTree) -> PyTree:
+  """Returns parameters without any A and B."""
+  leaves = trees.flatten(params)
+  return trees.unflatten({p: x for p, x in leaves.items() if not base_of(p)})
+
+
+def fold(kernel: Array, a: Array, b: Array, scale: float | Array) -> Array:
+  """Returns W + scale A B in W's dtype, a layer at a time if stacked."""
+  if kernel.ndim == 3:
+    return jax.lax.map(lambda x: fold(*x, scale), (kernel, a, b))
+  w, a, b = (x.astype(jnp.float32) for x in (kernel, a, b))
+  product = jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+  return (w + scale * product).astype(kernel.dtype)
+
+
+def drop(params: PyTree, key: Array, rate: float) -> PyTree:
+  """Returns parameters whose A lack a random share of their input channels."""
+  leaves = trees.flatten(params)
+  for i, path in enumerate(p for p in leaves if p.endswith("/lora/a/kernel")):
+    a = leaves[path]
+    key_of_a = jax.random.fold_in(key, i)
+    keep = jax.random.bernoulli(key_of_a, 1 - rate, (*a.shape[:-1], 1))
+    leaves[path] = jnp.where(keep, a / (1 - rate), 0)
+  return trees.unflatten(leaves)
+
+
+def _matched(key: str, regex: str, paths: Iterable[str]) -> list[str]:
+  """Returns the paths that a regex matches, at least one."""
+  try:
+    matched = [path for path in paths if re.fullmatch(regex, path)]
+  except re.error as error:
+    raise ValueError(f"lora.{key}: '{regex}' is no regex: {error}.") from error
+  if not matched:
+    raise ValueError(
+      f"lora.{key}: '{regex}' matches no parameter; their paths are like"
+      f" {', '.join(list(paths)[:3])}."
+    )
+  return matched

@@ -244,8 +244,9 @@ def use_tiny(c: ConfigDict) -> None:
 
   Found by trying, to learn in minutes: few latent channels (tokens with more
   values than the width can hold prevent learning, and the last principal
-  components of sound are noise), as many LCT as the window has tokens,
-  positions that differ between the audio latents of a frame.
+  components of sound are noise; with fewer of video, mouths stop moving), as
+  many LCT as the window has tokens, positions that differ between the audio
+  latents of a frame. Half of the samples have the other stream given.
   """
   c.num_train_steps, c.batch_size = 1700, 16
   c.sharding.max_unsharded = 0.1

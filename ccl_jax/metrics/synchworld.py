@@ -11,7 +11,7 @@ are
     EAC       rho(0), envelope-aperture correlation             1 is best
     lag ms    |argmax rho|, refined by a parabola               0 (rho > 0.5)
     has lag   share of clips with rho > 0.5 at some lag         1
-    Sync-C*   median d - min d                                  large
+    Sync-C*   median d - min d, at whatever lag                 large
     Sync-D*   d(0)                                              0
     onset F1  impacts and clicks matched within 80 ms           1 (ball clips)
     onset ms  mean |impact - click| over the matched, less bias 0 (ball clips)

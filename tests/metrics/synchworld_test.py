@@ -26,9 +26,7 @@ def easy():
 @pytest.fixture(scope="module")
 def codecs():
   seen = make_world(40, hard=True, first_seed=1000)
-  return LinearVideoCodec.fit(seen.videos, 10), LinearAudioCodec.fit(
-    seen.sounds
-  )
+  return LinearVideoCodec.fit(seen.videos), LinearAudioCodec.fit(seen.sounds)
 
 
 def row(world, videos=None, mels=None):

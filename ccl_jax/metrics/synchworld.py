@@ -249,6 +249,7 @@ def share(
   for name in [n for n in SCORES if n in ours and n in low and n in high]:
     way = high[name] - low[name]
     if np.nanmin(np.sign(way[0]) * np.nanpercentile(way, (2.5, 97.5))) > 0:
+      way[way == 0] = np.nan  # of a resample with too few clips
       shares[name] = _interval((ours[name] - low[name]) / way)
   return shares
 

@@ -4,10 +4,14 @@
         --output=DIR [--tasks=a2v,v2a,t2av] [--splits=easy,hard] [--num=32] \
         [--guidance=text,ucg2] [--seeds=3]
 
-Prints a table of `metrics.synchworld` per split: clips generated from held-out
-prompts (and sound, or video) beside the ground truth (the clips themselves),
-the codecs' ceiling (the clips encoded and decoded) and the floor (the sound of
-another clip). Scores are measured on decoded pixels and sound.
+Prints, per split, scores of `metrics.synchworld` of clips generated from
+held-out prompts (and sound, or video), beside those of the ground truth (the
+clips themselves), the codecs' ceiling (the clips encoded and decoded), the best
+blind generators (`metrics.blind`: they read the prompt but not the sound or the
+video, through the same codecs) and shuffled clips (the sound of another clip
+with as many words). The first table is the headline: which share of the way
+from blind to ceiling each row goes. All is measured on decoded pixels and
+sound.
 
 Guidance rules of --guidance are compared on the same prompts and noise: each
 has a row, and all but the first another one with its gain on the first. With
@@ -22,6 +26,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import tqdm
 from absl import flags
 from etils import epath
@@ -32,11 +37,13 @@ from ccl_jax.codecs.mel import log_mel
 from ccl_jax.data import media
 from ccl_jax.data.clip import FileNames, GeneratedClip
 from ccl_jax.data.loader import read_clips
+from ccl_jax.data.synthetic.render import render_video
+from ccl_jax.data.synthetic.scene import render_sound
 from ccl_jax.diffusion import guidance, tasks
 from ccl_jax.files import replacing, write_json
 from ccl_jax.generation import requests, stages
 from ccl_jax.generation.pipeline import Pipeline
-from ccl_jax.metrics import contact_sheet, synchworld
+from ccl_jax.metrics import blind, contact_sheet, synchworld
 
 WORKDIR = flags.DEFINE_string(
   "workdir", None, "Workdir of the training run to score."
@@ -68,6 +75,8 @@ SHOWN = 3  # clips of each setting and split in sheet.png
 
 # (task,), or (task, guidance rule).
 Setting = tuple[str, ...]
+# Name of what to compare with -> measurements of its clips.
+References = dict[str, list[synchworld.ClipScores]]
 
 
 def evaluate() -> None:
@@ -82,7 +91,7 @@ def evaluate() -> None:
   results, texts, strips = {}, [], []
   for split in SPLITS.value:
     clips = read_clips(DATA.value, split, NUM.value)
-    rows, measured = reference_rows(clips, pipeline), {}
+    references, measured = measure_references(clips, pipeline), {}
     for setting in tqdm.tqdm(settings, desc=f"sample {split}", unit="row"):
       made, measured[setting] = generate(pipeline, clips, *setting)
       save_clips(output / split, setting, clips["name"], made)
@@ -90,9 +99,12 @@ def evaluate() -> None:
         (f"{split} {' '.join(setting)}: {text}", x.video, x.mel)
         for text, x in zip(clips["caption"], made[:SHOWN], strict=False)
       ]
-    results[split] = rows | score_settings(measured)
+    results[split] = {
+      "shares": share_settings(measured, references),
+      "scores": score_references(references) | score_settings(measured),
+    }
     title = f"{split}, {len(clips['name'])} clips, step {pipeline.step}"
-    texts.append(f"### {title}\n\n{synchworld.table(results[split])}\n")
+    texts.append(make_report(title, **results[split]))
   report = "\n".join(texts)
   print(report)
   with replacing(output / "table.md") as partial:
@@ -117,23 +129,89 @@ def list_settings(names: Sequence[str], rules: Sequence[str]) -> list[Setting]:
   return list(itertools.product(*filter(None, (names, rules))))
 
 
-def reference_rows(
+def measure_references(
   clips: Mapping[str, Any], pipeline: Pipeline
-) -> dict[str, synchworld.Scores]:
-  """Scores the ground truth, the codecs' ceiling and the shuffled floor."""
-  rows = {}
+) -> References:
+  """Measures ground truth, ceiling, blind generators and shuffled clips."""
+  prompts, found = clips["caption"], {}
   if CLIPS.value:
     originals = read_originals(clips["name"], pipeline)
-    rows["ground truth"] = score(clips["caption"], originals)
+    found["ground truth"] = measure(prompts, originals)
   decoded = stages.decode(pipeline, {s: clips[s] for s in STREAMS})
-  rows["codec ceiling"] = score(clips["caption"], decoded)
-  shifted = decoded[1:] + decoded[:1]
-  shuffled = [
-    dataclasses.replace(a, audio=b.audio)
-    for a, b in zip(decoded, shifted, strict=True)
+  videos = [x.video for x in decoded]
+  mels = [log_mel(x.audio[None])[0] for x in decoded]
+
+  def score(videos, mels):
+    rows = zip(prompts, videos, mels, strict=True)
+    return [synchworld.measure(*row, pipeline.shape.fps) for row in rows]
+
+  found["codec ceiling"] = score(videos, mels)
+  blind_a2v, blind_v2a = [], []
+  for strategy in blind.STRATEGIES:
+    made = make_blind(prompts, strategy, pipeline)
+    blind_a2v.append(score(made[0], mels))
+    blind_v2a.append(score(videos, made[1]))
+  found["blind a2v"] = synchworld.best(blind_a2v)
+  found["blind v2a"] = synchworld.best(blind_v2a)
+  found["blind"] = synchworld.best(blind_a2v + blind_v2a)
+  others = synchworld.shuffle(prompts)
+  found["shuffled"] = score(videos, [mels[i] for i in others])
+  return found
+
+
+def make_blind(
+  prompts: list[str], strategy: str, pipeline: Pipeline
+) -> tuple[Sequence, Sequence]:
+  """Returns videos and log-mels of a blind strategy, through the codecs."""
+  shape, codecs = pipeline.shape, pipeline.codecs
+  seconds = shape.frames / shape.fps
+  scenes = [
+    blind.make_scene(prompt, strategy, seconds, seed)
+    for seed, prompt in enumerate(prompts)
   ]
-  rows["shuffled floor"] = score(clips["caption"], shuffled)
-  return rows
+  videos = [
+    render_video(x, shape.frames, shape.fps, shape.size[0]) for x in scenes
+  ]
+  sounds = [render_sound(x, codecs.audio.sample_rate) for x in scenes]
+  return (
+    codecs.video.decode(codecs.video.encode(np.stack(videos))),
+    codecs.audio.mel(codecs.audio.encode(np.stack(sounds))),
+  )
+
+
+def score_references(references: References) -> dict[str, synchworld.Scores]:
+  """Scores the rows to compare with."""
+  return {name: synchworld.aggregate(x) for name, x in references.items()}
+
+
+def share_settings(
+  measured: Mapping[Setting, list[synchworld.ClipScores]],
+  references: References,
+) -> dict[str, synchworld.Scores]:
+  """Returns the share of the way from blind to ceiling, of each setting."""
+  rows = {" ".join(s): (s[0], x) for s, x in measured.items()}
+  rows["shuffled"] = ("", references["shuffled"])
+  return {
+    name: synchworld.share(
+      x,
+      references.get(f"blind {task}", references["blind"]),
+      references["codec ceiling"],
+    )
+    for name, (task, x) in rows.items()
+  }
+
+
+def make_report(
+  title: str,
+  shares: Mapping[str, synchworld.Scores],
+  scores: Mapping[str, synchworld.Scores],
+) -> str:
+  """Returns both tables of a split, in Markdown."""
+  tables = synchworld.table(shares, decimals=2), synchworld.table(scores)
+  return (
+    f"### {title}\n\nShare of the way from the blind floor (0) to the codecs'"
+    " ceiling (1), and half of\nits 95 % interval:\n\n{}\n\nScores:\n\n{}\n"
+  ).format(*tables)
 
 
 def read_originals(names: list[str], pipeline: Pipeline) -> list[GeneratedClip]:
@@ -197,17 +275,14 @@ def score_settings(
   return rows
 
 
-def score(prompts: list[str], made: list[GeneratedClip]) -> synchworld.Scores:
-  """Scores clips together, on their pixels and sound."""
-  return synchworld.aggregate(measure(prompts, made))
-
-
 def measure(
   prompts: list[str], made: list[GeneratedClip]
 ) -> list[synchworld.ClipScores]:
   """Measures each clip alone."""
   return [
-    synchworld.measure(prompt, x.video, log_mel(x.audio[None])[0], x.fps)
+    synchworld.measure(
+      prompt, x.video, log_mel(np.nan_to_num(x.audio)[None])[0], x.fps
+    )
     for prompt, x in zip(prompts, made, strict=True)
   ]
 

@@ -60,7 +60,7 @@ MARKERS = {
     "data/scores/table_test.py::test_processes", "generation/batch",
     "generation/frame_rates", "generation/pipeline",
     "generation/sampling", "generation/stored", "image_to_video",
-    "metrics/real/speech_test.py::test_dnsmos",
+    "metrics/degenerate", "metrics/real/speech_test.py::test_dnsmos",
     "metrics/real/sync_test.py::test_clips_without",
     "metrics/real/words_test.py::test_pocketsphinx", "metrics/synchworld",
     "models/joint_test.py::test_parts", "lora_test.py::test_a_mesh",

@@ -5,10 +5,15 @@ import json
 from tests.commands import call
 from tests.small_data import FLAGS
 
-ROWS = {
-  "ground truth", "codec ceiling", "shuffled floor",
-  "a2v text", "a2v ucg2", "a2v ucg2 - text",
-}  # fmt: skip
+REFERENCES = {
+  "ground truth",
+  "codec ceiling",
+  "blind a2v",
+  "blind v2a",
+  "blind",
+  "shuffled",
+}
+ROWS = {"a2v text", "a2v ucg2"}  # fmt: skip
 
 
 def give_equal_stems(world):
@@ -46,10 +51,15 @@ def test_from_nothing_to_a_table(tmp_path):
       give_equal_stems(world)
   results = json.loads((out / "results.json").read_text())
   assert set(results) == {"easy", "hard"}
-  assert all(set(rows) == ROWS for rows in results.values())
-  eac = {row: value["EAC"][0] for row, value in results["easy"].items()}
+  for split in results.values():
+    assert set(split["scores"]) == REFERENCES | ROWS | {"a2v ucg2 - text"}
+    assert set(split["shares"]) == ROWS | {"shuffled"}
+  scores = results["easy"]["scores"]
+  eac = {row: value["EAC"][0] for row, value in scores.items()}
   assert eac["ground truth"] > 0.85
-  assert eac["codec ceiling"] > eac["shuffled floor"]
+  assert eac["blind"] == max(eac["blind a2v"], eac["blind v2a"])
+  report = (out / "table.md").read_text()
+  assert report.count("Share of the way from the blind floor") == 2
   gain = eac["a2v ucg2"] - eac["a2v text"]
   assert abs(eac["a2v ucg2 - text"] - gain) < 1e-9
   assert len(list(out.rglob("*.mp4"))) == 2 * 2 * 2  # of the first seed only

@@ -24,9 +24,6 @@ from jaxtyping import Float, Real, UInt8
 from ccl_jax.codecs import mel as mels
 from ccl_jax.codecs.api import check_channels, check_video, latent_frames
 
-# Change of a patch, in [0, 1], from which on it counts as moving.
-_MOTION = 0.05
-
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _LinearCodec:
@@ -85,19 +82,19 @@ class LinearVideoCodec(_LinearCodec):
     cls,
     clips: Sequence[UInt8[np.ndarray, "t y x 3"]],
     channels: int = 16,
-    foreground: float = 20.0,
+    foreground: float = 400.0,
   ) -> "LinearVideoCodec":
     """Returns the fitted codec.
 
-    foreground: a moving patch has weight 1 + `foreground`, a still one 1.
-      Otherwise a still background, which is most of the pixels, would take the
-      channels that lips and hands need.
+    foreground: a patch has weight 1 + `foreground` times its mean change in
+      [0, 1]. Otherwise a still background, which is most of the pixels, would
+      take the channels that lips and hands need.
     """
 
     def patches(clip):
       x = _patches(clip[None], cls.stride).reshape(-1, cls.size)
       change = np.ptp(x.reshape(len(x), cls.stride[0], -1), axis=1).mean(1)
-      return x, 1 + foreground * np.minimum(1, change / _MOTION)
+      return x, 1 + foreground * change
 
     return cls(*_fit(clips, patches, channels))
 

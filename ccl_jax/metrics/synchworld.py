@@ -9,22 +9,29 @@ where 1/n instead of the mean favours small lags if syllables repeat. The scores
 are
 
     EAC       rho(0), envelope-aperture correlation             1 is best
-    lag ms    |argmax rho|, refined by a parabola               0
-    Sync-C*   median d - min d                                  large
+    lag ms    |argmax rho|, refined by a parabola               0 (rho > 0.5)
+    has lag   share of clips with rho > 0.5 at some lag         1
+    Sync-C*   median d - min d, at whatever lag                 large
     Sync-D*   d(0)                                              0
-    onset F1  impacts and clicks matched within 100 ms          1 (ball clips)
+    onset F1  impacts and clicks matched within 80 ms           1 (ball clips)
     onset ms  mean |impact - click| over the matched, less bias 0 (ball clips)
-    SER       syllable error rate, edits / vowels in the prompt 0
+    SER       syllable error rate, edits / words in the prompt  0
     ID        share of voices whose pitch fits the face         1
-    TV leak   |correlation of the silent TV mouth with e|       0 (hard clips)
+    TV leak   correlation of the silent TV mouth with e         0 (hard clips)
 
+A clip without a recognised face whose mouth moves, or without speech of about
+the right level (`tracks`), scores as unrelated streams do, and not as nothing.
 The stars say that these resemble Sync-C, Sync-D, DeSync, WER and IB of real
 clips but are not the same. A score of one clip is a fraction (total, count) and
 a score of many clips is sum of totals / sum of counts, so a clip in which
-something cannot be measured has no weight. Compare a model with ground truth,
-codec ceiling and shuffled floor: the best EAC is below 1.
+something cannot be measured has no weight.
+
+A number by itself says little: of the way from a generator that reads the
+prompt but ignores the other stream (`blind`) to the codecs' ceiling, `share`
+returns the part that a model goes.
 """
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -32,16 +39,21 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from ccl_jax.codecs.mel import SILENCE
 from ccl_jax.metrics import tracks
 
 MAX_LAG = 0.375  # seconds
-ONSET_WINDOW = 0.1  # seconds
+MIN_RHO = 0.5  # from which on a lag means something
+ONSET_WINDOW = 0.08  # seconds
+# d(l) of two unrelated tracks, the mean |x - y| of two standard normals.
+UNRELATED = 2 / math.sqrt(math.pi)
 # A click's mel peaks this long after its impact: its decay, and the window.
 CLICK_BIAS = 0.005
 # Score -> decimals to print.
 SCORES = {
   "EAC": 2,
   "lag ms": 0,
+  "has lag": 2,
   "Sync-C*": 2,
   "Sync-D*": 2,
   "onset F1": 2,
@@ -50,12 +62,13 @@ SCORES = {
   "ID": 2,
   "TV leak": 2,
 }
+RISING = {"EAC", "has lag", "Sync-C*", "onset F1", "ID"}  # more is better
 
 
 class PromptSpec(NamedTuple):
   """Contents that a prompt asks for."""
 
-  vowels: list[str]
+  words: list[str]
   has_ball: bool
   has_tv: bool
 
@@ -73,7 +86,7 @@ Scores = dict[str, Score]  # of many clips
 
 
 def parse_prompt(prompt: str) -> PromptSpec:
-  """Reads a SynchWorld prompt: quoted vowels, "ball", "TV"."""
+  """Reads a SynchWorld prompt: quoted words, "ball", "TV"."""
   quoted = re.search(r'"([^"]*)"', prompt)
   return PromptSpec(
     quoted.group(1).split() if quoted else [], "ball" in prompt, "TV" in prompt
@@ -100,6 +113,7 @@ def measure(
   wanted = parse_prompt(prompt)
   if mel is None:
     return {}
+  mel = np.nan_to_num(mel, nan=SILENCE, posinf=SILENCE, neginf=SILENCE)
   if video is not None:
     seconds = len(video) / fps
     if len(mel) < (seconds - 0.1) * tracks.MEL_RATE:
@@ -108,23 +122,30 @@ def measure(
         f" {fps=}: pass the mel of all of the sound."
       )
     mel = mel[: int(seconds * tracks.MEL_RATE)]
-  vowels, pitch = tracks.decode_speech(mel)
+  if not len(mel):
+    mel = np.full((1, 80), SILENCE)
+  words, pitch = tracks.decode_speech(mel)
   scores = {}
-  if wanted.vowels:
-    edits = edit_distance(vowels, wanted.vowels)
-    scores["SER"] = (float(edits), len(wanted.vowels))
+  if wanted.words:
+    edits = edit_distance(words, wanted.words)
+    scores["SER"] = (float(edits), len(wanted.words))
   if video is None:
     return scores
-  voice = tracks.identify_face(video)
-  energy = tracks.speech_energy(mel, len(video), fps)
-  scores["ID"] = (float(voice == pitch), 1)
-  scores |= synchrony_scores(tracks.mouth_opening(video, voice), energy, fps)
+  face = tracks.find_face(video)
+  opening, energy = (
+    np.zeros(len(video)),
+    tracks.speech_energy(mel, len(video), fps),
+  )
+  if face:
+    opening = tracks.mouth_opening(video, face)
+  scores["ID"] = (float(face is not None and face.voice == pitch), 1)
+  scores |= synchrony_scores(opening, energy, fps)
   if wanted.has_ball:
     impacts, clicks = tracks.find_impacts(video, fps), tracks.find_clicks(mel)
     scores |= onset_scores(impacts, clicks)
   if wanted.has_tv:
     silent = _standardise(tracks.tv_opening(video))
-    scores["TV leak"] = (abs((silent * _standardise(energy)).mean()), 1)
+    scores["TV leak"] = (float((silent * _standardise(energy)).mean()), 1)
   return scores
 
 
@@ -133,7 +154,12 @@ def synchrony_scores(
 ) -> ClipScores:
   """Returns EAC, lag and the two Sync scores of one clip's tracks."""
   a, e = _standardise(opening), _standardise(energy)
-  max_lag = round(MAX_LAG * fps)
+  if not (a.any() and e.any()):
+    return {
+      "EAC": (0.0, 1), "lag ms": (0.0, 0), "has lag": (0.0, 1),
+      "Sync-C*": (0.0, 1), "Sync-D*": (UNRELATED, 1),
+    }  # fmt: skip
+  max_lag = min(round(MAX_LAG * fps), len(a) - 1)
   lags = np.arange(-max_lag, max_lag + 1)
   pairs = [
     (a[max(0, lag) : len(a) + lag], e[max(0, -lag) : len(e) - lag])
@@ -141,14 +167,14 @@ def synchrony_scores(
   ]
   rho = np.array([(x * y).sum() / len(a) for x, y in pairs])
   distance = np.array([np.abs(x - y).mean() for x, y in pairs])
-  lag = max_lag  # of a track that never moves
-  if a.any() and e.any():
-    lag = abs(tracks.refine_peak(rho, int(rho.argmax())) - max_lag)
+  lag = abs(tracks.refine_peak(rho, int(rho.argmax())) - max_lag)
+  has_lag = int(rho.max() > MIN_RHO)
   return {
-    "EAC": (rho[max_lag], 1),
-    "lag ms": (lag * 1000 / fps, 1),
-    "Sync-C*": (np.median(distance) - distance.min(), 1),
-    "Sync-D*": (distance[max_lag], 1),
+    "EAC": (float(rho[max_lag]), 1),
+    "lag ms": (has_lag * lag * 1000 / fps, has_lag),
+    "has lag": (float(has_lag), 1),
+    "Sync-C*": (float(np.median(distance) - distance.min()), 1),
+    "Sync-D*": (float(distance[max_lag]), 1),
   }
 
 
@@ -195,10 +221,7 @@ def compare(
   Raises:
     ValueError: different numbers of clips.
   """
-  if len(clips) != len(baseline):
-    raise ValueError(
-      f"{len(clips)} clips cannot be paired with {len(baseline)} clips."
-    )
+  _check_paired(clips, baseline)
   ours, theirs = (_resampled(c, resamples) for c in (clips, baseline))
   return {
     name: _interval(ours[name] - theirs[name])
@@ -206,20 +229,89 @@ def compare(
   }
 
 
-def table(rows: Mapping[str, Scores]) -> str:
-  """Returns a Markdown table: a line for each row, a column for each score."""
+def share(
+  clips: Sequence[ClipScores],
+  floor: Sequence[ClipScores],
+  ceiling: Sequence[ClipScores],
+  resamples: int = 1000,
+) -> Scores:
+  """Returns which part of the way from floor to ceiling the scores go.
+
+  Clips are paired. Scores whose ceiling is not surely beyond the floor have no
+  such way and are omitted: a prompt tells what is said, for instance.
+
+  Raises:
+    ValueError: different numbers of clips.
+  """
+  _check_paired(clips, floor, ceiling)
+  ours, low, high = (_resampled(c, resamples) for c in (clips, floor, ceiling))
+  shares = {}
+  for name in [n for n in SCORES if n in ours and n in low and n in high]:
+    way = high[name] - low[name]
+    if np.nanmin(np.sign(way[0]) * np.nanpercentile(way, (2.5, 97.5))) > 0:
+      way[way == 0] = np.nan  # of a resample with too few clips
+      shares[name] = _interval((ours[name] - low[name]) / way)
+  return shares
+
+
+def best(rows: Sequence[Sequence[ClipScores]]) -> list[ClipScores]:
+  """Returns for each score the clips of the row that is best in it."""
+  values = [_resampled(row, 0) for row in rows]
+  chosen = {}
+  for name in set().union(*values):
+    sign = 1 if name in RISING else -1
+    chosen[name] = max(
+      (i for i, v in enumerate(values) if name in v),
+      key=lambda i, name=name, sign=sign: sign * values[i][name][0],
+    )
+  return [
+    {k: rows[i][n][k] for k, i in chosen.items() if k in rows[i][n]}
+    for n in range(len(rows[0]))
+  ]
+
+
+def shuffle(prompts: Sequence[str]) -> list[int]:
+  """Returns for each clip another one, with as many words if there is one."""
+  wanted = [parse_prompt(prompt) for prompt in prompts]
+  groups = {}
+  for i, spec in enumerate(wanted):
+    groups.setdefault((len(spec.words), spec.has_ball), []).append(i)
+  others = [*range(1, len(prompts)), 0]
+  for group in groups.values():
+    if len(group) > 1:
+      for i, other in zip(group, group[1:] + group[:1], strict=True):
+        others[i] = other
+  return others
+
+
+def _check_paired(clips, *others) -> None:
+  for other in others:
+    if len(clips) != len(other):
+      raise ValueError(
+        f"{len(clips)} clips cannot be paired with {len(other)} clips."
+      )
+
+
+def table(rows: Mapping[str, Scores], decimals: int | None = None) -> str:
+  """Returns a Markdown table: a line for each row, a column for each score.
+
+  decimals: of all numbers; those of `SCORES` if None.
+  """
   names = [name for name in SCORES if any(name in row for row in rows.values())]
+  digits = dict.fromkeys(SCORES, decimals) if decimals else SCORES
   lines = [["", *names], ["---", *(["---:"] * len(names))]]
   for title, row in rows.items():
-    lines.append([title, *(_cell(row.get(name), name) for name in names)])
+    lines.append(
+      [title, *(_cell(row.get(name), digits[name]) for name in names)]
+    )
   return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def _cell(score: Score | None, name: str) -> str:
+def _cell(score: Score | None, digits: int) -> str:
   """Returns the value and half of its interval, such as "0.84 ±0.02"."""
   if score is None:
     return "-"
-  half, digits = (score.high - score.low) / 2, SCORES[name]
+  half = (score.high - score.low) / 2
   return f"{score.value:.{digits}f} ±{half:.{digits}f}"
 
 

@@ -2,11 +2,16 @@
 
 Nothing here is learned. From the video: the face's identity and centre, the
 opening of the mouth, and the impacts of the ball. From the log-mel: speech
-energy, clicks, vowels and pitch. Lengths are 64ths of the frame, times are
-seconds; mel frame k is centred at (256 k + 128) / 16000 s.
+energy, clicks, vowels and pitch. What is not there is not measured: a face is a
+disc of one of the colours, before another ground, in nearly all frames; its
+mouth is dark beside the face, whatever the light; speech and clicks have about
+the level of the world's, and speech comes in syllables. Lengths are 64ths of
+the frame, times are seconds; mel frame k is centred at (256 k + 128) / 16000 s.
 """
 
 import functools
+import itertools
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -14,35 +19,60 @@ from scipy import signal
 
 from ccl_jax.codecs import mel as mels
 from ccl_jax.data.synthetic import render
-from ccl_jax.data.synthetic.scene import HEAD, VOICES, VOWELS, render_vowel
+from ccl_jax.data.synthetic.scene import (
+  HEAD,
+  SYLLABLE,
+  VOICES,
+  VOWELS,
+  render_vowel,
+)
 
 MEL_RATE = mels.SAMPLE_RATE / mels.HOP
 SPEECH_BAND, CLICK_BAND = (180.0, 1300.0), (4200.0, 8000.0)
 VOWEL_BANDS = ((80.0, 1300.0), (2100.0, 2700.0))  # between them: chirps
 _COLOUR_SPREAD = 0.2
-# Darker than any face or ground, so that the dark area is nearly linear in the
-# opening.
+# The TV's mouth is darker than this; a talker's than this part of its face, so
+# that the dark area is nearly linear in the opening.
 _DARK = 0.5
+_MIN_MOVE = 12.0  # area by which a mouth that speaks changes, at least
+_LOUDNESS = (0.3, 3.0)  # of the quietest and of the loudest vowel
+_CLICK_LEVEL = (0.02, 0.8)  # of the mean magnitude at a click's peak
 
 
-def identify_face(video: UInt8[np.ndarray, "t y x 3"]) -> int:
-  """Returns the index in VOICES of the most frequent face colour."""
+class Face(NamedTuple):
+  """A face: the index of its colour in VOICES, and its centre per frame."""
+
+  voice: int
+  centre: Float[np.ndarray, "t 2"]
+
+
+def find_face(video: UInt8[np.ndarray, "t y x 3"]) -> Face | None:
+  """Returns the face of the most frequent colour, None if there is none.
+
+  In 9 of 10 frames the colour must fill the face, of which eyes and mouth are a
+  third at most, but not what is around it.
+  """
   mass = [_likeness(video[::4], voice.rgb).sum() for voice in VOICES]
-  return int(np.argmax(mass))
+  voice = int(np.argmax(mass))
+  likeness = _likeness(video, VOICES[voice].rgb)
+  centre = _face_centre(video.shape[1], likeness)
+  dx, dy = _offsets(_grid(video.shape[1]), centre)
+  radius = np.hypot(dx, dy)
+  ground = np.abs(radius - render.FACE_RADIUS - 4) < 2
+  inside = _mean(likeness > 0.2, radius < render.FACE_RADIUS)
+  seen = (inside > 0.58) & (_mean(likeness, ground) < 0.4)
+  return Face(voice, centre) if seen.mean() >= 0.9 else None
 
 
-def face_centre(
-  video: UInt8[np.ndarray, "t y x 3"], voice: int
-) -> Float[np.ndarray, "t 2"]:
+def _face_centre(size: int, likeness) -> Float[np.ndarray, "t 2"]:
   """Returns (x, y) per frame: the centroid of the colour, found iteratively.
 
   Only pixels near the last centroid count, so that a distractor of the face's
   colour has no effect.
   """
-  likeness = _likeness(video, VOICES[voice].rgb)
   likeness = np.where(likeness > 0.2, likeness, 0)
-  grid = _grid(video.shape[1])
-  centre = np.broadcast_to(HEAD, (len(video), 2))
+  grid = _grid(size)
+  centre = np.broadcast_to(HEAD, (len(likeness), 2))
   reach = 1.5 * render.FACE_RADIUS
   for _ in range(3):
     dx, dy = _offsets(grid, centre)
@@ -53,11 +83,18 @@ def face_centre(
 
 
 def mouth_opening(
-  video: UInt8[np.ndarray, "t y x 3"], voice: int
+  video: UInt8[np.ndarray, "t y x 3"], face: Face
 ) -> Float[np.ndarray, " t"]:
-  """Returns the dark area around the expected place of the mouth, per frame."""
-  below = np.array([0.0, render.MOUTH_BELOW])
-  return _dark_area(video, face_centre(video, voice) + below, 9.0, 8.5)
+  """Returns the dark area around the mouth's place; zeros if it is still.
+
+  Dark is what is darker than the face in that frame.
+  """
+  dx, dy = _offsets(_grid(video.shape[1]), face.centre)
+  mouth, bright = _mouth_box(dx, dy), video.max(-1) / 255
+  skin = (np.hypot(dx, dy) < render.FACE_RADIUS - 2) & ~mouth & (dy > -2)
+  light = _mean(bright, skin)[:, None, None] + 1e-3
+  area = _dark_area(bright / light, mouth)
+  return area if np.ptp(area) > _MIN_MOVE else area * 0
 
 
 def tv_opening(
@@ -65,74 +102,89 @@ def tv_opening(
 ) -> Float[np.ndarray, " t"]:
   """Returns the dark area inside the TV of hard clips, per frame."""
   x, y, half_width, half_height = render.TV_BOX
-  centre = np.broadcast_to([x, y], (len(video), 2))
-  return _dark_area(video, centre, half_width - 1, half_height - 1)
+  dx, dy = _offsets(_grid(video.shape[1]), np.array([[x, y]]))
+  inside = (np.abs(dx) < half_width - 1) & (np.abs(dy) < half_height - 1)
+  return _dark_area(video.max(-1) / 255, inside)
 
 
 def find_impacts(
   video: UInt8[np.ndarray, "t y x 3"], fps: float
 ) -> Float[np.ndarray, " i"]:
-  """Returns the times at which the ball is lowest; none without a ball."""
+  """Returns the times at which the ball is nearest to the floor or the wall.
+
+  None without a ball: something of its colour and about its size.
+  """
   likeness = _likeness(video, render.BALL_RGB)
   likeness = np.where(likeness > 0.2, likeness, 0)
   mass = likeness.sum((1, 2)) * (64 / video.shape[1]) ** 2
-  if np.median(mass) < 0.2 * np.pi * render.BALL_RADIUS**2:
+  if not 0.2 < np.median(mass) / (np.pi * render.BALL_RADIUS**2) < 2:
     return np.zeros(0)
   grid = _grid(video.shape[1])
-  weight = likeness + 1e-9
-  y = (weight * grid[:, None]).sum((1, 2)) / weight.sum((1, 2))
-  return peak_times(y, prominence=4.0) / fps
+  # The ball moves along one axis, towards larger x or y.
+  place = _mean(grid + grid[:, None], likeness)
+  return peak_times(place, prominence=4.0) / fps
 
 
 def speech_energy(
   mel: Float[np.ndarray, "k 80"], frames: int, fps: float
 ) -> Float[np.ndarray, " t"]:
-  """Returns log(1 + E / 2) at each video frame.
+  """Returns log(1 + E / 2) at each video frame; zeros if it is not speech.
 
   E sums the magnitudes of 180-1300 Hz; mel frames are weighted by a triangle
-  that reaches one video frame to either side.
+  that reaches one video frame to either side. Speech has the level of vowels
+  and no stretch above half of its maximum that is longer than two syllables.
   """
+  level = _band(mel, SPEECH_BAND).sum(1)
+  _, quietest, loudest = _templates()
+  stretches = [b - a for a, b in _runs(level > level.max() / 2)]
+  if (
+    not _LOUDNESS[0] * quietest < level.max() < _LOUDNESS[1] * loudest
+    or max(stretches) > 2 * SYLLABLE[1] * MEL_RATE
+  ):
+    return np.zeros(frames)
   offset = np.arange(frames)[:, None] / fps - mel_times(len(mel))
   weight = np.maximum(0, 1 - np.abs(offset) * fps) + 1e-9
-  energy = weight @ _band(mel, SPEECH_BAND).sum(1) / weight.sum(1)
-  return np.log1p(energy / 2)
+  return np.log1p(weight @ level / weight.sum(1) / 2)
 
 
 def find_clicks(mel: Float[np.ndarray, "k 80"]) -> Float[np.ndarray, " i"]:
-  """Returns the times of e^1.2-fold peaks of the level above 4200 Hz."""
+  """Returns the times of e^1.2-fold peaks, as loud as clicks, above 4200 Hz."""
   level = np.log(_band(mel, CLICK_BAND).mean(1))
-  return peak_times(level, prominence=1.2) / MEL_RATE + mel_times(1)[0]
+  low, high = np.log(_CLICK_LEVEL).tolist()
+  peaks = peak_times(level, prominence=1.2, height=(low, high))
+  return peaks / MEL_RATE + mel_times(1)[0]
 
 
 def decode_speech(
   mel: Float[np.ndarray, "k 80"],
 ) -> tuple[list[str], int | None]:
-  """Returns the vowels and the index in VOICES of their pitch (None: silence).
+  """Returns the words and the index in VOICES of their pitch (None: silence).
 
   Stretches with speech energy are compared, by cosine, with the 12 exact
-  spectra of 4 vowels at 3 pitches; one pitch is chosen for the clip.
+  spectra of 4 vowels at 3 pitches; one pitch is chosen for the clip. Equal
+  vowels in a row are one word.
   """
-  spectra, quietest = _templates()
+  spectra, quietest, _ = _templates()
   energy = _band(mel, SPEECH_BAND).sum(1)
-  heard = np.diff(np.r_[0, energy > 0.3 * quietest, 0].astype(int))
-  starts, stops = np.flatnonzero(heard > 0), np.flatnonzero(heard < 0)
-  spans = [
-    slice(a, b) for a, b in zip(starts, stops, strict=True) if b - a >= 5
-  ]
+  heard = _runs(energy > _LOUDNESS[0] * quietest)
+  spans = [slice(a, b) for a, b in heard if b - a >= 5]
   if not spans:
     return [], None
   found = np.stack([_spectrum(mel[span], energy[span]) for span in spans])
   scores = np.einsum("ic,pvc->ipv", found, spectra)
   pitch = int(scores.max(2).sum(0).argmax())
   names = list(VOWELS)
-  return [names[v] for v in scores[:, pitch].argmax(1)], pitch
+  best = [names[v] for v in scores[:, pitch].argmax(1)]
+  return [vowel for vowel, _ in itertools.groupby(best)], pitch
 
 
 def peak_times(
-  track: Float[np.ndarray, " t"], prominence: float
+  track: Float[np.ndarray, " t"],
+  prominence: float,
+  height: tuple[float, float] | None = None,
 ) -> Float[np.ndarray, " i"]:
   """Returns the positions of prominent peaks, refined by a parabola."""
-  peaks, _ = signal.find_peaks(track, prominence=prominence)
+  peaks, _ = signal.find_peaks(track, height, prominence=prominence)
   return np.array([refine_peak(track, i) for i in peaks.tolist()], float)
 
 
@@ -167,12 +219,27 @@ def _offsets(grid, centre) -> tuple[np.ndarray, np.ndarray]:
   )
 
 
-def _dark_area(video, centre, half_width, half_height) -> np.ndarray:
-  """Returns sum max(0, _DARK - brightest channel) / _DARK inside a box."""
-  dx, dy = _offsets(_grid(video.shape[1]), centre)
-  inside = (np.abs(dx) < half_width) & (np.abs(dy) < half_height)
-  dark = np.maximum(0, _DARK - video.max(-1) / 255) / _DARK
-  return (dark * inside).sum((1, 2)) * (64 / video.shape[1]) ** 2
+def _mouth_box(dx, dy) -> np.ndarray:
+  return (np.abs(dx) < 9) & (np.abs(dy - render.MOUTH_BELOW) < 9.5)
+
+
+def _mean(values, weight) -> np.ndarray:
+  """Returns the weighted mean of each frame."""
+  weight = weight + 1e-9
+  return (weight * values).sum((1, 2)) / weight.sum((1, 2))
+
+
+def _runs(active) -> list[tuple[int, int]]:
+  """Returns [start, stop) of each stretch of true values."""
+  change = np.diff(np.r_[0, active, 0].astype(int))
+  starts, stops = np.flatnonzero(change > 0), np.flatnonzero(change < 0)
+  return list(zip(starts.tolist(), stops.tolist(), strict=True))
+
+
+def _dark_area(bright, inside) -> np.ndarray:
+  """Returns sum max(0, _DARK - brightness) / _DARK over what is inside."""
+  dark = np.maximum(0, _DARK - bright) / _DARK
+  return (dark * inside).sum((1, 2)) * (64 / bright.shape[1]) ** 2
 
 
 @functools.cache
@@ -195,8 +262,8 @@ def _spectrum(mel, weight) -> np.ndarray:
 
 
 @functools.cache
-def _templates() -> tuple[np.ndarray, float]:
-  """Returns spectra (pitch, vowel, band) and the least speech energy."""
+def _templates() -> tuple[np.ndarray, float, float]:
+  """Returns spectra (pitch, vowel, band), the least and most speech energy."""
   time = np.arange(4096) / mels.SAMPLE_RATE
   sounds = [
     render_vowel(vowel, voice.pitch, time)
@@ -205,5 +272,6 @@ def _templates() -> tuple[np.ndarray, float]:
   ]
   steady = mels.log_mel(np.stack(sounds))[:, 4:-4]
   spectra = np.stack([_spectrum(mel, np.ones(len(mel))) for mel in steady])
-  energy = min(float(_band(m, SPEECH_BAND).sum(1).mean()) for m in steady)
-  return spectra.reshape(len(VOICES), -1, spectra.shape[-1]), energy
+  energy = [float(_band(m, SPEECH_BAND).sum(1).mean()) for m in steady]
+  spectra = spectra.reshape(len(VOICES), -1, spectra.shape[-1])
+  return spectra, min(energy), max(energy)

@@ -40,11 +40,14 @@ def compare() -> None:
     model = CCL.from_pretrained(path)
   for split in evaluate.SPLITS.value:
     clips = read_clips(evaluate.DATA.value, split, evaluate.NUM.value)
-    rows = evaluate.reference_rows(clips, pipeline)
+    references = evaluate.measure_references(clips, pipeline)
+    rows = evaluate.score_references(references)
     for task in evaluate.TASKS.value:
       for name, made in sample_all(pipeline, model, task, clips).items():
         decoded = stages.decode(pipeline, made)
-        rows[f"{task} ({name})"] = evaluate.score(clips["caption"], decoded)
+        rows[f"{task} ({name})"] = synchworld.aggregate(
+          evaluate.measure(clips["caption"], decoded)
+        )
     title = f"{split}, {len(clips['name'])} clips, step {pipeline.step}"
     print(f"### {title}\n\n{synchworld.table(rows)}\n")
 

@@ -7,10 +7,15 @@ that motion of less than a pixel is visible. Lengths are 64ths of the frame.
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from ccl_jax.data.synthetic.scene import Scene, mouth_shape
+from ccl_jax.data.synthetic.scene import FLIGHT, Ball, Scene, mouth_shape
 
 FACE_RADIUS, MOUTH_BELOW = 15.0, 6.0
-BALL_X, BALL_FLOOR, BALL_HEIGHT, BALL_RADIUS = 53.0, 56.0, 22.0, 4.5
+BALL_RADIUS = 4.5
+# (x, y) of the ball's centre at an impact, and the direction away from there.
+SURFACES = {
+  "floor": ((52.0, 60.0), (0.0, -1.0)),
+  "wall": ((60.0, 60.0), (-1.0, 0.0)),
+}
 BALL_RGB = (0.97, 0.90, 0.15)
 TV_BOX = (52.0, 12.0, 9.0, 8.0)  # centre x, y and half sizes
 DARK = (0.06, 0.03, 0.05)
@@ -75,11 +80,16 @@ def head_path(
 
 
 def ball_path(
-  scene: Scene, time: Float[np.ndarray, " t"]
-) -> Float[np.ndarray, " t"]:
-  """Returns the y of the ball's centre, largest at the impacts."""
-  phase = np.pi * (time - scene.ball.phase) / scene.ball.period
-  return BALL_FLOOR - BALL_HEIGHT * np.abs(np.sin(phase))
+  ball: Ball, time: Float[np.ndarray, " t"]
+) -> tuple[Float[np.ndarray, " t"], Float[np.ndarray, " t"]]:
+  """Returns the centre of the ball, whose x + y is largest at the impacts."""
+  edges = np.r_[-np.inf, ball.impacts, np.inf]
+  i = np.searchsorted(ball.impacts, time, side="right")
+  flight = np.minimum((edges[i + 1] - edges[i]) / 2, FLIGHT)
+  away = np.minimum(time - edges[i], edges[i + 1] - time) / flight
+  away = np.array(ball.heights)[i] * (1 - (1 - np.minimum(away, 1)) ** 2)
+  place, direction = SURFACES[ball.surface]
+  return tuple(p + d * away for p, d in zip(place, direction, strict=True))
 
 
 def render_video(
@@ -103,8 +113,6 @@ def render_video(
   height, width = mouth_shape(scene.syllables, time)
   canvas.paint(canvas.ellipse(x, y + MOUTH_BELOW, width, height), DARK)
   if scene.ball:
-    ball = canvas.ellipse(
-      BALL_X, ball_path(scene, time), BALL_RADIUS, BALL_RADIUS
-    )
-    canvas.paint(ball, BALL_RGB)
+    path = ball_path(scene.ball, time)
+    canvas.paint(canvas.ellipse(*path, BALL_RADIUS, BALL_RADIUS), BALL_RGB)
   return np.round(255 * canvas.pixels).astype(np.uint8)

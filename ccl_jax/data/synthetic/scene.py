@@ -1,15 +1,20 @@
 """SynchWorld: synthetic audio-visual scenes with exactly known ground truth.
 
 A clip shows a *talker*, a face whose colour determines the pitch of its voice.
-It speaks 3 to 5 syllables of four vowels; a vowel has two formants, a loudness
-and a mouth shape, and one envelope e(t) drives both its sound and its mouth, so
-the lag is 0 by construction:
+It says up to four words, each a vowel that is spoken once or several times in a
+row. A vowel has two formants, a loudness and a mouth shape, and one envelope
+e(t) drives both its sound and its mouth, so the lag is 0 by construction:
 
     sound(t)      = e(t) loudness_v sum_h gain_v(h f0) sin(2 pi h f0 t)     (1)
-    half height   = 1 + 6 opening_v e(t)                                    (2)
+    half height   = 1 + 7 opening_v e(t)                                    (2)
 
-In 6 of 10 clips a *striker*, a ball of height |sin(pi (t - phase) / period)|,
-clicks at each impact t = phase + n period.                                 (3)
+In 6 of 10 clips a *ball* strikes the floor or the wall and clicks, 1 to 3
+times; in between it bounces low, or hangs in the air until it drops.       (3)
+
+Times cannot be guessed. What is said and what is struck stand in the captions,
+but not how often the mouth opens for a word nor how often the ball strikes, and
+the rests before, between and after are random: openings cluster, start late, or
+fill one part of the clip only.
 
 Everything else is a distractor. Video: a drifting square that may have the
 face's colour and, in *hard* clips, a moving head and a silent "TV" mouth.
@@ -22,12 +27,18 @@ times are seconds, and frame i shows time i / fps.
 """
 
 import dataclasses
+import itertools
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
-ATTACK, RELEASE, GAP = 0.09, 0.11, 0.09
+ATTACK, RELEASE, GAP = 0.1, 0.12, 0.08
+SYLLABLE = (0.2, 0.28)  # shortest and longest opening of the mouth
+MARGIN = 0.08  # without an event, at both ends
+# Between impacts at least; a ball's way to or from a surface takes at most.
+IMPACT_GAP, FLIGHT = 0.44, 0.3
+MAX_SYLLABLES, MAX_IMPACTS = 4, 3
 CLICK_DECAY = 0.012
 # The mouth, 6 below, then fills one column of 8-pixel patches, which the linear
 # codecs preserve.
@@ -54,7 +65,7 @@ class Vowel(NamedTuple):
 
 
 class Syllable(NamedTuple):
-  """One vowel from `start` to `stop`."""
+  """One opening of the mouth, with a vowel, from `start` to `stop`."""
 
   vowel: str
   start: float
@@ -70,10 +81,14 @@ class Chirp(NamedTuple):
 
 
 class Ball(NamedTuple):
-  """Ball with impacts at `phase` + n `period`."""
+  """Ball that strikes the "floor" or the "wall" at `impacts`.
 
-  phase: float
-  period: float
+  It is `heights[i]` away from it before impact i, the last height after all.
+  """
+
+  surface: str
+  impacts: tuple[float, ...]
+  heights: tuple[float, ...]
 
 
 class Appearance(NamedTuple):
@@ -98,9 +113,11 @@ VOICES = (
 VOWELS = {
   "a": Vowel((750, 1150), 1.0, 1.0, 5.0),
   "i": Vowel((280, 2300), 0.7, 0.5, 6.5),
-  "u": Vowel((320, 700), 0.4, 0.6, 2.8),
+  "u": Vowel((320, 700), 0.4, 0.6, 3.4),
   "o": Vowel((500, 900), 0.75, 0.85, 4.2),
 }
+
+BALL_CAPTIONS = {"floor": "A ball bounces.", "wall": "A ball hits the wall."}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,34 +135,34 @@ class Scene:
   appearance: Appearance
 
   @property
+  def vowels(self) -> list[str]:
+    """Returns the vowel of each opening."""
+    return [s.vowel for s in self.syllables]
+
+  @property
   def speech(self) -> str:
-    """Returns the vowels in order, such as "a u i"."""
-    return " ".join(s.vowel for s in self.syllables)
+    """Returns the words in order, such as "a u i"."""
+    return " ".join(v for v, _ in itertools.groupby(self.vowels))
 
   @property
   def impacts(self) -> Float[np.ndarray, " i"]:
     """Times of the impacts and their clicks; empty without a ball."""
-    if self.ball is None:
-      return np.zeros(0)
-    return np.arange(self.ball.phase, self.seconds, self.ball.period)
+    return np.array(self.ball.impacts if self.ball else ())
 
 
 def draw_scene(seed: int, hard: bool = False, seconds: float = 1.96) -> Scene:
   """Draws the scene of a seed; easy and hard ones have the same sound.
 
   Raises:
-    ValueError: `seconds` is too short for five syllables.
+    ValueError: `seconds` is too short for the longest speech.
   """
   if seconds < 1.9:
     raise ValueError(
-      f"Five syllables need 1.9 s or more, got {seconds=}; use more frames."
+      f"The speech needs 1.9 s or more, got {seconds=}; use more frames."
     )
   sound = np.random.default_rng((seed, 0))
   voice = VOICES[sound.integers(3)]
-  ball = None
-  if sound.random() < 0.6:
-    period = sound.uniform(0.45, 0.75)
-    ball = Ball(sound.uniform(0.1, period), period)
+  ball = _draw_ball(sound, seconds) if sound.random() < 0.6 else None
   return Scene(
     seed=seed,
     hard=hard,
@@ -165,16 +182,45 @@ def draw_scene(seed: int, hard: bool = False, seconds: float = 1.96) -> Scene:
 
 
 def _draw_syllables(rng, seconds: float) -> tuple[Syllable, ...]:
-  """Draws 3 to 5 syllables of 0.22-0.26 s with GAP or more between them."""
-  num = rng.integers(3, 6)
-  slot = (seconds - 0.15) / num
-  syllables = []
-  for i in range(num):
-    length = rng.uniform(0.22, 0.26)
-    start = 0.1 + slot * i + rng.uniform(0, slot - GAP - length)
-    vowel = rng.choice(list(VOWELS))
-    syllables.append(Syllable(str(vowel), start, start + length))
-  return tuple(syllables)
+  """Draws 1 to MAX_SYLLABLES openings; a vowel is often the one before."""
+  lengths = rng.uniform(*SYLLABLE, rng.integers(1, MAX_SYLLABLES + 1))
+  vowels = [str(rng.choice(list(VOWELS)))]
+  for _ in lengths[1:]:
+    others = [v for v in VOWELS if v != vowels[-1]]
+    vowels.append(vowels[-1] if rng.random() < 0.4 else str(rng.choice(others)))
+  starts = _scatter(rng, lengths, GAP, seconds)
+  stops = starts + lengths
+  return tuple(map(Syllable, vowels, starts.tolist(), stops.tolist()))
+
+
+def _draw_ball(rng, seconds: float) -> Ball:
+  """Draws the impacts and, by the time between them, how far the ball goes."""
+  surface = str(rng.choice(["floor", "floor", "wall"]))
+  num = rng.integers(1, MAX_IMPACTS + 1)
+  impacts = _scatter(rng, np.full(num, 0.06), IMPACT_GAP - 0.06, seconds)
+  return make_ball(surface, impacts, rng.uniform(0.7, 1, num + 1))
+
+
+def make_ball(surface: str, impacts, reach=1.0) -> Ball:
+  """Returns a ball that goes `reach` as far as the time between impacts lets.
+
+  reach: one number, or one before each impact and one after all.
+  """
+  apart = np.diff(np.r_[-np.inf, impacts, np.inf])
+  heights = reach * 60 * np.minimum(apart / 2, FLIGHT)
+  return Ball(surface, tuple(map(float, impacts)), tuple(heights.tolist()))
+
+
+def _scatter(rng, lengths, gap: float, seconds: float) -> np.ndarray:
+  """Returns starts of events of these lengths, with random rests around them.
+
+  Rests in between are mostly short and sometimes long, so that events cluster.
+  """
+  num = len(lengths)
+  free = seconds - 2 * MARGIN - lengths.sum() - gap * (num - 1)
+  rests = free * rng.dirichlet([1, *[0.5] * (num - 1), 1])[:-1]
+  before = np.r_[0, lengths[:-1] + gap]
+  return MARGIN + np.cumsum(rests + before)
 
 
 def _draw_appearance(rng, hard: bool, seconds: float) -> Appearance:
@@ -210,7 +256,7 @@ def mouth_shape(
   height, width = np.ones_like(time), np.full_like(time, REST_WIDTH)
   for syllable in syllables:
     e, vowel = envelope(syllable, time), VOWELS[syllable.vowel]
-    height += 6 * vowel.opening * e
+    height += 7 * vowel.opening * e
     width += (vowel.width - REST_WIDTH) * e
   return height, width
 
@@ -223,7 +269,7 @@ def make_captions(scene: Scene) -> dict[str, str]:
   if scene.hard:
     video.append("A TV flickers.")
   if scene.ball:
-    video.append("A ball bounces.")
+    video.append(BALL_CAPTIONS[scene.ball.surface])
     audio.append("Clicks.")
   return {
     "video": " ".join(video),

@@ -3,7 +3,7 @@
     python -m ccl_jax.measure --clips=OUT --output=DIR \
         [--metrics=sound,loudness,wer,sync] [--weights=FOLDER] [--reference=GT]
 
-`ccl_jax/metrics/README.md` lists the metrics, their packages and their weights;
+`ccl_jax/metrics/real/README.md` lists the metrics, their packages and their weights;
 one that lacks something is a line "not run: ..." of the table. Captions are
 read as by `ccl_jax.encode`; the words that should be spoken stand in quotes.
 

@@ -3,9 +3,10 @@
     python -m ccl_jax.measure --clips=OUT --output=DIR \
         [--metrics=sound,loudness,wer,sync] [--weights=FOLDER] [--reference=GT]
 
-`ccl_jax/metrics/real/README.md` lists the metrics, their packages and their weights;
-one that lacks something is a line "not run: ..." of the table. Captions are
-read as by `ccl_jax.encode`; the words that should be spoken stand in quotes.
+`ccl_jax/metrics/real/README.md` lists the metrics, their packages and their
+weights; one that lacks something is a line "not run: ..." of the table.
+Captions are read as by `ccl_jax.encode`; the words that should be spoken stand
+in quotes.
 
 Writes scores.jsonl (a line for each clip), table.md and protocol.json
 (versions, hashes of weights, settings, clips that are left out and why); with

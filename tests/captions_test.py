@@ -31,9 +31,9 @@ def test_captions_are_written_once_for_what_is_there(folder):
   written = folder / "clips" / "captions.jsonl"
   assert json.loads(written.read_text()) == {"file": "a.mp4", "text": "One."}
   status, text = captions(folder, columns)
-  assert status == 1 and "--force" in text.splitlines()[-1]
+  assert status == 2 and "--force" in text.splitlines()[-1]
   status, text = captions(folder, columns, "--force", "--strict")
-  assert status == 1 and "Not there, for example: b.mp4" in text
+  assert status == 2 and "Not there, for example: b.mp4" in text
   assert json.loads(written.read_text())["text"] == "One."
 
 
@@ -48,6 +48,6 @@ def test_captions_are_written_once_for_what_is_there(folder):
 )
 def test_wrong_flags_are_one_error(folder, arguments, reason):
   status, text = captions(folder, *arguments)
-  assert status == 1 and reason in text.splitlines()[-1]
+  assert status == 2 and reason in text.splitlines()[-1]
   assert "Traceback" not in text
   assert [x.name for x in (folder / "clips").iterdir()] == ["a.mp4"]

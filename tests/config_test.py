@@ -14,7 +14,7 @@ from ccl_jax.config import (
   new_path,
   upgrade,
 )
-from configs import ccl, pods
+from configs import ccl, lora, pods
 from configs.ccl import get_config
 
 
@@ -67,7 +67,8 @@ def test_what_is_not_pairs_is_an_error_that_shows_them(pairs):
 
 
 def test_keys_with_a_form_are_keys():
-  assert FORMS.keys() <= dotted(get_config().to_dict()).keys()
+  known = dotted(get_config().to_dict()) | dotted(lora.get_config().to_dict())
+  assert FORMS.keys() <= known.keys()
   assert dotted({"a": {"b": 1, "c": {}}, "d": ()}) == {
     "a.b": 1, "a.c": {}, "d": (),
   }  # fmt: skip

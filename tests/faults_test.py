@@ -242,6 +242,7 @@ def run_on(devices, data, workdir, until):
   return seen
 
 
+@pytest.mark.usefixtures("standard_promotion")
 def test_on_other_devices_a_run_goes_on_with_the_same_data(data, tmp_path):
   """4 -> 2 -> 8 devices, against 4."""
   expected = run_on(4, data, tmp_path / "same", 5)

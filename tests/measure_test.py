@@ -70,5 +70,5 @@ def test_what_cannot_be_used_is_one_line(tmp_path):
   status, text = call(
     "measure", f"--clips={tmp_path}/none", f"--output={tmp_path}/out"
   )
-  assert status == 1 and "none' is no folder of clips" in text, text
+  assert status == 2 and "none' is no folder of clips" in text, text
   assert "Traceback" not in text and not (tmp_path / "out").exists()

@@ -29,6 +29,7 @@ np.savez(sys.argv[1], **optimized_test.results())
 """
 
 
+@jax.numpy_dtype_promotion("standard")  # as optax needs
 def results():
   """Returns loss and gradient norm of a training step, and sampled latents."""
   setup = setups.make_setup(model=tiny.SETTINGS | {"num_layers": 1})

@@ -13,6 +13,7 @@ FRAMES, SIZE = 9, (16, 16)
 FLAGS = [
   "--config.batch_size=4",
   "--config.model.num_layers=1",
+  "--config.model.video.channels=8",
   "--config.model.video.width=24",
   "--config.model.video.heads=1",
   "--config.model.audio.width=24",

@@ -84,6 +84,7 @@ def read_params(
   folder, step = find_checkpoint(workdir, step)
   wanted = trees.flatten(shapes)
   try:
+    manifest.check(folder)
     factors = lora_shapes(folder, wanted)
     paths = state_paths(folder, wanted | factors, average)
     arrays = orbax_reader.read_arrays(
@@ -198,7 +199,6 @@ def state_paths(
     ValueError: a parameter that the checkpoint lacks or has in another shape.
     BrokenError: the checkpoint cannot be read.
   """
-  manifest.check(folder)
   saved, paths = orbax_reader.read_metadata(folder / ITEM), {}
   # Each parameter is trainable or frozen; only trainable ones have an average.
   for half in ("frozen", "trainable", *(["ema"] if average else [])):

@@ -7,7 +7,7 @@ import numpy as np
 from etils import epath
 
 from ccl_jax import lora, trees
-from ccl_jax.checkpoints import orbax_reader, restore
+from ccl_jax.checkpoints import manifest, orbax_reader, restore
 from ccl_jax.convert import lora_files, workdirs
 from ccl_jax.files import replacing
 from ccl_jax.lora import Factors
@@ -83,6 +83,7 @@ def read_run(
   """
   folder, step = restore.find_checkpoint(workdir, step)
   shapes = trees.flatten(functional.describe(model)[1])
+  manifest.check(folder)
   wanted = restore.lora_shapes(folder, shapes)
   stored = restore.state_paths(folder, wanted, ema)
   total = [

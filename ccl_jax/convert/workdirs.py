@@ -111,6 +111,7 @@ class Workdir:
       ValueError: no such checkpoint, a broken one, or one of another model.
     """
     folder, step = restore.find_checkpoint(self.path, step)
+    manifest.check(folder)
     paths = restore.state_paths(folder, self._shapes, ema)
     factors = restore.lora_shapes(folder, self._shapes)
     paths |= restore.state_paths(folder, factors, ema)

@@ -42,7 +42,7 @@ def test_errors_are_one_line(tmp_path):
   for arguments, expected in (
     (
       ("from-jax",),
-      "expected a command: from-torch, to-torch, average, inspect.",
+      "expected a command: from-torch, to-torch, average, merge, inspect.",
     ),
     (("from-torch", *flags), f"'{tmp_path}' exists; --force replaces it."),
   ):

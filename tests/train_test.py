@@ -51,7 +51,7 @@ def test_a_run_on_a_mixture_goes_on_with_one_set_more(data, tmp_path):
   status, text = train(
     data, tmp_path / "other", f"--config.data.sources={tuple(sources)!r}"
   )
-  assert status == 1 and "give one of them" in text.splitlines()[-1]
+  assert status == 2 and "give one of them" in text.splitlines()[-1]
   assert not (tmp_path / "other" / "config.json").exists()
 
 

@@ -32,7 +32,10 @@ def test_from_nothing_to_a_table(tmp_path):
   config = "--config=configs/ccl.py:size=tiny"
   steps = (
     ("world", f"--output={world}", "--num_train=6", "--num_test=2"),
-    ("encode", config, f"--input={world}", f"--output={latents}"),
+    (
+      "encode", config, f"--input={world}", f"--output={latents}",
+      "--config.encode.video_channels=8",
+    ),
     (
       "train", config, f"--workdir={run}", f"--config.data.path={latents}",
       "--config.num_train_steps=1", "--config.eval.split=easy", *FLAGS,

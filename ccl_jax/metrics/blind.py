@@ -79,7 +79,9 @@ def make_scene(
   words = wanted.words or ["a"]
   middles, impacts = STRATEGIES[strategy](seconds, len(words))
   return dataclasses.replace(
-    draw_scene(seed, wanted.has_tv, seconds),
+    # Speech and ball are replaced, so that a shorter clip is no error.
+    draw_scene(seed, wanted.has_tv, max(seconds, 1.96)),
+    seconds=seconds,
     voice=next((v for v in VOICES if v.colour in prompt), VOICES[0]),
     syllables=tuple(
       Syllable(

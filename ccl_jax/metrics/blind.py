@@ -42,10 +42,15 @@ def _peaks(track: np.ndarray, num: int, apart: float) -> np.ndarray:
   return np.sort(found)
 
 
+def _draw(seed: int, seconds: float, hard: bool = False) -> Scene:
+  """Draws a scene; of a clip too short for speech, the start of one."""
+  return draw_scene(seed, hard, max(seconds, 1.96))
+
+
 @functools.cache
 def _histogram(seconds: float, words: int) -> tuple[np.ndarray, np.ndarray]:
   """Returns where the world speaks (so many words) and strikes most often."""
-  drawn = [draw_scene(seed, seconds=seconds) for seed in range(_DRAWN)]
+  drawn = [_draw(seed, seconds) for seed in range(_DRAWN)]
   time = np.arange(round(seconds * _RATE)) / _RATE
   like = [s for s in drawn if len(s.speech.split()) == words]
   openings = [syllable for s in like for syllable in s.syllables]
@@ -79,8 +84,7 @@ def make_scene(
   words = wanted.words or ["a"]
   middles, impacts = STRATEGIES[strategy](seconds, len(words))
   return dataclasses.replace(
-    # Speech and ball are replaced, so that a shorter clip is no error.
-    draw_scene(seed, wanted.has_tv, max(seconds, 1.96)),
+    _draw(seed, seconds, wanted.has_tv),
     seconds=seconds,
     voice=next((v for v in VOICES if v.colour in prompt), VOICES[0]),
     syllables=tuple(

@@ -29,11 +29,8 @@ from etils import epath
 from ccl_jax import command, distributed
 from ccl_jax.generation import batch, requests
 from ccl_jax.generation.pipeline import Pipeline
-from ccl_jax.generation.sampling import (
-  AttentionProbe,
-  SamplingConfig,
-  first_middle_last,
-)
+from ccl_jax.generation.sampling import AttentionProbe, first_middle_last
+from ccl_jax.generation.sampling_config import SamplingConfig
 from ccl_jax.training import throughput
 
 WORKDIR = flags.DEFINE_string(

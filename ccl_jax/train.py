@@ -34,7 +34,7 @@ from ccl_jax.data.loader import Loader
 from ccl_jax.data.mixture import main_path
 from ccl_jax.generation.pipeline import Pipeline
 from ccl_jax.generation.previews import EvalConfig, write_previews
-from ccl_jax.generation.sampling import SamplingConfig
+from ccl_jax.generation.sampling_config import SamplingConfig
 from ccl_jax.training import (
   goodput,
   log,

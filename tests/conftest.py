@@ -35,7 +35,8 @@ MARKERS = {
     "convert/lora_files_test.py::test_diffusers"),
   "pod": (
     "checkpoints/manifest_test.py::test_two_processes",
-    "compile/main", "data/encode/staging_test.py::test_processes",
+    "compile/kernels", "compile/main",
+    "data/encode/staging_test.py::test_processes",
     "distributed", "faults", "launch/local_pod",
     "sample_test.py::test_processes",
     "training/program_cache_test.py::test_all_hosts",

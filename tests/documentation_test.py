@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from ccl_jax.generation.sampling import SamplingConfig
+from ccl_jax.generation.sampling_config import SamplingConfig
 from configs import ccl, lora, pods
 from tests.conftest import MARKERS
 

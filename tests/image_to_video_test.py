@@ -13,7 +13,7 @@ from ccl_jax.diffusion.tasks import inference_task
 from ccl_jax.generation import stages
 from ccl_jax.generation.pipeline import Pipeline
 from ccl_jax.generation.requests import from_clips
-from ccl_jax.generation.sampling import SamplingConfig
+from ccl_jax.generation.sampling_config import SamplingConfig
 from ccl_jax.models.plan import make_plan
 from ccl_jax.sharding import ONE_DEVICE
 from tests import tiny_codecs

@@ -14,7 +14,8 @@ import numpy as np
 
 from ccl_jax.diffusion.guidance import Condition
 from ccl_jax.diffusion.tasks import inference_task
-from ccl_jax.generation.sampling import SamplingConfig, sample_latents
+from ccl_jax.generation.sampling import sample_latents
+from ccl_jax.generation.sampling_config import SamplingConfig
 from ccl_jax.training import step
 from ccl_jax.training.state import make_state
 from tests.models import tiny

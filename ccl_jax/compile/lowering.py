@@ -18,11 +18,8 @@ from ccl_jax.config import build
 from ccl_jax.cost import chips, flops, report
 from ccl_jax.diffusion import tasks
 from ccl_jax.diffusion.guidance import Condition
-from ccl_jax.generation.sampling import (
-  SamplingConfig,
-  count_runs,
-  sample_latents,
-)
+from ccl_jax.generation.sampling import count_runs, sample_latents
+from ccl_jax.generation.sampling_config import SamplingConfig
 from ccl_jax.models.plan import ModelPlan, make_plan, sampling_params
 from ccl_jax.sharding import make_layout
 from ccl_jax.training import step

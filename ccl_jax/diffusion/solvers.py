@@ -32,7 +32,7 @@ way: each *phase*, (field, number of steps), is a scan over its own rows.
 import functools
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -43,9 +43,9 @@ from ccl_jax.array_types import STREAMS, Array, Bool, Float, State
 from ccl_jax.diffusion import flow
 from ccl_jax.diffusion.flow import Velocity
 
-# (state, sigma, perhaps by stream) -> velocity of each stream.
-Field = Callable[[State, Any], State]
-Sigmas = np.ndarray | dict[str, np.ndarray]
+# (state, sigma of each stream) -> velocity of each stream.
+Field = Callable[[State, State], State]
+Sigmas = Mapping[str, np.ndarray]
 Phases = Sequence[tuple[Field, int]]
 OnStep = Callable[[Any], None]
 
@@ -91,12 +91,12 @@ def solve(
     clean: for each stream with given latents, the mask of these, (b, 1, ...) or
       (b, f, 1, ...); they stay as given and their time is 0.
     given: for the same streams, latents that broadcast to the state.
-    sigmas: concrete numpy array that falls to 0, see `schedule`; or one of
-      equal length for each stream.
+    sigmas: for each stream, a concrete numpy array that falls to 0, see
+      `schedule`; all of one length.
     solver: a key of SOLVERS.
     condition: handed to `velocity` as it is.
-    window: the (lowest, highest) sigma at which `velocity` is evaluated; of
-      the video, where each stream has its own.
+    window: the (lowest, highest) sigma, of `first`, at which `velocity` is
+      evaluated.
     outside: evaluated at the others; `velocity` if None.
     on_step: called on the host at every step, with its sigma.
 
@@ -120,12 +120,11 @@ def solve(
       for s, x in state.items()
     }
 
-  def field(velocity: Velocity, state: State, sigma: Array | State) -> State:
+  def field(velocity: Velocity, state: State, sigma: State) -> State:
     if on_step is not None:
       jax.debug.callback(on_step, first(sigma))
     return _float32(velocity(pin(state), times(state, sigma, clean), condition))
 
-  sigmas = jax.tree.map(np.asarray, sigmas)
   phases = [
     (functools.partial(field, velocity if inside else outside), steps)
     for inside, steps in split(first(sigmas), window if outside else (0.0, 1.0))
@@ -140,18 +139,16 @@ def check_solver(name: str) -> None:
     raise ValueError(f"Unknown solver '{name}': {', '.join(SOLVERS)}.")
 
 
-def first(sigma: Any) -> Any:
+def first(sigma: Mapping[str, Any]) -> Any:
   """Returns the video's sigma, or that of a stream alone."""
-  if isinstance(sigma, dict):
-    return next(sigma[s] for s in STREAMS if s in sigma)
-  return sigma
+  return next(sigma[s] for s in STREAMS if s in sigma)
 
 
 def times(
-  state: State, sigma: Array | State, clean: dict[str, Bool[Array, " b ..."]]
+  state: State, sigma: State, clean: dict[str, Bool[Array, " b ..."]]
 ) -> State:
-  """Returns each stream's time at one sigma: 0 where latents are given."""
-  t = {s: jnp.full((len(x),), _of(sigma, s)) for s, x in state.items()}
+  """Returns each stream's time at its sigma: 0 where latents are given."""
+  t = {s: jnp.full((len(x),), sigma[s]) for s, x in state.items()}
   return t | {s: flow.mask_time(t[s], clean[s]) for s in clean}
 
 
@@ -173,11 +170,12 @@ def euler(phases: Phases, x: State, sigmas: Sigmas) -> tuple[State, State]:
 
   def step(field, x, row):
     sigma, delta = row
-    return _combine(each(lambda d: (1.0, d), delta), (x, field(x, sigma))), x
+    weights = {s: (1.0, d) for s, d in delta.items()}
+    return _combine(weights, (x, field(x, sigma))), x
 
   rows = (
-    each(lambda sigma: sigma[:-1].astype(np.float32), sigmas),
-    each(lambda sigma: np.diff(sigma).astype(np.float32), sigmas),
+    {s: sigma[:-1].astype(np.float32) for s, sigma in sigmas.items()},
+    {s: np.diff(sigma).astype(np.float32) for s, sigma in sigmas.items()},
   )
   return _scan(step, phases, x, rows)
 
@@ -193,24 +191,28 @@ class UniPCState(NamedTuple):
 
 def unipc(phases: Phases, x: State, sigmas: Sigmas) -> tuple[State, State]:
   """Runs UniPC of order 2, equal to diffusers' `UniPCMultistepScheduler`."""
-  sigmas = each(
-    lambda x: np.minimum(x, 1 - _UNIPC_MARGIN).astype(np.float32), sigmas
-  )
-  predict = each(lambda x: unipc_table(x)[0], sigmas)
-  correct = each(lambda x: unipc_table(x)[1], sigmas)
+  sigmas = {
+    s: np.minimum(sigma, 1 - _UNIPC_MARGIN).astype(np.float32)
+    for s, sigma in sigmas.items()
+  }
+  tables = {s: unipc_table(sigma) for s, sigma in sigmas.items()}
 
   def step(field, carry, row):
     predicted, last_x, last_m, older_m = carry
     sigma, predict, correct = row
+    to_data = {s: (1.0, -x) for s, x in sigma.items()}
+    m = _combine(to_data, (predicted, field(predicted, sigma)))
     # States in the order of the table's columns.
-    v = field(predicted, sigma)
-    m = _combine(each(lambda sigma: (1.0, -sigma), sigma), (predicted, v))
     x = _combine(correct, (predicted, last_x, m, last_m, older_m))
     following = _combine(predict, (x, m, last_m))
     return UniPCState(following, x, m, last_m), predicted
 
   zeros = jax.tree.map(jnp.zeros_like, x)
-  rows = (each(lambda x: x[:-1], sigmas), predict, correct)
+  rows = (
+    {s: sigma[:-1] for s, sigma in sigmas.items()},
+    {s: predict for s, (predict, _) in tables.items()},
+    {s: correct for s, (_, correct) in tables.items()},
+  )
   carry = UniPCState(x, zeros, zeros, zeros)
   carry, states = _scan(step, phases, carry, rows)
   return carry.x, states
@@ -277,21 +279,10 @@ def _second_order(before: float, now: float, later: float):
   return 1 / r, p, b1 - p
 
 
-def each(make: Callable[[Any], Any], values: Any) -> Any:
-  """Returns make(value), of every stream's value if each has its own."""
-  if isinstance(values, dict):
-    return {s: make(value) for s, value in values.items()}
-  return make(values)
-
-
-def _of(values: Any, stream: str) -> Any:
-  return values[stream] if isinstance(values, dict) else values
-
-
 def _combine(weights, states) -> State:
   """Returns sum_k weights[k] states[k], by the weights of each stream."""
   return {
-    s: sum(w * x[s] for w, x in zip(_of(weights, s), states, strict=True))
+    s: sum(w * x[s] for w, x in zip(weights[s], states, strict=True))
     for s in states[0]
   }
 

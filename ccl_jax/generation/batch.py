@@ -25,7 +25,8 @@ from ccl_jax.generation.requests import (
   metadata,
   read_inputs,
 )
-from ccl_jax.generation.sampling import AttentionProbe, SamplingConfig
+from ccl_jax.generation.sampling import AttentionProbe
+from ccl_jax.generation.sampling_config import SamplingConfig
 from ccl_jax.metrics import attention_plots
 
 Latents = Mapping[str, np.ndarray]

@@ -20,7 +20,7 @@ from ccl_jax.data.clip import ClipShape
 from ccl_jax.diffusion import tasks
 from ccl_jax.diffusion.solvers import OnStep
 from ccl_jax.diffusion.tasks import InferenceTask
-from ccl_jax.generation.sampling import SamplingConfig
+from ccl_jax.generation.sampling_config import SamplingConfig
 from ccl_jax.models.plan import ModelPlan, make_sampling_plan, sampling_params
 
 

@@ -33,7 +33,8 @@ from ccl_jax.generation.requests import (
   make_request,
   read_inputs,
 )
-from ccl_jax.generation.sampling import AttentionProbe, SamplingConfig
+from ccl_jax.generation.sampling import AttentionProbe
+from ccl_jax.generation.sampling_config import SamplingConfig
 from ccl_jax.generation.stages import EncodedInputs
 
 T = TypeVar("T")

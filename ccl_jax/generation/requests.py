@@ -23,7 +23,7 @@ from ccl_jax.data import media
 from ccl_jax.data.clip import MAX_BYTES, ClipShape
 from ccl_jax.diffusion import tasks
 from ccl_jax.files import parse_object, read_lines
-from ccl_jax.generation.sampling import SamplingConfig
+from ccl_jax.generation.sampling_config import SamplingConfig
 
 INPUTS = ("image", "audio", "video")
 # Fields that users write, with their types.

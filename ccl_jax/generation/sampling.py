@@ -1,4 +1,4 @@
-"""How latents are sampled: settings, and one compiled program for each task.
+"""One compiled program that samples latents, for each task and settings.
 
 A stream that the user provides in full, the sound of a2v or the video of v2a,
 is a reference: at t = 0 at every step, and routed to see context only. So it
@@ -10,7 +10,6 @@ dtype, with the other stream's width. At the 14b shape v2a keeps 40 x 27,280 x
 
 import dataclasses
 import functools
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -18,161 +17,15 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ccl_jax.array_types import STREAMS, Array, PyTree, State
-from ccl_jax.diffusion import guidance, guidance_transforms, solvers
+from ccl_jax.array_types import Array, PyTree, State
+from ccl_jax.diffusion import guidance, solvers
 from ccl_jax.diffusion.flow import Velocity
 from ccl_jax.diffusion.guidance import Condition
 from ccl_jax.diffusion.tasks import InferenceTask
+from ccl_jax.generation.sampling_config import SamplingConfig
 from ccl_jax.models import functional
 from ccl_jax.models.attention_probe import attention_shares
 from ccl_jax.sharding import Layout
-
-
-def _option(default: Any, help: str) -> Any:
-  return dataclasses.field(default=default, metadata={"help": help})
-
-
-@dataclasses.dataclass(frozen=True)
-class SamplingConfig:
-  """The `sampling` section; each field's `help` describes it.
-
-  Raises:
-    ValueError: a value that is unknown or out of range.
-  """
-
-  solver: str = _option("unipc", "Solver: unipc or euler.")
-  num_inference_steps: int = _option(50, "Steps from noise to latents.")
-  shift: float = _option(5.0, "Shift of the times; above 1 towards noise.")
-  audio_shift: float | None = _option(
-    None, "The same for the audio only; None is shift."
-  )
-  guidance: str = _option(
-    "ucg2",
-    "Guidance rule: none, text, ucg2, ucg3, ucg3_text_first, multimodal, sync.",
-  )
-  video_guidance_scale: float = _option(
-    4.0, "Guidance scale of the video, for its text in rules of two scales; 1"
-    " is no guidance.",
-  )  # fmt: skip
-  audio_guidance_scale: float = _option(3.0, "The same for the audio.")
-  cross_guidance_scale: float = _option(
-    2.5, "Guidance scale of the other stream, in rules of two scales."
-  )
-  audio_cross_guidance_scale: float | None = _option(
-    None, "The same for the audio only; None is cross_guidance_scale."
-  )
-  guidance_low: float = _option(
-    0.0, "Lowest sigma with guidance (0 is data, 1 noise)."
-  )
-  guidance_high: float = _option(1.0, "Highest sigma with guidance.")
-  guidance_rescale: float = _option(
-    0.0, "Rescales the guided velocity to the standard deviation of the"
-    " conditional one: 0 not at all, 1 fully.",
-  )  # fmt: skip
-  guidance_transform: str = _option(
-    "none", "How the terms of the rule are added: none (as it says), cfg_zero"
-    " (CFG-Zero*) or apg (adaptive projected guidance).",
-  )  # fmt: skip
-  apg_eta: float = _option(
-    0.0, "Share of the parallel part that apg keeps, from 0 to 1."
-  )
-  apg_norm_threshold: float = _option(
-    0.0, "Longest difference of predicted data that apg adds; 0 for no limit."
-  )
-  zero_init_steps: int = _option(
-    0, "First steps at which the velocity is 0, for CFG-Zero*: one or two of"
-    " 50.",
-  )  # fmt: skip
-  batch_passes: bool = _option(
-    True, "Run the passes of a step as one batch; else in turn, in less memory."
-  )
-  cache_reference: bool = _option(
-    True, "Run a reference stream once and keep its keys and values; else at"
-    " every step, in less memory.",
-  )  # fmt: skip
-
-  def __post_init__(self):
-    guidance.rule(self.guidance)
-    self.sigmas(STREAMS)
-    solvers.check_solver(self.solver)
-    for field in dataclasses.fields(self):
-      value = getattr(self, field.name)
-      if field.name.endswith("_scale") and value is not None and not value >= 0:
-        raise ValueError(
-          f"sampling.{field.name} is {value}: expected at least 0."
-        )
-    low, high = self.window
-    if not 0 <= low <= high <= 1:
-      raise ValueError(
-        f"sampling.guidance_low={low} and guidance_high={high}: expected"
-        " 0 <= low <= high <= 1."
-      )
-    if not 0 <= self.guidance_rescale <= 1:
-      raise ValueError(
-        f"sampling.guidance_rescale is {self.guidance_rescale}: expected from 0"
-        " to 1."
-      )
-
-    self.transform  # noqa: B018
-    if not 0 <= self.zero_init_steps < self.num_inference_steps:
-      raise ValueError(
-        f"sampling.zero_init_steps is {self.zero_init_steps}: expected from 0"
-        f" to {self.num_inference_steps - 1}."
-      )
-
-  @property
-  def transform(self) -> guidance_transforms.Transform | None:
-    """Returns how the terms of the rule are added; None for as it says."""
-    return guidance_transforms.make_transform(
-      self.guidance_transform, self.apg_eta, self.apg_norm_threshold
-    )
-
-  @property
-  def zero_above(self) -> dict[str, float] | None:
-    """Returns stream -> time from which on its velocity is 0, if any is."""
-    if not self.zero_init_steps:
-      return None
-    last = slice(self.zero_init_steps - 1, self.zero_init_steps + 1)
-    return {  # Between two steps, as a solver may round its times.
-      s: float(np.mean(sigmas[last]))
-      for s, sigmas in self._stream_sigmas().items()
-    }
-
-  @property
-  def scales(self) -> dict[str, dict[str, float]]:
-    """Returns guidance scales: stream -> name in `guidance.guide` -> value."""
-    own = {
-      "video": self.video_guidance_scale,
-      "audio": self.audio_guidance_scale,
-    }
-    cross = dict.fromkeys(own, self.cross_guidance_scale)
-    if self.audio_cross_guidance_scale is not None:
-      cross["audio"] = self.audio_cross_guidance_scale
-    return {
-      s: {"scale": x, "text": x, "cross": cross[s]} for s, x in own.items()
-    }
-
-  def sigmas(self, streams: Sequence[str]) -> solvers.Sigmas:
-    """Returns the sigmas of the steps, by stream if these have their own."""
-    own = solvers.schedule(self.num_inference_steps, self.shift)
-    if self.audio_shift is None:
-      return own
-    audio = solvers.schedule(self.num_inference_steps, self.audio_shift)
-    return {s: audio if s == "audio" else own for s in streams}
-
-  def _stream_sigmas(self) -> dict[str, np.ndarray]:
-    sigmas = self.sigmas(STREAMS)
-    is_own = isinstance(sigmas, dict)
-    return sigmas if is_own else dict.fromkeys(STREAMS, sigmas)
-
-  @property
-  def window(self) -> tuple[float, float]:
-    """Returns the lowest and the highest guided sigma."""
-    return self.guidance_low, self.guidance_high
-
-  def cached(self, task: InferenceTask) -> tuple[str, ...]:
-    """Returns the reference streams that run once."""
-    return task.given if self.cache_reference else ()
 
 
 class AttentionProbe(NamedTuple):
@@ -196,7 +49,7 @@ def count_runs(sampling: SamplingConfig, task: InferenceTask) -> dict[str, Any]:
   cached, rule = sampling.cached(task), guidance.rule(sampling.guidance)
   iterated = tuple(s for s in task.streams if s not in cached)
   passes = len(guidance.passes(rule, iterated))
-  sigmas = solvers.first(sampling.sigmas(iterated))
+  sigmas = solvers.first({s: sampling.sigmas[s] for s in iterated})
   return {
     "streams": task.streams,
     "cached": cached,
@@ -288,7 +141,7 @@ def _solve(
     noise=iterated(noise),
     clean=iterated({} if condition.image is not None else task.clean(noise)),
     given=iterated(given),
-    sigmas=sampling.sigmas(tuple(iterated(noise))),
+    sigmas=iterated({s: sampling.sigmas[s] for s in noise}),
     solver=sampling.solver,
     condition=condition,
     window=sampling.window,
@@ -363,7 +216,7 @@ def _shares(
     return {s: x[np.array(probe.layers)] for s, x in shares.items()}
 
   steps = np.array(probe.steps)
-  sigmas = jax.tree.map(lambda x: x[steps], sampling.sigmas(tuple(states)))
+  sigmas = {s: sampling.sigmas[s][steps] for s in states}
   chosen = {s: x[steps] for s, x in states.items()}
   return jax.lax.map(shares_at, (chosen, sigmas))
 

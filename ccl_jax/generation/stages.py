@@ -24,11 +24,8 @@ from ccl_jax.diffusion import flow, guidance
 from ccl_jax.diffusion.guidance import Condition
 from ccl_jax.diffusion.tasks import InferenceTask
 from ccl_jax.generation.components import Components
-from ccl_jax.generation.sampling import (
-  AttentionProbe,
-  SamplingConfig,
-  sample_latents,
-)
+from ccl_jax.generation.sampling import AttentionProbe, sample_latents
+from ccl_jax.generation.sampling_config import SamplingConfig
 
 
 class EncodedInputs(NamedTuple):

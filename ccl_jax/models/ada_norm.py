@@ -26,7 +26,9 @@ from ccl_jax.attention.target import target_of
 from ccl_jax.layers import EPSILON, normalize
 from ccl_jax.sharding import Layout
 
-_MAX_BLOCK = 2**19  # elements of a block, which the backward kernel has 6 times
+# Bytes of a block, of which the backward kernel has several, and copies in
+# float32; all must fit in the 16 MiB of VMEM that a kernel gets by default.
+_MAX_BLOCK = 2**20
 _LANES = 128
 
 
@@ -42,24 +44,19 @@ def modulator(layout: Layout, stream: str, interpret: bool = False) -> Callable:
   def kernel(x, shift, scale):
     return modulate_by_frame(x, shift, scale, interpret)
 
-  if layout.mesh is not None:
-    rows, context = (*layout.spec(f"{stream}/tokens"), None)[:2]
-    specs = {f: P(rows, context if f > 1 else None) for f in (1, 2)}
-
-    def kernel(x, shift, scale):
-      frames = specs[min(2, shift.shape[1])]
-      mapped = jax.shard_map(
-        lambda *arrays: modulate_by_frame(*arrays, interpret),
-        mesh=layout.mesh, in_specs=(P(rows, context), frames, frames),
-        out_specs=P(rows, context), check_vma=False,
-      )  # fmt: skip
-      return mapped(x, shift, scale)
-
   def call(x, shift, scale):
     is_by_frame = shift.shape[2] == scale.shape[2] == 1
-    if not is_by_frame or x.shape[-1] % _LANES or _rows(*x.shape[2:]) is None:
+    if not is_by_frame or x.shape[-1] % _LANES or _rows(x) is None:
       return modulate(x, shift, scale)
-    return kernel(x, shift, scale)
+    if layout.mesh is None:
+      return kernel(x, shift, scale)
+    rows, context = (*layout.spec(f"{stream}/tokens"), None)[:2]
+    frames = P(rows, context if shift.shape[1] > 1 else None)
+    mapped = jax.shard_map(
+      kernel, mesh=layout.mesh, in_specs=(P(rows, context), frames, frames),
+      out_specs=P(rows, context), check_vma=False,
+    )  # fmt: skip
+    return mapped(x, shift, scale)
 
   return call
 
@@ -98,7 +95,7 @@ def _modulate_bwd(interpret, saved, g):
   """Returns eq. 2; a block's sums over its rows are added up outside."""
   x, shift, scale = saved
   b, f, s, d = x.shape
-  blocks = s // _rows(s, d)
+  blocks = s // _rows(x)
   sums = jax.ShapeDtypeStruct((b, f, blocks, 2, d), jnp.float32)
   g_x, sums = pl.pallas_call(
     _backward,
@@ -146,15 +143,17 @@ def _normalized(x_ref):
   return x * r, r
 
 
-def _rows(s: int, d: int) -> int | None:
+def _rows(x: Array) -> int | None:
   """Returns the rows of a block: a multiple of 16 that divides s, or None."""
-  sizes = range(16, min(s, _MAX_BLOCK // d) + 1, 16)
+  s, d = x.shape[2:]
+  sizes = range(16, min(s, _MAX_BLOCK // (d * x.dtype.itemsize)) + 1, 16)
   return max((rows for rows in sizes if s % rows == 0), default=None)
 
 
 def _tokens(x):
-  rows, d = _rows(*x.shape[2:]), x.shape[3]
-  return pl.BlockSpec((1, 1, rows, d), lambda i, j, k: (i, j, k, 0))
+  return pl.BlockSpec(
+    (1, 1, _rows(x), x.shape[3]), lambda i, j, k: (i, j, k, 0)
+  )
 
 
 def _row(vector):
@@ -167,9 +166,9 @@ def _row(vector):
 
 def _options(x, interpret, name):
   """Returns the arguments that both kernels share."""
-  b, f, s, d = x.shape
+  b, f, s, _ = x.shape
   return dict(
-    grid=(b, f, s // _rows(s, d)), interpret=interpret, name=name,
+    grid=(b, f, s // _rows(x)), interpret=interpret, name=name,
     compiler_params=pltpu.CompilerParams(
       dimension_semantics=("parallel",) * 3
     ),

@@ -32,7 +32,9 @@ from ccl_jax.models.layers import split_heads
 from ccl_jax.models.rope import rotate
 from ccl_jax.sharding import Layout
 
-_ROWS = 128  # of a block: with all channels, in float32, it fits in VMEM
+# Bytes of a block, of which the backward kernel has several, and copies in
+# float32; all must fit in the 16 MiB of VMEM that a kernel gets by default.
+_MAX_BLOCK = 5 * 2**18
 _LANES = 128
 
 
@@ -97,10 +99,10 @@ def norm_rotate(
   out = pl.pallas_call(
     _forward,
     out_shape=jax.ShapeDtypeStruct((b, d // e, n, e), a.dtype),
-    in_specs=[_rows(d), _all(d), _table(e), _table(e)],
-    out_specs=_heads(d // e, e),
-    scratch_shapes=[pltpu.VMEM((_ROWS, d), a.dtype)],
-    **_options(b, n, interpret, "norm_rotate_fwd"),
+    in_specs=[_tokens(a), _vectors(d), _table(a, e), _table(a, e)],
+    out_specs=_heads(a, e),
+    scratch_shapes=[pltpu.VMEM((_rows(a), d), a.dtype)],
+    **_options(a, interpret, "norm_rotate_fwd"),
   )(a, vectors, *_tables(angles))
   return jnp.swapaxes(out, 1, 2)
 
@@ -114,20 +116,29 @@ def _norm_rotate_bwd(interpret, saved, g):
   a, vectors, angles = saved
   b, n, d = a.shape
   e = g.shape[-1]
-  blocks = pl.cdiv(n, _ROWS)
+  rows = _rows(a)
   g_a, g_vectors = pl.pallas_call(
     functools.partial(_backward, n),
     out_shape=(
       jax.ShapeDtypeStruct(a.shape, a.dtype),
-      jax.ShapeDtypeStruct((b, blocks, 2, d), jnp.float32),
+      jax.ShapeDtypeStruct((b, pl.cdiv(n, rows), 2, d), jnp.float32),
     ),
-    in_specs=[_rows(d), _all(d), _table(e), _table(e), _heads(d // e, e)],
-    out_specs=(_rows(d), pl.BlockSpec((1, 1, 2, d), lambda i, j: (i, j, 0, 0))),
-    scratch_shapes=[
-      pltpu.VMEM((_ROWS, d), a.dtype),
-      pltpu.VMEM((_ROWS, d), jnp.float32),
+    in_specs=[
+      _tokens(a),
+      _vectors(d),
+      _table(a, e),
+      _table(a, e),
+      _heads(a, e),
     ],
-    **_options(b, n, interpret, "norm_rotate_bwd"),
+    out_specs=(
+      _tokens(a),
+      pl.BlockSpec((1, 1, 2, d), lambda i, j: (i, j, 0, 0)),
+    ),
+    scratch_shapes=[
+      pltpu.VMEM((rows, d), a.dtype),
+      pltpu.VMEM((rows, d), jnp.float32),
+    ],
+    **_options(a, interpret, "norm_rotate_bwd"),
   )(a, vectors, *_tables(angles), jnp.swapaxes(g, 1, 2))
   return g_a, g_vectors.sum((0, 1)), jnp.zeros_like(angles)
 
@@ -194,26 +205,35 @@ def _tables(angles):
   return jnp.concatenate([cos, cos], -1), jnp.concatenate([-sin, sin], -1)
 
 
-def _rows(d):
-  return pl.BlockSpec((1, _ROWS, d), lambda i, j: (i, j, 0))
+def _rows(a: Array) -> int:
+  """Returns the rows of a block, a multiple of 16 up to 128."""
+  rows = _MAX_BLOCK // (a.shape[2] * a.dtype.itemsize)
+  return max(16, min(rows, 128) // 16 * 16)
 
 
-def _all(d):
+def _tokens(a):
+  return pl.BlockSpec((1, _rows(a), a.shape[2]), lambda i, j: (i, j, 0))
+
+
+def _vectors(d):
   return pl.BlockSpec((2, d), lambda i, j: (0, 0))
 
 
-def _table(e):
-  return pl.BlockSpec((_ROWS, e), lambda i, j: (j, 0))
+def _table(a, e):
+  return pl.BlockSpec((_rows(a), e), lambda i, j: (j, 0))
 
 
-def _heads(k, e):
-  return pl.BlockSpec((1, k, _ROWS, e), lambda i, j: (i, 0, j, 0))
+def _heads(a, e):
+  return pl.BlockSpec(
+    (1, a.shape[2] // e, _rows(a), e), lambda i, j: (i, 0, j, 0)
+  )
 
 
-def _options(b, n, interpret, name):
+def _options(a, interpret, name):
   """Returns the arguments that both kernels share."""
   return dict(
-    grid=(b, pl.cdiv(n, _ROWS)), interpret=interpret, name=name,
+    grid=(a.shape[0], pl.cdiv(a.shape[1], _rows(a))), interpret=interpret,
+    name=name,
     compiler_params=pltpu.CompilerParams(
       dimension_semantics=("parallel", "parallel")
     ),

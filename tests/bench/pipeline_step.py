@@ -26,7 +26,8 @@ from ccl_jax import trees
 from ccl_jax.convert import wan
 from ccl_jax.diffusion import tasks
 from ccl_jax.diffusion.guidance import Condition
-from ccl_jax.generation.sampling import SamplingConfig, sample_latents
+from ccl_jax.generation.sampling import sample_latents
+from ccl_jax.generation.sampling_config import SamplingConfig
 from ccl_jax.models import functional
 from ccl_jax.sharding import ONE_DEVICE
 from tests.bench.train_step import measure, report

@@ -14,7 +14,8 @@ from ccl_jax.array_types import other
 from ccl_jax.config import build
 from ccl_jax.cost import flops
 from ccl_jax.diffusion import tasks
-from ccl_jax.generation.sampling import SamplingConfig, count_runs
+from ccl_jax.generation.sampling import count_runs
+from ccl_jax.generation.sampling_config import SamplingConfig
 from configs.ccl import get_config
 
 SHAPE = flops.Shape(31, 44, 80)

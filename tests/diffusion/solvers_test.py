@@ -14,7 +14,7 @@ DATA = jax.tree.map(lambda x: 2 * x[::-1] + 1, NOISE)
 def sample(
   velocity, noise=NOISE, clean=(), given=(), steps=4, solver="euler", **options
 ):
-  sigmas = solvers.schedule(steps, 5.0)
+  sigmas = dict.fromkeys(noise, solvers.schedule(steps, 5.0))
   latents, _ = solvers.solve(
     velocity, noise, dict(clean), dict(given), sigmas, solver, None, **options
   )
@@ -64,7 +64,7 @@ def test_error_falls_with_the_order_of_the_solver(solver, order):
   def error(steps):
     sigmas = np.linspace(0.9, 0.1, steps + 1, dtype=np.float32)
     phases = [(lambda x, sigma: x, steps)]
-    result, _ = solvers.SOLVERS[solver](phases, x, sigmas)
+    result, _ = solvers.SOLVERS[solver](phases, x, {"audio": sigmas})
     return abs(result["audio"].item() - np.exp(-0.8))
 
   assert error(8) / error(16) > 0.8 * 2**order
@@ -139,13 +139,15 @@ def test_each_stream_may_have_its_own_sigmas(solver):
         + jnp.sin(x[s])
         for s in x
       },
-      {s: NOISE[s] for s in streams}, {}, {}, sigmas, solver, None,
+      {s: NOISE[s] for s in streams}, {}, {},
+      {s: sigmas[s] for s in streams}, solver, None,
     )  # fmt: skip
 
   both, states = solve(NOISE, own)
-  assert not np.allclose(both["audio"], solve(NOISE, own["video"])[0]["audio"])
+  shared = dict.fromkeys(NOISE, own["video"])
+  assert not np.allclose(both["audio"], solve(NOISE, shared)[0]["audio"])
   for s in NOISE:
-    alone, alone_states = solve([s], own[s])
+    alone, alone_states = solve([s], own)
     np.testing.assert_allclose(both[s], alone[s], atol=1e-6)
     np.testing.assert_allclose(states[s], alone_states[s], atol=1e-6)
 

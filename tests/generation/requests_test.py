@@ -9,7 +9,7 @@ import pytest
 
 from ccl_jax.data import media
 from ccl_jax.generation import requests
-from ccl_jax.generation.sampling import SamplingConfig
+from ccl_jax.generation.sampling_config import SamplingConfig
 from tests.runs import RATE, SAMPLES, SHAPE, hum, noise
 
 DEFAULTS = {

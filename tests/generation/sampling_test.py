@@ -12,10 +12,10 @@ from ccl_jax.diffusion import tasks
 from ccl_jax.diffusion.guidance import Condition
 from ccl_jax.generation.sampling import (
   AttentionProbe,
-  SamplingConfig,
   count_runs,
   sample_latents,
 )
+from ccl_jax.generation.sampling_config import SamplingConfig
 from ccl_jax.models import functional
 from ccl_jax.sharding import AXES, ONE_DEVICE
 from ccl_jax.training.state import abstract_state, state_params

@@ -15,7 +15,7 @@ from ccl_jax.diffusion import flow, guidance, solvers, tasks
 from ccl_jax.diffusion.guidance import Condition
 from ccl_jax.generation import stages
 from ccl_jax.generation.pipeline import Pipeline
-from ccl_jax.generation.sampling import SamplingConfig
+from ccl_jax.generation.sampling_config import SamplingConfig
 from ccl_jax.models.fusion.cca import CCA
 from ccl_jax.models.fusion.gated import make_gated
 from tests.parity.torch_ccl import (
@@ -74,7 +74,7 @@ def test_solvers(method, steps, shift):
 
   expected, _ = solvers.solve(
     lambda state, t, _: field(state, t["audio"][0]), {"audio": noise}, {}, {},
-    solvers.schedule(steps, shift), method, None,
+    {"audio": solvers.schedule(steps, shift)}, method, None,
   )  # fmt: skip
 
   def theirs(state, sigma):
@@ -150,9 +150,10 @@ def test_latents_of_every_task(task, method, row, options, image):
     null=null_latents(),
     image=image,
   )
+  sigmas = dict.fromkeys(noise, solvers.schedule(4, 3.0))
   expected, _ = solvers.solve(
     guided, noise, {} if image else plan.clean(noise), given,
-    solvers.schedule(4, 3.0), method, condition, chosen.window, plain,
+    sigmas, method, condition, chosen.window, plain,
   )  # fmt: skip
   model.config["sampling"] = SCALES | {"shift": 3.0}
   images = {} if image is None else {"image": image}

@@ -35,7 +35,7 @@ def test_equals_diffusers(num_steps, shift):
     {"audio": jnp.asarray(noise)},
     clean={},
     given={},
-    sigmas=solvers.schedule(num_steps, shift),
+    sigmas={"audio": solvers.schedule(num_steps, shift)},
     solver="unipc",
     condition=None,
   )

@@ -133,10 +133,14 @@ def test_images_of_other_modes(tmp_path, mode):
     image, expected = Image.fromarray(grey), image.convert("L")
   else:
     image = expected = image.convert(mode)
-  image.save(tmp_path / "a.tiff")
-  np.testing.assert_array_equal(
-    media.read_image(tmp_path / "a.tiff"), expected.convert("RGB")
+  # Pillow 12 cannot read its own YCbCr tiff without compression.
+  image.save(tmp_path / "a.tiff", compression="tiff_lzw")
+  read, expected = (
+    media.read_image(tmp_path / "a.tiff"),
+    expected.convert("RGB"),
   )
+  rounding = int(mode == "YCbCr")  # libtiff's is another than Pillow's
+  assert np.abs(read.astype(int) - np.asarray(expected)).max() <= rounding
 
 
 @pytest.mark.parametrize("data", [b"", b"GIF89a", b"II*\0" + b"\xff" * 40])

@@ -45,7 +45,8 @@ def rotate(x: Array, angles: Array) -> Array:
 
   A CPU computes with full vectors; it copies to concatenate the turned halves.
   """
-  cos, sin = jnp.cos(angles)[:, None], jnp.sin(angles)[:, None]
+  angles = angles[None, :, None]
+  cos, sin = jnp.cos(angles), jnp.sin(angles)
   cos, sin = jnp.concatenate([cos, cos], -1), jnp.concatenate([-sin, sin], -1)
   y = x.astype(jnp.float32)
   first, second = jnp.split(y, 2, -1)

@@ -9,6 +9,13 @@ from ccl_jax.array_types import Array, Float
 EPSILON = 1e-6
 
 
+def expand_like(
+  y: Float[Array, " *c"], x: Float[Array, "..."]
+) -> Float[Array, "..."]:
+  """Returns y with leading axes of size 1, so that it has as many axes as x."""
+  return jnp.expand_dims(y, tuple(range(x.ndim - y.ndim)))
+
+
 def normalize(
   x: Float[Array, " *b d"], epsilon: float = EPSILON
 ) -> Float[Array, " *b d"]:
@@ -27,8 +34,8 @@ class LayerNorm(nnx.Module):
     self.bias = nnx.Param(jnp.zeros(d))
 
   def __call__(self, x: Float[Array, " *b d"]) -> Float[Array, " *b d"]:
-    y = normalize(x, self.epsilon) * self.scale[...] + self.bias[...]
-    return y.astype(x.dtype)
+    scale, bias = (expand_like(p[...], x) for p in (self.scale, self.bias))
+    return (normalize(x, self.epsilon) * scale + bias).astype(x.dtype)
 
 
 class RMSNorm(nnx.Module):
@@ -40,4 +47,5 @@ class RMSNorm(nnx.Module):
   def __call__(self, x: Float[Array, " *b d"]) -> Float[Array, " *b d"]:
     y = x.astype(jnp.float32)
     y = y * jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + EPSILON)
-    return (y * self.scale[...].astype(jnp.float32)).astype(x.dtype)
+    scale = expand_like(self.scale[...], x).astype(jnp.float32)
+    return (y * scale).astype(x.dtype)

@@ -26,6 +26,7 @@ from jaxtyping import install_import_hook
 # Meshes of virtual devices; what asks for none runs on the first.
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
 install_import_hook("ccl_jax", "beartype.beartype")
 
 # Marker -> how the ids of its tests begin, below tests/. The first that fits

@@ -107,7 +107,7 @@ class Mask(NamedTuple):
         f"Routing needs num_context >= 1, got {window}; without context,"
         " leave the mask unrouted and switch the module's output off instead."
       )
-    is_context = jnp.arange(m) < window.num_context
+    is_context = jnp.arange(m)[None] < window.num_context
     k_segments = (is_context | sees[:, None]).astype(jnp.int32)
     q_segments = jnp.ones((sees.shape[0], n), jnp.int32)
     return cls(window, q_segments=q_segments, k_segments=k_segments)
@@ -118,7 +118,7 @@ class Mask(NamedTuple):
     if k_segments is None:
       q_segments = jnp.ones((b, n), jnp.int32)
       k_segments = jnp.ones((b, len(hidden)), jnp.int32)
-    unseen = jnp.where(hidden, 2, k_segments)  # an id that no query has
+    unseen = jnp.where(hidden[None], 2, k_segments)  # an id that no query has
     return self._replace(q_segments=q_segments, k_segments=unseen)
 
   @property
@@ -137,14 +137,15 @@ class Mask(NamedTuple):
     if k_ids is None:
       q_ids, k_ids = jnp.zeros((1, n), jnp.int32), jnp.zeros((1, m), jnp.int32)
     if self.k_lengths is not None:
-      k_ids = jnp.where(jnp.arange(m) < self.k_lengths[:, None], k_ids, -1)
+      is_real = jnp.arange(m)[None] < self.k_lengths[:, None]
+      k_ids = jnp.where(is_real, k_ids, -1)
     return q_ids, k_ids
 
   def dense(self, n: int, m: int) -> Bool[Array, " #b n m"]:
     """Returns the full 0/1 matrix, for tests and the reference only."""
     q_ids, k_ids = self.ids(n, m)
-    seen = self.pattern.visible(jnp.arange(n)[:, None], jnp.arange(m))
-    return seen & (q_ids[:, :, None] == k_ids[:, None])
+    seen = self.pattern.visible(jnp.arange(n)[:, None], jnp.arange(m)[None])
+    return seen[None] & (q_ids[:, :, None] == k_ids[:, None])
 
   def check(self, b: int, n: int, m: int) -> None:
     """Checks the shapes for b samples of n by m; else raises ValueError."""

@@ -104,7 +104,7 @@ class Conv(nnx.Module):
       y = conv(x, self.kernel[...], self.dilation, num)
     else:
       y = conv_transpose(x, self.kernel[...], self.rate, num)
-    return y if self.bias is None else y + self.bias[...]
+    return y if self.bias is None else y + self.bias[None, None]
 
 
 class Block(nnx.Module):

@@ -23,7 +23,7 @@ from ccl_jax import nnx_utils
 from ccl_jax.array_types import Array, Float, PyTree, UInt8
 from ccl_jax.attention import attend
 from ccl_jax.codecs import runner
-from ccl_jax.layers import LayerNorm
+from ccl_jax.layers import LayerNorm, expand_like
 from ccl_jax.sharding import ONE_DEVICE, Layout
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -160,7 +160,7 @@ class CLIP(nnx.Module):
   def __call__(self, images: Float[Array, "b y x 3"]) -> Float[Array, "b n d"]:
     x = self.patch(images).astype(jnp.float32)
     first = jnp.broadcast_to(self.class_token[...], (len(x), 1, x.shape[-1]))
-    x = jnp.concatenate([first, x], 1) + self.positions[...]
+    x = jnp.concatenate([first, x], 1) + self.positions[None]
     return self.encoder(self.layout.constrain(self.norm(x), "batch"))
 
 
@@ -173,7 +173,9 @@ def preprocess(
     "iy,jx,byxc->bijc", rows, columns, images.astype(jnp.float32) / 255,
     precision="highest",
   )  # fmt: skip
-  return (x - jnp.asarray(MEAN)) / jnp.asarray(STD)
+  return (x - expand_like(jnp.asarray(MEAN), x)) / expand_like(
+    jnp.asarray(STD), x
+  )
 
 
 def bicubic_matrix(n: int, m: int) -> Float[np.ndarray, "m n"]:

@@ -241,7 +241,7 @@ class MMAudioVAE(nnx.Module):
     self, mel: Float[Array, "b t mel"], num: Num = None
   ) -> tuple[Float[Array, "b m c"], Float[Array, "b m c"]]:
     """Returns mean and log-variance of m = t // 2 latents."""
-    x = (mel.astype(jnp.float32) - self.mean[...]) / self.std[...]
+    x = (mel.astype(jnp.float32) - self.mean[None, None]) / self.std[None, None]
     moments = self.encoder(x.astype(mel.dtype), num)
     mean, logvar = jnp.split(moments, 2, axis=-1)
     return mean, jnp.clip(logvar, *_LOGVAR_RANGE)
@@ -251,4 +251,4 @@ class MMAudioVAE(nnx.Module):
   ) -> Float[Array, "b t mel"]:
     """Returns the log-mel of t = 2 m frames."""
     x = self.decoder(z, num)
-    return (x * self.std[...] + self.mean[...]).astype(z.dtype)
+    return (x * self.std[None, None] + self.mean[None, None]).astype(z.dtype)

@@ -104,8 +104,8 @@ class Snake(nnx.Module):
 
   def snake(self, x: Float[Array, "b t c"]) -> Float[Array, "b t c"]:
     """Returns (2)."""
-    alpha = self.alpha[...]
-    beta = alpha if self.beta is None else self.beta[...]
+    alpha = self.alpha[None, None]
+    beta = alpha if self.beta is None else self.beta[None, None]
     if self.log_scale:
       alpha, beta = jnp.exp(alpha), jnp.exp(beta)
     return x + sine_squared(alpha * x) / (beta + 1e-9)

@@ -126,8 +126,8 @@ class Block(nnx.Module):
     logits = jnp.einsum(
       "bike,bjke->bkij", q, k, preferred_element_type=jnp.float32
     )
-    is_token = jnp.arange(y.shape[1]) < lengths[:, None]
-    logits += self.position_bias(bucket)
+    is_token = jnp.arange(y.shape[1])[None] < lengths[:, None]
+    logits += self.position_bias(bucket)[None]
     logits = jnp.where(is_token[:, None, None], logits, -jnp.inf)
     weights = jax.nn.softmax(logits, axis=-1).astype(self.dtype)
     out = jnp.einsum("bkij,bjke->bike", weights, v)
@@ -186,7 +186,7 @@ class UMT5(nnx.Module):
     """Returns float32 vectors; zeros after each row's length."""
     x = self.tokens[...][ids].astype(jnp.float32)
     x = self.encoder(self.layout.constrain(x, "batch"), lengths)
-    is_token = jnp.arange(ids.shape[1]) < lengths[:, None]
+    is_token = jnp.arange(ids.shape[1])[None] < lengths[:, None]
     return jnp.where(is_token[..., None], x, 0.0)
 
 

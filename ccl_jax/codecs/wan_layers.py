@@ -30,6 +30,7 @@ from flax import nnx
 from ccl_jax import cpu
 from ccl_jax.array_types import Array, Float
 from ccl_jax.codecs.runner import ROWS
+from ccl_jax.layers import expand_like
 from ccl_jax.sharding import ONE_DEVICE, Layout
 
 # Columns of a picture are split over these axes of the mesh.
@@ -122,7 +123,7 @@ class Conv(nnx.Module):
 
   def __call__(self, x: Float[Array, "b t y x c"]) -> Float[Array, "b s v u d"]:
     y = convolve(x, self.kernel[...], self.strides, self.pad)
-    return y + self.bias[...]
+    return y + expand_like(self.bias[...], y)
 
 
 def causal_conv(d_in: int, d_out: int, *, rngs) -> Conv:
@@ -140,7 +141,7 @@ class Linear(nnx.Module):
 
   def __call__(self, x: Float[Array, " *b c"]) -> Float[Array, " *b d"]:
     y = jnp.matmul(x, self.kernel[...], precision=precision(x))
-    return y + self.bias[...]
+    return y + expand_like(self.bias[...], y)
 
 
 class RMSNorm(nnx.Module):
@@ -153,7 +154,7 @@ class RMSNorm(nnx.Module):
     y = x.astype(jnp.float32)
     square = jnp.square(y).mean(-1, keepdims=True)
     y = y * jax.lax.rsqrt(jnp.maximum(square, 1e-24 / x.shape[-1]))
-    return (y * self.scale[...]).astype(x.dtype)
+    return (y * expand_like(self.scale[...], y)).astype(x.dtype)
 
 
 class ResidualBlock(nnx.Module):
@@ -235,7 +236,8 @@ class Upsample(nnx.Module):
       rest = self.time(cache.extend(rest, 2))
       rest = rearrange(rest, "b f h w (two c) -> b (f two) h w c", two=2)
       x = jnp.concatenate([first, rest], 1)
-    return upsample_conv(x, self.space.kernel[0]) + self.space.bias[...]
+    y = upsample_conv(x, self.space.kernel[0])
+    return y + expand_like(self.space.bias[...], y)
 
 
 def upsample_conv(

@@ -38,6 +38,7 @@ from ccl_jax.codecs.wan_layers import (
   Upsample,
   causal_conv,
 )
+from ccl_jax.layers import expand_like
 from ccl_jax.sharding import ONE_DEVICE, Layout
 
 
@@ -201,7 +202,7 @@ def encode(
 
   y = _scan_chunks(encode_chunk, video, config.stride[0], chunk)
   mean, logvar = jnp.split(y, 2, -1)
-  m, s = jnp.array(config.mean), jnp.array(config.deviation)
+  m, s = _statistics(config, mean)
   return (mean - m) / s, jnp.clip(logvar, -30, 20) - 2 * jnp.log(s)
 
 
@@ -251,6 +252,13 @@ def _model(config: WanVAEConfig, params: PyTree, dtype: str) -> Autoencoder:
   return nnx_utils.bind(Autoencoder, config, trees.unflatten(cast))
 
 
+def _statistics(config: WanVAEConfig, z: Array) -> tuple[Array, Array]:
+  """Returns mean and deviation of each channel, with the axes of z."""
+  return tuple(
+    expand_like(jnp.array(x), z) for x in (config.mean, config.deviation)
+  )
+
+
 def _decode(
   model: Autoencoder,
   config: WanVAEConfig,
@@ -260,7 +268,7 @@ def _decode(
   z: Array,
   frames: Frames | None,
 ) -> tuple[Array, Frames]:
-  m, s = jnp.array(config.mean), jnp.array(config.deviation)
+  m, s = _statistics(config, z)
   cache = FeatureCache(frames, layout)
   z = model.post_quant((z.astype(jnp.float32) * s + m).astype(dtype))
   y = model.decoder(z, cache).astype(jnp.float32)

@@ -220,6 +220,6 @@ def _clean(key, x0: State, route: Route, first_frame_probability: float):
   if first_frame_probability > 0 and "video" in x0:
     b, f = x0["video"].shape[:2]
     given = _bernoulli(key, first_frame_probability, b)
-    first = given[:, None] & (jnp.arange(f) == 0)
+    first = given[:, None] & (jnp.arange(f)[None] == 0)
     clean["video"] = clean["video"] | flow.expand(first, 5)
   return clean

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ccl_jax.array_types import Array, Float
-from ccl_jax.layers import LayerNorm
+from ccl_jax.layers import LayerNorm, expand_like
 from ccl_jax.models import layers
 
 
@@ -104,7 +104,7 @@ class Block(nnx.Module):
     self, time: Float[Array, " b #f #s 6 d"]
   ) -> tuple[Modulation, Modulation]:
     """Returns the rows for self-attention and FFN, from the projected time."""
-    rows = self.modulation[...] + time
+    rows = expand_like(self.modulation[...], time) + time
     parts = [rows[..., i, :] for i in range(6)]
     return Modulation(*parts[:3]), Modulation(*parts[3:])
 

@@ -28,7 +28,7 @@ from flax import nnx
 
 from ccl_jax import nnx_utils
 from ccl_jax.array_types import Array, Float, Image
-from ccl_jax.layers import LayerNorm
+from ccl_jax.layers import LayerNorm, expand_like
 from ccl_jax.models import layers, rope
 from ccl_jax.models.ada_norm import modulate
 from ccl_jax.models.audio_grid import AudioGrid
@@ -208,7 +208,8 @@ class DiT(nnx.Module):
     frames: int,
   ) -> Array:
     """Returns the velocity of the first `frames`, shaped as the latents."""
-    rows = self.head_modulation[...] + e[..., None, :]
+    e = e[..., None, :]
+    rows = expand_like(self.head_modulation[...], e) + e
     y = self.head(modulate(x, shift=rows[..., 0, :], scale=rows[..., 1, :]))
     y = y.astype(jnp.float32)[:, :frames]
     if self.kind == "audio":

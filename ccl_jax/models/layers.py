@@ -15,7 +15,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from ccl_jax import cpu, nnx_utils, trees
 from ccl_jax.array_types import Array, Float
-from ccl_jax.layers import RMSNorm
+from ccl_jax.layers import RMSNorm, expand_like
 from ccl_jax.lora import LoRAConfig
 from ccl_jax.param_names import is_stacked
 
@@ -154,5 +154,6 @@ class MLP(nnx.Module):
 def sinusoid(t: Float[Array, " *b"], d: int) -> Float[Array, " *b d"]:
   """Returns [cos, sin] of t * 10000^(-i / (d/2)), i < d/2, in float32."""
   frequency = 1e4 ** (-jnp.arange(d // 2, dtype=jnp.float32) / (d // 2))
-  angle = t.astype(jnp.float32)[..., None] * frequency
+  t = t.astype(jnp.float32)[..., None]
+  angle = t * expand_like(frequency, t)
   return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], -1)

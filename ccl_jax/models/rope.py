@@ -91,7 +91,8 @@ def rotate(
 
   (first, second) -> (first cos - second sin, second cos + first sin).
   """
-  cos, sin = jnp.cos(angles)[:, None], jnp.sin(angles)[:, None]
+  angles = angles[None, :, None]
+  cos, sin = jnp.cos(angles), jnp.sin(angles)
   first, second = jnp.split(x.astype(jnp.float32), 2, -1)
   turned = (first * cos - second * sin, second * cos + first * sin)
   return jnp.concatenate(turned, -1).astype(x.dtype)

@@ -28,7 +28,7 @@ def test_the_mirrored_window_sees_its_own_frame_only():
 
 @pytest.mark.parametrize("pattern", [Full(), WINDOW])
 def test_patterns_answer_numpy_and_jax_alike(pattern):
-  q, k = np.arange(4)[:, None], np.arange(9)
+  q, k = np.arange(4)[:, None], np.arange(9)[None]
   host = pattern.visible(q, k)
   assert isinstance(host, np.ndarray) and host.shape == (4, 9)
   np.testing.assert_array_equal(

@@ -186,7 +186,7 @@ def test_rescaling_leaves_out_what_is_given():
       lambda state, *_: jax.tree.map(lambda x: x * given, state),
       guidance.rule("ucg2"), SCALES, rescale=1.0,
     )  # fmt: skip
-    given = jnp.array([factor, 1.0, 1.0])[:, None, None, None]
+    given = jnp.array([factor, 1.0, 1.0])[None, :, None, None, None]
     state = {"video": STATE["video"]}
     return function(state, {"video": t["video"]}, CONDITION)["video"]
 

@@ -18,7 +18,8 @@ has a row, and all but the first another one with its gain on the first. With
 --seeds every clip is generated that often; intervals are those of drawing other
 prompts, each with all its clips.
 
-Writes results.json, table.md, the first seed's clips as mp4, and sheet.png.
+Writes results.json (both tables, and each clip's totals and counts), table.md,
+the first seed's clips as mp4, and sheet.png.
 """
 
 import dataclasses
@@ -102,9 +103,11 @@ def evaluate() -> None:
     results[split] = {
       "shares": share_settings(measured, references),
       "scores": score_references(references) | score_settings(measured),
+      "clips": references | {" ".join(s): x for s, x in measured.items()},
     }
     title = f"{split}, {len(clips['name'])} clips, step {pipeline.step}"
-    texts.append(make_report(title, **results[split]))
+    shares, scores = results[split]["shares"], results[split]["scores"]
+    texts.append(make_report(title, shares, scores))
   report = "\n".join(texts)
   print(report)
   with replacing(output / "table.md") as partial:
@@ -248,15 +251,7 @@ def generate(
     made = pipeline.generate(items, sampling=sampling, batch_size=num)
     measured.append(measure(clips["caption"], made))
     first = first or made
-  return first, [pool(same) for same in zip(*measured, strict=True)]
-
-
-def pool(same: Sequence[synchworld.ClipScores]) -> synchworld.ClipScores:
-  """Adds up the totals and counts of one prompt's clips."""
-  return {
-    name: tuple(map(sum, zip(*(clip[name] for clip in same), strict=True)))
-    for name in same[0]
-  }
+  return first, [synchworld.pool(same) for same in zip(*measured, strict=True)]
 
 
 def score_settings(

@@ -17,7 +17,8 @@ LISTED = subprocess.run(
 ).stdout.split()
 DOCUMENTS = [name for name in LISTED if name.endswith(".md")]
 MODULES = (
-  "train", "sample", "encode", "evaluate", "measure", "world", "app", "compile",
+  "train", "sample", "encode", "evaluate", "ablate", "measure", "world", "app",
+  "compile",
   "convert", "captions", "filter", "browse",
 )  # fmt: skip
 # Options of other programs: TensorBoard, pytest, and absl in all of ours.

@@ -31,8 +31,8 @@ LAYERS = (
   {"training", "data", "metrics", "convert"},
   {"generation"},
   {"app", "compile"},
-  {"train", "sample", "encode", "evaluate", "measure", "world"}
-  | {"captions", "filter", "browse"}
+  {"train", "sample", "encode", "evaluate", "ablate", "measure"}
+  | {"world", "captions", "filter", "browse"}
   | {"compile.__main__", "app.__main__", "convert.__main__"},
 )
 LEVEL = {name: i for i, names in enumerate(LAYERS) for name in names}

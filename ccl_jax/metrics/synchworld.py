@@ -254,6 +254,14 @@ def share(
   return shares
 
 
+def pool(same: Sequence[ClipScores]) -> ClipScores:
+  """Adds up the totals and counts of one prompt's clips."""
+  return {
+    name: tuple(map(sum, zip(*(clip[name] for clip in same), strict=True)))
+    for name in same[0]
+  }
+
+
 def best(rows: Sequence[Sequence[ClipScores]]) -> list[ClipScores]:
   """Returns for each score the clips of the row that is best in it."""
   values = [_resampled(row, 0) for row in rows]

@@ -1,0 +1,313 @@
+"""Trains and scores variants on equal steps, as the paper's Table 2 does:
+
+    python -m ccl_jax.ablate --data=LATENTS --clips=WORLD --output=DIR \
+        [--rows=gate,tarp,lct,ucg,sync] [--row='wide cca ucg2 KEY=VALUE']... \
+        [--config=configs/ccl.py:size=tiny] [--seeds=3] [--steps=N] [--num=32]
+
+A row is a fusion, config keys that it changes, and a guidance rule:
+
+    gate   gated       text    the paper's baseline
+    tarp   gated       text    and time-aligned positions (TARP)
+    lct    cca         text    and context tokens (LCT) with routing (DCR)
+    ucg    as lct      ucg2    guided by the context tokens (UCG), two passes
+    sync   as lct      sync    guided by a null stream (SyncCFG)
+
+Rows that differ in guidance only share a run. Every run has the same data,
+steps and seeds; `train` and `evaluate` make them in DIR, one after the other,
+and what is complete is not made again. Clips of all seeds of a prompt are
+pooled, so an interval is that of drawing other prompts, for these seeds; gains
+are paired, prompt by prompt, with the row before.
+
+Writes table.md, results.json, and loss.png with the losses of the tasks.
+"""
+
+import itertools
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from absl import flags
+from etils import epath
+
+from ccl_jax import command
+from ccl_jax.diffusion import guidance, tasks
+from ccl_jax.files import replacing, write_json
+from ccl_jax.metrics import synchworld
+from ccl_jax.training import log
+
+DATA = flags.DEFINE_string("data", None, "Folder of encoded clips.")
+CLIPS = flags.DEFINE_string(
+  "clips", None, "Folder of the same clips before encoding."
+)
+OUTPUT = flags.DEFINE_string("output", None, "Folder for runs and results.")
+CONFIG = flags.DEFINE_string(
+  "config", "configs/ccl.py:size=tiny", "Config of all runs, without fusion."
+)
+ROW_NAMES = flags.DEFINE_list(
+  "rows", ["gate", "tarp", "lct", "ucg", "sync"], "Rows by name, in order."
+)
+MORE_ROWS = flags.DEFINE_multi_string(
+  "row", [], "A row of your own, 'NAME FUSION RULE KEY=VALUE ...'; repeatable."
+)
+SEEDS = flags.DEFINE_integer(
+  "seeds", 3, "Runs of each variant, with seeds 0, 1, ...", lower_bound=1
+)
+STEPS = flags.DEFINE_integer(
+  "steps", None, "Training steps of each run; the config's if unset."
+)
+TASKS = flags.DEFINE_list(
+  "tasks", ["a2v", "v2a", "t2av"], "Tasks to score, separated by commas."
+)
+SPLITS = flags.DEFINE_list(
+  "splits", ["easy", "hard"], "Splits of the data, separated by commas."
+)
+NUM = flags.DEFINE_integer(
+  "num", 32, "Clips of each split, at most.", lower_bound=2
+)
+
+
+class Row(NamedTuple):
+  """A line of the table.
+
+  Attributes:
+    fusion: of configs/ccl.py.
+    rule: guidance rule.
+    changes: "key=value" of the config.
+  """
+
+  fusion: str
+  rule: str
+  changes: tuple[str, ...] = ()
+
+  @property
+  def run(self) -> tuple[str, ...]:
+    """Returns what training depends on."""
+    return (self.fusion, *self.changes)
+
+
+ROWS = {
+  "gate": Row("gated", "text"),
+  "tarp": Row("gated", "text", ("model.fusion.tarp=True",)),
+  "lct": Row("cca", "text"),
+  "ucg": Row("cca", "ucg2"),
+  "sync": Row("cca", "sync"),
+}
+# Split -> name -> measurements of clips.
+Measured = dict[str, dict[str, list[synchworld.ClipScores]]]
+
+
+def ablate() -> None:
+  """Trains and scores every row, and writes the table and the figure.
+
+  Raises:
+    ValueError: a row, task or rule that does not exist.
+    subprocess.CalledProcessError: training or scoring failed, and said why.
+  """
+  rows = chosen_rows(ROW_NAMES.value, MORE_ROWS.value)
+  for task in TASKS.value:
+    tasks.inference_task(task)
+  output = epath.Path(OUTPUT.value)
+  check_settings(output)
+  runs = {}  # of each variant, the name of its first row
+  for name, row in rows.items():
+    runs.setdefault(row.run, name)
+  measured = []
+  for seed in range(SEEDS.value):
+    found = {}
+    for run, name in runs.items():
+      folder = output / f"{name}_{seed}"
+      train(folder, run, seed)
+      rules = sorted({row.rule for row in rows.values() if row.run == run})
+      found[run] = score(folder, rules)
+    measured.append(found)
+  shares, gains, texts = {}, {}, []
+  for split in SPLITS.value:
+    for task in TASKS.value:
+      title = f"{split} {task}"
+      clips, floor, ceiling = collect(measured, rows, split, task)
+      shares[title] = {
+        name: synchworld.share(x, floor, ceiling) for name, x in clips.items()
+      }
+      gains[title] = paired_gains(clips)
+      texts.append(make_report(title, shares[title], gains[title]))
+  report = "\n".join(texts)
+  print(report)
+  with replacing(output / "table.md") as partial:
+    partial.write_text(report)
+  write_json(output / "results.json", {"shares": shares, "gains": gains})
+  plot(output, list(runs.values()))
+
+
+def chosen_rows(names: Sequence[str], more: Sequence[str]) -> dict[str, Row]:
+  """Returns the named rows, then those of --row.
+
+  Raises:
+    ValueError: an unknown name or rule, or a row that is not complete.
+  """
+  rows = {}
+  for name in names:
+    if name not in ROWS:
+      raise ValueError(f"Unknown row '{name}', expected {', '.join(ROWS)}.")
+    rows[name] = ROWS[name]
+  for text in more:
+    parts = text.split()
+    if len(parts) < 3 or any("=" not in change for change in parts[3:]):
+      raise ValueError(
+        f"--row='{text}': expected 'NAME FUSION RULE KEY=VALUE'."
+      )
+    name, fusion, rule, *changes = parts
+    if name in rows or epath.Path(name).name != name:
+      raise ValueError(f"--row='{text}': the name must be new and plain.")
+    guidance.rule(rule)
+    rows[name] = Row(fusion, rule, tuple(changes))
+  return rows
+
+
+def check_settings(output: epath.Path) -> None:
+  """Writes what all results of a folder share, or compares it.
+
+  Raises:
+    ValueError: the folder has results of other settings.
+  """
+  flags = (DATA, CLIPS, CONFIG, STEPS, TASKS, SPLITS, NUM)
+  ours = {flag.name: flag.value for flag in flags}
+  path = output / "settings.json"
+  if path.exists():
+    theirs = json.loads(path.read_text())
+    if changed := [name for name in ours if ours[name] != theirs.get(name)]:
+      raise ValueError(
+        f"{output} has results of other settings ({', '.join(changed)}): give"
+        f" the same flags, or another --output. They are in {path}."
+      )
+  write_json(path, ours)
+
+
+def train(folder: epath.Path, run: Sequence[str], seed: int) -> None:
+  """Trains a variant, or goes on with it."""
+  if (folder / "scores").exists():
+    return  # What was scored was complete.
+  fusion, *changes = run
+  separator = "," if ":" in CONFIG.value else ":"
+  steps = [f"num_train_steps={STEPS.value}"] if STEPS.value else []
+  settings = (f"data.path={DATA.value}", f"seed={seed}", "eval.tasks=()")
+  call(
+    "train",
+    f"--config={CONFIG.value}{separator}fusion={fusion}",
+    f"--workdir={folder / 'run'}",
+    *(f"--config.{x}" for x in (*settings, *steps, *changes)),
+  )
+
+
+def score(folder: epath.Path, rules: Sequence[str]) -> Measured:
+  """Returns the measurements of a run's clips with every guidance rule."""
+  path = folder / "scores" / "-".join(rules)
+  if not (path / "results.json").exists():
+    call(
+      "evaluate", f"--workdir={folder / 'run'}", f"--data={DATA.value}",
+      f"--clips={CLIPS.value}", f"--output={path}", f"--num={NUM.value}",
+      f"--tasks={','.join(TASKS.value)}", f"--guidance={','.join(rules)}",
+      f"--splits={','.join(SPLITS.value)}",
+    )  # fmt: skip
+  results = json.loads((path / "results.json").read_text())
+  return {split: found["clips"] for split, found in results.items()}
+
+
+def call(name: str, *arguments: str) -> None:
+  """Runs another command of the package; its output goes to the terminal."""
+  program = (sys.executable, "-m", f"ccl_jax.{name}", *arguments)
+  print("\n$ python", *program[1:], flush=True)
+  subprocess.run(program, check=True)
+
+
+def collect(
+  measured: Sequence[Mapping[tuple[str, ...], Measured]],
+  rows: Mapping[str, Row],
+  split: str,
+  task: str,
+) -> tuple[dict[str, list], list, list]:
+  """Returns each row's clips, of all seeds together, the floor and the ceiling.
+
+  measured: for each seed, of each run.
+  """
+
+  def pooled(run: tuple[str, ...], name: str) -> list[synchworld.ClipScores]:
+    same = (found[run][split][name] for found in measured)
+    return [synchworld.pool(clips) for clips in zip(*same, strict=True)]
+
+  clips = {
+    name: pooled(row.run, f"{task} {row.rule}") for name, row in rows.items()
+  }
+  run = next(iter(rows.values())).run
+  known = measured[0][run][split]
+  floor = f"blind {task}" if f"blind {task}" in known else "blind"
+  return clips, pooled(run, floor), pooled(run, "codec ceiling")
+
+
+def paired_gains(
+  clips: Mapping[str, list[synchworld.ClipScores]],
+) -> dict[str, synchworld.Scores]:
+  """Returns each row's scores minus those of the row before."""
+  names = list(clips)
+  return {
+    f"{name} - {before}": synchworld.compare(clips[name], clips[before])
+    for before, name in itertools.pairwise(names)
+  }
+
+
+def make_report(
+  title: str,
+  shares: Mapping[str, synchworld.Scores],
+  gains: Mapping[str, synchworld.Scores],
+) -> str:
+  """Returns both tables of a split and task, in Markdown."""
+  tables = synchworld.table(shares, decimals=2), synchworld.table(gains)
+  return (
+    f"### {title}, {SEEDS.value} seeds\n\nShare of the way from blind (0) to"
+    " the codecs' ceiling (1):\n\n{}\n\nGain of each row's scores on the row"
+    " before, prompt by prompt:\n\n{}\n"
+  ).format(*tables)
+
+
+def plot(output: epath.Path, names: Sequence[str]) -> None:
+  """Plots every task's loss, a line for each run: the mean over its seeds."""
+  from matplotlib.figure import Figure
+
+  curves = {name: read_losses(output, name) for name in names}
+  losses = sorted(set().union(*curves.values()))
+  figure = Figure(figsize=(4 * len(losses), 3.5), layout="constrained")
+  panels = figure.subplots(1, len(losses), squeeze=False)[0]
+  for loss, axes in zip(losses, panels, strict=True):
+    for name in names:
+      if loss in curves[name]:
+        axes.plot(*curves[name][loss], label=name)
+    axes.set(title=loss.removeprefix("loss/"), xlabel="step", yscale="log")
+    axes.grid(alpha=0.3)
+  panels[0].legend()
+  with replacing(output / "loss.png") as partial:
+    figure.savefig(str(partial), format="png", dpi=100)
+
+
+def read_losses(output: epath.Path, name: str) -> dict[str, tuple[Any, Any]]:
+  """Returns (steps, mean over seeds) of the loss of each task and stream."""
+  runs = [
+    log.read_metrics(output / f"{name}_{seed}" / "run")
+    for seed in range(SEEDS.value)
+  ]
+  keys = {k for lines in runs for m in lines for k in m if k.count("/") == 2}
+  curves = {}
+  for key in sorted(k for k in keys if k.startswith("loss/")):
+    points = [
+      {m["step"]: m[key] for m in lines if m.get(key) is not None}
+      for lines in runs
+    ]
+    steps = sorted(set(points[0]).intersection(*points))
+    mean = np.mean([[p[step] for step in steps] for p in points], axis=0)
+    curves[key] = steps, mean
+  return curves
+
+
+if __name__ == "__main__":
+  command.run(ablate, ("data", "clips", "output"))

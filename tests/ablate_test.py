@@ -1,0 +1,71 @@
+"""Two rows on two seeds, by the command, of a world in miniature."""
+
+import json
+
+import pytest
+
+from ccl_jax.ablate import ROWS, Row, chosen_rows
+from tests.commands import call
+from tests.small_data import FLAGS
+
+
+def test_rows_of_ones_own_come_last():
+  rows = chosen_rows(["gate"], ["few cca ucg2 model.fusion.num_audio_lct=2"])
+  few = Row("cca", "ucg2", ("model.fusion.num_audio_lct=2",))
+  assert rows == {"gate": ROWS["gate"], "few": few}
+
+
+@pytest.mark.parametrize(
+  ("names", "more", "message"),
+  [
+    (["gates"], [], "Unknown row 'gates', expected gate, tarp"),
+    ([], ["few cca"], "expected 'NAME FUSION RULE KEY=VALUE'"),
+    ([], ["few cca ucg2 steps"], "expected 'NAME FUSION RULE KEY=VALUE'"),
+    (["lct"], ["lct cca ucg2"], "the name must be new and plain"),
+    ([], ["../a cca ucg2"], "the name must be new and plain"),
+    ([], ["few cca ucg9"], "Unknown guidance 'ucg9'"),
+  ],
+)
+def test_rows_that_cannot_be_are_one_error(names, more, message):
+  with pytest.raises(ValueError, match=message.replace("(", "\\(")):
+    chosen_rows(names, more)
+
+
+def test_two_rows_of_one_run(tmp_path):
+  world, latents, out = (tmp_path / name for name in ("w", "latents", "out"))
+  config = "--config=configs/ccl.py:size=tiny"
+  status, text = call(
+    "world", f"--output={world}", "--num_train=6", "--num_test=2"
+  )
+  assert status == 0, text
+  status, text = call(
+    "encode", config, f"--input={world}", f"--output={latents}",
+    "--config.encode.video_channels=8",
+  )  # fmt: skip
+  assert status == 0, text
+  changes = [f.removeprefix("--config.") for f in FLAGS if "eval." not in f]
+  small = " ".join(changes)
+  arguments = (
+    "ablate", f"--data={latents}", f"--clips={world}", f"--output={out}",
+    "--rows=", f"--row=a cca none {small}", f"--row=b cca ucg2 {small}",
+    "--seeds=2", "--steps=2", "--tasks=a2v", "--splits=easy", "--num=2",
+  )  # fmt: skip
+  status, text = call(*arguments)
+  assert status == 0, text
+  assert sorted(p.name for p in out.iterdir()) == [
+    "a_0", "a_1", "loss.png", "results.json", "settings.json", "table.md",
+  ]  # fmt: skip
+  results = json.loads((out / "results.json").read_text())
+  assert set(results["shares"]["easy a2v"]) == {"a", "b"}
+  gain = results["gains"]["easy a2v"]["b - a"]["EAC"][0]
+  totals = {"none": 0.0, "ucg2": 0.0}
+  for seed in range(2):
+    path = out / f"a_{seed}" / "scores" / "none-ucg2" / "results.json"
+    clips = json.loads(path.read_text())["easy"]["clips"]
+    for rule in totals:
+      totals[rule] += sum(clip["EAC"][0] for clip in clips[f"a2v {rule}"])
+  assert gain == pytest.approx((totals["ucg2"] - totals["none"]) / 4)
+  status, text = call(*arguments)
+  assert status == 0 and "$ python" not in text  # nothing is made again
+  status, text = call(*arguments, "--steps=3")
+  assert status == 2 and "has results of other settings (steps)" in text

@@ -35,7 +35,7 @@ class Kind(NamedTuple):
   audio: str = "aac"
   frame_times: tuple[float, ...] | None = None
   late: tuple[float, float] = (0.0, 0.0)
-  options: dict[str, str] = {}
+  options: tuple[tuple[str, str], ...] = ()
   rate: int = RATE
 
 
@@ -51,8 +51,8 @@ KINDS = {
   "12": Kind("mp4", 12),
   "variable rate": Kind("mkv", frame_times=HELD),
   "variable rate in mp4": Kind("mp4", frame_times=HELD),
-  "no edit list": Kind("mp4", 25, options={"use_editlist": "0"}),
-  "fragments": Kind("mp4", options={"movflags": "frag_keyframe+empty_moov"}),
+  "no edit list": Kind("mp4", 25, options=(("use_editlist", "0"),)),
+  "fragments": Kind("mp4", options=(("movflags", "frag_keyframe+empty_moov"),)),
   "late sound": Kind("mkv", late=(0.0, 0.2)),
   "late pictures": Kind("mkv", late=(0.2, 0.0)),
   "late pictures in mp4": Kind("mp4", late=(0.2, 0.0)),
@@ -74,7 +74,7 @@ KINDS = {
 
 def write(path, kind):
   """Writes flashes of 80 ms, each with its beep."""
-  with av.open(str(path), "w", options=kind.options) as container:
+  with av.open(str(path), "w", options=dict(kind.options)) as container:
     has_b_frames = kind.video.startswith(("libx264", "mpeg"))
     options = {"bf": "2"} if has_b_frames else {}
     film = container.add_stream(kind.video, rate=kind.fps, options=options)

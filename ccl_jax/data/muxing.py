@@ -1,6 +1,7 @@
 """Streams of a result that leave as the user's file had them."""
 
 import itertools
+import math
 from collections.abc import Iterator
 from fractions import Fraction
 
@@ -111,7 +112,7 @@ def _can_be_cut(source: Path, end: float) -> bool:
 
 def _copied(given, stream, start: float, seconds: float) -> Iterator[av.Packet]:
   """Yields packets on the clock of the clip, in the order of decoding."""
-  shift, early = round(start / stream.time_base), []
+  shift, early, last = round(start / stream.time_base), [], -math.inf
   for packet in given.demux(stream):
     if packet.pts is None:
       continue
@@ -121,7 +122,9 @@ def _copied(given, stream, start: float, seconds: float) -> Iterator[av.Packet]:
     if packet.dts is None:
       early.append(packet)
       continue
-    packet.dts -= shift
+    # Stamps that jitter may be equal, which mp4 has not.
+    last = packet.dts = max(packet.dts - shift, last + 1)
+    packet.pts = max(packet.pts, packet.dts)
     # Matroska has no time of decoding for pictures before the first one.
     for i, other in enumerate(early):
       other.dts = packet.dts - (len(early) - i) * (packet.duration or 1)
@@ -180,18 +183,29 @@ def _as_flac(given, stream, target, seconds: float) -> Iterator[av.Packet]:
   """Yields the first `seconds` of sound, without losses up to 24 bits."""
   rate = stream.codec_context.sample_rate
   left = round(seconds * rate)
-  resampler = av.AudioResampler(target.format, target.layout, rate)
-  for frame in given.decode(stream):
-    for piece in resampler.resample(frame):
-      channels = piece.layout.nb_channels
-      samples = piece.to_ndarray()[:, : left * channels]
-      part = av.AudioFrame.from_ndarray(
-        np.ascontiguousarray(samples), piece.format.name, piece.layout
-      )
-      part.sample_rate, part.pts = rate, round(seconds * rate) - left
-      left -= part.samples
-      yield from target.encode(part)
-      if not left:
-        yield from target.encode(None)
-        return
+  for piece in _resampled(decode(given, stream), target, rate):
+    channels = piece.layout.nb_channels
+    samples = piece.to_ndarray()[:, : left * channels]
+    part = av.AudioFrame.from_ndarray(
+      np.ascontiguousarray(samples), piece.format.name, piece.layout
+    )
+    part.sample_rate, part.pts = rate, round(seconds * rate) - left
+    left -= part.samples
+    yield from target.encode(part)
+    if not left:
+      break
   yield from target.encode(None)
+
+
+def _resampled(frames, target, rate: int) -> Iterator[av.AudioFrame]:
+  """Yields frames in the target's format, whatever changes on the way."""
+  form, resampler = None, None
+  for frame in itertools.chain(frames, [None]):
+    own = frame and (frame.format.name, frame.layout.name, frame.sample_rate)
+    if own != form and resampler is not None:
+      yield from resampler.resample(None)
+    if own != form:
+      form = own
+      resampler = av.AudioResampler(target.format, target.layout, rate)
+    if frame is not None:
+      yield from resampler.resample(frame)

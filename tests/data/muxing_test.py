@@ -70,6 +70,40 @@ def test_sound_is_copied_up_to_the_end(tmp_path, suffix, codec):
   )
 
 
+@pytest.mark.parametrize("codec", ["mp3", "mp2"])
+def test_sound_that_changes_its_channels_and_stamps_leaves_too(tmp_path, codec):
+  """The stamps of both parts meet in one; mp4 has none that are equal."""
+  source, path = tmp_path / "a.mkv", tmp_path / "made.mp4"
+  with av.open(str(source), "w") as container:
+    stream = container.add_stream(codec, rate=48_000, layout="mono")
+    for i, layout in enumerate(["mono", "stereo"]):
+      encoder = av.CodecContext.create(codec, "w")
+      encoder.sample_rate, encoder.layout = 48_000, layout
+      encoder.format = "s16p" if codec == "mp3" else "s16"
+      encoder.time_base = Fraction(1, 48_000)
+      wave = flash.beeps(1.2, [0.4], 48_000)[None]
+      frame = av.AudioFrame.from_ndarray(wave, "fltp", "mono")
+      frame.sample_rate, frame.pts = 48_000, 0
+      resampler = av.AudioResampler(
+        encoder.format, layout, 48_000, frame_size=encoder.frame_size or 1152
+      )
+      frames = [*resampler.resample(frame), *resampler.resample(None)]
+      made = [p for f in frames for p in encoder.encode(f)]
+      for packet in made[: 48_000 // 1152]:
+        packet.stream, packet.time_base = stream, Fraction(1, 48_000)
+        # One too few, so that the first stamp is that of the last before it.
+        packet.pts = packet.dts = max(packet.pts, 0) + i * 40 * 1152
+        container.mux(packet)
+  sound = media.read_clip(source, frames=45, streams=("audio",)).audio
+  media.write_mp4(path, film(45), FPS, sound)
+  muxing.restore_stream(path, "audio", source, 1.8)
+  clip = media.read_clip(path)
+  assert len(flash.beep_times(sound)) == 2
+  np.testing.assert_allclose(
+    flash.beep_times(clip.audio), flash.beep_times(sound), atol=0.03
+  )
+
+
 @pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "FLOAT"])
 def test_pcm_becomes_flac_of_its_own_rate_and_channels(tmp_path, subtype):
   wave = flash.beeps(3.0, TIMES, 44_100)

@@ -55,7 +55,7 @@ from ccl_jax.training.state import (
   replace_params,
   state_params,
 )
-from ccl_jax.training.workdir import prepare_workdir
+from ccl_jax.training.workdir import fit_to_data, prepare_workdir
 
 CONFIG = config_flags.DEFINE_config_file("config", lock_config=True)
 WORKDIR = flags.DEFINE_string(
@@ -94,6 +94,7 @@ def train(config: Mapping[str, Any], workdir: epath.Path) -> None:
   with clock("setup"):
     # -- Settings: every section is read by one constructor.
     check_keys(config, SECTIONS, "config")
+    config = fit_to_data(config)
     setup, num_steps = make_setup(config), config["num_train_steps"]
     sampling = build(SamplingConfig, config["sampling"], "sampling")
     evaluation = build(EvalConfig, config["eval"], "eval")

@@ -139,7 +139,7 @@ def make_config(
     width=5120, ffn=13824, heads=40, channels=16, patch=2,
     condition_channels=0, image_width=0,  # Wan2.1-I2V: 20 and 1280
   )  # fmt: skip
-  # tokens_per_frame: 4 * 31.25 / fps, at 24 fps 125 / 24 = 5.208333.
+  # tokens_per_frame: 4 * 31.25 / fps; train takes it, and fps, from the data.
   c.model.audio = dict(  # [O]; the paper says only "fewer channels"
     width=1536, ffn=8960, heads=12, channels=20, tokens_per_frame=5.0
   )

@@ -3,12 +3,19 @@
     python -m tests.cases FOLDER
 
 FOLDER has media/, images/, captions/ and prompts/; prints a row for each case:
-what it is, what was measured, and what is right. The exit status is 1 if any
-differs.
+what it is, what was measured, and what is right. Clips that flash and beep are
+measured again after encode and --decode. With a trained run all are then given
+to it, to make sound for their pictures and pictures for their sound:
+
+    python -m tests.cases FOLDER WORKDIR
+
+The exit status is 1 if any differs.
 """
 
+import json
 import pathlib
 import sys
+import tempfile
 from collections.abc import Callable
 
 import numpy as np
@@ -16,6 +23,7 @@ import numpy as np
 from ccl_jax.data import media
 from ccl_jax.data.encode import captions
 from ccl_jax.generation import requests
+from tests.commands import call
 from tests.data import flash
 
 FPS, TIMES = 25.0, (0.48, 1.2, 1.8)
@@ -33,17 +41,25 @@ def times(flashes=TIMES, sounds=TIMES, frames=50, fps=FPS, late=0.0):
   late: how much later each flash is in the file itself.
   """
 
+  # A flash that is not in a frame of its beep's time has another offset.
+  both = [t for t in flashes if distance(t - late, sounds) < 0.015]
+
   def check(path):
     clip = read(path, fps=fps, frames=frames)
     seen = flash.flash_times(clip.video, fps)
     heard = flash.beep_times(clip.audio)
-    offset = np.abs(np.array(flash.offsets(clip, fps)) - late).max()
+    own = [t for t in seen if distance(t, both) < 0.045]
+    offset = max(distance(t - late, heard) for t in own)
     found = f"{seen.round(2).tolist()}, {1000 * offset:.0f} ms from the beep"
     return found, offset <= 1 / fps and near(seen, flashes) and near(
       heard, sounds
     )
 
   return check, f"flash at {list(flashes)}, offset within {1000 / fps:.0f} ms"
+
+
+def distance(time, times):
+  return np.abs(np.subtract(times, time)).min()
 
 
 def near(found, expected, atol=0.045):
@@ -121,7 +137,7 @@ def captioned(word, is_error=False):
 
   def check(path):
     try:
-      listed, _ = captions.list_clips(path)
+      listed = captions.list_clips(path).clips
       found = "; ".join(f"{x.name}: {x.caption}" for x in listed if x.caption)
       kind = "read"
     except ValueError as error:
@@ -148,24 +164,28 @@ def prompts(word="", num=2):
   )
 
 
-# File -> how it is measured, and what is right.
-CASES = {
-  "media/base.mp4": times(),
-  "media/noeditlist.mp4": times(),
-  "media/picture_late_0.3.mp4": times(sounds=(0.18, 0.9, 1.5), late=0.3),
-  "media/vfr_hold.mp4": times((1.6,), (1.6,)),
-  "media/slides_1fps.mp4": times((1.0,), (1.0,)),
-  "media/fps10.00.mp4": times((0.5, 1.2, 1.8)),
-  "media/clip.avi": times(),
-  "media/sound_mono_then_stereo.mkv": times(),
-  "media/joined_short.mp3": length(3.1, "audio"),
-  "media/beep_at_the_end.mp4": times(
-    *2 * [(1.0, 2.0, 3.0, 4.0, 4.96)], frames=121, fps=24.0
+# Arguments of `times`; the seconds that are encoded have all flashes.
+FLASHES = {
+  "media/base.mp4": {},
+  "media/noeditlist.mp4": {},
+  "media/picture_late_0.3.mp4": {"sounds": (0.18, 0.9, 1.5), "late": 0.3},
+  "media/vfr_hold.mp4": {"flashes": (1.6,), "sounds": (1.6,)},
+  "media/slides_1fps.mp4": {"flashes": (1.0,), "sounds": (1.0,)},
+  "media/fps10.00.mp4": {"flashes": (0.5, 1.2, 1.8)},
+  "media/clip.avi": {},
+  "media/sound_mono_then_stereo.mkv": {},
+  "media/thumbnail_first.mov": {},
+  "media/beep_at_the_end.mp4": dict(
+    zip(("flashes", "sounds"), 2 * [(1.0, 2.0, 3.0, 4.0, 4.96)], strict=True),
+    frames=121, fps=24.0,
   ),
+}  # fmt: skip
+# File -> how it is measured, and what is right.
+CASES = {name: times(**arguments) for name, arguments in FLASHES.items()} | {
+  "media/joined_short.mp3": length(3.1, "audio"),
   "media/sound_short_0.5.mp4": length(2.6, "video"),
   "media/still_1_frame.mp4": length(2.6, "audio"),
   "media/unknown_sound.mov": (unknown_sound, "65 frames and a reason"),
-  "media/thumbnail_first.mov": times(),
   "media/sar_4_3.mp4": (round_disc, "as wide as high"),
   "media/matrix_90.mp4": colours(3, np.rot90),
   "media/matrix_hflip.mp4": colours(3, np.fliplr),
@@ -194,28 +214,104 @@ CASES = {
 }
 
 
-def main(folder: pathlib.Path) -> int:
-  """Prints the table; returns how many cases differ."""
-  wrong = 0
+def show(name, check, path, right):
+  """Prints a row; returns whether the case differs."""
+  try:
+    found, is_right = check(path)
+  except Exception as error:
+    found, is_right = f"{type(error).__name__}: {error}", False
+  mark = "ok" if is_right else "DIFFERS"
+  found = found.replace(str(path.parent), "...").replace("\n", " ")
+  print(f"| {name} | {found} | {right} | {mark} |", flush=True)
+  return not is_right
+
+
+def decode(folder, work, frames, fps):
+  """Encodes all media and decodes them again; returns name -> mp4 file."""
+  common = f"--input={folder / 'media'}", f"--output={work / 'data'}"
+  settings = {
+    "fps": fps, "frames": frames, "size": (96, 128), "need_caption": False,
+    "need_audio": False, "need_video": False, "validation_fraction": 0.0,
+  }  # fmt: skip
+  run("encode", "--config=configs/ccl.py:size=tiny", *common, *(
+    f"--config.encode.{name}={value}" for name, value in settings.items()
+  ))  # fmt: skip
+  run(
+    "encode", "--decode", "--num=1000", f"--input={work / 'data'}",
+    f"--output={work / 'decoded'}",
+  )  # fmt: skip
+  return {path.stem: path for path in (work / "decoded").iterdir()}
+
+
+def run(*command):
+  status, text = call(*command)
+  if status:
+    raise RuntimeError(text[-2000:])
+  return text
+
+
+def sample(folder, workdir, work):
+  """Returns a check that makes the other stream of each clip and of images."""
+  can = {"v2a": [], "a2v": []}
+  for path in sorted((folder / "media").iterdir()):
+    for task, stream in (("v2a", "video"), ("a2v", "audio")):
+      try:
+        clip = read(path, stream, frames=49)
+      except media.ClipError:
+        continue
+      if getattr(clip, stream) is not None:
+        can[task].append((stream, path))
+  requests = [
+    {"task": task, "prompt": "A flash.", stream: str(path), "name": name}
+    for task, clips in can.items()
+    for stream, path in clips
+    for name in [f"{task}_{path.name}"]
+  ]
+  (work / "list.jsonl").write_text("\n".join(map(json.dumps, requests)))
+  run(
+    "sample", f"--workdir={workdir}", f"--output={work / 'samples'}",
+    f"--prompts={work / 'list.jsonl'}", "--num_inference_steps=2",
+  )  # fmt: skip
+  return [work / "samples" / f"{x['name']}.mp4" for x in requests]
+
+
+def main(folder: pathlib.Path, workdir: str | None = None) -> int:
+  """Prints the tables; returns how many cases differ."""
   print("| case | measured | right | |\n|---|---|---|---|")
-  for name, (check, right) in CASES.items():
-    try:
-      found, is_right = check(folder / name)
-    except Exception as error:
-      found, is_right = f"{type(error).__name__}: {error}", False
-    wrong += not is_right
-    mark = "ok" if is_right else "DIFFERS"
-    print(
-      f"| {name} | {found.replace(str(folder), '...')} | {right} | {mark} |"
-    )
+  wrong = sum(
+    show(name, check, folder / name, right)
+    for name, (check, right) in CASES.items()
+  )
   known = {folder / name for name in CASES}
   for file in sorted(folder.glob("*/*")):
     if file not in known:
       print(f"| {file.relative_to(folder)} | not measured | | |")
+  print(
+    "\n| after encode and --decode | measured | right | |\n|---|---|---|---|"
+  )
+  with tempfile.TemporaryDirectory() as work:
+    work = pathlib.Path(work)
+    for fps, frames in ((25.0, 49), (24.0, 121)):
+      decoded = decode(folder, work / f"{fps:g}", frames, fps)
+      for name, arguments in FLASHES.items():
+        if (arguments.get("fps", 25.0)) == fps:
+          check, right = times(**arguments | {"frames": frames})
+          path = decoded.get(pathlib.Path(name).stem, work / name)
+          wrong += show(name, check, path, right)
+    if workdir:
+      print("\n| sampled | measured | right | |\n|---|---|---|---|")
+      for path in sample(folder, workdir, work):
+        wrong += show(path.stem, length_of_result, path, "both streams")
   return wrong
 
 
+def length_of_result(path):
+  clip = read(path)
+  found = f"{len(clip.video)} frames, {len(clip.audio) / 16_000:.2f} s"
+  return found, abs(len(clip.audio) / 16_000 - len(clip.video) / FPS) < 0.1
+
+
 if __name__ == "__main__":
-  if len(sys.argv) != 2:
+  if len(sys.argv) not in (2, 3):
     sys.exit(__doc__)
-  sys.exit(bool(main(pathlib.Path(sys.argv[1]))))
+  sys.exit(bool(main(pathlib.Path(sys.argv[1]), *sys.argv[2:])))

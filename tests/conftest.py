@@ -59,7 +59,7 @@ MARKERS = {
     "data/encode/dataset",
     "data/encode/decode_pool_test.py::test_a_clip_at_which",
     "data/encode/decode_pool_test.py::test_processes_that_die",
-    "data/encode/staging", "data/frame_rates",
+    "data/encode/staging", "data/encode/sync", "data/frame_rates",
     "data/scores/table_test.py::test_processes", "generation/batch",
     "generation/frame_rates", "generation/pipeline",
     "generation/sampling", "generation/stored", "image_to_video",

@@ -4,7 +4,8 @@ It offers every task, with uploads where a task takes them, and shows the
 progress, the clip with its sound, mel and files and, if ticked, its attention.
 It is served on this machine only; --host=0.0.0.0 opens it to everyone who can
 reach the machine, without a password. Up to --max_queue requests wait; further
-ones are refused. Uploads and results are deleted when it ends.
+ones are refused. Uploads and results are deleted when it ends; those of a page
+that was killed, when the next one starts.
 
 Needs gradio: pip install "gradio>=6.31,<7"
 """
@@ -13,11 +14,11 @@ import os
 import pathlib
 import signal
 import sys
-import tempfile
 
 from absl import flags
 
 from ccl_jax import command
+from ccl_jax.app.folder import temporary_folder
 from ccl_jax.app.session import Session
 from ccl_jax.app.ui import build
 from ccl_jax.generation.pipeline import Pipeline
@@ -67,14 +68,12 @@ def serve() -> None:
   }
   # So that a service manager's stop removes the folder below too.
   signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-  with (
-    tempfile.TemporaryDirectory() as folder,
-    tempfile.TemporaryDirectory() as uploads,
-  ):
-    os.environ["GRADIO_TEMP_DIR"] = uploads
-    session = Session(
-      pipeline, about, pathlib.Path(folder), MAX_UPLOAD_SECONDS.value
-    )
+  with temporary_folder() as folder:
+    results, uploads = folder / "results", folder / "uploads"
+    results.mkdir()
+    uploads.mkdir()
+    os.environ["GRADIO_TEMP_DIR"] = str(uploads)
+    session = Session(pipeline, about, results, MAX_UPLOAD_SECONDS.value)
     page = build(gradio, session).queue(max_size=MAX_QUEUE.value)
     print(f"The page: http://{HOST.value}:{PORT.value}", flush=True)
     try:
@@ -82,7 +81,7 @@ def serve() -> None:
         server_name=HOST.value,
         server_port=PORT.value,
         max_file_size=f"{MAX_UPLOAD_MB.value}mb",
-        allowed_paths=[folder],
+        allowed_paths=[str(results)],
         footer_links=[],
         quiet=True,
         share=False,

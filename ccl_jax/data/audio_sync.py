@@ -1,8 +1,4 @@
-"""Decoded sound, in the order of its time stamps, on one clock.
-
-A sample with time stamp t lands at index round((t - start) * rate); where the
-file has no sample there is silence.
-"""
+"""Decoded sound, in the order of its time stamps, at one rate and channel."""
 
 import math
 
@@ -10,18 +6,12 @@ import av
 import numpy as np
 from jaxtyping import Float
 
+from ccl_jax.data import audio_clock
 from ccl_jax.data.opening import ClipError
 
 # Encoders end sound a little before or after the video: a missing tail of up to
 # this many seconds is filled with silence and is no error.
 MAX_MISSING_TAIL = 0.1
-# Time stamps are not exact: containers round them, recorders stamp packets when
-# they arrive. A gap is real if it is longer than this many seconds (FFmpeg's
-# threshold too), or if the sound stays late or early by more than
-# `_MAX_OFFSET` for `_PERSISTENT`.
-_MAX_JITTER = 0.1
-_MAX_OFFSET = 0.02
-_PERSISTENT = 0.5
 # A mix whose energy is below this share of its channels' has lost the sound.
 _MIN_MIX = 5e-4
 
@@ -89,7 +79,9 @@ class AudioResampler:
     length = self.end - start
     needed = declared_seconds(self.stream) if seconds is None else seconds
     check_length("audio", length, needed - MAX_MISSING_TAIL)
-    return self._join(start, length if seconds is None else seconds)
+    seconds = length if seconds is None else seconds
+    num = round(seconds * self._rate)
+    return audio_clock.join(self._pieces, start, num, self._rate)
 
   def _make_resampler(self, frame: av.AudioFrame) -> av.AudioResampler:
     channels = frame.layout.nb_channels
@@ -112,41 +104,6 @@ class AudioResampler:
         self._mix_energy += float(np.vdot(mix, mix))
         self._channels_energy += float(np.vdot(channels, channels))
       self._pieces.append((float(piece.time), mix))
-
-  def _join(self, start: float, seconds: float) -> Float[np.ndarray, " s"]:
-    """Copies every piece to its index; the rest is silence."""
-    result = np.zeros(round(seconds * self._rate), np.float32)
-    for index, (_, piece) in zip(
-      self._indices(start), self._pieces, strict=True
-    ):
-      num_before_start = max(-index, 0)
-      target = result[max(index, 0) : max(index + len(piece), 0)]
-      target[:] = piece[num_before_start : num_before_start + len(target)]
-    return result
-
-  def _indices(self, start: float) -> list[int]:
-    """Returns the index of each piece's first sample.
-
-    A piece continues right after the previous one, unless there is a real gap.
-    """
-    times = np.array([time for time, _ in self._pieces])
-    by_time = np.round((times - start) * self._rate).astype(int)
-    lengths = [len(piece) for _, piece in self._pieces]
-    continuous = np.cumsum([0, *lengths[:-1]])
-    late = by_time - continuous
-    last = np.searchsorted(times, times + _PERSISTENT)
-    offset, result = late[0], []
-    for i, end in enumerate(last):
-      if abs(late[i] - offset) > _MAX_JITTER * self._rate:
-        offset = late[i]
-      elif end < len(late):
-        # Nothing of this is jitter: each of the next stamps says so.
-        soon = late[i:end] - offset
-        step = max(soon.min(), 0) + min(soon.max(), 0)
-        if abs(step) > _MAX_OFFSET * self._rate:
-          offset += step
-      result.append(int(continuous[i] + offset))
-    return result
 
 
 def declared_seconds(stream: av.VideoStream | av.AudioStream) -> float:

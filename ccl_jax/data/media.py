@@ -31,7 +31,7 @@ from ccl_jax.data.opening import (
   open_media,
 )
 from ccl_jax.data.pictures import image_to_rgb
-from ccl_jax.data.video_sync import FrameResampler
+from ccl_jax.data.video_sync import FrameResampler, PacketDecoder, decode
 from ccl_jax.files import replacing
 
 # Decoders overshoot a little; a file that exceeds this is not in [-1, 1].
@@ -233,10 +233,10 @@ def writing_mp4(
 
     def add_frame(image: UInt8[np.ndarray, "y x 3"]) -> None:
       nonlocal count
-      image = _pad_to_even(image)
+      frame = yuv_frame(image)
       if not count:
-        video_stream.height, video_stream.width = image.shape[:2]
-      frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+        video_stream.height, video_stream.width = frame.height, frame.width
+        video_stream.codec_context.colorspace = frame.colorspace
       frame.pts, frame.time_base = count, 1 / rate
       container.mux(video_stream.encode(frame))
       count += 1
@@ -259,6 +259,16 @@ def write_wav(
     file.setsampwidth(2)
     file.setframerate(sample_rate)
     file.writeframes(samples.tobytes())
+
+
+def yuv_frame(image: UInt8[np.ndarray, "y x 3"]) -> av.VideoFrame:
+  """Returns a frame in yuv420p; odd sizes gain an edge row or column.
+
+  From 720 lines on in BT.709, and tagged so; else as players take it, BT.601.
+  """
+  frame = av.VideoFrame.from_ndarray(_pad_to_even(image), format="rgb24")
+  matrix = "ITU709" if frame.height >= 720 else None
+  return frame.reformat(format="yuv420p", dst_colorspace=matrix)
 
 
 def _pad_to_even(
@@ -290,13 +300,13 @@ def _find_point(
   with open_media(path) as container:
     found = [find_stream(container, s, False) for s in STREAMS if s in streams]
     stream = next((each for each in found if each is not None), None)
-    first = stream and next(container.decode(stream), None)
+    first = stream and next(decode(container, stream), None)
     if first is None or first.time is None:
       raise ClipError("has no decodable beginning, by which times are counted")
     target = first.time + seconds
     seek = int(max(target - _PREROLL, 0) * av.time_base)
     container.seek(seek)
-    reached = next(container.decode(stream), None)
+    reached = next(decode(container, stream), None)
     if reached is None or reached.time is None or reached.time > target:
       seek = None
     return target, seek
@@ -310,10 +320,11 @@ def _decode(
 ) -> None:
   """Decodes frames into the resamplers until they have `seconds`."""
   streams = [resampler.stream for resampler in (video, audio) if resampler]
+  decode_packet = PacketDecoder(container)
   for packet in container.demux(*streams):
     is_audio = audio is not None and packet.stream is audio.stream
     try:
-      frames = packet.decode()
+      frames = decode_packet(packet)
     except av.error.InvalidDataError:
       if not is_audio:
         raise

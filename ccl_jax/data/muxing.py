@@ -1,27 +1,38 @@
 """Streams of a result that leave as the user's file had them."""
 
+import itertools
+import math
 from collections.abc import Iterator
+from fractions import Fraction
 
 import av
 import numpy as np
 
+from ccl_jax.data.media import yuv_frame
 from ccl_jax.data.opening import ClipError, Path, find_stream, open_media
+from ccl_jax.data.pictures import RgbConverter, is_plain_yuv
+from ccl_jax.data.video_sync import Deinterlacer, decode
 from ccl_jax.files import replacing
 
 # What players of mp4 files decode.
 _COPIED = {
   "video": ("h264", "hevc", "av1", "vp9", "mpeg4"),
-  "audio": ("aac", "mp3", "mp3float", "flac", "alac", "opus", "ac3", "eac3"),
+  "audio": ("aac", "mp3", "flac", "alac", "opus", "ac3", "eac3"),
 }
-_MARGIN = 0.02  # Seconds that a stream may be longer, without a cut.
+# Seconds by which containers round a time: a frame that begins this little
+# before the end is not of the clip.
+_ROUNDING = 2e-3
+_CRF = "8"  # x264's quality, beyond what is seen
+_TICKS = Fraction(1, 90_000)
 
 
 def restore_stream(path: Path, kind: str, source: Path, seconds: float) -> None:
   """Replaces a stream of an mp4 file by that of the file it was read from.
 
-  Pictures are copied, with their size and rate, if they need no cut; else the
-  file stays as it is. Sound is copied up to the packet that ends it; in formats
-  that mp4 has not, such as PCM, it becomes FLAC of its own rate and channels.
+  Packets are copied up to the end of the clip. Pictures whose format mp4 has
+  not, or that cannot be cut there as later ones are referred to, are encoded
+  once, with their size and rate; sound, such as PCM, becomes FLAC of its own
+  rate and channels.
 
   Args:
     path: an mp4 file.
@@ -32,11 +43,9 @@ def restore_stream(path: Path, kind: str, source: Path, seconds: float) -> None:
   start = _start(source, kind)
   with open_media(source) as given, open_media(path) as made:
     stream = find_stream(given, kind, True)
-    is_copied = stream.codec_context.name in _COPIED[kind]
+    is_copied = stream.codec.canonical_name in _COPIED[kind]
     if kind == "video":
-      end = start + seconds + _MARGIN
-      if not is_copied or _end(source, kind) > end:
-        return
+      is_copied = is_copied and _can_be_cut(source, start + seconds)
     with (
       replacing(path) as partial,
       av.open(str(partial), "w", format="mp4") as output,
@@ -49,6 +58,9 @@ def restore_stream(path: Path, kind: str, source: Path, seconds: float) -> None:
       if is_copied:
         target = output.add_stream_from_template(stream)
         packets = _copied(given, stream, start, seconds)
+      elif kind == "video":
+        target = output.add_stream("libx264", options={"crf": _CRF})
+        packets = _as_h264(given, stream, target, start, seconds)
       else:
         codec = stream.codec_context
         target = output.add_stream(
@@ -56,9 +68,10 @@ def restore_stream(path: Path, kind: str, source: Path, seconds: float) -> None:
         )
         target.codec_context.format = "s32" if codec.format.bytes > 2 else "s16"
         packets = _as_flac(given, stream, target, seconds)
+      first = next(packets, None)  # the encoder learns the size
       for packet in made.demux(*copies):
         _mux(output, copies[packet.stream], packet)
-      for packet in packets:
+      for packet in itertools.chain([first] if first else [], packets):
         _mux(output, target, packet)
 
 
@@ -71,36 +84,47 @@ def _mux(output, target: av.stream.Stream, packet: av.Packet) -> None:
 def _start(source: Path, kind: str) -> float:
   """Returns the time of the first frame, at which a clip begins."""
   with open_media(source) as container:
-    frame = next(container.decode(find_stream(container, kind, True)), None)
+    frame = next(decode(container, find_stream(container, kind, True)), None)
     if frame is None or frame.time is None:
       raise ClipError(f"has no decodable {kind}")
     return frame.time
 
 
-def _end(source: Path, kind: str) -> float:
-  """Returns the time at which the last packet ends."""
+def _can_be_cut(source: Path, end: float) -> bool:
+  """Returns whether what is decoded up to a time is shown before it, too."""
+  later = False
   with open_media(source) as container:
-    packets = container.demux(find_stream(container, kind, True))
-    return max(
-      float((packet.pts + (packet.duration or 0)) * packet.time_base)
-      for packet in packets
-      if packet.pts is not None
-    )
+    if container.format.name == "avi":
+      return False  # It has the order of decoding alone.
+    for packet in container.demux(find_stream(container, "video", True)):
+      if not packet.size:
+        continue
+      if packet.pts is None:
+        return False
+      if packet.pts * packet.time_base >= end - _ROUNDING:
+        later = True
+      elif later:
+        return False
+      if packet.dts is not None and packet.dts * packet.time_base >= end:
+        break
+  return True
 
 
 def _copied(given, stream, start: float, seconds: float) -> Iterator[av.Packet]:
   """Yields packets on the clock of the clip, in the order of decoding."""
-  shift, early = round(start / stream.time_base), []
+  shift, early, last = round(start / stream.time_base), [], -math.inf
   for packet in given.demux(stream):
     if packet.pts is None:
       continue
     packet.pts -= shift
-    if packet.pts * stream.time_base >= seconds:
+    if packet.pts * stream.time_base >= seconds - _ROUNDING:
       break
     if packet.dts is None:
       early.append(packet)
       continue
-    packet.dts -= shift
+    # Stamps that jitter may be equal, which mp4 has not.
+    last = packet.dts = max(packet.dts - shift, last + 1)
+    packet.pts = max(packet.pts, packet.dts)
     # Matroska has no time of decoding for pictures before the first one.
     for i, other in enumerate(early):
       other.dts = packet.dts - (len(early) - i) * (packet.duration or 1)
@@ -112,22 +136,76 @@ def _copied(given, stream, start: float, seconds: float) -> Iterator[av.Packet]:
   yield from early
 
 
+def _as_h264(
+  given, stream, target, start: float, seconds: float
+) -> Iterator[av.Packet]:
+  """Yields the pictures before the end, at their own times and size."""
+  target.pix_fmt, target.codec_context.time_base = "yuv420p", _TICKS
+  end, durations = round(seconds / _TICKS), {}
+
+  def encode(picture):
+    for packet in target.encode(picture):
+      packet.duration = durations[packet.pts]  # x264 takes its rate's
+      yield packet
+
+  for time, shown, picture in _pictures(given, stream, start, seconds):
+    if not durations:
+      target.width, target.height = picture.width, picture.height
+      target.codec_context.colorspace = picture.colorspace
+    pts = max(round(time / _TICKS), max(durations, default=-1) + 1)
+    picture.pts, picture.time_base = pts, _TICKS
+    durations[pts] = min(round(shown / _TICKS) or end, end - pts)
+    yield from encode(picture)
+  yield from encode(None)
+
+
+def _pictures(
+  given, stream, start: float, seconds: float
+) -> Iterator[tuple[float, float, av.VideoFrame]]:
+  """Yields time, duration (0 if unknown) and picture of each before the end."""
+  deinterlace = Deinterlacer()
+  aspect = float(stream.sample_aspect_ratio or 1)
+  to_rgb = RgbConverter(None, aspect)
+  for frame in itertools.chain(decode(given, stream), [None]):
+    for each in deinterlace(frame):
+      time = each.time - start
+      if time >= seconds - _ROUNDING:
+        return
+      # By way of RGB, edges of colours get softer.
+      if aspect == 1 and is_plain_yuv(each):
+        picture = each.reformat(format="yuv420p", dst_color_range="MPEG")
+      else:
+        picture = yuv_frame(to_rgb(each))
+      yield time, float((each.duration or 0) * each.time_base), picture
+
+
 def _as_flac(given, stream, target, seconds: float) -> Iterator[av.Packet]:
   """Yields the first `seconds` of sound, without losses up to 24 bits."""
   rate = stream.codec_context.sample_rate
   left = round(seconds * rate)
-  resampler = av.AudioResampler(target.format, target.layout, rate)
-  for frame in given.decode(stream):
-    for piece in resampler.resample(frame):
-      channels = piece.layout.nb_channels
-      samples = piece.to_ndarray()[:, : left * channels]
-      part = av.AudioFrame.from_ndarray(
-        np.ascontiguousarray(samples), piece.format.name, piece.layout
-      )
-      part.sample_rate, part.pts = rate, round(seconds * rate) - left
-      left -= part.samples
-      yield from target.encode(part)
-      if not left:
-        yield from target.encode(None)
-        return
+  for piece in _resampled(decode(given, stream), target, rate):
+    channels = piece.layout.nb_channels
+    samples = piece.to_ndarray()[:, : left * channels]
+    part = av.AudioFrame.from_ndarray(
+      np.ascontiguousarray(samples), piece.format.name, piece.layout
+    )
+    part.sample_rate, part.pts = rate, round(seconds * rate) - left
+    left -= part.samples
+    yield from target.encode(part)
+    if not left:
+      break
   yield from target.encode(None)
+
+
+def _resampled(frames, target, rate: int) -> Iterator[av.AudioFrame]:
+  """Yields frames in the target's format, whatever changes on the way."""
+  form, resampler = None, None
+  for frame in itertools.chain(frames, [None]):
+    own = frame and (frame.format.name, frame.layout.name, frame.sample_rate)
+    if own != form and resampler is not None:
+      yield from resampler.resample(None)
+    if own != form:
+      form = own
+      resampler = av.AudioResampler(target.format, target.layout, rate)
+    if frame is not None:
+      yield from resampler.resample(frame)

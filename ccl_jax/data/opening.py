@@ -33,6 +33,8 @@ _IMAGES = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 _THUMBNAIL = (
   av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
 )
+_LIMITS = {"max_pixels": str(MAX_PIXELS)}
+_PROBED = 25  # packets of a stream that is not the only one
 _TOO_LARGE = (
   "has pictures of {} pixels, expected at most"
   f" {MAX_PIXELS / 1e6:.0f} megapixels: scale it down"
@@ -46,24 +48,26 @@ class ClipError(ValueError):
 @contextlib.contextmanager
 def open_media(path: Path) -> Iterator[av.container.InputContainer]:
   """Opens a clip; errors in the block become a ClipError with its name."""
-  with _local_file(path) as local:
-    try:
-      container = av.open(
-        local,
-        metadata_errors="ignore",
-        options={"max_pixels": str(MAX_PIXELS)},
-        container_options={
-          "format_whitelist": ",".join(_CONTAINERS),
-          "protocol_whitelist": "file",
-        },
-      )
-    except av.error.ArgumentError as error:
-      raise ClipError(
-        "is a list of other files, or of a kind that is not read"
-        " (mp4, mov, mkv, webm, avi, ts, wav, flac, mp3... expected)"
-      ) from error
-    with container:
-      yield container
+  with _local_file(path) as local, _open(local) as container:
+    yield container
+
+
+def _open(local: str) -> av.container.InputContainer:
+  try:
+    return av.open(
+      local,
+      metadata_errors="ignore",
+      options=_LIMITS,
+      container_options={
+        "format_whitelist": ",".join(_CONTAINERS),
+        "protocol_whitelist": "file",
+      },
+    )
+  except av.error.ArgumentError as error:
+    raise ClipError(
+      "is a list of other files, or of a kind that is not read"
+      " (mp4, mov, mkv, webm, avi, ts, wav, flac, mp3... expected)"
+    ) from error
 
 
 @contextlib.contextmanager
@@ -91,6 +95,8 @@ def find_stream(
 ) -> av.VideoStream | av.AudioStream | None:
   """Returns the first stream of a kind that can be decoded and is no thumbnail.
 
+  Of several, those whose decoder refuses most of the first packets are not.
+
   Raises:
     ClipError: pictures that are too large, or no such stream and `is_needed`.
   """
@@ -108,11 +114,33 @@ def find_stream(
     if is_needed:
       raise ClipError(f"has no {kind} stream")
     return None
+  if len(usable) > 1:
+    usable = [x for x in usable if _is_decodable(container.name, x)] or usable
   codec = usable[0].codec_context
   if kind == "video":
     check_size(codec.width, codec.height)
-    codec.options = {"max_pixels": str(MAX_PIXELS)}
+    codec.options = _LIMITS
   return usable[0]
+
+
+def _is_decodable(local: str, stream: av.stream.Stream) -> bool:
+  """Returns whether the decoder takes most of a stream's first packets.
+
+  The file is opened again, so that the caller's container stays at its start.
+  """
+  taken = refused = 0
+  with _open(local) as container:
+    own = container.streams[stream.index]
+    if stream.type == "video":
+      own.codec_context.options = _LIMITS
+    for packet in container.demux(own):
+      try:
+        taken += any(not frame.is_corrupt for frame in packet.decode())
+      except av.FFmpegError:
+        refused += 1
+      if taken + refused >= _PROBED:
+        break
+  return taken > refused
 
 
 def check_size(width: int, height: int) -> None:

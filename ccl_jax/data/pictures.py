@@ -113,6 +113,20 @@ def display_matrix(frame: av.VideoFrame) -> tuple[int, int, int, int]:
   return (a, 0, 0, d) if a or d else (1, 0, 0, 1)
 
 
+def is_plain_yuv(frame: av.VideoFrame) -> bool:
+  """Returns whether YUV 4:2:0 of 8 bits can show a frame as it is."""
+  return (
+    not frame.format.is_rgb
+    and not any(part.is_alpha for part in frame.format.components)
+    and frame.format.name not in ("gray", "pal8")
+    and not frame.width % 2
+    and not frame.height % 2
+    and frame.color_trc not in _HDR
+    and frame.color_primaries not in _WIDE
+    and np.array_equal(np.sign(display_matrix(frame)), (1, 0, 0, 1))
+  )
+
+
 def _colours(frame: av.VideoFrame) -> dict[str, int | str]:
   """Returns how `VideoReformatter` shall read and map a frame's colours."""
   options: dict[str, int | str] = {}

@@ -4,6 +4,7 @@ Frames are held, as players show them: output frame k is the last one whose time
 is not after start + k / fps plus half an output frame.
 """
 
+import collections
 import contextlib
 from collections.abc import Iterator
 
@@ -89,6 +90,38 @@ class FrameResampler:
     if self._last.duration:
       return float(self._last.duration * self._last.time_base)
     return 1 / float(self.stream.average_rate or self._fps)
+
+
+class PacketDecoder:
+  """Decodes packets to frames with their times.
+
+  AVI has times of decoding alone, and FFmpeg's guess of those of B-frames goes
+  to and fro: frames, which come in the order of display, get them in turn.
+  """
+
+  def __init__(self, container: av.container.InputContainer):
+    self._is_avi = container.format.name == "avi"
+    self._times = collections.deque()
+
+  def __call__(self, packet: av.Packet) -> list[av.VideoFrame | av.AudioFrame]:
+    """Returns the frames that a packet, or the end, completes."""
+    is_in_turn = self._is_avi and packet.stream.type == "video"
+    if is_in_turn and packet.dts is not None:
+      self._times.append(packet.dts)
+    frames = packet.decode()
+    if is_in_turn:
+      for frame, _ in zip(frames, [*self._times], strict=False):
+        frame.pts = self._times.popleft()
+    return frames
+
+
+def decode(
+  container: av.container.InputContainer, stream: av.stream.Stream
+) -> Iterator[av.VideoFrame | av.AudioFrame]:
+  """Yields the frames of one stream with their times."""
+  decode_packet = PacketDecoder(container)
+  for packet in container.demux(stream):
+    yield from decode_packet(packet)
 
 
 class Deinterlacer:

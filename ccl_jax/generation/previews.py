@@ -40,6 +40,11 @@ class EvalConfig:
   loss_batches: int = 4
 
   def __post_init__(self):
+    if self.every_steps < 1:
+      raise ValueError(
+        f"eval.every_steps={self.every_steps}: expected 1 or more; the last"
+        " step has an evaluation in any case."
+      )
     if self.loss_every_steps < 0 or self.loss_batches < 1:
       raise ValueError(
         f"eval.loss_every_steps={self.loss_every_steps} and"

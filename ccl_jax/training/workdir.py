@@ -1,5 +1,6 @@
 """The workdir of a run: what it is, and whether data and model fit it."""
 
+import copy
 import dataclasses
 import math
 from collections.abc import Mapping
@@ -8,6 +9,7 @@ from typing import Any
 from etils import epath
 
 from ccl_jax import distributed, files
+from ccl_jax.array_types import STREAMS, audio_per_frame, audio_starts
 from ccl_jax.checkpoints import manager
 from ccl_jax.codecs.api import Codecs
 from ccl_jax.data import records
@@ -20,6 +22,45 @@ MAY_CHANGE = (
   "eval", "grad_accumulation_steps", "init", "log", "mesh", "sampling",
   "sharding", "xla_options",
 )  # fmt: skip
+
+
+def fit_to_data(config: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns a config with the frame rate of its data, and says what changed.
+
+  A model needs the number of audio latents in the time of a video latent, and
+  for positions in seconds the rate itself. They are no choice of the user's.
+
+  Raises:
+    ValueError: there are no data.
+  """
+  config = copy.deepcopy(dict(config))
+  audio, fusion = config["model"]["audio"], config["model"]["fusion"]
+  metadata = records.read_metadata(main_path(config["data"]))
+  if not audio:
+    return config
+  fps, ours = metadata["fps"], audio["tokens_per_frame"]
+  frames, num_latents = (metadata["shapes"][s][0] for s in STREAMS)
+  exact = audio_per_frame(fps)
+  # Data of early versions have a whole number of latents in each frame.
+  possible = [
+    c
+    for c in (exact, float(round(exact)))
+    if c and audio_starts(frames, c)[-1] == num_latents
+  ] or [exact]
+  theirs = min(possible, key=lambda c: abs(c - ours))
+  changes = []
+  if not math.isclose(ours, theirs, rel_tol=1e-4):
+    changes.append((audio, "audio", "tokens_per_frame", theirs))
+  in_seconds = fusion.get("positions", "index") in ("seconds", "fine")
+  # Where c is not whole, seconds are counted by it and not by fps.
+  is_counted_by_fps = in_seconds and theirs == exact and not exact % 1
+  if is_counted_by_fps and fusion.get("fps", 25.0) != fps:
+    changes.append((fusion, "fusion", "fps", fps))
+  for section, name, key, value in changes:
+    section[key] = value
+    if distributed.is_lead():
+      print(f"model.{name}.{key} is {value:.7g}, as the data have {fps:g} fps.")
+  return config
 
 
 def prepare_workdir(
@@ -36,10 +77,8 @@ def prepare_workdir(
   """
   data = epath.Path(main_path(config["data"]))
   codecs = Codecs.load(data / "codecs")
-  metadata = records.read_metadata(data)
-  shape = ClipShape.from_dict(metadata)
-  num_latents = metadata["shapes"]["audio"][0]
-  check_model_fits(config["model"], codecs, shape, num_latents)
+  shape = ClipShape.from_dict(records.read_metadata(data))
+  check_model_fits(config["model"], codecs)
   may_change = MAY_CHANGE
   if config["optimizer"]["schedule"] == "constant":
     may_change += ("num_train_steps",)
@@ -57,13 +96,8 @@ def prepare_workdir(
   return shape
 
 
-def check_model_fits(
-  model: Mapping[str, Any], codecs: Codecs, shape: ClipShape, num_latents: int
-) -> None:
+def check_model_fits(model: Mapping[str, Any], codecs: Codecs) -> None:
   """Checks that the model's sizes are those of the latents.
-
-  Args:
-    num_latents: audio latents of a clip.
 
   Raises:
     ValueError: they differ; the message names each key.
@@ -73,22 +107,6 @@ def check_model_fits(
     sizes["video.channels"] = video["channels"], codecs.video.channels
   if audio := model["audio"]:
     sizes["audio.channels"] = audio["channels"], codecs.audio.channels
-    exact = shape.audio_per_frame(codecs)
-    # Data of early versions have a whole number of latents in each frame.
-    possible = [
-      c
-      for c in (exact, round(exact))
-      if shape.latent_shapes(codecs, c)["audio"][0] == num_latents
-    ] or [exact]
-    ours = audio["tokens_per_frame"]
-    theirs = min(possible, key=lambda c: abs(c - ours))
-    is_close = math.isclose(ours, theirs, rel_tol=1e-4)
-    sizes["audio.tokens_per_frame"] = ours, ours if is_close else theirs
-    fusion = model["fusion"]
-    in_seconds = fusion.get("positions", "index") in ("seconds", "fine")
-    # Where c is not whole, seconds are counted by it and not by fps.
-    if in_seconds and ours == exact and not exact % 1:
-      sizes["fusion.fps"] = fusion.get("fps", 25.0), shape.fps
   wrong = [
     f"model.{name} is {ours}, the data have {theirs}"
     for name, (ours, theirs) in sizes.items()

@@ -74,6 +74,35 @@ def test_jitter_makes_no_holes(tmp_path, kind):
   assert silences(audio[: round(5.8 * 16_000)]) == 0
 
 
+@pytest.mark.parametrize("drift", [5e-4, -2e-3, 5e-3, -5e-3, "varies"])
+@pytest.mark.parametrize("jitter", [0.0, 0.03])
+def test_slow_drift_stretches_the_sound(tmp_path, drift, jitter):
+  """It stays in time, as smooth as it was: no clicks, no holes, none double."""
+  events = np.arange(0.5, 12, 1.5)
+  tone = 0.1 * hum(12.0)
+  times, pieces = zip(*packets(tone + flash.beeps(12.0, events)), strict=True)
+  own = np.array(times)
+  if drift == "varies":
+    true = own + 0.02 * np.sin(own)  # up to 2 % faster and slower
+    moved = events + 0.02 * np.sin(events)
+  else:
+    true, moved = own * (1 + drift), events * (1 + drift)
+  rng = np.random.default_rng(0)
+  stamps = np.maximum.accumulate(true + rng.uniform(0, jitter, len(true)))
+  write_packets(tmp_path / "a.mkv", zip(stamps, pieces, strict=True))
+  audio = read(tmp_path / "a.mkv")[: 11 * 16_000]
+  assert silences(audio) == 0
+  found = flash.beep_times(np.where(np.abs(audio) > 0.3, audio, 0))
+  np.testing.assert_allclose(found, moved[: len(found)], atol=0.02)
+  assert len(found) >= 7
+  # Between beeps there is only the hum, which a step would break: its second
+  # difference is that of a sine of 330 Hz.
+  limit = 0.05 * (2 * np.pi * 330 / 16_000) ** 2 * (1 + 0.15)
+  for time in found[:-1]:
+    quiet = audio[round((time + 0.15) * 16_000) : round((time + 1.3) * 16_000)]
+    assert np.abs(np.diff(quiet, 2)).max() < limit + 5e-4
+
+
 @pytest.mark.parametrize("gap", [0.03, 0.06, 0.15, 0.5])
 def test_gaps_stay_gaps(tmp_path, gap):
   """Also short ones, if the sound stays late after them."""

@@ -1,5 +1,7 @@
 """Sound and pictures that leave as they came."""
 
+from fractions import Fraction
+
 import av
 import numpy as np
 import pytest
@@ -68,6 +70,40 @@ def test_sound_is_copied_up_to_the_end(tmp_path, suffix, codec):
   )
 
 
+@pytest.mark.parametrize("codec", ["mp3", "mp2"])
+def test_sound_that_changes_its_channels_and_stamps_leaves_too(tmp_path, codec):
+  """The stamps of both parts meet in one; mp4 has none that are equal."""
+  source, path = tmp_path / "a.mkv", tmp_path / "made.mp4"
+  with av.open(str(source), "w") as container:
+    stream = container.add_stream(codec, rate=48_000, layout="mono")
+    for i, layout in enumerate(["mono", "stereo"]):
+      encoder = av.CodecContext.create(codec, "w")
+      encoder.sample_rate, encoder.layout = 48_000, layout
+      encoder.format = "s16p" if codec == "mp3" else "s16"
+      encoder.time_base = Fraction(1, 48_000)
+      wave = flash.beeps(1.2, [0.4], 48_000)[None]
+      frame = av.AudioFrame.from_ndarray(wave, "fltp", "mono")
+      frame.sample_rate, frame.pts = 48_000, 0
+      resampler = av.AudioResampler(
+        encoder.format, layout, 48_000, frame_size=encoder.frame_size or 1152
+      )
+      frames = [*resampler.resample(frame), *resampler.resample(None)]
+      made = [p for f in frames for p in encoder.encode(f)]
+      for packet in made[: 48_000 // 1152]:
+        packet.stream, packet.time_base = stream, Fraction(1, 48_000)
+        # One too few, so that the first stamp is that of the last before it.
+        packet.pts = packet.dts = max(packet.pts, 0) + i * 40 * 1152
+        container.mux(packet)
+  sound = media.read_clip(source, frames=45, streams=("audio",)).audio
+  media.write_mp4(path, film(45), FPS, sound)
+  muxing.restore_stream(path, "audio", source, 1.8)
+  clip = media.read_clip(path)
+  assert len(flash.beep_times(sound)) == 2
+  np.testing.assert_allclose(
+    flash.beep_times(clip.audio), flash.beep_times(sound), atol=0.03
+  )
+
+
 @pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "FLOAT"])
 def test_pcm_becomes_flac_of_its_own_rate_and_channels(tmp_path, subtype):
   wave = flash.beeps(3.0, TIMES, 44_100)
@@ -84,27 +120,93 @@ def test_pcm_becomes_flac_of_its_own_rate_and_channels(tmp_path, subtype):
   np.testing.assert_allclose(found, expected, atol=1 / 32000)
 
 
-@pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts", "mov"])
-def test_pictures_are_copied_if_they_need_no_cut(tmp_path, suffix):
-  source = tmp_path / f"a.{suffix}"
-  sound = flash.beeps(SECONDS, TIMES, 16_000)
-  with av.open(str(source), "w") as container:
-    stream = container.add_stream("libx264", rate=25)
-    stream.height, stream.width, stream.pix_fmt = 96, 128, "yuv420p"
-    for i, image in enumerate(film()):
+def write_pictures(path, codec, pixels="yuv420p", rate=25, **options):
+  """Writes `film` in motion, 96 x 128; returns it."""
+  images = np.stack([np.roll(x, i, 0) for i, x in enumerate(film())])
+  with av.open(str(path), "w") as container:
+    stream = container.add_stream(codec, rate=rate, options=options)
+    stream.height, stream.width, stream.pix_fmt = 96, 128, pixels
+    stream.bit_rate = 4_000_000
+    for i, image in enumerate(images):
       frame = av.VideoFrame.from_ndarray(image, format="rgb24")
-      frame.pts = i
+      frame.pts, frame.time_base = i, 1 / Fraction(rate)
       container.mux(stream.encode(frame))
     container.mux(stream.encode(None))
-  path = tmp_path / "made.mp4"
-  media.write_mp4(path, film()[:, ::2, ::2], FPS, sound)
-  muxing.restore_stream(path, "video", source, SECONDS)
-  clip = media.read_clip(path)
-  given = media.read_clip(source, streams=("video",)).video
-  np.testing.assert_array_equal(clip.video, given)
-  np.testing.assert_allclose(flash.offsets(clip), 0, atol=0.04)
-  # What needs a cut stays as it was encoded.
-  media.write_mp4(path, film()[:25, ::2, ::2], FPS, sound)
-  before = path.read_bytes()
-  muxing.restore_stream(path, "video", source, 1.0)
-  assert path.read_bytes() == before
+
+
+def restore_pictures(tmp_path, source, seconds):
+  """Restores them in a small clip; returns it and the source, as decoded."""
+  path, frames = tmp_path / "made.mp4", round(seconds * FPS)
+  sound = flash.beeps(seconds, TIMES, 16_000)
+  media.write_mp4(path, film(frames)[:, ::4, ::4], FPS, sound)
+  muxing.restore_stream(path, "video", source, seconds)
+  clip = media.read_clip(path, frames=frames)
+  return clip.video, media.read_clip(
+    source, streams=("video",), frames=frames
+  ).video
+
+
+def psnr(found, expected):
+  error = np.square((found - expected.astype(float)) / 255).mean()
+  return -10 * np.log10(max(error, 1e-10))
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts", "mov"])
+@pytest.mark.parametrize("seconds", [SECONDS, 1.0])
+def test_pictures_are_copied_up_to_the_end(tmp_path, suffix, seconds):
+  source = tmp_path / f"a.{suffix}"
+  write_pictures(source, "libx264", bf="0", g="10")
+  found, given = restore_pictures(tmp_path, source, seconds)
+  np.testing.assert_array_equal(found, given)
+  copied = packets(tmp_path / "made.mp4", "video")
+  assert len(copied) == seconds * FPS
+  if suffix in ("mp4", "mkv", "mov"):  # the others have start codes
+    assert copied == packets(source, "video")[: len(copied)]
+  clip = media.read_clip(tmp_path / "made.mp4")
+  assert len(clip.video) == seconds * FPS
+
+
+@pytest.mark.parametrize("frames", [41, 42, 43, 44, 45, 50])
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+def test_a_cut_among_b_frames_is_copied_or_encoded_once(
+  tmp_path, suffix, frames
+):
+  source = tmp_path / f"a.{suffix}"
+  write_pictures(source, "libx264", bf="3", b_adapt="0")
+  found, given = restore_pictures(tmp_path, source, frames / FPS)
+  assert found.shape == given.shape == (frames, 96, 128, 3)
+  assert psnr(found, given) > 40
+  assert len(media.read_clip(tmp_path / "made.mp4").video) == frames
+
+
+@pytest.mark.parametrize(
+  ("suffix", "codec", "pixels"),
+  [("avi", "mjpeg", "yuvj420p"), ("mov", "prores_ks", "yuv422p10le"),
+   ("ts", "mpeg2video", "yuv420p"), ("webm", "libvpx", "yuv420p"),
+   ("avi", "mpeg4", "yuv420p"), ("avi", "libx264", "yuv420p"),
+   ("mkv", "ffv1", "yuv444p"), ("gif", "gif", "rgb8")],
+)  # fmt: skip
+def test_pictures_in_other_formats_are_encoded_once(
+  tmp_path, suffix, codec, pixels
+):
+  source = tmp_path / f"a.{suffix}"
+  write_pictures(source, codec, pixels)
+  found, given = restore_pictures(tmp_path, source, 1.0)
+  assert found.shape == given.shape == (25, 96, 128, 3)
+  # Half the colours of 4:2:2 and of a palette are not in 4:2:0.
+  least = {"prores_ks": 27, "ffv1": 27, "gif": 20}.get(codec, 38)
+  assert psnr(found, given) > least
+  clip = media.read_clip(tmp_path / "made.mp4")
+  assert len(clip.video) == 25 and len(clip.audio) == 16_000
+
+
+@pytest.mark.parametrize("rate", [12, Fraction(24000, 1001), 60])
+def test_pictures_keep_their_own_rate(tmp_path, rate):
+  source = tmp_path / "a.mkv"
+  write_pictures(source, "ffv1", rate=rate)
+  restore_pictures(tmp_path, source, 0.8)
+  with av.open(str(tmp_path / "made.mp4")) as container:
+    times = [frame.time for frame in container.decode(video=0)]
+  np.testing.assert_allclose(
+    times, np.arange(np.ceil(0.8 * rate)) / float(rate), atol=1e-3
+  )

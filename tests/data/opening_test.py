@@ -247,6 +247,56 @@ def test_the_first_stream_that_can_be_used_is_read(tmp_path):
     np.testing.assert_array_equal(flash.flash_times(clip.video), [12 / 25])
 
 
+def garbled(packets):
+  """Returns packets of the same times and sizes with other bytes."""
+  rng, result = np.random.default_rng(0), []
+  for packet in packets:
+    other = av.Packet(rng.bytes(packet.size))
+    other.pts, other.dts = packet.pts, packet.dts
+    other.time_base, other.duration = packet.time_base, packet.duration
+    other.is_keyframe, other.stream = packet.is_keyframe, packet.stream
+    result.append(other)
+  return result
+
+
+@pytest.mark.parametrize("damaged", ["video", "audio", "both"])
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+def test_a_stream_whose_decoder_refuses_it_is_passed_over(
+  tmp_path, damaged, suffix
+):
+  image, tone = flash.picture(is_lit=True), flash.beeps(1.0, [0.5], 16_000)
+  with av.open(str(tmp_path / f"a.{suffix}"), "w") as container:
+    films = [container.add_stream("libx264", rate=25) for _ in range(2)]
+    sounds = [
+      container.add_stream("aac", rate=16_000, layout="mono") for _ in range(2)
+    ]
+    packets = []
+    for i, film in enumerate(films):
+      film.height, film.width, film.pix_fmt = 96, 128, "yuv420p"
+      frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+      made = []
+      for step in range(25):
+        frame.pts = step
+        made += film.encode(frame)
+      made += film.encode(None)
+      is_whole = damaged == "audio" or i
+      packets += made if is_whole else garbled(made)
+    for i, sound in enumerate(sounds):
+      frame = av.AudioFrame.from_ndarray(tone[None], "fltp", "mono")
+      frame.sample_rate, frame.pts = 16_000, 0
+      made = [*sound.encode(frame), *sound.encode(None)]
+      is_whole = damaged == "video" or i
+      packets += made if is_whole else garbled(made)
+    for packet in sorted(packets, key=lambda p: p.dts * p.time_base):
+      container.mux(packet)
+  clip = media.read_clip(tmp_path / f"a.{suffix}")
+  assert clip.video.shape == (25, 96, 128, 3)
+  np.testing.assert_allclose(
+    flash.corners(clip.video[0]), flash.QUADRANTS, atol=4
+  )
+  np.testing.assert_allclose(flash.beep_times(clip.audio), [0.5], atol=0.002)
+
+
 @pytest.mark.parametrize("num_streams", [1, 2])
 def test_sound_that_nobody_decodes_is_passed_over_or_named(
   tmp_path, num_streams

@@ -104,6 +104,8 @@ def make_config(
   c.encode.fps = 25.0  # [O]; makes exactly 5 audio latents per latent frame
   c.encode.frames = 121  # [O] 1 + 4k; 31 latent frames
   c.encode.size = (352, 640)  # [S] the one resolution
+  c.encode.buckets = ()  # or ((frames, y, x), ...), several shapes in one set
+  c.encode.max_upscale = 1.5  # with buckets: of clips that are smaller
   c.encode.video_channels = 16
   c.encode.audio_channels = 20
   c.encode.text_length = 512

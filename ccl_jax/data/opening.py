@@ -9,12 +9,14 @@ import contextlib
 import os
 import warnings
 from collections.abc import Iterator
+from typing import BinaryIO
 
 import av
 from etils import epath
 from PIL import Image
 
 from ccl_jax.files import is_remote, local_copy
+from ccl_jax.tar_files import TarMember
 
 Path = str | os.PathLike
 
@@ -46,10 +48,10 @@ class ClipError(ValueError):
 @contextlib.contextmanager
 def open_media(path: Path) -> Iterator[av.container.InputContainer]:
   """Opens a clip; errors in the block become a ClipError with its name."""
-  with _local_file(path) as local:
+  with _source(path) as source:
     try:
       container = av.open(
-        local,
+        source,
         metadata_errors="ignore",
         options={"max_pixels": str(MAX_PIXELS)},
         container_options={
@@ -69,12 +71,12 @@ def open_media(path: Path) -> Iterator[av.container.InputContainer]:
 @contextlib.contextmanager
 def open_image(path: Path) -> Iterator[Image.Image]:
   """Opens a still image; errors in the block are as in `open_media`."""
-  with _local_file(path) as local:
+  with _source(path) as source:
     try:
       with warnings.catch_warnings(
         action="ignore", category=Image.DecompressionBombWarning
       ):
-        image = Image.open(local, formats=_IMAGES)
+        image = Image.open(source, formats=_IMAGES)
     except Image.DecompressionBombError as error:
       raise ClipError(_TOO_LARGE.format("too many")) from error
     except Image.UnidentifiedImageError as error:
@@ -128,9 +130,16 @@ def check_size(width: int, height: int) -> None:
 
 
 @contextlib.contextmanager
-def _local_file(path: Path) -> Iterator[str]:
-  """Yields the absolute path of a local file, or of a copy of a remote one."""
+def _source(path: Path) -> Iterator[str | BinaryIO]:
+  """Yields the absolute path of a local file, or of a copy of a remote one.
+
+  Of a file in a tar it yields that part of the tar as an open file.
+  """
   try:
+    if isinstance(path, TarMember):
+      with path.open() as member:
+        yield member
+      return
     if is_remote(path):
       _check_bucket(path)
     with local_copy(path) as local:

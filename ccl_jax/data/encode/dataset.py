@@ -3,7 +3,8 @@
 The first `frames` frames of every clip and their sound become one example, or
 some windows of it one each (`data.encode.windows`), in the format of
 `data.records`. A clip that cannot be used is left out, and the reason is in
-left_out.jsonl. Captions come from `data.encode.captions`; a clip's split is the
+left_out.jsonl. With several shapes there is a data set of each, see `buckets`
+and `bucket_folders`. Captions come from `data.encode.captions`; a clip's split is the
 one that they name, else chosen by a hash of its name.
 
 Shards are written one by one, and a complete shard is not encoded again when
@@ -26,7 +27,8 @@ from ccl_jax.array_types import STREAMS
 from ccl_jax.codecs.api import Codecs
 from ccl_jax.codecs.linear import LinearAudioCodec
 from ccl_jax.data import records, shards
-from ccl_jax.data.encode import batches, staging
+from ccl_jax.data.clip import ClipShape
+from ccl_jax.data.encode import batches, buckets, staging
 from ccl_jax.data.encode.captions import ClipFile, describe_counts, list_clips
 from ccl_jax.data.encode.cuts import describe_cuts
 from ccl_jax.data.encode.decode_pool import DecodePool
@@ -134,11 +136,12 @@ def encode_dataset(
       f"encode.codec='{settings.codec}' cannot be fitted on clips: name its"
       " weights (--config.encode.weights.*) or use --codecs."
     )
-  listing = list_clips(folder, captions, strict)
+  images = any(shape.frames == 1 for shape in settings.shapes)
+  listing = list_clips(folder, captions, strict, images)
   kept = listing.clips if keep is None else keep(listing.clips)
   if not kept:
     raise ValueError(f"None of {len(listing.clips)} clips meets the condition.")
-  whole = assign_splits(kept, settings)
+  whole = buckets.assign_buckets(assign_splits(kept, settings), settings)
   clip_files = cut_windows(whole, settings)
   if share.is_lead:
     plan = make_plan(clip_files, settings, fits_codecs=codecs is None)
@@ -146,17 +149,20 @@ def encode_dataset(
   if share.shard_count > 1:
     distributed.barrier("the staging folder is ready")
   staging.check_visible(output)
+  if share.is_lead and settings.buckets:
+    counts = buckets.count_shapes(clip_files, settings)
+    print(f"Clips: {buckets.describe(counts)} (frames x y x x).")
   if share.is_lead and (cuts := describe_cuts(whole, settings)):
     print(cuts)
   work = staging.staging_dir(output)
-  num_before = sum(m.count for m in shards.read_manifests(work))
+  num_before = sum(m.count for m in read_all_manifests(work, settings))
   try:
     seconds = _encode(output, clip_files, settings, codecs, layout, share)
   except BaseException:
     if share.is_lead:
-      keep_or_discard(output)
+      keep_or_discard(output, settings)
     raise
-  summary = summarize(shards.read_manifests(output))
+  summary = summarize(read_all_manifests(output, settings))
   summary.without_caption = sum(not file.caption for file in clip_files)
   summary.passed_over = dict(listing.passed_over)
   summary.absent = listing.absent
@@ -182,33 +188,95 @@ def _encode(
   rate = (codecs.audio if codecs else LinearAudioCodec).sample_rate
   with make_decode_pool(settings, rate) as pool:
     codecs = load_or_fit_codecs(work, clip_files, pool, settings, codecs, share)
-    schema = make_schema(codecs, settings)
-    jobs = batches.make_jobs(clip_files, settings.clips_per_shard)
-    mine = jobs[share.shard_index :: share.shard_count]
     # The batch size, rounded up to a multiple of the mesh's.
     rows = settings.batch_size + -settings.batch_size % layout.batch_shards()
-    start = time.monotonic()
-    batches.encode_shards(work, mine, pool, codecs, schema, rows)
+    start, num_jobs = time.monotonic(), 0
+    for shape, path in bucket_folders(work, settings).items():
+      own = [f for f in clip_files if f.shape in (None, shape)]
+      jobs = batches.make_jobs(own, settings.clips_per_shard)
+      num_jobs += len(jobs)
+      mine = jobs[share.shard_index :: share.shard_count]
+      schema = make_schema(codecs, settings, shape)
+      batches.encode_shards(path, mine, pool, codecs, schema, rows)
     seconds = time.monotonic() - start
   if not share.is_lead:
     share.wait_until(lambda: staging.is_committed(output))
     return seconds
-  share.wait_until(lambda: shards.count_manifests(work) == len(jobs))
-  summary = summarize(shards.read_manifests(work))
-  if not summary.encoded:
-    raise no_usable_clip(summary.skipped)
-  write_left_out(work, summary.skipped)
-  records.finalize(work, schema, codecs, settings.shape)
+  folders = bucket_folders(work, settings).values()
+  share.wait_until(lambda: sum(map(shards.count_manifests, folders)) == num_jobs)
+  finalize(work, settings, codecs)
   staging.commit(output)
   return seconds
+
+
+def bucket_folders(
+  folder: epath.PathLike, settings: EncodeSettings
+) -> dict[ClipShape, epath.Path]:
+  """Returns the folder of the records of each shape.
+
+  The first is the data set itself, so that it is one like any other; those of
+  the other shapes are below it.
+  """
+  folder = epath.Path(folder)
+  first, *others = settings.shapes
+  return {first: folder} | {shape: folder / str(shape) for shape in others}
+
+
+def read_all_manifests(
+  folder: epath.PathLike, settings: EncodeSettings
+) -> list[shards.ShardManifest]:
+  """Returns the manifests of all shapes."""
+  folders = bucket_folders(folder, settings).values()
+  return [each for path in folders for each in shards.read_manifests(path)]
+
+
+def finalize(
+  work: epath.Path, settings: EncodeSettings, codecs: Codecs
+) -> None:
+  """Makes complete shards a data set, or one of each shape.
+
+  Raises:
+    ValueError: no usable clip, or none of one of the shapes; latents that are
+      far from mean 0 and deviation 1.
+  """
+  manifests = read_all_manifests(work, settings)
+  summary = summarize(manifests)
+  if not summary.encoded:
+    raise no_usable_clip(summary.skipped)
+  statistics = shards.latent_statistics(manifests)
+  folders = bucket_folders(work, settings)
+  for shape, path in folders.items():
+    own = shards.read_manifests(path)
+    if not sum(manifest.count for manifest in own):
+      raise ValueError(
+        f"encode.buckets: leave out {shape} (frames x y x x)."
+        f" {no_usable_clip(summarize(own).skipped)}"
+      )
+  write_left_out(work, summary.skipped)
+  below = [f"{shape}" for shape in settings.shapes[1:]]
+  # The first one last, as its metadata.json says that all are complete.
+  for shape, path in reversed(folders.items()):
+    schema = make_schema(codecs, settings, shape)
+    if path != work:
+      codecs.save(path / "codecs")
+    records.finalize(
+      path, schema, codecs, shape, statistics, below if path == work else ()
+    )
 
 
 def make_plan(
   clip_files: Sequence[ClipFile], settings: EncodeSettings, fits_codecs: bool
 ) -> dict[str, Any]:
   """Returns all that the examples depend on; shards of equal plans fit."""
-  rows = json.dumps([(f.name, f.caption, f.split) for f in clip_files]).encode()
+  rows = json.dumps(
+    [
+      (f.name, f.caption, f.split, *([f"{f.shape}"] if f.shape else []))
+      for f in clip_files
+    ]
+  ).encode()
   fields = dataclasses.asdict(settings)
+  if not settings.buckets:  # as plans of early versions
+    del fields["buckets"], fields["max_upscale"]
   return {
     "clips": {
       "number": len(clip_files),
@@ -249,15 +317,15 @@ def load_or_fit_codecs(
 
 
 def make_schema(
-  codecs: Codecs, settings: EncodeSettings
+  codecs: Codecs, settings: EncodeSettings, shape: ClipShape
 ) -> shards.RecordSchema:
-  """Returns the schema of the examples."""
+  """Returns the schema of the examples of a shape."""
   logvar = [
     stream
     for stream in STREAMS
     if settings.keep_logvar and getattr(codecs, stream).has_logvar
   ]
-  return shards.RecordSchema.from_codecs(codecs, settings.shape, logvar)
+  return shards.RecordSchema.from_codecs(codecs, shape, logvar)
 
 
 def summarize(manifests: Sequence[shards.ShardManifest]) -> Summary:
@@ -285,10 +353,12 @@ def make_decode_pool(settings: EncodeSettings, sample_rate: int) -> DecodePool:
   )
 
 
-def keep_or_discard(output: epath.PathLike) -> None:
+def keep_or_discard(
+  output: epath.PathLike, settings: EncodeSettings
+) -> None:
   """Keeps the staging folder after an error if it holds complete shards."""
   work = staging.staging_dir(output)
-  count = sum(m.count for m in shards.read_manifests(work))
+  count = sum(m.count for m in read_all_manifests(work, settings))
   if count:
     logging.warning(
       "%d encoded clips are kept in %s; the same command resumes.", count, work

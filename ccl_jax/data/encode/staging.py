@@ -73,7 +73,7 @@ def open_output(
     work.rmtree(missing_ok=True)
     write_json(work / _PLAN, plan)
   else:
-    for path in work.glob(".*.partial"):  # of a process that was killed
+    for path in work.rglob(".*.partial"):  # of a process that was killed
       path.unlink()
 
 

@@ -11,7 +11,7 @@ import os
 import posixpath
 import tarfile
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from etils import epath
 
@@ -77,6 +77,9 @@ def list_members(path: epath.PathLike) -> tuple[dict[str, TarMember], str]:
               )
         except tarfile.ReadError:
           problem = _cut(members)
+        # A whole one ends with blocks of zeros.
+        if not problem and tar.offset + tarfile.BLOCKSIZE > size:
+          problem = _cut(members)
   except tarfile.ReadError as error:
     return {}, f"is no tar, or a compressed one: unpack it ({error})"
   except OSError as error:
@@ -95,7 +98,7 @@ def _cut(members: dict[str, TarMember]) -> str:
 class _Part(io.RawIOBase):
   """The part of a file from `offset` on that has `size` bytes."""
 
-  def __init__(self, file: BinaryIO, offset: int, size: int):
+  def __init__(self, file: Any, offset: int, size: int):
     super().__init__()
     self._file, self._offset, self._size = file, offset, size
     self._position = 0

@@ -102,9 +102,7 @@ def measure(file: ClipFile) -> Extent | media.ClipError:
     return media.ClipError(str(error))
 
 
-def choose(
-  extent: Extent, settings: EncodeSettings
-) -> tuple[ClipShape, str]:
+def choose(extent: Extent, settings: EncodeSettings) -> tuple[ClipShape, str]:
   """Returns the shape of a clip, and why it cannot be used or ""."""
   frames = extent.seconds * settings.fps if extent.size else 0.0
   is_still = extent.is_image or 0 < frames < 1.5

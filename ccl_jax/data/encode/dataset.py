@@ -203,7 +203,9 @@ def _encode(
     share.wait_until(lambda: staging.is_committed(output))
     return seconds
   folders = bucket_folders(work, settings).values()
-  share.wait_until(lambda: sum(map(shards.count_manifests, folders)) == num_jobs)
+  share.wait_until(
+    lambda: sum(map(shards.count_manifests, folders)) == num_jobs
+  )
   finalize(work, settings, codecs)
   staging.commit(output)
   return seconds
@@ -353,9 +355,7 @@ def make_decode_pool(settings: EncodeSettings, sample_rate: int) -> DecodePool:
   )
 
 
-def keep_or_discard(
-  output: epath.PathLike, settings: EncodeSettings
-) -> None:
+def keep_or_discard(output: epath.PathLike, settings: EncodeSettings) -> None:
   """Keeps the staging folder after an error if it holds complete shards."""
   work = staging.staging_dir(output)
   count = sum(m.count for m in read_all_manifests(work, settings))

@@ -125,8 +125,12 @@ def read_or_error(
   if clip_file.shape:
     arguments |= dataclasses.asdict(clip_file.shape)
   try:
-    if arguments.get("frames") == 1:
-      return _read_still(clip_file, **arguments)
+    if is_image(clip_file.name):
+      image = media.read_image(clip_file.path, arguments["size"])
+      return media.Clip(image[None], None)
+    if clip_file.shape and clip_file.shape.frames == 1:
+      # The sound of so short a time is none.
+      arguments |= {"streams": ("video",)}
     return media.read_clip(clip_file.path, start=clip_file.start, **arguments)
   except media.ClipError as error:
     return media.ClipError(str(error).removeprefix(f"{clip_file.path}: "))
@@ -134,15 +138,3 @@ def read_or_error(
   except Exception as error:
     reason = " ".join(f"{type(error).__name__}: {error}".split())
     return media.ClipError(f"cannot be decoded ({reason})")
-
-
-def _read_still(
-  clip_file: ClipFile, *, need_audio: bool, **arguments
-) -> media.Clip:
-  """Reads a picture, or one frame: the sound of so short a time is none."""
-  if is_image(clip_file.name):
-    image = media.read_image(clip_file.path, arguments["size"])
-    return media.Clip(image[None], None)
-  return media.read_clip(
-    clip_file.path, start=clip_file.start, streams=("video",), **arguments
-  )

@@ -139,7 +139,7 @@ class EncodeSettings:
     for size in (shape.size for shape in self.shapes):
       if any(n % step for n in size):
         raise ValueError(
-          f"encode.{key} has {size!r}: the model (model.video.patch={patch})"
+          f"encode.{key}={size!r}: the model (model.video.patch={patch})"
           f" takes multiples of {step}. The nearest: {_nearest(size, step)}."
         )
 
@@ -176,7 +176,9 @@ def _check_size(size: Sequence[Any]) -> tuple[bool, str]:
   are_whole = all(isinstance(n, int) for n in size)
   near = _nearest(size[:2] if are_whole else (64, 64), 16)
   is_valid = (
-    are_whole and len(size) == 2 and all(n > 0 and not n % _STRIDE for n in size)
+    are_whole
+    and len(size) == 2
+    and all(n > 0 and not n % _STRIDE for n in size)
   )
   return is_valid, f"two multiples of {_STRIDE}, such as {near}"
 

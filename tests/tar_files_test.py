@@ -11,16 +11,23 @@ from tests import bucket
 
 
 def write(path, contents, format=tarfile.PAX_FORMAT):
-  with path.open("wb") as file:
-    with tarfile.open(fileobj=file, mode="w", format=format) as tar:
-      for name, data in contents.items():
-        info = tarfile.TarInfo(name)
-        info.size = len(data)
-        tar.addfile(info, io.BytesIO(data))
+  with (
+    path.open("wb") as file,
+    tarfile.open(fileobj=file, mode="w", format=format) as tar,
+  ):
+    for name, data in contents.items():
+      info = tarfile.TarInfo(name)
+      info.size = len(data)
+      tar.addfile(info, io.BytesIO(data))
   return path
 
 
-CONTENTS = {"a.mp4": b"12345" * 300, "b/c.txt": b"text", "a" * 200: b"", "é": b"1"}
+CONTENTS = {
+  "a.mp4": b"12345" * 300,
+  "b/c.txt": b"text",
+  "a" * 200: b"",
+  "é": b"1",
+}
 
 
 @pytest.mark.parametrize("format", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
@@ -59,7 +66,9 @@ def test_of_a_tar_that_is_cut_the_whole_files_are_read(tmp_path, length, whole):
   assert f"{whole} files of it are whole" in problem
 
 
-@pytest.mark.parametrize("data", [b"no tar" * 200, b"\x1f\x8b" + b"x" * 600, b""])
+@pytest.mark.parametrize(
+  "data", [b"no tar" * 200, b"\x1f\x8b" + b"x" * 600, b""]
+)
 def test_what_is_no_tar_has_a_reason(tmp_path, data):
   (tmp_path / "a.tar").write_bytes(data)
   members, problem = list_members(tmp_path / "a.tar")

@@ -109,6 +109,29 @@ def list_buckets(path: epath.PathLike) -> list[epath.Path]:
   return [epath.Path(path), *(epath.Path(path) / name for name in below)]
 
 
+def list_examples(
+  path: epath.PathLike, splits: Sequence[str] = ()
+) -> list[tuple[epath.Path, str, int]]:
+  """Returns the data set of its shape, the split and the place of each clip.
+
+  splits: () is all.
+
+  Raises:
+    ValueError: no data set, or no clip in one of the splits.
+  """
+  counts = {
+    folder: read_metadata(folder)["counts"] for folder in list_buckets(path)
+  }
+  splits = splits or dict.fromkeys(x for own in counts.values() for x in own)
+  found = []
+  for split in splits:
+    own = [folder for folder in counts if split in counts[folder]]
+    for folder in own or [epath.Path(path)]:
+      indices = range(len(open_split(folder, split)))
+      found += [(folder, split, i) for i in indices]
+  return found
+
+
 class Split(Sequence):
   """Random access to the examples of one split.
 

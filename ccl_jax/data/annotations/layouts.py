@@ -174,7 +174,9 @@ def mova(path: epath.Path) -> Iterator[Annotation]:
 def video2dataset(path: epath.Path) -> Iterator[Annotation]:
   """Yields those of the folders or tars with KEY.mp4, KEY.txt and KEY.json."""
   if not path.is_dir():
-    raise ValueError(f"{path}: expected the folder that has 00000/ or 00000.tar.")
+    raise ValueError(
+      f"{path}: expected the folder that has 00000/ or 00000.tar."
+    )
   found = list_files(path)
   members = expand_tars(path, found)
   for name in sorted(found):

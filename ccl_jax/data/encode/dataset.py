@@ -3,9 +3,9 @@
 The first `frames` frames of every clip and their sound become one example, or
 some windows of it one each (`data.encode.windows`), in the format of
 `data.records`. A clip that cannot be used is left out, and the reason is in
-left_out.jsonl. With several shapes there is a data set of each, see `buckets`
-and `bucket_folders`. Captions come from `data.encode.captions`; a clip's split is the
-one that they name, else chosen by a hash of its name.
+left_out.jsonl. Captions come from `data.encode.captions`; a clip's split is the
+one that they name, else chosen by a hash of its name. With several shapes, see
+`data.encode.buckets`, there is a data set of each.
 
 Shards are written one by one, and a complete shard is not encoded again when
 the same command runs again (`data.encode.staging`). With n processes, each

@@ -153,7 +153,9 @@ def test_each_clip_is_encoded_in_its_shape(folder, tmp_path, capsys):
     names[path.name] = found["name"]
     shapes[path.name] = found["video"].shape[1:], found["audio"].shape[1:]
     # Each is a data set of its own, with the codecs of all.
-    own, whole = ((p / "codecs" / "codecs.npz") for p in (path, tmp_path / "data"))
+    own, whole = (
+      (p / "codecs" / "codecs.npz") for p in (path, tmp_path / "data")
+    )
     assert own.read_bytes() == whole.read_bytes()
   assert names == {
     "data": ["wide0.mp4", "wide1.mp4", "wide2.mp4"],
@@ -196,7 +198,9 @@ def test_a_bucket_that_no_clip_fits_is_one_error(folder, tmp_path):
 def test_a_bucket_without_a_usable_clip_is_one_error(folder, tmp_path):
   for i in range(3):
     write(folder, f"tall{i}.mp4", 10, (48, 32), audio=False)
-  with pytest.raises(ValueError, match="(?s)leave out 9x24x16.*no audio") as caught:
+  with pytest.raises(
+    ValueError, match=r"(?s)leave out 9x24x16.*no audio"
+  ) as caught:
     dataset.encode_dataset(folder, tmp_path / "data", SETTINGS)
   assert len(str(caught.value).splitlines()) == 2
   assert [x.name for x in tmp_path.iterdir()] == ["clips"]

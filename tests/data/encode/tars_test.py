@@ -49,7 +49,9 @@ def test_clips_in_tars_are_those_of_a_folder(folder, tmp_path):
   names = [f"0000{i // 2}.tar/{i}.mp4" for i in range(NUM)]
   listing = captions.list_clips(folder)
   assert [x.name for x in listing.clips] == names
-  assert [x.caption for x in listing.clips] == [f"Disc {i}." for i in range(NUM)]
+  assert [x.caption for x in listing.clips] == [
+    f"Disc {i}." for i in range(NUM)
+  ]
   assert dict(listing.passed_over) == {".json": 4}
   summary = dataset.encode_dataset(folder, tmp_path / "data", SETTINGS)
   dataset.encode_dataset(tmp_path / "plain", tmp_path / "other", SETTINGS)
@@ -107,5 +109,7 @@ def test_a_list_of_files_in_a_tar_is_not_followed(folder, tmp_path):
     info.size = len(text)
     tar.addfile(info, io.BytesIO(text))
   (found,) = [x for x in captions.list_clips(folder).clips if "x.mp4" in x.name]
-  with pytest.raises(media.ClipError, match="x.mp4: is a list of other files"):
+  with pytest.raises(
+    media.ClipError, match=r"x\.mp4: is a list of other files"
+  ):
     media.read_clip(found.path)

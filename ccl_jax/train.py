@@ -30,6 +30,7 @@ from ccl_jax.codecs.api import Codecs
 from ccl_jax.config import FORMS, build, check_keys, check_pairs
 from ccl_jax.data.loader import Loader
 from ccl_jax.data.mixture import main_path
+from ccl_jax.generation.components import scale_shift
 from ccl_jax.generation.pipeline import Pipeline
 from ccl_jax.generation.previews import EvalConfig, write_previews
 from ccl_jax.generation.sampling_config import SamplingConfig
@@ -161,10 +162,12 @@ def train(config: Mapping[str, Any], workdir: epath.Path) -> None:
         logger.flush()
       if do_eval:
         with clock("eval"):
+          codecs = Codecs.load(workdir / "codecs")
+          shift_shape = setup.objective.time_shift_shape
           pipeline = Pipeline(
             plan=setup.plan, params=state_params(state, average=True),
-            codecs=Codecs.load(workdir / "codecs"), shape=clip,
-            sampling=sampling, step=done,
+            codecs=codecs, shape=clip, step=done,
+            sampling=scale_shift(sampling, clip, codecs, shift_shape),
           )  # fmt: skip
           write_previews(pipeline, evaluation, data, workdir, logger)
       if is_last:

@@ -104,15 +104,13 @@ class Components:
     codecs = Codecs.load(workdir / "codecs", plan.layout)
     sampling = build(SamplingConfig, config["sampling"], "sampling")
     objective = config.get("objective", {})
-    grid = shape.latent_shapes(codecs)["video"][:3]
-    sampling = sampling.for_grid(grid, objective.get("time_shift_shape", ()))
-
+    shift_shape = objective.get("time_shift_shape", ())
     return cls(
       plan=plan,
       params=None if offload else read_params(),
       codecs=codecs,
       shape=shape,
-      sampling=sampling,
+      sampling=scale_shift(sampling, shape, codecs, shift_shape),
       step=step,
       read_params=read_params,
       offload=offload,
@@ -167,6 +165,20 @@ def read_shapes(workdir: epath.Path) -> list[ClipShape]:
     ClipShape(first.fps, frames, (y, x))
     for frames, y, x in clip.get("buckets", [(first.frames, *first.size)])
   ]
+
+
+def scale_shift(
+  sampling: SamplingConfig,
+  shape: ClipShape,
+  codecs: Codecs,
+  shift_shape: Sequence[int] = (),
+) -> SamplingConfig:
+  """Returns the settings with the shift of clips of a shape.
+
+  shift_shape: `time_shift_shape` of the run's objective.
+  """
+  f, h, w, _ = shape.latent_shapes(codecs)["video"]
+  return sampling.for_grid((f, h, w), tuple(shift_shape))
 
 
 def choose_shape(

@@ -282,6 +282,8 @@ def _check_are_clips(names: set[str], folder: epath.Path) -> None:
     raise ValueError(
       f"Captions name {len(names)} files in {folder} that are no clips"
       f" ({' '.join(SUFFIXES)}): {_join_some(sorted(names))}."
+      + " Images are clips of one frame: give encode.buckets one such."
+      * any(map(is_image, names))
     )
 
 

@@ -29,77 +29,20 @@ from ccl_jax.codecs.linear import LinearAudioCodec
 from ccl_jax.data import records, shards
 from ccl_jax.data.clip import ClipShape
 from ccl_jax.data.encode import batches, buckets, staging
-from ccl_jax.data.encode.captions import ClipFile, describe_counts, list_clips
+from ccl_jax.data.encode.captions import ClipFile, list_clips
 from ccl_jax.data.encode.cuts import describe_cuts
 from ccl_jax.data.encode.decode_pool import DecodePool
 from ccl_jax.data.encode.fit_codecs import fit_codecs
-from ccl_jax.data.encode.left_out import (
-  FILE,
-  describe_reasons,
-  no_usable_clip,
-  write_left_out,
-)
+from ccl_jax.data.encode.left_out import no_usable_clip, write_left_out
 from ccl_jax.data.encode.settings import EncodeSettings
 from ccl_jax.data.encode.splits import assign_splits
+from ccl_jax.data.encode.summary import Summary, summarize
 from ccl_jax.data.encode.windows import cut_windows
 from ccl_jax.distributed import SINGLE_PROCESS, ShardOptions
 from ccl_jax.sharding import ONE_DEVICE, Layout
 
 # Settings that do not change the examples: they may differ when resuming.
 _NOT_IN_PLAN = ("num_workers", "batch_size", "weights")
-
-
-@dataclasses.dataclass
-class Summary:
-  """Numbers of clips, and how fast this run was.
-
-  Attributes:
-    encoded: split -> number of clips.
-    skipped: name -> reason.
-    without_caption, cut_captions: numbers of clips.
-    passed_over: suffix -> number of files that are no clips.
-    absent: files that have a caption and are not there.
-    filtered: number of clips that do not meet the condition of --keep.
-    fresh: clips that this run encoded.
-    seconds: that it took.
-  """
-
-  encoded: dict[str, int] = dataclasses.field(default_factory=dict)
-  skipped: dict[str, str] = dataclasses.field(default_factory=dict)
-  without_caption: int = 0
-  cut_captions: int = 0
-  passed_over: dict[str, int] = dataclasses.field(default_factory=dict)
-  absent: Sequence[str] = ()
-  filtered: int = 0
-  fresh: int = 0
-  seconds: float = 0.0
-
-  def __str__(self) -> str:
-    counts = ", ".join(f"{n} {split}" for split, n in self.encoded.items())
-    total = sum(self.encoded.values())
-    lines = [
-      f"Encoded {total} clips ({counts}), left out {len(self.skipped)}."
-      f" {self.without_caption} have no caption; {self.cut_captions} captions"
-      " were cut to encode.text_length tokens. This run encoded"
-      f" {self.fresh} clips in {self.seconds:.0f} s:"
-      f" {self.fresh / max(self.seconds, 1e-9):.2f} clips/s."
-    ]
-    if self.skipped:
-      lines.append(f"Left out (all in {FILE} of the output):")
-      lines.append(describe_reasons(self.skipped))
-    if self.passed_over:
-      counts = describe_counts(self.passed_over)
-      lines.append(f"Passed over, as they are no clips: {counts}.")
-    if self.filtered:
-      lines.append(
-        f"{self.filtered} clips do not meet the condition of --keep."
-      )
-    if self.absent:
-      lines.append(
-        f"{len(self.absent)} files of the captions are not there, such as"
-        f" {self.absent[0]} (an error with --strict)."
-      )
-    return "\n".join(lines)
 
 
 def encode_dataset(
@@ -328,18 +271,6 @@ def make_schema(
     if settings.keep_logvar and getattr(codecs, stream).has_logvar
   ]
   return shards.RecordSchema.from_codecs(codecs, shape, logvar)
-
-
-def summarize(manifests: Sequence[shards.ShardManifest]) -> Summary:
-  """Returns the sums over all shards."""
-  summary = Summary(cut_captions=sum(m.cut_captions for m in manifests))
-  for manifest in manifests:
-    summary.fresh += manifest.count
-    summary.skipped |= manifest.left_out
-    if manifest.count:
-      count = summary.encoded.get(manifest.split, 0)
-      summary.encoded[manifest.split] = count + manifest.count
-  return summary
 
 
 def make_decode_pool(settings: EncodeSettings, sample_rate: int) -> DecodePool:

@@ -54,7 +54,7 @@ class EncodeSettings:
   fps: float = 25.0
   frames: int = 49
   size: tuple[int, int] = (64, 64)
-  buckets: tuple[tuple[int, int, int], ...] = ()
+  buckets: Sequence[Any] = ()
   max_upscale: float = 1.5
   video_channels: int = 16
   audio_channels: int = 20

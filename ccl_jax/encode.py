@@ -37,7 +37,9 @@ from ccl_jax.sharding import ONE_DEVICE, Layout, make_mesh
 
 CONFIG = config_flags.DEFINE_config_file("config", lock_config=True)
 INPUT = flags.DEFINE_string(
-  "input", None, "Folder of clips; with --decode, of latents."
+  "input",
+  None,
+  "Folder of clips, or of tars of them; with --decode, of latents.",
 )
 OUTPUT = flags.DEFINE_string(
   "output", None, "Folder to make, local or in a bucket (gs://...)."

@@ -21,6 +21,8 @@ from typing import Any
 
 from etils import epath
 
+from ccl_jax.tar_files import TarMember
+
 
 def is_remote(path: epath.PathLike) -> bool:
   """Returns whether a path names an object in a bucket."""
@@ -54,7 +56,8 @@ def read_text(path: epath.PathLike) -> str:
   Raises:
     ValueError: another encoding; the message names the file.
   """
-  data = epath.Path(path).read_bytes()
+  is_member = isinstance(path, TarMember)
+  data = (path if is_member else epath.Path(path)).read_bytes()
   problem = text = ""
   try:
     text = data.decode("utf-8-sig")
@@ -165,12 +168,17 @@ def write_json(path: epath.PathLike, value: Any) -> None:
 
 @contextlib.contextmanager
 def local_copy(path: epath.PathLike) -> Iterator[pathlib.Path]:
-  """Yields a local path as it is, or a temporary copy of a remote file."""
-  if not is_remote(path):
+  """Yields a local path as it is, or a temporary copy of a remote file.
+
+  Of a file in a tar there is a temporary copy too.
+  """
+  is_member = isinstance(path, TarMember)
+  if not is_member and not is_remote(path):
     yield pathlib.Path(path)
     return
   with _scratch(path) as partial:
-    with epath.Path(path).open("rb") as source, partial.open("wb") as target:
+    opened = path.open() if is_member else epath.Path(path).open("rb")
+    with opened as source, partial.open("wb") as target:
       shutil.copyfileobj(source, target)
     yield partial
 

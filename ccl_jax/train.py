@@ -19,35 +19,33 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 from absl import flags
 from etils import epath
 from ml_collections import config_flags
 
-from ccl_jax import command, distributed, files, lora, sharding
+from ccl_jax import command, distributed, files, lora
 from ccl_jax.array_types import PyTree
 from ccl_jax.checkpoints import manager, restore
 from ccl_jax.codecs.api import Codecs
 from ccl_jax.config import FORMS, build, check_keys, check_pairs
-from ccl_jax.data import records
 from ccl_jax.data.loader import Loader
 from ccl_jax.data.mixture import main_path
+from ccl_jax.generation.components import scale_shift
 from ccl_jax.generation.pipeline import Pipeline
 from ccl_jax.generation.previews import EvalConfig, write_previews
 from ccl_jax.generation.sampling_config import SamplingConfig
 from ccl_jax.training import (
+  buckets,
   goodput,
   log,
   preemption,
   profiling,
   program_cache,
-  step,
-  throughput,
 )
-from ccl_jax.training.batch import put_batch, samples_of
+from ccl_jax.training.batch import put_batch
 from ccl_jax.training.held_out import HeldOutLoss
 from ccl_jax.training.metrics import DelayedMetrics, check_skipped
-from ccl_jax.training.setup import TrainSetup, flop_shape, make_setup
+from ccl_jax.training.setup import TrainSetup, make_setup
 from ccl_jax.training.state import (
   abstract_params,
   abstract_state,
@@ -103,12 +101,9 @@ def train(config: Mapping[str, Any], workdir: epath.Path) -> None:
 
     # -- Data: this host reads the rows that its devices hold.
     data = main_path(config["data"])
-    rows = sharding.local_rows(setup.plan.layout, setup.num_rows)
-    loader = build(
-      Loader, config["data"], "data", batch_size=setup.batch_size,
-      seed=setup.seed, rows=samples_of(setup, rows),
-    )  # fmt: skip
-    if distributed.is_lead() and len(loader.mixture.sources) > 1:
+    loader = buckets.make_loader(setup, config["data"])
+    is_mixed = len(loader.mixture.sources) + len(loader.buckets) > 2
+    if distributed.is_lead() and is_mixed:
       print(f"Training on a mixture:\n{loader.mixture}")
     evaluation = evaluation.for_data(
       setup.plan.streams, data, config["data"]["split"]
@@ -121,9 +116,10 @@ def train(config: Mapping[str, Any], workdir: epath.Path) -> None:
       workdir=workdir,
     )  # fmt: skip
     state, start = first_state(setup, checkpoints, init)
-    take_step = step.compile_step(setup)
-    held_out = make_held_out(setup, rows, config, evaluation)
-    logger = logging.make_log(workdir, config, setup, start, clock, loader)
+    with clock("compile"):
+      steps = buckets.make_steps(setup, loader)
+    held_out = make_held_out(setup, config, evaluation)
+    logger = logging.make_log(workdir, config, start, clock, loader, steps)
     profiler = logging.make_profiler(workdir, num_steps, clock)
 
   # -- Loop. It reads the metrics of one step while the device does the next.
@@ -132,7 +128,8 @@ def train(config: Mapping[str, Any], workdir: epath.Path) -> None:
     for i in range(start, num_steps):
       done = i + 1
       with clock("data"):
-        batch = put_batch(setup, rows, loader.batch_at(i))
+        step = steps[loader.bucket_at(i)]
+        batch = step.put(loader.batch_at(i))
       is_last = done == num_steps or stop.should_stop(done)
       with clock("compile" if i == start else "step"):
         do_save = checkpoints.should_save(done) or is_last
@@ -143,7 +140,7 @@ def train(config: Mapping[str, Any], workdir: epath.Path) -> None:
       do_wait = i == start or do_save or do_eval or profiler.is_last(i)
       do_wait = do_wait or do_measure
       with profiler.step(i), clock("compile" if i == start else "step"):
-        state, metrics = take_step(state, batch)
+        state, metrics = step.take(state, batch)
         fetched = delayed.push(done, metrics)
         fetched += delayed.drain() if do_wait else []
       try:
@@ -166,10 +163,12 @@ def train(config: Mapping[str, Any], workdir: epath.Path) -> None:
         logger.flush()
       if do_eval:
         with clock("eval"):
+          codecs = Codecs.load(workdir / "codecs")
+          shift_shape = setup.objective.time_shift_shape
           pipeline = Pipeline(
             plan=setup.plan, params=state_params(state, average=True),
-            codecs=Codecs.load(workdir / "codecs"), shape=clip,
-            sampling=sampling, step=done,
+            codecs=codecs, shape=clip, step=done,
+            sampling=scale_shift(sampling, clip, codecs, shift_shape),
           )  # fmt: skip
           write_previews(pipeline, evaluation, data, workdir, logger)
       if is_last:
@@ -180,23 +179,23 @@ def train(config: Mapping[str, Any], workdir: epath.Path) -> None:
 
 
 def make_held_out(
-  setup: TrainSetup,
-  rows: Sequence[int],
-  config: Mapping[str, Any],
-  evaluation: EvalConfig,
+  setup: TrainSetup, config: Mapping[str, Any], evaluation: EvalConfig
 ) -> HeldOutLoss | None:
   """Returns the loss on the split of the `eval` section; None if it is off."""
   if not evaluation.loss_every_steps:
     return None
-  loader = Loader(
-    main_path(config["data"]), evaluation.split, batch_size=setup.batch_size,
-    shuffle=False, rows=samples_of(setup, rows), sample_posterior=False,
+  loader = buckets.make_loader(
+    setup, config["data"], path=main_path(config["data"]), sources=(),
+    split=evaluation.split, shuffle=False, num_threads=0,
+    sample_posterior=False,
   )  # fmt: skip
-  return HeldOutLoss(
-    setup,
-    lambda i: put_batch(setup, rows, loader.batch_at(i)),
-    evaluation.loss_batches,
-  )
+  setups = buckets.make_setups(setup, loader)
+
+  def batch_at(i: int) -> tuple[Mapping[str, Any], TrainSetup]:
+    own = setups[loader.bucket_at(i)]
+    return put_batch(own, buckets.local_rows(own), loader.batch_at(i)), own
+
+  return HeldOutLoss(batch_at, evaluation.loss_batches)
 
 
 def first_state(
@@ -266,21 +265,16 @@ class LogConfig:
     self,
     workdir: epath.Path,
     config: Mapping[str, Any],
-    setup: TrainSetup,
     start: int,
     clock: goodput.Goodput,
     loader: Loader,
+    steps: Sequence[buckets.BucketStep],
   ) -> log.MetricWriter:
     """Returns the run's log, which knows the FLOPs and data of a step."""
-    shapes = records.read_metadata(main_path(config["data"]))["shapes"]
-    mesh = setup.plan.layout.mesh
-    cost = throughput.make_step_cost(
-      setup.plan.settings, flop_shape(setup, shapes), setup.batch_size,
-      jax.devices()[:1] if mesh is None else list(mesh.devices.flat),
-    )  # fmt: skip
     return log.MetricWriter(
-      workdir, start, config["num_train_steps"], self.every_steps, clock, cost,
-      distributed.is_lead(), loader.progress_at,
+      workdir, start, config["num_train_steps"], self.every_steps, clock,
+      lambda i: steps[loader.bucket_at(i)].cost, distributed.is_lead(),
+      loader.progress_at,
     )  # fmt: skip
 
   def make_profiler(

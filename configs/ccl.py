@@ -104,6 +104,8 @@ def make_config(
   c.encode.fps = 25.0  # [O]; makes exactly 5 audio latents per latent frame
   c.encode.frames = 121  # [O] 1 + 4k; 31 latent frames
   c.encode.size = (352, 640)  # [S] the one resolution
+  c.encode.buckets = ()  # or ((frames, y, x), ...), several shapes in one set
+  c.encode.max_upscale = 1.5  # with buckets: of clips that are smaller
   c.encode.video_channels = 16
   c.encode.audio_channels = 20
   c.encode.text_length = 512
@@ -124,6 +126,8 @@ def make_config(
   c.data = ConfigDict()
   c.data.path = ""
   c.data.sources = ()  # ((path, weight), ...) instead of path: a mixture
+  c.data.batch_tokens = 0  # of a batch of each shape; 0 is batch_size clips
+  c.data.bucket_shares = "samples"  # or "tokens": how often clips are drawn
   c.data.split = "train"
   c.data.sample_posterior = True  # in each epoch, if it has a variance
   c.data.num_threads = 2  # for prefetching
@@ -157,6 +161,7 @@ def make_config(
 
   c.objective = ConfigDict()
   c.objective.time_shift = 5.0  # [O] as Wan's sampler
+  c.objective.time_shift_shape = ()  # (frames, y, x) that it is for; () is all
   c.objective.time_mean = 0.0  # [O] logit-normal
   c.objective.time_std = 1.0
   c.objective.video_weight = 0.85  # [O] as Ovi

@@ -50,7 +50,8 @@ MARKERS = {
     "data/opening_test.py::test_bombs",
     "data/loader_test.py::test_tensorflow", "encode_test", "evaluate_test",
     "filter_test", "fusions_test", "launch/", "measure_test", "optimized",
-    "processes", "sample_test", "train_test", "world_test",
+    "processes", "sample_test", "shapes_test",
+    "train_test", "world_test",
   ),
   "slow": (
     "app/session", "attention/splash_test", "checkpoints/manager",

@@ -11,7 +11,7 @@ compile.__main__ app.__main__ convert.__main__
   -> attention  checkpoints
   -> cost                                reads programs, knows no model
   -> array_types  trees  config  files  nnx_utils  sharding  distributed  cpu
-     lora  param_names  weight_gathering  processes
+     lora  param_names  weight_gathering  processes  tar_files
 """
 
 import ast
@@ -22,6 +22,7 @@ import pytest
 PACKAGE = pathlib.Path(__file__).parents[1] / "ccl_jax"
 LAYERS = (
   {"array_types", "trees", "config", "files", "nnx_utils", "sharding"}
+  | {"tar_files"}
   | {"command", "distributed", "cpu", "layers", "lora"}
   | {"param_names", "weight_gathering", "processes"},
   {"cost"},

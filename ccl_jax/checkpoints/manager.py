@@ -81,6 +81,8 @@ def describe_changes(
     may_differ: dotted keys and sections.
   """
   old, new = dotted(old), dotted(new)
+  # Keys of later versions are off where they are empty.
+  old = {key: x for key, x in new.items() if x in ((), [])} | old
   keys = sorted(
     key
     for key in old.keys() | new.keys()

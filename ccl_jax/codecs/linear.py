@@ -80,7 +80,7 @@ class LinearVideoCodec(_LinearCodec):
   @classmethod
   def fit(
     cls,
-    clips: Sequence[UInt8[np.ndarray, "t y x 3"]],
+    clips: Sequence[UInt8[np.ndarray, "_ _ _ 3"]],
     channels: int = 16,
     foreground: float = 400.0,
   ) -> "LinearVideoCodec":
@@ -142,7 +142,7 @@ class LinearAudioCodec(_LinearCodec):
 
   @classmethod
   def fit(
-    cls, waves: Sequence[Float[np.ndarray, " s"]], channels: int = 20
+    cls, waves: Sequence[Float[np.ndarray, " _"]], channels: int = 20
   ) -> "LinearAudioCodec":
     """Returns the fitted codec."""
 

@@ -104,12 +104,18 @@ def compile_report(
 def latent_shapes(config: Mapping[str, Any]) -> Shapes:
   """Returns the shapes of one sample, from the config's `encode` section.
 
+  Of several buckets it is the first.
+
   Strides of 4 x 8 x 8 with the first frame alone, and the audio latents of
   as many frames.
   """
   encode = config["encode"]
-  f = 1 + (encode["frames"] - 1) // 4
-  h, w = (length // 8 for length in encode["size"])
+  frames, *size = (
+    *encode.get("buckets", ()),
+    (encode["frames"], *encode["size"]),
+  )[0]
+  f = 1 + (frames - 1) // 4
+  h, w = (length // 8 for length in size)
   m = int(audio_starts(f, audio_per_frame(encode["fps"]))[-1])
   return {
     "video": (f, h, w, encode["video_channels"]),

@@ -23,9 +23,18 @@ SUFFIXES = (
   ".aac", ".ogg", ".oga", ".opus", ".wma", ".mka", ".aif", ".aiff", ".aifc",
   ".caf", ".au", ".ac3", ".amr",
 )  # fmt: skip
+# Of still images, which are clips of one frame where such are wanted.
+IMAGE_SUFFIXES = (
+  ".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff",
+)  # fmt: skip
 # Of a result's name: file systems allow 255, of which a suffix, a task and the
 # name of a temporary file take some.
 MAX_BYTES = 190
+
+
+def is_image(name: str) -> bool:
+  """Returns whether a name is one of a still image."""
+  return name.lower().endswith(IMAGE_SUFFIXES)
 
 
 def without_suffix(path: epath.PathLike) -> str:
@@ -91,6 +100,23 @@ class ClipShape:
     mapping: has `fps`, `frames` and `size`; other keys are ignored.
     """
     return cls(mapping["fps"], mapping["frames"], tuple(mapping["size"]))
+
+  @property
+  def seconds(self) -> float:
+    """Returns the length of a clip."""
+    return self.frames / self.fps
+
+  def scale(self, size: tuple[int, int]) -> float:
+    """Returns how much pictures of (y, x) are enlarged to cover this size."""
+    return max(self.size[0] / size[0], self.size[1] / size[1])
+
+  def share(self, size: tuple[int, int]) -> float:
+    """Returns the part of such a picture that is inside the crop."""
+    ratio = self.size[0] * size[1] / (self.size[1] * size[0])
+    return min(ratio, 1 / ratio)
+
+  def __str__(self) -> str:
+    return f"{self.frames}x{self.size[0]}x{self.size[1]}"
 
   def audio_per_frame(self, codecs: Codecs) -> float:
     """Returns the number of audio latents in the time of a video latent."""

@@ -110,14 +110,15 @@ def decode_records(
     raise ValueError(
       f"{output} exists: choose another, or replace it with --force."
     )
-  shape = ClipShape.from_dict(records.read_metadata(path))
-  found = min(num, len(records.open_split(path, split)))
+  found = records.list_examples(path, [split])[:num]
   codecs = Codecs.load(epath.Path(path) / "codecs")
   names, written = FileNames(), []
   with replacing(output) as partial:
     partial.mkdir()
-    for i in tqdm.trange(found, desc="decoding", unit=" clips"):
-      clip = loader.read_clips(path, split, 1, start=i)
+    bar = tqdm.tqdm(found, desc="decoding", unit=" clips")
+    for i, (folder, _, place) in enumerate(bar):
+      clip = loader.read_clips(folder, split, 1, start=place)
+      shape = ClipShape.from_dict(records.read_metadata(folder))
       latents = {s: clip[s] for s in STREAMS if clip[f"has_{s}"][0]}
       (decoded,) = decode_clips(latents, codecs, shape)
       suffix = ".wav" if decoded.video is None else ".mp4"

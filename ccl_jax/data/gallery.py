@@ -51,9 +51,13 @@ def write_gallery(
   Raises:
     ValueError: no data set, or no such split.
   """
-  counts = records.read_metadata(data)["counts"]
-  chosen = _choose(data, splits or tuple(counts), num)
-  shape = ClipShape.from_dict(records.read_metadata(data))
+  every = records.list_examples(data, splits)
+  num = min(num, len(every))
+  chosen = [every[i * len(every) // num] for i in range(num)]
+  shapes = {
+    folder: ClipShape.from_dict(records.read_metadata(folder))
+    for folder in records.list_buckets(data)
+  }
   codecs = Codecs.load(epath.Path(data) / "codecs")
   here = pathlib.Path(__file__)
   index, part = [], []
@@ -62,31 +66,19 @@ def write_gallery(
     partial.open("w", encoding="utf-8") as file,
   ):
     file.write(here.with_suffix(".html").read_text())
-    for split, i in tqdm.tqdm(chosen, "drawing", unit=" clips"):
-      clip = loader.read_clips(data, split, 1, start=i)
+    for folder, split, i in tqdm.tqdm(chosen, "drawing", unit=" clips"):
+      clip, shape = loader.read_clips(folder, split, 1, i), shapes[folder]
       latents = {s: clip[s] for s in STREAMS if clip[f"has_{s}"][0]}
       (decoded,) = decoding.decode_clips(latents, codecs, shape)
       part.append(dict(_pictures(decoded, frames, height)))
-      index.append(_describe(clip, split, scores or {}))
+      about = {"shape": f"{shape}"} if len(shapes) > 1 else {}
+      index.append(_describe(clip, split, scores or {}) | about)
       if len(part) == PAGE or len(index) == len(chosen):
         _write_json(file, f"part{(len(index) - 1) // PAGE}", part)
         part = []
     _write_json(file, "index", {"clips": index, "size": PAGE})
     file.write(here.with_name("gallery_script.html").read_text())
   return len(index)
-
-
-def _choose(
-  data: epath.PathLike, splits: tuple[str, ...], num: int
-) -> list[tuple[str, int]]:
-  """Returns split and index of each clip that is shown."""
-  every = [
-    (split, i)
-    for split in splits
-    for i in range(len(records.open_split(data, split)))
-  ]
-  num = min(num, len(every))
-  return [every[i * len(every) // num] for i in range(num)]
 
 
 def _describe(

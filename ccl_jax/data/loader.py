@@ -7,6 +7,9 @@ reads its own rows of the same global batch and no others. Grain supplies the
 permutation; its iterators hold state of their own, so they are not used. Of
 several data sets `mixture` makes one stream.
 
+Clips of several shapes have a stream each. Step t belongs to one of the shapes,
+in a fixed interleaving (`grain.MapDataset.mix`): it is that one's next batch.
+
 Where records store a variance, example i is sampled anew in every epoch,
 
     mean + exp(logvar / 2) noise(seed, i)                                    (1)
@@ -15,20 +18,28 @@ with noise from a counter-based generator whose key is (seed, i), so the noise
 is identical on every host and after every restart.
 """
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+import grain
 import numpy as np
 from etils import epath
 from jaxtyping import Float
 
 from ccl_jax.array_types import STREAMS
 from ccl_jax.data import records
-from ccl_jax.data.mixture import Mixture, list_sources
+from ccl_jax.data.clip import ClipShape
+from ccl_jax.data.mixture import Mixture, Shapes, list_sources
 
-Shapes = dict[str, list[int]]
+_MANY = 2**56  # more than a run has steps
 _FLAGS = ("has_video", "has_audio")
+
+
+def count_latents(shapes: Shapes) -> int:
+  """Returns the number of latent vectors of a clip."""
+  return math.prod(shapes["video"][:-1]) + math.prod(shapes["audio"][:-1])
 
 
 class Loader:
@@ -41,11 +52,15 @@ class Loader:
     *,
     sources: Sequence[Any] = (),
     batch_size: int,
+    batch_tokens: int = 0,
+    bucket_shares: str = "samples",
     seed: int = 0,
     shuffle: bool = True,
     num_threads: int = 0,
-    rows: Sequence[int] | None = None,
+    rows: Sequence[int] | Callable[[int], Sequence[int]] | None = None,
     sample_posterior: bool = True,
+    count_tokens: Callable[[Shapes], float] = count_latents,
+    multiple_of: int = 1,
   ):
     """Opens the data sets.
 
@@ -53,27 +68,57 @@ class Loader:
       sources: path and weight of each of several data sets, instead of `path`:
         a share of the examples in proportion to its weight is drawn from it.
       batch_size: clips in the global batch.
+      batch_tokens: instead, tokens in it: as many clips of a shape as have no
+        more; 0 takes `batch_size` of each shape.
+      bucket_shares: how often a clip is drawn beside those of other shapes:
+        "samples", as often as each; "tokens", as often as it has tokens.
       shuffle: use a new order in each epoch, else the order of the records.
       num_threads: threads that prepare the next batches; 0 prepares none ahead.
-      rows: the rows of the global batch that this host reads; None reads all.
+      rows: the rows of the global batch that this host reads, or a function
+        from its size to them; None reads all.
       sample_posterior: sample latents that have a variance by (1), else take
         their mean.
+      count_tokens: returns the tokens of a clip of some shapes.
+      multiple_of: clips in a batch of `batch_tokens` are a multiple of it.
 
     Raises:
       ValueError: no such data set or split; sets or weights that cannot be
-        mixed; rows outside the batch.
+        mixed; rows outside the batch; fewer tokens than a clip has.
     """
-    rows = range(batch_size) if rows is None else rows
-    if batch_size < 1 or not rows or min(rows) < 0 or max(rows) >= batch_size:
-      raise ValueError(f"{rows=} are not rows of a batch: {batch_size=}.")
+    if bucket_shares not in ("samples", "tokens"):
+      raise ValueError(
+        f"data.{bucket_shares=}: expected 'samples' or 'tokens'."
+      )
     chosen = list_sources(path, sources)
-    self.mixture = Mixture(chosen, split, seed if shuffle else None)
+    self.mixture = Mixture(
+      chosen, split, seed if shuffle else None,
+      count_tokens if bucket_shares == "tokens" else None,
+    )  # fmt: skip
     metadata = [records.read_metadata(source.path) for source in chosen]
     samples = sample_posterior and any(x.get("logvar") for x in metadata)
     self._noise_seed = seed if samples else None
-    self._shapes = metadata[0]["shapes"]
     self._null_text = read_null_text(chosen[0].path)
-    self._batch_size, self._rows = batch_size, rows
+    self.buckets, tokens = self.mixture.buckets, batch_tokens
+    self.batch_sizes = [
+      fit_batch(b.clip, count_tokens(b.shapes), tokens, multiple_of)
+      if tokens
+      else batch_size
+      for b in self.buckets
+    ]
+    self._rows = [_check_rows(rows, size) for size in self.batch_sizes]
+    # The share of the steps of each bucket, and its steps in order.
+    parts = [
+      bucket.share / size
+      for bucket, size in zip(self.buckets, self.batch_sizes, strict=True)
+    ]
+    self._step_shares = [part / sum(parts) for part in parts]
+    self._order = None
+    if len(parts) > 1:
+      steps = [
+        grain.MapDataset.range(_MANY).map(lambda j, k=k: (k, j))
+        for k in range(len(parts))
+      ]
+      self._order = grain.MapDataset.mix(steps, self._step_shares)
     self._num_threads = num_threads
     self._threads = ThreadPoolExecutor(num_threads) if num_threads else None
     self._pending: dict[int, Future] = {}
@@ -95,27 +140,75 @@ class Loader:
     }
     return self._pending.pop(step).result()
 
+  def bucket_at(self, step: int) -> int:
+    """Returns the bucket, an index of `buckets`, of a step."""
+    return self._place(step)[0]
+
   def names_at(self, step: int) -> list[str]:
     """Returns the names of the clips of `batch_at(step)`."""
-    return [self.mixture[i]["name"] for i in self._indices(step)]
+    k, indices = self._indices(step)
+    return [self.buckets[k].examples[i]["name"] for i in indices]
 
   def progress_at(self, step: int) -> dict[str, float]:
     """Returns the weight and the epochs of each data set before a step."""
-    return self.mixture.progress(step * self._batch_size)
+    sizes = zip(self._step_shares, self.batch_sizes, strict=True)
+    return self.mixture.progress([step * share * size for share, size in sizes])
 
-  def _indices(self, step: int) -> list[int]:
-    return [step * self._batch_size + row for row in self._rows]
+  def _place(self, step: int) -> tuple[int, int]:
+    """Returns the bucket of a step, and how many steps it has had before."""
+    return (0, step) if self._order is None else self._order[step]
+
+  def _indices(self, step: int) -> tuple[int, list[int]]:
+    """Returns the bucket of a step, and the places of its examples there."""
+    k, before = self._place(step)
+    return k, [before * self.batch_sizes[k] + row for row in self._rows[k]]
 
   def _load(self, step: int) -> dict[str, np.ndarray]:
-    examples = (self._example(i) for i in self._indices(step))
-    batch = _stack(examples, len(self._rows), self._shapes)
+    k, indices = self._indices(step)
+    examples = (self._example(k, i) for i in indices)
+    batch = _stack(examples, len(indices), self.buckets[k].shapes)
     return batch | {"null_text": self._null_text}
 
-  def _example(self, index: int) -> dict[str, Any]:
-    example = self.mixture[index]
+  def _example(self, k: int, index: int) -> dict[str, Any]:
+    example = self.buckets[k].examples[index]
     if self._noise_seed is None:
       return example
-    return sample_posterior(example, self._noise_seed, index)
+    # Each bucket counts its own examples.
+    return sample_posterior(example, self._noise_seed, index + k * _MANY)
+
+
+def fit_batch(
+  clip: ClipShape, tokens: float | int, budget: int, multiple_of: int = 1
+) -> int:
+  """Returns the number of clips of a shape that have at most `budget` tokens.
+
+  It is a multiple of `multiple_of`, if it is as large.
+
+  Args:
+    tokens: of one clip.
+
+  Raises:
+    ValueError: one clip has more.
+  """
+  size = int(budget // tokens)
+  if size < 1:
+    raise ValueError(
+      f"data.batch_tokens is {budget}: a clip of {clip} (frames x y x x) has"
+      f" {tokens:.0f} tokens, expected at least as many."
+    )
+  return size - size % multiple_of if size >= multiple_of else size
+
+
+def _check_rows(
+  rows: Sequence[int] | Callable[[int], Sequence[int]] | None, batch_size: int
+) -> Sequence[int]:
+  """Returns the rows of a batch; ValueError if it has no such rows."""
+  if callable(rows):
+    rows = rows(batch_size)
+  rows = range(batch_size) if rows is None else rows
+  if batch_size < 1 or not rows or min(rows) < 0 or max(rows) >= batch_size:
+    raise ValueError(f"{rows=} are not rows of a batch: {batch_size=}.")
+  return rows
 
 
 def sample_posterior(

@@ -6,11 +6,15 @@ n w_k of them, up to a percent of that and one example. Source k then gives its
 own next example, in an order that depends on (seed, k). A position is thus one
 integer, for any number of hosts, and a source that is appended changes neither
 the order of the others nor the one place that each clip has in an epoch.
+
+Of clips of several shapes there is such a stream for each shape, a bucket, as a
+batch has one shape. A source's share of a bucket is that which its clips are of
+all its clips, so that the weights are those of the examples of a run.
 """
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import grain
@@ -20,9 +24,9 @@ from etils import epath
 from ccl_jax.codecs.api import Codecs
 from ccl_jax.config import check_pairs
 from ccl_jax.data import records
+from ccl_jax.data.clip import ClipShape
 
-# What one compiled program takes.
-_EQUAL = ("fps", "frames", "size", "shapes")
+Shapes = dict[str, list[int]]
 
 
 class Source(NamedTuple):
@@ -78,19 +82,26 @@ def main_path(data: Mapping[str, Any]) -> str:
   return list_sources(data["path"], data.get("sources", ()))[0].path
 
 
+def list_shapes(sources: Sequence[Source]) -> list[ClipShape]:
+  """Returns the shapes of the clips of all sources, the main one first."""
+  folders = [f for source in sources for f in records.list_buckets(source.path)]
+  found = (ClipShape.from_dict(records.read_metadata(f)) for f in folders)
+  return list(dict.fromkeys(found))
+
+
 def check_alike(sources: Sequence[Source]) -> None:
   """Checks that the latents of all sources are of one kind.
 
   Raises:
-    ValueError: one is no data set, or of another shape or other codecs than the
-      first.
+    ValueError: one is no data set, or of another frame rate or other codecs
+      than the first.
   """
-  first = records.read_metadata(sources[0].path)
+  first = _kind(sources[0].path)
   for source in sources[1:]:
-    other = records.read_metadata(source.path)
+    other = _kind(source.path)
     wrong = [
       f"{key} {other[key]}, not {first[key]}"
-      for key in _EQUAL
+      for key in first
       if other[key] != first[key]
     ]
     if wrong:
@@ -109,64 +120,165 @@ def check_alike(sources: Sequence[Source]) -> None:
         )
 
 
+def _kind(path: str) -> dict[str, Any]:
+  """Returns what all sources have alike; lengths and sizes may differ."""
+  metadata = records.read_metadata(path)
+  shapes = metadata["shapes"]
+  return {
+    "fps": metadata["fps"],
+    "text": shapes["text"],
+    "video channels": shapes["video"][-1],
+    "audio channels": shapes["audio"][-1],
+  }
+
+
+class Bucket(NamedTuple):
+  """The clips of one shape, of all sources.
+
+  Attributes:
+    clip: the shape.
+    shapes: of the arrays of an example.
+    examples: the endless stream of them.
+    shares: of all examples of a run that are of this shape: source -> share.
+  """
+
+  clip: ClipShape
+  shapes: Shapes
+  examples: grain.MapDataset
+  shares: dict[int, float]
+
+  @property
+  def share(self) -> float:
+    """Returns the share of the examples of a run."""
+    return math.fsum(self.shares.values())
+
+
 class Mixture:
-  """The endless stream of examples of all sources; `mixture[i]` is one.
+  """Buckets of one shape each, with the endless stream of their examples.
 
   Raises:
     ValueError: sources that differ, or one without the split.
   """
 
-  def __init__(self, sources: Sequence[Source], split: str, seed: int | None):
+  def __init__(
+    self,
+    sources: Sequence[Source],
+    split: str,
+    seed: int | None,
+    count_tokens: Callable[[Shapes], float] | None = None,
+  ):
     """Opens the sources.
 
     Args:
       seed: of the order in each epoch; None keeps that of the records.
+      count_tokens: tokens of an example of some shapes: clips are then drawn as
+        often as they have tokens; None draws all clips of a source as often.
     """
     check_alike(sources)
     self.sources = tuple(sources)
-    splits = [records.open_split(source.path, split) for source in sources]
-    self.lengths = tuple(len(each) for each in splits)
-    streams = []
-    for k, each in enumerate(splits):
-      examples = grain.MapDataset.source(each)
-      if seed is not None:
-        examples = examples.shuffle(_source_seed(seed, k))
-      streams.append(examples.repeat())
-    weights = [source.weight for source in sources]
-    # One source is as it would be without a mixture.
-    mixed = len(streams) > 1
-    self._examples = (
-      grain.MapDataset.mix(streams, weights) if mixed else streams[0]
-    )
+    parts: dict[ClipShape, list[_Part]] = {}
+    self.lengths = []
+    for k, source in enumerate(sources):
+      own = list(_open_parts(k, source, split, seed, count_tokens))
+      self.lengths.append(sum(part.length for _, part in own))
+      for clip, part in own:
+        parts.setdefault(clip, []).append(part)
+    self.buckets = [_make_bucket(clip, own) for clip, own in parts.items()]
 
-  def __getitem__(self, index: int) -> dict[str, Any]:
-    return self._examples[index]
-
-  def progress(self, num: int) -> dict[str, float]:
-    """Returns what a log says after `num` examples of the stream.
+  def progress(self, nums: Sequence[float]) -> dict[str, float]:
+    """Returns what a log says after `nums` examples of each bucket.
 
     "weight/NAME" and "epochs/NAME" of each source, where NAME is its folder's,
     or its path if two have one name.
     """
     folders = [epath.Path(source.path).name for source in self.sources]
     values = {}
-    for source, length, name in zip(
-      self.sources, self.lengths, folders, strict=True
+    for k, (source, length, name) in enumerate(
+      zip(self.sources, self.lengths, folders, strict=True)
     ):
       name = source.path if folders.count(name) > 1 else name
+      seen = (
+        num * bucket.shares.get(k, 0.0) / bucket.share
+        for num, bucket in zip(nums, self.buckets, strict=True)
+      )
       values[f"weight/{name}"] = source.weight
-      values[f"epochs/{name}"] = num * source.weight / length
+      values[f"epochs/{name}"] = math.fsum(seen) / length
     return values
 
   def __str__(self) -> str:
-    return "\n".join(
+    lines = [
       f"{source.weight:7.2%} {length:9,d} clips  {source.path}"
       for source, length in zip(self.sources, self.lengths, strict=True)
+    ]
+    if len(self.buckets) > 1:
+      lines += [f"{b.share:7.2%} of {b.clip}" for b in self.buckets]
+    return "\n".join(lines)
+
+
+class _Part(NamedTuple):
+  """The clips of one shape of one source; `share` is of a run's examples."""
+
+  source: int
+  shapes: Shapes
+  examples: grain.MapDataset
+  length: int
+  share: float
+
+
+def _open_parts(
+  k: int,
+  source: Source,
+  split: str,
+  seed: int | None,
+  count_tokens: Callable[[Shapes], float] | None,
+) -> Iterator[tuple[ClipShape, _Part]]:
+  """Yields the shapes of source k that have the split."""
+  folders = records.list_buckets(source.path)
+  metadata = [records.read_metadata(folder) for folder in folders]
+  own = [i for i, each in enumerate(metadata) if split in each["counts"]] or [0]
+  splits = [records.open_split(folders[i], split) for i in own]
+  shapes = [metadata[i]["shapes"] for i in own]
+  sizes = [
+    len(each) * (count_tokens(shape) if count_tokens else 1)
+    for each, shape in zip(splits, shapes, strict=True)
+  ]
+  for i, each, shape, size in zip(own, splits, shapes, sizes, strict=True):
+    examples = grain.MapDataset.source(each)
+    if seed is not None:
+      examples = examples.shuffle(_source_seed(seed, k, i))
+    share = source.weight * size / math.fsum(sizes)
+    yield (
+      ClipShape.from_dict(metadata[i]),
+      _Part(k, shape, examples.repeat(), len(each), share),
     )
 
 
-def _source_seed(seed: int, index: int) -> int:
-  """Returns the seed of the order of a source, the first one's is `seed`."""
-  if not index:
+def _make_bucket(clip: ClipShape, parts: Sequence[_Part]) -> Bucket:
+  for part in parts[1:]:
+    if part.shapes != parts[0].shapes:
+      raise ValueError(
+        f"Sources of data.sources have clips of {clip} as {part.shapes} and as"
+        f" {parts[0].shapes}. Encode both with one encode section."
+      )
+  streams = [part.examples for part in parts]
+  # One source is as it would be without a mixture.
+  mixed = len(streams) > 1
+  return Bucket(
+    clip,
+    parts[0].shapes,
+    grain.MapDataset.mix(streams, [part.share for part in parts])
+    if mixed
+    else streams[0],
+    {part.source: part.share for part in parts},
+  )
+
+
+def _source_seed(seed: int, source: int, bucket: int = 0) -> int:
+  """Returns the seed of the order of a bucket of a source.
+
+  The first one's is `seed`.
+  """
+  place = [source, bucket] if bucket else [source] if source else []
+  if not place:
     return seed
-  return int(np.random.SeedSequence([seed, index]).generate_state(1)[0])
+  return int(np.random.SeedSequence([seed, *place]).generate_state(1)[0])

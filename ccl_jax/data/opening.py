@@ -9,12 +9,14 @@ import contextlib
 import os
 import warnings
 from collections.abc import Iterator
+from typing import BinaryIO
 
 import av
 from etils import epath
 from PIL import Image
 
 from ccl_jax.files import is_remote, local_copy
+from ccl_jax.tar_files import TarMember
 
 Path = str | os.PathLike
 
@@ -48,14 +50,14 @@ class ClipError(ValueError):
 @contextlib.contextmanager
 def open_media(path: Path) -> Iterator[av.container.InputContainer]:
   """Opens a clip; errors in the block become a ClipError with its name."""
-  with _local_file(path) as local, _open(local) as container:
+  with _source(path) as source, _open(source) as container:
     yield container
 
 
-def _open(local: str) -> av.container.InputContainer:
+def _open(source: str | BinaryIO) -> av.container.InputContainer:
   try:
     return av.open(
-      local,
+      source,
       metadata_errors="ignore",
       options=_LIMITS,
       container_options={
@@ -73,12 +75,12 @@ def _open(local: str) -> av.container.InputContainer:
 @contextlib.contextmanager
 def open_image(path: Path) -> Iterator[Image.Image]:
   """Opens a still image; errors in the block are as in `open_media`."""
-  with _local_file(path) as local:
+  with _source(path) as source:
     try:
       with warnings.catch_warnings(
         action="ignore", category=Image.DecompressionBombWarning
       ):
-        image = Image.open(local, formats=_IMAGES)
+        image = Image.open(source, formats=_IMAGES)
     except Image.DecompressionBombError as error:
       raise ClipError(_TOO_LARGE.format("too many")) from error
     except Image.UnidentifiedImageError as error:
@@ -115,7 +117,7 @@ def find_stream(
       raise ClipError(f"has no {kind} stream")
     return None
   if len(usable) > 1:
-    usable = [x for x in usable if _is_decodable(container.name, x)] or usable
+    usable = [x for x in usable if _is_decodable(container, x)] or usable
   codec = usable[0].codec_context
   if kind == "video":
     check_size(codec.width, codec.height)
@@ -123,17 +125,38 @@ def find_stream(
   return usable[0]
 
 
-def _is_decodable(local: str, stream: av.stream.Stream) -> bool:
+@contextlib.contextmanager
+def _again(
+  container: av.container.InputContainer,
+) -> Iterator[av.container.InputContainer]:
+  """Opens what a container reads once more, from its start."""
+  if container.file is None:
+    with _open(container.name) as again:
+      yield again
+    return
+  file = container.file.file
+  place = file.tell()
+  file.seek(0)
+  try:
+    with _open(file) as again:
+      yield again
+  finally:
+    file.seek(place)
+
+
+def _is_decodable(
+  container: av.container.InputContainer, stream: av.stream.Stream
+) -> bool:
   """Returns whether the decoder takes most of a stream's first packets.
 
   The file is opened again, so that the caller's container stays at its start.
   """
   taken = refused = 0
-  with _open(local) as container:
-    own = container.streams[stream.index]
+  with _again(container) as again:
+    own = again.streams[stream.index]
     if stream.type == "video":
       own.codec_context.options = _LIMITS
-    for packet in container.demux(own):
+    for packet in again.demux(own):
       try:
         taken += any(not frame.is_corrupt for frame in packet.decode())
       except av.FFmpegError:
@@ -156,9 +179,16 @@ def check_size(width: int, height: int) -> None:
 
 
 @contextlib.contextmanager
-def _local_file(path: Path) -> Iterator[str]:
-  """Yields the absolute path of a local file, or of a copy of a remote one."""
+def _source(path: Path) -> Iterator[str | BinaryIO]:
+  """Yields the absolute path of a local file, or of a copy of a remote one.
+
+  Of a file in a tar it yields that part of the tar as an open file.
+  """
   try:
+    if isinstance(path, TarMember):
+      with path.open() as member:
+        yield member
+      return
     if is_remote(path):
       _check_bucket(path)
     with local_copy(path) as local:

@@ -6,6 +6,7 @@
     null_text.npy                      embedding of the empty prompt (l, d)
     dataset_info.json features.json    what TFDS reads
     metadata.json                      shapes of clips and latents, counts
+    49x64x96/ ...                      a data set of clips of another shape
 
 An example has `video` (f, h, w, c), `audio` (m', c) and `text` (l', d), all
 float16 and not padded; `has_video` and `has_audio` (a stream that the clip
@@ -18,7 +19,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -52,17 +53,23 @@ def finalize(
   schema: shards.RecordSchema,
   codecs: Codecs,
   shape: ClipShape,
+  statistics: Mapping[str, Any] | None = None,
+  buckets: Sequence[str] = (),
 ) -> None:
   """Writes the files that make complete shards a data set.
 
   metadata.json comes last: a folder that has one is complete.
+
+  Args:
+    statistics: mean and deviation of each stream's latents; None computes them.
+    buckets: folders below it with the data sets of further shapes.
 
   Raises:
     ValueError: no examples, or latents whose mean and deviation over all shards
       are far from 0 and 1.
   """
   folder, manifests = epath.Path(folder), shards.read_manifests(folder)
-  statistics = shards.latent_statistics(manifests)
+  statistics = statistics or shards.latent_statistics(manifests)
   counts = Counter()
   for manifest in manifests:
     counts[manifest.split] += manifest.count
@@ -77,6 +84,7 @@ def finalize(
     np.save(file, null_text)
   metadata = dataclasses.asdict(shape) | dataclasses.asdict(schema)
   metadata |= {"statistics": statistics, "counts": counts}
+  metadata |= {"buckets": list(buckets)} if buckets else {}
   write_json(folder / "metadata.json", metadata)
 
 
@@ -89,6 +97,39 @@ def read_metadata(path: epath.PathLike) -> dict[str, Any]:
       " with python -m ccl_jax.encode."
     )
   return json.loads(file.read_text())
+
+
+def list_buckets(path: epath.PathLike) -> list[epath.Path]:
+  """Returns the data set, and those of other shapes below it.
+
+  Raises:
+    ValueError: `path` is not a data set.
+  """
+  below = read_metadata(path).get("buckets", ())
+  return [epath.Path(path), *(epath.Path(path) / name for name in below)]
+
+
+def list_examples(
+  path: epath.PathLike, splits: Sequence[str] = ()
+) -> list[tuple[epath.Path, str, int]]:
+  """Returns the data set of its shape, the split and the place of each clip.
+
+  splits: () is all.
+
+  Raises:
+    ValueError: no data set, or no clip in one of the splits.
+  """
+  counts = {
+    folder: read_metadata(folder)["counts"] for folder in list_buckets(path)
+  }
+  splits = splits or dict.fromkeys(x for own in counts.values() for x in own)
+  found = []
+  for split in splits:
+    own = [folder for folder in counts if split in counts[folder]]
+    for folder in own or [epath.Path(path)]:
+      indices = range(len(open_split(folder, split)))
+      found += [(folder, split, i) for i in indices]
+  return found
 
 
 class Split(Sequence):

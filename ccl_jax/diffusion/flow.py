@@ -14,6 +14,7 @@ depend on the rest of the batch. Sources: Liu et al. 2022 (arXiv 2209.03003);
 logit-normal times and the shift, Esser et al. 2024 (arXiv 2403.03206).
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -55,6 +56,21 @@ def shift_time(
 ) -> Float[Array | np.ndarray, "*dims"]:
   """Returns s t / (1 + (s - 1) t): towards noise if s > 1; keeps 0 and 1."""
   return shift * t / (1 + (shift - 1) * t)
+
+
+def shift_factors(
+  latents: tuple[int, int, int], clip: tuple[int, ...]
+) -> dict[str, float]:
+  """Returns the factor of each stream's shift, sqrt(n / n0).
+
+  Args:
+    latents: the grid (f, h, w) of the clips, of n latents; f count for sound.
+    clip: frames, y and x pixels of the clip that has n0.
+  """
+  f, h, w = latents
+  f0, h0, w0 = 1 + (clip[0] - 1) // 4, clip[1] // 8, clip[2] // 8
+  ratios = {"video": f * h * w / (f0 * h0 * w0), "audio": f / f0}
+  return {stream: math.sqrt(ratio) for stream, ratio in ratios.items()}
 
 
 def sample_time(

@@ -12,8 +12,8 @@ text, given first frames), `loss` compares the model's velocities with it:
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -30,6 +30,9 @@ class Objective:
 
   Attributes:
     time_shift: time shift, or stream -> its own; 5 is Wan2.1's at 480p.
+    time_shift_shape: frames, y and x of the clips that `time_shift` is for;
+      it grows with the root of the latents of others (Esser et al. 2024), of a
+      frame's number for sound. () takes it for all.
     time_mean: mean of the normal inside the logit-normal time.
     time_std: its standard deviation.
     video_weight: lv, 0.85 from Ovi.
@@ -51,12 +54,19 @@ class Objective:
   text_dropout: float = 0.1
   first_frame_probability: float = 0.0
   probabilities: tuple[float, ...] = tuple(t.probability for t in tasks.TASKS)
+  time_shift_shape: tuple[int, ...] = ()
 
   def __post_init__(self):
     # A tuple, which is hashable: the objective is a static argument.
     object.__setattr__(self, "probabilities", tuple(self.probabilities))
     if isinstance(self.time_shift, Mapping):
       object.__setattr__(self, "time_shift", tuple(self.time_shift.items()))
+    shape = tuple(self.time_shift_shape)
+    object.__setattr__(self, "time_shift_shape", shape)
+    if shape and (len(shape) != 3 or min(shape) < 1):
+      raise ValueError(
+        f"time_shift_shape={shape} must be (frames, y, x) in pixels, or ()."
+      )
     shifts = self.time_shifts
     if set(shifts) != set(STREAMS):
       raise ValueError(
@@ -85,6 +95,15 @@ class Objective:
     if isinstance(self.time_shift, tuple):
       return dict(self.time_shift)
     return dict.fromkeys(STREAMS, self.time_shift)
+
+  def for_shapes(self, shapes: Mapping[str, Sequence[int]]) -> "Objective":
+    """Returns the objective of clips with latents of these shapes."""
+    if not self.time_shift_shape:
+      return self
+    f, h, w = shapes["video"][:3]
+    factors = flow.shift_factors((f, h, w), self.time_shift_shape)
+    shifts = {s: x * factors[s] for s, x in self.time_shifts.items()}
+    return replace(self, time_shift=shifts)
 
   def weight(self, stream: str) -> float:
     """Returns lv or la."""

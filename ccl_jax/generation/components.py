@@ -23,6 +23,8 @@ from ccl_jax.diffusion.tasks import InferenceTask
 from ccl_jax.generation.sampling_config import SamplingConfig
 from ccl_jax.models.plan import ModelPlan, make_sampling_plan, sampling_params
 
+_TENTH = 0.1 + 1e-6  # of a second
+
 
 @dataclasses.dataclass
 class Components:
@@ -62,6 +64,8 @@ class Components:
     mesh: Mapping[str, int] | None = None,
     offload: bool = False,
     loras: Sequence[str] = (),
+    size: Sequence[int] = (),
+    seconds: float | None = None,
   ) -> "Components":
     """Loads a checkpoint from the workdir of a training run.
 
@@ -72,10 +76,13 @@ class Components:
         None takes the first of them.
       offload: see the class.
       loras: "PATH" or "PATH:SCALE" of each LoRA to add, a run or a file.
+      size: (y, x) of the clips, and
+      seconds: their length, of those that the run was trained on; () and None
+        take the first that fits.
 
     Raises:
       ValueError: no run, no such checkpoint, no codecs, a mesh that does not
-        fit, or a LoRA of another model.
+        fit, a LoRA of another model, or no clips of this size or length.
     """
     workdir = epath.Path(workdir)
     config = to_tuples(manager.read_config(workdir))
@@ -92,18 +99,22 @@ class Components:
         leaves = restore.fold_lora(leaves, factors)
       return trees.unflatten(leaves)
 
+    trained = read_shapes(workdir)
+    shape = choose_shape(trained, size, seconds)
+    codecs = Codecs.load(workdir / "codecs", plan.layout)
+    sampling = build(SamplingConfig, config["sampling"], "sampling")
+    objective = config.get("objective", {})
+    shift_shape = objective.get("time_shift_shape", ())
     return cls(
       plan=plan,
       params=None if offload else read_params(),
-      codecs=Codecs.load(workdir / "codecs", plan.layout),
-      shape=ClipShape.from_dict(
-        json.loads((workdir / "clip.json").read_text())
-      ),
-      sampling=build(SamplingConfig, config["sampling"], "sampling"),
+      codecs=codecs,
+      shape=shape,
+      sampling=scale_shift(sampling, shape, codecs, shift_shape),
       step=step,
       read_params=read_params,
       offload=offload,
-      objective=config.get("objective", {}),
+      objective=objective,
     )
 
   @property
@@ -144,3 +155,56 @@ class Components:
       "video": self.codecs.video.encode(grey),
       "audio": self.codecs.audio.encode(silence)[:, :m],
     }
+
+
+def read_shapes(workdir: epath.Path) -> list[ClipShape]:
+  """Returns the shapes of the clips that a run was trained on."""
+  clip = json.loads((workdir / "clip.json").read_text())
+  first = ClipShape.from_dict(clip)
+  return [
+    ClipShape(first.fps, frames, (y, x))
+    for frames, y, x in clip.get("buckets", [(first.frames, *first.size)])
+  ]
+
+
+def scale_shift(
+  sampling: SamplingConfig,
+  shape: ClipShape,
+  codecs: Codecs,
+  shift_shape: Sequence[int] = (),
+) -> SamplingConfig:
+  """Returns the settings with the shift of clips of a shape.
+
+  shift_shape: `time_shift_shape` of the run's objective.
+  """
+  f, h, w, _ = shape.latent_shapes(codecs)["video"]
+  return sampling.for_grid((f, h, w), tuple(shift_shape))
+
+
+def choose_shape(
+  shapes: Sequence[ClipShape],
+  size: Sequence[int] = (),
+  seconds: float | None = None,
+) -> ClipShape:
+  """Returns the first of some shapes that has a size and a length.
+
+  Args:
+    size: (y, x); () is any.
+    seconds: to a tenth; None is any.
+
+  Raises:
+    ValueError: there is none; the message has those that there are.
+  """
+  for shape in shapes:
+    is_long = seconds is None or abs(shape.seconds - seconds) <= _TENTH
+    if is_long and (not size or tuple(size) == tuple(shape.size)):
+      return shape
+  wanted = [f"--size={size[0]},{size[-1]}"] if size else []
+  wanted += [] if seconds is None else [f"--seconds={seconds:g}"]
+  known = "; ".join(
+    f"--size={s.size[0]},{s.size[1]} --seconds={s.seconds:.2f}" for s in shapes
+  )
+  raise ValueError(
+    f"{' '.join(wanted)}: the run was trained on no such clips. It knows:"
+    f" {known}."
+  )

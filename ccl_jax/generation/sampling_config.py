@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from ccl_jax.array_types import STREAMS
-from ccl_jax.diffusion import guidance, guidance_transforms, solvers
+from ccl_jax.diffusion import flow, guidance, guidance_transforms, solvers
 from ccl_jax.diffusion.tasks import InferenceTask
 
 
@@ -131,6 +131,24 @@ class SamplingConfig:
     return {
       s: {"scale": x, "text": x, "cross": cross[s]} for s, x in own.items()
     }
+
+  def for_grid(
+    self, grid: tuple[int, int, int], clip: tuple[int, ...]
+  ) -> "SamplingConfig":
+    """Returns the settings for clips of another shape than the shift is for.
+
+    Args:
+      grid: frames, rows and columns of their latents.
+      clip: frames, y and x of those that the shift is for; () is of all.
+    """
+    if not clip:
+      return self
+    factors = flow.shift_factors(grid, clip)
+    audio = self.shift if self.audio_shift is None else self.audio_shift
+    return dataclasses.replace(
+      self, shift=self.shift * factors["video"],
+      audio_shift=audio * factors["audio"],
+    )  # fmt: skip
 
   @property
   def sigmas(self) -> dict[str, np.ndarray]:

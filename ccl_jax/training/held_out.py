@@ -21,29 +21,25 @@ from ccl_jax.training.setup import HELD_OUT, TrainSetup, make_key
 
 
 class HeldOutLoss:
-  """A function of parameters, compiled once.
+  """A function of parameters, compiled once for each setup.
 
   Args:
-    setup: of the run.
-    batch_at: returns a global batch by its number, always the same.
+    batch_at: returns a global batch by its number, always the same, and its
+      setup.
     num_batches: how many there are.
   """
 
   def __init__(
     self,
-    setup: TrainSetup,
-    batch_at: Callable[[int], Mapping[str, Any]],
+    batch_at: Callable[[int], tuple[Mapping[str, Any], TrainSetup]],
     num_batches: int,
   ):
     self._batch_at, self._num = batch_at, num_batches
-    self._evaluate = jax.jit(functools.partial(evaluate, setup=setup))
+    self._compiled: dict[int, Callable] = {}
 
   def __call__(self, params: PyTree) -> dict[str, float]:
     """Returns name -> mean over the samples of a group, of those with any."""
-    parts = [
-      self._evaluate(params, self._batch_at(i), jnp.asarray(i, jnp.int32))
-      for i in range(self._num)
-    ]
+    parts = [self._evaluate(params, i) for i in range(self._num)]
     value, metrics = jax.device_get(
       jax.tree.map(lambda *x: sum(x[1:], x[0]), *parts)
     )
@@ -54,6 +50,15 @@ class HeldOutLoss:
     }
     means = {"loss": float(value) / self._num} | means
     return {f"held_out/{name}": mean for name, mean in means.items()}
+
+  def _evaluate(self, params: PyTree, number: int) -> tuple[Array, PyTree]:
+    batch, setup = self._batch_at(number)
+    if id(setup) not in self._compiled:
+      self._compiled[id(setup)] = jax.jit(
+        functools.partial(evaluate, setup=setup)
+      )
+    place = jnp.asarray(number, jnp.int32)
+    return self._compiled[id(setup)](params, batch, place)
 
 
 def evaluate(

@@ -9,6 +9,7 @@ these values, and TensorBoard has them under the same names:
                               rates; it counts updates, not skipped steps
     loss/TASK/STREAM          over the samples of a task in these steps
     loss_t/STREAM/0.2-0.4     over those with a noise time in that fifth
+    samples/STREAM            samples in a step whose stream is trained
     skipped                   steps without an update, since the run's start
     step_seconds, data_seconds, steps_, samples_, tokens_per_second,
     tflops_per_chip, mfu      speed since the last line: see `throughput`
@@ -38,6 +39,7 @@ from ccl_jax.training.goodput import Goodput
 from ccl_jax.training.metrics import summarize
 from ccl_jax.training.throughput import (
   StepCost,
+  mean_cost,
   memory_metrics,
   speed_metrics,
 )
@@ -54,7 +56,7 @@ class MetricWriter:
     num_steps: last step of the run.
     every_steps: steps between two lines.
     clock: of this process.
-    cost: of a step.
+    cost_at: returns the cost of a step, from the number of steps before it.
     is_lead: whether this process writes; in the others nothing happens.
     progress_at: returns further values of a step's line.
 
@@ -69,13 +71,14 @@ class MetricWriter:
     num_steps: int,
     every_steps: int,
     clock: Goodput,
-    cost: StepCost,
+    cost_at: Callable[[int], StepCost],
     is_lead: bool = True,
     progress_at: Callable[[int], Mapping[str, float]] = lambda step: {},
   ):
     if every_steps < 1:
       raise ValueError(f"log {every_steps=}: expected at least 1.")
-    self._every_steps, self._clock, self._cost = every_steps, clock, cost
+    self._every_steps, self._clock, self._cost_at = every_steps, clock, cost_at
+    self._costs: list[StepCost] = []
     self._is_lead, self._start, self._num_steps = is_lead, start, num_steps
     self._progress_at = progress_at
     self._recent: list[PyTree] = []
@@ -96,8 +99,10 @@ class MetricWriter:
     self._recent.append(metrics)
     self._skipped += bool(metrics["skipped"])
     self._timed += 1
+    self._costs.append(self._cost_at(step - 1))
     if step == self._start + 1:
       self._timed, self._before = 0, self._clock.seconds()
+      self._costs = []
     if step % self._every_steps == 0 or step == self._num_steps:
       self._end_window()
 
@@ -146,13 +151,16 @@ class MetricWriter:
     """Writes the line of the steps since the last one."""
     now, shares = self._clock.seconds(), self._clock.shares()
     values = summarize(self._recent) | {"skipped": self._skipped}
-    values |= speed_metrics(self._before, now, self._timed, self._cost)
+    if self._timed:
+      cost = mean_cost(self._costs)
+      values |= speed_metrics(self._before, now, self._timed, cost)
     values |= memory_metrics() | self._progress_at(self._step)
     values |= {"goodput": shares["step"]}
     values |= {f"time/{event}": share for event, share in shares.items()}
     self.write_scalars(self._step, values)
     self.bar.set_postfix_str(f"loss {values['loss']:.3f}", refresh=False)
     self._recent, self._timed, self._before = [], 0, now
+    self._costs = []
 
   def _open_files(self, workdir: epath.PathLike) -> None:
     self._mirror = BucketMirror(workdir)

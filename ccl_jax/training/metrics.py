@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import jax
 import numpy as np
 
-from ccl_jax.array_types import PyTree
+from ccl_jax.array_types import STREAMS, PyTree
 
 
 class DelayedMetrics:
@@ -82,7 +82,8 @@ def summarize(steps: Sequence[PyTree]) -> dict[str, float]:
   """Returns the means over the steps that were not skipped.
 
   The mean of a group of samples is its sum divided by its count over all these
-  steps; groups without a sample are left out.
+  steps; groups without a sample are left out. "samples/video" is the number of
+  samples in a step whose video is trained.
   """
   steps = [m for m in steps if not m["skipped"]]
   values = {
@@ -93,4 +94,13 @@ def summarize(steps: Sequence[PyTree]) -> dict[str, float]:
     count = sum(m["count"][name] for m in steps)
     if count:
       values[name] = float(sum(m["sum"][name] for m in steps) / count)
+  for stream in STREAMS if steps else ():
+    counts = [
+      count
+      for m in steps
+      for name, count in m["count"].items()
+      if name.startswith(f"loss_t/{stream}/")
+    ]
+    if counts:
+      values[f"samples/{stream}"] = float(sum(counts) / len(steps))
   return values

@@ -94,11 +94,11 @@ def make_setup(
       config["xla_options"], layout.device.device_kind
     ),
   )
-  _check_parts(setup.batch_size, setup.grad_accumulation_steps, layout)
+  check_parts(setup.batch_size, setup.grad_accumulation_steps, layout)
   return setup
 
 
-def _check_parts(batch_size: int, parts: int, layout: Layout) -> None:
+def check_parts(batch_size: int, parts: int, layout: Layout) -> None:
   """Raises ValueError if most rows of a step would be padding."""
   shards = layout.batch_shards()
   if batch_size < 1 or parts < 1 or parts * shards >= 2 * batch_size:

@@ -34,11 +34,31 @@ class StepCost:
     peak: FLOP/s of a chip; None if unknown.
   """
 
-  samples: int
-  tokens: int
+  samples: float | int
+  tokens: float | int
   flops: float
   chips: int
   peak: float | None
+
+
+def count_tokens(model: Mapping[str, Any], shape: flops.Shape) -> int:
+  """Returns the tokens of a clip, of all streams of the model."""
+  return sum(
+    round(shape.frames * shape.tokens_per_frame(s, model[s]))
+    for s in STREAMS
+    if model.get(s)
+  )
+
+
+def mean_cost(costs: Sequence[StepCost]) -> StepCost:
+  """Returns the cost of a step on average, of steps on the same chips."""
+  if len(set(costs)) == 1:
+    return costs[0]
+  sums = {
+    name: sum(getattr(cost, name) for cost in costs) / len(costs)
+    for name in ("samples", "tokens", "flops")
+  }
+  return dataclasses.replace(costs[0], **sums)
 
 
 def make_step_cost(
@@ -53,15 +73,10 @@ def make_step_cost(
     model: the `model` section of a config.
     devices: all devices of the step, in all processes.
   """
-  tokens = sum(
-    round(shape.frames * shape.tokens_per_frame(s, model[s]))
-    for s in STREAMS
-    if model.get(s)
-  )
   chip = chips.chip_of(devices[0].device_kind)
   return StepCost(
     samples,
-    samples * tokens,
+    samples * count_tokens(model, shape),
     samples * sum(flops.train_flops(model, shape).values()),
     chips.count_chips(devices),
     chip.peak if chip else None,

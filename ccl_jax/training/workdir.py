@@ -14,11 +14,12 @@ from ccl_jax.checkpoints import manager
 from ccl_jax.codecs.api import Codecs
 from ccl_jax.data import records
 from ccl_jax.data.clip import ClipShape
-from ccl_jax.data.mixture import main_path
+from ccl_jax.data.mixture import list_shapes, list_sources, main_path
 
 # Sections and keys that may change between two starts of one run.
 MAY_CHANGE = (
-  "checkpoint", "data.num_threads", "data.path", "data.sources", "encode",
+  "checkpoint", "data.batch_tokens", "data.bucket_shares", "data.num_threads",
+  "data.path", "data.sources", "encode",
   "eval", "grad_accumulation_steps", "init", "log", "mesh", "sampling",
   "sharding", "xla_options",
 )  # fmt: skip
@@ -75,16 +76,21 @@ def prepare_workdir(
     ValueError: the data do not fit the model, the workdir belongs to another
       run, or its run was started on latents of other codecs.
   """
-  data = epath.Path(main_path(config["data"]))
+  section = config["data"]
+  sources = list_sources(section["path"], section.get("sources", ()))
+  data = epath.Path(sources[0].path)
   codecs = Codecs.load(data / "codecs")
-  shape = ClipShape.from_dict(records.read_metadata(data))
   check_model_fits(config["model"], codecs)
+  shape, *others = list_shapes(sources)
+  clip = dataclasses.asdict(shape)
+  if others:  # What may be sampled.
+    clip["buckets"] = [(s.frames, *s.size) for s in (shape, *others)]
   may_change = MAY_CHANGE
   if config["optimizer"]["schedule"] == "constant":
     may_change += ("num_train_steps",)
   manager.claim_workdir(workdir, config, may_change)
   if distributed.is_lead():
-    files.write_json(workdir / "clip.json", dataclasses.asdict(shape))
+    files.write_json(workdir / "clip.json", clip)
     if not (workdir / "codecs").exists():
       codecs.save(workdir / "codecs")
   distributed.barrier("the workdir has its codecs")

@@ -243,3 +243,13 @@ def test_a_model_with_arrays_of_size_zero_is_another_model(tmp_path):
   save(tmp_path, 3, width=0)
   with pytest.raises(ValueError, match=r"only expected: .*video/in"):
     newest(tmp_path)
+
+
+def test_keys_of_later_versions_that_are_off_are_no_change(tmp_path):
+  config = {"seed": 0, "data": {"path": "a"}}
+  manager.claim_workdir(tmp_path / "run", config, ())
+  later = {"seed": 0, "data": {"path": "a", "buckets": ()}}
+  manager.claim_workdir(tmp_path / "run", later, ())
+  later["data"]["buckets"] = (1,)
+  with pytest.raises(ValueError, match=r"data.buckets: \[\] there, \[1\] now"):
+    manager.claim_workdir(tmp_path / "run", later, ())

@@ -85,3 +85,30 @@ def write_records(
           writer.add(each)
   codecs.save(path / "codecs")
   records.finalize(path, schema, codecs, shape)
+
+
+def write_shapes(path, name, shapes, lacks=()):
+  """A set of clips of several shapes, as encoding writes it; returns its path.
+
+  shapes: (frames, size) -> number of clips, "NAME SHAPE NUMBER".
+  """
+  made, folders = codecs(), {}
+  for i, (frames, size) in enumerate(shapes):
+    shape = ClipShape(FPS, frames, size)
+    folders[path / f"{shape}" if i else path] = shape
+  below = [f"{shape}" for shape in folders.values()][1:]
+  for folder, shape in reversed(folders.items()):
+    schema = shards.RecordSchema.from_codecs(made, shape)
+    with shards.writing_shard(folder, schema, "train", 0) as writer:
+      for i in range(shapes[shape.frames, shape.size]):
+        video, audio = clip(i, shape.frames, shape.size)
+        each = example(
+          made, i, name=f"{name} {shape} {i}",
+          video=made.video.encode(video[None])[0],
+          audio=made.audio.encode(audio[None])[0],
+        )  # fmt: skip
+        writer.add(each._replace(**dict.fromkeys(lacks)))
+    made.save(folder / "codecs")
+    own = below if folder == path else ()
+    records.finalize(folder, schema, made, shape, buckets=own)
+  return path

@@ -8,7 +8,7 @@ import json
 import pytest
 from PIL import Image
 
-from ccl_jax.data import gallery
+from ccl_jax.data import decoding, gallery, media
 from tests.data import clips
 
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)> \u2028 é"
@@ -86,3 +86,19 @@ def test_no_data_or_split_is_one_error(data, tmp_path):
   with pytest.raises(ValueError, match="not encoded data"):
     gallery.write_gallery(tmp_path, tmp_path / "a.html")
   assert not list(tmp_path.iterdir())
+
+
+def test_clips_of_all_shapes_are_on_one_page(tmp_path):
+  shapes = {(5, clips.SIZE): 2, (9, (16, 16)): 1, (1, clips.SIZE): 1}
+  data = clips.write_shapes(tmp_path / "data", "a", shapes)
+  assert gallery.write_gallery(data, tmp_path / "a.html") == 4
+  _, found = load(tmp_path / "a.html")
+  assert [x["shape"] for x in found["index"]["clips"]] == [
+    "5x16x24", "5x16x24", "9x16x16", "1x16x24"
+  ]  # fmt: skip
+  names = decoding.decode_records(data, tmp_path / "out", "train", 3)
+  assert [x.rsplit(".", 1)[0] for x in names] == [
+    "a 5x16x24 0", "a 5x16x24 1", "a 9x16x16 0"
+  ]  # fmt: skip
+  read = media.read_clip(tmp_path / "out" / names[2])
+  assert read.video.shape == (9, 16, 16, 3)

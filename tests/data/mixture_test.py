@@ -220,8 +220,7 @@ def other_codecs():
   ("make", "reason"),
   [
     (lambda path: None, "no metadata.json"),
-    (lambda path: write_other(path, size=(16, 16)), r"size \[16, 16\], not"),
-    (lambda path: write_other(path, frames=9), "frames 9, not 5"),
+    (lambda path: write_other(path, fps=20.0), r"fps 20\.0, not 25\.0"),
     (lambda path: write_other(path, other_codecs()), "other codecs than"),
   ],
 )

@@ -164,8 +164,24 @@ def test_first_frames_are_given_only_where_video_is_generated():
     {"probabilities": (0.5, 0.5)},
     {"probabilities": (0.5, 0.5, 0.5, -0.5)},
     {"probabilities": (0.1, 0.1, 0.1, 0.1)},
+    {"time_shift_shape": (49, 64)},
+    {"time_shift_shape": (49, 64, 0)},
   ],
 )
 def test_wrong_numbers_are_named(wrong):
   with pytest.raises(ValueError, match=next(iter(wrong))):
     Objective(**wrong)
+
+
+def test_the_shift_grows_with_the_root_of_the_latents():
+  """Of a clip of four times the pixels, or of as many in a longer one."""
+  shapes = {"video": [13, 16, 16, 10], "audio": [65, 8], "text": [32, 64]}
+  fixed = Objective(time_shift=3.0)
+  assert fixed.for_shapes(shapes) is fixed
+  own = Objective(time_shift=3.0, time_shift_shape=(49, 64, 64))
+  assert own.for_shapes(shapes).time_shifts == {"video": 6.0, "audio": 3.0}
+  shapes = {"video": [52, 8, 8, 10], "audio": [260, 8], "text": [32, 64]}
+  assert own.for_shapes(shapes).time_shifts == {"video": 6.0, "audio": 6.0}
+  shapes = {"video": [13, 8, 8, 10], "audio": [65, 8], "text": [32, 64]}
+  assert own.for_shapes(shapes).time_shifts == own.time_shifts
+  hash(own.for_shapes(shapes))

@@ -18,7 +18,7 @@ def test_it_depends_on_the_parameters_alone():
   """And is the mean over the groups of all batches, in parts or not."""
   setup = setups.make_setup(grad_accumulation_steps=2)
   params = tiny.randomize(setup.plan.shapes)
-  measure = HeldOutLoss(setup, batch, 2)
+  measure = HeldOutLoss(lambda i: (batch(i), setup), 2)
   found = measure(params)
   assert found == measure(params)
   assert found != measure(jax.tree.map(lambda x: 1.01 * x, params))

@@ -35,7 +35,7 @@ def run(workdir, start, end, num_steps=9, every=2, is_lead=True, **bad):
   """A run whose first step takes 100 s, and each other one 2."""
   clock, time = clocks.make()
   logger = log.MetricWriter(
-    workdir, start, num_steps, every, clock, WORK, is_lead
+    workdir, start, num_steps, every, clock, lambda step: WORK, is_lead
   )
   for step in range(start + 1, end + 1):
     spend(clock, time, "data", 0.5)
@@ -153,7 +153,7 @@ def test_tensorboard_has_the_numbers_of_the_lines(tmp_path):
 def test_lines_reach_a_bucket_while_the_run_goes_on():
   workdir = bucket.make()
   clock, _ = clocks.make()
-  logger = log.MetricWriter(workdir, 0, 9, 1, clock, WORK)
+  logger = log.MetricWriter(workdir, 0, 9, 1, clock, lambda step: WORK)
   logger.write_scalars(1, {"loss": 1.0})
   assert not (workdir / "metrics.jsonl").exists()
   logger.flush()
@@ -164,4 +164,4 @@ def test_lines_reach_a_bucket_while_the_run_goes_on():
 def test_no_steps_between_lines_is_an_error(tmp_path):
   clock, _ = clocks.make()
   with pytest.raises(ValueError, match="every_steps=0"):
-    log.MetricWriter(tmp_path, 0, 9, 0, clock, WORK)
+    log.MetricWriter(tmp_path, 0, 9, 0, clock, lambda step: WORK)

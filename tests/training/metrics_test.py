@@ -50,7 +50,7 @@ def test_a_summary_has_means_over_steps_and_over_samples():
   on_device = jax.tree.map(jnp.asarray, steps)
   assert summarize(jax.device_get(on_device)) == pytest.approx({
     "loss": 1.5, "grad_norm": 3.0, "learning_rate_factor": 0.1,
-    "loss/joint/video": 2.0,
+    "loss/joint/video": 2.0, "samples/video": 0.0,
   })  # fmt: skip
 
 
@@ -84,3 +84,15 @@ def test_a_skipped_step_is_a_warning_with_its_records(caplog):
 def test_too_many_in_a_row_end_the_run():
   with pytest.raises(FloatingPointError, match=r"Step 7.*clip_6_1.*3 in a row"):
     check_skipped(7, metrics(float("inf"), 3), 3, names_at)
+
+
+def test_samples_of_each_stream_are_counted():
+  def step(video, audio, skipped=0):
+    counts = {"loss_t/video/0.0-0.2": 0, "loss_t/video/0.2-0.4": video}
+    counts |= {"loss_t/audio/0.0-0.2": audio, "loss/joint/video": video}
+    return metrics(skipped=skipped) | {
+      "sum": dict.fromkeys(counts, 1.0), "count": counts
+    }  # fmt: skip
+
+  found = summarize([step(4, 1), step(2, 0), step(9, 9, skipped=1)])
+  assert found["samples/video"] == 3.0 and found["samples/audio"] == 0.5

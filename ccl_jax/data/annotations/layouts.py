@@ -4,6 +4,7 @@ Each reader takes a file, or a folder of files, as its authors publish them. One
 file of several splits' has the split as its stem, such as train.csv.
 """
 
+import posixpath
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -11,7 +12,8 @@ from typing import Any, NamedTuple
 from etils import epath
 
 from ccl_jax.data.annotations.tables import need, read_object, read_table
-from ccl_jax.data.encode.folder import list_files
+from ccl_jax.data.encode.folder import expand_tars, list_files
+from ccl_jax.files import read_text
 
 _SPLITS = ("train", "val", "validation", "test")
 _AIST_GENRES = {
@@ -170,16 +172,24 @@ def mova(path: epath.Path) -> Iterator[Annotation]:
 
 
 def video2dataset(path: epath.Path) -> Iterator[Annotation]:
-  """Yields those of the folders 00000/ with KEY.mp4, KEY.txt and KEY.json."""
-  for file in _files(path, ".json"):
-    if file.name.endswith("_stats.json"):
+  """Yields those of the folders or tars with KEY.mp4, KEY.txt and KEY.json."""
+  if not path.is_dir():
+    raise ValueError(
+      f"{path}: expected the folder that has 00000/ or 00000.tar."
+    )
+  found = list_files(path)
+  members = expand_tars(path, found)
+  for name in sorted(found):
+    key, suffix = posixpath.splitext(name)
+    if suffix != ".json" or key.endswith("_stats"):
       continue
-    row = read_object(file)
+    row = read_object(members.get(name, path / name))
     if row.get("status", "success") == "success":
-      text = file.with_suffix(".txt")
-      caption = text.read_text() if text.exists() else row.get("caption") or ""
+      caption, text = row.get("caption") or "", f"{key}.txt"
+      if text in found:
+        caption = read_text(members.get(text, path / text))
       own = _columns(text=" ".join(caption.split()))
-      yield Annotation((f"{file.parent.name}/{file.stem}",), own)
+      yield Annotation((key,), own)
 
 
 LAYOUTS: dict[str, Callable[[epath.Path], Iterator[Annotation]]] = {

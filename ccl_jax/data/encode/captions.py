@@ -20,14 +20,15 @@ from etils import epath
 
 from ccl_jax import files
 from ccl_jax.codecs.quotation import normalize_quotes
-from ccl_jax.data.clip import SUFFIXES
+from ccl_jax.data.clip import SUFFIXES, ClipShape, is_image
 from ccl_jax.data.encode.caption_files import (
   COLUMNS,
   Row,
   is_captions,
   read_rows,
 )
-from ccl_jax.data.encode.folder import list_files
+from ccl_jax.data.encode.folder import expand_tars, list_files
+from ccl_jax.tar_files import TarMember
 
 _MAX_NAMES = 5  # in an error message
 
@@ -35,17 +36,21 @@ _MAX_NAMES = 5  # in an error message
 class ClipFile(NamedTuple):
   """One media file or a part of it; `name` is its path relative to the folder.
 
+  `path` may be of a file in a tar.
+
   `problem` says why it cannot be read, if that is known without reading it.
-  `start` and `end` are seconds in the file; `end` None is its end.
+  `start` and `end` are seconds in the file; `end` None is its end. `shape` is
+  what becomes of it, if a data set has several.
   """
 
-  path: epath.Path
+  path: os.PathLike
   name: str
   caption: str = ""
   split: str = ""
   problem: str = ""
   start: float = 0.0
   end: float | None = None
+  shape: ClipShape | None = None
 
 
 class Listing(NamedTuple):
@@ -81,12 +86,14 @@ def list_clips(
   folder: epath.PathLike,
   captions: epath.PathLike | None = None,
   strict: bool = False,
+  images: bool = False,
 ) -> Listing:
   """Returns the clips of a folder in order of name, with captions or "".
 
   Args:
     captions: a file; None uses those of the folder and its subfolders, if any.
     strict: refuse captions of files that do not exist.
+    images: still images are clips too.
 
   Raises:
     ValueError: no clips; captions that cannot be read, that name a file twice,
@@ -94,11 +101,13 @@ def list_clips(
       one if `strict` and else all of them, do not exist.
   """
   folder = epath.Path(folder)
-  found, clips = _find_clips(folder)
+  found, clips, members = _find_clips(folder, images)
   others = sorted(found.keys() - set(clips))
   if captions is None:
     sources = {
-      folder / x: posixpath.dirname(x) for x in others if is_captions(x)
+      folder / x: posixpath.dirname(x)
+      for x in others
+      if is_captions(x) and x not in members
     }
     _check_one_a_folder(sources)
   else:
@@ -110,12 +119,14 @@ def list_clips(
     raise ValueError(_describe_absent(absent, folder, found))
   without = [x for x in clips if not any(map(_prompt, rows.get(x, ())))]
   sidecars = _find_sidecars(without, others)
-  texts = _read_sidecars(folder, sidecars)
+  texts = _read_sidecars(
+    {name: members.get(x, folder / x) for name, x in sidecars.items()}
+  )
   used = {*sources, *(folder / name for name in sidecars.values())}
   return Listing(
     [
       ClipFile(
-        folder / name,
+        members.get(name, folder / name),
         _readable(name),
         _prompt(row) or texts.get(name, ""),
         row["split"],
@@ -138,28 +149,35 @@ def list_clip_files(folder: epath.PathLike) -> list[ClipFile]:
     ValueError: no clips.
   """
   folder = epath.Path(folder)
-  found, clips = _find_clips(folder)
+  found, clips, members = _find_clips(folder)
   return [
-    ClipFile(folder / name, _readable(name), problem=found[name])
+    ClipFile(
+      members.get(name, folder / name), _readable(name), problem=found[name]
+    )
     for name in clips
   ]
 
 
-def _find_clips(folder: epath.Path) -> tuple[dict[str, str], list[str]]:
+def _find_clips(
+  folder: epath.Path, images: bool = False
+) -> tuple[dict[str, str], list[str], dict[str, TarMember]]:
   """Returns name -> problem or "" of all files, and the names of the clips.
+
+  And what of both is in a tar; a/b.tar/c.mp4 is c.mp4 in a/b.tar.
 
   Raises:
     ValueError: no clips.
   """
   found = list_files(folder) if folder.is_dir() else {}
+  members = expand_tars(folder, found)
   # What cannot be read is a clip that is left out, whatever its suffix.
-  clips = [x for x in sorted(found) if found[x] or _is_clip(x)]
+  clips = [x for x in sorted(found) if found[x] or _is_clip(x, images)]
   if not clips:
     seen = describe_counts(_count_suffixes(sorted(found))) or "no files"
     raise ValueError(
       f"No clips in {folder}: it has {seen}, expected {' '.join(SUFFIXES)}."
     )
-  return found, clips
+  return found, clips, members
 
 
 def describe_counts(counts: Mapping[str, int]) -> str:
@@ -176,8 +194,8 @@ def _readable(name: str) -> str:
   return name.encode(errors="backslashreplace").decode()
 
 
-def _is_clip(name: str) -> bool:
-  return name.lower().endswith(SUFFIXES)
+def _is_clip(name: str, images: bool = False) -> bool:
+  return name.lower().endswith(SUFFIXES) or (images and is_image(name))
 
 
 def _count_suffixes(names: Sequence[str]) -> Counter[str]:
@@ -264,6 +282,8 @@ def _check_are_clips(names: set[str], folder: epath.Path) -> None:
     raise ValueError(
       f"Captions name {len(names)} files in {folder} that are no clips"
       f" ({' '.join(SUFFIXES)}): {_join_some(sorted(names))}."
+      + " Images are clips of one frame: give encode.buckets one such."
+      * any(map(is_image, names))
     )
 
 
@@ -295,13 +315,11 @@ def _find_sidecars(
   return {name: texts[key(name)] for name in clips if key(name) in texts}
 
 
-def _read_sidecars(
-  folder: epath.Path, sidecars: Mapping[str, str]
-) -> dict[str, str]:
-  """Returns clip -> text, on one line."""
+def _read_sidecars(sidecars: Mapping[str, os.PathLike]) -> dict[str, str]:
+  """Returns clip -> text of a file, on one line."""
 
-  def read(name: str) -> str:
-    return " ".join(files.read_text(folder / name).split())
+  def read(path: os.PathLike) -> str:
+    return " ".join(files.read_text(path).split())
 
   # In threads, as each is a slow request in a bucket.
   with ThreadPoolExecutor(16) as pool:

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from ccl_jax.data import media
+from ccl_jax.data.clip import is_image
 from ccl_jax.data.encode.captions import ClipFile
 from ccl_jax.data.encode.settings import EncodeSettings
-from ccl_jax.files import local_copy
 
 _MAX_CLIPS = 16
 _MIN_SECONDS = 0.1  # that are worth a word
@@ -19,7 +19,9 @@ def describe_cuts(
   A few clips are looked at, evenly chosen; what one of them loses is told.
   """
   clip_files = [
-    file for file in clip_files if not file.problem and file.end is None
+    file
+    for file in clip_files
+    if not file.problem and file.end is None and not is_image(file.name)
   ]
   num = min(_MAX_CLIPS, len(clip_files))
   chosen = [clip_files[i * len(clip_files) // num] for i in range(num)]
@@ -29,21 +31,21 @@ def describe_cuts(
   return (
     f"Encoding keeps of each clip {cuts[0]}; {len(cuts)} of {num} clips that"
     " were looked at are larger. To keep more: --config.encode.windows=all,"
-    " --config.encode.frames, --config.encode.fps, --config.encode.size."
+    " --config.encode.frames, --config.encode.fps, --config.encode.size,"
+    " --config.encode.buckets."
   )
 
 
 def _describe(file: ClipFile, settings: EncodeSettings) -> str:
   """Returns what is kept of a clip that is longer or larger than the shape."""
   try:
-    with local_copy(file.path) as path:
-      seconds = media.declared_duration(path)
-      first = media.read_clip(
-        path, frames=1, need_video=False, need_audio=False
-      )
+    seconds = media.declared_duration(file.path)
+    first = media.read_clip(
+      file.path, frames=1, need_video=False, need_audio=False
+    )
   except Exception:  # The clip will be left out, with its reason.
     return ""
-  shape, parts = settings.shape, []
+  shape, parts = file.shape or settings.shape, []
   kept = shape.frames / shape.fps
   if settings.windows == "first" and seconds > kept + _MIN_SECONDS:
     parts.append(f"the first {kept:.2f} s of {seconds:.1f} s")

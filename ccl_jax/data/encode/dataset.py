@@ -4,7 +4,8 @@ The first `frames` frames of every clip and their sound become one example, or
 some windows of it one each (`data.encode.windows`), in the format of
 `data.records`. A clip that cannot be used is left out, and the reason is in
 left_out.jsonl. Captions come from `data.encode.captions`; a clip's split is the
-one that they name, else chosen by a hash of its name.
+one that they name, else chosen by a hash of its name. With several shapes, see
+`data.encode.buckets`, there is a data set of each.
 
 Shards are written one by one, and a complete shard is not encoded again when
 the same command runs again (`data.encode.staging`). With n processes, each
@@ -26,78 +27,22 @@ from ccl_jax.array_types import STREAMS
 from ccl_jax.codecs.api import Codecs
 from ccl_jax.codecs.linear import LinearAudioCodec
 from ccl_jax.data import records, shards
-from ccl_jax.data.encode import batches, staging
-from ccl_jax.data.encode.captions import ClipFile, describe_counts, list_clips
+from ccl_jax.data.clip import ClipShape
+from ccl_jax.data.encode import batches, buckets, staging
+from ccl_jax.data.encode.captions import ClipFile, list_clips
 from ccl_jax.data.encode.cuts import describe_cuts
 from ccl_jax.data.encode.decode_pool import DecodePool
 from ccl_jax.data.encode.fit_codecs import fit_codecs
-from ccl_jax.data.encode.left_out import (
-  FILE,
-  describe_reasons,
-  no_usable_clip,
-  write_left_out,
-)
+from ccl_jax.data.encode.left_out import no_usable_clip, write_left_out
 from ccl_jax.data.encode.settings import EncodeSettings
 from ccl_jax.data.encode.splits import assign_splits
+from ccl_jax.data.encode.summary import Summary, summarize
 from ccl_jax.data.encode.windows import cut_windows
 from ccl_jax.distributed import SINGLE_PROCESS, ShardOptions
 from ccl_jax.sharding import ONE_DEVICE, Layout
 
 # Settings that do not change the examples: they may differ when resuming.
 _NOT_IN_PLAN = ("num_workers", "batch_size", "weights")
-
-
-@dataclasses.dataclass
-class Summary:
-  """Numbers of clips, and how fast this run was.
-
-  Attributes:
-    encoded: split -> number of clips.
-    skipped: name -> reason.
-    without_caption, cut_captions: numbers of clips.
-    passed_over: suffix -> number of files that are no clips.
-    absent: files that have a caption and are not there.
-    filtered: number of clips that do not meet the condition of --keep.
-    fresh: clips that this run encoded.
-    seconds: that it took.
-  """
-
-  encoded: dict[str, int] = dataclasses.field(default_factory=dict)
-  skipped: dict[str, str] = dataclasses.field(default_factory=dict)
-  without_caption: int = 0
-  cut_captions: int = 0
-  passed_over: dict[str, int] = dataclasses.field(default_factory=dict)
-  absent: Sequence[str] = ()
-  filtered: int = 0
-  fresh: int = 0
-  seconds: float = 0.0
-
-  def __str__(self) -> str:
-    counts = ", ".join(f"{n} {split}" for split, n in self.encoded.items())
-    total = sum(self.encoded.values())
-    lines = [
-      f"Encoded {total} clips ({counts}), left out {len(self.skipped)}."
-      f" {self.without_caption} have no caption; {self.cut_captions} captions"
-      " were cut to encode.text_length tokens. This run encoded"
-      f" {self.fresh} clips in {self.seconds:.0f} s:"
-      f" {self.fresh / max(self.seconds, 1e-9):.2f} clips/s."
-    ]
-    if self.skipped:
-      lines.append(f"Left out (all in {FILE} of the output):")
-      lines.append(describe_reasons(self.skipped))
-    if self.passed_over:
-      counts = describe_counts(self.passed_over)
-      lines.append(f"Passed over, as they are no clips: {counts}.")
-    if self.filtered:
-      lines.append(
-        f"{self.filtered} clips do not meet the condition of --keep."
-      )
-    if self.absent:
-      lines.append(
-        f"{len(self.absent)} files of the captions are not there, such as"
-        f" {self.absent[0]} (an error with --strict)."
-      )
-    return "\n".join(lines)
 
 
 def encode_dataset(
@@ -134,11 +79,12 @@ def encode_dataset(
       f"encode.codec='{settings.codec}' cannot be fitted on clips: name its"
       " weights (--config.encode.weights.*) or use --codecs."
     )
-  listing = list_clips(folder, captions, strict)
+  images = any(shape.frames == 1 for shape in settings.shapes)
+  listing = list_clips(folder, captions, strict, images)
   kept = listing.clips if keep is None else keep(listing.clips)
   if not kept:
     raise ValueError(f"None of {len(listing.clips)} clips meets the condition.")
-  whole = assign_splits(kept, settings)
+  whole = buckets.assign_buckets(assign_splits(kept, settings), settings)
   clip_files = cut_windows(whole, settings)
   if share.is_lead:
     plan = make_plan(clip_files, settings, fits_codecs=codecs is None)
@@ -146,17 +92,20 @@ def encode_dataset(
   if share.shard_count > 1:
     distributed.barrier("the staging folder is ready")
   staging.check_visible(output)
+  if share.is_lead and settings.buckets:
+    counts = buckets.count_shapes(clip_files, settings)
+    print(f"Clips: {buckets.describe(counts)} (frames x y x x).")
   if share.is_lead and (cuts := describe_cuts(whole, settings)):
     print(cuts)
   work = staging.staging_dir(output)
-  num_before = sum(m.count for m in shards.read_manifests(work))
+  num_before = sum(m.count for m in read_all_manifests(work, settings))
   try:
     seconds = _encode(output, clip_files, settings, codecs, layout, share)
   except BaseException:
     if share.is_lead:
-      keep_or_discard(output)
+      keep_or_discard(output, settings)
     raise
-  summary = summarize(shards.read_manifests(output))
+  summary = summarize(read_all_manifests(output, settings))
   summary.without_caption = sum(not file.caption for file in clip_files)
   summary.passed_over = dict(listing.passed_over)
   summary.absent = listing.absent
@@ -182,33 +131,97 @@ def _encode(
   rate = (codecs.audio if codecs else LinearAudioCodec).sample_rate
   with make_decode_pool(settings, rate) as pool:
     codecs = load_or_fit_codecs(work, clip_files, pool, settings, codecs, share)
-    schema = make_schema(codecs, settings)
-    jobs = batches.make_jobs(clip_files, settings.clips_per_shard)
-    mine = jobs[share.shard_index :: share.shard_count]
     # The batch size, rounded up to a multiple of the mesh's.
     rows = settings.batch_size + -settings.batch_size % layout.batch_shards()
-    start = time.monotonic()
-    batches.encode_shards(work, mine, pool, codecs, schema, rows)
+    start, num_jobs = time.monotonic(), 0
+    for shape, path in bucket_folders(work, settings).items():
+      own = [f for f in clip_files if f.shape in (None, shape)]
+      jobs = batches.make_jobs(own, settings.clips_per_shard)
+      num_jobs += len(jobs)
+      mine = jobs[share.shard_index :: share.shard_count]
+      schema = make_schema(codecs, settings, shape)
+      batches.encode_shards(path, mine, pool, codecs, schema, rows)
     seconds = time.monotonic() - start
   if not share.is_lead:
     share.wait_until(lambda: staging.is_committed(output))
     return seconds
-  share.wait_until(lambda: shards.count_manifests(work) == len(jobs))
-  summary = summarize(shards.read_manifests(work))
-  if not summary.encoded:
-    raise no_usable_clip(summary.skipped)
-  write_left_out(work, summary.skipped)
-  records.finalize(work, schema, codecs, settings.shape)
+  folders = bucket_folders(work, settings).values()
+  share.wait_until(
+    lambda: sum(map(shards.count_manifests, folders)) == num_jobs
+  )
+  finalize(work, settings, codecs)
   staging.commit(output)
   return seconds
+
+
+def bucket_folders(
+  folder: epath.PathLike, settings: EncodeSettings
+) -> dict[ClipShape, epath.Path]:
+  """Returns the folder of the records of each shape.
+
+  The first is the data set itself, so that it is one like any other; those of
+  the other shapes are below it.
+  """
+  folder = epath.Path(folder)
+  first, *others = settings.shapes
+  return {first: folder} | {shape: folder / str(shape) for shape in others}
+
+
+def read_all_manifests(
+  folder: epath.PathLike, settings: EncodeSettings
+) -> list[shards.ShardManifest]:
+  """Returns the manifests of all shapes."""
+  folders = bucket_folders(folder, settings).values()
+  return [each for path in folders for each in shards.read_manifests(path)]
+
+
+def finalize(
+  work: epath.Path, settings: EncodeSettings, codecs: Codecs
+) -> None:
+  """Makes complete shards a data set, or one of each shape.
+
+  Raises:
+    ValueError: no usable clip, or none of one of the shapes; latents that are
+      far from mean 0 and deviation 1.
+  """
+  manifests = read_all_manifests(work, settings)
+  summary = summarize(manifests)
+  if not summary.encoded:
+    raise no_usable_clip(summary.skipped)
+  statistics = shards.latent_statistics(manifests)
+  folders = bucket_folders(work, settings)
+  for shape, path in folders.items():
+    own = shards.read_manifests(path)
+    if not sum(manifest.count for manifest in own):
+      raise ValueError(
+        f"encode.buckets: leave out {shape} (frames x y x x)."
+        f" {no_usable_clip(summarize(own).skipped)}"
+      )
+  write_left_out(work, summary.skipped)
+  below = [f"{shape}" for shape in settings.shapes[1:]]
+  # The first one last, as its metadata.json says that all are complete.
+  for shape, path in reversed(folders.items()):
+    schema = make_schema(codecs, settings, shape)
+    if path != work:
+      codecs.save(path / "codecs")
+    records.finalize(
+      path, schema, codecs, shape, statistics, below if path == work else ()
+    )
 
 
 def make_plan(
   clip_files: Sequence[ClipFile], settings: EncodeSettings, fits_codecs: bool
 ) -> dict[str, Any]:
   """Returns all that the examples depend on; shards of equal plans fit."""
-  rows = json.dumps([(f.name, f.caption, f.split) for f in clip_files]).encode()
+  rows = json.dumps(
+    [
+      (f.name, f.caption, f.split, *([f"{f.shape}"] if f.shape else []))
+      for f in clip_files
+    ]
+  ).encode()
   fields = dataclasses.asdict(settings)
+  if not settings.buckets:  # as plans of early versions
+    del fields["buckets"], fields["max_upscale"]
   return {
     "clips": {
       "number": len(clip_files),
@@ -249,27 +262,15 @@ def load_or_fit_codecs(
 
 
 def make_schema(
-  codecs: Codecs, settings: EncodeSettings
+  codecs: Codecs, settings: EncodeSettings, shape: ClipShape
 ) -> shards.RecordSchema:
-  """Returns the schema of the examples."""
+  """Returns the schema of the examples of a shape."""
   logvar = [
     stream
     for stream in STREAMS
     if settings.keep_logvar and getattr(codecs, stream).has_logvar
   ]
-  return shards.RecordSchema.from_codecs(codecs, settings.shape, logvar)
-
-
-def summarize(manifests: Sequence[shards.ShardManifest]) -> Summary:
-  """Returns the sums over all shards."""
-  summary = Summary(cut_captions=sum(m.cut_captions for m in manifests))
-  for manifest in manifests:
-    summary.fresh += manifest.count
-    summary.skipped |= manifest.left_out
-    if manifest.count:
-      count = summary.encoded.get(manifest.split, 0)
-      summary.encoded[manifest.split] = count + manifest.count
-  return summary
+  return shards.RecordSchema.from_codecs(codecs, shape, logvar)
 
 
 def make_decode_pool(settings: EncodeSettings, sample_rate: int) -> DecodePool:
@@ -285,10 +286,10 @@ def make_decode_pool(settings: EncodeSettings, sample_rate: int) -> DecodePool:
   )
 
 
-def keep_or_discard(output: epath.PathLike) -> None:
+def keep_or_discard(output: epath.PathLike, settings: EncodeSettings) -> None:
   """Keeps the staging folder after an error if it holds complete shards."""
   work = staging.staging_dir(output)
-  count = sum(m.count for m in shards.read_manifests(work))
+  count = sum(m.count for m in read_all_manifests(work, settings))
   if count:
     logging.warning(
       "%d encoded clips are kept in %s; the same command resumes.", count, work

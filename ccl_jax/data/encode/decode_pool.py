@@ -1,6 +1,7 @@
 """Decoding of many clips at once."""
 
 import collections
+import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
@@ -8,6 +9,7 @@ from typing import Any
 
 from ccl_jax import processes
 from ccl_jax.data import media
+from ccl_jax.data.clip import is_image
 from ccl_jax.data.encode.captions import ClipFile
 
 # A decoded clip, or the error that says why there is none.
@@ -120,7 +122,15 @@ def read_or_error(
     return media.ClipError(clip_file.problem)
   if need_caption and not clip_file.caption:
     return media.ClipError("has no caption")
+  if clip_file.shape:
+    arguments |= dataclasses.asdict(clip_file.shape)
   try:
+    if is_image(clip_file.name):
+      image = media.read_image(clip_file.path, arguments["size"])
+      return media.Clip(image[None], None)
+    if clip_file.shape and clip_file.shape.frames == 1:
+      # The sound of so short a time is none.
+      arguments |= {"streams": ("video",)}
     return media.read_clip(clip_file.path, start=clip_file.start, **arguments)
   except media.ClipError as error:
     return media.ClipError(str(error).removeprefix(f"{clip_file.path}: "))

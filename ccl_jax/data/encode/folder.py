@@ -2,10 +2,14 @@
 
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 from etils import epath
 
 from ccl_jax import files
+from ccl_jax.tar_files import SUFFIX, TarMember, list_members
+
+_NOT_UTF8 = "has a name that is not UTF-8"
 
 
 def list_files(folder: epath.PathLike) -> dict[str, str]:
@@ -19,12 +23,47 @@ def list_files(folder: epath.PathLike) -> dict[str, str]:
     return dict.fromkeys(files.file_sizes(folder), "")
   found = {}
   for path, problem in _walk(os.fspath(folder), ()):
-    try:
-      path.encode()
-    except UnicodeEncodeError:
-      problem = "has a name that is not UTF-8"
+    problem = problem if _is_utf8(path) else _NOT_UTF8
     found[os.path.relpath(path, folder)] = problem
   return found
+
+
+def _is_utf8(name: str) -> bool:
+  try:
+    name.encode()
+  except UnicodeEncodeError:
+    return False
+  return True
+
+
+def expand_tars(
+  folder: epath.PathLike, found: dict[str, str]
+) -> dict[str, TarMember]:
+  """Puts the files in tars into a listing, in place of the tars.
+
+  A tar that cannot be read, or not to its end, stays, with its problem.
+
+  Args:
+    folder: that is listed.
+    found: from `list_files`; it is changed.
+
+  Returns:
+    name -> the file, of what is in a tar.
+  """
+  tars = [x for x in found if x.lower().endswith(SUFFIX) and not found[x]]
+  members = {}
+  with ThreadPoolExecutor(16) as pool:  # each waits for its disk
+    paths = [epath.Path(folder) / name for name in tars]
+    for name, (inside, problem) in zip(
+      tars, pool.map(list_members, paths), strict=True
+    ):
+      members |= {f"{name}/{each}": file for each, file in inside.items()}
+      found[name] = problem
+      if not problem:
+        del found[name]
+  for name in members:
+    found[name] = "" if _is_utf8(name) else _NOT_UTF8
+  return members
 
 
 def _walk(folder: str, above: tuple[str, ...]) -> Iterator[tuple[str, str]]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ccl_jax.codecs.api import Codecs
+from ccl_jax.config import FORMS
 from ccl_jax.data.clip import ClipShape
 
 KINDS = ("linear", "wan")
@@ -24,6 +25,9 @@ class EncodeSettings:
       "tokenizer"; of "image", CLIP, only for models that read its tokens.
     video_options, audio_options: of the learned codecs, such as tiles.
     fps, frames, size: of every clip; 1 + 4k frames of (y, x) pixels.
+    buckets: (frames, y, x) of several shapes, in place of `frames` and `size`;
+      each clip gets the one that keeps most of it. Previews are of the first.
+    max_upscale: with `buckets`, leave out clips that each would enlarge more.
     video_channels, audio_channels, text_length, text_width: of the codecs.
     validation_fraction: fraction of the clips without a split of their own that
       goes to "validation", chosen by a hash of the name.
@@ -50,6 +54,8 @@ class EncodeSettings:
   fps: float = 25.0
   frames: int = 49
   size: tuple[int, int] = (64, 64)
+  buckets: Sequence[Any] = ()
+  max_upscale: float = 1.5
   video_channels: int = 16
   audio_channels: int = 20
   text_length: int = 32
@@ -71,15 +77,9 @@ class EncodeSettings:
     rules = {
       "codec": (self.codec in KINDS, f"one of {KINDS}"),
       "fps": (self.fps > 0, "a positive number"),
-      "frames": (
-        self.frames > 0 and self.frames % 4 == 1,
-        f"1 + 4k, such as {max(self.frames - 1, 0) // 4 * 4 + 1}",
-      ),
-      "size": (
-        len(self.size) == 2
-        and all(n > 0 and n % _STRIDE == 0 for n in self.size),
-        f"two multiples of {_STRIDE}, such as {_nearest(self.size[:2], 16)}",
-      ),
+      "frames": _check_frames(self.frames),
+      "size": _check_size(self.size),
+      "max_upscale": (self.max_upscale > 0, "a positive factor"),
       "validation_fraction": (0 <= self.validation_fraction < 1, "in [0, 1)"),
     }
     is_number = re.fullmatch("0*[1-9][0-9]*", str(self.windows))
@@ -94,11 +94,37 @@ class EncodeSettings:
         raise ValueError(
           f"encode.{name}={getattr(self, name)!r}: expected {expected}."
         )
+    self._check_buckets()
+
+  def _check_buckets(self) -> None:
+    for bucket in self.buckets:
+      if not isinstance(bucket, tuple | list) or len(bucket) != 3:
+        raise ValueError(
+          f"encode.buckets={self.buckets!r}: expected triples,"
+          f" --config.encode.buckets={FORMS['encode.buckets']}"
+        )
+      for name, (is_valid, expected) in {
+        "frames": _check_frames(bucket[0]),
+        "size": _check_size(bucket[1:]),
+      }.items():
+        if not is_valid:
+          raise ValueError(
+            f"encode.buckets has {tuple(bucket)!r}: expected as its {name}"
+            f" {expected}."
+          )
+    if len(set(map(tuple, self.buckets))) < len(self.buckets):
+      raise ValueError(f"encode.buckets={self.buckets!r} has a shape twice.")
+
+  @property
+  def shapes(self) -> tuple[ClipShape, ...]:
+    """Returns the shapes of the clips, one or those of the buckets."""
+    buckets = self.buckets or ((self.frames, *self.size),)
+    return tuple(ClipShape(self.fps, n, (y, x)) for n, y, x in buckets)
 
   @property
   def shape(self) -> ClipShape:
-    """Returns the shape of every clip."""
-    return ClipShape(self.fps, self.frames, self.size)
+    """Returns the first of the shapes."""
+    return self.shapes[0]
 
   def check_patch(self, patch: int) -> None:
     """Checks that a model can take clips of this size.
@@ -109,11 +135,13 @@ class EncodeSettings:
       ValueError: it cannot; the message names the nearest sizes that it can.
     """
     step = _STRIDE * patch
-    if any(n % step for n in self.size):
-      raise ValueError(
-        f"encode.size={self.size!r}: the model (model.video.patch={patch})"
-        f" takes multiples of {step}. The nearest: {_nearest(self.size, step)}."
-      )
+    key = "buckets" if self.buckets else "size"
+    for size in (shape.size for shape in self.shapes):
+      if any(n % step for n in size):
+        raise ValueError(
+          f"encode.{key}={size!r}: the model (model.video.patch={patch})"
+          f" takes multiples of {step}. The nearest: {_nearest(size, step)}."
+        )
 
   def check(self, codecs: Codecs) -> None:
     """Raises ValueError if codecs have other sizes than these settings."""
@@ -133,6 +161,26 @@ class EncodeSettings:
         f"The codecs have other sizes: {'; '.join(wrong)}. Set the config to"
         " the codecs' sizes."
       )
+
+
+def _check_frames(frames: Any) -> tuple[bool, str]:
+  """Returns whether a number of frames is possible, and what is expected."""
+  is_whole = isinstance(frames, int)
+  near = max(frames - 1, 0) // 4 * 4 + 1 if is_whole else 49
+  is_valid = is_whole and frames > 0 and frames % 4 == 1
+  return is_valid, f"1 + 4k, such as {near}"
+
+
+def _check_size(size: Sequence[Any]) -> tuple[bool, str]:
+  """Returns whether (y, x) is possible, and what is expected."""
+  are_whole = all(isinstance(n, int) for n in size)
+  near = _nearest(size[:2] if are_whole else (64, 64), 16)
+  is_valid = (
+    are_whole
+    and len(size) == 2
+    and all(n > 0 and not n % _STRIDE for n in size)
+  )
+  return is_valid, f"two multiples of {_STRIDE}, such as {near}"
 
 
 def _nearest(size: Sequence[int], step: int) -> str:

@@ -73,8 +73,9 @@ def open_output(
     work.rmtree(missing_ok=True)
     write_json(work / _PLAN, plan)
   else:
-    for path in work.glob(".*.partial"):  # of a process that was killed
-      path.unlink()
+    for pattern in (".*.partial", "*/.*.partial"):
+      for path in work.glob(pattern):  # of a process that was killed
+        path.unlink()
 
 
 def check_visible(output: epath.PathLike) -> None:

@@ -11,11 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 from tqdm import tqdm
 
 from ccl_jax.data import media
+from ccl_jax.data.clip import is_image
 from ccl_jax.data.encode.captions import ClipFile
 from ccl_jax.data.encode.settings import EncodeSettings
 
 # Durations in headers are rounded, to milliseconds in some containers.
-_TOLERANCE = 2e-3
+TOLERANCE = 2e-3
 
 
 def cut_windows(
@@ -32,11 +33,12 @@ def cut_windows(
       found = pool.map(_find_end, clip_files)
       number = len(clip_files)
       ends = list(tqdm(found, "reading lengths", number, unit=" clips"))
-  length = settings.frames / settings.fps
   return [
     window
     for file, end in zip(clip_files, ends, strict=True)
-    for window in _cut(file, end, length, settings)
+    for window in _cut(
+      file, end, (file.shape or settings.shape).seconds, settings
+    )
   ]
 
 
@@ -50,13 +52,13 @@ def find_starts(
     length: of a window, in seconds.
   """
   stride = settings.window_stride or length
-  num = int((seconds - length + _TOLERANCE) / stride) + 1
+  num = int((seconds - length + TOLERANCE) / stride) + 1
   starts = (
-    [i * stride for i in range(num)] if seconds + _TOLERANCE > length else []
+    [i * stride for i in range(num)] if seconds + TOLERANCE > length else []
   )
   if starts and settings.window_rest:
     rest = seconds - starts[-1] - length
-    if rest + _TOLERANCE >= settings.window_rest:
+    if rest + TOLERANCE >= settings.window_rest:
       starts.append(seconds - length)
   if settings.windows == "all":
     return starts
@@ -67,9 +69,9 @@ def find_starts(
 def _cut(
   file: ClipFile, end: float | None, length: float, settings: EncodeSettings
 ) -> list[ClipFile]:
-  if file.problem:
+  if file.problem or is_image(file.name):
     return [file]
-  if file.end is not None and file.end - file.start + _TOLERANCE < length:
+  if file.end is not None and file.end - file.start + TOLERANCE < length:
     seconds = file.end - file.start
     problem = f"segment is too short: {seconds:.2f} s of {length:.2f} s needed"
     return [

@@ -18,6 +18,7 @@ from ccl_jax.data.encode.decode_pool import DecodePool
 from ccl_jax.data.scores import expression
 from ccl_jax.data.scores.duplicates import find_duplicates
 from ccl_jax.data.scores.measures import NAMES, Scores, score_file
+from ccl_jax.tar_files import TarMember
 
 FILE = "scores.jsonl"
 # What a condition may name, besides what a file of scores has.
@@ -146,4 +147,7 @@ def _read(path: epath.Path, is_cut: bool = False) -> dict[str, Any]:
 
 
 def _size(file: ClipFile) -> int:
-  return -1 if file.problem else file.path.stat().length
+  if file.problem:
+    return -1
+  is_member = isinstance(file.path, TarMember)
+  return file.path.size if is_member else file.path.stat().length

@@ -100,7 +100,7 @@ def test_what_is_cut_is_said_once_with_the_keys(folder, tmp_path, capsys):
     "Encoding keeps of each clip the first 0.20 s of 5.0 s, 24x16 pixels of"
     " 96x48 (0.mp4); 1 of 14 clips that were looked at are larger. To keep"
     " more: --config.encode.windows=all, --config.encode.frames,"
-    " --config.encode.fps, --config.encode.size.\n"
+    " --config.encode.fps, --config.encode.size, --config.encode.buckets.\n"
   )
 
 

@@ -1,0 +1,103 @@
+"""The training step of each shape of clips: a program of its own."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+
+from ccl_jax import sharding
+from ccl_jax.config import build
+from ccl_jax.data.loader import Loader
+from ccl_jax.data.mixture import Shapes
+from ccl_jax.training import step, throughput
+from ccl_jax.training.batch import abstract_batch, put_batch, samples_of
+from ccl_jax.training.setup import TrainSetup, check_parts, flop_shape
+from ccl_jax.training.state import abstract_state
+from ccl_jax.training.throughput import StepCost
+
+
+class BucketStep(NamedTuple):
+  """The step of one shape.
+
+  Attributes:
+    setup: with its batch size and times.
+    rows: of the padded batch, on this host.
+    cost: of a step.
+    take: `step.train_step`, compiled at its first call or before.
+  """
+
+  setup: TrainSetup
+  rows: Sequence[int]
+  cost: StepCost
+  take: Callable
+
+  def put(self, local: Mapping[str, Any]) -> dict[str, jax.Array]:
+    """Returns the global batch of this host's part."""
+    return put_batch(self.setup, self.rows, local)
+
+
+def make_loader(
+  setup: TrainSetup, data: Mapping[str, Any], **changes
+) -> Loader:
+  """Returns a loader of the rows that this host's devices hold.
+
+  Args:
+    data: the section of the config.
+    changes: arguments in place of its keys.
+  """
+
+  def rows(batch_size: int) -> Sequence[int]:
+    sized = dataclasses.replace(setup, batch_size=batch_size)
+    return samples_of(sized, local_rows(sized))
+
+  def count_tokens(shapes: Shapes) -> float:
+    shape = flop_shape(setup, shapes)
+    return throughput.count_tokens(setup.plan.settings, shape)
+
+  parts = setup.grad_accumulation_steps * setup.plan.layout.batch_shards()
+  return build(
+    Loader, {**data, **changes}, "data", batch_size=setup.batch_size,
+    seed=setup.seed, rows=rows, count_tokens=count_tokens, multiple_of=parts,
+  )  # fmt: skip
+
+
+def local_rows(setup: TrainSetup) -> list[int]:
+  """Returns the rows of the padded batch that this host's devices hold."""
+  return sharding.local_rows(setup.plan.layout, setup.num_rows)
+
+
+def make_setups(setup: TrainSetup, loader: Loader) -> list[TrainSetup]:
+  """Returns the setup of each bucket.
+
+  Raises:
+    ValueError: a batch of which most rows would be padding.
+  """
+  setups = []
+  for bucket, size in zip(loader.buckets, loader.batch_sizes, strict=True):
+    parts = setup.grad_accumulation_steps
+    check_parts(size, parts, setup.plan.layout)
+    objective = setup.objective.for_shapes(bucket.shapes)
+    setups.append(
+      dataclasses.replace(setup, batch_size=size, objective=objective)
+    )
+  return setups
+
+
+def make_steps(setup: TrainSetup, loader: Loader) -> list[BucketStep]:
+  """Returns the step of each bucket; of several each is compiled here."""
+  mesh = setup.plan.layout.mesh
+  devices = jax.devices()[:1] if mesh is None else list(mesh.devices.flat)
+  steps = []
+  for bucket, own in zip(
+    loader.buckets, make_setups(setup, loader), strict=True
+  ):
+    take = step.compile_step(own)
+    if len(loader.buckets) > 1:
+      batch = abstract_batch(own, bucket.shapes)
+      take = take.lower(abstract_state(own), batch).compile()
+    cost = throughput.make_step_cost(
+      own.plan.settings, flop_shape(own, bucket.shapes), own.batch_size, devices
+    )
+    steps.append(BucketStep(own, local_rows(own), cost, take))
+  return steps

@@ -120,6 +120,23 @@ class Components:
       known.pop("first_frame_probability", None)
     return tasks.untrained(task, known)
 
+  def check_task(self, task: InferenceTask) -> None:
+    """Checks that the model can generate a task's streams.
+
+    Raises:
+      ValueError: it takes one of them only as a condition.
+    """
+    if given := set(task.generated) & set(self.plan.conditions):
+      possible = ", ".join(
+        name
+        for name, other in tasks.INFERENCE_TASKS.items()
+        if not set(other.generated) & set(self.plan.conditions)
+      )
+      raise ValueError(
+        f"task {task.name} generates {', '.join(given)}, which this model only"
+        f" takes as a condition: expected one of {possible}."
+      )
+
   def load_params(self) -> PyTree:
     """Returns the model's parameters, after reading them if needed."""
     if self.params is None:

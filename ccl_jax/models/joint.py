@@ -124,7 +124,7 @@ class Joint(nnx.Module):
           f" expected model.{s}.in_context=True, without blocks."
         )
 
-  def _host(self, s: str, settings: Mapping[str, Mapping]) -> str:
+  def _host(self, s: str, settings: Mapping[str, Mapping | None]) -> str:
     """Returns the stream whose blocks update s, checked to be there."""
     if not isinstance(getattr(self, s), Condition):
       return s

@@ -114,6 +114,8 @@ class Components:
 
   def describe_untrained(self, task: InferenceTask) -> str:
     """Returns a note if the model was not trained for a task, or ""."""
+    if set(task.generated) & set(self.plan.conditions):
+      return ""  # an error, see `check_task`
     known = dict(self.objective)
     if any(self.plan.image_conditioning.values()):
       # It has learned first frames before this run, as Wan2.1-I2V.

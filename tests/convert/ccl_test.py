@@ -15,7 +15,7 @@ from tests.convert.joints import MODELS, describe, draw
 from tests.convert.loading import from_dict, load
 
 torch = pytest.importorskip("torch")
-KINDS = ("cca", "image", "gated", "video", "audio")
+KINDS = ("cca", "image", "gated", "video", "audio", "in context, self2d")
 
 
 def same(a, b):

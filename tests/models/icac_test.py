@@ -177,7 +177,7 @@ def test_whose_audio_tokens_are_updated(attention):
 @pytest.mark.parametrize("attention", ATTENTIONS)
 @pytest.mark.parametrize("off", ["sees", "exchanges"])
 def test_without_sound_a_sample_equals_the_video_alone(attention, off):
-  run, params = model(attention=attention, layers=2)
+  run, params = model(attention=attention)
   state, t, text, route = inputs(**{off: False})
   both = run(params, state, t, text, route)["video"]
   if off == "exchanges" and attention.startswith("self2d"):
@@ -259,8 +259,8 @@ def test_blocks_are_not_split_by_gathered_keys():
 
 @pytest.mark.parametrize("attention", ["cross2d", "self2d_frozen"])
 def test_audio_that_is_never_updated_is_run_once(attention):
-  graph, _ = functional.describe(settings(attention=attention, layers=2))
-  run, params = model(attention=attention, layers=2)
+  graph, _ = functional.describe(settings(attention=attention))
+  run, params = model(attention=attention)
   state, t, text, route = inputs()
   expected = run(params, state, t, text, route)["video"]
 

@@ -14,7 +14,8 @@ from ccl_jax.config import (
   new_path,
   upgrade,
 )
-from configs import ccl, lora, pods
+from ccl_jax.models import functional
+from configs import ccl, icac, lora, pods
 from configs.ccl import get_config
 
 
@@ -150,6 +151,19 @@ def test_a_pod_sets_the_mesh_and_what_fits_it():
   assert c.sharding.params == by_slice
   with pytest.raises(ValueError, match=r"pod='v9'.*v5p-4x4x4"):
     pods.get_config("pod=v9")
+
+
+@pytest.mark.parametrize("attention", icac.CHOICES["attention"])
+def test_audio_in_context_has_the_sizes_of_the_video(attention):
+  c = icac.get_config(f"size=1.3b,attention={attention}")
+  video, audio = c.model.video, c.model.audio
+  assert audio.in_context and audio.heads == video.heads == 12
+  assert (audio.width, audio.ffn) == (video.width, video.ffn)
+  assert c.sampling.cache_reference == (attention in icac.NEVER_UPDATED)
+  _, params = functional.describe(c.model.to_dict())
+  assert set(params["audio"]) == {"embed"}
+  with pytest.raises(ValueError, match="masked3d, full3d, cross2d"):
+    icac.get_config("attention=4d")
 
 
 def test_the_paper_numbers():

@@ -16,8 +16,11 @@ compile.__main__ app.__main__ convert.__main__
 
 import ast
 import pathlib
+import re
 
 import pytest
+
+from ccl_jax.models.fusion.icac import ATTENTIONS
 
 PACKAGE = pathlib.Path(__file__).parents[1] / "ccl_jax"
 LAYERS = (
@@ -134,3 +137,18 @@ def test_top_level_is_what_the_user_fixed():
   assert visible <= {
     "ccl_jax", "configs", "launch", "tests", "requirements.txt", "README.md",
   }  # fmt: skip
+
+
+def test_nothing_around_the_model_asks_for_the_name_of_a_variant():
+  """Hooks and configs carry ICAC, not branches."""
+  names = re.compile("|".join(["icac", *ATTENTIONS]), re.IGNORECASE)
+  around = ("train.py", "sample.py", "training", "generation", "diffusion")
+  files = [f for f in FILES if f.relative_to(PACKAGE).parts[0] in around]
+  is_torch = re.compile(r"convert/torch_in_context.py$")  # a model itself
+  files += [
+    f
+    for f in FILES
+    if "convert" in f.parts and not is_torch.search(f.as_posix())
+  ]
+  assert len(files) > 50
+  assert not [f for f in files if names.search(f.read_text())]

@@ -1,7 +1,17 @@
-"""Attention: one entry point, `attend(q, k, v, mask)`; masks are data."""
+"""Attention: `attend(q, k, v, mask)`, alone or with its log-sum-exp."""
 
 from ccl_jax.attention.api import attend
-from ccl_jax.attention.mask import Full, Mask, Window
+from ccl_jax.attention.mask import FrameBlocks, Full, Mask, Window
+from ccl_jax.attention.merging import attend_with_lse, merge
 from ccl_jax.attention.sharded import Attention
 
-__all__ = ["Attention", "Full", "Mask", "Window", "attend"]
+__all__ = [
+  "Attention",
+  "FrameBlocks",
+  "Full",
+  "Mask",
+  "Window",
+  "attend",
+  "attend_with_lse",
+  "merge",
+]

@@ -9,6 +9,7 @@ the next one is tried:
     full      splash, reference     cudnn, reference   reference
     window    framed if narrow,     framed             framed, reference if
               else as full                             there are few pairs
+    blocks    as full               reference          reference
 """
 
 import functools

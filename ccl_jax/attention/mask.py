@@ -73,14 +73,51 @@ class Window:
     return (k_index < self.num_context) | near
 
 
-Pattern = Full | Window
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class FrameBlocks:
+  """Video sees all video; what is of one frame sees each other.
+
+  Queries and keys are frame by frame the same: `video` tokens of video, then
+  `audio` of audio. `FrameBlocks(2, 1)`, three frames, is
+
+      frame   v0 v0 a0 | v1 v1 a1 | v2 v2 a2
+       v0      1  1  1 |  1  1  0 |  1  1  0
+       v0      1  1  1 |  1  1  0 |  1  1  0
+       a0      1  1  1 |  0  0  0 |  0  0  0
+       v1      1  1  0 |  1  1  1 |  1  1  0
+       v1      1  1  0 |  1  1  1 |  1  1  0
+       a1      0  0  0 |  1  1  1 |  0  0  0
+       v2      1  1  0 |  1  1  0 |  1  1  1
+       v2      1  1  0 |  1  1  0 |  1  1  1
+       a2      0  0  0 |  0  0  0 |  1  1  1
+
+  Frames from `num_frames` on are padding, which no other frame sees.
+  """
+
+  video: int
+  audio: int
+  num_frames: int | None = None
+
+  def visible(self, q_index, k_index):
+    """Returns bools, broadcast from indices (numpy, jax or in a kernel)."""
+    tokens = self.video + self.audio
+    k_frame, num = k_index // tokens, self.num_frames
+    to_video = k_index % tokens < self.video
+    if num is not None:
+      to_video = to_video & (k_frame < num)
+    both_video = (q_index % tokens < self.video) & to_video
+    return both_video | (q_index // tokens == k_frame)
+
+
+Pattern = Full | Window | FrameBlocks
 
 
 class Mask(NamedTuple):
   """A static pattern and its per-sample restrictions (see the module).
 
   Attributes:
-    pattern: `Full` or `Window`.
+    pattern: `Full`, `Window` or `FrameBlocks`.
     k_lengths: (b,) int, the number of real keys, or None for all.
     q_segments: (b, n) int >= 0; None if and only if `k_segments` is None.
     k_segments: (b, m) int >= 0, or None.

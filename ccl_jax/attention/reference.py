@@ -1,6 +1,7 @@
 """The definition of attention: dense, any mask, float32 inside.
 
 out = softmax(q k^T / sqrt(e) where seen, else -1e30) v
+lse = log sum exp (q k^T / sqrt(e) where seen, else -1e30)
 """
 
 import einops
@@ -22,7 +23,18 @@ def attend(
   mask: Mask,
   target: CompileTarget,
 ) -> Float[Array, "b n k e"]:
-  """Computes attention by its definition; O(n m) memory.
+  """Computes attention by its definition; O(n m) memory."""
+  return attend_with_lse(q, k, v, mask, target)[0]
+
+
+def attend_with_lse(
+  q: Float[Array, "b n k e"],
+  k: Float[Array, "b m k e"],
+  v: Float[Array, "b m k e"],
+  mask: Mask,
+  target: CompileTarget,
+) -> tuple[Float[Array, "b n k e"], Float[Array, "b n k"]]:
+  """Computes attention and the log-sum-exp of each query's logits.
 
   Heads join the batch, as (b k, n, e), and the softmax divides the result
   instead of the weights: several times faster on a CPU, the same numbers.
@@ -36,9 +48,13 @@ def attend(
     split = einops.rearrange(logits, "(b k) n m -> b k n m", b=b)
     split = jnp.where(mask.dense(n, m)[:, None], split, UNSEEN)
     logits = split.reshape(logits.shape)
-  weights = jnp.exp(
-    logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True))
-  )
+  highest = jax.lax.stop_gradient(logits.max(-1, keepdims=True))
+  weights = jnp.exp(logits - highest)
   out = jnp.einsum("bnm,bme->bne", weights, v.astype(jnp.float32))
-  out = (out / weights.sum(-1, keepdims=True)).astype(q.dtype)
-  return einops.rearrange(out, "(b k) n e -> b n k e", b=b)
+  total = weights.sum(-1, keepdims=True)
+  out = (out / total).astype(q.dtype)
+  lse = (highest + jnp.log(total))[..., 0]
+  return (
+    einops.rearrange(out, "(b k) n e -> b n k e", b=b),
+    einops.rearrange(lse, "(b k) n -> b n k", b=b),
+  )

@@ -5,7 +5,8 @@ the batch's axes, heads over `tensor`, queries over `context`. Keys and values:
 
     self-attention  "gather": all-gathered over context (their gradients are
                     reduce-scattered); "ulysses": tokens are exchanged for
-                    heads, k heads over c shards, and the result back
+                    heads, k heads over c shards, and the result back; segments
+                    go along
     text, full      every shard has all keys
     windows         over `context`, frames are a batch axis of the "framed"
                     backend, which the compiler splits by itself: a frame's
@@ -20,7 +21,8 @@ from jax.sharding import PartitionSpec
 
 from ccl_jax.array_types import Array, Float
 from ccl_jax.attention.api import attend
-from ccl_jax.attention.mask import Full, Mask, Window
+from ccl_jax.attention.mask import FrameBlocks, Mask, Window
+from ccl_jax.attention.merging import Part, attend_with_lse
 from ccl_jax.attention.target import target_of
 from ccl_jax.sharding import ONE_DEVICE, Layout, Spec
 
@@ -41,24 +43,42 @@ class Attention:
     q: Float[Array, "b n k e"],
     k: Float[Array, "b m k e"],
     v: Float[Array, "b m k e"],
-    num_keys: int,
-  ) -> Float[Array, "b n k e"]:
-    """Runs self-attention of a stream; keys after `num_keys` are padding.
+    mask: Mask = _FULL,
+    with_lse: bool = False,
+  ) -> Float[Array, "b n k e"] | Part:
+    """Runs self-attention of a stream, and returns its log-sum-exp if asked.
 
     Raises:
-      ValueError: heads that the mesh does not divide.
+      ValueError: heads that the mesh does not divide, or blocks of frames whose
+        queries are not all on one shard.
     """
-    pattern = Full(num_keys if num_keys < k.shape[1] else None)
-    call = functools.partial(
-      attend, mask=Mask(pattern), backend=self.backend,
-      target=target_of(self.layout.device), name=SELF_ATTENTION,
+    options = dict(
+      backend=self.backend, target=target_of(self.layout.device),
+      name=SELF_ATTENTION,
     )  # fmt: skip
+    function = attend_with_lse if with_lse else attend
     if self.layout.mesh is None:
-      return call(q, k, v)
-    spec = self._heads(stream, q.shape[2])
-    if self.layout.size(spec[1]) > 1:
-      call = MODES[self.layout.self_attention](call, spec[1])
-    return self._shard_map(call, [spec] * 3, spec)(q, k, v)
+      return function(q, k, v, mask, **options)
+    spec, arrays = self._heads(stream, q.shape[2]), _arrays(mask)
+    mode = self.layout.self_attention
+    is_split = self.layout.size(spec[1]) > 1
+    if is_split and mode == "gather" and isinstance(mask.pattern, FrameBlocks):
+      raise ValueError(
+        "a mask of frames cannot be split over `context` by"
+        " sharding.self_attention='gather': take 'ulysses', no context axis, or"
+        " the merged form of this attention."
+      )
+
+    def call(q, k, v, arrays):
+      return function(q, k, v, Mask(mask.pattern, **arrays), **options)
+
+    if is_split:
+      call = MODES[mode](call, spec[1])
+    q_ids = spec[:2] if mode == "gather" else spec[:1]
+    specs = {"k_lengths": spec[:1], "q_segments": q_ids, "k_segments": spec[:1]}
+    return self._shard_map(call, [spec] * 3, spec, with_lse, arrays, specs)(
+      q, k, v, arrays
+    )
 
   def cross_attention(
     self,
@@ -67,35 +87,34 @@ class Attention:
     k: Float[Array, "b m k e"],
     v: Float[Array, "b m k e"],
     mask: Mask = _FULL,
-  ) -> Float[Array, "b n k e"]:
+    with_lse: bool = False,
+  ) -> Float[Array, "b n k e"] | Part:
     """Runs a stream's queries on keys of the text or of the other stream."""
+    function = attend_with_lse if with_lse else attend
     if self.layout.mesh is None:
-      return attend(q, k, v, mask, backend=self.backend)
+      return function(q, k, v, mask, backend=self.backend)
     # Plain jax: the compiler splits the frames and fetches each halo.
     if isinstance(mask.pattern, Window) and self.layout.size("context") > 1:
-      return attend(q, k, v, mask, backend="framed")
+      return function(q, k, v, mask, backend="framed")
     spec = self._heads(stream, q.shape[2])
     keys = (spec[0], None, *spec[2:])
     # A shard masks its own samples and queries, but all keys. shard_map takes
     # arrays only, so the static pattern and what is None stay outside of it.
-    arrays = {
-      name: array
-      for name, array in mask._asdict().items()
-      if name != "pattern" and array is not None
-    }
+    arrays = _arrays(mask)
     specs = {
       "k_lengths": spec[:1], "q_segments": spec[:2], "k_segments": keys[:2],
     }  # fmt: skip
 
     def local(q, k, v, arrays):
-      return attend(
+      return function(
         q, k, v, Mask(mask.pattern, **arrays), backend=self.backend,
         target=target_of(self.layout.device),
       )  # fmt: skip
 
-    of_arrays = {name: PartitionSpec(*specs[name]) for name in arrays}
-    mapped = self._shard_map(local, [spec, keys, keys], spec, of_arrays)
-    return mapped(q, k, v, arrays)
+    in_specs = [spec, keys, keys]
+    return self._shard_map(local, in_specs, spec, with_lse, arrays, specs)(
+      q, k, v, arrays
+    )
 
   def _heads(self, stream: str, heads: int) -> Spec:
     """Returns the spec of (b, n, k, e); ValueError if it splits no heads."""
@@ -112,23 +131,44 @@ class Attention:
       )
     return spec
 
-  def _shard_map(self, function, in_specs: list[Spec], out_spec: Spec, *more):
-    """Maps a function of one shard's arguments; `more` are PartitionSpecs."""
+  def _shard_map(
+    self,
+    function,
+    in_specs: list[Spec],
+    out_spec: Spec,
+    with_lse: bool,
+    arrays: dict[str, Array],
+    specs: dict[str, Spec],
+  ):
+    """Maps a function of one shard's q, k, v and arrays of the mask."""
+    out = PartitionSpec(*out_spec)
     return jax.shard_map(
       function,
       mesh=self.layout.mesh,
-      in_specs=(*(PartitionSpec(*spec) for spec in in_specs), *more),
-      out_specs=PartitionSpec(*out_spec),
+      in_specs=(
+        *(PartitionSpec(*spec) for spec in in_specs),
+        {name: PartitionSpec(*specs[name]) for name in arrays},
+      ),
+      out_specs=(out, PartitionSpec(*out_spec[:3])) if with_lse else out,
       check_vma=False,
     )
+
+
+def _arrays(mask: Mask) -> dict[str, Array]:
+  """Returns what of a mask is an array, by name."""
+  return {
+    name: array
+    for name, array in mask._asdict().items()
+    if name != "pattern" and array is not None
+  }
 
 
 def _gather(call, axis):
   """Sends all keys and values to every shard; queries stay."""
 
-  def local(q, k, v):
+  def local(q, k, v, arrays):
     k, v = (jax.lax.all_gather(x, axis, axis=1, tiled=True) for x in (k, v))
-    return call(q, k, v)
+    return call(q, k, v, arrays)
 
   return local
 
@@ -136,15 +176,16 @@ def _gather(call, axis):
 def _ulysses(call, axis):
   """Sends all tokens of some heads to every shard, and the result back."""
 
-  def local(q, k, v):
+  def local(q, k, v, arrays):
     q, k, v = (
       jax.lax.all_to_all(x, axis, split_axis=2, concat_axis=1, tiled=True)
       for x in (q, k, v)
     )
-    out = call(q, k, v)
-    return jax.lax.all_to_all(
-      out, axis, split_axis=1, concat_axis=2, tiled=True
-    )
+    back = functools.partial(
+      jax.lax.all_to_all,
+      axis_name=axis, split_axis=1, concat_axis=2, tiled=True,
+    )  # fmt: skip
+    return jax.tree.map(back, call(q, k, v, arrays))
 
   return local
 

@@ -51,18 +51,42 @@ def attend(
   name: str | None = None,
 ) -> Float[Array, "b n k e"]:
   """Computes attention for any mask; interpreted, slowly, without a TPU."""
+  return _attend(q, k, v, mask, target, name)
+
+
+def attend_with_lse(
+  q: Float[Array, "b n k e"],
+  k: Float[Array, "b m k e"],
+  v: Float[Array, "b m k e"],
+  mask: Mask,
+  target: CompileTarget,
+  name: str | None = None,
+) -> tuple[Float[Array, "b n k e"], Float[Array, "b n k"]]:
+  """Computes the same and the log-sum-exp of each query's logits.
+
+  Raises:
+    NotImplementedError: more queries than the fused backward kernel takes, as
+      jax's own has no gradient of the log-sum-exp.
+  """
+  return _attend(q, k, v, mask, target, name, with_lse=True)
+
+
+def _attend(q, k, v, mask, target, name, with_lse=False):
   (b, n, heads, e), m = q.shape, k.shape[1]
   groups = count_groups(heads, target.kind)
   attend_heads = make_kernel(
     mask.pattern, heads // groups, n, m, choose(n, m, target.kind, e),
-    target.platform != "tpu", name,
+    target.platform != "tpu", name, with_lse,
   )  # fmt: skip
   segments = None if mask.is_static else _pad_ids(mask, b, n, m)
   attend_groups = jax.vmap(attend_heads, in_axes=(0, 0, 0, None))
-  out = jax.vmap(attend_groups)(
+  out, *lse = jax.vmap(attend_groups)(
     *(_pad(x, groups) for x in (q * e**-0.5, k, v)), segments
   )
-  return einops.rearrange(out, "b g k n e -> b n (g k) e")[:, :n, :, :e]
+  out = einops.rearrange(out, "b g k n e -> b n (g k) e")[:, :n, :, :e]
+  if not with_lse:
+    return out
+  return out, einops.rearrange(lse[0], "b g k n -> b n (g k)")[:, :n]
 
 
 def count_groups(num_heads: int, device_kind: str) -> int:
@@ -128,9 +152,11 @@ class _ComputedMask(masks._ComputableMask):
 @functools.lru_cache(maxsize=64)
 def make_kernel(
   pattern: Pattern, num_heads: int, n: int, m: int, sizes: BlockSizes,
-  interpret: bool, name: str | None,
+  interpret: bool, name: str | None, with_lse: bool = False,
 ):  # fmt: skip
   """Makes the kernel for (k, n, e) arrays, once for all layers.
+
+  It returns a tuple: the output, and the log-sum-exp if asked for.
 
   Args:
     interpret: run without a TPU, slowly.
@@ -144,7 +170,10 @@ def make_kernel(
     mask = _ComputedMask(visible)
   multi = masks.MultiHeadMask([mask] * num_heads)
   if sizes.fused is None:
-    return _make_jax_kernel(multi, sizes, interpret, name)
+    if with_lse:
+      raise NotImplementedError(f"no gradient of the log-sum-exp for {n=}")
+    kernel = _make_jax_kernel(multi, sizes, interpret, name)
+    return lambda *args: (kernel(*args),)
   forward = _make_jax_kernel(multi, sizes, interpret, None)
   backward = functools.partial(
     splash_backward.gradients,
@@ -153,7 +182,7 @@ def make_kernel(
     block=sizes.fused,
     interpret=interpret,
   )
-  return _join(forward, backward, name)
+  return _join(forward, backward, name, with_lse)
 
 
 def _make_jax_kernel(
@@ -189,9 +218,12 @@ def _make_jax_kernel(
 
 
 def _join(
-  forward: kernels.SplashAttentionKernel, backward: Callable, name: str | None
+  forward: kernels.SplashAttentionKernel,
+  backward: Callable,
+  name: str | None,
+  with_lse: bool,
 ) -> Callable:
-  """Returns `forward`, differentiated by `backward`."""
+  """Returns `forward`, differentiated by `backward`, as a tuple."""
   forward_with_lse = kernels.SplashAttentionKernel(
     forward.fwd_mask_info, None, None,
     **forward.kwargs | {"save_residuals": True},
@@ -199,16 +231,20 @@ def _join(
 
   @jax.custom_vjp
   def attend_heads(q, k, v, ids):
-    return forward(q, k, v, ids)
+    if with_lse:
+      out, (lse,) = forward_with_lse(q, k, v, ids)
+      return out, lse
+    return (forward(q, k, v, ids),)
 
   def run_forward(q, k, v, ids):
     out, (lse,) = forward_with_lse(q, k, v, ids)
     if name is not None:
       out, lse = checkpoint_name(out, name), checkpoint_name(lse, name)
-    return out, (q, k, v, ids, out, lse)
+    outputs = (out, lse) if with_lse else (out,)
+    return outputs, (q, k, v, ids, out, lse)
 
-  def run_backward(residuals, do):
-    return *backward(*residuals, do), None
+  def run_backward(residuals, gradients):
+    return *backward(*residuals, *gradients), None
 
   attend_heads.defvjp(run_forward, run_backward)
   return attend_heads

@@ -5,7 +5,8 @@ A block of queries and one of keys take five products (x' is x transposed):
     s' = k q'      p' = exp(s' - lse)     dv += p' do
     dp' = v do'    ds' = p' (dp' - di)    dk += ds' q    dq += ds k
 
-with di = sum(out do) of each query. jax's own kernels take seven, as the one of
+with di = sum(out do) of each query, less the gradient of its lse, of which the
+derivative by s' is p'. jax's own kernels take seven, as the one of
 dq computes s and dp again; its fused one stores a dq for each block of keys.
 
 A head's blocks are visited with the queries innermost. dk and dv are summed
@@ -61,6 +62,7 @@ def gradients(
   out: Float[Array, "h n e"],
   lse: Float[Array, "h n"],
   do: Float[Array, "h n e"],
+  dlse: Float[Array, "h n"] | None = None,
   *,
   states: Int[np.ndarray, "i j"],
   visible: Visible | None,
@@ -72,12 +74,13 @@ def gradients(
   Args:
     ids: of queries and keys, of which equal ones may meet; None: all may.
     out, lse: the output and the log-sum-exp of each query's logits.
-    do: the output's gradient.
+    do, dlse: their gradients; None if nobody reads the log-sum-exp.
     states: `block_states`.
     visible: the static mask; None if every query sees every key.
   """
   (heads, n, e), m = q.shape, k.shape[1]
   di = jnp.einsum("hne,hne->hn", out, do, preferred_element_type=jnp.float32)
+  di = di if dlse is None else di - dlse
   grid = (heads, m // block.kv, n // block.q)
   in_specs, out_specs = _block_specs(block, e, grid[1] - 1, ids is not None)
   kernel = pl.pallas_call(

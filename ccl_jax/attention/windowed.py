@@ -38,6 +38,26 @@ def attend(
       the same number of complete frames.
   """
   del target
+  logits, v = _logits(q, k, v, mask)
+  return _average(logits, v, q)
+
+
+def attend_with_lse(
+  q: Float[Array, "b n k e"],
+  k: Float[Array, "b m k e"],
+  v: Float[Array, "b m k e"],
+  mask: Mask,
+  target: CompileTarget,
+) -> tuple[Float[Array, "b n k e"], Float[Array, "b n k"]]:
+  """Computes the same and the log-sum-exp of each query's logits."""
+  del target
+  logits, v = _logits(q, k, v, mask)
+  lse = jax.nn.logsumexp(logits, axis=-1)
+  return _average(logits, v, q), einops.rearrange(lse, "b f k s -> b (f s) k")
+
+
+def _logits(q, k, v, mask: Mask):
+  """Returns logits (b, f, k, s, w) and the values (b, f, k, w, e) of each."""
   window, frames = mask.pattern, _count_frames(mask, q.shape[1], k.shape[1])
   q_ids, k_ids = mask.ids(q.shape[1], k.shape[1])
   q_ids = einops.rearrange(q_ids, "b (f s) -> b f 1 s 1", f=frames)
@@ -50,7 +70,11 @@ def attend(
   logits = jnp.einsum(
     "bfkse,bfkwe->bfksw", split, k, preferred_element_type=jnp.float32
   )
-  logits = jnp.where(q_ids == k_ids, logits * q.shape[-1] ** -0.5, UNSEEN)
+  return jnp.where(q_ids == k_ids, logits * q.shape[-1] ** -0.5, UNSEEN), v
+
+
+def _average(logits, v, q):
+  """Returns the softmax of the logits times the values, shaped as q."""
   weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
   out = jnp.einsum(
     "bfksw,bfkwe->bfkse", weights, v, preferred_element_type=jnp.float32

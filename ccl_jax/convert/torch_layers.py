@@ -175,7 +175,10 @@ class Block(nn.Module):
     y, p = modulate(x, shift, scale).flatten(1, 2), self.attn1
     k, v = p.key_value(y)
     y = p.attend(rotate(p.query(y), rope), (rotate(k, rope), v))
-    x = (x + y.view_as(x) * gate).type_as(x)
+    return self.add_text((x + y.view_as(x) * gate).type_as(x), prompt)
+
+  def add_text(self, x, prompt):
+    """Adds cross-attention to the prompt."""
     return x + self.attn2(self.norm2(x).flatten(1, 2), *prompt).view_as(x)
 
   def feed(self, x, rows):

@@ -3,8 +3,9 @@
     model = CCL.from_pretrained("EXPORT", device="cuda")
     velocity = model(state, t, text, route)
 
-This file, `torch_layers.py` and `torch_sampling.py` import nothing else of this
-package: to use them elsewhere, copy all three and change one import. Latents
+This file, `torch_layers.py`, `torch_in_context.py` and `torch_sampling.py`
+import nothing else of this package: to use them elsewhere, copy all four and
+change their imports. Latents
 are channels last, "video" (b, f, h, w, c) and "audio" (b, m, c); either may be
 absent. Times are in [0, 1], 1 is noise; torch_sampling.make_route makes routes.
 
@@ -212,17 +213,37 @@ class CCL(nn.Module):
         f"config of {got}, expected ('CCL', 1). A video stream that was"
         " exported alone loads into diffusers' class of that name."
       )
-    kind, depth = config["fusion"]["kind"], config["num_layers"]
+    kind = config["fusion"]["kind"]
     defaults = DEFAULTS | (GATED if kind == "gated" else {})
     self.config, self.options = config, defaults | config["fusion"]
     for s in STREAMS:
       if config[s] is not None:
-        setattr(self, s, Stream(depth, config["text_width"], **config[s]))
-    self.fusion = nn.ModuleList()
-    for _ in range(depth if kind != "independent" else 0):
-      self.fusion.append(
-        nn.ModuleDict({s: self.cross_attention(s) for s in STREAMS})
-      )
+        setattr(self, s, self.make_stream(s))
+    self.fusion = self.make_fusion()
+
+  @classmethod
+  def of(cls, config):
+    """Returns the model of a config; with audio in context, a subclass."""
+    if (config["audio"] or {}).get("in_context"):
+      from ccl_jax.convert.torch_in_context import InContext as cls
+    return cls(config)
+
+  def make_stream(self, s):
+    """Returns a stream of the config."""
+    depth, text_width = self.config["num_layers"], self.config["text_width"]
+    return Stream(depth, text_width, **self.config[s])
+
+  def make_fusion(self):
+    """Returns the layers in which streams read each other."""
+    is_joint = self.options["kind"] != "independent"
+    return nn.ModuleList(
+      nn.ModuleDict({s: self.cross_attention(s) for s in STREAMS})
+      for _ in range(self.config["num_layers"] * is_joint)
+    )
+
+  def host(self, s):
+    """Returns the stream that embeds the time and the prompt of a stream."""
+    return getattr(self, s)
 
   def num_context(self, side):
     """Returns how many context tokens a side attends to."""
@@ -240,7 +261,7 @@ class CCL(nn.Module):
     if not path.exists():
       raise ValueError(f"no '{path}': expected an export of `to-torch`.")
     with torch.device("meta"):
-      model = cls(upgrade(json.loads(path.read_text())))
+      model = cls.of(upgrade(json.loads(path.read_text())))
     dtype, tensors = dtype or getattr(torch, model.config["dtype"]), {}
     for shard in path.parent.glob("*.safetensors"):
       for name, x in load_file(shard, device=str(device)).items():
@@ -268,13 +289,18 @@ class CCL(nn.Module):
     if len({f for f, _, _ in grids.values()}) != 1:
       raise ValueError(f"{grids=} (f, h, w): expected the same frames in each.")
     ropes = {s: streams[s].rope(*grids[s], text.device) for s in streams}
-    prompts = {s: p.embed_prompt(text, images[s]) for s, p in streams.items()}
-    times = {s: stream.embed_time(t[s]) for s, stream in streams.items()}
-    sides = self.sides(grids, route, text.device) if self.fusion else {}
+    prompts = {s: self.host(s).embed_prompt(text, images[s]) for s in streams}
+    times = {s: self.host(s).embed_time(t[s]) for s in streams}
     x = {s: stream.embed(state[s], images[s]) for s, stream in streams.items()}
+    x = self.run_layers(x, times, prompts, ropes, grids, route, text.device)
+    return {s: streams[s].output(x[s], times[s][0], state[s].shape) for s in x}
+
+  def run_layers(self, x, times, prompts, ropes, grids, route, device):
+    """Returns the tokens after all blocks."""
+    sides = self.sides(grids, route, device) if self.fusion else {}
     kept = {s: route["is_generated"][s][:, None, None, None] for s in x}
     for i in range(self.config["num_layers"]):
-      blocks = {s: stream.blocks[i] for s, stream in streams.items()}
+      blocks = {s: getattr(self, s).blocks[i] for s in x}
       for s, p in blocks.items():
         x[s] = p.attend(x[s], times[s][1], prompts[s], ropes[s])
       seen = x
@@ -285,7 +311,7 @@ class CCL(nn.Module):
         for s, side in sides.items()
       }
       x = {s: p.feed(x[s], times[s][1]) for s, p in blocks.items()}
-    return {s: streams[s].output(x[s], times[s][0], state[s].shape) for s in x}
+    return x
 
   def check(self, state, image):
     """Raises a ValueError for streams or an image that the model lacks."""

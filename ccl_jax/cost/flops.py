@@ -31,13 +31,16 @@ streams run.
 In sampling, the context is projected once per call, and a stream without the
 other attends to the context only, a = n j. A cached reference stream runs by
 itself, without its head, and is projected for the other, 4 m e d, once for each
-text that guidance uses with it; then the steps do not repeat this.
+text that guidance uses with it; then the steps do not repeat this. For audio in
+context see `in_context_flops`.
 """
 
 import dataclasses
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
+
+from ccl_jax.cost import in_context_flops
 
 Num = int | float  # a frame need not have a whole number of audio tokens
 STREAMS = ("video", "audio")
@@ -100,6 +103,10 @@ def forward_flops(model: Mapping[str, Any], shape: Shape) -> dict[str, float]:
     ValueError: an unknown fusion.
   """
   streams = {s: model[s] for s in STREAMS if model.get(s) is not None}
+  if _in_context(model):
+    alone = {**model, "audio": None, "fusion": {"kind": "independent"}}
+    added = _audio_in_context(model, shape, streams)
+    return forward_flops(alone, shape) | added
   parts = {
     f"{s}/{name}": float(value)
     for s, section in streams.items()
@@ -132,6 +139,14 @@ def sample_flops(
     cached_forwards: how often these run, each by itself.
   """
   total = Counter()
+  if _in_context(model):
+    added = _audio_in_context(model, shape, streams)
+    video = _stream(model, "video", model["video"], shape)
+    parts = {f"video/{name}": value for name, value in video.items()} | added
+    for name, value in parts.items():
+      is_cached = name.partition("/")[0] in cached
+      total[name] += float((cached_forwards if is_cached else forwards) * value)
+    return dict(total)
   for s, other in _SIDES:
     if s not in streams:
       continue
@@ -222,6 +237,20 @@ def _fusion_options(model) -> dict[str, Any]:
     known = ", ".join(("independent", *FUSION_DEFAULTS))
     raise ValueError(f"fusion {kind=}: expected one of {known}.")
   return FUSION_DEFAULTS[kind] | options
+
+
+def _in_context(model) -> bool:
+  """Returns whether audio is tokens of the video's blocks."""
+  return bool((model.get("audio") or {}).get("in_context"))
+
+
+def _audio_in_context(model, shape: Shape, streams) -> dict[str, float]:
+  """Counts FLOPs that audio adds to the video, if it takes part."""
+  s, r = (
+    shape.tokens_per_frame(x, model[x]) if x in streams else 0 for x in STREAMS
+  )
+  parts = in_context_flops.count(model, shape.frames, s, r)
+  return {name: float(value) for name, value in parts.items()}
 
 
 def _cross_attention(

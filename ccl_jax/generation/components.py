@@ -125,11 +125,30 @@ class Components:
 
   def describe_untrained(self, task: InferenceTask) -> str:
     """Returns a note if the model was not trained for a task, or ""."""
+    if set(task.generated) & set(self.plan.conditions):
+      return ""  # an error, see `check_task`
     known = dict(self.objective)
     if any(self.plan.image_conditioning.values()):
       # It has learned first frames before this run, as Wan2.1-I2V.
       known.pop("first_frame_probability", None)
     return tasks.untrained(task, known)
+
+  def check_task(self, task: InferenceTask) -> None:
+    """Checks that the model can generate a task's streams.
+
+    Raises:
+      ValueError: it takes one of them only as a condition.
+    """
+    if given := set(task.generated) & set(self.plan.conditions):
+      possible = ", ".join(
+        name
+        for name, other in tasks.INFERENCE_TASKS.items()
+        if not set(other.generated) & set(self.plan.conditions)
+      )
+      raise ValueError(
+        f"task {task.name} generates {', '.join(given)}, which this model only"
+        f" takes as a condition: expected one of {possible}."
+      )
 
   def load_params(self) -> PyTree:
     """Returns the model's parameters, after reading them if needed."""

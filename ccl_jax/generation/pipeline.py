@@ -120,7 +120,12 @@ class Pipeline(Components):
 
     Returns:
       The results, task by task in the order of the requests.
+
+    Raises:
+      ValueError: a task that the model cannot do.
     """
+    for task in dict.fromkeys(request.task for request in requests):
+      self.check_task(task)
     guard = guard or (lambda *requests: contextlib.nullcontext())
     finish = finish or self.decode
     if self.plan.layout.device.platform == "cpu":

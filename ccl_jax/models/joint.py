@@ -3,6 +3,7 @@
 A dual block is: self-attention of both streams (`fusion.attend`), text,
 `fusion.exchange`, feed-forward. Either stream may be absent: then the other
 runs alone and reads only its context tokens, exactly as if it were routed so.
+A stream in context has no blocks: those of the other one update its tokens too.
 Layers are stacked, (num_layers, ...), and scanned.
 
 On a mesh, frames are padded to a multiple of the context axis, parameters are
@@ -19,11 +20,20 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from ccl_jax import nnx_utils
-from ccl_jax.array_types import STREAMS, Array, Float, Image, Route, State
+from ccl_jax.array_types import (
+  STREAMS,
+  Array,
+  Float,
+  Image,
+  Route,
+  State,
+  other,
+)
 from ccl_jax.attention import Attention
 from ccl_jax.config import build
 from ccl_jax.models import ada_norm, qk_rope
 from ccl_jax.models.block import CrossAttentionInputs, StreamOps
+from ccl_jax.models.condition import Condition
 from ccl_jax.models.dit import NO_IMAGE, DiT
 from ccl_jax.models.fusion import (
   NO_CACHE,
@@ -48,7 +58,7 @@ class EmbeddedInputs(NamedTuple):
   Attributes:
     x: tokens, (b, f, s, d).
     times: e and rows of `DiT.embed_time`.
-    texts: inputs of cross-attention.
+    texts: inputs of cross-attention, of streams that have their own blocks.
     shared: inputs that all layers share.
   """
 
@@ -62,7 +72,8 @@ class Joint(nnx.Module):
   """Video and audio streams of equal depth, and the fusion between them.
 
   Args:
-    video, audio: arguments of each `DiT`; None builds no such stream.
+    video, audio: arguments of each `DiT`; None builds no such stream. With
+      in_context=True, those of a `Condition`.
     fusion: `{"kind": name, ...}`, see `fusion.make_fusion`; a stream alone
       takes "independent".
     dtype: of the matrix products, "float32" or "bfloat16".
@@ -92,8 +103,8 @@ class Joint(nnx.Module):
       num_layers=num_layers, text_width=text_width, dtype=self.dtype, rngs=rngs
     )
     for s in self.streams:
-      stream = build(DiT, settings[s], f"model.{s}", kind=s, **shared)
-      setattr(self, s, stream)
+      setattr(self, s, make_stream(s, settings[s], **shared))
+    self.hosts = tuple((s, self._host(s, settings)) for s in self.streams)
     towers = {s: getattr(self, s) for s in self.streams}
     self.fusion = nnx_utils.stack(
       lambda r: make_fusion(
@@ -106,6 +117,30 @@ class Joint(nnx.Module):
       num_layers,
       rngs,
     )
+    for s in set(self.streams) - set(self.fusion.updated):
+      if self.host(s) == s:
+        raise ValueError(
+          f"model.fusion={dict(fusion)} leaves {s} tokens as they are embedded:"
+          f" expected model.{s}.in_context=True, without blocks."
+        )
+
+  def _host(self, s: str, settings: Mapping[str, Mapping | None]) -> str:
+    """Returns the stream whose blocks update s, checked to be there."""
+    if not isinstance(getattr(self, s), Condition):
+      return s
+    host = other(s)
+    names = ("width", "ffn", "heads")
+    sizes = settings[host] and tuple(settings[host][name] for name in names)
+    if sizes != getattr(self, s).sizes:
+      raise ValueError(
+        f"model.{s}.in_context needs the {host} stream, and its {names}"
+        f" {sizes}: got {getattr(self, s).sizes}."
+      )
+    return host
+
+  def host(self, s: str) -> str:
+    """Returns the stream whose blocks update s: itself unless in context."""
+    return dict(self.hosts)[s]
 
   def __call__(
     self,
@@ -197,8 +232,10 @@ class Joint(nnx.Module):
     # Embedded to the width of each stream.
     x = {s: towers[s].embed(a.astype(self.dtype)) for s, a in x.items()}
     text = layout.constrain(text.astype(self.dtype), "batch")
-    texts = {s: tower.prompt(text, images[s]) for s, tower in towers.items()}
-    times = {s: tower.embed_time(t[s]) for s, tower in towers.items()}
+    own = {s: tower for s, tower in towers.items() if self.host(s) == s}
+    texts = {s: tower.prompt(text, images[s]) for s, tower in own.items()}
+    hosts = {s: getattr(self, self.host(s)) for s in towers}
+    times = {s: host.embed_time(t[s]) for s, host in hosts.items()}
     has_audio = "audio" in self.streams
     per_frame = self.audio.tokens_per_frame if has_audio else None
     shared = FusionContext(grids, frames, route, self.attention, per_frame)
@@ -245,7 +282,7 @@ class Joint(nnx.Module):
       The tokens, and what was collected, stacked over layers.
     """
     # Static graphs and stacked parameters: each layer merges its own slice.
-    stacks = {s: getattr(self, s).blocks for s in inputs.x}
+    stacks = {s: getattr(self, s).blocks for s in map(self.host, inputs.x)}
     stacks |= {"fusion": self.fusion}
     split = {name: nnx.split(stack) for name, stack in stacks.items()}
     graphs = {name: graph for name, (graph, _) in split.items()}
@@ -272,7 +309,9 @@ class Joint(nnx.Module):
     """Returns layer(x, (params, cache)) -> (x, collected), to be scanned."""
     layout, shared = self.attention.layout, inputs.shared
     towers = {s: getattr(self, s) for s in inputs.x}
-    angles = {s: tower.angles(*shared.grids[s]) for s, tower in towers.items()}
+    angles = self.fusion.angles_of(shared)
+    own = {s: a for s, a in towers.items() if s not in angles}
+    angles |= {s: tower.angles(*shared.grids[s]) for s, tower in own.items()}
 
     def constrain(x: Tokens) -> Tokens:
       return {s: layout.constrain(a, f"{s}/tokens") for s, a in x.items()}
@@ -306,18 +345,26 @@ class Joint(nnx.Module):
     Returns:
       Its output, and the snapshot that the fusion reads.
     """
-    texts, shared = inputs.texts, inputs.shared
+    texts, shared, fusion = inputs.texts, inputs.shared, blocks["fusion"]
     ops = {s: self.ops(s) for s in x}
+    own = {s: blocks[self.host(s)] for s in x if s in fusion.updated}
     # Self-attention, then text.
-    mods = {s: blocks[s].modulate(inputs.times[s][1]) for s in x}
-    qkv = {s: blocks[s].qkv(x[s], mods[s][0], angles[s], ops[s]) for s in x}
-    attended = blocks["fusion"].attend(qkv, shared)
-    x = {s: blocks[s].add_attended(x[s], attended[s], mods[s][0]) for s in x}
-    snapshot = {s: blocks[s].add_text(x[s], texts[s], ops[s]) for s in x}
+    mods = {s: p.modulate(inputs.times[s][1]) for s, p in own.items()}
+    qkv = {
+      s: p.qkv(x[s], mods[s][0], angles[s], ops[s]) for s, p in own.items()
+    }
+    attended = fusion.attend(qkv, shared)
+    snapshot = x | {
+      s: p.add_attended(x[s], attended[s], mods[s][0]) for s, p in own.items()
+    }
+    snapshot |= {
+      s: own[s].add_text(snapshot[s], text, ops[s]) for s, text in texts.items()
+    }
     # Both sides of the fusion read the same snapshot.
-    added = blocks["fusion"].exchange(snapshot, shared, cache)
+    added = fusion.exchange(snapshot, shared, cache)
     x = {s: a + added[s] if s in added else a for s, a in snapshot.items()}
-    return {s: blocks[s].add_ffn(x[s], mods[s][1], ops[s]) for s in x}, snapshot
+    x |= {s: p.add_ffn(x[s], mods[s][1], ops[s]) for s, p in own.items()}
+    return x, snapshot
 
   def ops(self, stream: str) -> StreamOps:
     """Returns the operations of a stream's blocks on this layout."""
@@ -327,6 +374,13 @@ class Joint(nnx.Module):
       ada_norm.modulator(layout, stream),
       qk_rope.projector(layout, stream),
     )
+
+
+def make_stream(kind: str, settings: Mapping, **shared) -> DiT:
+  """Makes a stream from its section of the config."""
+  options = dict(settings)
+  make = Condition if options.pop("in_context", False) else DiT
+  return build(make, options, f"model.{kind}", kind=kind, **shared)
 
 
 def pad_frames(x: Array, f: int) -> Array:

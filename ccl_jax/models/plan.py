@@ -44,6 +44,12 @@ class ModelPlan:
     return tuple(s for s in STREAMS if s in self.shapes)
 
   @property
+  def conditions(self) -> tuple[str, ...]:
+    """Returns the streams that are only given, in context."""
+    sections = {s: self.settings.get(s) or {} for s in STREAMS}
+    return tuple(s for s in STREAMS if sections[s].get("in_context"))
+
+  @property
   def num_layers(self) -> int:
     """Returns the number of blocks of each stream."""
     return self.settings["num_layers"]

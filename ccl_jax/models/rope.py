@@ -12,6 +12,8 @@ permutation of q and k channels that makes both equal; the converters apply it
 to weights, once.
 """
 
+from collections.abc import Sequence
+
 import einops
 import jax.numpy as jnp
 import numpy as np
@@ -64,6 +66,15 @@ def video_angles(
     for a, p in axes
   ]
   return einops.rearrange(jnp.concatenate(grid, -1), "f h w d -> (f h w) d")
+
+
+def token_angles(
+  positions: Sequence[Real[np.ndarray, " n"]], head_size: int
+) -> Float[Array, "n half"]:
+  """Returns angles of tokens at these positions (t, h, w)."""
+  pairs = zip(positions, axis_dims(head_size), strict=True)
+  angles = [axis_angles(position, dims) for position, dims in pairs]
+  return jnp.asarray(np.concatenate(angles, -1), jnp.float32)
 
 
 def time_angles(

@@ -19,6 +19,7 @@ from ccl_jax.array_types import Array
 from ccl_jax.config import build
 from ccl_jax.cost import flops
 from ccl_jax.diffusion.objective import Objective
+from ccl_jax.diffusion.tasks import TASKS
 from ccl_jax.lora import LoRAConfig
 from ccl_jax.models.plan import ModelPlan, make_plan
 from ccl_jax.sharding import Layout, make_layout
@@ -94,8 +95,24 @@ def make_setup(
       config["xla_options"], layout.device.device_kind
     ),
   )
+  _check_conditions(setup.objective, plan.conditions)
   check_parts(setup.batch_size, setup.grad_accumulation_steps, layout)
   return setup
+
+
+def _check_conditions(objective: Objective, given: tuple[str, ...]) -> None:
+  """Raises ValueError if a task generates a stream that is only a condition.
+
+  It may have noise where no stream reads it, and no loss.
+  """
+  for task, probability in zip(TASKS, objective.probabilities, strict=True):
+    for s in set(given) & set(task.generated):
+      if probability and (task.sees_other or objective.weight(s)):
+        raise ValueError(
+          f"objective.probabilities trains '{task.name}', which generates {s},"
+          f" but model.{s}.in_context only takes it as a condition: expected 0"
+          f" for all but apart and a2v, and objective.{s}_weight=0."
+        )
 
 
 def check_parts(batch_size: int, parts: int, layout: Layout) -> None:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ccl_jax.attention import Full, Mask, Window, attend
+from ccl_jax.attention import FrameBlocks, Full, Mask, Window, attend
 
 VIDEO = Window(15, 5, half=1, num_context=3)  # video reads audio
 AUDIO = Window(5, 15, half=0, num_context=3)  # audio reads video
@@ -56,6 +56,7 @@ OTHERS = {
   "full, whole blocks": (Mask(), 128, 128),
   "full, key lengths": (Mask(k_lengths=jnp.array([7, 13])), 21, 13),
   "window over several blocks": _windowed_blocks(7),
+  "blocks of frames": (Mask(FrameBlocks(30, 7, 4)), 5 * 37, 5 * 37),
 }
 
 

@@ -1,11 +1,13 @@
 """Masks show the 0/1 matrices that their docstrings draw."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ccl_jax.attention import Full, Mask, Window
+from ccl_jax.attention import FrameBlocks, Full, Mask, Window
 
 WINDOW = Window(1, 2, half=1, num_context=1)
 MATRIX = [
@@ -20,13 +22,39 @@ def test_window_is_the_matrix_of_its_docstring():
   np.testing.assert_array_equal(Mask(WINDOW).dense(4, 9)[0], MATRIX)
 
 
+BLOCKS = [
+  [1, 1, 1, 1, 1, 0, 1, 1, 0],
+  [1, 1, 1, 1, 1, 0, 1, 1, 0],
+  [1, 1, 1, 0, 0, 0, 0, 0, 0],
+  [1, 1, 0, 1, 1, 1, 1, 1, 0],
+  [1, 1, 0, 1, 1, 1, 1, 1, 0],
+  [0, 0, 0, 1, 1, 1, 0, 0, 0],
+  [1, 1, 0, 1, 1, 0, 1, 1, 1],
+  [1, 1, 0, 1, 1, 0, 1, 1, 1],
+  [0, 0, 0, 0, 0, 0, 1, 1, 1],
+]
+
+
+def test_blocks_of_frames_are_the_matrix_of_its_docstring():
+  np.testing.assert_array_equal(Mask(FrameBlocks(2, 1)).dense(9, 9)[0], BLOCKS)
+  drawn = re.findall(r"^ +[va]\d +([01 |]+)$", FrameBlocks.__doc__, re.M)
+  rows = [[int(x) for x in re.findall("[01]", row)] for row in drawn]
+  assert rows == BLOCKS
+
+
+def test_frames_of_padding_see_themselves_and_are_seen_by_no_other():
+  seen = Mask(FrameBlocks(2, 1, num_frames=2)).dense(9, 9)[0]
+  np.testing.assert_array_equal(seen[:6, :6], np.array(BLOCKS)[:6, :6])
+  assert not seen[:6, 6:].any() and seen[6:, 6:].all()
+
+
 def test_the_mirrored_window_sees_its_own_frame_only():
   seen = Mask(Window(2, 1, half=0, num_context=1)).dense(6, 4)[0]
   own_frame = np.repeat(np.eye(3), 2, axis=0)
   np.testing.assert_array_equal(seen, np.c_[np.ones(6), own_frame])
 
 
-@pytest.mark.parametrize("pattern", [Full(), WINDOW])
+@pytest.mark.parametrize("pattern", [Full(), WINDOW, FrameBlocks(2, 1, 2)])
 def test_patterns_answer_numpy_and_jax_alike(pattern):
   q, k = np.arange(4)[:, None], np.arange(9)[None]
   host = pattern.visible(q, k)

@@ -15,7 +15,7 @@ from tests.convert.joints import MODELS, describe, draw
 from tests.convert.loading import from_dict, load
 
 torch = pytest.importorskip("torch")
-KINDS = ("cca", "image", "gated", "video", "audio")
+KINDS = ("cca", "image", "gated", "video", "audio", "in context, self2d")
 
 
 def same(a, b):
@@ -41,7 +41,7 @@ def test_from_torch_and_back_bit_for_bit(kind, dtype):
   from ccl_jax.convert.torch_model import CCL
 
   model = MODELS[kind]
-  theirs = CCL(model).to(getattr(torch, dtype)).state_dict()
+  theirs = CCL.of(model).to(getattr(torch, dtype)).state_dict()
   generator = torch.Generator().manual_seed(0)
   for x in theirs.values():
     x.normal_(generator=generator)

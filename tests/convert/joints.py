@@ -7,6 +7,7 @@ import numpy as np
 
 from ccl_jax import trees
 from ccl_jax.models import functional
+from ccl_jax.models.fusion.icac import ATTENTIONS
 from tests.models import tiny
 
 CCA = tiny.SETTINGS | dict(
@@ -25,6 +26,13 @@ def at_24_fps(**fusion):
   return cca(**fusion) | dict(audio=audio)
 
 
+def in_context(c=2, **fusion):
+  audio = dict(
+    in_context=True, width=32, ffn=40, heads=2, channels=2, tokens_per_frame=c
+  )
+  return CCA | dict(audio=audio, fusion={"kind": "icac"} | fusion)
+
+
 MODELS = {
   "cca": cca(),
   "fine": cca(positions="fine", audio_window_radius=0, video_window_radius=1),
@@ -36,6 +44,12 @@ MODELS = {
   "24 fps, no tarp": at_24_fps(tarp=False),
   "24 fps, gated": at_24_fps() | dict(fusion=dict(kind="gated", tarp=True)),
   "image": CCA | dict(video=CCA["video"] | IMAGE),
+  **{
+    f"in context, {attention}": in_context(attention=attention)
+    for attention in ATTENTIONS
+  },
+  "in context, unequal frames": in_context(125 / 24, rope_audio="same_t_zero"),
+  "in context, unturned": in_context(attention="full3d", rope_audio="none"),
   "gated": CCA | dict(fusion=dict(kind="gated")),
   "gated tarp": CCA | dict(fusion=dict(kind="gated", tarp=True)),
   "video": CCA | dict(audio=None, fusion=dict(kind="independent")),

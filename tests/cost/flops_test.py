@@ -14,6 +14,7 @@ from ccl_jax.attention import Window
 from ccl_jax.cost import flops, hlo, matmul
 from ccl_jax.models import functional
 from ccl_jax.models.fusion.cca import CCA
+from ccl_jax.models.fusion.icac import ATTENTIONS
 from configs.ccl import get_config
 
 SHAPE = flops.Shape(frames=3, height=8, width=12, text=7, batch=2)
@@ -29,18 +30,31 @@ CCA_ONE_FRAME = dict(
   audio_window_radius=0,
   video_window_radius=0,
 )
+# Audio tokens in the video's blocks.
+IN_CONTEXT = VIDEO | dict(in_context=True, tokens_per_frame=3)
+IN_CONTEXT.pop("patch")
 ALONE = dict(kind="independent")
-CASES = {
-  "cca": dict(fusion=CCA_ONE_FRAME),
-  "gated": dict(fusion=dict(kind="gated"), backend="reference"),
-  "video": dict(audio=None, fusion=ALONE),
-  "audio": dict(video=None, fusion=ALONE),
-  "image": dict(
-    video=VIDEO | dict(condition_channels=5, image_width=20),
-    audio=None,
-    fusion=ALONE,
-  ),
-}
+CASES = (
+  {
+    "cca": dict(fusion=CCA_ONE_FRAME),
+    "gated": dict(fusion=dict(kind="gated"), backend="reference"),
+    "video": dict(audio=None, fusion=ALONE),
+    "audio": dict(video=None, fusion=ALONE),
+  }
+  | {
+    attention: dict(
+      audio=IN_CONTEXT, fusion=dict(kind="icac", attention=attention)
+    )
+    for attention in ATTENTIONS
+  }
+  | {
+    "image": dict(
+      video=VIDEO | dict(condition_channels=5, image_width=20),
+      audio=None,
+      fusion=ALONE,
+    ),
+  }
+)
 
 
 def settings(**changes):

@@ -37,7 +37,7 @@ def arrays(kind):
 
 @functools.cache
 def theirs(kind):
-  model = torch_model.CCL(MODELS[kind])
+  model = torch_model.CCL.of(MODELS[kind])
   tensors = {name: torch.tensor(x) for name, x in arrays(kind).items()}
   model.load_state_dict(tensors, strict=True)
   return model.requires_grad_(False)

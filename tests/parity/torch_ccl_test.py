@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from ccl_jax import trees
-from ccl_jax.array_types import STREAMS, Image
+from ccl_jax.array_types import STREAMS, Image, Route
 from ccl_jax.attention import Attention
 from ccl_jax.convert import ccl, export, workdirs
 from ccl_jax.convert.state_dict import iter_state_dict
@@ -234,3 +234,33 @@ def test_wrong_inputs_are_named():
   ):
     with pytest.raises(ValueError, match=r"tokens of an image are \(9, 8, 6\)"):
       theirs(kind)(given, t, text, routes, tokens)
+
+
+IN_CONTEXT = [k for k in MODELS if k.startswith("in context")]
+
+
+@pytest.mark.parametrize("kind", IN_CONTEXT)
+def test_velocity_of_audio_in_context(kind):
+  """With sound, without it, and of the video alone."""
+  (state, t, text, _), audio = inputs(), MODELS[kind]["audio"]
+  off, yes = np.arange(B) % 3, jnp.ones(B, bool)
+  route = Route(
+    {"video": jnp.asarray(off != 1), "audio": ~yes},
+    {"video": yes, "audio": ~yes},
+    jnp.asarray(off != 2),
+  )
+  t = t | {"audio": jnp.zeros(B)}
+  rng, m = np.random.default_rng(2), int(F * audio["tokens_per_frame"] + 0.5)
+  audio = jnp.asarray(rng.normal(size=(B, m, 2)), "float32")
+  given = {"video": state["video"], "audio": audio}, t, text, route
+  expected, got = expected_of(kind, *given), theirs(kind)(*to_torch(given))
+  assert not expected["audio"].any() and not got["audio"].any()
+  found = error({"video": expected["video"]}, got)
+  print(kind, found)
+  assert found <= LIMIT
+  alone = {"video": state["video"]}, {"video": t["video"]}, text, route
+  got, silent = theirs(kind)(*to_torch(alone)), off == 1
+  assert (
+    error({"video": expected["video"][silent]}, {"video": got["video"][silent]})
+    <= LIMIT
+  )

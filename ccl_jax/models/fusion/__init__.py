@@ -12,6 +12,7 @@ from ccl_jax.models.fusion.base import (
 )
 from ccl_jax.models.fusion.cca import CCA
 from ccl_jax.models.fusion.gated import make_gated
+from ccl_jax.models.fusion.icac import make_icac
 
 __all__ = [
   "FUSIONS",
@@ -29,7 +30,12 @@ def make_independent(widths, head_sizes, *, rngs, dtype) -> Fusion:
   return Fusion()
 
 
-FUSIONS = {"independent": make_independent, "gated": make_gated, "cca": CCA}
+FUSIONS = {
+  "independent": make_independent,
+  "gated": make_gated,
+  "cca": CCA,
+  "icac": make_icac,
+}
 
 
 def make_fusion(settings: Mapping, **extra) -> Fusion:

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 import jax
 from flax import nnx
 
-from ccl_jax.array_types import Array, Route, interleave
-from ccl_jax.attention import Attention
+from ccl_jax.array_types import STREAMS, Array, Float, Route, interleave
+from ccl_jax.attention import Attention, Full, Mask
 from ccl_jax.models.audio_grid import AudioGrid
 
 Grid = tuple[int, int, int]
@@ -80,8 +80,23 @@ class KVCache:
 NO_CACHE = KVCache()
 
 
+def first_keys(num: int, k: Float[Array, "b m k e"]) -> Mask:
+  """Returns the mask that hides the keys after the first `num`, if any are."""
+  return Mask(Full(num if num < k.shape[1] else None))
+
+
 class Fusion(nnx.Module):
-  """Two independent towers: the interface and its neutral element."""
+  """Two independent towers: the interface and its neutral element.
+
+  Attributes:
+    updated: streams whose tokens the blocks update; others stay as embedded.
+  """
+
+  updated = STREAMS
+
+  def angles_of(self, shared: FusionContext) -> dict[str, Array]:
+    """Returns RoPE of self-attention, for streams that take not their own."""
+    return {}
 
   def attend(
     self, qkv: dict[str, tuple[Array, Array, Array]], shared: FusionContext
@@ -95,7 +110,8 @@ class Fusion(nnx.Module):
       if s == "audio" and not audio.is_full:
         k, v = k[:, audio.tokens], v[:, audio.tokens]
         num_keys = audio.num_latents
-      attended[s] = shared.attention.self_attention(s, q, k, v, num_keys)
+      mask = first_keys(num_keys, k)
+      attended[s] = shared.attention.self_attention(s, q, k, v, mask)
     return attended
 
   def exchange(

@@ -1,0 +1,181 @@
+"""Audio in context in plain PyTorch: the export of configs/icac.py.
+
+`torch_model.CCL.from_pretrained` makes these models, whose audio latents are
+tokens in the video's blocks. See `ccl_jax/models/fusion/icac.py` for what each
+"attention" of the config does; masks here are dense, by their definition.
+"""
+
+import torch
+from torch import nn
+
+from ccl_jax.convert.torch_layers import axis_dims, modulate, rotate
+from ccl_jax.convert.torch_model import (
+  CCL,
+  CrossAttention,
+  Stream,
+  audio_starts,
+)
+
+
+def token_rope(positions, dims, device):
+  """Returns RoPE's cos and sin of tokens at (t, h, w), (n,) each."""
+  angles = []
+  for p, d in zip(positions, dims, strict=True):
+    frequency = 1e4 ** (-torch.arange(0, d, 2).double() / d)
+    angles.append(p.double()[:, None] * frequency)
+  angles = torch.cat(angles, -1).float().to(device)
+  return angles.cos(), angles.sin()
+
+
+class AudioTokens(Stream):
+  """Audio latents as tokens of the video's blocks."""
+
+  def __init__(self, *, width, channels, tokens_per_frame):
+    nn.Module.__init__(self)
+    self.width, self.c = width, tokens_per_frame
+    self.patch_embedding = nn.Linear(channels, width)
+
+  def rope(self, f, h, w, device):
+    """Returns nothing: positions are the model's."""
+
+  def output(self, x, e, shape):
+    """Returns a velocity of zero: it is given."""
+    return torch.zeros(shape, device=x.device)
+
+
+class InContext(CCL):
+  """A video stream whose blocks have audio tokens, or layers that read them."""
+
+  def make_stream(self, s):
+    """Returns the video stream, or the embedding of audio."""
+    if s == "video":
+      return super().make_stream(s)
+    names = "width", "channels", "tokens_per_frame"
+    return AudioTokens(**{name: self.config[s][name] for name in names})
+
+  def make_fusion(self):
+    """Returns a layer for each block, if the attention is one of frames."""
+    self.attention = self.options.get("attention", "masked3d")
+    self.is_3d = self.attention in ("full3d", "masked3d")
+    d, e = self.video.width, self.video.e
+    depth = 0 if self.is_3d else self.config["num_layers"]
+    return nn.ModuleList(
+      nn.ModuleDict({"video": CrossAttention(d, d, e, 0)}) for _ in range(depth)
+    )
+
+  def host(self, s):
+    """Returns the stream whose blocks and times a stream has."""
+    return self.video
+
+  def run_layers(self, x, times, prompts, ropes, grids, route, device):
+    """Returns the tokens after all blocks."""
+    if "video" not in x:
+      raise ValueError("audio alone: this model takes it as a condition only.")
+    tokens = self.frames(grids, device)
+    ropes = {"video": ropes["video"], "audio": self.audio_rope(tokens, device)}
+    ropes = {s: ropes[s] for s in x}
+    mask = self.mask_of(tokens, route)
+    on = route["exchanges"] & (route["sees"]["video"] | self.reads_video)
+    run = self.run_3d if self.is_3d else self.run_frames
+    for i, block in enumerate(self.video.blocks):
+      x = run(i, block, x, times, prompts, ropes, mask, on)
+    return x
+
+  @property
+  def reads_video(self):
+    """Returns whether a layer of frames reads video too."""
+    return self.attention != "cross2d"
+
+  def run_3d(self, i, p, x, times, prompts, ropes, mask, on):
+    """Runs a block whose self-attention is over the tokens of both."""
+    qkv, gates = [], {}
+    for s, a in x.items():
+      rows = (p.scale_shift_table + times[s][1]).unbind(-2)
+      gates[s], y = rows[2], modulate(a, *rows[:2]).flatten(1, 2)
+      k, v = p.attn1.key_value(y)
+      q = rotate(p.attn1.query(y), ropes[s])
+      qkv.append((q, rotate(k, ropes[s]), v))
+    q, k, v = (torch.cat(part, 2) for part in zip(*qkv, strict=True))
+    sizes = [part[0].shape[2] for part in qkv]
+    out = p.attn1.attend(q, (k, v), mask=mask).split(sizes, 1)
+    x = {
+      s: (a + y.view_as(a) * gates[s]).type_as(a)
+      for (s, a), y in zip(x.items(), out, strict=True)
+    }
+    x["video"] = p.add_text(x["video"], prompts["video"])
+    return {s: p.feed(a, times[s][1]) for s, a in x.items()}
+
+  def run_frames(self, i, p, x, times, prompts, ropes, mask, on):
+    """Runs a block of the video with a layer in which frames attend."""
+    video = p.attend(
+      x["video"], times["video"][1], prompts["video"], ropes["video"]
+    )
+    x = x | {"video": video}
+    layer = self.fusion[i]["video"]
+    norms = {"video": layer.norm, "audio": layer.norm_other}
+    y = {s: norms[s](a).flatten(1, 2) for s, a in x.items()}
+    n = y["video"].shape[1]
+    read = [s for s in x if s == "audio" or self.reads_video]
+    if read:
+      k, v = (
+        torch.cat(part, 2)
+        for part in zip(
+          *((rotate(k, ropes[s]), v) for s in read for k, v in
+            [layer.key_value(y[s])]),
+          strict=True,
+        )
+      )  # fmt: skip
+      columns = slice(0 if self.reads_video else n, None)
+      rows = {"video": slice(0, n), "audio": slice(n, None)}
+      for s in x if self.attention == "self2d" else ("video",):
+        q = rotate(layer.query(y[s]), ropes[s])
+        out = layer.attend(q, (k, v), mask=mask[:, :, rows[s], columns])
+        out = torch.where(on[:, None, None], out, 0).view_as(x[s])
+        x[s] = x[s] + out.type_as(x[s])
+    x["video"] = p.feed(x["video"], times["video"][1])
+    return x
+
+  def frames(self, grids, device):
+    """Returns which tokens are video, and the frame and place in it of each."""
+    f, h, w = grids["video"]
+    starts = audio_starts(f, self.audio.c if "audio" in grids else 0)
+    sizes = starts.diff()
+    frame = torch.cat(
+      [
+        torch.arange(f).repeat_interleave(h * w),
+        torch.arange(f).repeat_interleave(sizes),
+      ]
+    )
+    place = torch.cat(
+      [
+        torch.arange(f * h * w),
+        torch.arange(int(starts[-1])) - starts[:-1].repeat_interleave(sizes),
+      ]
+    )
+    is_video = torch.arange(len(frame)) < f * h * w
+    return is_video.to(device), frame.to(device), place.to(device)
+
+  def audio_rope(self, tokens, device):
+    """Returns RoPE of audio tokens beside the video's grid."""
+    is_video, frame, place = tokens
+    t, k = (x[~is_video].cpu() for x in (frame, place))
+    zero = torch.zeros_like(t)
+    positions = {
+      "same_t_offgrid": (t, zero - 1, k),
+      "same_t_zero": (t, zero, zero),
+      "none": (zero, zero, zero),
+    }[self.options.get("rope_audio", "same_t_offgrid")]
+    return token_rope(positions, axis_dims(self.video.e), device)
+
+  def mask_of(self, tokens, route):
+    """Returns (b, 1, n + m, n + m), true where a token reads another one."""
+    is_video, frame, _ = tokens
+    same = frame[:, None] == frame
+    alike = is_video[:, None] == is_video
+    both_video = is_video[:, None] & is_video
+    seen = {
+      "masked3d": same | both_video,
+      "full3d": torch.ones_like(same),
+    }.get(self.attention, same)
+    meets = route["sees"]["video"] & route["exchanges"]
+    return (seen & (alike | meets[:, None, None]))[:, None]

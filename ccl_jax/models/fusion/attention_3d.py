@@ -1,0 +1,125 @@
+"""Self-attention over the tokens of a video and of its audio together.
+
+Unmasked, every token sees all others. Masked, with tokens frame by frame,
+
+    M(q, k) = 1 if both are video, else [frame(q) = frame(k)]              (1)
+
+see `attention.FrameBlocks` for the matrix. Two forms of eq. 1 are equal in
+value and gradients:
+
+    blocks   one attention with the mask, computed from indices in the kernel
+    merged   of a video query, one softmax over two disjoint sets of keys, all
+             video and the audio of its frame, joined by their log-sum-exp; an
+             audio query attends to the tokens of its frame
+
+"merged" runs full attention of the video as it is, on any mesh. "blocks" needs
+all queries on one shard, hence no `context` axis or "ulysses".
+"""
+
+from ccl_jax.array_types import Array
+from ccl_jax.attention import FrameBlocks, Full, Mask, Window, merge
+from ccl_jax.models.fusion import audio_tokens
+from ccl_jax.models.fusion.base import (
+  Fusion,
+  FusionContext,
+  Pair,
+  first_keys,
+)
+
+FORMS = ("merged", "blocks")
+QKV = dict[str, tuple[Array, Array, Array]]
+
+
+class Attention3D(Fusion):
+  """Self-attention over both streams, without parameters of its own.
+
+  Args:
+    is_masked: by eq. 1, or not at all.
+    form: of eq. 1, one of FORMS.
+    rope_audio: see `audio_tokens.audio_angles`.
+    head_sizes: stream -> e; both are equal.
+  """
+
+  def __init__(
+    self, is_masked: bool, form: str, rope_audio: str,
+    head_sizes: dict[str, int],
+  ):  # fmt: skip
+    if form not in FORMS:
+      raise ValueError(f"{form=}: expected one of {', '.join(FORMS)}.")
+    if len({*head_sizes.values()}) > 1:
+      raise ValueError(f"{head_sizes=}: expected equal ones.")
+    audio_tokens.check_rope(rope_audio)
+    self.is_masked, self.form, self.rope_audio = is_masked, form, rope_audio
+    self.head_size = head_sizes["video"]
+
+  def angles_of(self, shared: FusionContext) -> dict[str, Array]:
+    """Returns positions of audio tokens beside the video's grid."""
+    if "audio" not in shared.grids:
+      return {}
+    e = self.head_size
+    return {"audio": audio_tokens.audio_angles(self.rope_audio, shared, e)}
+
+  def attend(self, qkv: QKV, shared: FusionContext) -> dict[str, Array]:
+    """Attends over both; a stream alone attends to itself."""
+    if len(qkv) < 2:
+      return super().attend(qkv, shared)
+    if self.is_masked and self.form == "merged":
+      return _merged(qkv, shared)
+    return self._at_once(qkv, shared)
+
+  def reference_kv(
+    self, x: dict[str, Array], shared: FusionContext
+  ) -> dict[str, Pair]:
+    """Raises a ValueError: nothing of the audio is constant over the steps."""
+    audio_tokens.refuse_cache()
+
+  def _at_once(self, qkv: QKV, shared: FusionContext) -> dict[str, Array]:
+    """Attends by one mask over the tokens of both side by side."""
+    f, h, w = shared.grids["video"]
+    per_frame = h * w, shared.audio_grid.slots
+    q, k, v = _side_by_side(qkv, f)
+    real = shared.frames if shared.frames < f else None
+    pattern = Full(real and real * sum(per_frame))
+    if self.is_masked:
+      pattern = FrameBlocks(*per_frame, real)
+    ids = (audio_tokens.side_by_side(x, f) for x in audio_tokens.ids_of(shared))
+    mask = audio_tokens.with_ids(Mask(pattern), *ids)
+    out = shared.attention.self_attention("video", q, k, v, mask)
+    layout, parts = shared.attention.layout, audio_tokens.split(out, shared)
+    return {s: layout.constrain(x, f"{s}/heads") for s, x in parts.items()}
+
+
+def _merged(qkv: QKV, shared: FusionContext) -> dict[str, Array]:
+  """Attends by eq. 1, in parts that are merged."""
+  (f, h, w), r = shared.grids["video"], shared.audio_grid.slots
+  s, attention = h * w, shared.attention
+  (q, k, v), (q_audio, k_audio, v_audio) = qkv["video"], qkv["audio"]
+  _, k_beside, v_beside = _side_by_side(qkv, f)
+  queries, keys = audio_tokens.ids_of(shared)
+  to_video = attention.self_attention(
+    "video", q, k, v, first_keys(shared.frames * s, k), with_lse=True
+  )
+  of_frame = audio_tokens.with_ids(
+    Mask(Window(s, r, half=0)), queries["video"], keys["audio"]
+  )
+  to_audio = attention.cross_attention(
+    "video", q, k_audio, v_audio, of_frame, with_lse=True
+  )
+  own_frame = audio_tokens.with_ids(
+    Mask(Window(r, s + r, half=0)),
+    queries["audio"],
+    audio_tokens.side_by_side(keys, f),
+  )
+  of_audio = attention.cross_attention(
+    "audio", q_audio, k_beside, v_beside, own_frame
+  )
+  return {"video": merge(to_video, to_audio), "audio": of_audio}
+
+
+def _side_by_side(qkv: QKV, frames: int) -> tuple[Array, Array, Array]:
+  """Returns queries, keys and values of both streams frame by frame."""
+  parts = zip(qkv["video"], qkv["audio"], strict=True)
+  return tuple(
+    audio_tokens.side_by_side({"video": video, "audio": audio}, frames)
+    for video, audio in parts
+  )

@@ -1,0 +1,139 @@
+"""A layer in each block in which a frame of video attends to its audio.
+
+With x the video tokens of a frame, y its audio tokens and z = y or [x; y],
+
+    x += W_o softmax(q k^T / sqrt(e)) v,   q = rope(norm(W_q ln(x)))       (1)
+    k = rope(norm(W_k ln(z))),  v = W_v ln(z)
+
+and, if audio is updated, y += the same with q of y. W_o starts at zero, so that
+a new model equals the video stream alone. Audio tokens take part in nothing
+else, so that all they see of the video is by eq. 1.
+"""
+
+import jax.numpy as jnp
+import numpy as np
+
+from ccl_jax.array_types import Array, Float
+from ccl_jax.attention import Mask, Window
+from ccl_jax.models import qk_rope, rope
+from ccl_jax.models.block import flatten
+from ccl_jax.models.fusion import audio_tokens
+from ccl_jax.models.fusion.base import (
+  NO_CACHE,
+  Fusion,
+  FusionContext,
+  KVCache,
+  Pair,
+)
+from ccl_jax.models.fusion.cca import CrossAttention
+
+
+class FrameAttention(Fusion):
+  """Attention of each frame's video tokens, and what it reads.
+
+  Args:
+    widths: stream -> d; both are equal.
+    head_sizes: stream -> e.
+    rope_audio: see `audio_tokens.audio_angles`.
+    reads_video: z = [x; y] in eq. 1, else y.
+    updates_audio: audio tokens attend too, and go on to the next block.
+  """
+
+  updated = ("video",)
+
+  def __init__(
+    self, widths: dict[str, int], head_sizes: dict[str, int], rope_audio: str,
+    *, reads_video: bool, updates_audio: bool, rngs, dtype,
+  ):  # fmt: skip
+    audio_tokens.check_rope(rope_audio)
+    self.reads_video, self.updates_audio = reads_video, updates_audio
+    self.rope_audio, self.head_size = rope_audio, head_sizes["video"]
+    self.video = CrossAttention(
+      widths["video"], widths["audio"], self.head_size, 0, rngs=rngs,
+      dtype=dtype,
+    )  # fmt: skip
+
+  def exchange(
+    self, x: dict[str, Array], shared: FusionContext, cache: KVCache = NO_CACHE
+  ) -> dict[str, Array]:
+    """Attends within frames; video without audio attends to itself, if ever."""
+    if "video" not in x:
+      return {}
+    kv = {
+      "video": self.video_kv(x["video"], shared) if self.reads_video else None,
+      "audio": self.audio_kv(x["audio"], shared)
+      if "audio" in x
+      else cache.of("audio"),
+    }
+    kv = {s: pair for s, pair in kv.items() if pair is not None}
+    if not kv:
+      return {}
+    readers = x if self.updates_audio else {"video": x["video"]}
+    return {s: self.update(s, y, kv, shared) for s, y in readers.items()}
+
+  def update(
+    self,
+    name: str,
+    x: Float[Array, "b f s d"],
+    kv: dict[str, Pair],
+    shared: FusionContext,
+  ) -> Float[Array, "b f s d"]:
+    """Returns what eq. 1 adds to a stream."""
+    queries, keys = audio_tokens.ids_of(shared)
+    _, frames, per_frame, _ = x.shape
+    k, v, ids = (
+      audio_tokens.side_by_side(each, frames)
+      for each in (
+        {s: k for s, (k, _) in kv.items()},
+        {s: v for s, (_, v) in kv.items()},
+        {s: keys[s] for s in kv},
+      )
+    )
+    window = Window(per_frame, k.shape[1] // frames, half=0)
+    mask = audio_tokens.with_ids(Mask(window), queries[name], ids)
+    q, p = self.query(name, x, shared), self.video.attention
+    out = shared.attention.cross_attention(name, q, k, v, mask)
+    # Audio alone is nothing to read, and with it switched off no layer at all.
+    gate = shared.route.exchanges
+    gate = gate if self.reads_video else audio_tokens.meets(shared)
+    update = p.out(out).reshape(x.shape)
+    return jnp.where(gate[:, None, None, None], update, 0)
+
+  def query(
+    self, name: str, x: Float[Array, "b f s d"], shared: FusionContext
+  ) -> Float[Array, "b n k e"]:
+    """Returns queries of a stream, by projections that both share."""
+    project = qk_rope.projector(shared.attention.layout, name)
+    p, norm = self.video.attention, self.norm(name)
+    y = flatten(norm(x))
+    return project(p.q, p.norm_q, y, p.head_size, self.angles(name, shared))
+
+  def video_kv(self, x: Float[Array, "b f s d"], shared: FusionContext) -> Pair:
+    """Returns keys and values of the video."""
+    p, y = self.video.attention, flatten(self.video.norm(x))
+    return rope.rotate(p.key(y), self.angles("video", shared)), p.value(y)
+
+  def audio_kv(self, y: Float[Array, "b f r d"], shared: FusionContext) -> Pair:
+    """Returns keys and values of the audio."""
+    return self.video.other_kv(y, self.angles("audio", shared))
+
+  def norm(self, name: str):
+    """Returns the norm of a stream."""
+    return {"video": self.video.norm, "audio": self.video.norm_other}[name]
+
+  def angles(self, name: str, shared: FusionContext) -> Float[Array, "n half"]:
+    """Returns RoPE of a stream's tokens."""
+    e = self.head_size
+    if name == "audio":
+      return audio_tokens.audio_angles(self.rope_audio, shared, e)
+    f, h, w = shared.grids["video"]
+    return rope.video_angles(np.arange(f, dtype=float), h, w, e)
+
+  def reference_kv(
+    self, x: dict[str, Array], shared: FusionContext
+  ) -> dict[str, Pair]:
+    """Returns keys and values of the audio, if it is never updated."""
+    if self.updates_audio:
+      audio_tokens.refuse_cache()
+    layout, pair = shared.attention.layout, self.audio_kv(x["audio"], shared)
+    return {"audio": tuple(layout.constrain(a, "audio/heads") for a in pair)}

@@ -1,0 +1,51 @@
+"""In-context audio control (ICAC, arXiv 2512.18772): audio is a condition.
+
+Five ways for the tokens of a video to meet the clean tokens of its audio, of
+which the first three add a layer to each block (`frame_attention`) and the last
+two change its self-attention (`attention_3d`):
+
+    cross2d        video reads the audio of its frame
+    self2d_frozen  video reads video and audio of its frame
+    self2d         the same, and so does audio, whose tokens are carried on
+    full3d         self-attention over all tokens of both
+    masked3d       the same, but audio and video meet only within a frame
+
+No stream generates the audio, so one switch a sample decides whether both meet:
+`route.sees["video"]`. Where it is off, the sample has no sound.
+"""
+
+from ccl_jax.models.fusion.attention_3d import Attention3D
+from ccl_jax.models.fusion.base import Fusion
+from ccl_jax.models.fusion.frame_attention import FrameAttention
+
+ATTENTIONS = ("cross2d", "self2d_frozen", "self2d", "full3d", "masked3d")
+
+
+def make_icac(
+  widths: dict[str, int], head_sizes: dict[str, int], *, rngs, dtype,
+  attention: str = "masked3d", rope_audio: str = "same_t_offgrid",
+  form: str = "merged",
+) -> Fusion:  # fmt: skip
+  """Makes one of the five.
+
+  Args:
+    attention: one of ATTENTIONS.
+    rope_audio: positions of audio tokens, see `audio_tokens.audio_angles`.
+    form: of masked3d, see `attention_3d`; equal in value.
+
+  Raises:
+    ValueError: an unknown name, or streams of unequal widths.
+  """
+  if attention not in ATTENTIONS:
+    raise ValueError(f"{attention=}: expected one of {', '.join(ATTENTIONS)}.")
+  if len(widths) < 2 or len({*widths.values()}) > 1:
+    raise ValueError(
+      f"in-context audio with streams of widths {widths}: expected video and"
+      " audio of the same width; see configs/icac.py."
+    )
+  if attention in ("full3d", "masked3d"):
+    return Attention3D(attention == "masked3d", form, rope_audio, head_sizes)
+  return FrameAttention(
+    widths, head_sizes, rope_audio, reads_video=attention != "cross2d",
+    updates_audio=attention == "self2d", rngs=rngs, dtype=dtype,
+  )  # fmt: skip

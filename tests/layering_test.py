@@ -11,7 +11,7 @@ compile.__main__ app.__main__ convert.__main__
   -> attention  checkpoints
   -> cost                                reads programs, knows no model
   -> array_types  trees  config  files  nnx_utils  sharding  distributed  cpu
-     lora  param_names  weight_gathering  processes
+     lora  param_names  weight_gathering  processes  streams
 """
 
 import ast
@@ -23,7 +23,7 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "ccl_jax"
 LAYERS = (
   {"array_types", "trees", "config", "files", "nnx_utils", "sharding"}
   | {"command", "distributed", "cpu", "layers", "lora"}
-  | {"param_names", "weight_gathering", "processes"},
+  | {"param_names", "weight_gathering", "processes", "streams"},
   {"cost"},
   {"attention", "checkpoints"},
   {"models", "codecs"},

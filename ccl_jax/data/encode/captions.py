@@ -20,7 +20,6 @@ from etils import epath
 
 from ccl_jax import files
 from ccl_jax.codecs.quotation import normalize_quotes
-from ccl_jax.data.clip import SUFFIXES
 from ccl_jax.data.encode.caption_files import (
   COLUMNS,
   Row,
@@ -28,6 +27,7 @@ from ccl_jax.data.encode.caption_files import (
   read_rows,
 )
 from ccl_jax.data.encode.folder import list_files
+from ccl_jax.data.opening import SUFFIXES
 
 _MAX_NAMES = 5  # in an error message
 

@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree, Real, UInt8
 
+from ccl_jax.streams import STREAMS
+
 __all__ = [
   "STREAMS",
   "Array",
@@ -33,7 +35,6 @@ __all__ = [
   "other",
 ]
 
-STREAMS = ("video", "audio")
 State = dict[str, jax.Array]
 
 

@@ -48,6 +48,7 @@ def times(flashes=TIMES, sounds=TIMES, frames=50, fps=FPS, late=0.0):
     clip = read(path, fps=fps, frames=frames)
     seen = flash.flash_times(clip.video, fps)
     heard = flash.beep_times(clip.audio)
+    heard = heard[np.diff(heard, prepend=-1) > 0.2]  # of each beep one
     own = [t for t in seen if distance(t, both) < 0.045]
     offset = max(distance(t - late, heard) for t in own)
     found = f"{seen.round(2).tolist()}, {1000 * offset:.0f} ms from the beep"

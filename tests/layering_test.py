@@ -11,7 +11,7 @@ compile.__main__ app.__main__ convert.__main__
   -> attention  checkpoints
   -> cost                                reads programs, knows no model
   -> array_types  trees  config  files  nnx_utils  sharding  distributed  cpu
-     lora  param_names  weight_gathering  processes  tar_files
+     lora  param_names  weight_gathering  processes  streams  tar_files
 """
 
 import ast
@@ -27,7 +27,7 @@ LAYERS = (
   {"array_types", "trees", "config", "files", "nnx_utils", "sharding"}
   | {"tar_files"}
   | {"command", "distributed", "cpu", "layers", "lora"}
-  | {"param_names", "weight_gathering", "processes"},
+  | {"param_names", "weight_gathering", "processes", "streams"},
   {"cost"},
   {"attention", "checkpoints"},
   {"models", "codecs"},

@@ -9,7 +9,6 @@ the pictures. Jitter is ignored; a slow drift stretches the sound, as FFmpeg's
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-import scipy.ndimage
 from jaxtyping import Float
 
 # A gap is real if it is longer than this many seconds (FFmpeg's threshold too),
@@ -118,6 +117,9 @@ def _put(
     return
   wanted = np.arange(begin + from_start, begin + from_start + len(target))
   at = np.interp(wanted, index, where)
+  # Few files drift, and each process that decodes would pay for the import.
+  import scipy.ndimage
+
   target[:] = scipy.ndimage.map_coordinates(
     samples.astype(float), at[None], order=5, mode="nearest"
   )

@@ -14,15 +14,8 @@ from jaxtyping import Float, UInt8
 from ccl_jax.array_types import audio_per_frame, audio_starts
 from ccl_jax.codecs.api import Codecs
 from ccl_jax.data import media
+from ccl_jax.data.opening import SUFFIXES
 
-# Of files that are read as clips.
-SUFFIXES = (
-  ".mp4", ".mov", ".m4v", ".webm", ".mkv", ".avi", ".flv", ".f4v", ".wmv",
-  ".asf", ".mpg", ".mpeg", ".vob", ".ts", ".mts", ".m2ts", ".3gp", ".3g2",
-  ".ogv", ".ogm", ".mxf", ".wav", ".flac", ".mp3", ".mp2", ".m4a", ".m4b",
-  ".aac", ".ogg", ".oga", ".opus", ".wma", ".mka", ".aif", ".aiff", ".aifc",
-  ".caf", ".au", ".ac3", ".amr",
-)  # fmt: skip
 # Of still images, which are clips of one frame where such are wanted.
 IMAGE_SUFFIXES = (
   ".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff",

@@ -17,7 +17,6 @@ import av
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from ccl_jax.array_types import STREAMS
 from ccl_jax.data.audio_sync import (
   MAX_MISSING_TAIL,
   AudioResampler,
@@ -33,6 +32,7 @@ from ccl_jax.data.opening import (
 from ccl_jax.data.pictures import image_to_rgb
 from ccl_jax.data.video_sync import FrameResampler, PacketDecoder, decode
 from ccl_jax.files import replacing
+from ccl_jax.streams import STREAMS
 
 # Decoders overshoot a little; a file that exceeds this is not in [-1, 1].
 _MAX_PEAK = 8.0

@@ -31,6 +31,14 @@ _CONTAINERS = (
   "gif", "apng", "wav", "w64", "aiff", "au", "caf", "amr", "flac", "mp3", "aac",
   "ac3", "eac3", "ape", "wv", "tta",
 )  # fmt: skip
+# Of files that are read as clips.
+SUFFIXES = (
+  ".mp4", ".mov", ".m4v", ".webm", ".mkv", ".avi", ".flv", ".f4v", ".wmv",
+  ".asf", ".mpg", ".mpeg", ".vob", ".ts", ".mts", ".m2ts", ".3gp", ".3g2",
+  ".ogv", ".ogm", ".mxf", ".wav", ".flac", ".mp3", ".mp2", ".m4a", ".m4b",
+  ".aac", ".ogg", ".oga", ".opus", ".wma", ".mka", ".aif", ".aiff", ".aifc",
+  ".caf", ".au", ".ac3", ".amr",
+)  # fmt: skip
 _IMAGES = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 _THUMBNAIL = (
   av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails

@@ -20,7 +20,7 @@ from etils import epath
 
 from ccl_jax import files
 from ccl_jax.codecs.quotation import normalize_quotes
-from ccl_jax.data.clip import SUFFIXES, ClipShape, is_image
+from ccl_jax.data.clip import ClipShape, is_image
 from ccl_jax.data.encode.caption_files import (
   COLUMNS,
   Row,
@@ -28,6 +28,7 @@ from ccl_jax.data.encode.caption_files import (
   read_rows,
 )
 from ccl_jax.data.encode.folder import expand_tars, list_files
+from ccl_jax.data.opening import SUFFIXES
 from ccl_jax.tar_files import TarMember
 
 _MAX_NAMES = 5  # in an error message

@@ -1,0 +1,3 @@
+"""Names of the streams, for processes that decode and never import jax."""
+
+STREAMS = ("video", "audio")

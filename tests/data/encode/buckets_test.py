@@ -206,7 +206,7 @@ def test_a_bucket_without_a_usable_clip_is_one_error(folder, tmp_path):
     dataset.encode_dataset(
       folder, tmp_path / "data", SETTINGS, codecs=clips.codecs()
     )
-  assert len(str(caught.value).splitlines()) == 2
+  assert len(str(caught.value).splitlines()) == 3
   assert [x.name for x in tmp_path.iterdir()] == ["clips"]
 
 

@@ -188,7 +188,6 @@ def finalize(
   summary = summarize(manifests)
   if not summary.encoded:
     raise no_usable_clip(summary.skipped)
-  statistics = shards.latent_statistics(manifests)
   folders = bucket_folders(work, settings)
   for shape, path in folders.items():
     own = shards.read_manifests(path)
@@ -197,6 +196,7 @@ def finalize(
         f"encode.buckets: leave out {shape} (frames x y x x)."
         f" {no_usable_clip(summarize(own).skipped)}"
       )
+  statistics = shards.latent_statistics(manifests)
   write_left_out(work, summary.skipped)
   below = [f"{shape}" for shape in settings.shapes[1:]]
   # The first one last, as its metadata.json says that all are complete.

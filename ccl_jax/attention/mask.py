@@ -73,6 +73,16 @@ class Window:
     return (k_index < self.num_context) | near
 
 
+def _divide(index, by: int):
+  """Returns index // by of indices that are not negative.
+
+  Without the sign, which Mosaic cannot compile for a chip that is elsewhere.
+  """
+  if isinstance(index, jax.Array):
+    return jax.lax.div(index, index.dtype.type(by))
+  return index // by
+
+
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class FrameBlocks:
@@ -102,12 +112,12 @@ class FrameBlocks:
   def visible(self, q_index, k_index):
     """Returns bools, broadcast from indices (numpy, jax or in a kernel)."""
     tokens = self.video + self.audio
-    k_frame, num = k_index // tokens, self.num_frames
-    to_video = k_index % tokens < self.video
-    if num is not None:
-      to_video = to_video & (k_frame < num)
-    both_video = (q_index % tokens < self.video) & to_video
-    return both_video | (q_index // tokens == k_frame)
+    q_frame, k_frame = (_divide(x, tokens) for x in (q_index, k_index))
+    from_video = q_index - q_frame * tokens < self.video
+    to_video = k_index - k_frame * tokens < self.video
+    if self.num_frames is not None:
+      to_video = to_video & (k_frame < self.num_frames)
+    return from_video & to_video | (q_frame == k_frame)
 
 
 Pattern = Full | Window | FrameBlocks

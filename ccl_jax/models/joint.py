@@ -20,20 +20,11 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from ccl_jax import nnx_utils
-from ccl_jax.array_types import (
-  STREAMS,
-  Array,
-  Float,
-  Image,
-  Route,
-  State,
-  other,
-)
+from ccl_jax.array_types import STREAMS, Array, Float, Image, Route, State
 from ccl_jax.attention import Attention
-from ccl_jax.config import build
 from ccl_jax.models import ada_norm, qk_rope
 from ccl_jax.models.block import CrossAttentionInputs, StreamOps
-from ccl_jax.models.condition import Condition
+from ccl_jax.models.condition import host_of, make_stream
 from ccl_jax.models.dit import NO_IMAGE, DiT
 from ccl_jax.models.fusion import (
   NO_CACHE,
@@ -104,7 +95,7 @@ class Joint(nnx.Module):
     )
     for s in self.streams:
       setattr(self, s, make_stream(s, settings[s], **shared))
-    self.hosts = tuple((s, self._host(s, settings)) for s in self.streams)
+    self.hosts = tuple((s, host_of(s, settings)) for s in self.streams)
     towers = {s: getattr(self, s) for s in self.streams}
     self.fusion = nnx_utils.stack(
       lambda r: make_fusion(
@@ -123,20 +114,6 @@ class Joint(nnx.Module):
           f"model.fusion={dict(fusion)} leaves {s} tokens as they are embedded:"
           f" expected model.{s}.in_context=True, without blocks."
         )
-
-  def _host(self, s: str, settings: Mapping[str, Mapping | None]) -> str:
-    """Returns the stream whose blocks update s, checked to be there."""
-    if not isinstance(getattr(self, s), Condition):
-      return s
-    host = other(s)
-    names = ("width", "ffn", "heads")
-    sizes = settings[host] and tuple(settings[host][name] for name in names)
-    if sizes != getattr(self, s).sizes:
-      raise ValueError(
-        f"model.{s}.in_context needs the {host} stream, and its {names}"
-        f" {sizes}: got {getattr(self, s).sizes}."
-      )
-    return host
 
   def host(self, s: str) -> str:
     """Returns the stream whose blocks update s: itself unless in context."""
@@ -374,13 +351,6 @@ class Joint(nnx.Module):
       ada_norm.modulator(layout, stream),
       qk_rope.projector(layout, stream),
     )
-
-
-def make_stream(kind: str, settings: Mapping, **shared) -> DiT:
-  """Makes a stream from its section of the config."""
-  options = dict(settings)
-  make = Condition if options.pop("in_context", False) else DiT
-  return build(make, options, f"model.{kind}", kind=kind, **shared)
 
 
 def pad_frames(x: Array, f: int) -> Array:

@@ -1,4 +1,4 @@
-"""The kernels of norms compile for a chip: their blocks fit into its VMEM."""
+"""Kernels compile for a chip: their blocks fit into its VMEM."""
 
 import os
 import subprocess
@@ -39,9 +39,47 @@ compile(modulate_and_gradients, x, x, row, row)
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_kernels_of_the_largest_model_compile(dtype):
-  program = PROGRAM.format(dtype=dtype)
+  run(PROGRAM.format(dtype=dtype))
+
+
+def run(program):
+  """Runs it in a process that compiles as users do."""
   command = [sys.executable, "-c", program]
   cpu = ("XLA_FLAGS", "JAX_DISABLE_MOST_OPTIMIZATIONS")
   env = {k: v for k, v in os.environ.items() if k not in cpu}
   done = subprocess.run(command, env=env, capture_output=True, text=True)
   assert done.returncode == 0, done.stderr[-2000:]
+
+
+ATTENTION = """
+import jax, jax.numpy as jnp
+from ccl_jax.attention import FrameBlocks, Full, Mask, attend, attend_with_lse
+from ccl_jax.attention.target import target_of
+from ccl_jax.compile import topology
+
+device = topology.devices("v5p:2x2x1")[0]
+sharding, target = jax.sharding.SingleDeviceSharding(device), target_of(device)
+frames, s, r = 3, 880, 5  # of which two are real
+
+def total(x):
+  return jnp.sum(jnp.sin(x.astype(jnp.float32)))
+
+def merged(q, k, v, ids):
+  out, lse = attend_with_lse(q, k, v, Mask(Full(2 * s)), target=target)
+  return total(out) + total(lse)
+
+def blocks(q, k, v, ids):
+  mask = Mask(FrameBlocks(s, r, 2), q_segments=ids, k_segments=ids)
+  return total(attend(q, k, v, mask, target=target))
+
+for function, n in ((merged, frames * s), (blocks, frames * (s + r))):
+  x = jax.ShapeDtypeStruct((1, n, 2, 128), jnp.bfloat16)
+  ids = jax.ShapeDtypeStruct((1, n), jnp.int32)
+  step = jax.jit(jax.grad(function, (0, 1, 2)), in_shardings=sharding)
+  text = step.lower(x, x, x, ids).compile().as_text()
+  assert "splash_mha_fwd" in text and "splash_mha_dkv_dq" in text
+"""
+
+
+def test_both_forms_of_masked_attention_compile_with_their_gradients():
+  run(ATTENTION)

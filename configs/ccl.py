@@ -95,7 +95,7 @@ def make_config(
   )
 
   c.encode = ConfigDict()
-  c.encode.codec = "linear"  # fitted to the clips; "wan" reads these weights
+  c.encode.codec = "linear"  # or "conv", fitted to the clips; "wan" reads:
   c.encode.weights = dict(  # image: CLIP, for image_width > 0 only
     video="", audio="", vocoder="", text="", tokenizer="", image=""
   )

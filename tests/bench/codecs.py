@@ -15,7 +15,6 @@ from absl import flags
 from etils import epath
 
 from ccl_jax import command
-from ccl_jax.array_types import STREAMS
 from ccl_jax.codecs.api import Codecs
 from ccl_jax.codecs.conv import linear_part
 from ccl_jax.codecs.mel import log_mel
@@ -51,27 +50,30 @@ def compare(split: str) -> str:
   """Returns the table of a split, in Markdown."""
   codecs = Codecs.load(epath.Path(DATA.value) / "codecs")
   shape = ClipShape.from_dict(records.read_metadata(DATA.value))
-  latents = read_clips(DATA.value, split, NUM.value)
+  held_out = read_clips(DATA.value, split, NUM.value)
   clips = [
     media.read_clip(
       epath.Path(CLIPS.value) / name, fps=shape.fps, size=shape.size,
       frames=shape.frames, sample_rate=codecs.audio.sample_rate,
     )
-    for name in latents["name"]
+    for name in held_out["name"]
   ]  # fmt: skip
   video = np.stack([clip.video for clip in clips])
-  mel = log_mel(np.stack([clip.audio for clip in clips]))
+  sound = np.stack([clip.audio for clip in clips])
+  mel = log_mel(sound)
   rows = {"clips": (video, mel)}
   rng = np.random.default_rng(0)
-  noise = {s: rng.normal(0, NOISE.value, latents[s].shape) for s in STREAMS}
+  latents = codecs.video.encode(video), codecs.audio.encode(sound)
+  noise = [rng.normal(0, NOISE.value, z.shape) for z in latents]
   kinds = {"linear": Codecs(*map(linear_part, codecs[:2]), codecs.text)}
   if not kinds["linear"].equals(codecs):
     kinds["conv"] = codecs
   for title, level in (("", 0.0), (f", noise {NOISE.value:g}", 1.0)):
     for kind, codec in kinds.items():
-      z = {s: np.float32(latents[s] + level * noise[s]) for s in STREAMS}
-      decoded = codec.video.decode(z["video"]), codec.audio.mel(z["audio"])
-      rows[kind + title] = decoded
+      z, y = (
+        np.float32(z + level * n) for z, n in zip(latents, noise, strict=True)
+      )
+      rows[kind + title] = codec.video.decode(z), codec.audio.mel(y)
   names = ["", "PSNR", "log-mel error", *SCORES]
   lines = [names, ["---", *["---:"] * (len(names) - 1)]]
   for title, (pixels, mels) in rows.items():
@@ -80,7 +82,7 @@ def compare(split: str) -> str:
     scores = synchworld.aggregate(
       [
         synchworld.measure(*row, shape.fps)
-        for row in zip(latents["caption"], pixels, mels, strict=True)
+        for row in zip(held_out["caption"], pixels, mels, strict=True)
       ]
     )
     found = [f"{scores[n].value:.2f}" if n in scores else "-" for n in SCORES]

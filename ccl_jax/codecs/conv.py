@@ -129,9 +129,9 @@ class ConvVideoCodec(_ConvCodec, linear.LinearVideoCodec):
     cls,
     clips: Sequence[UInt8[np.ndarray, "t y x 3"]],
     channels: int = 16,
-    num_steps: int = 1000,
+    num_steps: int = 1200,
     batch_size: int = 32,
-    foreground: float = 20.0,
+    foreground: float = 40.0,
   ) -> "ConvVideoCodec":
     """Returns the fitted codec.
 

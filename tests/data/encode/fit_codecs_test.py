@@ -2,7 +2,6 @@
 
 import jax
 import pytest
-from etils import epath
 
 from ccl_jax.codecs import conv, linear
 from ccl_jax.data import media

@@ -4,8 +4,9 @@
         --config=configs/ccl.py:size=tiny [--config.encode.fps=25]
 
 `data.encode.dataset` describes the result. Codecs are fitted on some of the
-clips, unless --codecs names those of another data set (LATENTS/codecs), or they
-are learned ones: --config.encode.codec=wan, with files named by
+clips, linear ones or, with --config.encode.codec=conv, ones that also train a
+net to decode, unless --codecs names those of another data set (LATENTS/codecs)
+or they are published ones: --config.encode.codec=wan, with files named by
 --config.encode.weights.{video,audio,vocoder,text,tokenizer}=FILE and, for
 models that read CLIP's tokens of an image, image. The same command resumes.
 Start it on several hosts with --distributed, and each encodes a part.
@@ -29,7 +30,7 @@ from ccl_jax.config import build
 from ccl_jax.data.decoding import decode_records
 from ccl_jax.data.encode.captions import ClipFile
 from ccl_jax.data.encode.dataset import encode_dataset
-from ccl_jax.data.encode.settings import EncodeSettings
+from ccl_jax.data.encode.settings import FITTED, EncodeSettings
 from ccl_jax.data.scores import table
 from ccl_jax.distributed import ShardOptions
 from ccl_jax.files import absolute
@@ -101,7 +102,7 @@ def main() -> None:
   if CONFIG.value.model.video is not None:
     settings.check_patch(CONFIG.value.model.video.patch)
   share = distributed.initialize(DISTRIBUTED.value)
-  layout = ONE_DEVICE if settings.codec == "linear" else local_layout()
+  layout = ONE_DEVICE if settings.codec in FITTED else local_layout()
   summary = encode_dataset(
     INPUT.value,
     OUTPUT.value,
@@ -145,7 +146,7 @@ def open_codecs(
   """
   if CODECS.value:
     return Codecs.load(CODECS.value, layout)
-  if settings.codec == "linear":
+  if settings.codec in FITTED:
     return None
   paths = {name: path for name, path in settings.weights.items() if path}
   needed = [n for n in (*LEARNED, "tokenizer") if n not in OPTIONAL]

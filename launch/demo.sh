@@ -24,7 +24,7 @@ say "Making the world: $folder/world"
 
 say "Encoding it: $folder/latents"
 [ -d "$folder/latents" ] ||
-  python -m ccl_jax.encode --config=$config \
+  python -m ccl_jax.encode --config=$config --config.encode.codec=conv \
     --input="$folder/world" --output="$folder/latents"
 
 say "Training: $folder/run"

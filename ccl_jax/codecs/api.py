@@ -25,6 +25,8 @@ from ccl_jax.sharding import ONE_DEVICE, Layout
 KINDS = {
   "linear_video": "ccl_jax.codecs.linear:LinearVideoCodec",
   "linear_audio": "ccl_jax.codecs.linear:LinearAudioCodec",
+  "conv_video": "ccl_jax.codecs.conv:ConvVideoCodec",
+  "conv_audio": "ccl_jax.codecs.conv:ConvAudioCodec",
   "hashed_text": "ccl_jax.codecs.hashed_text:HashedText",
   "wan_video": "ccl_jax.codecs.wan_video:WanVideoCodec",
   "mmaudio": "ccl_jax.codecs.mmaudio:MMAudioCodec",

@@ -63,10 +63,12 @@ class _LinearCodec:
   def settings(self) -> dict[str, int]:
     return {}
 
-  def _project(self, x):
+  def project(self, x: Float[np.ndarray, "*b d"]) -> np.ndarray:
+    """Returns z of (1)."""
     return (x - self.mean) @ self.basis / self.scale
 
-  def _unproject(self, z):
+  def unproject(self, z: Float[np.ndarray, "*b c"]) -> np.ndarray:
+    """Returns x' of (1)."""
     check_channels(self, z)
     return self.mean + (z * self.scale) @ self.basis.T
 
@@ -92,7 +94,7 @@ class LinearVideoCodec(_LinearCodec):
     """
 
     def patches(clip):
-      x = _patches(clip[None], cls.stride).reshape(-1, cls.size)
+      x = video_patches(clip[None], cls.stride).reshape(-1, cls.size)
       change = np.ptp(x.reshape(len(x), cls.stride[0], -1), axis=1).mean(1)
       return x, 1 + foreground * change
 
@@ -105,7 +107,7 @@ class LinearVideoCodec(_LinearCodec):
     self, video: Real[np.ndarray, "b t y x 3"]
   ) -> Float[np.ndarray, "b f h w c"]:
     check_video(self, video)
-    return self._project(_patches(video, self.stride))
+    return self.project(video_patches(video, self.stride))
 
   def decode(
     self, latents: Float[np.ndarray, "b f h w c"]
@@ -122,15 +124,7 @@ class LinearVideoCodec(_LinearCodec):
 
   def _pixels(self, latents):
     """Returns (b, 4f, y, x, 3) bytes; the first three frames are padding."""
-    frames, rows, columns = self.stride
-    video = rearrange(
-      self._unproject(latents),
-      "b f h w (t y x rgb) -> b (f t) (h y) (w x) rgb",
-      t=frames,
-      y=rows,
-      x=columns,
-    )
-    return np.round(255 * np.clip(video, 0, 1)).astype(np.uint8)
+    return join_patches(self.unproject(latents), self.stride)
 
 
 class LinearAudioCodec(_LinearCodec):
@@ -147,7 +141,7 @@ class LinearAudioCodec(_LinearCodec):
     """Returns the fitted codec."""
 
     def pairs(wave):
-      x = _mel_pairs(wave[None])[0]
+      x = mel_pairs(wave[None])[0]
       return x, np.ones(len(x), np.float32)
 
     return cls(*_fit(waves, pairs, channels))
@@ -155,14 +149,13 @@ class LinearAudioCodec(_LinearCodec):
   def encode(
     self, wave: Float[np.ndarray, "b s"]
   ) -> Float[np.ndarray, "b m c"]:
-    return self._project(_mel_pairs(wave))
+    return self.project(mel_pairs(wave))
 
   def mel(
     self, latents: Float[np.ndarray, "b m c"]
   ) -> Float[np.ndarray, "b t 80"]:
     """Returns the log-mel (t = 2 m) of latents; see `codecs.mel`."""
-    mel = rearrange(self._unproject(latents), "b m (t mel) -> b (m t) mel", t=2)
-    return np.maximum(mel, mels.SILENCE)
+    return join_pairs(self.unproject(latents))
 
   def decode(
     self, latents: Float[np.ndarray, "b m c"]
@@ -171,12 +164,19 @@ class LinearAudioCodec(_LinearCodec):
     return mels.griffin_lim(self.mel(latents))
 
 
-def _patches(
+def video_patches(
   video: Real[np.ndarray, "b t y x 3"], stride: tuple[int, int, int]
 ) -> Float[np.ndarray, "b f h w 768"]:
   """Returns patches in [0, 1], after three copies of the first frame."""
+  padding = [video[:, :1]] * (stride[0] - 1)
+  return split_patches(np.concatenate([*padding, video], axis=1), stride)
+
+
+def split_patches(
+  video: Real[np.ndarray, "b t y x 3"], stride: tuple[int, int, int]
+) -> Float[np.ndarray, "b f h w 768"]:
+  """Returns patches in [0, 1] of 4 f frames."""
   frames, rows, columns = stride
-  video = np.concatenate([video[:, :1]] * (frames - 1) + [video], axis=1)
   patches = rearrange(
     video,
     "b (f t) (h y) (w x) rgb -> b f h w (t y x rgb)",
@@ -187,10 +187,34 @@ def _patches(
   return patches.astype(np.float32) / 255
 
 
-def _mel_pairs(wave: Float[np.ndarray, "b s"]) -> Float[np.ndarray, "b m 160"]:
+def join_patches(
+  patches: Float[np.ndarray, "b f h w 768"], stride: tuple[int, int, int]
+) -> UInt8[np.ndarray, "b t y x 3"]:
+  """Returns the 4 f frames that `split_patches` has split."""
+  frames, rows, columns = stride
+  video = rearrange(
+    patches,
+    "b f h w (t y x rgb) -> b (f t) (h y) (w x) rgb",
+    t=frames,
+    y=rows,
+    x=columns,
+  )
+  return np.round(255 * np.clip(video, 0, 1)).astype(np.uint8)
+
+
+def mel_pairs(wave: Float[np.ndarray, "b s"]) -> Float[np.ndarray, "b m 160"]:
+  """Returns the log-mel of waves, two frames in one vector."""
   mel = mels.log_mel(wave)
   mel = mel[:, : mel.shape[1] // 2 * 2]
   return rearrange(mel, "b (m t) mel -> b m (t mel)", t=2)
+
+
+def join_pairs(
+  pairs: Float[np.ndarray, "b m 160"],
+) -> Float[np.ndarray, "b t 80"]:
+  """Returns the log-mel of pairs, nowhere below silence."""
+  mel = rearrange(pairs, "b m (t mel) -> b (m t) mel", t=2)
+  return np.maximum(mel, mels.SILENCE)
 
 
 def _fit(

@@ -34,7 +34,7 @@ from ccl_jax.data.encode.cuts import describe_cuts
 from ccl_jax.data.encode.decode_pool import DecodePool
 from ccl_jax.data.encode.fit_codecs import fit_codecs
 from ccl_jax.data.encode.left_out import no_usable_clip, write_left_out
-from ccl_jax.data.encode.settings import EncodeSettings
+from ccl_jax.data.encode.settings import FITTED, EncodeSettings
 from ccl_jax.data.encode.splits import assign_splits
 from ccl_jax.data.encode.summary import Summary, summarize
 from ccl_jax.data.encode.windows import cut_windows
@@ -74,7 +74,7 @@ def encode_dataset(
       from mean 0 and deviation 1, or `output` exists and not `force`. `output`
       is then unchanged.
   """
-  if codecs is None and settings.codec != "linear":
+  if codecs is None and settings.codec not in FITTED:
     raise ValueError(
       f"encode.codec='{settings.codec}' cannot be fitted on clips: name its"
       " weights (--config.encode.weights.*) or use --codecs."

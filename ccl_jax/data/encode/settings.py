@@ -10,7 +10,8 @@ from ccl_jax.codecs.api import Codecs
 from ccl_jax.config import FORMS
 from ccl_jax.data.clip import ClipShape
 
-KINDS = ("linear", "wan")
+FITTED = ("linear", "conv")  # on the clips
+KINDS = (*FITTED, "wan")
 _STRIDE = 8  # pixels of a latent, in both directions
 
 
@@ -19,8 +20,8 @@ class EncodeSettings:
   """The codecs and the shape of clips of a data set.
 
   Attributes:
-    codec: "linear", fitted on the clips, or "wan": Wan's video, MMAudio's sound
-      and umT5's text, opened from `weights`.
+    codec: "linear" or "conv", fitted on the clips, or "wan": Wan's video,
+      MMAudio's sound and umT5's text, opened from `weights`.
     weights: files or folders of "video", "audio", "vocoder", "text" and
       "tokenizer"; of "image", CLIP, only for models that read its tokens.
     video_options, audio_options: of the learned codecs, such as tiles.
@@ -31,7 +32,7 @@ class EncodeSettings:
     video_channels, audio_channels, text_length, text_width: of the codecs.
     validation_fraction: fraction of the clips without a split of their own that
       goes to "validation", chosen by a hash of the name.
-    num_fit_clips: number of clips on which linear codecs are fitted.
+    num_fit_clips: number of clips on which codecs are fitted.
     batch_size: clips in one call of a codec, over all of a host's devices.
     clips_per_shard: clips in a file, and at most those that are encoded again
       after an interruption.

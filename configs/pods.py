@@ -37,15 +37,11 @@ PODS = {
     "sharding.self_attention": "ulysses", "optimizer.ema_decay": 0.0,
   },
   "v5e-4x4": {"mesh.data": 1, "mesh.fsdp": 16},
-  "tpu7x-4x4x4": {
-    "mesh.data": 4, "mesh.fsdp": 16, "mesh.context": 2,
-    # libtpu cannot print a program that uses the sparse cores.
-    "xla_options": ("no_sparse_core",),
-  },
+  "tpu7x-4x4x4": {"mesh.data": 4, "mesh.fsdp": 16, "mesh.context": 2},
   "tpu7x-4x8x8": {  # 64 groups of 5, on 8 of the 512 cores
     "mesh.data": 8, "mesh.fsdp": 8, "mesh.context": 8,
     "sharding.self_attention": "ulysses", "model.remat": "attention_ffn",
-    "grad_accumulation_steps": 1, "xla_options": ("no_sparse_core",),
+    "grad_accumulation_steps": 1,
   },
   "v5e-4x4-two-slices": {
     "mesh.data": 2, "mesh.fsdp": 16, "mesh.num_slices": 2,

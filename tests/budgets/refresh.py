@@ -49,8 +49,6 @@ BUDGETS = {
   "14b-tpu7x": Budget("pod=tpu7x-4x4x4,size=14b", "tpu7x:4x4x4"),
   "14b-audio-v5p": Budget("pod=v5p-4x4x4,size=14b,stage=audio", "v5p:4x4x4"),
   "14b-v5p-256": Budget("pod=v5p-4x8x8,size=14b", "v5p:4x8x8"),
-  "14b-v5p-1024": Budget("pod=v5p-8x8x16,size=14b", "v5p:8x8x16"),
-  "14b-tpu7x-256": Budget("pod=tpu7x-4x8x8,size=14b", "tpu7x:4x8x8"),
   "14b-audio-v5p-256": Budget(
     "pod=v5p-4x8x8,size=14b,stage=audio", "v5p:4x8x8"
   ),

@@ -154,6 +154,22 @@ class Layout:
       return x
     return jax.lax.with_sharding_constraint(x, self.sharding())
 
+  def copies(self, axis: str) -> int:
+    """Returns how many shards of an axis hold the same of all parameters."""
+    used = {a for _, spec in self.params for e in spec for a in axes_of(e)}
+    return 1 if axis in used else self.size(axis)
+
+  def without(self, axis: str) -> "Layout":
+    """Returns the layout of what is mapped over an axis by `jax.vmap`."""
+    activations = tuple(
+      (
+        regex,
+        tuple(tuple(a for a in axes_of(e) if a != axis) or None for e in spec),
+      )
+      for regex, spec in self.activations
+    )
+    return dataclasses.replace(self, activations=activations)
+
   def batch_shards(self) -> int:
     """Returns the number of shards of a batch's rows."""
     return 1 if self.mesh is None else self.size(self.spec("batch")[0])

@@ -1,6 +1,7 @@
 """Mesh and rules; and a sharded step equals the one of a single device."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -8,10 +9,12 @@ import numpy as np
 import pytest
 
 from ccl_jax import sharding, trees
+from ccl_jax.cost import hlo
+from ccl_jax.cost.collectives import collectives
 from ccl_jax.models import functional
 from ccl_jax.sharding import AXES, Layout, make_mesh
 from ccl_jax.training import step
-from ccl_jax.training.batch import put_batch, samples_of
+from ccl_jax.training.batch import abstract_batch, put_batch, samples_of
 from ccl_jax.training.setup import make_key
 from ccl_jax.training.state import abstract_state
 from configs.ccl import get_config
@@ -45,12 +48,15 @@ def batch(b=8):
 def gradients(sizes, devices, **options):
   """(loss, gradients by path) of random parameters, on a mesh."""
   self_attention = options.pop("self_attention", "gather")
+  rules = {}
+  if over := options.pop("fsdp_over", ""):
+    rules["params"] = get_config(f"size=tiny,fsdp_over={over}").sharding.params
   audio = MODEL["audio"] | {"tokens_per_frame": options.pop("c", 2)}
   setup = setups.make_setup(
     devices,
     model=MODEL | {"audio": audio},
     mesh=dict(zip(AXES, sizes, strict=True)),
-    sharding=SMALL | {"self_attention": self_attention},
+    sharding=SMALL | {"self_attention": self_attention} | rules,
     objective={"first_frame_probability": 0.5},
     **options,
   )
@@ -85,6 +91,7 @@ def single(**options):
     ((1, 2, 4, 1), {"self_attention": "ulysses"}),
     ((2, 1, 2, 2), {"grad_accumulation_steps": 2}),
     ((2, 1, 2, 2), {"grad_accumulation_steps": 3}),  # 4 of 12 rows are padding
+    ((2, 2, 2, 1), {"grad_accumulation_steps": 2, "fsdp_over": "slice"}),
     ((1, 2, 4, 1), {"c": 2.1}),  # as many latents, on more tokens
   ],
   ids=str,
@@ -103,6 +110,36 @@ def test_a_mesh_changes_nothing_but_rounding(sizes, options):
     jax.tree.leaves(metrics), jax.tree.leaves(single_metrics), strict=True
   ):
     np.testing.assert_allclose(a, b, rtol=1e-5)
+
+
+def test_copies_reduce_their_gradients_once_a_step():
+  rules = get_config("size=tiny,fsdp_over=slice").sharding.params
+  setup = setups.make_setup(
+    jax.devices(), model=MODEL, mesh={"data": 2, "fsdp": 4},
+    sharding=SMALL | {"params": rules}, grad_accumulation_steps=2,
+    batch_size=16,
+  )  # fmt: skip
+  shapes = {"video": (FRAMES, 4, 4, 3), "audio": (FRAMES * 2, 2)}
+  rows = abstract_batch(setup, shapes | {"text": (5, 8)})
+
+  @jax.jit
+  def take(params, batch):
+    example = step.make_example(batch, make_key(0, 0, 0), setup)
+    state = {"trainable": params, "frozen": {}}
+    return step.gradients(state, example, setup)
+
+  params = setup.plan.with_shardings(setup.plan.shapes)
+  text = take.lower(params, rows).compile().as_text()
+  found = collectives(hlo.parse(text), dict(setup.plan.layout.mesh.shape))
+  over_data = [c for c in found if "data" in c.axes]
+  assert {c.loop for c in over_data} == {None}
+  # All that one device has of the gradients, and a few metrics.
+  of_device = sum(
+    math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
+    for x in jax.tree.leaves(params)
+  )
+  reduced = sum(c.result * c.count for c in over_data)
+  assert of_device <= reduced <= of_device + 1024
 
 
 def test_accumulation_equals_the_big_batch():

@@ -39,7 +39,7 @@ BACKENDS = {
   "reference": _named(reference.attend),
   "framed": _named(windowed.attend),
   "splash": splash.attend,
-  "cudnn": _named(cudnn.attend),
+  "cudnn": cudnn.attend,
 }
 # Keys of a query up to which a window is narrow. "framed" stores the logits of
 # all queries, n times these keys; splash keeps them on the chip.
@@ -82,8 +82,8 @@ def attend(
     backend: a key of `BACKENDS`, to have that one or an error.
     target: device to compile for; by default this process's. Differs when a
       CPU compiles for a TPU that is elsewhere.
-    name: of the result (and of splash's log-sum-exp) for remat policies that
-      save by name.
+    name: of the result (and of splash's and cuDNN's log-sum-exp) for remat
+      policies that save by name.
 
   Raises:
     ValueError: shapes that do not fit, an unknown `backend`, or one that does

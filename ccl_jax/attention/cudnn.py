@@ -3,10 +3,17 @@
 What it takes is narrow, and everything else is refused with its reason: a
 GPU, bfloat16 or float16, no pattern and no segments. Key lengths are passed
 on as cuDNN's own padding mask.
+
+The backward pass needs the softmax's statistics beside the output. Both have
+the name that remat policies save by, or the forward pass would run twice
+although its output is kept.
 """
+
+import functools
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from ccl_jax.array_types import Array, Float
 from ccl_jax.attention.mask import Full, Mask
@@ -19,8 +26,12 @@ def attend(
   v: Float[Array, "b m k e"],
   mask: Mask,
   target: CompileTarget,
+  name: str | None = None,
 ) -> Float[Array, "b n k e"]:
   """Computes attention by cuDNN.
+
+  Args:
+    name: of the result and of what its gradient needs, for remat policies.
 
   Raises:
     NotImplementedError: anything but half-precision full attention on a GPU.
@@ -44,10 +55,38 @@ def attend(
   if mask.pattern.num_keys is not None:
     most = jnp.full(len(q), mask.pattern.num_keys)
     lengths = most if lengths is None else jnp.minimum(lengths, most)
+  return _call(q, k.astype(q.dtype), v.astype(q.dtype), lengths, name)
+
+
+def _cudnn(q, k, v, lengths):
   return jax.nn.dot_product_attention(
-    q,
-    k.astype(q.dtype),
-    v.astype(q.dtype),
-    key_value_seq_lengths=lengths,
-    implementation="cudnn",
+    q, k, v, key_value_seq_lengths=lengths, implementation="cudnn"
   )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _call(q, k, v, lengths, name):
+  return _cudnn(q, k, v, lengths)
+
+
+def _forward(q, k, v, lengths, name):
+  call = functools.partial(_cudnn, lengths=lengths)
+  out, backward = jax.vjp(call, q, k, v)
+  if name is None:
+    return out, backward
+  # `backward` is a pytree of the arrays that it needs: the inputs, which are
+  # cheap to compute again, the output, and the statistics.
+  kept = {id(x): x for x in (q, k, v, lengths)}
+  kept[id(out)] = checkpoint_name(out, name)
+
+  def keep(x):
+    return kept[id(x)] if id(x) in kept else checkpoint_name(x, name)
+
+  return kept[id(out)], jax.tree.map(keep, backward)
+
+
+def _backward(name, backward, gradient):
+  return *backward(gradient), None
+
+
+_call.defvjp(_forward, _backward)

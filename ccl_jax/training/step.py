@@ -5,6 +5,7 @@ microbatches, and an update that is skipped if the loss or the gradient is not
 finite.
 """
 
+import dataclasses
 import functools
 from collections.abc import Mapping
 from typing import Any
@@ -17,6 +18,7 @@ from ccl_jax import cpu, lora, trees
 from ccl_jax.array_types import STREAMS, Array, Bool, PyTree
 from ccl_jax.diffusion.objective import Example, loss, make_training_example
 from ccl_jax.models import functional
+from ccl_jax.models.plan import ModelPlan, make_plan
 from ccl_jax.training.batch import split_microbatches
 from ccl_jax.training.setup import DROPOUT, TRAIN, TrainSetup, make_key
 from ccl_jax.training.state import state_shardings
@@ -51,7 +53,16 @@ def gradients(
   """Returns ((loss, metrics), gradients), accumulated over microbatches.
 
   These are of equal size, so the mean over them is the mean over the batch.
+  Where every shard of `data` has a copy of the parameters, as slices do, each
+  adds up its own gradients, and they are reduced over `data` once a step.
   """
+  count, layout = setup.grad_accumulation_steps, setup.plan.layout
+  copies = layout.copies("data") if count > 1 else 1
+  if copies > 1:
+    plan = make_plan(
+      setup.plan.settings, layout.without("data"), setup.plan.lora
+    )
+    setup = dataclasses.replace(setup, plan=plan)
 
   def objective(trainable, example):
     params = trees.join(trainable, state["frozen"])
@@ -60,22 +71,40 @@ def gradients(
       params = lora.drop(params, key, rate)
     return loss_and_metrics(params, example, setup)
 
-  count = setup.grad_accumulation_steps
   take = functools.partial(
     jax.value_and_grad(objective, has_aux=True), state["trainable"]
   )
   if count == 1:
     return take(example)
+  microbatches = split_microbatches(example, count, layout)
+  if copies > 1:
+    take = jax.vmap(take, spmd_axis_name="data")
+    microbatches = jax.tree.map(
+      lambda x: x.reshape(count, copies, -1, *x.shape[2:]), microbatches
+    )
 
   def add(total, microbatch):
     return jax.tree.map(jnp.add, total, take(microbatch)), None
 
-  microbatches = split_microbatches(example, count, setup.plan.layout)
   first = jax.eval_shape(take, jax.tree.map(lambda x: x[0], microbatches))
   zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), first)
-  ((value, metrics), grads), _ = jax.lax.scan(add, zeros, microbatches)
-  mean = functools.partial(jax.tree.map, lambda x: x / count)
+  if copies > 1:
+    zeros = (zeros[0], _own_gradients(zeros[1], setup.plan))
+  total, _ = jax.lax.scan(add, zeros, microbatches)
+  if copies > 1:
+    total = jax.tree.map(lambda x: x.sum(0), total)
+  (value, metrics), grads = total
+  mean = functools.partial(jax.tree.map, lambda x: x / (count * copies))
   return (mean(value), metrics), mean(grads)
+
+
+def _own_gradients(grads: PyTree, plan: ModelPlan) -> PyTree:
+  """Constrains (data, ...) gradients to stay on their own shard of `data`."""
+  leaves = trees.flatten(grads)
+  for path, spec in plan.layout.match(grads, idle_ok=True).items():
+    sharding = plan.layout.sharding("data", *spec)
+    leaves[path] = jax.lax.with_sharding_constraint(leaves[path], sharding)
+  return trees.unflatten(leaves)
 
 
 def train_step(

@@ -3,7 +3,8 @@
 They are passed to the compiler with the program and not through XLA_FLAGS, so
 that `ccl_jax.compile` uses the same ones for a pod that is not at hand. A group
 is a name for several options, which depend on the chip. libtpu compiles with
-all groups; none is on by default, since none was timed on a TPU.
+all groups; none is on by default, since none was timed on a TPU. Those of GPUs
+are of JAX's "GPU performance tips", for communication, and not timed either.
 """
 
 from collections.abc import Sequence
@@ -29,6 +30,16 @@ _OVERLAP = {
   "xla_tpu_overlap_compute_collective_tc": "true",
 }
 
+# Weights are gathered and gradients scattered a layer at a time: a layer of the
+# 14b model has 0.7 GB in bfloat16. XLA's own options are typed, not strings.
+_GIB = 1 << 30
+_OVERLAP_GPU = {
+  "xla_gpu_enable_latency_hiding_scheduler": True,
+  "xla_gpu_all_gather_combine_threshold_bytes": _GIB,
+  "xla_gpu_reduce_scatter_combine_threshold_bytes": _GIB,
+  "xla_gpu_all_reduce_combine_threshold_bytes": _GIB,
+}
+
 
 def _sparse_core(value: str) -> dict[str, str]:
   """Returns options that run collectives on the sparse cores, or not."""
@@ -41,7 +52,8 @@ def _sparse_core(value: str) -> dict[str, str]:
 
 # Group -> chip -> options.
 GROUPS = {
-  "overlap": dict.fromkeys(("v5e", "v6e", "tpu7x"), _OVERLAP),
+  "overlap": dict.fromkeys(("v5e", "v6e", "tpu7x"), _OVERLAP)
+  | {"gpu": _OVERLAP_GPU},
   "large_vmem": {
     "v6e": {"xla_tpu_scoped_vmem_limit_kib": "98304"},
     "v5p": {"xla_tpu_scoped_vmem_limit_kib": "65536"},
@@ -69,7 +81,7 @@ def compiler_options(
   found: dict[str, Any] = {}
   for entry in entries:
     if isinstance(entry, str):
-      found |= _group(entry, chip.name if chip else device_kind)
+      found |= _group(entry, _kind(chip, device_kind))
     else:
       found |= dict([entry])
   for name, value in found.items():
@@ -82,6 +94,13 @@ def compiler_options(
       if part in name and is_on and chip and chip.name in kinds:
         raise ValueError(f"xla_options: '{name}' on {chip.name}: {reason}.")
   return found
+
+
+def _kind(chip: chips.Chip | None, device_kind: str) -> str:
+  """Returns the chip's name in `GROUPS`: of TPUs their own, of others "gpu"."""
+  if "NVIDIA" in device_kind:
+    return "gpu"
+  return chip.name if chip else device_kind
 
 
 def _group(name: str, chip: str) -> dict[str, Any]:

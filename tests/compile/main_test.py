@@ -12,6 +12,7 @@ import sys
 import pytest
 
 from configs import pods
+from tests.budgets import gpu
 from tests.budgets.refresh import BUDGETS, FOLDER
 
 FILES = {path.stem: json.loads(path.read_text()) for path in sorted(
@@ -55,5 +56,17 @@ def test_no_figure_grows_beyond_its_budget(name):
 def test_every_pod_pads_less_than_a_part(pod):
   config = pods.get_config(f"pod={pod},size=1.3b")
   shards = config.mesh.data * config.mesh.fsdp
-  padding = config.grad_accumulation_steps * shards - config.batch_size
-  assert 0 <= padding < shards
+  padding = -config.batch_size % (config.grad_accumulation_steps * shards)
+  assert padding < shards
+
+
+def test_cards_of_80_gb_hold_what_training_on_gpus_keeps():
+  """A quarter is left: for temporaries, and what JAX leaves to the driver."""
+  found = json.loads(gpu.FILE.read_text())
+  assert [each["config"] for each in found] == list(gpu.LAYOUTS)
+  for each in found:
+    assert each["total_gb"] <= 0.75 * 80
+
+
+def test_memory_on_a_gpu_is_what_was_written():
+  assert gpu.measure(gpu.LAYOUTS[0]) == json.loads(gpu.FILE.read_text())[0]

@@ -53,6 +53,19 @@ def job(machine, **environment):
   return machine.run("slurm.sh", "job", "3", *TRAINING, **(SLURM | environment))
 
 
+@pytest.mark.parametrize(
+  "given, expected",
+  [
+    ({}, "cuda,cpu .92"),
+    ({"XLA_CLIENT_MEM_FRACTION": ".5"}, "cuda,cpu .5"),
+    ({"XLA_PYTHON_CLIENT_MEM_FRACTION": ".5"}, "cuda,cpu"),
+  ],
+)
+def test_job_takes_most_of_a_cards_memory(machine, given, expected):
+  machine.play("srun", "echo $JAX_PLATFORMS $XLA_CLIENT_MEM_FRACTION")
+  assert expected in job(machine, **given).stdout.splitlines()
+
+
 @pytest.mark.parametrize("code", [0, 1])
 def test_job_ends_as_the_training_does(machine, code):
   machine.play("srun", f"exit {code}")

@@ -36,6 +36,16 @@ def test_groups_are_those_of_the_chip_and_later_options_win():
     xla_options.compiler_options(["over"], "TPU v6 lite")
 
 
+@pytest.mark.parametrize("kind", ["NVIDIA H100 80GB HBM3", "NVIDIA B200"])
+def test_options_of_gpus_are_known_to_xla(kind):
+  options = xla_options.compiler_options(["overlap"], kind)
+  assert options["xla_gpu_enable_latency_hiding_scheduler"]
+  # XLA for CPUs reads the options of all platforms.
+  jax.jit(lambda x: x + 1, compiler_options=options).lower(1.0).compile()
+  with pytest.raises(ValueError, match="'sparse_core' on gpu"):
+    xla_options.compiler_options(["sparse_core"], kind)
+
+
 def test_a_name_that_is_not_of_xla_is_refused():
   with pytest.raises(ValueError, match="scoped_vmem"):
     xla_options.compiler_options([("scoped_vmem", 1)], "cpu")

@@ -82,6 +82,15 @@ def _face_centre(size: int, likeness) -> Float[np.ndarray, "t 2"]:
   return centre
 
 
+def is_square(video: UInt8[np.ndarray, "t y x 3"], face: Face) -> bool:
+  """Returns whether the face fills the corners of a square around it."""
+  rgb = VOICES[face.voice].rgb
+  dx, dy = _offsets(_grid(video.shape[1]), face.centre)
+  inside = np.maximum(np.abs(dx), np.abs(dy)) < render.FACE_HALF
+  corners = inside & (np.hypot(dx, dy) > render.FACE_RADIUS + 0.5)
+  return bool(_mean(_likeness(video, rgb), corners).mean() > 0.5)
+
+
 def mouth_opening(
   video: UInt8[np.ndarray, "t y x 3"], face: Face
 ) -> Float[np.ndarray, " t"]:

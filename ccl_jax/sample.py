@@ -53,9 +53,7 @@ VIDEO = flags.DEFINE_string("video", None, "File with video, for v2a.")
 SEED = flags.DEFINE_integer(
   "seed", 0, "Seed of the first prompt; each further prompt adds 1."
 )
-STEP = flags.DEFINE_integer(
-  "step", None, "Step of the checkpoint; the newest if unset."
-)
+STEP = command.define_step()
 BATCH = flags.DEFINE_integer(
   "batch", 8,
   "Clips that are sampled at once, at most; a CPU samples one at a time.",

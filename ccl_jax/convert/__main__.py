@@ -62,9 +62,7 @@ WORKDIR = flags.DEFINE_string(
   "Workdir of a training run (to-torch, average), or, for to-torch, the folder"
   " of one of its checkpoints.",
 )  # fmt: skip
-STEP = flags.DEFINE_integer(
-  "step", None, "Step of the checkpoint to export; the newest if unset."
-)
+STEP = command.define_step()
 STEPS = flags.DEFINE_list(
   "steps", None, "Steps of the checkpoints to average, such as 1000,2000."
 )

@@ -50,7 +50,7 @@ def to_torch(
   workdir: epath.PathLike,
   output: epath.PathLike,
   *,
-  step: int | None = None,
+  step: int | str | None = None,
   ema: bool = True,
   dtype: str = "float32",
   shard_size: int = 5 * 10**9,
@@ -62,7 +62,7 @@ def to_torch(
   Args:
     workdir: of a run, or the folder of one of its checkpoints.
     output: local, or in a bucket; then it is made on a local disk and copied.
-    step: of the checkpoint; None takes the newest.
+    step: of the checkpoint, or "best"; None takes the newest.
     ema: take the moving average of each parameter that has one.
     dtype: of all arrays, one of DTYPES.
     shard_size: most bytes of arrays in a file.
@@ -110,7 +110,7 @@ def to_torch(
 def _write_lora(
   run: workdirs.Workdir,
   output: epath.PathLike,
-  step: int | None,
+  step: int | str | None,
   ema: bool,
   dtype: str,
   style: str,

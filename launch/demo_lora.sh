@@ -8,10 +8,9 @@ if [[ ${1-} == -* ]]; then
   sed -n '2,/^[^#]/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
   [[ $1 == --help ]] && exit || exit 1
 fi
-folder="${1:-runs/demo}"
-[ -d "$folder/results" ] ||
-  bash "$(dirname "${BASH_SOURCE[0]}")/demo.sh" "$folder" || exit
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+folder="${1:-runs/demo}"
+[ -d "$folder/prompt" ] || bash launch/demo.sh "$folder"
 export JAX_PLATFORMS="${JAX_PLATFORMS:-cpu}"
 new="$folder/square"
 config=configs/lora.py:size=tiny
@@ -45,6 +44,9 @@ say "Scores on the new world: before, after; and on the old one, after"
 score before "$folder/run" "$new"
 score after "$new/run" "$new" --step=best
 score old "$new/run" "$folder" --step=best
+
+say "Installing PyTorch into .venv"
+install requirements.txt tests/requirements.txt
 
 say "The LoRA's file, on the old model in PyTorch: $new/lora"
 [ -d "$new/lora" ] ||

@@ -96,13 +96,12 @@ def to_torch(
     return _write_lora(run, output, step, ema, dtype, lora_style)
   params, step, is_ema = run.params(step, ema)
   if component == "all":
-    config, table = _joint_config(run, step), ccl.table(run.model)
+    config = _joint_config(run, step)
   else:
-    config, table = _video_config(run), wan.tables(run.model)["diffusers"]
+    config = _video_config(run)
     params = {p: x for p, x in params.items() if p.startswith("video/")}
-  if layout == "single":
-    is_all = component == "all"
-    table = (ccl.single_table if is_all else _wan_table)(run.model)
+  is_single = layout == "single"
+  table = _table(run.model, component, is_single)
   tree = trees.unflatten(params)
   shapes = state_dict_shapes(tree, table, np.dtype(DTYPES[dtype]))
   about = {
@@ -115,23 +114,21 @@ def to_torch(
   }
   with replacing(output) as partial:
     folder, arrays = partial / TRANSFORMER, iter_state_dict(tree, table)
-    if layout == "single":
+    if is_single:
       header = {"config": json.dumps(config, sort_keys=True)}
       safetensors_writer.write(
         partial, SINGLE, shapes, arrays, _UNSPLIT, header
       )
-      if component == "all":
-        workdirs.copy_run_files(path, partial / RUN)
-      (partial / "README.md").write_text(model_card.text(run, about))
-      return about
-    safetensors_writer.write(folder, _STEM, shapes, arrays, shard_size)
-    scheduler = _scheduler_config(run.config)
-    write_json(partial / "scheduler" / "scheduler_config.json", scheduler)
+    else:
+      safetensors_writer.write(folder, _STEM, shapes, arrays, shard_size)
+      scheduler = _scheduler_config(run.config)
+      write_json(partial / "scheduler" / "scheduler_config.json", scheduler)
     if component == "all":
       workdirs.copy_run_files(path, partial / RUN)
     (partial / "README.md").write_text(model_card.text(run, about))
-    # Last, so that in a bucket it exists only when all other files do.
-    write_json(folder / "config.json", config)
+    if not is_single:
+      # Last, so that in a bucket it exists only when all other files do.
+      write_json(folder / "config.json", config)
   return about
 
 
@@ -198,8 +195,11 @@ def read_config(path: pathlib.Path) -> dict[str, Any]:
   return sections["model"] | {"sampling": sections["sampling"]}
 
 
-def _wan_table(model: Mapping[str, Any]) -> Table:
-  return wan.tables(model)["wan"]
+def _table(model: Mapping[str, Any], component: str, is_single: bool) -> Table:
+  """Returns the names of a layout, of all parts or of the video's."""
+  if component == "all":
+    return ccl.single_table(model) if is_single else ccl.table(model)
+  return wan.tables(model)["wan" if is_single else "diffusers"]
 
 
 def _check_choice(name: str, value: str, choices: Any) -> None:

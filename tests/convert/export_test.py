@@ -123,7 +123,7 @@ def test_a_single_file_has_wan_s_names_and_comes_back(run, tmp_path, capsys):
 def test_a_single_file_of_the_video_stream_is_wan_s(run, tmp_path):
   export.to_torch(run, tmp_path / "x", component="video", layout="single")
   file = tmp_path / "x" / "ccl.safetensors"
-  sizes = {"tiny": tiny.SETTINGS}
+  sizes = {"tiny": {**tiny.SETTINGS, **ALONE}}
   transformer.from_torch(file, tmp_path / "back", sizes=sizes)
   expected = trees.flatten({"video": small_run.params(5)["video"]})
   assert_equal(params_of(tmp_path / "back"), expected)

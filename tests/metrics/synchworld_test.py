@@ -233,7 +233,7 @@ def test_table_prints_rows_beside_each_other_and_rows_are_json():
 
 
 def test_a_world_of_another_style_has_faces_and_voices_of_its_own(codecs):
-  """Also through the codecs of the first; a clip of one is none of the other."""
+  """Also through the codecs of the first; no clip is one of the other world."""
   worlds = {s: make_world(6, True, style=s) for s in ("round", "square")}
   video_codec, audio_codec = codecs
   for style, world in worlds.items():

@@ -177,9 +177,12 @@ def read_config(path: pathlib.Path) -> dict[str, Any]:
     config = json.loads(text)
     class_name = config["_class_name"]
   except (OSError, ValueError, KeyError, TypeError) as error:
+    where = "config in its header"
+    if not path.is_file():
+      where = f"{TRANSFORMER}/config.json of a model"
     raise ValueError(
-      f"'{path}' has no {TRANSFORMER}/config.json, and no config in its header:"
-      " expected a folder or a single file that to-torch wrote."
+      f"'{path}' has no {where}: expected a folder that to-torch wrote, or the"
+      f" {SINGLE}.safetensors of --layout=single."
     ) from error
   if class_name != CLASS:
     raise ValueError(

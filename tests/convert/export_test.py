@@ -332,7 +332,7 @@ def test_the_card_of_the_video_stream_says_what_is_exact(
   )
   about = {
     "class": "WanTransformer3DModel", "step": 5, "parameters": 9,
-    "dtype": "float32", "is_ema": True,
+    "dtype": "float32", "is_ema": True, "layout": "folder",
   }  # fmt: skip
   card = model_card.text(found, about)
   assert ("not the model's own text-to-video" in card) != is_exact

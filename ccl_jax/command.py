@@ -42,6 +42,31 @@ class UserError(SystemExit):
     self.code = 2
 
 
+class _StepParser(flags.ArgumentParser):
+  """Parser of a step, or of the word "best"."""
+
+  syntactic_help = "a number, or best"
+
+  def parse(self, argument: int | str) -> int | str:
+    """Returns a number or "best"; ValueError for anything else."""
+    if argument == "best" or isinstance(argument, int):
+      return argument
+    if not argument.isdigit():
+      raise ValueError(f"'{argument}' is no step: expected a number, or best")
+    return int(argument)
+
+
+def define_step() -> flags.FlagHolder:
+  """Defines --step, which checkpoint of a run to take."""
+  help = (
+    "Step of the checkpoint, or best: that of checkpoint.keep_best. The newest"
+    " if unset."
+  )
+  return flags.DEFINE(
+    _StepParser(), "step", None, help, flags.FLAGS, flags.ArgumentSerializer()
+  )
+
+
 def run(command: Callable[[], None], required: Sequence[str]) -> None:
   """Parses the flags and calls `command`.
 

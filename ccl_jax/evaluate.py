@@ -63,9 +63,7 @@ SPLITS = flags.DEFINE_list(
 NUM = flags.DEFINE_integer(
   "num", 32, "Clips of each split, at most.", lower_bound=2
 )
-STEP = flags.DEFINE_integer(
-  "step", None, "Step of the checkpoint; the newest if unset."
-)
+STEP = command.define_step()
 GUIDANCE = flags.DEFINE_list(
   "guidance", [], "Guidance rules to compare; the run's own if unset."
 )

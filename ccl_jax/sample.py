@@ -62,9 +62,7 @@ SECONDS = flags.DEFINE_float(
   "seconds", None,
   "Length in seconds, likewise; a tenth more or less is the same.",
 )  # fmt: skip
-STEP = flags.DEFINE_integer(
-  "step", None, "Step of the checkpoint; the newest if unset."
-)
+STEP = command.define_step()
 BATCH = flags.DEFINE_integer(
   "batch", 8,
   "Clips that are sampled at once, at most; a CPU samples one at a time.",

@@ -27,9 +27,10 @@ from ccl_jax import command, distributed, files, lora
 from ccl_jax.array_types import PyTree
 from ccl_jax.checkpoints import manager, restore
 from ccl_jax.codecs.api import Codecs
-from ccl_jax.config import FORMS, build, check_keys, check_pairs
+from ccl_jax.config import FORMS, build, check_keys, check_pairs, suggest
 from ccl_jax.data.loader import Loader
 from ccl_jax.data.mixture import main_path
+from ccl_jax.diffusion import objective
 from ccl_jax.generation.components import scale_shift
 from ccl_jax.generation.pipeline import Pipeline
 from ccl_jax.generation.previews import EvalConfig, write_previews
@@ -97,6 +98,7 @@ def train(config: Mapping[str, Any], workdir: epath.Path) -> None:
     sampling = build(SamplingConfig, config["sampling"], "sampling")
     evaluation = build(EvalConfig, config["eval"], "eval")
     logging = build(LogConfig, config["log"], "log")
+    check_keep_best(config, setup.plan.streams)
     init = build(InitConfig, config["init"], "init")
 
     # -- Data: this host reads the rows that its devices hold.
@@ -159,7 +161,10 @@ def train(config: Mapping[str, Any], workdir: epath.Path) -> None:
           logger.write_scalars(done, losses)
       if do_save:
         with clock("checkpoint"):
-          checkpoints.save(done, state, force=True)
+          checkpoints.save(
+            done, state, force=True,
+            value=logger.value_at(done, checkpoints.keep_best),
+          )  # fmt: skip
         logger.flush()
       if do_eval:
         with clock("eval"):
@@ -176,6 +181,35 @@ def train(config: Mapping[str, Any], workdir: epath.Path) -> None:
   with clock("checkpoint"):
     checkpoints.close()
   logger.close()
+  if best := checkpoints.keep_best and checkpoints.best_step():
+    print(f"Best {checkpoints.keep_best}: step {best} (--step=best).")
+
+
+def check_keep_best(config: Mapping[str, Any], streams: Sequence[str]) -> None:
+  """Checks that `checkpoint.keep_best` is a loss known at each checkpoint.
+
+  Raises:
+    ValueError: it is not.
+  """
+  name = config["checkpoint"].get("keep_best", "")
+  interval = config["checkpoint"]["save_interval_steps"]
+  if not name:
+    return
+  known = objective.loss_names(streams)
+  is_held_out = name.startswith(log.HELD_OUT)
+  if name.removeprefix(log.HELD_OUT) not in known:
+    raise ValueError(
+      f"checkpoint.keep_best is '{name}'.{suggest(name, known)} Expected one of"
+      f" {', '.join(known)}, perhaps with {log.HELD_OUT} before it."
+    )
+  key = "eval.loss_every_steps" if is_held_out else "log.every_steps"
+  section, _, field = key.partition(".")
+  if not (every := config[section][field]) or interval % every:
+    raise ValueError(
+      f"checkpoint.keep_best={name} is known every {key}={every} steps, and"
+      f" checkpoints are saved every {interval}: set {key} to a number that"
+      f" divides {interval}."
+    )
 
 
 def make_held_out(

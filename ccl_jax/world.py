@@ -4,7 +4,8 @@
 
 The folder holds mp4 files with sound and captions.jsonl. Its splits are `train`
 (half easy, half hard scenes), `easy` and `hard`; clip i of `easy` and clip i of
-`hard` have the same sound. `data.synthetic.scene` describes the scenes.
+`hard` have the same sound. `data.synthetic.scene` describes the scenes, and
+--style=square a world of other faces and voices, to fine-tune a model to.
 """
 
 import functools
@@ -18,7 +19,12 @@ from absl import flags
 from ccl_jax import command, processes
 from ccl_jax.data import media
 from ccl_jax.data.synthetic.render import render_video
-from ccl_jax.data.synthetic.scene import draw_scene, make_captions, render_sound
+from ccl_jax.data.synthetic.scene import (
+  STYLES,
+  draw_scene,
+  make_captions,
+  render_sound,
+)
 from ccl_jax.files import replacing
 
 OUTPUT = flags.DEFINE_string(
@@ -38,6 +44,10 @@ FRAMES = flags.DEFINE_integer(
   "frames", 49,
   "Frames of each clip at 25 fps, 1 + 4k and at least 49 (1.96 s), which the"
   " speech needs.",
+)  # fmt: skip
+STYLE = flags.DEFINE_enum(
+  "style", "round", list(STYLES),
+  "Faces and voices: round ones, or square ones with each other's voices.",
 )  # fmt: skip
 WORKERS = flags.DEFINE_integer(
   "workers", 2, "Number of processes that render clips.", lower_bound=1
@@ -59,7 +69,7 @@ def main() -> None:
   """Makes the data set of the flags."""
   make_world(
     Path(OUTPUT.value), NUM_TRAIN.value, NUM_TEST.value, SIZE.value,
-    FRAMES.value, WORKERS.value,
+    FRAMES.value, WORKERS.value, STYLE.value,
   )  # fmt: skip
 
 
@@ -70,6 +80,7 @@ def make_world(
   size: int = 64,
   frames: int = 49,
   workers: int = 2,
+  style: str = "round",
 ) -> None:
   """Renders all clips into the folder, which appears when it is complete.
 
@@ -88,7 +99,7 @@ def make_world(
   ):
     partial.mkdir()
     make = functools.partial(
-      make_clip, folder=partial, size=size, frames=frames
+      make_clip, folder=partial, size=size, frames=frames, style=style
     )
     rows = pool.map(make, jobs, chunksize=8)
     bar = tqdm.tqdm(rows, "world", len(jobs), unit=" clips")
@@ -97,10 +108,10 @@ def make_world(
 
 
 def make_clip(
-  job: SceneJob, folder: Path, size: int, frames: int
+  job: SceneJob, folder: Path, size: int, frames: int, style: str = "round"
 ) -> dict[str, str]:
   """Renders a scene to mp4; returns its line of captions.jsonl."""
-  scene = draw_scene(job.seed, job.hard, frames / FPS)
+  scene = draw_scene(job.seed, job.hard, frames / FPS, style)
   name = f"{job.split}_{job.seed:07d}.mp4"
   video = render_video(scene, frames, FPS, size)
   media.write_mp4(folder / name, video, FPS, render_sound(scene), crf=10)

@@ -188,9 +188,12 @@ def make_config(
   c.init = dict(from_runs=(), fresh=(".*",))
 
   # A preemption without notice costs `every_minutes` of work, at most.
+  # keep_best: a loss by its name in metrics.jsonl, such as held_out/loss; the
+  # checkpoint with the lowest is kept beside the latest.
   c.checkpoint = dict(
-    save_interval_steps=500, every_minutes=30.0, max_to_keep=3, verify=True
-  )
+    save_interval_steps=500, every_minutes=30.0, max_to_keep=3, verify=True,
+    keep_best="",
+  )  # fmt: skip
   # max_nonfinite_steps: in a row, then the run ends.
   # profile_steps: (first, last + 1) of the steps to trace, or ().
   # profiler_port: where process 0 gives traces to who asks for them; 0 is none.

@@ -5,12 +5,14 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from flax import nnx
 
 from ccl_jax import lora, sharding, trees
 from ccl_jax.checkpoints import manager, restore
 from ccl_jax.lora import LoRAConfig
-from ccl_jax.models import functional
+from ccl_jax.models import functional, layers
 from ccl_jax.sharding import AXES
 from ccl_jax.training import step
 from ccl_jax.training.batch import put_batch
@@ -138,6 +140,50 @@ def test_a_mesh_changes_nothing_but_rounding():
     np.testing.assert_allclose(found[0][path], g, rtol=0, atol=atol)
 
 
+def test_a_full_rank_reaches_the_loss_of_training_the_matrix():
+  """A toy: a frozen layer and its LoRA, against the same layer trained."""
+  d, steps = 6, 600
+  x, target, noise = jax.random.normal(jax.random.key(0), (3, 64, d))
+  y = x @ target[:d] + 0.1 * noise
+  layer = layers.linear(d, d, rngs=nnx.Rngs(0), dtype=jnp.float32)
+  graph, full = nnx.split(layer)
+  config = LoRAConfig((("kernel", d),), alpha=float(d))
+  layers.add_lora(layer, config, nnx.Rngs(1))
+  with_lora, params = nnx.split(layer)
+  params = nnx.to_pure_dict(params)
+
+  def train(loss, params):
+    transform = optax.adam(0.03)
+
+    def step(carry, _):
+      params, state = carry
+      updates, state = transform.update(jax.grad(loss)(params), state, params)
+      return (optax.apply_updates(params, updates), state), None
+
+    carry = params, transform.init(params)
+    with jax.numpy_dtype_promotion("standard"):  # optax needs it
+      (params, _), _ = jax.lax.scan(step, carry, length=steps)
+    return float(loss(params))
+
+  def loss_of(graph, params):
+    return jnp.mean((nnx.merge(graph, params)(x) - y) ** 2)
+
+  def lora_alone(factors):
+    # The bias is trained as well: a LoRA has none.
+    return loss_of(with_lora, {"kernel": params["kernel"]} | factors)
+
+  best = train(functools.partial(loss_of, graph), nnx.to_pure_dict(full))
+  found = train(lora_alone, {k: params[k] for k in ("bias", "lora")})
+  low = {"rules": (("kernel", 1),), "alpha": 1.0}
+  narrow = layers.linear(d, d, rngs=nnx.Rngs(0), dtype=jnp.float32)
+  layers.add_lora(narrow, LoRAConfig(**low), nnx.Rngs(1))
+  with_lora, params = nnx.split(narrow)
+  params = nnx.to_pure_dict(params)
+  too_low = train(lora_alone, {k: params[k] for k in ("bias", "lora")})
+  assert best < 0.011 < 10 * 0.011 < too_low
+  assert found < 1.01 * best
+
+
 def test_a_folded_kernel_keeps_its_dtype():
   rng = np.random.default_rng(0)
   w, a, b = (rng.normal(size=s) for s in ((2, 6, 5), (2, 6, 3), (2, 3, 5)))
@@ -189,6 +235,11 @@ def test_what_does_not_fit_is_one_clear_error(config, words):
   with pytest.raises(ValueError) as error:
     LoRAConfig(**config).ranks(SHAPES, KERNELS)
   assert words in str(error.value)
+
+
+def test_an_unknown_target_is_named():
+  with pytest.raises(ValueError, match="target='speech': expected all, audio"):
+    get_config("size=tiny,target=speech")
 
 
 @pytest.mark.parametrize("size", ["14b", "1.3b", "tiny"])

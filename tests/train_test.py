@@ -135,6 +135,7 @@ def test_a_lora_is_trained_on_a_run_and_resumed(data, runs, tmp_path):
     f"--config.init.from_runs=(('.*','{runs[0]}'),)",
     "--config.num_train_steps=2", "--config.checkpoint.save_interval_steps=1",
     "--config.eval.tasks=()", "--config.eval.loss_every_steps=1",
+    "--config.checkpoint.keep_best=held_out/loss",
   )  # fmt: skip
   status, text = train(data, workdir, *flags, config="lora")
   assert status == 0, text
@@ -151,6 +152,8 @@ def test_a_lora_is_trained_on_a_run_and_resumed(data, runs, tmp_path):
   lines = [held_out(run) for run in (workdir, stopped)]
   assert lines[0] == lines[1]
   assert [line["step"] for line in lines[0]] == [1, 2]
+  best = min(lines[0], key=lambda line: line["held_out/loss"])["step"]
+  assert f"Best held_out/loss: step {best}" in text
   base = ocp.StandardCheckpointer().restore(
     runs[0] / "checkpoints" / "4" / "default"
   )
@@ -161,9 +164,11 @@ def test_a_lora_is_trained_on_a_run_and_resumed(data, runs, tmp_path):
   )
   out = tmp_path / "out"
   status, text = sample(
-    workdir, out, "--prompt=A face.", f"--lora={workdir}:0.5"
+    workdir, out, "--prompt=A face.", f"--lora={workdir}:0.5", "--step=best"
   )
   assert status == 0, text
+  about = json.loads((out / "t2av_0.json").read_text())
+  assert about["checkpoint"]["step"] == best
   assert (out / "t2av_0.mp4").exists()
 
 
@@ -211,6 +216,8 @@ def test_a_run_leaves_what_it_promises(runs):
     ("--config.model.backend=x", "config.model.backend is None"),
     ("--config.zzz=1", "no config key 'zzz'"),
     ("--config.batch_size=x", "written like --config.batch_size="),
+    ("--config.checkpoint.keep_best=los", "Did you mean 'loss'?"),
+    ("--config.checkpoint.keep_best=held_out/loss", "eval.loss_every_steps"),
     ("--config.init.from_runs=RUN", "(('PATH REGEX', 'WORKDIR'),)"),
     ("--config.initial.sources=RUN", "(('PATH REGEX', 'WORKDIR'),)"),
     (

@@ -26,9 +26,7 @@ from ccl_jax.generation.pipeline import Pipeline
 WORKDIR = flags.DEFINE_string(
   "workdir", None, "Workdir of the training run to try."
 )
-STEP = flags.DEFINE_integer(
-  "step", None, "Step of the checkpoint; the newest if unset."
-)
+STEP = command.define_step()
 HOST = flags.DEFINE_string(
   "host", "127.0.0.1", "Address to listen on; 0.0.0.0 for all."
 )

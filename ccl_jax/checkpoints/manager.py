@@ -9,13 +9,14 @@ workdir.
 import json
 import logging
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
+from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from ccl_jax import distributed, files
 from ccl_jax.array_types import Array, PyTree
@@ -106,6 +107,8 @@ class CheckpointManager:
     max_to_keep: how many of the latest checkpoints to keep.
     every_minutes: minutes after which a checkpoint is saved in between; 0
       saves by steps alone.
+    keep_best: name of a metric; the checkpoint that was saved with the lowest
+      value of it is kept beside the latest; "" for none.
     verify: write the digests of a checkpoint's files, and compare them when it
       is restored; both read it once more.
 
@@ -120,13 +123,14 @@ class CheckpointManager:
     max_to_keep: int = 3,
     every_minutes: float | int = 0,
     verify: bool = True,
+    keep_best: str = "",
   ):
     if save_interval_steps < 1 or max_to_keep < 1:
       raise ValueError(
         f"checkpoint {save_interval_steps=}, {max_to_keep=}: expected at least"
         " 1."
       )
-    self.save_interval_steps = save_interval_steps
+    self.save_interval_steps, self.keep_best = save_interval_steps, keep_best
     self._timer, self._verify = SaveTimer(every_minutes), verify
     self.workdir = files.absolute(workdir)
     self.folder = self.workdir / "checkpoints"
@@ -134,7 +138,10 @@ class CheckpointManager:
     self._orbax = ocp.CheckpointManager(
       self.folder,
       options=ocp.CheckpointManagerOptions(
-        max_to_keep=max_to_keep,
+        preservation_policy=_which_to_keep(max_to_keep, keep_best),
+        # Without it Orbax writes no metrics.
+        best_fn=_value_of(keep_best) if keep_best else None,
+        best_mode="min",
         cleanup_tmp_directories=True,
         async_options=ocp.AsyncOptions(
           post_finalization_callback=self._write_manifest
@@ -150,10 +157,19 @@ class CheckpointManager:
     """
     return step % self.save_interval_steps == 0 or self._timer.is_due(step)
 
-  def save(self, step: int, state: PyTree, force: bool = False) -> None:
+  def save(
+    self,
+    step: int,
+    state: PyTree,
+    force: bool = False,
+    value: float | None = None,
+  ) -> None:
     """Saves in the background, if `should_save(step)` or `force`.
 
     A step that is already saved is not saved again.
+
+    Args:
+      value: of the metric `keep_best`; without one it is not the best.
 
     Raises:
       RuntimeError: Orbax did not save it, as it has one of a later step.
@@ -166,7 +182,9 @@ class CheckpointManager:
     self._saving_step = step
     state = orbax_reader.without_empty(state)
     save_args = jax.tree.map(_save_args, state)
-    if not self._orbax.save(step, args=ocp.args.StandardSave(state, save_args)):
+    args = ocp.args.StandardSave(state, save_args)
+    metrics = None if value is None else {self.keep_best: value}
+    if not self._orbax.save(step, args=args, metrics=metrics):
       raise RuntimeError(
         f"Orbax did not save step {step} in '{self.folder}', which has the"
         f" steps {list(self._orbax.all_steps())}."
@@ -198,6 +216,10 @@ class CheckpointManager:
         + "; ".join(reasons.values())
       )
     return None
+
+  def best_step(self) -> int | None:
+    """Returns the step with the lowest `keep_best`, None without a value."""
+    return self._orbax.best_step()
 
   def close(self) -> None:
     """Waits for a save that is not finished; raises its error, if any."""
@@ -231,6 +253,31 @@ class CheckpointManager:
     # the temporary folder STEP.orbax-checkpoint-tmp-N to STEP.
     folders = {path.name.split(".")[0]: path for path in self.folder.iterdir()}
     manifest.write(folders[str(self._saving_step)], self._verify)
+
+
+def _value_of(name: str) -> Callable[[Mapping[str, float]], float]:
+  """Returns a function from a checkpoint's metrics to the value of one.
+
+  Checkpoints of an earlier start may have another metric: it is no match.
+  """
+  return lambda metrics: metrics.get(name, math.inf)
+
+
+def _which_to_keep(
+  latest: int, best: str
+) -> preservation_policy.AnyPreservationPolicy:
+  """Returns Orbax' policy of the latest, and the best by a metric or ""."""
+  policies = [preservation_policy.LatestN(latest)]
+  if best:
+    policies.append(
+      preservation_policy.BestN(
+        get_metric_fn=_value_of(best),
+        reverse=True,  # The lowest is the best.
+        n=1,
+        keep_checkpoints_without_metrics=False,
+      )
+    )
+  return preservation_policy.AnyPreservationPolicy(policies)
 
 
 def _save_args(x: Array | np.ndarray) -> ocp.SaveArgs:

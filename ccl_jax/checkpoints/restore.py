@@ -19,6 +19,8 @@ from ccl_jax.checkpoints import manifest, orbax_reader
 from ccl_jax.checkpoints.manifest import ITEM
 from ccl_jax.checkpoints.orbax_reader import BrokenError
 
+_METRICS = "metrics/metrics"  # Orbax' file of a checkpoint's metrics, JSON
+
 
 def all_steps(workdir: epath.PathLike) -> list[int]:
   """Returns the steps of a run's finished checkpoints, oldest first."""
@@ -27,14 +29,44 @@ def all_steps(workdir: epath.PathLike) -> list[int]:
   return sorted(each.step for each in found)
 
 
+def best_step(workdir: epath.PathLike) -> int:
+  """Returns the step of the best checkpoint by `checkpoint.keep_best`.
+
+  That is of the metric that the latest one with a metric was saved with.
+
+  Raises:
+    ValueError: none was saved with one.
+  """
+  values = {}
+  for step in all_steps(workdir):
+    file = epath.Path(workdir) / "checkpoints" / str(step) / _METRICS
+    if file.exists():
+      values[step] = json.loads(file.read_text())
+  if not values:
+    raise ValueError(
+      f"'{workdir}' has no best checkpoint: its run was trained without"
+      " checkpoint.keep_best. Name one of the steps"
+      f" {all_steps(workdir) or 'none'}."
+    )
+  (name,) = values[max(values)]
+  return min(
+    (step for step in values if name in values[step]),
+    key=lambda step: (values[step][name], -step),
+  )
+
+
 def find_checkpoint(
-  workdir: epath.PathLike, step: int | None = None
+  workdir: epath.PathLike, step: int | str | None = None
 ) -> tuple[epath.Path, int]:
-  """Returns folder and step of a checkpoint; of the latest, if `step` is None.
+  """Returns folder and step of a checkpoint.
+
+  Args:
+    step: None takes the latest, "best" that of `best_step`.
 
   Raises:
     ValueError: the run has no such checkpoint.
   """
+  step = best_step(workdir) if step == "best" else step
   found = all_steps(workdir)
   if not found or (step is not None and step not in found):
     raise ValueError(
@@ -64,7 +96,7 @@ def read_state(
 def read_params(
   workdir: epath.PathLike,
   shapes: PyTree,
-  step: int | None = None,
+  step: int | str | None = None,
   average: bool = True,
 ) -> tuple[PyTree, int]:
   """Returns parameters of a run, without the rest of its state, and their step.
@@ -74,7 +106,7 @@ def read_params(
   Args:
     shapes: nested dict of ShapeDtypeStructs; those without a sharding go to one
       device. Parameters of the run that it lacks are not read.
-    step: of the checkpoint; None takes the latest.
+    step: of the checkpoint, see `find_checkpoint`.
     average: read the moving average, where a parameter has one.
 
   Raises:

@@ -1,9 +1,10 @@
 """Converts weights from and to PyTorch, and shows what files of weights hold.
 
     python -m ccl_jax.convert from-torch --model=wan --input=PATH --output=DIR \
-        [--size=14b] [--force]
+        [--size=14b] [--expert=high] [--force]
     python -m ccl_jax.convert to-torch --workdir=RUN --output=DIR [--step=N] \
-        [--noema] [--dtype=bfloat16] [--component=video] [--force]
+        [--noema] [--dtype=bfloat16] [--component=video] [--layout=single] \
+        [--force]
     python -m ccl_jax.convert average --workdir=RUN --steps=1000,2000 \
         --output=DIR [--force]
     python -m ccl_jax.convert merge --workdir=RUN --lora=PATH:0.8 \
@@ -62,9 +63,7 @@ WORKDIR = flags.DEFINE_string(
   "Workdir of a training run (to-torch, average), or, for to-torch, the folder"
   " of one of its checkpoints.",
 )  # fmt: skip
-STEP = flags.DEFINE_integer(
-  "step", None, "Step of the checkpoint to export; the newest if unset."
-)
+STEP = command.define_step()
 STEPS = flags.DEFINE_list(
   "steps", None, "Steps of the checkpoints to average, such as 1000,2000."
 )
@@ -82,6 +81,16 @@ COMPONENT = flags.DEFINE_enum(
   "component", "all", export.COMPONENTS,
   "What to export: the full model (all), its video stream for diffusers'"
   " WanTransformer3DModel (video), or the LoRA of a run alone (lora).",
+)  # fmt: skip
+LAYOUT = flags.DEFINE_enum(
+  "layout", "folder", export.LAYOUTS,
+  "How to-torch writes: a folder like diffusers' (folder), or one safetensors"
+  " file with Wan's own names of the video part (single).",
+)  # fmt: skip
+EXPERT = flags.DEFINE_enum(
+  "expert", None, list(transformer.EXPERTS),
+  "Which of the two experts of Wan2.2-A14B --model=wan reads: that of high"
+  " noise or that of low.",
 )  # fmt: skip
 LORA_STYLE = flags.DEFINE_enum(
   "lora_style", "diffusers", list(lora_files.STYLES),
@@ -101,8 +110,12 @@ def from_torch() -> None:
   output = new_output()
   if MODEL.value != "wan" and SIZE.value is not None:
     raise ValueError("--size is for --model=wan only.")
+  if MODEL.value != "wan" and EXPERT.value is not None:
+    raise ValueError("--expert is for --model=wan only.")
   if MODEL.value == "wan":
-    about = transformer.from_torch(INPUT.value, output, SIZE.value)
+    about = transformer.from_torch(
+      INPUT.value, output, SIZE.value, expert=EXPERT.value
+    )
   elif MODEL.value == "ccl":
     about = transformer.from_export(INPUT.value, output)
   else:
@@ -124,6 +137,7 @@ def to_torch() -> None:
     shard_size=parse_bytes(MAX_SHARD_SIZE.value),
     component=COMPONENT.value,
     lora_style=LORA_STYLE.value,
+    layout=LAYOUT.value,
   )
   print(
     f"Wrote {OUTPUT.value}: {about['class']} with {about['parameters']:,}"

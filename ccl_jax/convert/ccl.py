@@ -10,6 +10,9 @@ RoPE rotates pairs of neighbouring channels there and channels half a head apart
 here (see `models.rope`). So the queries and keys of self-attention and of the
 fusion are permuted, on each side within its own head size. The keys of the
 context tokens come from the same projection and are permuted with it.
+
+In a single file (`single_table`) the video part has Wan's own names, without a
+prefix, beside audio.* and fusion.* as above.
 """
 
 from collections.abc import Mapping
@@ -30,6 +33,17 @@ def table(model: Mapping[str, Any]) -> Table:
       if model["fusion"]["kind"] != "independent":
         rules += _cross_attention(s, model[s]["width"] // model[s]["heads"])
   return tuple(rules)
+
+
+def single_table(model: Mapping[str, Any]) -> Table:
+  """Returns the rules of a single file, with Wan's names of the video part."""
+  others = [rule for rule in table(model) if not _is_of_video(rule)]
+  video = wan.tables(model)["wan"] if model["video"] is not None else ()
+  return (*video, *others)
+
+
+def _is_of_video(rule: Rule) -> bool:
+  return any(name.startswith("video.") for name in rule.theirs)
 
 
 def _stream(s: str, settings: Mapping[str, Any]) -> list[Rule]:

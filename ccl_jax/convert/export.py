@@ -10,6 +10,9 @@ and `transformer.from_export` reads back. With component="video" it holds the
 video stream without its cross-modal layers, as diffusers'
 WanTransformer3DModel.
 
+layout="single" writes one file, `ccl.safetensors`, with run/ and README.md
+beside it: the video part has Wan's own names, the config is in the header.
+
 Arrays go one by one from the checkpoint to the file, stacked layers row by row.
 """
 
@@ -34,7 +37,9 @@ from ccl_jax.convert import (
   wan,
   workdirs,
 )
+from ccl_jax.convert.rules import Table
 from ccl_jax.convert.state_dict import iter_state_dict, state_dict_shapes
+from ccl_jax.convert.torch_files import open_state_dict
 from ccl_jax.files import replacing, write_json
 
 TRANSFORMER, RUN = "transformer", "run"  # folders
@@ -43,6 +48,9 @@ CLASS, VERSION = "CCL", 1
 ADDED_KEYS = ("_class_name", "ccl_version", "step", "sampling", "clip")
 DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16}
 COMPONENTS = ("all", "video", "lora")
+LAYOUTS = ("folder", "single")
+_UNSPLIT = 2**62  # bytes
+SINGLE = "ccl"  # stem of the file of layout="single"
 _STEM = "diffusion_pytorch_model"
 
 
@@ -50,23 +58,25 @@ def to_torch(
   workdir: epath.PathLike,
   output: epath.PathLike,
   *,
-  step: int | None = None,
+  step: int | str | None = None,
   ema: bool = True,
   dtype: str = "float32",
   shard_size: int = 5 * 10**9,
   component: str = "all",
   lora_style: str = "diffusers",
+  layout: str = "folder",
 ) -> dict[str, Any]:
   """Writes the folder, completely or not at all; returns facts about it.
 
   Args:
     workdir: of a run, or the folder of one of its checkpoints.
     output: local, or in a bucket; then it is made on a local disk and copied.
-    step: of the checkpoint; None takes the newest.
+    step: of the checkpoint, or "best"; None takes the newest.
     ema: take the moving average of each parameter that has one.
     dtype: of all arrays, one of DTYPES.
     shard_size: most bytes of arrays in a file.
     component: one of COMPONENTS.
+    layout: one of LAYOUTS; a single file is never split.
     lora_style: of the names of component="lora", one of `lora_files.STYLES`.
 
   Raises:
@@ -75,16 +85,23 @@ def to_torch(
   """
   _check_choice("dtype", dtype, DTYPES)
   _check_choice("component", component, COMPONENTS)
+  _check_choice("layout", layout, LAYOUTS)
   path, step = workdirs.split_step(workdir, step)
   run = workdirs.open_workdir(path)
   if component == "lora":
+    if layout != LAYOUTS[0]:
+      raise ValueError(
+        "--component=lora is one file already: leave out --layout."
+      )
     return _write_lora(run, output, step, ema, dtype, lora_style)
   params, step, is_ema = run.params(step, ema)
   if component == "all":
-    config, table = _joint_config(run, step), ccl.table(run.model)
+    config = _joint_config(run, step)
   else:
-    config, table = _video_config(run), wan.tables(run.model)["diffusers"]
+    config = _video_config(run)
     params = {p: x for p, x in params.items() if p.startswith("video/")}
+  is_single = layout == "single"
+  table = _table(run.model, component, is_single)
   tree = trees.unflatten(params)
   shapes = state_dict_shapes(tree, table, np.dtype(DTYPES[dtype]))
   about = {
@@ -93,24 +110,32 @@ def to_torch(
     "parameters": trees.count(tree),
     "dtype": dtype,
     "is_ema": is_ema,
+    "layout": layout,
   }
   with replacing(output) as partial:
     folder, arrays = partial / TRANSFORMER, iter_state_dict(tree, table)
-    safetensors_writer.write(folder, _STEM, shapes, arrays, shard_size)
-    scheduler = _scheduler_config(run.config)
-    write_json(partial / "scheduler" / "scheduler_config.json", scheduler)
+    if is_single:
+      header = {"config": json.dumps(config, sort_keys=True)}
+      safetensors_writer.write(
+        partial, SINGLE, shapes, arrays, _UNSPLIT, header
+      )
+    else:
+      safetensors_writer.write(folder, _STEM, shapes, arrays, shard_size)
+      scheduler = _scheduler_config(run.config)
+      write_json(partial / "scheduler" / "scheduler_config.json", scheduler)
     if component == "all":
       workdirs.copy_run_files(path, partial / RUN)
     (partial / "README.md").write_text(model_card.text(run, about))
-    # Last, so that in a bucket it exists only when all other files do.
-    write_json(folder / "config.json", config)
+    if not is_single:
+      # Last, so that in a bucket it exists only when all other files do.
+      write_json(folder / "config.json", config)
   return about
 
 
 def _write_lora(
   run: workdirs.Workdir,
   output: epath.PathLike,
-  step: int | None,
+  step: int | str | None,
   ema: bool,
   dtype: str,
   style: str,
@@ -133,20 +158,31 @@ def _write_lora(
 
 
 def read_config(path: pathlib.Path) -> dict[str, Any]:
-  """Returns transformer/config.json of an export, under today's key names.
+  """Returns the config of an export, under today's key names.
+
+  Args:
+    path: of the folder, or of a single file.
 
   Raises:
-    ValueError: the folder is no export, of the video stream alone, or of
-      another version.
+    ValueError: it is no export, of the video stream alone, or of another
+      version.
   """
-  file = path / TRANSFORMER / "config.json"
+  file = path if path.is_file() else path / TRANSFORMER / "config.json"
   try:
-    config = json.loads(file.read_text())
+    text = (
+      open_state_dict(path).metadata["config"]
+      if path.is_file()
+      else file.read_text()
+    )
+    config = json.loads(text)
     class_name = config["_class_name"]
   except (OSError, ValueError, KeyError, TypeError) as error:
+    where = "config in its header"
+    if not path.is_file():
+      where = f"{TRANSFORMER}/config.json of a model"
     raise ValueError(
-      f"'{path}' has no {TRANSFORMER}/config.json of a model: expected a folder"
-      " that to-torch wrote."
+      f"'{path}' has no {where}: expected a folder that to-torch wrote, or the"
+      f" {SINGLE}.safetensors of --layout=single."
     ) from error
   if class_name != CLASS:
     raise ValueError(
@@ -160,6 +196,13 @@ def read_config(path: pathlib.Path) -> dict[str, Any]:
     )
   sections = upgrade({"model": config, "sampling": config.get("sampling", {})})
   return sections["model"] | {"sampling": sections["sampling"]}
+
+
+def _table(model: Mapping[str, Any], component: str, is_single: bool) -> Table:
+  """Returns the names of a layout, of all parts or of the video's."""
+  if component == "all":
+    return ccl.single_table(model) if is_single else ccl.table(model)
+  return wan.tables(model)["wan" if is_single else "diffusers"]
 
 
 def _check_choice(name: str, value: str, choices: Any) -> None:

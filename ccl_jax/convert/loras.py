@@ -40,7 +40,7 @@ def merge(
   workdir: epath.PathLike,
   texts: Sequence[str],
   output: epath.PathLike,
-  step: int | None = None,
+  step: int | str | None = None,
   ema: bool = True,
 ) -> dict[str, Any]:
   """Writes a workdir with LoRA added to its kernels; returns its metadata.
@@ -73,7 +73,7 @@ def merge(
 def read_run(
   workdir: epath.PathLike,
   model: Mapping[str, Any],
-  step: int | None = None,
+  step: int | str | None = None,
   ema: bool = True,
 ) -> dict[str, Factors]:
   """Returns path of a kernel -> the LoRA that a run has trained for it.

@@ -139,12 +139,18 @@ def measure_coverage(
 
 
 def count_differences(table: Table, theirs: Shapes, ours: Shapes) -> int:
-  """Returns how many names `match` would report, to choose among tables."""
+  """Returns how many names `match` would report, to choose among tables.
+
+  Where all names fit, it is the number of shapes that do not.
+  """
   try:
-    expected = {name for a in derive(table, ours) for name in a.theirs}
+    assignments = derive(table, ours)
   except ValueError:
     return len(theirs) + len(ours)
-  return len(expected.symmetric_difference(theirs))
+  expected = {name for a in assignments for name in a.theirs}
+  if names := expected.symmetric_difference(theirs):
+    return len(names)
+  return len(list(_differences(assignments, theirs, ours)))
 
 
 def shapes_of_ours(

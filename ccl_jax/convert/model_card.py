@@ -19,7 +19,8 @@ _PUBLISHED = {
 }
 _LOADING = {
   "CCL": """\
-`ccl_jax/convert/torch_*.py` need only PyTorch and safetensors. Latents are
+`ccl_jax/convert/torch_*.py` need only PyTorch and safetensors (`to-torch
+--layout=single` writes one file with Wan's names instead). Latents are
 encoded and decoded by the codecs in `run/`. There is no `model_index.json`, as
 diffusers has no pipeline of two streams.
 
@@ -36,6 +37,21 @@ python -m ccl_jax.convert from-torch --model=ccl \\
     --input="THIS FOLDER" --output=RUN
 python -m ccl_jax.sample --workdir=RUN --output=OUT --task=t2av --prompt='...'
 ```
+""",
+  "single": """\
+`ccl.safetensors` is one file with the config in its header. Its video part has
+Wan2.1's own names (`blocks.0.self_attn.q.weight`), so that a program that loads
+Wan's files finds it; `audio.*` and `fusion.*` stand beside it, where there are
+such parts, and are left alone. What Wan's model computes with it is the video
+stream without its cross-modal layers. All parts are read back by
+
+```bash
+python -m ccl_jax.convert from-torch --model=ccl \\
+    --input="THIS FOLDER/ccl.safetensors" --output=RUN
+```
+
+The other layout, a folder (`to-torch` without `--layout=single`), is what
+`ccl_jax/convert/torch_*.py` run in plain PyTorch.
 """,
   "WanTransformer3DModel": """\
 The video stream without its cross-modal layers, as Wan2.1's class
@@ -128,6 +144,8 @@ def text(run: Workdir, about: Mapping[str, Any]) -> str:
       f"Clips have {run.clip['frames']} frames of {x} x {y} pixels at"
       f" {run.clip['fps']:g} a second."
     )
+  is_single = about["layout"] == "single"
+  kind_of_layout = "single" if is_single else about["class"]
   licences = list(_licences(run)) or ["- none are known."]
   return _TEXT.format_map(
     {
@@ -135,7 +153,7 @@ def text(run: Workdir, about: Mapping[str, Any]) -> str:
       "kind": kind,
       "averaged": average,
       "clip": clip,
-      "loading": _LOADING[about["class"]].replace("{exact}", _exact(run)),
+      "loading": _LOADING[kind_of_layout].replace("{exact}", _exact(run)),
       "licences": "\n".join(licences),
       "config": json.dumps(dict(run.config), indent=2, sort_keys=True),
     }

@@ -3,11 +3,11 @@
     model = CCL.from_pretrained("EXPORT", device="cuda")
     velocity = model(state, t, text, route)
 
-This file, `torch_layers.py`, `torch_in_context.py` and `torch_sampling.py`
-import nothing else of this package: to use them elsewhere, copy all four and
-change their imports. Latents
-are channels last, "video" (b, f, h, w, c) and "audio" (b, m, c); either may be
-absent. Times are in [0, 1], 1 is noise; torch_sampling.make_route makes routes.
+This file, `torch_layers.py`, `torch_in_context.py`, `torch_lora.py` and
+`torch_sampling.py` import nothing else of this package: to use them elsewhere,
+copy all five and change their imports. Latents are channels last, "video"
+(b, f, h, w, c) and "audio" (b, m, c); either may be absent. Times are in
+[0, 1], 1 is noise; torch_sampling.make_route makes routes.
 
 Each stream has the names of diffusers' WanTransformer3DModel; in every layer
 `fusion` lets each attend to the other: to learnable context tokens, and to
@@ -38,6 +38,7 @@ from ccl_jax.convert.torch_layers import (
   modulate,
   rotate,
 )
+from ccl_jax.convert.torch_lora import add_lora
 
 STREAMS = ("video", "audio")
 OTHER = {"video": "audio", "audio": "video"}
@@ -268,6 +269,10 @@ class CCL(nn.Module):
         tensors[name] = x.to(param_dtype(name, dtype))
     model.load_state_dict(tensors, strict=True, assign=True)
     return model.eval().requires_grad_(False)
+
+  def load_lora(self, path, scale=1.0):
+    """Adds a LoRA to the weights, see `torch_lora.add_lora`; returns self."""
+    return add_lora(self, path, scale)
 
   def forward(self, state, t, text, route, image=None):
     """Returns the velocity of each stream in `state`, in float32.

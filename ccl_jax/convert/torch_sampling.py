@@ -35,14 +35,15 @@ TASKS = {
   "a2v": (STREAMS, ("audio",)),
   "v2a": (STREAMS, ("video",)),
 }
-# Settings that a config leaves out; there is guidance at sigmas from
-# guidance_low to guidance_high.
+# Settings that a config leaves out; there is guidance at each
+# guidance_every-th of the sigmas from guidance_low to guidance_high.
 DEFAULTS = dict(
   solver="unipc", num_inference_steps=50, shift=5.0, guidance="ucg2",
   video_guidance_scale=4.0, audio_guidance_scale=3.0, cross_guidance_scale=2.5,
   audio_cross_guidance_scale=None, guidance_low=0.0, guidance_high=1.0,
   guidance_rescale=0.0, audio_shift=None, guidance_transform="none",
-  apg_eta=0.0, apg_norm_threshold=0.0, zero_init_steps=0,
+  apg_eta=0.0, apg_norm_threshold=0.0, apg_momentum=0.0, zero_init_steps=0,
+  guidance_every=1,
 )  # fmt: skip
 
 
@@ -323,12 +324,20 @@ def sample(
       later = torch.arange(state["video"].shape[1], device=text.device) > 0
       t["video"] = t["video"][:, None, None] * later[:, None]
     rule, rescale = "none", 0
-    if o["guidance_low"] <= sigma <= o["guidance_high"]:
+    if next(is_guided):
       rule, rescale = o["guidance"], o["guidance_rescale"]
     args = pin(state), t, texts, route, null, rescale, image
     return guided(model, rule, scales, *args)
 
   steps, shift = o["num_inference_steps"], o["shift"]
+  inside = [
+    o["guidance_low"] <= sigma <= o["guidance_high"]
+    for sigma in schedule(steps, shift)[:-1]
+  ]
+  is_guided = iter(
+    here and sum(inside[:i]) % o["guidance_every"] == 0
+    for i, here in enumerate(inside)
+  )
   if o["audio_shift"] not in (None, shift):
     raise ValueError("audio_shift is not supported here: only shift is.")
   if o["guidance_transform"] != "none" or o["zero_init_steps"]:

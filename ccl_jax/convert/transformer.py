@@ -7,6 +7,7 @@ made from an export of ours has the parameters of that model; if a run was
 exported, also its config, clip and codecs, so that the pipeline can load it.
 """
 
+import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,18 +25,27 @@ from ccl_jax.convert.torch_files import (
 from ccl_jax.files import replacing
 from ccl_jax.models import functional
 
+# Expert of Wan2.2-A14B, for high noise or for low -> its folder, of Wan-AI's
+# and of diffusers' files.
+EXPERTS = {
+  "high": ("high_noise_model", "transformer"),
+  "low": ("low_noise_model", "transformer_2"),
+}
+
 
 def from_torch(
   path: epath.PathLike,
   output: epath.PathLike,
   size: str | None = None,
   sizes: Mapping[str, Mapping[str, Any]] = wan.SIZES,
+  expert: str | None = None,
 ) -> dict[str, Any]:
-  """Writes a workdir from Wan2.1's files; returns its metadata.
+  """Writes a workdir from Wan2.1's or 2.2's files; returns its metadata.
 
   Args:
     path: a file, a folder of shards, or a folder of diffusers.
     size: one of `sizes`; None recognises it from the file.
+    expert: one of EXPERTS, for folders of Wan2.2-A14B.
 
   Raises:
     ValueError: files that cannot be read or are not of the model, an unknown
@@ -44,12 +54,9 @@ def from_torch(
   if size is not None and size not in sizes:
     raise ValueError(f"{size=}: expected one of {', '.join(sizes)}.")
   path = local_path(path)
-  inside = path / export.TRANSFORMER
-  state_dict = without_prefixes(
-    open_state_dict(inside if inside.is_dir() else path)
-  )
+  state_dict = without_prefixes(open_state_dict(_inside(path, expert)))
   wan.check_one_image(state_dict)
-  size, scheme = _recognise(
+  size, scheme = recognise(
     state_dict, sizes if size is None else {size: sizes[size]}
   )
   shapes = wan.param_shapes(sizes[size])
@@ -69,7 +76,10 @@ def from_torch(
 
 
 def from_export(path: epath.PathLike, output: epath.PathLike) -> dict[str, Any]:
-  """Writes a workdir from a folder of `export.to_torch`; returns its metadata.
+  """Writes a workdir from what `export.to_torch` wrote; returns its metadata.
+
+  Args:
+    path: of the folder, or of the file of layout="single".
 
   Raises:
     ValueError: the folder is not an export, or damaged; or too little space.
@@ -77,9 +87,12 @@ def from_export(path: epath.PathLike, output: epath.PathLike) -> dict[str, Any]:
   path = local_path(path)
   config = export.read_config(path)
   model = {k: v for k, v in config.items() if k not in export.ADDED_KEYS}
-  state_dict = open_state_dict(path / export.TRANSFORMER)
+  is_single = path.is_file()
+  table = ccl.single_table(model) if is_single else ccl.table(model)
+  file = path if is_single else path / export.TRANSFORMER
+  state_dict = without_prefixes(open_state_dict(file))
   shapes = functional.describe(model)[1]
-  params = streamed_params(state_dict, ccl.table(model), shapes)
+  params = streamed_params(state_dict, table, shapes)
   about = {
     "model": "ccl",
     "settings": model,
@@ -89,12 +102,37 @@ def from_export(path: epath.PathLike, output: epath.PathLike) -> dict[str, Any]:
     "source": str(path.resolve()),
   }
   with replacing(output) as partial:
-    workdirs.copy_run_files(path / export.RUN, partial)
+    folder = path.parent if is_single else path
+    workdirs.copy_run_files(folder / export.RUN, partial)
     workdirs.write(partial, config["step"], params, about)
   return about
 
 
-def _recognise(
+def _inside(path: pathlib.Path, expert: str | None) -> pathlib.Path:
+  """Returns the folder with the weights, of one expert if there are two."""
+  folders = {
+    name: next((path / x for x in inside if (path / x).is_dir()), None)
+    for name, inside in EXPERTS.items()
+  }
+  if expert is not None and expert not in EXPERTS:
+    raise ValueError(f"{expert=}: expected one of {', '.join(EXPERTS)}.")
+  if not all(folders.values()):
+    if expert is not None:
+      raise ValueError(
+        f"'{path}' has no two experts, in {EXPERTS['high']} and"
+        f" {EXPERTS['low']}: --expert is for the folder of Wan2.2-A14B."
+      )
+    inside = path / export.TRANSFORMER
+    return inside if inside.is_dir() else path
+  if expert is None:
+    raise ValueError(
+      f"'{path}' has two experts, of high and of low noise: choose one by"
+      " --expert=high or --expert=low."
+    )
+  return folders[expert]
+
+
+def recognise(
   state_dict: LazyStateDict, sizes: Mapping[str, Mapping[str, Any]]
 ) -> tuple[str, str]:
   """Returns the (size, naming scheme) with the names nearest to the file's."""

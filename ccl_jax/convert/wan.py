@@ -1,5 +1,8 @@
 """Names of Wan2.1's transformer, text- or image-to-video: our video stream.
 
+Those of Wan2.2-A14B are the same: each of its two experts is a 14b model, and
+its image-to-video ("14b-i2v-2.2") has no tokens of the image.
+
 There are two tables: of Wan-AI's own files, and of diffusers'
 WanTransformer3DModel (the `transformer` folder). Both hold the same arrays. Our
 layers are stacked, and our RoPE wants the channels of a head in another order
@@ -41,6 +44,10 @@ _IMAGE_CONDITIONING = dict(condition_channels=20, image_width=1280)
 SIZES |= {
   f"{size}-i2v": {**model, "video": {**model["video"], **_IMAGE_CONDITIONING}}
   for size, model in SIZES.items()
+}
+SIZES["14b-i2v-2.2"] = {
+  **SIZES["14b"],
+  "video": {**SIZES["14b"]["video"], "condition_channels": 20},
 }
 
 # Layers: our name -> (Wan's, diffusers').

@@ -97,14 +97,14 @@ class Workdir:
     return trees.flatten(functional.describe(self.model)[1])
 
   def params(
-    self, step: int | None = None, ema: bool = True
+    self, step: int | str | None = None, ema: bool = True
   ) -> CheckpointParams:
     """Returns the parameters of a checkpoint, without reading them.
 
     A LoRA is added to its kernels when they are read.
 
     Args:
-      step: of the checkpoint; None takes the newest.
+      step: of the checkpoint, or "best"; None takes the newest.
       ema: take the moving average of each parameter that has one.
 
     Raises:
@@ -151,8 +151,8 @@ def open_workdir(path: epath.PathLike) -> Workdir:
 
 
 def split_step(
-  path: epath.PathLike, step: int | None = None
-) -> tuple[epath.Path, int | None]:
+  path: epath.PathLike, step: int | str | None = None
+) -> tuple[epath.Path, int | str | None]:
   """Returns (workdir, step) of a workdir, or of WORKDIR/checkpoints/STEP.
 
   Raises:

@@ -206,6 +206,10 @@ class Condition:
     return value
 
 
+# Stream -> what a transform with momentum hands on to the next step.
+Memory = Mapping[str, tuple[Array, ...]]
+
+
 def guide(
   velocity: Velocity,
   rule: GuidanceRule,
@@ -233,15 +237,16 @@ def guide(
 
   Returns:
     velocity'(state, t, condition). It raises ValueError if the condition lacks
-    what the rule needs.
+    what the rule needs. Called with a fourth argument, a memory of a transform
+    with momentum (`first_memory`), it returns (velocity, next memory).
   """
 
-  def guided(state: State, t: State, condition: Condition) -> State:
+  def guided(state, t, condition: Condition, memory: Memory | None = None):
     distinct = passes(rule, tuple(state))
     inputs = [_inputs(p, state, t, condition) for p in distinct]
     run = _run_batched if batched else _run_in_turn
     outputs = dict(zip(distinct, run(velocity, inputs), strict=True))
-    result = {}
+    result, following = {}, {}
     for s in state:
       time = flow.expand(t[s], state[s].ndim)
       weights = rule.weights(s, scales[s])
@@ -255,7 +260,9 @@ def guide(
           for name, *pair, _ in rule.terms
         ]
         plain = outputs[ForwardPass(CX)][s]
-        result[s] = transform(plain, terms, state[s], time)
+        result[s], following[s] = transform(
+          plain, terms, state[s], time, memory[s] if memory else ()
+        )
       if rescale:
         plain = outputs[ForwardPass(CX)][s]
         mask = time > 0
@@ -263,9 +270,17 @@ def guide(
         result[s] = result[s] * (1 - rescale + rescale * ratio)
       if zero_above:
         result[s] = zero_init(result[s], time, zero_above[s])
-    return result
+    return result if memory is None else (result, following or memory)
 
   return guided
+
+
+def first_memory(rule: GuidanceRule, state: State) -> Memory:
+  """Returns the memory of a transform with momentum before the first step."""
+  return {
+    s: tuple(jnp.zeros(x.shape, jnp.float32) for _ in rule.terms)
+    for s, x in state.items()
+  }
 
 
 Inputs = tuple[State, State, Condition]

@@ -16,7 +16,10 @@ part along D(c,x), which saturates, only the share eta is kept:
     e_k = -t d_k,   e_k <- e_k min(1, r / |e_k|),   p_k = <e_k, D> / |D|^2 D
     D <- D + sum_k (s_k - 1) (e_k - p_k + eta p_k)                       (2)
 
-The momentum of its paper is left out: a step knows nothing of the one before.
+With momentum b, which its paper wants negative, each e_k is first added to that
+of the guided step before, m_k, which a sampler hands on from step to step:
+
+    m_k <- e_k + b m_k,   e_k <- m_k      (m_k = 0 at first)               (3)
 """
 
 import functools
@@ -30,12 +33,17 @@ TRANSFORMS = ("none", "cfg_zero", "apg")
 _TINY = 1e-12
 # (s_k - 1, v(plus), v(minus)) of each scale.
 Terms = Sequence[tuple[float, Array, Array]]
-# (v(c,x), terms, x, t that broadcasts to x) -> velocity.
-Transform = Callable[[Array, Terms, Array, Array], Array]
+# m_k of eq. 3; none without momentum.
+Memory = tuple[Array, ...]
+# (v(c,x), terms, x, t that broadcasts to x, memory) -> velocity, new memory.
+Transform = Callable[[Array, Terms, Array, Array, Memory], tuple[Array, Memory]]
 
 
 def make_transform(
-  name: str, eta: float = 0.0, norm_threshold: float = 0.0
+  name: str,
+  eta: float = 0.0,
+  norm_threshold: float = 0.0,
+  momentum: float = 0.0,
 ) -> Transform | None:
   """Returns a transform; None for "none".
 
@@ -43,9 +51,10 @@ def make_transform(
     name: one of TRANSFORMS.
     eta: of eq. 2; 1 keeps all of the parallel part.
     norm_threshold: r of eq. 2; 0 for no limit.
+    momentum: b of eq. 3; 0 for none.
 
   Raises:
-    ValueError: an unknown name, or a number that is negative.
+    ValueError: an unknown name, or a number that is out of range.
   """
   if name not in TRANSFORMS:
     raise ValueError(
@@ -56,17 +65,23 @@ def make_transform(
     raise ValueError(
       f"apg eta={eta} and norm_threshold={norm_threshold}: expected at least 0."
     )
-  own = functools.partial(apg, eta=eta, norm_threshold=norm_threshold)
+  if not -1 < momentum < 1:
+    raise ValueError(f"apg momentum={momentum}: expected between -1 and 1.")
+  own = functools.partial(
+    apg, eta=eta, norm_threshold=norm_threshold, momentum=momentum
+  )
   return {"none": None, "cfg_zero": cfg_zero, "apg": own}[name]
 
 
-def cfg_zero(plain: Array, terms: Terms, x: Array, t: Array) -> Array:
-  """Returns the velocity of eq. 1."""
+def cfg_zero(
+  plain: Array, terms: Terms, x: Array, t: Array, memory: Memory
+) -> tuple[Array, Memory]:
+  """Returns the velocity of eq. 1, which needs no memory."""
   guided, mask = plain, t > 0
   for weight, plus, minus in terms:
     square = jnp.maximum(_dot(minus, minus, mask), _TINY)
     guided += weight * (plus - _dot(plus, minus, mask) / square * minus)
-  return guided
+  return guided, memory
 
 
 def apg(
@@ -74,16 +89,22 @@ def apg(
   terms: Terms,
   x: Array,
   t: Array,
+  memory: Memory,
   *,
   eta: float,
   norm_threshold: float,
-) -> Array:
-  """Returns the velocity of eq. 2."""
+  momentum: float,
+) -> tuple[Array, Memory]:
+  """Returns the velocity of eq. 2, and the memory of eq. 3."""
   guided, mask = plain, t > 0
   data = x - t * plain
   square = jnp.maximum(_dot(data, data, mask), _TINY)
-  for weight, plus, minus in terms:
+  added_up = []
+  for i, (weight, plus, minus) in enumerate(terms):
     e = -t * (plus - minus)
+    if momentum:
+      e += momentum * memory[i]
+      added_up.append(e)
     if norm_threshold:
       norm = jnp.sqrt(jnp.maximum(_dot(e, e, mask), _TINY))
       e *= jnp.minimum(1, norm_threshold / norm)
@@ -91,7 +112,7 @@ def apg(
     # D grows by the sum, so v = (x - D) / t falls by it over t.
     added = weight * (e + (eta - 1) * parallel)
     guided -= jnp.where(mask, added / jnp.where(mask, t, 1), 0)
-  return guided
+  return guided, tuple(added_up)
 
 
 def zero_init(velocity: Array, t: Array, above: float) -> Array:

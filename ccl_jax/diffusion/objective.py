@@ -23,6 +23,8 @@ from jaxtyping import Key
 from ccl_jax.array_types import STREAMS, Array, Bool, Float, Int, Route, State
 from ccl_jax.diffusion import flow, tasks
 
+_FIFTHS = ("0.0-0.2", "0.2-0.4", "0.4-0.6", "0.6-0.8", "0.8-1.0")  # of times
+
 
 @dataclass(frozen=True)
 class Objective:
@@ -177,6 +179,18 @@ def make_training_example(
   )
 
 
+def loss_names(streams: Sequence[str]) -> list[str]:
+  """Returns "loss" and the names of its parts, see `loss`."""
+  by_task = [
+    f"loss/{task.name}/{s}"
+    for task in tasks.TASKS
+    for s in streams
+    if s in task.generated
+  ]
+  by_time = [f"loss_t/{s}/{fifth}" for s in streams for fifth in _FIFTHS]
+  return ["loss", *by_task, *by_time]
+
+
 def loss(
   prediction: State, example: Example, objective: Objective
 ) -> tuple[Float[Array, ""], dict[str, dict[str, Array]]]:
@@ -222,8 +236,7 @@ def _by_time(example: Example, stream: str) -> dict[str, Bool[Array, " b"]]:
   t = t.reshape(len(t), -1).max(axis=1)
   fifth = jnp.clip((5 * t).astype(jnp.int32), 0, 4)
   return {
-    f"loss_t/{stream}/{i / 5:.1f}-{(i + 1) / 5:.1f}": fifth == i
-    for i in range(5)
+    f"loss_t/{stream}/{name}": fifth == i for i, name in enumerate(_FIFTHS)
   }
 
 

@@ -26,7 +26,9 @@ host in float64 and the solver is one `lax.scan` over its rows.
 
 Solvers do not depend on streams or conditions: before each evaluation, `solve`
 pins the given latents and sets their time to 0. The field may change along the
-way: each *phase*, (field, number of steps), is a scan over its own rows.
+way: each *phase*, (field, number of steps), is a scan over its own rows, and so
+is one that repeats others, (phases, number of times). What a field has to
+remember from step to step is handed on beside the state.
 """
 
 import functools
@@ -43,10 +45,10 @@ from ccl_jax.array_types import STREAMS, Array, Bool, Float, State
 from ccl_jax.diffusion import flow
 from ccl_jax.diffusion.flow import Velocity
 
-# (state, sigma of each stream) -> velocity of each stream.
-Field = Callable[[State, State], State]
+# (state, sigma of each stream, memory) -> velocity of each stream, memory.
+Field = Callable[[State, State, Any], tuple[State, Any]]
 Sigmas = Mapping[str, np.ndarray]
-Phases = Sequence[tuple[Field, int]]
+Phases = Sequence[tuple[Any, int]]  # of a Field, or of Phases again
 OnStep = Callable[[Any], None]
 
 # UniPC takes log(1 - sigma), so its first sigma is 1 minus this.
@@ -81,6 +83,8 @@ def solve(
   window: tuple[float, float] = (0.0, 1.0),
   outside: Velocity | None = None,
   on_step: OnStep | None = None,
+  every: int = 1,
+  memory: Any = None,
 ) -> tuple[State, State]:
   """Solves the flow of `velocity` from `noise` to latents, in float32.
 
@@ -99,6 +103,9 @@ def solve(
       evaluated.
     outside: evaluated at the others; `velocity` if None.
     on_step: called on the host at every step, with its sigma.
+    every: of the steps in the window, only each of this distance counts.
+    memory: if not None, what both take at the first step as a fourth argument,
+      to return (velocity, memory of the next).
 
   Returns:
     Latents of every stream in `noise`, and (steps, b, ...) of each the states
@@ -120,16 +127,27 @@ def solve(
       for s, x in state.items()
     }
 
-  def field(velocity: Velocity, state: State, sigma: State) -> State:
+  def field(velocity, state: State, sigma: State, memory):
     if on_step is not None:
       jax.debug.callback(on_step, first(sigma))
-    return _float32(velocity(pin(state), times(state, sigma, clean), condition))
+    t = times(state, sigma, clean)
+    if memory is None:
+      return _float32(velocity(pin(state), t, condition)), None
+    found, memory = velocity(pin(state), t, condition, memory)
+    return _float32(found), memory
 
-  phases = [
-    (functools.partial(field, velocity if inside else outside), steps)
-    for inside, steps in split(first(sigmas), window if outside else (0.0, 1.0))
-  ]
-  latents, states = SOLVERS[solver](phases, _float32(noise), sigmas)
+  def fields(phases):
+    return [
+      (fields(what), count)
+      if isinstance(what, list)
+      else (functools.partial(field, velocity if what else outside), count)
+      for what, count in phases
+    ]
+
+  if outside is None:
+    window, every = (0.0, 1.0), 1
+  phases = fields(split(first(sigmas), window, every))
+  latents, states = SOLVERS[solver](phases, _float32(noise), sigmas, memory)
   return pin(latents), pin(states)
 
 
@@ -153,31 +171,58 @@ def times(
 
 
 def split(
-  sigmas: Float[np.ndarray, " sigmas"], window: tuple[float, float]
-) -> list[tuple[bool, int]]:
+  sigmas: Float[np.ndarray, " sigmas"],
+  window: tuple[float, float],
+  every: int = 1,
+) -> list[tuple[Any, int]]:
   """Splits the steps into runs inside and outside of the window.
 
+  Args:
+    every: of the steps in the window, only each of this distance is inside.
+
   Returns:
-    (is inside, number of steps) of each run; nothing where there is no step.
+    (is inside, number of steps) of each run, or (runs, number of times) of runs
+    that repeat; nothing where there is no step.
   """
   low, high = window
-  inside = [bool(low <= sigma <= high) for sigma in sigmas[:-1]]
-  return [(key, len(list(run))) for key, run in itertools.groupby(inside)]
+  is_inside = [bool(low <= sigma <= high) for sigma in sigmas[:-1]]
+  runs = []
+  for inside, run in itertools.groupby(is_inside):
+    num = len(list(run))
+    if not inside or every == 1:
+      runs.append((inside, num))
+      continue
+    times, rest = divmod(num, every)
+    period = [(True, 1), (False, every - 1)]
+    runs += [(period, times), (True, min(rest, 1)), (False, max(rest - 1, 0))]
+  return [(what, count) for what, count in runs if count]
 
 
-def euler(phases: Phases, x: State, sigmas: Sigmas) -> tuple[State, State]:
+def count(phases: Phases, inside: bool) -> int:
+  """Returns how many steps of `split` are inside, or outside."""
+  return sum(
+    num * (count(what, inside) if isinstance(what, list) else what == inside)
+    for what, num in phases
+  )
+
+
+def euler(
+  phases: Phases, x: State, sigmas: Sigmas, memory: Any = None
+) -> tuple[State, State]:
   """Runs Euler's method; exact on a constant field."""
 
-  def step(field, x, row):
-    sigma, delta = row
+  def step(field, carry, row):
+    (x, memory), (sigma, delta) = carry, row
     weights = {s: (1.0, d) for s, d in delta.items()}
-    return _combine(weights, (x, field(x, sigma))), x
+    v, memory = field(x, sigma, memory)
+    return (_combine(weights, (x, v)), memory), x
 
   rows = (
     {s: sigma[:-1].astype(np.float32) for s, sigma in sigmas.items()},
     {s: np.diff(sigma).astype(np.float32) for s, sigma in sigmas.items()},
   )
-  return _scan(step, phases, x, rows)
+  (x, _), states = _scan(step, phases, (x, memory), rows)
+  return x, states
 
 
 class UniPCState(NamedTuple):
@@ -189,7 +234,9 @@ class UniPCState(NamedTuple):
   older_m: State
 
 
-def unipc(phases: Phases, x: State, sigmas: Sigmas) -> tuple[State, State]:
+def unipc(
+  phases: Phases, x: State, sigmas: Sigmas, memory: Any = None
+) -> tuple[State, State]:
   """Runs UniPC of order 2, equal to diffusers' `UniPCMultistepScheduler`."""
   sigmas = {
     s: np.minimum(sigma, 1 - _UNIPC_MARGIN).astype(np.float32)
@@ -198,14 +245,15 @@ def unipc(phases: Phases, x: State, sigmas: Sigmas) -> tuple[State, State]:
   tables = {s: unipc_table(sigma) for s, sigma in sigmas.items()}
 
   def step(field, carry, row):
-    predicted, last_x, last_m, older_m = carry
+    (predicted, last_x, last_m, older_m), memory = carry
     sigma, predict, correct = row
     to_data = {s: (1.0, -x) for s, x in sigma.items()}
-    m = _combine(to_data, (predicted, field(predicted, sigma)))
+    v, memory = field(predicted, sigma, memory)
+    m = _combine(to_data, (predicted, v))
     # States in the order of the table's columns.
     x = _combine(correct, (predicted, last_x, m, last_m, older_m))
     following = _combine(predict, (x, m, last_m))
-    return UniPCState(following, x, m, last_m), predicted
+    return (UniPCState(following, x, m, last_m), memory), predicted
 
   zeros = jax.tree.map(jnp.zeros_like, x)
   rows = (
@@ -214,7 +262,7 @@ def unipc(phases: Phases, x: State, sigmas: Sigmas) -> tuple[State, State]:
     {s: correct for s, (_, correct) in tables.items()},
   )
   carry = UniPCState(x, zeros, zeros, zeros)
-  carry, states = _scan(step, phases, carry, rows)
+  (carry, _), states = _scan(step, phases, (carry, memory), rows)
   return carry.x, states
 
 
@@ -225,11 +273,23 @@ def _scan(step, phases: Phases, carry, rows):
     The last carry, and the second results of all steps, stacked.
   """
   start, outs = 0, []
-  for field, steps in phases:
+  for what, num in phases:
+    steps = num * _num_steps(what)
     part = jax.tree.map(lambda row: row[start : start + steps], rows)  # noqa: B023
-    carry, out = jax.lax.scan(functools.partial(step, field), carry, part)
+    if callable(what):
+      carry, out = jax.lax.scan(functools.partial(step, what), carry, part)
+    else:
+      part = jax.tree.map(lambda x: x.reshape(num, -1, *x.shape[1:]), part)  # noqa: B023
+      repeat = functools.partial(_scan, step, what)
+      carry, out = jax.lax.scan(repeat, carry, part)
+      out = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), out)
     start, outs = start + steps, [*outs, out]
   return carry, jax.tree.map(lambda *parts: jnp.concatenate(parts), *outs)
+
+
+def _num_steps(what: Any) -> int:
+  """Returns the steps of a field, 1, or of phases."""
+  return 1 if callable(what) else sum(n * _num_steps(each) for each, n in what)
 
 
 def unipc_table(

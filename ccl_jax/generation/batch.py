@@ -25,7 +25,7 @@ from ccl_jax.generation.requests import (
   metadata,
   read_inputs,
 )
-from ccl_jax.generation.sampling import AttentionProbe
+from ccl_jax.generation.sampling import AttentionProbe, describe_skipped
 from ccl_jax.generation.sampling_config import SamplingConfig
 from ccl_jax.metrics import attention_plots
 
@@ -101,6 +101,10 @@ class BatchGenerator:
             todo.append(request)
       for task in dict.fromkeys(request.task for request in todo):
         if note := self.pipeline.describe_untrained(task):
+          self.warn(note)
+        shape = self.pipeline.flop_shape(task)
+        model = self.pipeline.plan.settings
+        if note := describe_skipped(model, shape, self.sampling, task):
           self.warn(note)
 
       def finish(batch, latents, shares):

@@ -16,6 +16,7 @@ from ccl_jax.checkpoints import manager, restore
 from ccl_jax.codecs.api import Codecs, free_weights
 from ccl_jax.config import build, to_tuples
 from ccl_jax.convert.loras import open_lora
+from ccl_jax.cost import flops
 from ccl_jax.data.clip import ClipShape
 from ccl_jax.diffusion import tasks
 from ccl_jax.diffusion.solvers import OnStep
@@ -58,7 +59,7 @@ class Components:
   def load(
     cls,
     workdir: epath.PathLike,
-    step: int | None = None,
+    step: int | str | None = None,
     average: bool = True,
     *,
     mesh: Mapping[str, int] | None = None,
@@ -70,7 +71,7 @@ class Components:
     """Loads a checkpoint from the workdir of a training run.
 
     Args:
-      step: of the checkpoint; None takes the newest.
+      step: of the checkpoint, or "best"; None takes the newest.
       average: load the moving average of the parameters, else the last ones.
       mesh: arguments of `sharding.make_mesh` for all devices of this process;
         None takes the first of them.
@@ -116,6 +117,12 @@ class Components:
       offload=offload,
       objective=objective,
     )
+
+  def flop_shape(self, task: InferenceTask) -> flops.Shape:
+    """Returns the sizes that the FLOPs of one clip are counted from."""
+    f, h, w, _ = self.latent_shapes["video"]
+    times = f if task.first_frame else 1
+    return flops.Shape(f, h, w, self.codecs.text.max_length, times=times)
 
   @property
   def latent_shapes(self) -> dict[str, tuple[int, ...]]:

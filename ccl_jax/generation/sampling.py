@@ -10,6 +10,7 @@ dtype, with the other stream's width. At the 14b shape v2a keeps 40 x 27,280 x
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +19,7 @@ import numpy as np
 from flax import nnx
 
 from ccl_jax.array_types import Array, PyTree, State
+from ccl_jax.cost import flops
 from ccl_jax.diffusion import guidance, solvers
 from ccl_jax.diffusion.flow import Velocity
 from ccl_jax.diffusion.guidance import Condition
@@ -49,16 +51,43 @@ def count_runs(sampling: SamplingConfig, task: InferenceTask) -> dict[str, Any]:
   cached, rule = sampling.cached(task), guidance.rule(sampling.guidance)
   iterated = tuple(s for s in task.streams if s not in cached)
   passes = len(guidance.passes(rule, iterated))
-  sigmas = solvers.first({s: sampling.sigmas[s] for s in iterated})
+  guided = sampling.num_guided(task)
   return {
     "streams": task.streams,
     "cached": cached,
-    "forwards": sum(
-      steps * (passes if inside else 1)
-      for inside, steps in solvers.split(sigmas, sampling.window)
-    ),
+    "forwards": sampling.num_inference_steps + (passes - 1) * guided,
     "cached_forwards": len(guidance.references(rule)),
   }
+
+
+def describe_skipped(
+  model: Mapping[str, Any],
+  shape: flops.Shape,
+  sampling: SamplingConfig,
+  task: InferenceTask,
+) -> str:
+  """Returns what the steps without guidance save; "" if there are none.
+
+  Args:
+    model: the config's section.
+    shape: of a clip.
+  """
+  steps = sampling.num_inference_steps
+  guided = sampling.num_guided(task)
+  if guided == steps or sampling.guidance == "none":
+    return ""
+  everywhere = dataclasses.replace(
+    sampling, guidance_every=1, guidance_low=0.0, guidance_high=1.0
+  )
+  some, full = (
+    sum(flops.sample_flops(model, shape, **count_runs(each, task)).values())
+    for each in (sampling, everywhere)
+  )
+  return (
+    f"{task.name}: guidance at {guided} of {steps} steps takes"
+    f" {some / 1e12:.4g} TFLOPs a clip instead of {full / 1e12:.4g},"
+    f" {1 - some / full:.1%} less."
+  )
 
 
 @functools.partial(
@@ -131,6 +160,9 @@ def _solve(
   def iterated(state):
     return {s: x for s, x in state.items() if s not in cached}
 
+  memory = None
+  if sampling.apg_momentum:
+    memory = guidance.first_memory(rule, iterated(noise))
   latents, states = solvers.solve(
     velocity=guide(
       rule,
@@ -145,6 +177,8 @@ def _solve(
     solver=sampling.solver,
     condition=condition,
     window=sampling.window,
+    every=sampling.guidance_every,
+    memory=memory,
     outside=guide(plain, zero_above=sampling.zero_above),
     on_step=on_step,
   )

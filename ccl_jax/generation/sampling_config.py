@@ -47,6 +47,10 @@ class SamplingConfig:
     0.0, "Lowest sigma with guidance (0 is data, 1 noise)."
   )
   guidance_high: float = _option(1.0, "Highest sigma with guidance.")
+  guidance_every: int = _option(
+    1, "Guides only every so many steps of those between guidance_low and"
+    " guidance_high; the others run the prompt's pass alone.",
+  )  # fmt: skip
   guidance_rescale: float = _option(
     0.0, "Rescales the guided velocity to the standard deviation of the"
     " conditional one: 0 not at all, 1 fully.",
@@ -61,6 +65,10 @@ class SamplingConfig:
   apg_norm_threshold: float = _option(
     0.0, "Longest difference of predicted data that apg adds; 0 for no limit."
   )
+  apg_momentum: float = _option(
+    0.0, "Share of the difference of the guided step before that apg adds,"
+    " between -1 and 1; its paper takes -0.5 or less. 0 for none.",
+  )  # fmt: skip
   zero_init_steps: int = _option(
     0, "First steps at which the velocity is 0, for CFG-Zero*: one or two of"
     " 50.",
@@ -89,12 +97,22 @@ class SamplingConfig:
         f"sampling.guidance_low={low} and guidance_high={high}: expected"
         " 0 <= low <= high <= 1."
       )
+    if self.guidance_every < 1:
+      raise ValueError(
+        f"sampling.guidance_every is {self.guidance_every}: expected at least"
+        " 1 (every step)."
+      )
     if not 0 <= self.guidance_rescale <= 1:
       raise ValueError(
         f"sampling.guidance_rescale is {self.guidance_rescale}: expected from 0"
         " to 1."
       )
     self.transform  # noqa: B018
+    if self.apg_momentum and self.guidance_transform != "apg":
+      raise ValueError(
+        f"sampling.apg_momentum is {self.apg_momentum}, but guidance_transform"
+        f" is {self.guidance_transform}: expected apg."
+      )
     if not 0 <= self.zero_init_steps < self.num_inference_steps:
       raise ValueError(
         f"sampling.zero_init_steps is {self.zero_init_steps}: expected from 0"
@@ -105,7 +123,10 @@ class SamplingConfig:
   def transform(self) -> guidance_transforms.Transform | None:
     """Returns how the terms of the rule are added; None for as it says."""
     return guidance_transforms.make_transform(
-      self.guidance_transform, self.apg_eta, self.apg_norm_threshold
+      self.guidance_transform,
+      self.apg_eta,
+      self.apg_norm_threshold,
+      self.apg_momentum,
     )
 
   @property
@@ -165,6 +186,13 @@ class SamplingConfig:
   def window(self) -> tuple[float, float]:
     """Returns the lowest and the highest guided sigma."""
     return self.guidance_low, self.guidance_high
+
+  def num_guided(self, task: InferenceTask) -> int:
+    """Returns the number of steps with guidance."""
+    iterated = [s for s in task.streams if s not in self.cached(task)]
+    sigmas = solvers.first({s: self.sigmas[s] for s in iterated})
+    runs = solvers.split(sigmas, self.window, self.guidance_every)
+    return solvers.count(runs, True)
 
   def cached(self, task: InferenceTask) -> tuple[str, ...]:
     """Returns the reference streams that run once."""

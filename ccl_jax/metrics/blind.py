@@ -13,7 +13,7 @@ import numpy as np
 
 from ccl_jax.data.synthetic.scene import (
   BALL_CAPTIONS,
-  VOICES,
+  STYLES,
   Scene,
   Syllable,
   draw_scene,
@@ -81,12 +81,13 @@ def make_scene(
   seed: of what the prompt does not tell and scores do not measure.
   """
   wanted = parse_prompt(prompt)
-  words = wanted.words or ["a"]
+  words, (face, voices) = wanted.words or ["a"], STYLES[wanted.style]
   middles, impacts = STRATEGIES[strategy](seconds, len(words))
   return dataclasses.replace(
     _draw(seed, seconds, wanted.has_tv),
     seconds=seconds,
-    voice=next((v for v in VOICES if v.colour in prompt), VOICES[0]),
+    voice=next((v for v in voices if v.colour in prompt), voices[0]),
+    face=face,
     syllables=tuple(
       Syllable(
         words[i * len(words) // len(middles)], t - LENGTH / 2, t + LENGTH / 2

@@ -17,6 +17,7 @@ are
     onset ms  mean |impact - click| over the matched, less bias 0 (ball clips)
     SER       syllable error rate, edits / words in the prompt  0
     ID        share of voices whose pitch fits the face         1
+              (and of faces that are square if the prompt says so)
     TV leak   correlation of the silent TV mouth with e         0 (hard clips)
 
 A clip without a recognised face whose mouth moves, or without speech of about
@@ -40,6 +41,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from ccl_jax.codecs.mel import SILENCE
+from ccl_jax.data.synthetic.scene import STYLES, VOICES
 from ccl_jax.metrics import tracks
 
 MAX_LAG = 0.375  # seconds
@@ -71,6 +73,7 @@ class PromptSpec(NamedTuple):
   words: list[str]
   has_ball: bool
   has_tv: bool
+  style: str
 
 
 class Score(NamedTuple):
@@ -86,10 +89,13 @@ Scores = dict[str, Score]  # of many clips
 
 
 def parse_prompt(prompt: str) -> PromptSpec:
-  """Reads a SynchWorld prompt: quoted words, "ball", "TV"."""
+  """Reads a SynchWorld prompt: quoted words, "ball", "TV", "square"."""
   quoted = re.search(r'"([^"]*)"', prompt)
   return PromptSpec(
-    quoted.group(1).split() if quoted else [], "ball" in prompt, "TV" in prompt
+    quoted.group(1).split() if quoted else [],
+    "ball" in prompt,
+    "TV" in prompt,
+    "square" if "square face" in prompt else "round",
   )
 
 
@@ -138,7 +144,14 @@ def measure(
   )
   if face:
     opening = tracks.mouth_opening(video, face)
-  scores["ID"] = (float(face is not None and face.voice == pitch), 1)
+  is_right = face is not None and pitch is not None
+  if is_right:
+    voices = STYLES[wanted.style].voices
+    is_right = voices[face.voice].pitch == VOICES[pitch].pitch
+    # A prompt that does not ask for squares may get any face.
+    is_square = wanted.style == "square"
+    is_right = is_right and (not is_square or tracks.is_square(video, face))
+  scores["ID"] = (float(is_right), 1)
   scores |= synchrony_scores(opening, energy, fps)
   if wanted.has_ball:
     impacts, clicks = tracks.find_impacts(video, fps), tracks.find_clicks(mel)

@@ -34,6 +34,9 @@ _COLOUR_SPREAD = 0.2
 # The TV's mouth is darker than this; a talker's than this part of its face, so
 # that the dark area is nearly linear in the opening.
 _DARK = 0.5
+# Of a square's corners, which the demo's codecs leave 0.3 of; of round faces
+# they make 0.18 at most.
+_MIN_CORNERS = 0.24
 _MIN_MOVE = 12.0  # area by which a mouth that speaks changes, at least
 _LOUDNESS = (0.3, 3.0)  # of the quietest and of the loudest vowel
 _CLICK_LEVEL = (0.02, 0.8)  # of the mean magnitude at a click's peak
@@ -80,6 +83,15 @@ def _face_centre(size: int, likeness) -> Float[np.ndarray, "t 2"]:
     moments = [(weight * d).sum((1, 2)) for d in (dx, dy)]
     centre = centre + np.stack(moments, 1) / weight.sum((1, 2))[:, None]
   return centre
+
+
+def is_square(video: UInt8[np.ndarray, "t y x 3"], face: Face) -> bool:
+  """Returns whether the face fills the corners of a square around it."""
+  rgb = VOICES[face.voice].rgb
+  dx, dy = _offsets(_grid(video.shape[1]), face.centre)
+  inside = np.maximum(np.abs(dx), np.abs(dy)) < render.FACE_HALF
+  corners = inside & (np.hypot(dx, dy) > render.FACE_RADIUS + 0.5)
+  return bool(_mean(_likeness(video, rgb), corners).mean() > _MIN_CORNERS)
 
 
 def mouth_opening(

@@ -10,6 +10,7 @@ these values, and TensorBoard has them under the same names:
     loss/TASK/STREAM          over the samples of a task in these steps
     loss_t/STREAM/0.2-0.4     over those with a noise time in that fifth
     samples/STREAM            samples in a step whose stream is trained
+    held_out/loss...          the same of held-out clips: see `held_out`
     skipped                   steps without an update, since the run's start
     step_seconds, data_seconds, steps_, samples_, tokens_per_second,
     tflops_per_chip, mfu      speed since the last line: see `throughput`
@@ -24,6 +25,7 @@ unknown chip or the memory of a CPU, is left out.
 A workdir in a bucket is written to once a minute, from a local copy.
 """
 
+import itertools
 import json
 from collections.abc import Callable, Mapping
 
@@ -43,6 +45,8 @@ from ccl_jax.training.throughput import (
   memory_metrics,
   speed_metrics,
 )
+
+HELD_OUT = "held_out/"  # before the names of losses on held-out clips
 
 Line = dict[str, int | float | None]
 
@@ -83,6 +87,7 @@ class MetricWriter:
     self._progress_at = progress_at
     self._recent: list[PyTree] = []
     self._skipped, self._timed, self._before = 0, 0, clock.seconds()
+    self._newest: tuple[int, dict[str, float]] = (start, {})
     self._open_files(epath.Path(workdir))
     self.bar = tqdm.tqdm(
       total=num_steps, initial=start, unit="step", smoothing=0.1, mininterval=1,
@@ -108,15 +113,21 @@ class MetricWriter:
 
   def write_scalars(self, step: int, values: Mapping[str, int | float]) -> None:
     """Writes a line of metrics.jsonl, and the finite values to TensorBoard."""
+    line = {k: v if np.isfinite(v) else None for k, v in values.items()}
+    before = self._newest[1] if step == self._newest[0] else {}
+    self._newest = step, before | line
     if not self._is_lead:
       return
-    line = {k: v if np.isfinite(v) else None for k, v in values.items()}
     with self._lines.open("a") as file:
       file.write(json.dumps({"step": step} | line, allow_nan=False) + "\n")
     for name, value in line.items():
       if value is not None:
         self._board.add_scalar(name, value, step)
     self._mirror.copy_if_due()
+
+  def value_at(self, step: int, name: str) -> float | None:
+    """Returns a finite value of the last step's lines, if there is one."""
+    return self._newest[1].get(name) if step == self._newest[0] else None
 
   def write_image(
     self, name: str, image: UInt8[np.ndarray, "y x 3"], step: int
@@ -193,20 +204,29 @@ def read_metrics(workdir: epath.PathLike) -> list[Line]:
 
 
 def plot_losses(metrics: list[Line], path: epath.PathLike) -> None:
-  """Plots the loss of every task and stream over the steps."""
+  """Plots the loss of every task and stream over the steps.
+
+  Those of held-out clips are dashed, in the colour of the same training loss.
+  """
   from matplotlib.figure import Figure
 
   figure = Figure(figsize=(8, 5), layout="constrained")
   axes = figure.subplots()
   found = {k for m in metrics for k, v in m.items() if v is not None}
-  names = sorted(k for k in found if k.split("/")[0] == "loss")
-  for name in names:
+  kinds = ("", "-"), (HELD_OUT, "--")
+  names = {k for k in found if k.removeprefix(HELD_OUT).split("/")[0] == "loss"}
+  losses = sorted({k.removeprefix(HELD_OUT) for k in names})
+  for (before, style), (i, loss) in itertools.product(kinds, enumerate(losses)):
+    name = before + loss
     points = [(m["step"], m[name]) for m in metrics if m.get(name) is not None]
-    width = 2 if name == "loss" else 1
-    axes.plot(*zip(*points, strict=True), label=name, linewidth=width)
+    if points:
+      axes.plot(
+        *zip(*points, strict=True), style, label=name, color=f"C{i}",
+        linewidth=2 if loss == "loss" else 1,
+      )  # fmt: skip
   axes.set(xlabel="step", ylabel="mean squared error of the velocity")
   axes.grid(alpha=0.3)
   if names:
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=8, ncols=1 + (len(names) > len(losses)))
   with replacing(path) as partial:
     figure.savefig(partial, format="png", dpi=120)

@@ -1,13 +1,15 @@
 """Compares the samples of PyTorch and of JAX for one run.
 
     python -m tests.bench.torch_sync --workdir=RUN --data=LATENTS \
-        [--clips=WORLD] [--num=32] [--splits=easy] [--tasks=a2v,v2a]
+        [--clips=WORLD] [--num=32] [--splits=easy] [--tasks=a2v,v2a] \
+        [--base=RUN --lora=FILE]
 
 Exports the run to a temporary folder and samples held-out clips of the
 synthetic world with `convert.torch_sampling`: from its own noise, which may
 differ from JAX's result by sampling noise, and from JAX's noise, which must
 give the same latents (the relative error is printed). Flags and tables are
-those of `ccl_jax.evaluate`; the same codecs decode.
+those of `ccl_jax.evaluate`; the same codecs decode. With --base, that run is
+exported instead, and PyTorch adds the file of the LoRA that RUN has trained.
 """
 
 import pathlib
@@ -19,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
+from absl import flags
 
 from ccl_jax import command, evaluate
 from ccl_jax.convert import export
@@ -30,14 +33,20 @@ from ccl_jax.generation import requests, stages
 from ccl_jax.generation.pipeline import Pipeline
 from ccl_jax.metrics import synchworld
 
+BASE = flags.DEFINE_string("base", None, "Run that the LoRA was trained on.")
+LORA = flags.DEFINE_string("lora", None, "File of to-torch --component=lora.")
+
 
 def compare() -> None:
   """Prints the table of every split."""
   pipeline = Pipeline.load(evaluate.WORKDIR.value, evaluate.STEP.value)
   with tempfile.TemporaryDirectory() as folder:
     path = pathlib.Path(folder) / "export"
-    export.to_torch(evaluate.WORKDIR.value, path, step=pipeline.step)
+    step = None if BASE.value else pipeline.step
+    export.to_torch(BASE.value or evaluate.WORKDIR.value, path, step=step)
     model = CCL.from_pretrained(path)
+  if LORA.value:
+    model.load_lora(LORA.value)
   for split in evaluate.SPLITS.value:
     clips = read_clips(evaluate.DATA.value, split, evaluate.NUM.value)
     references = evaluate.measure_references(clips, pipeline)
@@ -63,10 +72,11 @@ def sample_all(
   given = {s: to_torch(clips[s]) for s in plan.given}
   texts = to_torch(clips["text"]), to_torch(clips["null_text"])
   same = sample(model, task, *texts, given=given, noise=noise)
-  (expected,) = pipeline.generate(
+  batches = pipeline.generate(  # of one clip each on a CPU
     requests.from_clips(plan, clips), batch_size=num,
     finish=lambda batch, latents, shares: [latents],
   )  # fmt: skip
+  expected = {s: np.concatenate([x[s] for x in batches]) for s in noise}
   errors = {s: relative_error(same[s].numpy(), expected[s]) for s in same}
   print(f"{task}: relative error of the latents of JAX's noise: {errors}")
   own = sample(model, task, *texts, given=given)

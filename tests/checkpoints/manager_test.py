@@ -66,6 +66,42 @@ def test_only_the_last_are_kept(tmp_path):
   assert {p.name for p in (tmp_path / "checkpoints").iterdir()} == {"3", "4"}
 
 
+def test_the_best_is_kept_beside_the_last(tmp_path):
+  """Also by the next process; a step without a value is none."""
+  values = {1: 3.0, 2: 1.0, 3: None, 4: 2.0, 5: None, 6: 1.0, 7: 9.0, 8: None}
+  kept = {4: {2, 4}, 5: {2, 5}, 6: {6}, 8: {6, 8}}
+  for steps in ((1, 2, 3, 4), (5,), (6,), (7, 8)):
+    checkpoints = manager.CheckpointManager(
+      tmp_path, save_interval_steps=1, max_to_keep=1, keep_best="loss"
+    )
+    for step in steps:
+      checkpoints.save(step, states.make(seed=step), value=values[step])
+    checkpoints.close()
+    assert set(restore.all_steps(tmp_path)) == kept[step]
+    best = min(kept[step])
+    assert checkpoints.best_step() == restore.best_step(tmp_path) == best
+    folder = tmp_path / "checkpoints" / str(best)
+    assert restore.find_checkpoint(tmp_path, "best") == (folder, best)
+  state, step = newest(tmp_path)
+  assert step == 8
+  states.assert_equal(state, states.make(seed=8))
+  # By another metric from now on: the old values do not count.
+  checkpoints = manager.CheckpointManager(
+    tmp_path, save_interval_steps=1, max_to_keep=1, keep_best="held_out/loss"
+  )
+  checkpoints.save(9, states.make(seed=9), value=100.0)
+  checkpoints.save(10, states.make(seed=10), value=200.0)
+  checkpoints.close()
+  assert restore.best_step(tmp_path) == checkpoints.best_step() == 9
+  assert restore.all_steps(tmp_path) == [9, 10]
+
+
+def test_a_run_without_a_best_says_so(tmp_path):
+  save(tmp_path, 1, 2)
+  with pytest.raises(ValueError, match=r"no best.*keep_best.*\[1, 2\]"):
+    restore.find_checkpoint(tmp_path, "best")
+
+
 def test_a_save_that_did_not_save_is_an_error(tmp_path):
   save(tmp_path, 5)
   checkpoints = manager.CheckpointManager(tmp_path, save_interval_steps=1)

@@ -89,6 +89,56 @@ def test_there_and_back_and_there(run, tmp_path, dtype):
     assert_equal(trees.flatten(loaded.params), expected, np.float32)
 
 
+def test_a_single_file_has_wan_s_names_and_comes_back(run, tmp_path, capsys):
+  """Bit for bit, also under a prefix."""
+  about = export.to_torch(run, tmp_path / "x", layout="single")
+  file = tmp_path / "x" / "ccl.safetensors"
+  assert {p.name for p in (tmp_path / "x").iterdir()} == {
+    file.name, "run", "README.md",
+  }  # fmt: skip
+  state = open_state_dict(file)
+  video = {n for n in state.shapes if not n.startswith(("audio.", "fusion."))}
+  told, expected = wan.tables(tiny.SETTINGS)["wan"], small_run.params(5)
+  alone = dict(iter_state_dict({"video": expected["video"]}, told))
+  assert video == alone.keys()
+  assert {"patch_embedding.weight", "blocks.1.self_attn.q.weight"} <= video
+  assert "audio.blocks.0.attn1.to_q.weight" in state.shapes
+  assert "fusion.1.audio.to_q.weight" in state.shapes
+  for name, x in alone.items():
+    np.testing.assert_array_equal(state.read(name), x, err_msg=name)
+  renamed = tmp_path / "renamed.safetensors"
+  save_file(
+    {f"model.diffusion_model.{n}": state.read(n) for n in state.shapes},
+    renamed, {"config": state.metadata["config"]},
+  )  # fmt: skip
+  for name, source in (("back", file), ("again", renamed)):
+    made = transformer.from_export(source, tmp_path / name)
+    assert made["parameters"] == about["parameters"]
+    found = params_of(tmp_path / name)
+    assert_equal(found, trees.flatten(expected), np.float32)
+  assert (tmp_path / "back" / "codecs").exists()
+  assert "'model.diffusion_model.'" in capsys.readouterr().out
+
+
+def test_a_single_file_of_the_video_stream_is_wan_s(run, tmp_path):
+  export.to_torch(run, tmp_path / "x", component="video", layout="single")
+  file = tmp_path / "x" / "ccl.safetensors"
+  sizes = {"tiny": {**tiny.SETTINGS, **ALONE}}
+  transformer.from_torch(file, tmp_path / "back", sizes=sizes)
+  expected = trees.flatten({"video": small_run.params(5)["video"]})
+  assert_equal(params_of(tmp_path / "back"), expected)
+  card = (tmp_path / "x" / "README.md").read_text()
+  assert "without its cross-modal" in card
+  with pytest.raises(ValueError, match="--model=wan"):
+    transformer.from_export(file, tmp_path / "out")
+  save_file({"x": np.ones(2)}, tmp_path / "y.safetensors")
+  with pytest.raises(ValueError, match="no config in its header"):
+    transformer.from_export(tmp_path / "y.safetensors", tmp_path / "out")
+  with pytest.raises(ValueError, match="leave out --layout"):
+    export.to_torch(run, tmp_path / "out", component="lora", layout="single")
+  assert not (tmp_path / "out").exists()
+
+
 def write_old_names(folder):
   """Gives config.json of an export the names of keys of earlier versions."""
   old = {new.rpartition(".")[2]: key for key, new in RENAMED.items()}
@@ -282,7 +332,7 @@ def test_the_card_of_the_video_stream_says_what_is_exact(
   )
   about = {
     "class": "WanTransformer3DModel", "step": 5, "parameters": 9,
-    "dtype": "float32", "is_ema": True,
+    "dtype": "float32", "is_ema": True, "layout": "folder",
   }  # fmt: skip
   card = model_card.text(found, about)
   assert ("not the model's own text-to-video" in card) != is_exact

@@ -7,7 +7,13 @@ from safetensors.numpy import save_file
 
 from ccl_jax import trees
 from ccl_jax.checkpoints import restore
-from ccl_jax.convert import inspection, transformer, wan
+from ccl_jax.convert import (
+  inspection,
+  matching,
+  torch_files,
+  transformer,
+  wan,
+)
 from ccl_jax.convert.state_dict import iter_state_dict
 from ccl_jax.training.state import abstract_params
 from tests.models import tiny
@@ -104,3 +110,63 @@ def test_errors_leave_nothing(file, params, tmp_path):
   with pytest.raises(ValueError, match="cut short"):
     transformer.from_torch(cut, output, "tiny", SIZES)
   assert [path.name for path in tmp_path.iterdir()] == ["cut"]
+
+
+@pytest.mark.parametrize(
+  "names",
+  [("high_noise_model", "low_noise_model"), ("transformer", "transformer_2")],
+)
+def test_an_expert_of_two_is_chosen(params, tmp_path, names):
+  """In the folders of Wan-AI and of diffusers; without a choice it is asked."""
+  scheme = "wan" if "noise" in names[0] else "diffusers"
+  experts = {}
+  for factor, expert, name in zip((1, 2), ("high", "low"), names, strict=True):
+    experts[expert] = jax.tree.map(lambda x, f=factor: f * x, params)
+    theirs = iter_state_dict(experts[expert], wan.tables(TINY)[scheme])
+    folder = tmp_path / "x" / name
+    folder.mkdir(parents=True)
+    save_file(dict(theirs), folder / "diffusion_pytorch_model.safetensors")
+  shapes = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params
+  )
+  for expert, expected in experts.items():
+    output = tmp_path / expert
+    transformer.from_torch(tmp_path / "x", output, sizes=SIZES, expert=expert)
+    found, _ = restore.read_params(output, shapes)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+  for folder, expert, words in (
+    ("x", None, "--expert=high or --expert=low"),
+    ("x", "both", "expected one of high, low"),
+    (f"x/{names[0]}", "low", "no two experts"),
+  ):
+    with pytest.raises(ValueError, match=words):
+      transformer.from_torch(
+        tmp_path / folder, tmp_path / "out", sizes=SIZES, expert=expert
+      )
+  assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+  ("size", "channels"), [("14b", 16), ("14b-i2v-2.2", 36)]
+)
+def test_wan_2_2_a14b_is_our_video_stream(size, channels):
+  """Names and shapes of diffusers' class by its published config."""
+  torch, diffusers = map(pytest.importorskip, ("torch", "diffusers"))
+  with torch.device("meta"):
+    theirs = diffusers.WanTransformer3DModel(
+      patch_size=(1, 2, 2), num_attention_heads=40, attention_head_dim=128,
+      in_channels=channels, out_channels=16, text_dim=4096, freq_dim=256,
+      ffn_dim=13824, num_layers=40, cross_attn_norm=True,
+      qk_norm="rms_norm_across_heads", eps=1e-6, image_dim=None,
+      added_kv_proj_dim=None, rope_max_seq_len=1024, pos_embed_seq_len=None,
+    ).state_dict()  # fmt: skip
+  shapes = {
+    name: jax.ShapeDtypeStruct(tuple(x.shape), np.float32)
+    for name, x in theirs.items()
+  }
+  state = torch_files.LazyStateDict("meta", shapes, theirs.get, {})
+  assert transformer.recognise(state, wan.SIZES) == (size, "diffusers")
+  settings = wan.SIZES[size]
+  ours = trees.flatten(wan.param_shapes(settings))
+  table = wan.tables(settings)["diffusers"]
+  assert matching.match(table, shapes, ours)

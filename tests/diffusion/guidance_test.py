@@ -76,9 +76,9 @@ def run(name, state=STATE, condition=CONDITION, scales=SCALES, **options):
   return result, call
 
 
-def v(stream, text, other):
+def v(stream, text, other, time=TIME):
   """The velocity of one stream under one variant, by the definition."""
-  state, t, route = STATE, TIME, CONDITION.route
+  state, t, route = STATE, time, CONDITION.route
   no = jnp.zeros(B, bool)
   if other == "L":
     route = route._replace(sees={"video": no, "audio": no})
@@ -86,11 +86,11 @@ def v(stream, text, other):
     route = route._replace(exchanges=no)
   elif other == "null" and stream == "video":
     null = jnp.broadcast_to(NULL["audio"], STATE["audio"].shape)
-    state, t = STATE | {"audio": null}, TIME | {"audio": 0 * TIME["audio"]}
+    state, t = STATE | {"audio": null}, t | {"audio": 0 * t["audio"]}
     route = blind_reference(route, "audio")
   elif other == "null":
     null = jnp.broadcast_to(NULL["video"], STATE["video"].shape)
-    state, t = STATE | {"video": null}, TIME | {"video": 0 * TIME["video"]}
+    state, t = STATE | {"video": null}, t | {"video": 0 * t["video"]}
     route = blind_reference(route, "video")
   text = {"c": CONDITION.text, "n": CONDITION.negative}[text]
   return velocity(stream, state, t, text, route)

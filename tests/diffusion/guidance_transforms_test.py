@@ -1,5 +1,7 @@
 """Transforms against their papers' formulas, written out in NumPy."""
 
+import collections
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -7,11 +9,13 @@ import pytest
 from ccl_jax.diffusion import guidance
 from ccl_jax.diffusion.guidance_transforms import TRANSFORMS, make_transform
 from tests.diffusion.guidance_test import (
+  CONDITION,
   FORMULAS,
   SCALES,
   STATE,
   TIME,
   B,
+  Recorder,
   run,
   v,
 )
@@ -54,6 +58,65 @@ def test_rules_of_one_scale_are_the_papers(rule, formula):
       np.testing.assert_allclose(found[s][i], expected, rtol=2e-4, atol=2e-3)
 
 
+PAIRS = {name: {"scale": (("c", "x"), one)} for name, one in ONE_SCALE.items()}
+PAIRS |= {
+  "none": {},
+  "ucg3": {
+    "cross": (("n", "x"), ("n", "L")), "text": (("c", "x"), ("n", "x")),
+  },
+  "ucg3_text_first": {
+    "text": (("c", "L"), ("n", "L")), "cross": (("c", "x"), ("c", "L")),
+  },
+  "multimodal": {
+    "text": (("c", "x"), ("n", "x")), "cross": (("c", "x"), ("c", "drop")),
+  },
+}  # fmt: skip
+
+
+class MomentumBuffer:
+  """As the paper's Algorithm 1."""
+
+  def __init__(self, momentum):
+    self.momentum, self.running_average = momentum, 0
+
+  def update(self, value):
+    self.running_average = value + self.momentum * self.running_average
+
+
+@pytest.mark.parametrize("rule", guidance.RULES)
+def test_momentum_is_the_papers_over_several_steps(rule):
+  """A buffer for each difference, stream and sample; other times each step."""
+  own, momentum = guidance.rule(rule), -0.6
+  function = guidance.guide(
+    Recorder(), own, SCALES,
+    transform=make_transform("apg", ETA, LIMIT, momentum),
+  )  # fmt: skip
+  buffers = collections.defaultdict(lambda: MomentumBuffer(momentum))
+  memory = guidance.first_memory(own, STATE)
+  for factor in (1.0, 0.7, 0.4, 0.1):
+    time = {s: factor * t for s, t in TIME.items()}
+    found, memory = function(STATE, time, CONDITION, memory)
+    for s, x in STATE.items():
+      pairs = PAIRS[rule]
+      variants = {("c", "x")}.union(*pairs.values())
+      told = {one: np.asarray(v(s, *one, time=time)) for one in variants}
+      for i in range(B):
+        t, here = float(time[s][i]), np.asarray(x[i], np.float64)
+        pred = {one: here - t * value[i] for one, value in told.items()}
+        guided = data = pred["c", "x"]
+        unit = data / np.linalg.norm(data)
+        for scale, (plus, minus) in pairs.items():
+          buffer = buffers[s, i, scale]
+          buffer.update(pred[plus] - pred[minus])
+          diff = buffer.running_average
+          diff = diff * min(1, LIMIT / np.linalg.norm(diff))
+          parallel = np.sum(diff * unit) * unit
+          update = diff - parallel + ETA * parallel
+          guided = guided + (SCALES[s][scale] - 1) * update
+        expected = (here - guided) / t
+        np.testing.assert_allclose(found[s][i], expected, rtol=2e-4, atol=4e-3)
+
+
 @pytest.mark.parametrize("name", ["ucg3", "ucg3_text_first", "multimodal"])
 def test_two_scales_are_two_terms(name):
   """Where nothing is projected or cut, apg is the rule; cfg_zero fits each."""
@@ -94,7 +157,9 @@ def test_what_is_given_has_no_part_in_it(kind):
   t = jnp.full((B, 3, 1), 0.5).at[:, 0].set(0.0)
   given = lambda factor: x.at[:, 0].multiply(factor)  # noqa: E731
   found = [
-    transform(kind)(given(f), [(3.0, given(f), jnp.cos(given(f)))], given(f), t)
+    transform(kind)(
+      given(f), [(3.0, given(f), jnp.cos(given(f)))], given(f), t, ()
+    )[0]
     for f in (1.0, 100.0)
   ]
   np.testing.assert_array_equal(found[0][:, 1:], found[1][:, 1:])
@@ -118,4 +183,7 @@ def test_what_is_unknown_is_refused():
   for options in ({"eta": -0.1}, {"norm_threshold": float("nan")}):
     with pytest.raises(ValueError, match="at least 0"):
       make_transform("apg", **options)
+  for momentum in (1.0, -1.0, float("nan")):
+    with pytest.raises(ValueError, match="between -1 and 1"):
+      make_transform("apg", momentum=momentum)
   assert make_transform("none") is None and len(TRANSFORMS) == 3

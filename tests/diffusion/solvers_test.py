@@ -63,7 +63,7 @@ def test_error_falls_with_the_order_of_the_solver(solver, order):
 
   def error(steps):
     sigmas = np.linspace(0.9, 0.1, steps + 1, dtype=np.float32)
-    phases = [(lambda x, sigma: x, steps)]
+    phases = [(lambda x, sigma, memory: (x, memory), steps)]
     result, _ = solvers.SOLVERS[solver](phases, x, {"audio": sigmas})
     return abs(result["audio"].item() - np.exp(-0.8))
 
@@ -102,6 +102,20 @@ def test_a_window_splits_the_schedule():
     ((0.6, 0.7), [(False, 4)]),
   ):
     assert solvers.split(sigmas, window) == runs
+  sigmas = np.linspace(1, 0, 10)
+  period = [(True, 1), (False, 2)]
+  for every, window, runs, inside in (
+    (3, (0.0, 1.0), [(period, 3)], 3),
+    (3, (0.0, 0.95), [(False, 1), (period, 2), (True, 1), (False, 1)], 3),
+    (4, (0.3, 1.0), [([(True, 1), (False, 3)], 1), (True, 1), (False, 4)], 2),
+    (9, (0.95, 1.0), [(True, 1), (False, 8)], 1),
+  ):
+    found = solvers.split(sigmas, window, every)
+    assert [r for r in found if r[0] is not False] == [
+      r for r in runs if r[0] is not False
+    ]
+    assert solvers.count(found, True) == inside
+    assert solvers.count(found, False) == 9 - inside
 
 
 def test_only_the_window_sees_the_velocity():
@@ -117,12 +131,46 @@ def test_only_the_window_sees_the_velocity():
     np.testing.assert_allclose(result[s], expected, atol=1e-5)
 
 
+def test_every_second_step_sees_the_velocity():
+  """Euler on two constants, as above, over 2 and 3 of 5 steps."""
+  ones = jax.tree.map(jnp.ones_like, NOISE)
+  outside = jax.tree.map(lambda x: 3 * x, ones)
+  sigmas = solvers.schedule(5, 5.0)
+  for high, steps in ((1.0, (0, 2, 4)), (float(sigmas[1]), (1, 3))):
+    result = sample(
+      lambda *_: ones, steps=5, window=(0.0, high), every=2,
+      outside=lambda *_: outside,
+    )  # fmt: skip
+    inside = sum(sigmas[i] - sigmas[i + 1] for i in steps)
+    for s, x in NOISE.items():
+      expected = x - inside - 3 * (1 - inside)
+      np.testing.assert_allclose(result[s], expected, atol=1e-5)
+
+
+def test_memory_is_handed_on_from_step_to_step():
+  """A velocity that is the number of its calls, over all kinds of phases."""
+
+  def counted(state, t, condition, memory):
+    return jax.tree.map(lambda x: memory * jnp.ones_like(x), state), memory + 1
+
+  sigmas = solvers.schedule(5, 5.0)
+  result = sample(
+    counted, steps=5, window=(0.0, float(sigmas[1])), every=2,
+    outside=counted, memory=jnp.zeros(()),
+  )  # fmt: skip
+  total = np.sum(np.arange(5) * np.diff(sigmas))
+  for s, x in NOISE.items():
+    np.testing.assert_allclose(result[s], x + total, atol=1e-5)
+
+
+@pytest.mark.parametrize("every", [1, 2])
 @pytest.mark.parametrize("solver", solvers.SOLVERS)
-def test_phases_of_one_field_are_one_run(solver):
+def test_phases_of_one_field_are_one_run(solver, every):
   whole = sample(to_data, solver=solver, steps=5)
   parts = sample(
-    to_data, solver=solver, steps=5, window=(0.5, 0.9), outside=to_data
-  )
+    to_data, solver=solver, steps=5, window=(0.3, 0.9), every=every,
+    outside=to_data,
+  )  # fmt: skip
   for s in NOISE:
     np.testing.assert_allclose(parts[s], whole[s], atol=1e-6)
 

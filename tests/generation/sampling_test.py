@@ -13,6 +13,7 @@ from ccl_jax.diffusion.guidance import Condition
 from ccl_jax.generation.sampling import (
   AttentionProbe,
   count_runs,
+  describe_skipped,
   sample_latents,
 )
 from ccl_jax.generation.sampling_config import SamplingConfig
@@ -164,6 +165,7 @@ def lower(task, sampling):
     ("t2av", {"guidance": "text"}),
     ("a2v", {"guidance": "sync"}),
     ("v2a", {"guidance": "multimodal", "guidance_low": 0.5}),
+    ("t2v", {"guidance_every": 3}),  # of four steps the first and the last
   ],
 )
 def test_flops_are_those_of_the_program(task, options):
@@ -175,6 +177,21 @@ def test_flops_are_those_of_the_program(task, options):
   parts = flops.sample_flops(ONE_FRAME, COUNTED, **work)
   text = lower(task, sampling).as_text(dialect="hlo")
   assert matmul.matmul_flops(hlo.parse(text)) == B * sum(parts.values())
+
+
+def test_what_skipped_guidance_saves_is_told():
+  """A pass alone at two of four steps: 6 of 8, but for what no step repeats."""
+  sampling = SamplingConfig(num_inference_steps=4, guidance_every=2)
+  task, all_steps = tasks.inference_task("t2av"), SamplingConfig()
+  text = describe_skipped(ONE_FRAME, COUNTED, sampling, task)
+  assert text.startswith("t2av: guidance at 2 of 4 steps takes")
+  assert text.endswith(", 24.9% less.")
+  assert not describe_skipped(ONE_FRAME, COUNTED, all_steps, task)
+  window = dataclasses.replace(all_steps, guidance_low=0.5)
+  guided = window.num_guided(task)
+  text = describe_skipped(ONE_FRAME, COUNTED, window, task)
+  less = float(text.split()[-2].removesuffix("%"))
+  assert 0 < guided < 50 and abs(less - (50 - guided)) < 0.2
 
 
 def test_the_compiler_agrees_where_products_dominate():
@@ -235,6 +252,12 @@ def test_keys_of_a_14b_video_take_as_much_as_documented():
     ({"guidance_low": 0.6, "guidance_high": 0.4}, "low <= high"),
     ({"guidance_high": 1.5}, "low <= high <= 1"),
     ({"guidance_rescale": 1.5}, "guidance_rescale is 1.5"),
+    ({"guidance_every": 0}, "guidance_every is 0"),
+    ({"apg_momentum": -0.5}, "guidance_transform is none: expected apg"),
+    (
+      {"apg_momentum": -1.5, "guidance_transform": "apg"},
+      "between -1 and 1",
+    ),
     ({"solver": "heun"}, "euler, unipc"),
     ({"guidance": "cfg"}, "none, text, ucg2"),
   ],

@@ -97,8 +97,10 @@ def test_what_a_prompt_asks_for():
   asked = synchworld.parse_prompt(
     'A red face talks. A TV flickers. "a i o" Clicks.'
   )
-  assert asked == (["a", "i", "o"], False, True)
-  assert synchworld.parse_prompt("A ball bounces.") == ([], True, False)
+  assert asked == (["a", "i", "o"], False, True, "round")
+  assert synchworld.parse_prompt("A ball bounces.") == (
+    [], True, False, "round",
+  )  # fmt: skip
 
 
 def test_one_stream_alone_has_the_scores_it_can_have():
@@ -228,3 +230,21 @@ def test_table_prints_rows_beside_each_other_and_rows_are_json():
     "| model | 0.80 ±0.10 | - |",
   ]
   assert json.loads(json.dumps(rows))["model"]["EAC"] == [0.8, 0.7, 0.9]
+
+
+def test_a_world_of_another_style_has_faces_and_voices_of_its_own(codecs):
+  """Also through the codecs of the first; no clip is one of the other world."""
+  worlds = {s: make_world(6, True, style=s) for s in ("round", "square")}
+  video_codec, audio_codec = codecs
+  for style, world in worlds.items():
+    videos = np.stack(world.videos)
+    decoded = video_codec.decode(video_codec.encode(videos))
+    sounds = audio_codec.mel(audio_codec.encode(np.stack(world.sounds)))
+    for pair in ((videos, world.mels), (decoded, sounds)):
+      for other, prompts in ((s, w.prompts) for s, w in worlds.items()):
+        clips = zip(prompts, *pair, strict=True)
+        scores = [synchworld.measure(*clip) for clip in clips]
+        found = synchworld.aggregate(scores)
+        assert found["EAC"].value > 0.8
+        assert found["ID"].value == float(style == other)
+  assert "blue square face" in " ".join(worlds["square"].prompts)

@@ -30,9 +30,12 @@ class World(NamedTuple):
     return [log_mel(sound[None])[0] for sound in self.sounds]
 
 
-def make_world(num: int, hard: bool, first_seed: int = 0) -> World:
+def make_world(
+  num: int, hard: bool, first_seed: int = 0, style: str = "round"
+) -> World:
   """`num` clips of 49 frames; sounds are padded to a full audio latent."""
-  scenes = [draw_scene(first_seed + i, hard, 49 / FPS) for i in range(num)]
+  seeds = range(first_seed, first_seed + num)
+  scenes = [draw_scene(seed, hard, 49 / FPS, style) for seed in seeds]
   sounds = [render_sound(scene) for scene in scenes]
   return World(
     scenes,

@@ -109,7 +109,7 @@ def image_for(b=2):
     ("t2av", "unipc", "sync", WINDOW, None),
     ("i2av", "euler", "ucg3", WINDOW, None),
     ("i2av", "euler", "ucg3", {}, image_for()),
-    ("t2v", "unipc", "ucg2", {}, None),
+    ("t2v", "unipc", "ucg2", {"guidance_every": 2}, None),
     ("i2v", "unipc", "text", {"guidance_rescale": 0.4}, None),
     ("t2a", "euler", "none", {}, None),
     ("a2v", "unipc", "ucg3_text_first", {}, None),
@@ -154,6 +154,7 @@ def test_latents_of_every_task(task, method, row, options, image):
   expected, _ = solvers.solve(
     guided, noise, {} if image else plan.clean(noise), given,
     sigmas, method, condition, chosen.window, plain,
+    every=chosen.guidance_every,
   )  # fmt: skip
   model.config["sampling"] = SCALES | {"shift": 3.0}
   images = {} if image is None else {"image": image}

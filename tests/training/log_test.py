@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from etils import epath
+from matplotlib import axes
 from tensorboardX.proto import event_pb2
 
 from ccl_jax.training import log
@@ -105,6 +106,47 @@ def test_what_is_not_finite_is_null_and_counted(workdir):
   assert "loss/joint/video" not in lines[4]
   assert lines[6]["loss"] == 6  # of the step that was made
   assert lines[7]["loss"] == 7
+
+
+def test_held_out_losses_are_drawn_beside_those_of_training(
+  tmp_path, monkeypatch
+):
+  lines = [
+    {"step": i, "loss": 1.0 / i, "loss/joint/video": 2.0, "loss_t/video/0": 3.0}
+    for i in range(1, 5)
+  ]
+  lines += [
+    {"step": 2, "held_out/loss": 4.0, "held_out/loss/joint/video": None},
+    {"step": 4, "held_out/loss": 3.0, "held_out/loss/joint/video": 5.0},
+  ]
+  drawn = {}
+  monkeypatch.setattr(
+    axes.Axes, "plot",
+    lambda self, x, y, style, *, label, color, **rest: drawn.update(
+      {label: (list(x), list(y), style, color)}
+    ),
+  )  # fmt: skip
+  monkeypatch.setattr(axes.Axes, "legend", lambda self, **rest: None)
+  log.plot_losses(lines, tmp_path / "loss.png")
+  assert drawn == {
+    "loss": ([1, 2, 3, 4], [1.0, 1 / 2, 1 / 3, 1 / 4], "-", "C0"),
+    "loss/joint/video": ([1, 2, 3, 4], [2.0] * 4, "-", "C1"),
+    "held_out/loss": ([2, 4], [4.0, 3.0], "--", "C0"),
+    "held_out/loss/joint/video": ([4], [5.0], "--", "C1"),
+  }
+
+
+def test_the_value_of_a_step_is_that_of_its_lines(workdir):
+  clock, _ = clocks.make()
+  for is_lead in (True, False):
+    logger = log.MetricWriter(workdir, 0, 9, 1, clock, WORK, is_lead)
+    logger.write_scalars(3, {"loss": 2.0, "held_out/loss": float("nan")})
+    logger.write_scalars(3, {"held_out/loss/joint/video": 4.0})
+    assert logger.value_at(3, "loss") == 2.0
+    assert logger.value_at(3, "held_out/loss/joint/video") == 4.0
+    assert logger.value_at(3, "held_out/loss") is None
+    assert logger.value_at(4, "loss") is None
+    logger.close()
 
 
 def test_only_line_feeds_end_a_line(workdir):

@@ -10,6 +10,7 @@ from jaxtyping import Float, UInt8
 from ccl_jax.data.synthetic.scene import FLIGHT, Ball, Scene, mouth_shape
 
 FACE_RADIUS, MOUTH_BELOW = 15.0, 6.0
+FACE_HALF = 13.5  # width and height of a square face
 BALL_RADIUS = 4.5
 # (x, y) of the ball's centre at an impact, and the direction away from there.
 SURFACES = {
@@ -107,7 +108,11 @@ def render_video(
     tv_mouth = canvas.ellipse(TV_BOX[0], TV_BOX[1], width, 0.8 * height)
     canvas.paint(tv_mouth, DARK)
   x, y = head_path(scene, time)
-  canvas.paint(canvas.ellipse(x, y, FACE_RADIUS, FACE_RADIUS), scene.voice.rgb)
+  face = {
+    "round": (canvas.ellipse, FACE_RADIUS), "square": (canvas.box, FACE_HALF),
+  }  # fmt: skip
+  outline, half = face[scene.face]
+  canvas.paint(outline(x, y, half, half), scene.voice.rgb)
   for side in (-5.5, 5.5):
     canvas.paint(canvas.ellipse(x + side, y - 5, 2.0, 2.0), (1, 1, 1))
   height, width = mouth_shape(scene.syllables, time)

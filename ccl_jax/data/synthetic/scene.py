@@ -22,8 +22,9 @@ Sound: hum, a noise floor, chirps from off screen. Their bands are disjoint:
 speech energy 180-1300 Hz, chirps 1500-2000 Hz, clicks above 4200 Hz.
 
 `draw_scene` draws sound and video from separate random streams: the easy and
-the hard clip of one seed have the same sound. Lengths are 64ths of the frame,
-times are seconds, and frame i shows time i / fps.
+the hard clip of one seed have the same sound. A world of another `Style` is one
+to fine-tune to. Lengths are 64ths of the frame, times are seconds, and frame i
+shows time i / fps.
 """
 
 import dataclasses
@@ -53,6 +54,18 @@ class Voice(NamedTuple):
   rgb: tuple[float, float, float]
   name: str
   pitch: float
+
+
+class Style(NamedTuple):
+  """What the talkers of a world look and sound like.
+
+  Attributes:
+    face: "round" or "square".
+    voices: its talkers, of the same colours in each style.
+  """
+
+  face: str
+  voices: tuple[Voice, ...]
 
 
 class Vowel(NamedTuple):
@@ -110,6 +123,19 @@ VOICES = (
   Voice("green", (0.15, 0.80, 0.25), "middle", 160.0),
   Voice("blue", (0.20, 0.30, 0.95), "high", 240.0),
 )
+STYLES = {
+  "round": Style("round", VOICES),
+  # The same colours with each other's voices.
+  "square": Style(
+    "square",
+    tuple(
+      voice._replace(name=other.name, pitch=other.pitch)
+      for voice, other in zip(
+        VOICES, (VOICES[2], VOICES[0], VOICES[1]), strict=True
+      )
+    ),
+  ),
+}
 VOWELS = {
   "a": Vowel((750, 1150), 1.0, 1.0, 5.0),
   "i": Vowel((280, 2300), 0.7, 0.5, 6.5),
@@ -133,6 +159,7 @@ class Scene:
   chirps: tuple[Chirp, ...]
   hum: float
   appearance: Appearance
+  face: str = "round"
 
   @property
   def vowels(self) -> list[str]:
@@ -150,8 +177,13 @@ class Scene:
     return np.array(self.ball.impacts if self.ball else ())
 
 
-def draw_scene(seed: int, hard: bool = False, seconds: float = 1.96) -> Scene:
+def draw_scene(
+  seed: int, hard: bool = False, seconds: float = 1.96, style: str = "round"
+) -> Scene:
   """Draws the scene of a seed; easy and hard ones have the same sound.
+
+  Args:
+    style: one of STYLES; of another one all else is the same.
 
   Raises:
     ValueError: `seconds` is too short for the longest speech.
@@ -161,7 +193,8 @@ def draw_scene(seed: int, hard: bool = False, seconds: float = 1.96) -> Scene:
       f"The speech needs 1.9 s or more, got {seconds=}; use more frames."
     )
   sound = np.random.default_rng((seed, 0))
-  voice = VOICES[sound.integers(3)]
+  face, voices = STYLES[style]
+  voice = voices[sound.integers(3)]
   ball = _draw_ball(sound, seconds) if sound.random() < 0.6 else None
   return Scene(
     seed=seed,
@@ -178,6 +211,7 @@ def draw_scene(seed: int, hard: bool = False, seconds: float = 1.96) -> Scene:
     appearance=_draw_appearance(
       np.random.default_rng((seed, 1)), hard, seconds
     ),
+    face=face,
   )
 
 
@@ -264,7 +298,8 @@ def mouth_shape(
 def make_captions(scene: Scene) -> dict[str, str]:
   """Returns the captions "video", "speech" and "audio", in few fixed words."""
   adjective = "moving " if scene.hard else ""
-  video = [f"A {adjective}{scene.voice.colour} face talks."]
+  shape = "square " if scene.face == "square" else ""
+  video = [f"A {adjective}{scene.voice.colour} {shape}face talks."]
   audio = [f"A {scene.voice.name} voice."]
   if scene.hard:
     video.append("A TV flickers.")

@@ -182,7 +182,7 @@ def check_size(width: int, height: int) -> None:
   """
   # FFmpeg leaves a size at 0 if it is beyond `max_pixels`.
   if not 0 < width * height <= MAX_PIXELS:
-    size = f"{width}x{height}" if width * height else "too many or no"
+    size = f"{width}x{height}" if width * height else "an unknown number of"
     raise ClipError(_TOO_LARGE.format(size))
 
 

@@ -52,9 +52,8 @@ say "The LoRA's file, on the old model in PyTorch: $new/lora"
 [ -d "$new/lora" ] ||
   python -m ccl_jax.convert to-torch --workdir="$new/run" --step=best \
     --component=lora --output="$new/lora"
-python -m tests.bench.torch_sync --workdir="$new/run" --step=best \
-  --base="$folder/run" --lora="$new/lora" --data="$new/latents" \
-  --splits=easy --tasks=a2v,v2a --num=4
+python -m tests.bench.torch_sync --workdir="$folder/run" --lora="$new/lora" \
+  --data="$new/latents" --splits=easy --tasks=a2v,v2a --num=4
 
 say "Done"
 echo "Look at $new/{before,after,old}/table.md and sheet.png, $new/run/loss.png."

@@ -2,14 +2,14 @@
 
     python -m tests.bench.torch_sync --workdir=RUN --data=LATENTS \
         [--clips=WORLD] [--num=32] [--splits=easy] [--tasks=a2v,v2a] \
-        [--base=RUN --lora=FILE]
+        [--lora=FILE]
 
 Exports the run to a temporary folder and samples held-out clips of the
 synthetic world with `convert.torch_sampling`: from its own noise, which may
 differ from JAX's result by sampling noise, and from JAX's noise, which must
 give the same latents (the relative error is printed). Flags and tables are
-those of `ccl_jax.evaluate`; the same codecs decode. With --base, that run is
-exported instead, and PyTorch adds the file of the LoRA that RUN has trained.
+those of `ccl_jax.evaluate`; the same codecs decode. With --lora, both add a
+file of `to-torch --component=lora` to the run.
 """
 
 import pathlib
@@ -33,20 +33,21 @@ from ccl_jax.generation import requests, stages
 from ccl_jax.generation.pipeline import Pipeline
 from ccl_jax.metrics import synchworld
 
-BASE = flags.DEFINE_string("base", None, "Run that the LoRA was trained on.")
 LORA = flags.DEFINE_string("lora", None, "File of to-torch --component=lora.")
 
 
 def compare() -> None:
   """Prints the table of every split."""
-  pipeline = Pipeline.load(evaluate.WORKDIR.value, evaluate.STEP.value)
+  loras = [LORA.value] if LORA.value else []
+  pipeline = Pipeline.load(
+    evaluate.WORKDIR.value, evaluate.STEP.value, loras=loras
+  )
   with tempfile.TemporaryDirectory() as folder:
     path = pathlib.Path(folder) / "export"
-    step = None if BASE.value else pipeline.step
-    export.to_torch(BASE.value or evaluate.WORKDIR.value, path, step=step)
+    export.to_torch(evaluate.WORKDIR.value, path, step=pipeline.step)
     model = CCL.from_pretrained(path)
-  if LORA.value:
-    model.load_lora(LORA.value)
+  for file in loras:
+    model.load_lora(file)
   for split in evaluate.SPLITS.value:
     clips = read_clips(evaluate.DATA.value, split, evaluate.NUM.value)
     references = evaluate.measure_references(clips, pipeline)

@@ -28,6 +28,7 @@ from ccl_jax.array_types import PyTree
 from ccl_jax.checkpoints import manager, restore
 from ccl_jax.codecs.api import Codecs
 from ccl_jax.config import FORMS, build, check_keys, check_pairs, suggest
+from ccl_jax.data.clip import ClipShape
 from ccl_jax.data.loader import Loader
 from ccl_jax.data.mixture import main_path
 from ccl_jax.diffusion import objective
@@ -139,8 +140,8 @@ def train(config: Mapping[str, Any], workdir: epath.Path) -> None:
       do_measure = evaluation.should_measure(done)
       # Without waiting, a step's time would count as that of a save, or as
       # nobody's.
-      do_wait = i == start or do_save or do_eval or profiler.is_last(i)
-      do_wait = do_wait or do_measure
+      do_wait = i == start or do_save or do_eval or do_measure
+      do_wait = do_wait or profiler.is_last(i)
       with profiler.step(i), clock("compile" if i == start else "step"):
         state, metrics = step.take(state, batch)
         fetched = delayed.push(done, metrics)
@@ -168,13 +169,7 @@ def train(config: Mapping[str, Any], workdir: epath.Path) -> None:
         logger.flush()
       if do_eval:
         with clock("eval"):
-          codecs = Codecs.load(workdir / "codecs")
-          shift_shape = setup.objective.time_shift_shape
-          pipeline = Pipeline(
-            plan=setup.plan, params=state_params(state, average=True),
-            codecs=codecs, shape=clip, step=done,
-            sampling=scale_shift(sampling, clip, codecs, shift_shape),
-          )  # fmt: skip
+          pipeline = make_pipeline(setup, state, workdir, clip, done, sampling)
           write_previews(pipeline, evaluation, data, workdir, logger)
       if is_last:
         break
@@ -183,6 +178,24 @@ def train(config: Mapping[str, Any], workdir: epath.Path) -> None:
   logger.close()
   if best := checkpoints.keep_best and checkpoints.best_step():
     print(f"Best {checkpoints.keep_best}: step {best} (--step=best).")
+
+
+def make_pipeline(
+  setup: TrainSetup,
+  state: PyTree,
+  workdir: epath.Path,
+  clip: ClipShape,
+  step: int,
+  sampling: SamplingConfig,
+) -> Pipeline:
+  """Returns what generates from the moving average of the parameters."""
+  codecs = Codecs.load(workdir / "codecs")
+  shift_shape = setup.objective.time_shift_shape
+  return Pipeline(
+    plan=setup.plan, params=state_params(state, average=True), codecs=codecs,
+    shape=clip, step=step,
+    sampling=scale_shift(sampling, clip, codecs, shift_shape),
+  )  # fmt: skip
 
 
 def check_keep_best(config: Mapping[str, Any], streams: Sequence[str]) -> None:

@@ -26,16 +26,17 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from absl import flags
 from etils import epath
 
 from ccl_jax import command
-from ccl_jax.diffusion import guidance, tasks
+from ccl_jax.diffusion import tasks
 from ccl_jax.files import replacing, write_json
 from ccl_jax.metrics import synchworld
+from ccl_jax.metrics.ablation_rows import Row, chosen_rows
 from ccl_jax.training import log
 
 DATA = flags.DEFINE_string("data", None, "Folder of encoded clips.")
@@ -69,32 +70,6 @@ NUM = flags.DEFINE_integer(
 )
 
 
-class Row(NamedTuple):
-  """A line of the table.
-
-  Attributes:
-    fusion: of configs/ccl.py.
-    rule: guidance rule.
-    changes: "key=value" of the config.
-  """
-
-  fusion: str
-  rule: str
-  changes: tuple[str, ...] = ()
-
-  @property
-  def run(self) -> tuple[str, ...]:
-    """Returns what training depends on."""
-    return (self.fusion, *self.changes)
-
-
-ROWS = {
-  "gate": Row("gated", "text"),
-  "tarp": Row("gated", "text", ("model.fusion.tarp=True",)),
-  "lct": Row("cca", "text"),
-  "ucg": Row("cca", "ucg2"),
-  "sync": Row("cca", "sync"),
-}
 # Split -> name -> measurements of clips.
 Measured = dict[str, dict[str, list[synchworld.ClipScores]]]
 
@@ -139,31 +114,6 @@ def ablate() -> None:
     partial.write_text(report)
   write_json(output / "results.json", {"shares": shares, "gains": gains})
   plot(output, list(runs.values()))
-
-
-def chosen_rows(names: Sequence[str], more: Sequence[str]) -> dict[str, Row]:
-  """Returns the named rows, then those of --row.
-
-  Raises:
-    ValueError: an unknown name or rule, or a row that is not complete.
-  """
-  rows = {}
-  for name in names:
-    if name not in ROWS:
-      raise ValueError(f"Unknown row '{name}', expected {', '.join(ROWS)}.")
-    rows[name] = ROWS[name]
-  for text in more:
-    parts = text.split()
-    if len(parts) < 3 or any("=" not in change for change in parts[3:]):
-      raise ValueError(
-        f"--row='{text}': expected 'NAME FUSION RULE KEY=VALUE'."
-      )
-    name, fusion, rule, *changes = parts
-    if name in rows or epath.Path(name).name != name:
-      raise ValueError(f"--row='{text}': the name must be new and plain.")
-    guidance.rule(rule)
-    rows[name] = Row(fusion, rule, tuple(changes))
-  return rows
 
 
 def check_settings(output: epath.Path) -> None:

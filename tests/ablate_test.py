@@ -4,31 +4,8 @@ import json
 
 import pytest
 
-from ccl_jax.ablate import ROWS, Row, chosen_rows
 from tests.commands import call
 from tests.small_data import FLAGS
-
-
-def test_rows_of_ones_own_come_last():
-  rows = chosen_rows(["gate"], ["few cca ucg2 model.fusion.num_audio_lct=2"])
-  few = Row("cca", "ucg2", ("model.fusion.num_audio_lct=2",))
-  assert rows == {"gate": ROWS["gate"], "few": few}
-
-
-@pytest.mark.parametrize(
-  ("names", "more", "message"),
-  [
-    (["gates"], [], "Unknown row 'gates', expected gate, tarp"),
-    ([], ["few cca"], "expected 'NAME FUSION RULE KEY=VALUE'"),
-    ([], ["few cca ucg2 steps"], "expected 'NAME FUSION RULE KEY=VALUE'"),
-    (["lct"], ["lct cca ucg2"], "the name must be new and plain"),
-    ([], ["../a cca ucg2"], "the name must be new and plain"),
-    ([], ["few cca ucg9"], "Unknown guidance 'ucg9'"),
-  ],
-)
-def test_rows_that_cannot_be_are_one_error(names, more, message):
-  with pytest.raises(ValueError, match=message.replace("(", "\\(")):
-    chosen_rows(names, more)
 
 
 def test_two_rows_of_one_run(tmp_path):

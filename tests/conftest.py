@@ -43,7 +43,7 @@ MARKERS = {
     "training/program_cache_test.py::test_all_hosts",
   ),
   "command": (
-    "ablate_test.py::test_two", "app/main", "captions_test",
+    "ablate_test", "app/main", "captions_test",
     "command_test", "convert/main",
     "data/decoding_test.py::test_the_command",
     "data/encode/dataset_test.py::test_the_command",

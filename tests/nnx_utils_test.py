@@ -35,7 +35,7 @@ def test_layers_keep_their_order_beyond_ten():
   x = expected = jnp.ones((1, 2))
   for i in range(12):
     layer = params["layers"][str(i)]
-    expected = expected @ layer["kernel"] + layer["bias"]
+    expected = expected @ layer["kernel"] + layer["bias"][None]
   y = nnx_utils.bind(Tower, 12, params)(x)
   np.testing.assert_allclose(y, expected, rtol=1e-5)
 

@@ -27,6 +27,7 @@ from ccl_jax import nnx_utils, trees
 from ccl_jax.array_types import Array
 from ccl_jax.codecs import linear
 from ccl_jax.codecs.api import latent_frames
+from ccl_jax.layers import expand_like
 
 WIDTH = 96
 NOISE = 0.5  # its largest deviation
@@ -97,8 +98,9 @@ class _ConvCodec:
     state = optimizer.init(params)
 
     def error(params, x, weight, key):
-      z = _add_noise(key, (x - fixed["mean"]) @ fixed["basis"] / fixed["scale"])
-      decoded = fixed["mean"] + (z * fixed["scale"]) @ fixed["basis"].T
+      mean, scale = (expand_like(fixed[n], x) for n in ("mean", "scale"))
+      z = _add_noise(key, (x - mean) @ fixed["basis"] / scale)
+      decoded = mean + (z * scale) @ fixed["basis"].T
       wrong = x - decoded - nnx.merge(graph, params)(z)
       return jnp.mean(weight * wrong**2) / jnp.mean(weight)
 

@@ -6,10 +6,10 @@ any size, so that sizes are checked before a picture is decoded.
 """
 
 import contextlib
+import io
 import os
 import warnings
 from collections.abc import Iterator
-from typing import BinaryIO
 
 import av
 from etils import epath
@@ -62,7 +62,7 @@ def open_media(path: Path) -> Iterator[av.container.InputContainer]:
     yield container
 
 
-def _open(source: str | BinaryIO) -> av.container.InputContainer:
+def _open(source: str | io.BufferedReader) -> av.container.InputContainer:
   try:
     return av.open(
       source,
@@ -187,7 +187,7 @@ def check_size(width: int, height: int) -> None:
 
 
 @contextlib.contextmanager
-def _source(path: Path) -> Iterator[str | BinaryIO]:
+def _source(path: Path) -> Iterator[str | io.BufferedReader]:
   """Yields the absolute path of a local file, or of a copy of a remote one.
 
   Of a file in a tar it yields that part of the tar as an open file.

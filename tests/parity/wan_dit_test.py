@@ -40,6 +40,8 @@ PARAMETERS = {
   "1.3b": 1_418_996_800,
   "14b-i2v": 16_394_878_784,
   "1.3b-i2v": 1_564_428_608,
+  # Of Wan2.2-I2V-A14B: as 14b, and 20 channels of 1 x 2 x 2 patches more.
+  "14b-i2v-2.2": 14_288_491_584 + 20 * 4 * 5120,
 }
 
 
@@ -293,10 +295,12 @@ def test_both_layouts_both_ways_bit_for_bit(dtype, kind):
 @pytest.mark.parametrize("size", wan.SIZES)
 def test_every_name_and_shape_of_the_published_sizes(size):
   settings = wan.SIZES[size]
-  section = get_config(f"size={size.removesuffix('-i2v')}").model
+  section = get_config(f"size={size.partition('-')[0]}").model
   told = dict(condition_channels=0, image_width=0)
+  if "-i2v" in size:
+    told["condition_channels"] = 20
   if size.endswith("-i2v"):
-    told = dict(condition_channels=20, image_width=1280)
+    told["image_width"] = 1280
   assert told | settings["video"] == section.video.to_dict() | told
   for key in ("num_layers", "text_width"):
     assert section[key] == settings[key]

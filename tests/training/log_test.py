@@ -139,7 +139,9 @@ def test_held_out_losses_are_drawn_beside_those_of_training(
 def test_the_value_of_a_step_is_that_of_its_lines(workdir):
   clock, _ = clocks.make()
   for is_lead in (True, False):
-    logger = log.MetricWriter(workdir, 0, 9, 1, clock, WORK, is_lead)
+    logger = log.MetricWriter(
+      workdir, 0, 9, 1, clock, lambda step: WORK, is_lead
+    )
     logger.write_scalars(3, {"loss": 2.0, "held_out/loss": float("nan")})
     logger.write_scalars(3, {"held_out/loss/joint/video": 4.0})
     assert logger.value_at(3, "loss") == 2.0

@@ -20,7 +20,7 @@ from einops import rearrange
 from jaxtyping import Array, Float
 
 from ccl_jax.convert.torch_files import LazyStateDict, open_torch_file
-from ccl_jax.layers import normalize
+from ccl_jax.layers import expand_like, normalize
 
 FILE = "synchformer_state_dict.pth"
 FRAMES, SIZE, MELS, MEL_FRAMES = 16, 224, 128, 66  # of a segment
@@ -121,8 +121,9 @@ def encode_video(
     video, "b (f t) (h q) (w r) c -> b f (h w) (c t q r)", t=t, q=q, r=r
   )
   kernel = kernel.reshape(len(kernel), -1)
-  x = _dot(patches, kernel.T) + p["patch_embed_3d.proj.bias"]
-  x = x + p["pos_embed"][0, 1:] + p["temp_embed"][0, : x.shape[1], None]
+  x = _add(_dot(patches, kernel.T), p["patch_embed_3d.proj.bias"])
+  x = _add(x, p["pos_embed"][0, 1:])
+  x = _add(x, p["temp_embed"][0, : x.shape[1], None])
   first = p["cls_token"][0] + p["pos_embed"][0, :1]
   first = jnp.broadcast_to(first, (len(x), *first.shape))
   for i in range(_num_layers(p, "blocks.{}.norm1.weight")):
@@ -197,7 +198,7 @@ def encode_audio(
     precision="highest",
   )
   b, f, t, d = x.shape
-  x = (x + e["patch_embeddings.projection.bias"]).reshape(b, f * t, d)
+  x = _add(x, e["patch_embeddings.projection.bias"]).reshape(b, f * t, d)
   extra = jnp.concatenate([e["cls_token"], e["distillation_token"]], 1)
   x = jnp.concatenate([jnp.broadcast_to(extra, (b, 2, d)), x], 1)
   x = x + e["position_embeddings"][:, : 2 + f * t]
@@ -227,7 +228,8 @@ def _gather(p: Params, x: Float[Array, "b n d"]) -> Float[Array, "b d"]:
   first = jnp.broadcast_to(p["cls_token"], (len(x), 1, x.shape[-1]))
   x = jnp.concatenate([first, x], 1)
   y = _norm(p, "norm1", x, 1e-6)
-  qkv = _dot(y, p["self_attn.in_proj_weight"].T) + p["self_attn.in_proj_bias"]
+  qkv = _dot(y, p["self_attn.in_proj_weight"].T)
+  qkv = _add(qkv, p["self_attn.in_proj_bias"])
   q, k, v = jnp.split(qkv, 3, -1)
   attended = _attend(q[:, :1], k, v, _HEADS)
   x = x[:, :1] + _linear(p, "self_attn.out_proj", attended)
@@ -272,9 +274,14 @@ def _dot(x: Array, kernel: Float[Array, "i o"]) -> Array:
   return jnp.dot(x, kernel, precision="highest")
 
 
+def _add(x: Array, y: Array) -> Array:
+  """Returns x + y, where y may lack the first axes of x."""
+  return x + expand_like(y, x)
+
+
 def _linear(p: Params, name: str, x: Array) -> Array:
   name = f"{name}." if name else ""
-  return _dot(x, p[f"{name}weight"].T) + p[f"{name}bias"]
+  return _add(_dot(x, p[f"{name}weight"].T), p[f"{name}bias"])
 
 
 def _mlp(p: Params, up: str, down: str, x: Array) -> Array:
@@ -282,7 +289,8 @@ def _mlp(p: Params, up: str, down: str, x: Array) -> Array:
 
 
 def _norm(p: Params, name: str, x: Array, epsilon: float) -> Array:
-  return normalize(x, epsilon) * p[f"{name}.weight"] + p[f"{name}.bias"]
+  x = normalize(x, epsilon)
+  return _add(x * expand_like(p[f"{name}.weight"], x), p[f"{name}.bias"])
 
 
 def _attend(

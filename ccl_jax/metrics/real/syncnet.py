@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ccl_jax.convert.torch_files import LazyStateDict, open_torch_file
+from ccl_jax.layers import expand_like
 
 FILE = "syncnet_v2.model"
 FACE_SIZE, FACE_WINDOW = 224, 5
@@ -209,7 +210,7 @@ def _convolve(
       x, layer["kernel"], conv.stride, [(p, p) for p in conv.padding],
       dimension_numbers=_dimensions(x.ndim), precision="highest",
     )  # fmt: skip
-    x = jax.nn.relu(x + layer["bias"])
+    x = jax.nn.relu(x + expand_like(layer["bias"], x))
     if conv.pool:
       x = _max_pool(x, conv.pool)
   return x
@@ -235,5 +236,7 @@ def _project(
 ) -> Float[Array, "n d"]:
   first, last = layers[-2:]
   dot = functools.partial(jnp.dot, precision="highest")
-  x = jax.nn.relu(dot(x, first["kernel"]) + first["bias"])
-  return dot(x, last["kernel"]) + last["bias"]
+  x = dot(x, first["kernel"])
+  x = jax.nn.relu(x + expand_like(first["bias"], x))
+  x = dot(x, last["kernel"])
+  return x + expand_like(last["bias"], x)

@@ -34,7 +34,10 @@ def assert_close(ours, theirs):
   theirs = theirs.numpy()
   assert ours.shape == theirs.shape
   assert np.abs(theirs).max() > 0.1
-  np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+  # A vector's values are sums of thousands of products, up to 80, which CPUs
+  # add up in another order when they are busy.
+  atol = 1e-5 * np.abs(theirs).max()
+  np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=atol)
 
 
 def test_all_faces_at_once_equal_pytorch_window_by_window(model, params):

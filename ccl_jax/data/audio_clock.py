@@ -14,7 +14,7 @@ from jaxtyping import Float
 # A gap is real if it is longer than this many seconds (FFmpeg's threshold too),
 # or if it divides stamps that are all earlier by more than `_MIN_GAP` from
 # those that are all later, for `_WINDOW` each.
-_MAX_JITTER = 0.1
+MAX_JITTER = 0.1
 _MIN_GAP = 0.02
 _WINDOW = 0.5
 # The sound is stretched where the mean of the stamps in `_WINDOW` to each side
@@ -62,7 +62,7 @@ def _find_gaps(begins: np.ndarray, offsets: np.ndarray, rate: int) -> list[int]:
   steps = np.abs(np.diff(offsets))
   result = [0]
   for i in 1 + np.flatnonzero(steps > _MIN_GAP * rate):
-    is_gap = steps[i - 1] > _MAX_JITTER * rate
+    is_gap = steps[i - 1] > MAX_JITTER * rate
     if not is_gap and after[i] < len(begins):
       old = offsets[max(before[i], result[-1]) : i]
       new = offsets[i : after[i]]
@@ -94,7 +94,7 @@ def _follow(
   most = _MAX_STRETCH * np.diff(counts[part.start : part.stop + 1])
   for i, mean in enumerate(means):
     near = np.clip(late, mean - _MAX_OFFSET * rate, mean + _MAX_OFFSET * rate)
-    if run and abs(mean - late) <= _MAX_JITTER * rate:
+    if run and abs(mean - late) <= MAX_JITTER * rate:
       late += np.clip(near - late, -most[i - 1], most[i - 1])
     else:
       if run:

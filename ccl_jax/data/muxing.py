@@ -8,6 +8,7 @@ from fractions import Fraction
 import av
 import numpy as np
 
+from ccl_jax.data.audio_clock import MAX_JITTER
 from ccl_jax.data.media import yuv_frame
 from ccl_jax.data.opening import ClipError, Path, find_stream, open_media
 from ccl_jax.data.pictures import RgbConverter, is_plain_yuv
@@ -180,16 +181,25 @@ def _pictures(
 
 
 def _as_flac(given, stream, target, seconds: float) -> Iterator[av.Packet]:
-  """Yields the first `seconds` of sound, without losses up to 24 bits."""
+  """Yields the first `seconds` of sound, without losses up to 24 bits.
+
+  What the file has no sound for is silence.
+  """
   rate = stream.codec_context.sample_rate
-  left = round(seconds * rate)
+  left, begin = round(seconds * rate), None
   for piece in _resampled(decode(given, stream), target, rate):
-    channels = piece.layout.nb_channels
-    samples = piece.to_ndarray()[:, : left * channels]
+    channels, written = piece.layout.nb_channels, round(seconds * rate) - left
+    gap = 0
+    if piece.time is not None:
+      begin = piece.time - written / rate if begin is None else begin
+      late = round((piece.time - begin) * rate) - written
+      gap = late if late > MAX_JITTER * rate else 0
+    samples = np.pad(piece.to_ndarray(), ((0, 0), (gap * channels, 0)))
+    samples = samples[:, : left * channels]
     part = av.AudioFrame.from_ndarray(
       np.ascontiguousarray(samples), piece.format.name, piece.layout
     )
-    part.sample_rate, part.pts = rate, round(seconds * rate) - left
+    part.sample_rate, part.pts = rate, written
     left -= part.samples
     yield from target.encode(part)
     if not left:

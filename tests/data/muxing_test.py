@@ -120,6 +120,24 @@ def test_pcm_becomes_flac_of_its_own_rate_and_channels(tmp_path, subtype):
   np.testing.assert_allclose(found, expected, atol=1 / 32000)
 
 
+def test_a_gap_in_pcm_becomes_silence(tmp_path):
+  source, rate = tmp_path / "a.mkv", 16_000
+  wave = np.full(rate // 2, 8000, np.int16)
+  with av.open(str(source), "w") as container:
+    stream = container.add_stream("pcm_s16le", rate=rate, layout="mono")
+    for second in (0.0, 1.0):
+      frame = av.AudioFrame.from_ndarray(wave[None], "s16", "mono")
+      frame.sample_rate, frame.time_base = rate, Fraction(1, rate)
+      frame.pts = round(second * rate)
+      container.mux(stream.encode(frame))
+    container.mux(stream.encode(None))
+  path = tmp_path / "made.mp4"
+  media.write_mp4(path, film(), FPS, np.zeros(32_000, np.float32))
+  muxing.restore_stream(path, "audio", source, 1.5)
+  expected = np.concatenate([wave, 0 * wave, wave])
+  np.testing.assert_array_equal(decoded(path).ravel(), expected)
+
+
 def write_pictures(path, codec, pixels="yuv420p", rate=25, **options):
   """Writes `film` in motion, 96 x 128; returns it."""
   images = np.stack([np.roll(x, i, 0) for i, x in enumerate(film())])

@@ -107,7 +107,12 @@ def ablate() -> None:
         name: synchworld.share(x, floor, ceiling) for name, x in clips.items()
       }
       gains[title] = paired_gains(clips)
-      texts.append(make_report(title, shares[title], gains[title]))
+      heading = "Gain of each row's scores on the row before, prompt by prompt"
+      texts.append(
+        synchworld.report(
+          f"{title}, {SEEDS.value} seeds", shares[title], heading, gains[title]
+        )
+      )
   report = "\n".join(texts)
   print(report)
   with replacing(output / "table.md") as partial:
@@ -205,20 +210,6 @@ def paired_gains(
     f"{name} - {before}": synchworld.compare(clips[name], clips[before])
     for before, name in itertools.pairwise(names)
   }
-
-
-def make_report(
-  title: str,
-  shares: Mapping[str, synchworld.Scores],
-  gains: Mapping[str, synchworld.Scores],
-) -> str:
-  """Returns both tables of a split and task, in Markdown."""
-  tables = synchworld.table(shares, decimals=2), synchworld.table(gains)
-  return (
-    f"### {title}, {SEEDS.value} seeds\n\nShare of the way from blind (0) to"
-    " the codecs' ceiling (1):\n\n{}\n\nGain of each row's scores on the row"
-    " before, prompt by prompt:\n\n{}\n"
-  ).format(*tables)
 
 
 def plot(output: epath.Path, names: Sequence[str]) -> None:

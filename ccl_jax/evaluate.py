@@ -105,7 +105,7 @@ def evaluate() -> None:
     }
     title = f"{split}, {len(clips['name'])} clips, step {pipeline.step}"
     shares, scores = results[split]["shares"], results[split]["scores"]
-    texts.append(make_report(title, shares, scores))
+    texts.append(synchworld.report(title, shares, "Scores", scores))
   report = "\n".join(texts)
   print(report)
   with replacing(output / "table.md") as partial:
@@ -200,19 +200,6 @@ def share_settings(
     )
     for name, (task, x) in rows.items()
   }
-
-
-def make_report(
-  title: str,
-  shares: Mapping[str, synchworld.Scores],
-  scores: Mapping[str, synchworld.Scores],
-) -> str:
-  """Returns both tables of a split, in Markdown."""
-  tables = synchworld.table(shares, decimals=2), synchworld.table(scores)
-  return (
-    f"### {title}\n\nShare of the way from the blind floor (0) to the codecs'"
-    " ceiling (1), and half of\nits 95 % interval:\n\n{}\n\nScores:\n\n{}\n"
-  ).format(*tables)
 
 
 def read_originals(names: list[str], pipeline: Pipeline) -> list[GeneratedClip]:

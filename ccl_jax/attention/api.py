@@ -89,25 +89,38 @@ def attend(
     ValueError: shapes that do not fit, an unknown `backend`, or one that does
       not support this.
   """
+  return dispatch(BACKENDS, q, k, v, mask, backend, target, name)
+
+
+def dispatch(backends, q, k, v, mask, backend, target, name):
+  """Returns what the first of some backends that supports this returns.
+
+  Args:
+    backends: name -> function; the others are as of `attend`.
+
+  Raises:
+    ValueError: as `attend` does.
+  """
   _check_shapes(q, k, v, mask)
   target = target or target_of(jax.devices()[0])
   if backend is not None:
-    return _call_by_name(backend, q, k, v, mask, target, name)
-  for each in choose(target.platform, mask.pattern, q.shape[1], k.shape[1]):
+    return _call_by_name(backends, backend, q, k, v, mask, target, name)
+  chosen = choose(target.platform, mask.pattern, q.shape[1], k.shape[1])
+  for each in filter(backends.__contains__, chosen):
     try:
-      return BACKENDS[each](q, k, v, mask, target, name)
+      return backends[each](q, k, v, mask, target, name)
     except NotImplementedError as reason:
       _log_once(f"Attention backend '{each}' was passed over: {reason}")
   raise AssertionError("unreachable: the reference supports everything")
 
 
-def _call_by_name(backend, q, k, v, mask, target, name):
-  if backend not in BACKENDS:
+def _call_by_name(backends, backend, q, k, v, mask, target, name):
+  if backend not in backends:
     raise ValueError(
-      f"Unknown attention backend '{backend}'. Known: {', '.join(BACKENDS)}."
+      f"Unknown attention backend '{backend}'. Known: {', '.join(backends)}."
     )
   try:
-    return BACKENDS[backend](q, k, v, mask, target, name)
+    return backends[backend](q, k, v, mask, target, name)
   except NotImplementedError as reason:
     raise ValueError(
       f"Attention backend '{backend}' cannot do this: {reason}"

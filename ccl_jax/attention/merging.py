@@ -15,7 +15,7 @@ from jax.ad_checkpoint import checkpoint_name
 from ccl_jax.array_types import Array, Float
 from ccl_jax.attention import api, reference, splash, windowed
 from ccl_jax.attention.mask import Mask
-from ccl_jax.attention.target import CompileTarget, target_of
+from ccl_jax.attention.target import CompileTarget
 
 Part = tuple[Float[Array, "b n k e"], Float[Array, "b n k"]]
 _FULL = Mask()
@@ -54,21 +54,9 @@ def attend_with_lse(
   nothing of it.
 
   Raises:
-    ValueError: a `backend` that has no log-sum-exp for this.
+    ValueError: as `attend` does; of the backends cuDNN has no log-sum-exp.
   """
-  target = target or target_of(jax.devices()[0])
-  pattern, n, m = mask.pattern, q.shape[1], k.shape[1]
-  chosen = (backend,) if backend else api.choose(target.platform, pattern, n, m)
-  reasons = []
-  for each in filter(BACKENDS.__contains__, chosen):
-    try:
-      return BACKENDS[each](q, k, v, mask, target, name)
-    except NotImplementedError as reason:
-      reasons.append(f"{each}: {reason}")
-  raise ValueError(
-    f"no log-sum-exp of attention by {', '.join(chosen)} ({reasons}): expected"
-    f" one of {', '.join(BACKENDS)}, or another form of this attention."
-  )
+  return api.dispatch(BACKENDS, q, k, v, mask, backend, target, name)
 
 
 def merge(first: Part, second: Part) -> Float[Array, "b n k e"]:

@@ -328,6 +328,20 @@ def table(rows: Mapping[str, Scores], decimals: int | None = None) -> str:
   return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+def report(
+  title: str,
+  shares: Mapping[str, Scores],
+  heading: str,
+  scores: Mapping[str, Scores],
+) -> str:
+  """Returns a table of shares and another, with its heading, in Markdown."""
+  return (
+    f"### {title}\n\nShare of the way from the blind floor (0) to the codecs'"
+    " ceiling (1), and half of\nits 95 % interval:\n\n"
+    f"{table(shares, decimals=2)}\n\n{heading}:\n\n{table(scores)}\n"
+  )
+
+
 def _cell(score: Score | None, digits: int) -> str:
   """Returns the value and half of its interval, such as "0.84 ±0.02"."""
   if score is None:

@@ -45,7 +45,7 @@ from ccl_jax.training import (
   program_cache,
 )
 from ccl_jax.training.batch import put_batch
-from ccl_jax.training.held_out import HeldOutLoss
+from ccl_jax.training.held_out import Evaluate, HeldOutLoss, make_evaluate
 from ccl_jax.training.metrics import DelayedMetrics, check_skipped
 from ccl_jax.training.setup import TrainSetup, make_setup
 from ccl_jax.training.state import (
@@ -238,9 +238,12 @@ def make_held_out(
   )  # fmt: skip
   setups = buckets.make_setups(setup, loader)
 
-  def batch_at(i: int) -> tuple[Mapping[str, Any], TrainSetup]:
-    own = setups[loader.bucket_at(i)]
-    return put_batch(own, buckets.local_rows(own), loader.batch_at(i)), own
+  programs = [make_evaluate(own) for own in setups]
+
+  def batch_at(i: int) -> tuple[Mapping[str, Any], Evaluate]:
+    k = loader.bucket_at(i)
+    rows = buckets.local_rows(setups[k])
+    return put_batch(setups[k], rows, loader.batch_at(i)), programs[k]
 
   return HeldOutLoss(batch_at, evaluation.loss_batches)
 

@@ -15,27 +15,28 @@ import jax
 import jax.numpy as jnp
 
 from ccl_jax.array_types import Array, PyTree
-from ccl_jax.training import step
+from ccl_jax.training import log, step
 from ccl_jax.training.batch import split_microbatches
 from ccl_jax.training.setup import HELD_OUT, TrainSetup, make_key
 
+Evaluate = Callable[[PyTree, Mapping[str, Any], Array], tuple[Array, PyTree]]
+
 
 class HeldOutLoss:
-  """A function of parameters, compiled once for each setup.
+  """A function of parameters.
 
   Args:
-    batch_at: returns a global batch by its number, always the same, and its
-      setup.
+    batch_at: returns a global batch by its number, always the same, and the
+      program for its shape (`make_evaluate`).
     num_batches: how many there are.
   """
 
   def __init__(
     self,
-    batch_at: Callable[[int], tuple[Mapping[str, Any], TrainSetup]],
+    batch_at: Callable[[int], tuple[Mapping[str, Any], Evaluate]],
     num_batches: int,
   ):
     self._batch_at, self._num = batch_at, num_batches
-    self._compiled: dict[int, Callable] = {}
 
   def __call__(self, params: PyTree) -> dict[str, float]:
     """Returns name -> mean over the samples of a group, of those with any."""
@@ -49,16 +50,16 @@ class HeldOutLoss:
       if count
     }
     means = {"loss": float(value) / self._num} | means
-    return {f"held_out/{name}": mean for name, mean in means.items()}
+    return {log.HELD_OUT + name: mean for name, mean in means.items()}
 
   def _evaluate(self, params: PyTree, number: int) -> tuple[Array, PyTree]:
-    batch, setup = self._batch_at(number)
-    if id(setup) not in self._compiled:
-      self._compiled[id(setup)] = jax.jit(
-        functools.partial(evaluate, setup=setup)
-      )
-    place = jnp.asarray(number, jnp.int32)
-    return self._compiled[id(setup)](params, batch, place)
+    batch, evaluate = self._batch_at(number)
+    return evaluate(params, batch, jnp.asarray(number, jnp.int32))
+
+
+def make_evaluate(setup: TrainSetup) -> Evaluate:
+  """Returns `evaluate` of a setup, compiled at its first call."""
+  return jax.jit(functools.partial(evaluate, setup=setup))
 
 
 def evaluate(

@@ -76,7 +76,5 @@ def test_a_set_that_is_not_seen_adds_nothing():
 
 def test_a_backend_without_it_is_named():
   arrays = cases.draw(6, 4)
-  with pytest.raises(
-    ValueError, match="Unknown attention backend 'cudnn'. Known: reference"
-  ):
+  with pytest.raises(ValueError, match="Unknown attention backend 'cudnn'"):
     attend_with_lse(*arrays, target=CompileTarget("gpu"), backend="cudnn")

@@ -4,13 +4,17 @@
         [--rows=gate,tarp,lct,ucg,sync] [--row='wide cca ucg2 KEY=VALUE']... \
         [--config=configs/ccl.py:size=tiny] [--seeds=3] [--steps=N] [--num=32]
 
-A row is a fusion, config keys that it changes, and a guidance rule:
+A row is a model, config keys that it changes, and a guidance rule:
 
     gate   gated       text    the paper's baseline
     tarp   gated       text    and time-aligned positions (TARP)
     lct    cca         text    and context tokens (LCT) with routing (DCR)
     ucg    as lct      ucg2    guided by the context tokens (UCG), two passes
     sync   as lct      sync    guided by a null stream (SyncCFG)
+
+In `--row='NAME MODEL RULE [after=ROW] KEY=VALUE ...'` the model is a fusion of
+--config, or a config such as configs/icac.py:size=tiny; with `after` training
+starts from the parameters of an earlier row.
 
 Rows that differ in guidance only share a run. Every run has the same data,
 steps and seeds; `train` and `evaluate` make them in DIR, one after the other,
@@ -36,7 +40,7 @@ from ccl_jax import command
 from ccl_jax.diffusion import tasks
 from ccl_jax.files import replacing, write_json
 from ccl_jax.metrics import synchworld
-from ccl_jax.metrics.ablation_rows import Row, chosen_rows
+from ccl_jax.metrics.ablation_rows import Row, Run, chosen_rows
 from ccl_jax.training import log
 
 DATA = flags.DEFINE_string("data", None, "Folder of encoded clips.")
@@ -51,7 +55,10 @@ ROW_NAMES = flags.DEFINE_list(
   "rows", ["gate", "tarp", "lct", "ucg", "sync"], "Rows by name, in order."
 )
 MORE_ROWS = flags.DEFINE_multi_string(
-  "row", [], "A row of your own, 'NAME FUSION RULE KEY=VALUE ...'; repeatable."
+  "row",
+  [],
+  "A row of your own, 'NAME MODEL RULE [after=ROW] KEY=VALUE ...', as"
+  " `ablate`'s first lines explain; repeatable.",
 )
 SEEDS = flags.DEFINE_integer(
   "seeds", 3, "Runs of each variant, with seeds 0, 1, ...", lower_bound=1
@@ -85,16 +92,17 @@ def ablate() -> None:
   for task in TASKS.value:
     tasks.inference_task(task)
   output = epath.Path(OUTPUT.value)
-  check_settings(output)
   runs = {}  # of each variant, the name of its first row
   for name, row in rows.items():
     runs.setdefault(row.run, name)
+  check_settings(output, {name: run._asdict() for run, name in runs.items()})
   measured = []
   for seed in range(SEEDS.value):
     found = {}
     for run, name in runs.items():
       folder = output / f"{name}_{seed}"
-      train(folder, run, seed)
+      first = rows[run.after].run if run.after else None
+      train(folder, run, seed, first and output / f"{runs[first]}_{seed}")
       rules = sorted({row.rule for row in rows.values() if row.run == run})
       found[run] = score(folder, rules)
     measured.append(found)
@@ -121,39 +129,53 @@ def ablate() -> None:
   plot(output, list(runs.values()))
 
 
-def check_settings(output: epath.Path) -> None:
-  """Writes what all results of a folder share, or compares it.
+def check_settings(output: epath.Path, runs: Mapping[str, Any]) -> None:
+  """Writes what the results of a folder are of, or compares it.
+
+  Args:
+    runs: name -> settings of each variant.
 
   Raises:
     ValueError: the folder has results of other settings.
   """
   flags = (DATA, CLIPS, CONFIG, STEPS, TASKS, SPLITS, NUM)
-  ours = {flag.name: flag.value for flag in flags}
+  ours = {flag.name: flag.value for flag in flags} | {
+    f"row {name}": json.loads(json.dumps(run)) for name, run in runs.items()
+  }
   path = output / "settings.json"
-  if path.exists():
-    theirs = json.loads(path.read_text())
-    if changed := [name for name in ours if ours[name] != theirs.get(name)]:
-      raise ValueError(
-        f"{output} has results of other settings ({', '.join(changed)}): give"
-        f" the same flags, or another --output. They are in {path}."
-      )
-  write_json(path, ours)
+  known = json.loads(path.read_text()) if path.exists() else {}
+  if changed := [x for x in ours if x in known and ours[x] != known[x]]:
+    raise ValueError(
+      f"{output} has results of other settings ({', '.join(changed)}): give"
+      f" the same flags, or another --output. They are in {path}."
+    )
+  write_json(path, known | ours)
 
 
-def train(folder: epath.Path, run: Sequence[str], seed: int) -> None:
-  """Trains a variant, or goes on with it."""
+def train(
+  folder: epath.Path, run: Run, seed: int, first: epath.Path | None
+) -> None:
+  """Trains a variant, or goes on with it.
+
+  Args:
+    first: folder of the variant whose parameters this one starts from.
+  """
   if (folder / "scores").exists():
     return  # What was scored was complete.
-  fusion, *changes = run
-  separator = "," if ":" in CONFIG.value else ":"
-  steps = [f"num_train_steps={STEPS.value}"] if STEPS.value else []
-  settings = (f"data.path={DATA.value}", f"seed={seed}", "eval.tasks=()")
+  config = run.model
+  if ".py" not in config:
+    separator = "," if ":" in CONFIG.value else ":"
+    config = f"{CONFIG.value}{separator}fusion={run.model}"
+  settings = [f"data.path={DATA.value}", f"seed={seed}", "eval.tasks=()"]
+  if STEPS.value:
+    settings.append(f"num_train_steps={STEPS.value}")
+  if first:
+    sources = ((".*", str(first / "run")),)
+    settings += [f"init.from_runs={sources}", "init.fresh=()"]
   call(
-    "train",
-    f"--config={CONFIG.value}{separator}fusion={fusion}",
-    f"--workdir={folder / 'run'}",
-    *(f"--config.{x}" for x in (*settings, *steps, *changes)),
-  )
+    "train", f"--config={config}", f"--workdir={folder / 'run'}",
+    *(f"--config.{x}" for x in (*settings, *run.changes)),
+  )  # fmt: skip
 
 
 def score(folder: epath.Path, rules: Sequence[str]) -> Measured:
@@ -178,7 +200,7 @@ def call(name: str, *arguments: str) -> None:
 
 
 def collect(
-  measured: Sequence[Mapping[tuple[str, ...], Measured]],
+  measured: Sequence[Mapping[Run, Measured]],
   rows: Mapping[str, Row],
   split: str,
   task: str,
@@ -188,7 +210,7 @@ def collect(
   measured: for each seed, of each run.
   """
 
-  def pooled(run: tuple[str, ...], name: str) -> list[synchworld.ClipScores]:
+  def pooled(run: Run, name: str) -> list[synchworld.ClipScores]:
     same = (found[run][split][name] for found in measured)
     return [synchworld.pool(clips) for clips in zip(*same, strict=True)]
 

@@ -3,7 +3,12 @@
 import json
 
 import pytest
+from absl import flags
+from absl.testing import flagsaver
+from etils import epath
 
+from ccl_jax import ablate
+from ccl_jax.metrics.ablation_rows import Run
 from tests.commands import call
 from tests.small_data import FLAGS
 
@@ -46,3 +51,23 @@ def test_two_rows_of_one_run(tmp_path):
   assert status == 0 and "$ python" not in text  # nothing is made again
   status, text = call(*arguments, "--steps=3")
   assert status == 2 and "has results of other settings (steps)" in text
+  changed = [x.replace("b cca ucg2", "b cca ucg2 seed=1") for x in arguments]
+  changed = [x.replace("a cca none", "a cca none seed=1") for x in changed]
+  status, text = call(*changed)
+  assert status == 2 and "has results of other settings (row a)" in text
+
+
+def test_a_run_after_another_starts_from_its_parameters(monkeypatch, tmp_path):
+  commands, out = [], epath.Path(tmp_path)
+  monkeypatch.setattr(ablate, "call", lambda *words: commands.append(words))
+  with flagsaver.flagsaver():
+    flags.FLAGS(["ablate", "--data=LATENTS", "--steps=5"])
+    run = Run("configs/icac.py:size=tiny", ("batch_size=4",), "masked")
+    ablate.train(out / "full_1", run, 1, out / "masked_1")
+    ablate.train(out / "lct_1", Run("cca", (), ""), 1, None)
+  full, lct = (" ".join(words) for words in commands)
+  assert f"from_runs=(('.*', '{out}/masked_1/run'),)" in full
+  assert "--config=configs/icac.py:size=tiny " in full
+  assert "config.batch_size=4" in full and "config.num_train_steps=5" in full
+  assert "--config=configs/ccl.py:size=tiny,fusion=cca " in lct
+  assert "config.init" not in lct

@@ -12,21 +12,32 @@ class Row(NamedTuple):
   """A line of the table.
 
   Attributes:
-    fusion: of configs/ccl.py.
+    model: fusion of configs/ccl.py, or a config file with its argument.
     rule: guidance rule.
     changes: "key=value" of the config.
+    after: the row whose trained parameters are this one's first; "" if none.
   """
 
-  fusion: str
+  model: str
   rule: str
   changes: tuple[str, ...] = ()
+  after: str = ""
 
   @property
-  def run(self) -> tuple[str, ...]:
+  def run(self) -> "Run":
     """Returns what training depends on."""
-    return (self.fusion, *self.changes)
+    return Run(self.model, self.changes, self.after)
 
 
+class Run(NamedTuple):
+  """What the training of a row depends on; see `Row`."""
+
+  model: str
+  changes: tuple[str, ...]
+  after: str
+
+
+AFTER = "after="
 ROWS = {
   "gate": Row("gated", "text"),
   "tarp": Row("gated", "text", ("model.fusion.tarp=True",)),
@@ -41,7 +52,7 @@ def chosen_rows(names: Sequence[str], more: Sequence[str]) -> dict[str, Row]:
 
   Args:
     names: of ROWS.
-    more: each "NAME FUSION RULE KEY=VALUE ...".
+    more: each "NAME MODEL RULE [after=ROW] KEY=VALUE ...".
 
   Raises:
     ValueError: an unknown name or rule, or a row that is not complete.
@@ -54,12 +65,17 @@ def chosen_rows(names: Sequence[str], more: Sequence[str]) -> dict[str, Row]:
   for text in more:
     parts = text.split()
     if len(parts) < 3 or any("=" not in change for change in parts[3:]):
-      raise ValueError(
-        f"--row='{text}': expected 'NAME FUSION RULE KEY=VALUE'."
-      )
-    name, fusion, rule, *changes = parts
+      raise ValueError(f"--row='{text}': expected 'NAME MODEL RULE KEY=VALUE'.")
+    name, model, rule, *changes = parts
     if name in rows or epath.Path(name).name != name:
       raise ValueError(f"--row='{text}': the name must be new and plain.")
     guidance.rule(rule)
-    rows[name] = Row(fusion, rule, tuple(changes))
+    after = [x.removeprefix(AFTER) for x in changes if x.startswith(AFTER)]
+    if len(after) > 1 or not rows.keys() >= set(after):
+      raise ValueError(
+        f"--row='{text}': {AFTER}ROW names one of the rows before it, which are"
+        f" {', '.join(rows) or 'none'}."
+      )
+    changes = tuple(x for x in changes if not x.startswith(AFTER))
+    rows[name] = Row(model, rule, changes, *after)
   return rows

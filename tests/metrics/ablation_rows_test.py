@@ -11,14 +11,32 @@ def test_rows_of_ones_own_come_last():
   assert rows == {"gate": ROWS["gate"], "few": few}
 
 
+def test_a_row_may_start_from_another():
+  text = "full configs/icac.py:size=tiny text after=lct seed=1"
+  rows = chosen_rows(["lct"], [text])
+  full = Row("configs/icac.py:size=tiny", "text", ("seed=1",), "lct")
+  assert rows["full"] == full
+  assert full.run != full._replace(after="").run
+
+
 @pytest.mark.parametrize(
   ("names", "more", "message"),
   [
     (["gates"], [], "Unknown row 'gates', expected gate, tarp"),
-    ([], ["few cca"], "expected 'NAME FUSION RULE KEY=VALUE'"),
-    ([], ["few cca ucg2 steps"], "expected 'NAME FUSION RULE KEY=VALUE'"),
+    ([], ["few cca"], "expected 'NAME MODEL RULE KEY=VALUE'"),
+    ([], ["few cca ucg2 steps"], "expected 'NAME MODEL RULE KEY=VALUE'"),
     (["lct"], ["lct cca ucg2"], "the name must be new and plain"),
     ([], ["../a cca ucg2"], "the name must be new and plain"),
+    (
+      [],
+      ["few cca ucg2 after=lct"],
+      "one of the rows before it, which are none",
+    ),
+    (
+      ["lct"],
+      ["few cca ucg2 after=ucg"],
+      "one of the rows before it.* are lct",
+    ),
     ([], ["few cca ucg9"], "Unknown guidance 'ucg9'"),
   ],
 )

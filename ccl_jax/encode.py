@@ -16,7 +16,7 @@ Start it on several hosts with --distributed, and each encodes a part.
 decodes latents into mp4, to look at.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 from absl import flags
@@ -25,7 +25,7 @@ from ml_collections import config_flags
 
 from ccl_jax import command, distributed
 from ccl_jax.codecs import converted_weights
-from ccl_jax.codecs.api import Codecs, make_codec
+from ccl_jax.codecs.api import AudioCodec, Codecs, make_codec
 from ccl_jax.config import build
 from ccl_jax.data.decoding import decode_records
 from ccl_jax.data.encode.captions import ClipFile
@@ -78,10 +78,11 @@ LEARNED = {
   "video": "wan_vae",
   "audio": "mmaudio",
   "vocoder": "bigvgan",
+  "wav2vec2": "wav2vec2",
   "text": "umt5",
   "image": "clip",
 }
-OPTIONAL = ("image",)
+OPTIONAL = ("image", "wav2vec2")
 
 
 def main() -> None:
@@ -150,6 +151,13 @@ def open_codecs(
     return None
   paths = {name: path for name, path in settings.weights.items() if path}
   needed = [n for n in (*LEARNED, "tokenizer") if n not in OPTIONAL]
+  if "wav2vec2" in paths:  # in place of what can be decoded
+    needed = [n for n in needed if n not in ("audio", "vocoder")]
+    if more := sorted({"audio", "vocoder"} & paths.keys()):
+      raise ValueError(
+        f"encode.weights has wav2vec2 and {', '.join(more)}: expected"
+        " wav2vec2, for models that sound controls, or audio and vocoder."
+      )
   missing = [name for name in needed if name not in paths]
   if missing:
     raise ValueError(
@@ -170,11 +178,6 @@ def open_codecs(
   # Absolute, so that they are found from any working directory.
   paths = {name: str(absolute(path)) for name, path in paths.items()}
   video = {"weights": paths["video"], **settings.video_options}
-  audio = {
-    "weights": paths["audio"],
-    "vocoder": paths["vocoder"],
-    **settings.audio_options,
-  }
   text = {
     "weights": paths["text"],
     "tokenizer": paths["tokenizer"],
@@ -185,12 +188,22 @@ def open_codecs(
     image = make_codec("clip", layout, {"weights": paths["image"]})
   codecs = Codecs(
     make_codec("wan_video", layout, video),
-    make_codec("mmaudio", layout, audio),
+    make_audio_codec(settings, paths, layout),
     make_codec("umt5", layout, text),
     image,
   )
   settings.check(codecs)
   return codecs
+
+
+def make_audio_codec(
+  settings: EncodeSettings, paths: Mapping[str, str], layout: Layout
+) -> AudioCodec:
+  """Returns the codec of sound that `paths` has weights of."""
+  if "wav2vec2" in paths:
+    return make_codec("wav2vec2", layout, {"weights": paths["wav2vec2"]})
+  weights = {"weights": paths["audio"], "vocoder": paths["vocoder"]}
+  return make_codec("mmaudio", layout, weights | settings.audio_options)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import pytest
 
+from ccl_jax.codecs import wav2vec2
 from ccl_jax.data import media, records
 from tests import tiny_codecs
 from tests.commands import call
@@ -67,9 +68,45 @@ def test_from_clips_to_a_model_and_back(folder, weights, tmp_path):
   assert len(audio) == clips.SAMPLES and audio.any()
 
 
+def test_features_of_speech_control_a_video(folder, weights, tmp_path):
+  """Wav2Vec2's latents: encoded, trained on, given, and never decoded."""
+  data, run, out = (tmp_path / name for name in ("data", "run", "out"))
+  speech = tiny_codecs.write_weights(
+    tmp_path / "speech", "wav2vec2", wav2vec2.Wav2Vec2, tiny_codecs.SPEECH
+  )
+  without = {"weights.audio": "", "weights.vocoder": "", "audio_channels": 8}
+  status, text = encode(
+    folder, data, weights, **without, **{"weights.wav2vec2": speech}
+  )
+  assert status == 0, text
+  # Two frames of video and eight features in each.
+  assert records.read_metadata(data)["shapes"]["audio"] == [16, 8]
+  status, text = call(
+    "train", "--config=configs/icac.py:size=tiny", f"--workdir={run}",
+    f"--config.data.path={data}", *FLAGS, "--config.num_train_steps=1",
+    "--config.batch_size=2", "--config.model.video.channels=4",
+    "--config.model.audio.channels=8", "--config.model.text_width=16",
+    "--config.sampling.cache_reference=False",
+  )  # fmt: skip
+  assert status == 0, text
+  preview = media.read_clip(
+    run / "samples" / "1" / "a2v_0.mp4", need_audio=False
+  )
+  assert preview[0].shape == (clips.FRAMES, 16, 32, 3)
+  given = next(folder.glob("*.mp4"))
+  status, text = call(
+    "sample", f"--workdir={run}", f"--output={out}", "--task=a2v",
+    "--prompt=A face.", f"--audio={given}",
+  )  # fmt: skip
+  assert status == 0, text
+  _, sound = media.read_clip(out / "a2v_0.mp4")
+  assert len(sound) == clips.SAMPLES and sound.any()
+
+
 @pytest.mark.parametrize(
   ("changes", "reason"),
   [
+    ({"weights.wav2vec2": "x"}, "has wav2vec2 and audio, vocoder"),
     ({"weights.vocoder": ""}, "--config.encode.weights.vocoder=FILE"),
     ({"text_width": 4096}, "encode.text_width is 4096, the codecs' is 16"),
   ],

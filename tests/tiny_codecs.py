@@ -1,4 +1,4 @@
-"""Wan's, MMAudio's and umT5's codecs, tiny and with random weights, on disk."""
+"""The paper's codecs and Wav2Vec2, tiny and with random weights, on disk."""
 
 import dataclasses
 
@@ -12,6 +12,7 @@ from ccl_jax.codecs import (
   mmaudio_vae,
   umt5,
   wan_vae,
+  wav2vec2,
 )
 from tests.codecs import vocabulary
 
@@ -29,6 +30,9 @@ TEXT = umt5.UMT5Config(
   vocab=64, width=16, ffn=24, heads=4, head_size=4, layers=2,
   dtype="float32", param_dtype="float32",
 )  # fmt: skip
+SPEECH = wav2vec2.Wav2Vec2Config(
+  width=8, ffn=12, heads=2, layers=2, channels=6, positions=4, groups=2
+)
 MODELS = {
   "video": ("wan-vae", wan_vae.Autoencoder, VIDEO),
   "audio": ("mmaudio", mmaudio_vae.MMAudioVAE, AUDIO),

@@ -30,6 +30,7 @@ KINDS = {
   "hashed_text": "ccl_jax.codecs.hashed_text:HashedText",
   "wan_video": "ccl_jax.codecs.wan_video:WanVideoCodec",
   "mmaudio": "ccl_jax.codecs.mmaudio:MMAudioCodec",
+  "wav2vec2": "ccl_jax.codecs.wav2vec2_audio:Wav2Vec2Codec",
   "umt5": "ccl_jax.codecs.umt5_text:UMT5TextCodec",
   "clip": "ccl_jax.codecs.clip:CLIPImageCodec",
 }
@@ -89,12 +90,18 @@ class VideoCodec(CodecState, Protocol):
 
 @runtime_checkable
 class AudioCodec(CodecState, Protocol):
-  """Mono sound in [-1, 1] <-> latents, `rate` per second."""
+  """Mono sound in [-1, 1] <-> latents, `rate` per second.
+
+  Attributes:
+    has_decoder: latents can become sound; else `mel` and `decode` raise
+      ValueError.
+  """
 
   channels: int
   sample_rate: int
   rate: float
   has_logvar: bool
+  has_decoder: bool
 
   def posterior(
     self, wave: Float[np.ndarray, "b s"]

@@ -37,7 +37,7 @@ class _LinearCodec:
   basis: Float[np.ndarray, "d c"]
   scale: Float[np.ndarray, " c"]
 
-  has_logvar = False
+  has_logvar, has_decoder = False, True
 
   def __post_init__(self):
     shapes = (self.mean.shape, self.basis.shape, self.scale.shape)

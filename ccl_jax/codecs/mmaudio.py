@@ -48,7 +48,7 @@ class MMAudioCodec(runner.LearnedCodec):
   arguments = (
     "weights", "vocoder", "sample_rate", "channels", "scale", "window",
   )  # fmt: skip
-  has_logvar = True
+  has_logvar, has_decoder = True, True
 
   def __init__(
     self,

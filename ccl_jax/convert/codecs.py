@@ -17,11 +17,19 @@ from etils import epath
 from ccl_jax import nnx_utils, trees
 from ccl_jax.array_types import PyTree
 from ccl_jax.codecs import bigvgan as bigvgan_model
-from ccl_jax.codecs import clip, converted_weights, mmaudio_vae, umt5, wan_vae
+from ccl_jax.codecs import (
+  clip,
+  converted_weights,
+  mmaudio_vae,
+  umt5,
+  wan_vae,
+  wav2vec2,
+)
 from ccl_jax.convert import bigvgan, matching, mmaudio
 from ccl_jax.convert import clip as clip_tables
 from ccl_jax.convert import umt5 as umt5_tables
 from ccl_jax.convert import wan_vae as wan_vae_tables
+from ccl_jax.convert import wav2vec2 as wav2vec2_tables
 from ccl_jax.convert.rules import Table
 from ccl_jax.convert.state_dict import streamed_params
 from ccl_jax.convert.torch_files import (
@@ -106,6 +114,13 @@ MODELS = {
       " them, latents and models trained on them included, is not for"
       " commercial use without their authors' consent."
     ),
+  ),
+  "wav2vec2": PublishedModel(
+    sizes=(wav2vec2.BASE, wav2vec2.LARGE, wav2vec2.LARGE_PRE_NORM),
+    module=wav2vec2.Wav2Vec2,
+    tables=wav2vec2_tables.tables,
+    files=("model.safetensors", "pytorch_model.bin"),
+    licence="Apache-2.0 (transformers' folders), MIT (fairseq's files)",
   ),
   "bigvgan": PublishedModel(
     sizes=(bigvgan_model.BIGVGAN_16K, bigvgan_model.BIGVGAN_44K),

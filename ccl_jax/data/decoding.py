@@ -20,12 +20,14 @@ def decode_clips(
 ) -> list[GeneratedClip]:
   """Decodes latents to frames and sound, the sound cut to the video's length.
 
+  Clips are silent where the sound's codec has no decoder.
+
   latents: "video" (b, f, h, w, c), "audio" (b, m, c), or one of them.
   """
   num, fields = len(next(iter(latents.values()))), {}
   if "video" in latents:
     fields["video"] = codecs.video.decode(latents["video"])
-  if "audio" in latents:
+  if "audio" in latents and codecs.audio.has_decoder:
     fields["audio"] = decode_audio(latents["audio"], codecs, shape)
     fields["mel"] = codecs.audio.mel(latents["audio"])
   rate = codecs.audio.sample_rate
@@ -65,7 +67,7 @@ def write_clips(
   audios = [None] * len(paths)
   if "audio" in inputs:
     audios = inputs["audio"]
-  elif "audio" in latents:
+  elif "audio" in latents and codecs.audio.has_decoder:
     audios = decode_audio(latents["audio"], codecs, shape)
   if "video" not in latents:
     for path, audio in zip(paths, audios, strict=True):

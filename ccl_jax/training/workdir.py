@@ -26,7 +26,7 @@ MAY_CHANGE = (
 
 
 def fit_to_data(config: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns a config with the frame rate of its data, and says what changed.
+  """Returns a config with the rates of its data, and says what changed.
 
   A model needs the number of audio latents in the time of a video latent, and
   for positions in seconds the rate itself. They are no choice of the user's.
@@ -36,12 +36,14 @@ def fit_to_data(config: Mapping[str, Any]) -> dict[str, Any]:
   """
   config = copy.deepcopy(dict(config))
   audio, fusion = config["model"]["audio"], config["model"]["fusion"]
-  metadata = records.read_metadata(main_path(config["data"]))
+  data = epath.Path(main_path(config["data"]))
+  metadata = records.read_metadata(data)
   if not audio:
     return config
+  codecs = Codecs.load(data / "codecs")
   fps, ours = metadata["fps"], audio["tokens_per_frame"]
   frames, num_latents = (metadata["shapes"][s][0] for s in STREAMS)
-  exact = audio_per_frame(fps)
+  exact = audio_per_frame(fps, codecs.audio.rate, codecs.video.stride[0])
   # Data of early versions have a whole number of latents in each frame.
   possible = [
     c
@@ -60,7 +62,10 @@ def fit_to_data(config: Mapping[str, Any]) -> dict[str, Any]:
   for section, name, key, value in changes:
     section[key] = value
     if distributed.is_lead():
-      print(f"model.{name}.{key} is {value:.7g}, as the data have {fps:g} fps.")
+      print(
+        f"model.{name}.{key} is {value:.7g}, as the data have {fps:g} fps"
+        f" and {codecs.audio.rate:g} audio latents a second."
+      )
   return config
 
 

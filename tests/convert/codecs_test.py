@@ -17,6 +17,7 @@ from ccl_jax.codecs import (
   mmaudio_vae,
   umt5,
   wan_vae,
+  wav2vec2,
 )
 from ccl_jax.convert import codecs
 from ccl_jax.convert.state_dict import iter_state_dict
@@ -33,6 +34,9 @@ TINY = {
   "mmaudio": mmaudio_vae.MMAudioVAEConfig(num_mels=6, channels=3, width=8),
   "bigvgan": bigvgan.BigVGANConfig(
     num_mels=6, width=8, rates=(2, 2), kernels=(4, 4), block_kernels=(3, 5)
+  ),
+  "wav2vec2": wav2vec2.Wav2Vec2Config(
+    width=8, ffn=12, heads=2, layers=2, channels=6, positions=4, groups=2
   ),
 }  # fmt: skip
 LAYOUTS = [

@@ -62,6 +62,7 @@ class FakeAudio:
   """The first eight samples of every 512."""
 
   channels, sample_rate, rate, has_logvar = 8, 16_000, 31.25, False
+  has_decoder = True
 
   def posterior(self, wave):
     m = wave.shape[1] // 512

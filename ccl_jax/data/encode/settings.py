@@ -23,7 +23,9 @@ class EncodeSettings:
     codec: "linear" or "conv", fitted on the clips, or "wan": Wan's video,
       MMAudio's sound and umT5's text, opened from `weights`.
     weights: files or folders of "video", "audio", "vocoder", "text" and
-      "tokenizer"; of "image", CLIP, only for models that read its tokens.
+      "tokenizer"; of "image", CLIP, only for models that read its tokens; of
+      "wav2vec2" in place of "audio" and "vocoder" for models that sound
+      controls.
     video_options, audio_options: of the learned codecs, such as tiles.
     fps, frames, size: of every clip; 1 + 4k frames of (y, x) pixels.
     buckets: (frames, y, x) of several shapes, in place of `frames` and `size`;

@@ -27,7 +27,7 @@ PODS = {
   },
   "v5p-8x8x16": {  # 128 groups of 3: a sixth of the rows is padding
     "mesh.data": 8, "mesh.fsdp": 16, "mesh.context": 8,
-    "sharding.self_attention": "ulysses", "model.remat": "attention_ffn",
+    "sharding.self_attention": "ulysses", "model.remat": "linear",
     "grad_accumulation_steps": 1,
   },
   "v6e-16x16": {"mesh.data": 4, "mesh.fsdp": 16, "mesh.context": 4},

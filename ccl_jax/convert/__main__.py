@@ -15,7 +15,7 @@ from-torch reads the published files of Wan-AI, MMAudio and BigVGAN, and folders
 of diffusers and transformers. With --model=wan (the diffusion transformer) it
 writes a workdir that training starts from (`config.init.from_runs`); with
 --model=ccl, for what to-torch wrote, one that can also be sampled from; with
-wan-vae, umt5, clip, mmaudio or bigvgan the folder that the codecs open.
+another, a folder that the codecs open (`weights.*` of `encode`).
 to-torch writes a run as a folder like those of diffusers. average writes the
 mean of several checkpoints as a new workdir, merge a run with LoRA added to its
 matrices; --component=lora exports a LoRA alone. inspect prints the arrays of

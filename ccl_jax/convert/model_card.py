@@ -16,6 +16,7 @@ _PUBLISHED = {
   "mmaudio": "mmaudio",
   "umt5": "umt5",
   "clip": "clip",
+  "wav2vec2": "wav2vec2",
 }
 _LOADING = {
   "CCL": """\

@@ -12,7 +12,7 @@ import pytest
 from ccl_jax.array_types import STREAMS, Image
 from ccl_jax.convert import export
 from ccl_jax.diffusion import flow, guidance, solvers, tasks
-from ccl_jax.diffusion.guidance import Condition
+from ccl_jax.diffusion.forward_passes import Condition
 from ccl_jax.generation import stages
 from ccl_jax.generation.pipeline import Pipeline
 from ccl_jax.generation.sampling_config import SamplingConfig

@@ -157,7 +157,7 @@ def test_latents_of_every_task(task, method, row, options, image):
     sigmas, method, condition, chosen.window, plain,
     every=chosen.guidance_every,
   )  # fmt: skip
-  model.config["sampling"] = SCALES | {"shift": 3.0}
+  model.config = model.config | {"sampling": SCALES | {"shift": 3.0}}
   images = {} if image is None else {"image": image}
   got = torch_sampling.sample(
     model, task, *to_torch((text, negative)), given=to_torch(given | images),

@@ -104,7 +104,7 @@ def train(config: Mapping[str, Any], workdir: epath.Path) -> None:
       do_wait = is_first or do_save or do_eval or do_measure
       do_wait = do_wait or run.profiler.is_last(i)
       with run.profiler.step(i), clock(event):
-        state, metrics = step.take(state, batch)
+        state, metrics = step.train_step(state, batch)
         fetched = delayed.push(done, metrics)
         fetched += delayed.drain() if do_wait else []
       run.log(fetched, done, state)

@@ -22,7 +22,7 @@ class LogConfig:
     every_steps: steps between two lines.
     max_nonfinite_steps: steps in a row without an update that end the run.
     profile_steps: (first, last + 1) of the steps to trace, or ().
-    profiler_port: where process 0 gives traces to who asks; 0 is nowhere.
+    profiler_port: port at which process 0 serves traces; 0 for none.
   """
 
   every_steps: int = 10

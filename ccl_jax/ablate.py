@@ -39,7 +39,7 @@ from etils import epath
 from ccl_jax import command
 from ccl_jax.diffusion import tasks
 from ccl_jax.files import replacing, write_json
-from ccl_jax.metrics import synchworld
+from ccl_jax.metrics import bootstrap, synchworld, tables
 from ccl_jax.metrics.ablation_rows import Row, Run, chosen_rows
 from ccl_jax.training import log
 
@@ -112,12 +112,12 @@ def ablate() -> None:
       title = f"{split} {task}"
       clips, floor, ceiling = collect(measured, rows, split, task)
       shares[title] = {
-        name: synchworld.share(x, floor, ceiling) for name, x in clips.items()
+        name: bootstrap.share(x, floor, ceiling) for name, x in clips.items()
       }
       gains[title] = paired_gains(clips)
       heading = "Gain of each row's scores on the row before, prompt by prompt"
       texts.append(
-        synchworld.report(
+        tables.report(
           f"{title}, {SEEDS.value} seeds", shares[title], heading, gains[title]
         )
       )
@@ -212,7 +212,7 @@ def collect(
 
   def pooled(run: Run, name: str) -> list[synchworld.ClipScores]:
     same = (found[run][split][name] for found in measured)
-    return [synchworld.pool(clips) for clips in zip(*same, strict=True)]
+    return [bootstrap.pool(clips) for clips in zip(*same, strict=True)]
 
   clips = {
     name: pooled(row.run, f"{task} {row.rule}") for name, row in rows.items()
@@ -225,11 +225,11 @@ def collect(
 
 def paired_gains(
   clips: Mapping[str, list[synchworld.ClipScores]],
-) -> dict[str, synchworld.Scores]:
+) -> dict[str, bootstrap.Scores]:
   """Returns each row's scores minus those of the row before."""
   names = list(clips)
   return {
-    f"{name} - {before}": synchworld.compare(clips[name], clips[before])
+    f"{name} - {before}": bootstrap.compare(clips[name], clips[before])
     for before, name in itertools.pairwise(names)
   }
 

@@ -39,12 +39,12 @@ from ccl_jax.data import media
 from ccl_jax.data.clip import FileNames, GeneratedClip
 from ccl_jax.data.loader import read_clips
 from ccl_jax.data.synthetic.render import render_video
-from ccl_jax.data.synthetic.scene import render_sound
+from ccl_jax.data.synthetic.sound import render_sound
 from ccl_jax.diffusion import guidance, tasks
 from ccl_jax.files import replacing, write_json
 from ccl_jax.generation import requests, stages
 from ccl_jax.generation.pipeline import Pipeline
-from ccl_jax.metrics import blind, contact_sheet, synchworld
+from ccl_jax.metrics import blind, bootstrap, contact_sheet, synchworld, tables
 
 WORKDIR = flags.DEFINE_string(
   "workdir", None, "Workdir of the training run to score."
@@ -105,7 +105,7 @@ def evaluate() -> None:
     }
     title = f"{split}, {len(clips['name'])} clips, step {pipeline.step}"
     shares, scores = results[split]["shares"], results[split]["scores"]
-    texts.append(synchworld.report(title, shares, "Scores", scores))
+    texts.append(tables.report(title, shares, "Scores", scores))
   report = "\n".join(texts)
   print(report)
   with replacing(output / "table.md") as partial:
@@ -152,9 +152,9 @@ def measure_references(
     made = make_blind(prompts, strategy, pipeline)
     blind_a2v.append(score(made[0], mels))
     blind_v2a.append(score(videos, made[1]))
-  found["blind a2v"] = synchworld.best(blind_a2v)
-  found["blind v2a"] = synchworld.best(blind_v2a)
-  found["blind"] = synchworld.best(blind_a2v + blind_v2a)
+  found["blind a2v"] = bootstrap.best(blind_a2v)
+  found["blind v2a"] = bootstrap.best(blind_v2a)
+  found["blind"] = bootstrap.best(blind_a2v + blind_v2a)
   others = synchworld.shuffle(prompts)
   found["shuffled"] = score(videos, [mels[i] for i in others])
   return found
@@ -180,20 +180,20 @@ def make_blind(
   )
 
 
-def score_references(references: References) -> dict[str, synchworld.Scores]:
+def score_references(references: References) -> dict[str, bootstrap.Scores]:
   """Scores the rows to compare with."""
-  return {name: synchworld.aggregate(x) for name, x in references.items()}
+  return {name: bootstrap.aggregate(x) for name, x in references.items()}
 
 
 def share_settings(
   measured: Mapping[Setting, list[synchworld.ClipScores]],
   references: References,
-) -> dict[str, synchworld.Scores]:
+) -> dict[str, bootstrap.Scores]:
   """Returns the share of the way from blind to ceiling, of each setting."""
   rows = {" ".join(s): (s[0], x) for s, x in measured.items()}
   rows["shuffled"] = ("", references["shuffled"])
   return {
-    name: synchworld.share(
+    name: bootstrap.share(
       x,
       references.get(f"blind {task}", references["blind"]),
       references["codec ceiling"],
@@ -236,21 +236,21 @@ def generate(
     made = pipeline.generate(items, sampling=sampling, batch_size=num)
     measured.append(measure(clips["caption"], made))
     first = first or made
-  return first, [synchworld.pool(same) for same in zip(*measured, strict=True)]
+  return first, [bootstrap.pool(same) for same in zip(*measured, strict=True)]
 
 
 def score_settings(
   measured: Mapping[Setting, list[synchworld.ClipScores]],
-) -> dict[str, synchworld.Scores]:
+) -> dict[str, bootstrap.Scores]:
   """Scores every setting, and its gain on the first rule of its task.
 
   A gain is called "TASK RULE - FIRST" and pairs clips prompt by prompt.
   """
-  rows = {" ".join(s): synchworld.aggregate(x) for s, x in measured.items()}
+  rows = {" ".join(s): bootstrap.aggregate(x) for s, x in measured.items()}
   for setting, clips in measured.items():
     first = next(other for other in measured if other[0] == setting[0])
     if setting != first:
-      gain = synchworld.compare(clips, measured[first])
+      gain = bootstrap.compare(clips, measured[first])
       rows[f"{' '.join(setting)} - {first[-1]}"] = gain
   return rows
 

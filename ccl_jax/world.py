@@ -19,12 +19,8 @@ from absl import flags
 from ccl_jax import command, processes
 from ccl_jax.data import media
 from ccl_jax.data.synthetic.render import render_video
-from ccl_jax.data.synthetic.scene import (
-  STYLES,
-  draw_scene,
-  make_captions,
-  render_sound,
-)
+from ccl_jax.data.synthetic.scene import STYLES, draw_scene, make_captions
+from ccl_jax.data.synthetic.sound import render_sound
 from ccl_jax.files import replacing
 
 OUTPUT = flags.DEFINE_string(

@@ -74,7 +74,8 @@ MARKERS = {
     "models/joint_test.py::test_scan", "models/reference",
     "models/unequal_frames_test.py::test_backends",
     "sharding_test.py::test_a_mesh", "sharding_test.py::test_accumulation",
-    "training/held_out", "training/in_context", "training/step",
+    "training/held_out", "training/in_context", "training/start",
+    "training/step",
     "training/xla_options_test.py::test_options_reach",
   ),
 }  # fmt: skip

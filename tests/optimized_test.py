@@ -12,7 +12,7 @@ import sys
 import jax
 import numpy as np
 
-from ccl_jax.diffusion.guidance import Condition
+from ccl_jax.diffusion.forward_passes import Condition
 from ccl_jax.diffusion.tasks import inference_task
 from ccl_jax.generation.sampling import sample_latents
 from ccl_jax.generation.sampling_config import SamplingConfig

@@ -10,11 +10,8 @@ from ccl_jax.data import media
 from ccl_jax.data.encode.dataset import encode_dataset
 from ccl_jax.data.encode.settings import EncodeSettings
 from ccl_jax.data.synthetic.render import render_video
-from ccl_jax.data.synthetic.scene import (
-  draw_scene,
-  make_captions,
-  render_sound,
-)
+from ccl_jax.data.synthetic.scene import draw_scene, make_captions
+from ccl_jax.data.synthetic.sound import render_sound
 
 SETTINGS = EncodeSettings(
   buckets=((49, 32, 32), (25, 16, 16)), video_channels=8, audio_channels=8,

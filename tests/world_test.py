@@ -8,7 +8,7 @@ import sys
 from ccl_jax.codecs.mel import log_mel
 from ccl_jax.data import media
 from ccl_jax.data.encode import captions
-from ccl_jax.metrics import synchworld
+from ccl_jax.metrics import bootstrap, synchworld
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -36,7 +36,7 @@ def test_files_are_made_whole_and_read_back_in_time(tmp_path):
     clip = media.read_clip(file.path, fps=25.0, size=(64, 64), frames=49)
     mel = log_mel(clip.audio[None])[0]
     clips.append(synchworld.measure(file.caption, clip.video, mel))
-  scores = synchworld.aggregate(clips, 10)
+  scores = bootstrap.aggregate(clips, 10)
   assert scores["EAC"].value > 0.9 and scores["lag ms"].value < 10
   assert scores["SER"].value < 0.05 and scores["ID"].value == 1
 

@@ -5,6 +5,7 @@ needs to have installed.
 """
 
 import traceback
+from collections.abc import Callable
 from typing import Any
 
 from ccl_jax.app.session import MAX_CHARACTERS, Result, Session
@@ -53,63 +54,85 @@ def build(gr: Any, session: Session) -> Any:
       with gr.Column():
         shown = results(gr)
 
-    def change(task):
-      taken = tasks.inference_task(task).inputs
-      return [gr.update(visible=name in taken) for name in requests.INPUTS]
-
-    def report(progress, stage, done, of):
-      # While a program is compiled "0/20 steps" would look like a hang.
-      progress((done, of) if done else 0.0, desc=stage, unit="steps")
-
-    def generate(
-      visitor: gr.Request,
-      attention,
-      *values,
-      progress=gr.Progress(),  # noqa: B008
-    ):
-      named = dict(zip([*fields, *sampling], values, strict=True))
-      try:
-        result = session.request(
-          {name: named[name] for name in fields},
-          {name: named[name] for name in sampling},
-          lambda *told: report(progress, *told),
-          attention,
-          visitor.session_hash,
-        )
-      except Exception as error:
-        text = str(error)
-        if not isinstance(error, ValueError):
-          traceback.print_exc()
-          text = "This could not be made; the server's log says why."
-        raise gr.Error(text, duration=None, print_exception=False) from error
-      if result.note:
-        gr.Info(result.note)
-      return show(gr, result)
-
-    fields["task"].change(
-      change,
-      fields["task"],
-      [fields[name] for name in requests.INPUTS],
-      api_visibility="private",
-      show_progress="hidden",
+    change_inputs(gr, fields)
+    made = button.click(
+      make_generate(gr, session, list(fields), list(sampling)),
+      [attention, *fields.values(), *sampling.values()],
+      list(shown.values()),
+      concurrency_limit=1,
+      show_progress_on=[shown["video"], shown["sound"]],
     )
 
     def end(visitor: gr.Request):
       session.stop(visitor.session_hash)
       gr.Info("Stopped.")
 
-    made = button.click(
-      generate,
-      [attention, *fields.values(), *sampling.values()],
-      list(shown.values()),
-      concurrency_limit=1,
-      show_progress_on=[shown["video"], shown["sound"]],
-    )
     # What waits is cancelled, what runs ends at its next step.
     stop.click(
       end, cancels=[made], concurrency_limit=None, api_visibility="private"
     )
   return page
+
+
+def change_inputs(gr: Any, fields: dict[str, Any]) -> None:
+  """Lets the choice of a task show the inputs that it takes."""
+
+  def change(task):
+    taken = tasks.inference_task(task).inputs
+    return [gr.update(visible=name in taken) for name in requests.INPUTS]
+
+  fields["task"].change(
+    change,
+    fields["task"],
+    [fields[name] for name in requests.INPUTS],
+    api_visibility="private",
+    show_progress="hidden",
+  )
+
+
+def make_generate(
+  gr: Any, session: Session, fields: list[str], sampling: list[str]
+) -> Callable[..., list[Any]]:
+  """Returns what the button does.
+
+  It takes whether to show attention and a value of each of the names, and
+  returns the values of the components of `results`.
+
+  Args:
+    fields: names of a request's fields.
+    sampling: names of settings.
+  """
+
+  def report(progress, stage, done, of):
+    # While a program is compiled "0/20 steps" would look like a hang.
+    progress((done, of) if done else 0.0, desc=stage, unit="steps")
+
+  def generate(
+    visitor: gr.Request,
+    attention,
+    *values,
+    progress=gr.Progress(),  # noqa: B008
+  ):
+    named = dict(zip([*fields, *sampling], values, strict=True))
+    try:
+      result = session.request(
+        {name: named[name] for name in fields},
+        {name: named[name] for name in sampling},
+        lambda *done: report(progress, *done),
+        attention,
+        visitor.session_hash,
+      )
+    except Exception as error:
+      text = str(error)
+      if not isinstance(error, ValueError):
+        traceback.print_exc()
+        text = "This could not be made; the server's log says why."
+      raise gr.Error(text, duration=None, print_exception=False) from error
+    if result.note:
+      gr.Info(result.note)
+    return show(gr, result)
+
+  return generate
 
 
 def clip_text(pipeline: Pipeline) -> str:

@@ -25,19 +25,19 @@ from ccl_jax.attention.mask import Mask, Pattern, Window
 from ccl_jax.attention.target import CompileTarget, target_of
 
 
-def _named(attend):
+def named(attend):
   """Returns the backend with its result named for remat."""
 
-  def named(q, k, v, mask, target, name):
+  def call(q, k, v, mask, target, name):
     out = attend(q, k, v, mask, target)
     return out if name is None else checkpoint_name(out, name)
 
-  return named
+  return call
 
 
 BACKENDS = {
-  "reference": _named(reference.attend),
-  "framed": _named(windowed.attend),
+  "reference": named(reference.attend),
+  "framed": named(windowed.attend),
   "splash": splash.attend,
   "cudnn": cudnn.attend,
 }

@@ -10,7 +10,6 @@ differentiates; that of `jax.nn.dot_product_attention` is a constant.
 
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 
 from ccl_jax.array_types import Array, Float
 from ccl_jax.attention import api, reference, splash, windowed
@@ -21,19 +20,9 @@ Part = tuple[Float[Array, "b n k e"], Float[Array, "b n k"]]
 _FULL = Mask()
 
 
-def _named(attend):
-  """Returns the backend with its results named for remat."""
-
-  def named(q, k, v, mask, target, name):
-    part = attend(q, k, v, mask, target)
-    return part if name is None else checkpoint_name(part, name)
-
-  return named
-
-
 BACKENDS = {
-  "reference": _named(reference.attend_with_lse),
-  "framed": _named(windowed.attend_with_lse),
+  "reference": api.named(reference.attend_with_lse),
+  "framed": api.named(windowed.attend_with_lse),
   "splash": splash.attend_with_lse,
 }
 

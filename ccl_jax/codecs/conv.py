@@ -192,13 +192,6 @@ class ConvAudioCodec(_ConvCodec, linear.LinearAudioCodec):
     return super().unproject(z) + np.asarray(self._net(z))
 
 
-def linear_part(codec: Any) -> Any:
-  """Returns a codec without its net; other codecs as they are."""
-  if not isinstance(codec, _ConvCodec):
-    return codec
-  return codec.base(codec.mean, codec.basis, codec.scale)
-
-
 def _add_noise(key: Array, z: Array) -> Array:
   """Returns z with noise, of another deviation in each example."""
   level_key, noise_key = jax.random.split(key)

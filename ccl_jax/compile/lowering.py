@@ -17,7 +17,7 @@ from ccl_jax.compile import topology
 from ccl_jax.config import build
 from ccl_jax.cost import chips, flops, report
 from ccl_jax.diffusion import tasks
-from ccl_jax.diffusion.guidance import Condition
+from ccl_jax.diffusion.forward_passes import Condition
 from ccl_jax.generation.sampling import count_runs, sample_latents
 from ccl_jax.generation.sampling_config import SamplingConfig
 from ccl_jax.models.plan import ModelPlan, make_plan, sampling_params

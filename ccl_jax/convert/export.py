@@ -94,10 +94,25 @@ def to_torch(
         "--component=lora is one file already: leave out --layout."
       )
     return _write_lora(run, output, step, ema, dtype, lora_style)
+  return _write_model(
+    run, output, step, ema, dtype, component, layout, shard_size
+  )
+
+
+def _write_model(
+  run: workdirs.Workdir,
+  output: epath.PathLike,
+  step: int | str | None,
+  ema: bool,
+  dtype: str,
+  component: str,
+  layout: str,
+  shard_size: int,
+) -> dict[str, Any]:
+  """Writes the model of a run, or its video part; returns facts about it."""
   params, step, is_ema = run.params(step, ema)
-  if component == "all":
-    config = _joint_config(run, step)
-  else:
+  config = _joint_config(run, step)
+  if component == "video":
     config = _video_config(run)
     params = {p: x for p, x in params.items() if p.startswith("video/")}
   is_single = layout == "single"
@@ -124,7 +139,7 @@ def to_torch(
       scheduler = _scheduler_config(run.config)
       write_json(partial / "scheduler" / "scheduler_config.json", scheduler)
     if component == "all":
-      workdirs.copy_run_files(path, partial / RUN)
+      workdirs.copy_run_files(run.path, partial / RUN)
     (partial / "README.md").write_text(model_card.text(run, about))
     if not is_single:
       # Last, so that in a bucket it exists only when all other files do.

@@ -9,12 +9,8 @@ import torch
 from torch import nn
 
 from ccl_jax.convert.torch_layers import axis_dims, modulate, rotate
-from ccl_jax.convert.torch_model import (
-  CCL,
-  CrossAttention,
-  Stream,
-  audio_starts,
-)
+from ccl_jax.convert.torch_model import CCL, CrossAttention
+from ccl_jax.convert.torch_stream import Stream, audio_starts
 
 
 def token_rope(positions, dims, device):

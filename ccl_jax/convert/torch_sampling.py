@@ -9,19 +9,14 @@ scale s and the cross-modal scale r:
 
     ucg2  (1 - s) v(n,L) + s v(c,x)
     ucg3  (1 - r) v(n,L) + (r - s) v(n,x) + s v(c,x)        others: see RULES
-
-UniPC (order 2, data prediction; arXiv 2302.04867) and Euler are tables of
-coefficients: with m_i = x_i - sigma_i v(x_i), the predicted data, x_{i+1} is a
-combination of x_i, m_i, m_{i-1}, and once m_{i+1} is known a corrected one of
-x_i, m_{i+1}, m_i, m_{i-1}. Results equal diffusers', but here the model's time
-is sigma itself.
 """
 
-import itertools
 import math
 from typing import NamedTuple
 
 import torch
+
+from ccl_jax.convert.torch_solvers import choose, schedule, solve
 
 STREAMS = ("video", "audio")
 OTHER = {"video": "audio", "audio": "video"}
@@ -75,13 +70,6 @@ RULES = {
   "multimodal": lambda s, r: {CX: s + r - 1, NX: 1 - s, DROP: 1 - r},
   "sync": lambda s, r: {NULL: 1 - s, CX: s},
 }
-
-
-def choose(options, name, kind):
-  """Returns options[name], or raises a ValueError that lists the names."""
-  if name not in options:
-    raise ValueError(f"{kind} '{name}': expected one of {', '.join(options)}.")
-  return options[name]
 
 
 def make_route(tasks, device=None):
@@ -178,66 +166,6 @@ def concat(dicts):
   return torch.cat(dicts)
 
 
-def schedule(steps, shift, top=1.0):
-  """Returns steps + 1 sigmas from `top` to 0, rounded to float32."""
-  line = torch.linspace(1, 1e-3, steps + 1, dtype=torch.float64)[:-1]
-  sigmas = (shift * line / (1 + (shift - 1) * line)).float().clamp(max=top)
-  return [*sigmas.tolist(), 0.0]
-
-
-def euler(steps, shift):
-  """Yields Euler's (sigma, predictor, corrector) of each step."""
-  sigmas = schedule(steps, shift)
-  for now, later in itertools.pairwise(sigmas):
-    yield now, (later / now, 1 - later / now, 0), (1, 0, 0, 0, 0)
-
-
-def unipc(steps, shift):
-  """Yields UniPC's rows likewise; its first and last step are of order 1."""
-  sigmas, correct = schedule(steps, shift, 1 - 1e-6), (1, 0, 0, 0, 0)
-  for i, (now, later) in enumerate(itertools.pairwise(sigmas)):
-    ratio = later / now
-    b = (1 - now) * ratio - (1 - later)
-    second = 0 < i < steps - 1
-    inverse_r, p, q = (
-      second_order(*sigmas[i - 1 : i + 2]) if second else (0, 0, 0.5)
-    )
-    half, p = inverse_r / 2, p * inverse_r
-    yield now, (ratio, -b * (1 - half), -b * half), correct
-    correct = 0, ratio, -b * q, -b * (1 - p - q), -b * p
-
-
-def second_order(*sigmas):
-  """Returns 1 / r, p and q of UniPC from three sigmas."""
-  before, now, later = (math.log((1 - sigma) / sigma) for sigma in sigmas)
-  h = later - now
-  r, b = (before - now) / h, math.expm1(-h)
-  b1, b2 = (-b / h - 1) / b, 2 * ((b / h + 1) / h - 0.5) / b
-  p = (b1 - b2) / (1 - r)
-  return 1 / r, p, b1 - p
-
-
-SOLVERS = {"euler": euler, "unipc": unipc}
-
-
-def solve(velocity, x, solver, steps, shift):
-  """Returns the data that noise x becomes, with velocity(state, sigma)."""
-
-  def combine(weights, *states):
-    pairs = list(zip(weights, states, strict=True))
-    return {s: sum(w * y[s] for w, y in pairs if w) for s in x}
-
-  last_x = last_m = older_m = None
-  rows = choose(SOLVERS, solver, "solver")(steps, shift)
-  for sigma, predict, correct in rows:
-    v = velocity(x, sigma)
-    m = {s: x[s] - sigma * v[s] for s in x}
-    x = combine(correct, x, last_x, m, last_m, older_m)
-    last_x, x = x, combine(predict, x, m, last_m)
-    last_m, older_m = m, last_m
-  return x
-
-
 def draw_noise(config, streams, seeds, device="cpu"):
   """Returns the noise of one clip per seed, the same on every device."""
   (y, x), f = config["clip"]["size"], 1 + (config["clip"]["frames"] - 1) // 4
@@ -262,6 +190,29 @@ def read_settings(config, settings):
   for name in settings:
     choose(DEFAULTS, name, "setting")
   return DEFAULTS | config.get("sampling", {}) | settings
+
+
+def check_supported(settings):
+  """Raises a ValueError for settings that only the sampler in JAX has."""
+  if settings["audio_shift"] not in (None, settings["shift"]):
+    raise ValueError("audio_shift is not supported here: only shift is.")
+  if settings["guidance_transform"] != "none" or settings["zero_init_steps"]:
+    raise ValueError(
+      "guidance_transform and zero_init_steps are not supported"
+      " here: only guidance_rescale is."
+    )
+
+
+def guided_steps(settings):
+  """Yields for each step whether it has guidance."""
+  low, high = settings["guidance_low"], settings["guidance_high"]
+  count = 0  # of the steps from low to high
+  for sigma in schedule(settings["num_inference_steps"], settings["shift"])[
+    :-1
+  ]:
+    is_inside = low <= sigma <= high
+    yield is_inside and count % settings["guidance_every"] == 0
+    count += is_inside
 
 
 def stream_scales(settings, streams):
@@ -304,6 +255,7 @@ def sample(
   check_given(task, given)
   (streams, references), b = TASKS[task], len(text)
   o, image = read_settings(model.config, settings), given.pop("image", None)
+  check_supported(o)
   if noise is None:
     seeds = range(seed, seed + b)
     noise = draw_noise(model.config, streams, seeds, text.device)
@@ -329,20 +281,5 @@ def sample(
     args = pin(state), t, texts, route, null, rescale, image
     return guided(model, rule, scales, *args)
 
-  steps, shift = o["num_inference_steps"], o["shift"]
-  inside = [
-    o["guidance_low"] <= sigma <= o["guidance_high"]
-    for sigma in schedule(steps, shift)[:-1]
-  ]
-  is_guided = iter(
-    here and sum(inside[:i]) % o["guidance_every"] == 0
-    for i, here in enumerate(inside)
-  )
-  if o["audio_shift"] not in (None, shift):
-    raise ValueError("audio_shift is not supported here: only shift is.")
-  if o["guidance_transform"] != "none" or o["zero_init_steps"]:
-    raise ValueError(
-      "guidance_transform and zero_init_steps are not supported"
-      " here: only guidance_rescale is."
-    )
-  return pin(solve(velocity, noise, o["solver"], steps, shift))
+  is_guided, steps = guided_steps(o), o["num_inference_steps"]
+  return pin(solve(velocity, noise, o["solver"], steps, o["shift"]))

@@ -5,7 +5,7 @@ import hashlib
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from etils import epath
@@ -76,6 +76,19 @@ def _shorten(name: str) -> str:
     return name
   digest = hashlib.sha256(encoded).hexdigest()[:10]
   return encoded[: MAX_BYTES - 11].decode(errors="ignore") + f"_{digest}"
+
+
+class Extent(NamedTuple):
+  """The size and length of a file.
+
+  Attributes:
+    size: (y, x) pixels as shown; None of a sound.
+    seconds: 0 if they are not known, or of an image.
+  """
+
+  size: tuple[int, int] | None
+  seconds: float
+  is_image: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

@@ -43,7 +43,32 @@ def count_latents(shapes: Shapes) -> int:
 
 
 class Loader:
-  """Batches of one split of a data set, or of a mixture of some, by step."""
+  """Batches of one split of a data set, or of a mixture of some, by step.
+
+  Args:
+    path: the data set.
+    split: of it.
+    sources: path and weight of each of several data sets, instead of `path`:
+      a share of the examples in proportion to its weight is drawn from it.
+    batch_size: clips in the global batch.
+    batch_tokens: instead, tokens in it: as many clips of a shape as have no
+      more; 0 takes `batch_size` of each shape.
+    bucket_shares: how often a clip is drawn beside those of other shapes:
+      "samples", as often as each; "tokens", as often as it has tokens.
+    seed: of the order, and of (1).
+    shuffle: use a new order in each epoch, else the order of the records.
+    num_threads: threads that prepare the next batches; 0 prepares none ahead.
+    rows: the rows of the global batch that this host reads, or a function from
+      its size to them; None reads all.
+    sample_posterior: sample latents that have a variance by (1), else take
+      their mean.
+    count_tokens: returns the tokens of a clip of some shapes.
+    multiple_of: clips in a batch of `batch_tokens` are a multiple of it.
+
+  Raises:
+    ValueError: no such data set or split; sets or weights that cannot be mixed;
+      rows outside the batch; fewer tokens than a clip has.
+  """
 
   def __init__(
     self,
@@ -62,29 +87,6 @@ class Loader:
     count_tokens: Callable[[Shapes], float] = count_latents,
     multiple_of: int = 1,
   ):
-    """Opens the data sets.
-
-    Args:
-      sources: path and weight of each of several data sets, instead of `path`:
-        a share of the examples in proportion to its weight is drawn from it.
-      batch_size: clips in the global batch.
-      batch_tokens: instead, tokens in it: as many clips of a shape as have no
-        more; 0 takes `batch_size` of each shape.
-      bucket_shares: how often a clip is drawn beside those of other shapes:
-        "samples", as often as each; "tokens", as often as it has tokens.
-      shuffle: use a new order in each epoch, else the order of the records.
-      num_threads: threads that prepare the next batches; 0 prepares none ahead.
-      rows: the rows of the global batch that this host reads, or a function
-        from its size to them; None reads all.
-      sample_posterior: sample latents that have a variance by (1), else take
-        their mean.
-      count_tokens: returns the tokens of a clip of some shapes.
-      multiple_of: clips in a batch of `batch_tokens` are a multiple of it.
-
-    Raises:
-      ValueError: no such data set or split; sets or weights that cannot be
-        mixed; rows outside the batch; fewer tokens than a clip has.
-    """
     if bucket_shares not in ("samples", "tokens"):
       raise ValueError(
         f"data.{bucket_shares=}: expected 'samples' or 'tokens'."
@@ -106,22 +108,9 @@ class Loader:
       for b in self.buckets
     ]
     self._rows = [_check_rows(rows, size) for size in self.batch_sizes]
-    # The share of the steps of each bucket, and its steps in order.
-    parts = [
-      bucket.share / size
-      for bucket, size in zip(self.buckets, self.batch_sizes, strict=True)
-    ]
-    self._step_shares = [part / sum(parts) for part in parts]
-    self._order = None
-    if len(parts) > 1:
-      steps = [
-        grain.MapDataset.range(_MANY).map(lambda j, k=k: (k, j))
-        for k in range(len(parts))
-      ]
-      self._order = grain.MapDataset.mix(steps, self._step_shares)
-    self._num_threads = num_threads
-    self._threads = ThreadPoolExecutor(num_threads) if num_threads else None
-    self._pending: dict[int, Future] = {}
+    sizes = zip(self.buckets, self.batch_sizes, strict=True)
+    self._order = _StepOrder([bucket.share / size for bucket, size in sizes])
+    self._batches = _Prefetcher(self._load, num_threads)
 
   def batch_at(self, step: int) -> dict[str, np.ndarray]:
     """Returns this host's rows of the batch of a step.
@@ -130,19 +119,11 @@ class Loader:
     (b, l, d); float32 null_text (l, d); bool has_video and has_audio (b,). A
     stream that a clip lacks is zeros.
     """
-    if self._threads is None:
-      return self._load(step)
-    # This step and the next ones. Other steps that are pending are dropped:
-    # they are left over from before a jump to another step.
-    self._pending = {
-      s: self._pending.get(s) or self._threads.submit(self._load, s)
-      for s in range(step, step + self._num_threads + 1)
-    }
-    return self._pending.pop(step).result()
+    return self._batches(step)
 
   def bucket_at(self, step: int) -> int:
     """Returns the bucket, an index of `buckets`, of a step."""
-    return self._place(step)[0]
+    return self._order.place(step)[0]
 
   def names_at(self, step: int) -> list[str]:
     """Returns the names of the clips of `batch_at(step)`."""
@@ -151,16 +132,12 @@ class Loader:
 
   def progress_at(self, step: int) -> dict[str, float]:
     """Returns the weight and the epochs of each data set before a step."""
-    sizes = zip(self._step_shares, self.batch_sizes, strict=True)
+    sizes = zip(self._order.shares, self.batch_sizes, strict=True)
     return self.mixture.progress([step * share * size for share, size in sizes])
-
-  def _place(self, step: int) -> tuple[int, int]:
-    """Returns the bucket of a step, and how many steps it has had before."""
-    return (0, step) if self._order is None else self._order[step]
 
   def _indices(self, step: int) -> tuple[int, list[int]]:
     """Returns the bucket of a step, and the places of its examples there."""
-    k, before = self._place(step)
+    k, before = self._order.place(step)
     return k, [before * self.batch_sizes[k] + row for row in self._rows[k]]
 
   def _load(self, step: int) -> dict[str, np.ndarray]:
@@ -175,6 +152,50 @@ class Loader:
       return example
     # Each bucket counts its own examples.
     return sample_posterior(example, self._noise_seed, index + k * _MANY)
+
+
+class _StepOrder:
+  """The bucket of each step, in a fixed interleaving.
+
+  Attributes:
+    shares: of the steps, of each bucket; they sum to 1.
+  """
+
+  def __init__(self, parts: Sequence[float]):
+    """Takes the buckets' parts of the steps, of any sum."""
+    self.shares = [part / sum(parts) for part in parts]
+    self._mixed = None
+    if len(parts) > 1:
+      steps = [
+        grain.MapDataset.range(_MANY).map(lambda j, k=k: (k, j))
+        for k in range(len(parts))
+      ]
+      self._mixed = grain.MapDataset.mix(steps, self.shares)
+
+  def place(self, step: int) -> tuple[int, int]:
+    """Returns the bucket of a step, and how many steps it has had before."""
+    return (0, step) if self._mixed is None else self._mixed[step]
+
+
+class _Prefetcher:
+  """A function of the step, whose next values threads compute ahead."""
+
+  def __init__(self, load: Callable[[int], Any], num_threads: int):
+    self._load, self._num_threads = load, num_threads
+    self._threads = ThreadPoolExecutor(num_threads) if num_threads else None
+    self._pending: dict[int, Future] = {}
+
+  def __call__(self, step: int) -> Any:
+    """Returns the value of a step."""
+    if self._threads is None:
+      return self._load(step)
+    # This step and the next ones. Other steps that are pending are dropped:
+    # they are left over from before a jump to another step.
+    self._pending = {
+      s: self._pending.get(s) or self._threads.submit(self._load, s)
+      for s in range(step, step + self._num_threads + 1)
+    }
+    return self._pending.pop(step).result()
 
 
 def fit_batch(

@@ -17,11 +17,8 @@ import av
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from ccl_jax.data.audio_sync import (
-  MAX_MISSING_TAIL,
-  AudioResampler,
-  declared_seconds,
-)
+from ccl_jax.data.audio_sync import AudioResampler, declared_seconds
+from ccl_jax.data.demuxing import decode_into, find_point
 from ccl_jax.data.opening import (
   ClipError,
   Path,
@@ -30,15 +27,12 @@ from ccl_jax.data.opening import (
   open_media,
 )
 from ccl_jax.data.pictures import image_to_rgb
-from ccl_jax.data.video_sync import FrameResampler, PacketDecoder, decode
+from ccl_jax.data.video_sync import FrameResampler
 from ccl_jax.files import replacing
 from ccl_jax.streams import STREAMS
 
 # Decoders overshoot a little; a file that exceeds this is not in [-1, 1].
 _MAX_PEAK = 8.0
-# Seconds that are decoded before a clip which begins in the middle of a file:
-# packets of the streams are not in one order, and decoders of sound start late.
-_PREROLL = 0.5
 
 
 class Clip(NamedTuple):
@@ -82,7 +76,7 @@ def read_clip(
       stream, or its audio has samples that are not numbers or far beyond 1.
   """
   needed = {"video": need_video, "audio": need_audio}
-  begin, seek = _find_point(path, streams, start) if start else (0.0, None)
+  begin, seek = find_point(path, streams, start) if start else (0.0, None)
   with open_media(path) as container:
     video_stream, audio_stream = (
       find_stream(container, stream, needed[stream])
@@ -99,7 +93,7 @@ def read_clip(
     if start:
       (video or audio).start = begin
     seconds = None if frames is None else frames / fps
-    _decode(container, video, audio, seconds)
+    decode_into(container, video, audio, seconds)
     images = video and video.finish()
     if audio is None:
       return Clip(images, None)
@@ -287,66 +281,6 @@ def _mux_audio(container, stream, audio: np.ndarray, sample_rate: int) -> None:
   frame.sample_rate, frame.pts = sample_rate, 0
   container.mux(stream.encode(frame))
   container.mux(stream.encode(None))
-
-
-def _find_point(
-  path: Path, streams: Collection[str], seconds: float
-) -> tuple[float, int | None]:
-  """Returns the time of a point, and where to seek so as to decode it.
-
-  seconds: after time zero. In a file without an index there may be no earlier
-    point to seek: None, to decode from the start.
-  """
-  with open_media(path) as container:
-    found = [find_stream(container, s, False) for s in STREAMS if s in streams]
-    stream = next((each for each in found if each is not None), None)
-    first = stream and next(decode(container, stream), None)
-    if first is None or first.time is None:
-      raise ClipError("has no decodable beginning, by which times are counted")
-    target = first.time + seconds
-    seek = int(max(target - _PREROLL, 0) * av.time_base)
-    container.seek(seek)
-    reached = next(decode(container, stream), None)
-    if reached is None or reached.time is None or reached.time > target:
-      seek = None
-    return target, seek
-
-
-def _decode(
-  container,
-  video: FrameResampler | None,
-  audio: AudioResampler | None,
-  seconds: float | None,
-) -> None:
-  """Decodes frames into the resamplers until they have `seconds`."""
-  streams = [resampler.stream for resampler in (video, audio) if resampler]
-  decode_packet = PacketDecoder(container)
-  for packet in container.demux(*streams):
-    is_audio = audio is not None and packet.stream is audio.stream
-    try:
-      frames = decode_packet(packet)
-    except av.error.InvalidDataError:
-      if not is_audio:
-        raise
-      # The first packet after a cut or a join often lacks what it refers to.
-      audio.skip(packet)
-      continue
-    for frame in frames:
-      if frame.time is None:
-        raise ClipError("has frames without timestamps")
-      if frame.is_corrupt:
-        raise ClipError(f"is damaged at {frame.time:.2f} s")
-      (audio if is_audio else video).add(frame)
-      if _is_enough(video, audio, seconds):
-        return
-
-
-def _is_enough(video, audio, seconds: float | None) -> bool:
-  if seconds is None or (video and not video.is_full):
-    return False
-  # The margin is more than the resampler can hold back.
-  margin = MAX_MISSING_TAIL
-  return not audio or audio.end > (video or audio).start + seconds + margin
 
 
 def _check_range(samples: Float[np.ndarray, " s"]) -> Float[np.ndarray, " s"]:

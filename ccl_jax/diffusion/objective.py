@@ -145,7 +145,7 @@ def make_training_example(
     batch: `video` (b, f, h, w, c) and/or `audio` (b, m, c) latents, for each
       of them `has_video` / `has_audio` (b,) bool, `text` (b, l, d) and
       `null_text` (l, d).
-    objective: the numbers.
+    objective: its settings.
   """
   task_key, time_key, noise_key, text_key, frame_key = jax.random.split(key, 5)
   text = batch["text"].astype(jnp.float32)
@@ -199,7 +199,7 @@ def loss(
   Args:
     prediction: velocities, the same streams and shapes as the example's.
     example: from `make_training_example`.
-    objective: the numbers.
+    objective: its settings.
 
   Returns:
     The loss, and metrics `{"sum": {name: ()}, "count": {name: ()}}`: sums of

@@ -5,37 +5,16 @@ evaluation per step. `euler`:
 
     x_{i+1} = x_i + (sigma_{i+1} - sigma_i) v(x_i, sigma_i)
 
-`unipc` (UniPC-2, B2, data prediction; Zhao et al. 2023, arXiv 2302.04867): with
-
-    m_i = x_i - sigma_i v(x_i, sigma_i)             the predicted data
-    l_i = log((1 - sigma_i) / sigma_i),  h = l_{i+1} - l_i
-    B   = exp(-h) - 1,  D = (m_{i-1} - m_i) / r,  r = (l_{i-1} - l_i) / h
-    base(m) = sigma_{i+1} / sigma_i x_i - (1 - sigma_{i+1}) B m
-
-each step first predicts, and once m_{i+1} is known corrects itself:
-
-    x_{i+1}  = base(m_i + D / 2)
-    x_{i+1} <- base(m_i + p D + q (m_{i+1} - m_i))
-    b1 = (-B / h - 1) / B,  b2 = 2 ((B / h + 1) / h - 1 / 2) / B
-    p  = (b1 - b2) / (1 - r),  q = b1 - p
-
-m_{i+1} is the field at the *uncorrected* x_{i+1}. The first and the last step
-are of order 1 (D = 0, q = 1/2); the last lands on m and is not corrected. Both
-updates are linear in (x, m), so their coefficients are a table made on the
-host in float64 and the solver is one `lax.scan` over its rows.
+The other solver, of second order, is in `unipc`.
 
 Solvers do not depend on streams or conditions: before each evaluation, `solve`
 pins the given latents and sets their time to 0. The field may change along the
-way: each *phase*, (field, number of steps), is a scan over its own rows, and so
-is one that repeats others, (phases, number of times). What a field has to
-remember from step to step is handed on beside the state.
+way: it does so in `phases`.
 """
 
 import functools
-import itertools
-import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -44,15 +23,18 @@ import numpy as np
 from ccl_jax.array_types import STREAMS, Array, Bool, Float, State
 from ccl_jax.diffusion import flow
 from ccl_jax.diffusion.flow import Velocity
+from ccl_jax.diffusion.phases import (
+  Field,
+  Phases,
+  Sigmas,
+  combine,
+  scan,
+  split,
+  with_fields,
+)
+from ccl_jax.diffusion.unipc import unipc
 
-# (state, sigma of each stream, memory) -> velocity of each stream, memory.
-Field = Callable[[State, State, Any], tuple[State, Any]]
-Sigmas = Mapping[str, np.ndarray]
-Phases = Sequence[tuple[Any, int]]  # of a Field, or of Phases again
 OnStep = Callable[[Any], None]
-
-# UniPC takes log(1 - sigma), so its first sigma is 1 minus this.
-_UNIPC_MARGIN = 1e-6
 
 
 def schedule(
@@ -121,34 +103,45 @@ def solve(
       f" streams, out of those of the state, {sorted(noise)}."
     )
 
-  def pin(state: State) -> State:
-    return {
-      s: jnp.where(clean[s], given[s], x) if s in given else x
-      for s, x in state.items()
-    }
+  if outside is None:
+    outside, window, every = velocity, (0.0, 1.0), 1
+  make_field = functools.partial(
+    _make_field, condition=condition, clean=clean, given=given, on_step=on_step
+  )
+  runs = split(first(sigmas), window, every)
+  phases = with_fields(runs, make_field(velocity), make_field(outside))
+  latents, states = SOLVERS[solver](phases, _float32(noise), sigmas, memory)
+  return _pin(latents, clean, given), _pin(states, clean, given)
 
-  def field(velocity, state: State, sigma: State, memory):
+
+def _make_field(
+  velocity: Velocity,
+  condition: Any,
+  clean: Mapping[str, Array],
+  given: State,
+  on_step: OnStep | None,
+) -> Field:
+  """Returns the field of a velocity; arguments as of `solve`."""
+
+  def field(state: State, sigma: State, memory: Any) -> tuple[State, Any]:
     if on_step is not None:
       jax.debug.callback(on_step, first(sigma))
     t = times(state, sigma, clean)
+    x = _pin(state, clean, given)
     if memory is None:
-      return _float32(velocity(pin(state), t, condition)), None
-    found, memory = velocity(pin(state), t, condition, memory)
+      return _float32(velocity(x, t, condition)), None
+    found, memory = velocity(x, t, condition, memory)
     return _float32(found), memory
 
-  def fields(phases):
-    return [
-      (fields(what), count)
-      if isinstance(what, list)
-      else (functools.partial(field, velocity if what else outside), count)
-      for what, count in phases
-    ]
+  return field
 
-  if outside is None:
-    window, every = (0.0, 1.0), 1
-  phases = fields(split(first(sigmas), window, every))
-  latents, states = SOLVERS[solver](phases, _float32(noise), sigmas, memory)
-  return pin(latents), pin(states)
+
+def _pin(state: State, clean: Mapping[str, Array], given: State) -> State:
+  """Returns the state with the given latents in their places."""
+  return {
+    s: jnp.where(clean[s], given[s], x) if s in given else x
+    for s, x in state.items()
+  }
 
 
 def check_solver(name: str) -> None:
@@ -170,42 +163,6 @@ def times(
   return t | {s: flow.mask_time(t[s], clean[s]) for s in clean}
 
 
-def split(
-  sigmas: Float[np.ndarray, " sigmas"],
-  window: tuple[float, float],
-  every: int = 1,
-) -> list[tuple[Any, int]]:
-  """Splits the steps into runs inside and outside of the window.
-
-  Args:
-    every: of the steps in the window, only each of this distance is inside.
-
-  Returns:
-    (is inside, number of steps) of each run, or (runs, number of times) of runs
-    that repeat; nothing where there is no step.
-  """
-  low, high = window
-  is_inside = [bool(low <= sigma <= high) for sigma in sigmas[:-1]]
-  runs = []
-  for inside, run in itertools.groupby(is_inside):
-    num = len(list(run))
-    if not inside or every == 1:
-      runs.append((inside, num))
-      continue
-    times, rest = divmod(num, every)
-    period = [(True, 1), (False, every - 1)]
-    runs += [(period, times), (True, min(rest, 1)), (False, max(rest - 1, 0))]
-  return [(what, count) for what, count in runs if count]
-
-
-def count(phases: Phases, inside: bool) -> int:
-  """Returns how many steps of `split` are inside, or outside."""
-  return sum(
-    num * (count(what, inside) if isinstance(what, list) else what == inside)
-    for what, num in phases
-  )
-
-
 def euler(
   phases: Phases, x: State, sigmas: Sigmas, memory: Any = None
 ) -> tuple[State, State]:
@@ -215,136 +172,14 @@ def euler(
     (x, memory), (sigma, delta) = carry, row
     weights = {s: (1.0, d) for s, d in delta.items()}
     v, memory = field(x, sigma, memory)
-    return (_combine(weights, (x, v)), memory), x
+    return (combine(weights, (x, v)), memory), x
 
   rows = (
     {s: sigma[:-1].astype(np.float32) for s, sigma in sigmas.items()},
     {s: np.diff(sigma).astype(np.float32) for s, sigma in sigmas.items()},
   )
-  (x, _), states = _scan(step, phases, (x, memory), rows)
+  (x, _), states = scan(step, phases, (x, memory), rows)
   return x, states
-
-
-class UniPCState(NamedTuple):
-  """The carry of step i: predicted x_i, x_{i-1}, m_{i-1} and m_{i-2}."""
-
-  x: State
-  last_x: State
-  last_m: State
-  older_m: State
-
-
-def unipc(
-  phases: Phases, x: State, sigmas: Sigmas, memory: Any = None
-) -> tuple[State, State]:
-  """Runs UniPC of order 2, equal to diffusers' `UniPCMultistepScheduler`."""
-  sigmas = {
-    s: np.minimum(sigma, 1 - _UNIPC_MARGIN).astype(np.float32)
-    for s, sigma in sigmas.items()
-  }
-  tables = {s: unipc_table(sigma) for s, sigma in sigmas.items()}
-
-  def step(field, carry, row):
-    (predicted, last_x, last_m, older_m), memory = carry
-    sigma, predict, correct = row
-    to_data = {s: (1.0, -x) for s, x in sigma.items()}
-    v, memory = field(predicted, sigma, memory)
-    m = _combine(to_data, (predicted, v))
-    # States in the order of the table's columns.
-    x = _combine(correct, (predicted, last_x, m, last_m, older_m))
-    following = _combine(predict, (x, m, last_m))
-    return (UniPCState(following, x, m, last_m), memory), predicted
-
-  zeros = jax.tree.map(jnp.zeros_like, x)
-  rows = (
-    {s: sigma[:-1] for s, sigma in sigmas.items()},
-    {s: predict for s, (predict, _) in tables.items()},
-    {s: correct for s, (_, correct) in tables.items()},
-  )
-  carry = UniPCState(x, zeros, zeros, zeros)
-  (carry, _), states = _scan(step, phases, (carry, memory), rows)
-  return carry.x, states
-
-
-def _scan(step, phases: Phases, carry, rows):
-  """Scans step(field, carry, row), phase by phase.
-
-  Returns:
-    The last carry, and the second results of all steps, stacked.
-  """
-  start, outs = 0, []
-  for what, num in phases:
-    steps = num * _num_steps(what)
-    part = jax.tree.map(lambda row: row[start : start + steps], rows)  # noqa: B023
-    if callable(what):
-      carry, out = jax.lax.scan(functools.partial(step, what), carry, part)
-    else:
-      part = jax.tree.map(lambda x: x.reshape(num, -1, *x.shape[1:]), part)  # noqa: B023
-      repeat = functools.partial(_scan, step, what)
-      carry, out = jax.lax.scan(repeat, carry, part)
-      out = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), out)
-    start, outs = start + steps, [*outs, out]
-  return carry, jax.tree.map(lambda *parts: jnp.concatenate(parts), *outs)
-
-
-def _num_steps(what: Any) -> int:
-  """Returns the steps of a field, 1, or of phases."""
-  return 1 if callable(what) else sum(n * _num_steps(each) for each, n in what)
-
-
-def unipc_table(
-  sigmas: Float[np.ndarray, " sigmas"],
-) -> tuple[Float[np.ndarray, "steps 3"], Float[np.ndarray, "steps 5"]]:
-  """Computes UniPC's coefficients of the N steps in float64, as float32.
-
-  Args:
-    sigmas: falling, the first below 1, the last 0.
-
-  Returns:
-    predict (N, 3), the weights in x_{i+1} of x_i, m_i, m_{i-1}; and correct
-    (N, 5), those in x_i of the predicted x_i, the corrected x_{i-1}, m_i,
-    m_{i-1}, m_{i-2}.
-  """
-  sigmas = sigmas.astype(np.float64)
-  n = len(sigmas) - 1
-  predict, correct = np.zeros((n, 3)), np.zeros((n, 5))
-  correct[0, 0] = 1  # nothing to correct yet
-  for i in range(n):
-    now, later = sigmas[i : i + 2]
-    ratio = later / now
-    alpha_b = (1 - now) * ratio - (1 - later)  # (1 - sigma_{i+1}) B
-    inverse_r = p = 0.0
-    q = 0.5
-    if 0 < i < n - 1:
-      inverse_r, p, q = _second_order(*sigmas[i - 1 : i + 2])
-    half, p = inverse_r / 2, p * inverse_r
-    predict[i] = ratio, -alpha_b * (1 - half), -alpha_b * half
-    if i + 1 < n:
-      m = -alpha_b * np.array([q, 1 - p - q, p])
-      correct[i + 1] = 0, ratio, *m
-  return predict.astype(np.float32), correct.astype(np.float32)
-
-
-def _second_order(before: float, now: float, later: float):
-  """Returns 1 / r, p and q of the step now -> later, from three sigmas."""
-  l_before, l_now, l_later = (
-    math.log((1 - sigma) / sigma) for sigma in (before, now, later)
-  )
-  h = l_later - l_now
-  r = (l_before - l_now) / h
-  b = math.expm1(-h)
-  b1 = (-b / h - 1) / b
-  b2 = 2 * ((b / h + 1) / h - 0.5) / b
-  p = (b1 - b2) / (1 - r)
-  return 1 / r, p, b1 - p
-
-
-def _combine(weights, states) -> State:
-  """Returns sum_k weights[k] states[k], by the weights of each stream."""
-  return {
-    s: sum(w * x[s] for w, x in zip(weights[s], states, strict=True))
-    for s in states[0]
-  }
 
 
 def _float32(state: State) -> State:

@@ -177,17 +177,16 @@ class InferenceTask:
     return masks
 
 
-_BOTH = ("video", "audio")
 INFERENCE_TASKS = {
   task.name: task
   for task in (
-    InferenceTask("t2av", "joint", _BOTH),
-    InferenceTask("i2av", "joint", _BOTH, first_frame=True),
+    InferenceTask("t2av", "joint", STREAMS),
+    InferenceTask("i2av", "joint", STREAMS, first_frame=True),
     InferenceTask("t2v", "apart", ("video",)),
     InferenceTask("i2v", "apart", ("video",), first_frame=True),
     InferenceTask("t2a", "apart", ("audio",)),
-    InferenceTask("a2v", "a2v", _BOTH),
-    InferenceTask("v2a", "v2a", _BOTH),
+    InferenceTask("a2v", "a2v", STREAMS),
+    InferenceTask("v2a", "v2a", STREAMS),
   )
 }
 

@@ -91,15 +91,7 @@ class Components:
     plan = make_sampling_plan(config, devices, mesh)
     _, step = restore.find_checkpoint(workdir, step)
     added = [open_lora(text, plan.settings) for text in loras]
-
-    def read_params():
-      shapes = sampling_params(plan)
-      params = restore.read_params(workdir, shapes, step, average)[0]
-      leaves = trees.flatten(params)
-      for factors in added:
-        leaves = restore.fold_lora(leaves, factors)
-      return trees.unflatten(leaves)
-
+    read = functools.partial(_read_params, workdir, plan, step, average, added)
     trained = read_shapes(workdir)
     shape = choose_shape(trained, size, seconds)
     codecs = Codecs.load(workdir / "codecs", plan.layout)
@@ -108,12 +100,12 @@ class Components:
     shift_shape = objective.get("time_shift_shape", ())
     return cls(
       plan=plan,
-      params=None if offload else read_params(),
+      params=None if offload else read(),
       codecs=codecs,
       shape=shape,
       sampling=scale_shift(sampling, shape, codecs, shift_shape),
       step=step,
-      read_params=read_params,
+      read_params=read,
       offload=offload,
       objective=objective,
     )
@@ -181,6 +173,21 @@ class Components:
       "video": self.codecs.video.encode(grey),
       "audio": self.codecs.audio.encode(silence)[:, :m],
     }
+
+
+def _read_params(
+  workdir: epath.Path,
+  plan: ModelPlan,
+  step: int,
+  average: bool,
+  loras: Sequence[Mapping[str, Any]],
+) -> PyTree:
+  """Returns the parameters of a checkpoint, with LoRAs added to them."""
+  params, _ = restore.read_params(workdir, sampling_params(plan), step, average)
+  leaves = trees.flatten(params)
+  for factors in loras:
+    leaves = restore.fold_lora(leaves, factors)
+  return trees.unflatten(leaves)
 
 
 def read_shapes(workdir: epath.Path) -> list[ClipShape]:

@@ -22,7 +22,7 @@ from ccl_jax.array_types import Array, PyTree, State
 from ccl_jax.cost import flops
 from ccl_jax.diffusion import guidance, solvers
 from ccl_jax.diffusion.flow import Velocity
-from ccl_jax.diffusion.guidance import Condition
+from ccl_jax.diffusion.forward_passes import Condition
 from ccl_jax.diffusion.tasks import InferenceTask
 from ccl_jax.generation.sampling_config import SamplingConfig
 from ccl_jax.models import functional

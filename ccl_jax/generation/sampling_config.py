@@ -6,7 +6,13 @@ from typing import Any
 import numpy as np
 
 from ccl_jax.array_types import STREAMS
-from ccl_jax.diffusion import flow, guidance, guidance_transforms, solvers
+from ccl_jax.diffusion import (
+  flow,
+  guidance,
+  guidance_transforms,
+  phases,
+  solvers,
+)
 from ccl_jax.diffusion.tasks import InferenceTask
 
 
@@ -191,8 +197,8 @@ class SamplingConfig:
     """Returns the number of steps with guidance."""
     iterated = [s for s in task.streams if s not in self.cached(task)]
     sigmas = solvers.first({s: self.sigmas[s] for s in iterated})
-    runs = solvers.split(sigmas, self.window, self.guidance_every)
-    return solvers.count(runs, True)
+    runs = phases.split(sigmas, self.window, self.guidance_every)
+    return phases.count(runs, True)
 
   def cached(self, task: InferenceTask) -> tuple[str, ...]:
     """Returns the reference streams that run once."""

@@ -21,7 +21,7 @@ from ccl_jax.codecs.image_condition import make_image, stack_images
 from ccl_jax.data import decoding, records
 from ccl_jax.data.clip import GeneratedClip
 from ccl_jax.diffusion import flow, guidance
-from ccl_jax.diffusion.guidance import Condition
+from ccl_jax.diffusion.forward_passes import Condition
 from ccl_jax.diffusion.tasks import InferenceTask
 from ccl_jax.generation.components import Components
 from ccl_jax.generation.sampling import AttentionProbe, sample_latents

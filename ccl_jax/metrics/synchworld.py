@@ -23,18 +23,17 @@ are
 A clip without a recognised face whose mouth moves, or without speech of about
 the right level (`tracks`), scores as unrelated streams do, and not as nothing.
 The stars say that these resemble Sync-C, Sync-D, DeSync, WER and IB of real
-clips but are not the same. A score of one clip is a fraction (total, count) and
-a score of many clips is sum of totals / sum of counts, so a clip in which
-something cannot be measured has no weight.
+clips but are not the same. A score of one clip is a fraction (total, count);
+`bootstrap` adds up those of many.
 
 A number by itself says little: of the way from a generator that reads the
-prompt but ignores the other stream (`blind`) to the codecs' ceiling, `share`
-returns the part that a model goes.
+prompt but ignores the other stream (`blind`) to the codecs' ceiling,
+`bootstrap.share` returns the part that a model goes.
 """
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -76,16 +75,7 @@ class PromptSpec(NamedTuple):
   style: str
 
 
-class Score(NamedTuple):
-  """Score of many clips and its 95 % bootstrap interval."""
-
-  value: float
-  low: float
-  high: float
-
-
 ClipScores = dict[str, tuple[float, int]]  # of one clip: total, count
-Scores = dict[str, Score]  # of many clips
 
 
 def parse_prompt(prompt: str) -> PromptSpec:
@@ -119,6 +109,36 @@ def measure(
   wanted = parse_prompt(prompt)
   if mel is None:
     return {}
+  mel = _cut_mel(mel, video, fps)
+  words, pitch = tracks.decode_speech(mel)
+  scores = {}
+  if wanted.words:
+    edits = edit_distance(words, wanted.words)
+    scores["SER"] = (float(edits), len(wanted.words))
+  if video is None:
+    return scores
+  face = tracks.find_face(video)
+  opening = tracks.mouth_opening(video, face) if face else np.zeros(len(video))
+  energy = tracks.speech_energy(mel, len(video), fps)
+  scores["ID"] = (float(_is_voice_of(face, pitch, video, wanted.style)), 1)
+  scores |= synchrony_scores(opening, energy, fps)
+  if wanted.has_ball:
+    impacts, clicks = tracks.find_impacts(video, fps), tracks.find_clicks(mel)
+    scores |= onset_scores(impacts, clicks)
+  if wanted.has_tv:
+    silent = _standardise(tracks.tv_opening(video))
+    scores["TV leak"] = (float((silent * _standardise(energy)).mean()), 1)
+  return scores
+
+
+def _cut_mel(
+  mel: np.ndarray, video: np.ndarray | None, fps: float
+) -> np.ndarray:
+  """Returns the mel as long as the video, with silence for what is no number.
+
+  Raises:
+    ValueError: it ends long before the video.
+  """
   mel = np.nan_to_num(mel, nan=SILENCE, posinf=SILENCE, neginf=SILENCE)
   if video is not None:
     seconds = len(video) / fps
@@ -128,38 +148,19 @@ def measure(
         f" {fps=}: pass the mel of all of the sound."
       )
     mel = mel[: int(seconds * tracks.MEL_RATE)]
-  if not len(mel):
-    mel = np.full((1, 80), SILENCE)
-  words, pitch = tracks.decode_speech(mel)
-  scores = {}
-  if wanted.words:
-    edits = edit_distance(words, wanted.words)
-    scores["SER"] = (float(edits), len(wanted.words))
-  if video is None:
-    return scores
-  face = tracks.find_face(video)
-  opening, energy = (
-    np.zeros(len(video)),
-    tracks.speech_energy(mel, len(video), fps),
-  )
-  if face:
-    opening = tracks.mouth_opening(video, face)
-  is_right = face is not None and pitch is not None
-  if is_right:
-    voices = STYLES[wanted.style].voices
-    is_right = voices[face.voice].pitch == VOICES[pitch].pitch
-    # A prompt that does not ask for squares may get any face.
-    is_square = wanted.style == "square"
-    is_right = is_right and (not is_square or tracks.is_square(video, face))
-  scores["ID"] = (float(is_right), 1)
-  scores |= synchrony_scores(opening, energy, fps)
-  if wanted.has_ball:
-    impacts, clicks = tracks.find_impacts(video, fps), tracks.find_clicks(mel)
-    scores |= onset_scores(impacts, clicks)
-  if wanted.has_tv:
-    silent = _standardise(tracks.tv_opening(video))
-    scores["TV leak"] = (float((silent * _standardise(energy)).mean()), 1)
-  return scores
+  return mel if len(mel) else np.full((1, 80), SILENCE)
+
+
+def _is_voice_of(
+  face: tracks.Face | None, pitch: int | None, video: np.ndarray, style: str
+) -> bool:
+  """Returns whether the voice is that of the face, in a world of a style."""
+  if face is None or pitch is None:
+    return False
+  if STYLES[style].voices[face.voice].pitch != VOICES[pitch].pitch:
+    return False
+  # A prompt that does not ask for squares may get any face.
+  return style != "square" or tracks.is_square(video, face)
 
 
 def synchrony_scores(
@@ -218,79 +219,6 @@ def edit_distance(got: Sequence[str], wanted: Sequence[str]) -> int:
   return row[-1]
 
 
-def aggregate(clips: Sequence[ClipScores], resamples: int = 1000) -> Scores:
-  """Returns scores over clips, with intervals; omits those no clip has."""
-  values = _resampled(clips, resamples)
-  return {name: _interval(sample) for name, sample in values.items()}
-
-
-def compare(
-  clips: Sequence[ClipScores],
-  baseline: Sequence[ClipScores],
-  resamples: int = 1000,
-) -> Scores:
-  """Returns scores minus the baseline's, clip i paired with clip i.
-
-  Raises:
-    ValueError: different numbers of clips.
-  """
-  _check_paired(clips, baseline)
-  ours, theirs = (_resampled(c, resamples) for c in (clips, baseline))
-  return {
-    name: _interval(ours[name] - theirs[name])
-    for name in ours.keys() & theirs.keys()
-  }
-
-
-def share(
-  clips: Sequence[ClipScores],
-  floor: Sequence[ClipScores],
-  ceiling: Sequence[ClipScores],
-  resamples: int = 1000,
-) -> Scores:
-  """Returns which part of the way from floor to ceiling the scores go.
-
-  Clips are paired. Scores whose ceiling is not surely beyond the floor have no
-  such way and are omitted: a prompt tells what is said, for instance.
-
-  Raises:
-    ValueError: different numbers of clips.
-  """
-  _check_paired(clips, floor, ceiling)
-  ours, low, high = (_resampled(c, resamples) for c in (clips, floor, ceiling))
-  shares = {}
-  for name in [n for n in SCORES if n in ours and n in low and n in high]:
-    way = high[name] - low[name]
-    if np.nanmin(np.sign(way[0]) * np.nanpercentile(way, (2.5, 97.5))) > 0:
-      way[way == 0] = np.nan  # of a resample with too few clips
-      shares[name] = _interval((ours[name] - low[name]) / way)
-  return shares
-
-
-def pool(same: Sequence[ClipScores]) -> ClipScores:
-  """Adds up the totals and counts of one prompt's clips."""
-  return {
-    name: tuple(map(sum, zip(*(clip[name] for clip in same), strict=True)))
-    for name in same[0]
-  }
-
-
-def best(rows: Sequence[Sequence[ClipScores]]) -> list[ClipScores]:
-  """Returns for each score the clips of the row that is best in it."""
-  values = [_resampled(row, 0) for row in rows]
-  chosen = {}
-  for name in set().union(*values):
-    sign = 1 if name in RISING else -1
-    chosen[name] = max(
-      (i for i, v in enumerate(values) if name in v),
-      key=lambda i, name=name, sign=sign: sign * values[i][name][0],
-    )
-  return [
-    {k: rows[i][n][k] for k, i in chosen.items() if k in rows[i][n]}
-    for n in range(len(rows[0]))
-  ]
-
-
 def shuffle(prompts: Sequence[str]) -> list[int]:
   """Returns for each clip another one, with as many words if there is one."""
   wanted = [parse_prompt(prompt) for prompt in prompts]
@@ -303,76 +231,6 @@ def shuffle(prompts: Sequence[str]) -> list[int]:
       for i, other in zip(group, group[1:] + group[:1], strict=True):
         others[i] = other
   return others
-
-
-def _check_paired(clips, *others) -> None:
-  for other in others:
-    if len(clips) != len(other):
-      raise ValueError(
-        f"{len(clips)} clips cannot be paired with {len(other)} clips."
-      )
-
-
-def table(rows: Mapping[str, Scores], decimals: int | None = None) -> str:
-  """Returns a Markdown table: a line for each row, a column for each score.
-
-  decimals: of all numbers; those of `SCORES` if None.
-  """
-  names = [name for name in SCORES if any(name in row for row in rows.values())]
-  digits = dict.fromkeys(SCORES, decimals) if decimals else SCORES
-  lines = [["", *names], ["---", *(["---:"] * len(names))]]
-  for title, row in rows.items():
-    lines.append(
-      [title, *(_cell(row.get(name), digits[name]) for name in names)]
-    )
-  return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def report(
-  title: str,
-  shares: Mapping[str, Scores],
-  heading: str,
-  scores: Mapping[str, Scores],
-) -> str:
-  """Returns a table of shares and another, with its heading, in Markdown."""
-  return (
-    f"### {title}\n\nShare of the way from the blind floor (0) to the codecs'"
-    " ceiling (1), and half of\nits 95 % interval:\n\n"
-    f"{table(shares, decimals=2)}\n\n{heading}:\n\n{table(scores)}\n"
-  )
-
-
-def _cell(score: Score | None, digits: int) -> str:
-  """Returns the value and half of its interval, such as "0.84 ±0.02"."""
-  if score is None:
-    return "-"
-  half = (score.high - score.low) / 2
-  return f"{score.value:.{digits}f} ±{half:.{digits}f}"
-
-
-def _resampled(clips, resamples: int) -> dict[str, np.ndarray]:
-  """Returns each score of the clips, then of `resamples` bootstrap samples.
-
-  The seed is fixed: `compare` pairs equal samples of equally many clips.
-  """
-  num = len(clips)
-  samples = np.random.default_rng(0).multinomial(
-    num, np.full(num, 1 / num), resamples
-  )
-  weights = np.concatenate([np.ones((1, num)), samples])
-  values = {}
-  for name in SCORES:
-    fractions = np.array([clip.get(name, (0, 0)) for clip in clips], float)
-    if fractions[:, 1].any():
-      totals, counts = (weights @ fractions).T
-      missing = np.full(len(weights), np.nan)
-      values[name] = np.divide(totals, counts, out=missing, where=counts > 0)
-  return values
-
-
-def _interval(values: np.ndarray) -> Score:
-  low, high = np.nanpercentile(values, (2.5, 97.5))
-  return Score(float(values[0]), float(low), float(high))
 
 
 def _standardise(track: np.ndarray) -> np.ndarray:

@@ -19,13 +19,8 @@ from scipy import signal
 
 from ccl_jax.codecs import mel as mels
 from ccl_jax.data.synthetic import render
-from ccl_jax.data.synthetic.scene import (
-  HEAD,
-  SYLLABLE,
-  VOICES,
-  VOWELS,
-  render_vowel,
-)
+from ccl_jax.data.synthetic.scene import HEAD, SYLLABLE, VOICES, VOWELS
+from ccl_jax.data.synthetic.sound import render_vowel
 
 MEL_RATE = mels.SAMPLE_RATE / mels.HOP
 SPEECH_BAND, CLICK_BAND = (180.0, 1300.0), (4200.0, 8000.0)

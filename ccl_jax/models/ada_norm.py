@@ -157,7 +157,7 @@ def _tokens(x):
 
 
 def _row(vector):
-  """A frame's own vector, or the one of all frames."""
+  """Returns the block of a frame's own vector, or of the one of all frames."""
   by_frame = int(vector.shape[1] > 1)
   return pl.BlockSpec(
     (1, 1, 1, vector.shape[3]), lambda i, j, k: (i, j * by_frame, 0, 0)

@@ -2,7 +2,7 @@
 
     x += g1 * o(attention(rope(q), rope(k), v)),  q, k, v of mod(norm x, b1, s1)
     x += text_attention(layer_norm(x), text)           no gate, no modulation
-    x += fusion.exchange(...)                          outside: `joint.py`
+    x += fusion.exchange(...)                          outside: `dual_block.py`
     x += g2 * mlp(mod(norm x, b2, s2))
 
 with mod(y, b, s) = y (1 + s) + b and (b1, s1, g1, b2, s2, g2) a learned table

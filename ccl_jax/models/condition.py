@@ -16,7 +16,7 @@ from ccl_jax.models.audio_grid import AudioGrid
 from ccl_jax.models.dit import DiT
 
 
-class Condition(DiT):
+class InContextStream(DiT):
   """A stream without blocks.
 
   Args:
@@ -56,7 +56,7 @@ class Condition(DiT):
 def make_stream(kind: str, settings: Mapping, **shared) -> DiT:
   """Makes a stream from its section of the config."""
   options = dict(settings)
-  make = Condition if options.pop("in_context", False) else DiT
+  make = InContextStream if options.pop("in_context", False) else DiT
   return build(make, options, f"model.{kind}", kind=kind, **shared)
 
 

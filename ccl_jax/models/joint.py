@@ -1,8 +1,7 @@
 """The joint model: two streams, run block by block, joined by a fusion.
 
-A dual block is: self-attention of both streams (`fusion.attend`), text,
-`fusion.exchange`, feed-forward. Either stream may be absent: then the other
-runs alone and reads only its context tokens, exactly as if it were routed so.
+Either stream may be absent: then the other runs alone and reads only its
+context tokens, exactly as if it were routed so.
 A stream in context has no blocks: those of the other one update its tokens too.
 Layers are stacked, (num_layers, ...), and scanned.
 
@@ -10,9 +9,8 @@ On a mesh, frames are padded to a multiple of the context axis, parameters are
 gathered layer by layer, and `sharding.Layout` lays out activations.
 """
 
-import functools
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,10 +20,14 @@ from jax.ad_checkpoint import checkpoint_name
 from ccl_jax import nnx_utils
 from ccl_jax.array_types import STREAMS, Array, Float, Image, Route, State
 from ccl_jax.attention import Attention
-from ccl_jax.models import ada_norm, qk_rope
-from ccl_jax.models.block import CrossAttentionInputs, StreamOps
 from ccl_jax.models.condition import host_of, make_stream
 from ccl_jax.models.dit import NO_IMAGE, DiT
+from ccl_jax.models.dual_block import (
+  EmbeddedInputs,
+  Tokens,
+  dual_block,
+  stream_ops,
+)
 from ccl_jax.models.fusion import (
   NO_CACHE,
   Fusion,
@@ -38,25 +40,8 @@ from ccl_jax.sharding import ONE_DEVICE, Layout
 from ccl_jax.weight_gathering import gather
 
 PATHS = {s: f"{s}/blocks/" for s in STREAMS} | {"fusion": "fusion/"}
-Tokens = dict[str, Array]
 # (fusion, snapshot, shared) -> what is collected from a layer.
 Collect = Callable[[Fusion, Tokens, FusionContext], Any]
-
-
-class EmbeddedInputs(NamedTuple):
-  """The inputs of the layers, stream -> value each.
-
-  Attributes:
-    x: tokens, (b, f, s, d).
-    times: e and rows of `DiT.embed_time`.
-    texts: inputs of cross-attention, of streams that have their own blocks.
-    shared: inputs that all layers share.
-  """
-
-  x: Tokens
-  times: dict[str, tuple[Array, Array]]
-  texts: dict[str, CrossAttentionInputs]
-  shared: FusionContext
 
 
 class Joint(nnx.Module):
@@ -64,7 +49,7 @@ class Joint(nnx.Module):
 
   Args:
     video, audio: arguments of each `DiT`; None builds no such stream. With
-      in_context=True, those of a `Condition`.
+      in_context=True, those of an `InContextStream`.
     fusion: `{"kind": name, ...}`, see `fusion.make_fusion`; a stream alone
       takes "independent".
     dtype: of the matrix products, "float32" or "bfloat16".
@@ -289,6 +274,7 @@ class Joint(nnx.Module):
     angles = self.fusion.angles_of(shared)
     own = {s: a for s, a in towers.items() if s not in angles}
     angles |= {s: tower.angles(*shared.grids[s]) for s, tower in own.items()}
+    ops = {s: stream_ops(self.attention, s) for s in inputs.x}
 
     def constrain(x: Tokens) -> Tokens:
       return {s: layout.constrain(a, f"{s}/tokens") for s, a in x.items()}
@@ -303,54 +289,13 @@ class Joint(nnx.Module):
         for name in graphs
       }
       blocks = {name: nnx.merge(g, params[name]) for name, g in graphs.items()}
-      x, snapshot = self.block(blocks, x, inputs, angles, cache)
-      collected = collect and collect(blocks["fusion"], snapshot, shared)
+      fusion = blocks.pop("fusion")
+      own = {s: blocks[self.host(s)] for s in x if s in fusion.updated}
+      x, snapshot = dual_block(own, fusion, x, inputs, angles, ops, cache)
+      collected = collect and collect(fusion, snapshot, shared)
       return constrain(x), collected
 
     return layer
-
-  def block(
-    self,
-    blocks: dict[str, nnx.Module],
-    x: Tokens,
-    inputs: EmbeddedInputs,
-    angles: dict[str, Array],
-    cache: KVCache = NO_CACHE,
-  ) -> tuple[Tokens, Tokens]:
-    """Runs one dual block.
-
-    Returns:
-      Its output, and the snapshot that the fusion reads.
-    """
-    texts, shared, fusion = inputs.texts, inputs.shared, blocks["fusion"]
-    ops = {s: self.ops(s) for s in x}
-    own = {s: blocks[self.host(s)] for s in x if s in fusion.updated}
-    # Self-attention, then text.
-    mods = {s: p.modulate(inputs.times[s][1]) for s, p in own.items()}
-    qkv = {
-      s: p.qkv(x[s], mods[s][0], angles[s], ops[s]) for s, p in own.items()
-    }
-    attended = fusion.attend(qkv, shared)
-    snapshot = x | {
-      s: p.add_attended(x[s], attended[s], mods[s][0]) for s, p in own.items()
-    }
-    snapshot |= {
-      s: own[s].add_text(snapshot[s], text, ops[s]) for s, text in texts.items()
-    }
-    # Both sides of the fusion read the same snapshot.
-    added = fusion.exchange(snapshot, shared, cache)
-    x = {s: a + added[s] if s in added else a for s, a in snapshot.items()}
-    x |= {s: p.add_ffn(x[s], mods[s][1], ops[s]) for s, p in own.items()}
-    return x, snapshot
-
-  def ops(self, stream: str) -> StreamOps:
-    """Returns the operations of a stream's blocks on this layout."""
-    layout = self.attention.layout
-    return StreamOps(
-      functools.partial(self.attention.cross_attention, stream),
-      ada_norm.modulator(layout, stream),
-      qk_rope.projector(layout, stream),
-    )
 
 
 def pad_frames(x: Array, f: int) -> Array:

@@ -24,13 +24,13 @@ class BucketStep(NamedTuple):
     setup: with its batch size and times.
     rows: of the padded batch, on this host.
     cost: of a step.
-    take: `step.train_step`, compiled at its first call or before.
+    train_step: `step.train_step`, compiled at its first call or before.
   """
 
   setup: TrainSetup
   rows: Sequence[int]
   cost: StepCost
-  take: Callable
+  train_step: Callable
 
   def put(self, local: Mapping[str, Any]) -> dict[str, jax.Array]:
     """Returns the global batch of this host's part."""
@@ -92,12 +92,12 @@ def make_steps(setup: TrainSetup, loader: Loader) -> list[BucketStep]:
   for bucket, own in zip(
     loader.buckets, make_setups(setup, loader), strict=True
   ):
-    take = step.compile_step(own)
+    train_step = step.compile_step(own)
     if len(loader.buckets) > 1:
       batch = abstract_batch(own, bucket.shapes)
-      take = take.lower(abstract_state(own), batch).compile()
+      train_step = train_step.lower(abstract_state(own), batch).compile()
     cost = throughput.make_step_cost(
       own.plan.settings, flop_shape(own, bucket.shapes), own.batch_size, devices
     )
-    steps.append(BucketStep(own, local_rows(own), cost, take))
+    steps.append(BucketStep(own, local_rows(own), cost, train_step))
   return steps

@@ -15,8 +15,9 @@ import jax
 import jax.numpy as jnp
 
 from ccl_jax.array_types import Array, PyTree
-from ccl_jax.training import log, step
-from ccl_jax.training.batch import split_microbatches
+from ccl_jax.data.mixture import main_path
+from ccl_jax.training import buckets, log, step
+from ccl_jax.training.batch import put_batch, split_microbatches
 from ccl_jax.training.setup import HELD_OUT, TrainSetup, make_key
 
 Evaluate = Callable[[PyTree, Mapping[str, Any], Array], tuple[Array, PyTree]]
@@ -55,6 +56,29 @@ class HeldOutLoss:
   def _evaluate(self, params: PyTree, number: int) -> tuple[Array, PyTree]:
     batch, evaluate = self._batch_at(number)
     return evaluate(params, batch, jnp.asarray(number, jnp.int32))
+
+
+def make_held_out(
+  setup: TrainSetup, data: Mapping[str, Any], split: str, num_batches: int
+) -> HeldOutLoss:
+  """Returns the loss on the first batches of a split, in the records' order.
+
+  Args:
+    data: the section of the config; of several data sets the first is taken.
+  """
+  loader = buckets.make_loader(
+    setup, data, path=main_path(data), sources=(), split=split, shuffle=False,
+    num_threads=0, sample_posterior=False,
+  )  # fmt: skip
+  setups = buckets.make_setups(setup, loader)
+  programs = [make_evaluate(own) for own in setups]
+
+  def batch_at(i: int) -> tuple[Mapping[str, Any], Evaluate]:
+    k = loader.bucket_at(i)
+    rows = buckets.local_rows(setups[k])
+    return put_batch(setups[k], rows, loader.batch_at(i)), programs[k]
+
+  return HeldOutLoss(batch_at, num_batches)
 
 
 def make_evaluate(setup: TrainSetup) -> Evaluate:

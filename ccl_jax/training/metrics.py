@@ -2,7 +2,7 @@
 
 delayed = DelayedMetrics()
 for i in range(start, num_steps):
-  state, metrics = take_step(state, batch)           # returns at once
+  state, metrics = train_step(state, batch)          # returns at once
   for step, found in delayed.push(i + 1, metrics):   # of the step before
     check_skipped(step, found, limit, loader.names_at)
 """

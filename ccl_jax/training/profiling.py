@@ -30,10 +30,10 @@ class Profiler:
     num_steps: of the run.
     clock: counts starting and ending the trace for its event "profile".
     is_lead: whether this process is traced.
-    port: where it gives traces to who asks for them; 0 is nowhere.
+    port: at which it serves traces on request; 0 for none.
 
   Raises:
-    ValueError: a window that is not within the run, or no number of a port.
+    ValueError: a window that is not within the run, or a port out of range.
   """
 
   def __init__(

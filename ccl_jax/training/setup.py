@@ -1,4 +1,4 @@
-"""A config as the training step wants it: checked and built once.
+"""All of a config that a training step needs, checked and built once.
 
 Randomness in a step is
 

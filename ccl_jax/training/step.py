@@ -64,29 +64,31 @@ def gradients(
     )
     setup = dataclasses.replace(setup, plan=plan)
 
-  def objective(trainable, example):
+  def loss_of(trainable, example):
     params = trees.join(trainable, state["frozen"])
     if rate := setup.plan.lora.dropout:
       key = make_key(setup.seed, state["step"], DROPOUT)
       params = lora.drop(params, key, rate)
     return loss_and_metrics(params, example, setup)
 
-  take = functools.partial(
-    jax.value_and_grad(objective, has_aux=True), state["trainable"]
+  value_and_grad = functools.partial(
+    jax.value_and_grad(loss_of, has_aux=True), state["trainable"]
   )
   if count == 1:
-    return take(example)
+    return value_and_grad(example)
   microbatches = split_microbatches(example, count, layout)
   if copies > 1:
-    take = jax.vmap(take, spmd_axis_name="data")
+    value_and_grad = jax.vmap(value_and_grad, spmd_axis_name="data")
     microbatches = jax.tree.map(
       lambda x: x.reshape(count, copies, -1, *x.shape[2:]), microbatches
     )
 
   def add(total, microbatch):
-    return jax.tree.map(jnp.add, total, take(microbatch)), None
+    return jax.tree.map(jnp.add, total, value_and_grad(microbatch)), None
 
-  first = jax.eval_shape(take, jax.tree.map(lambda x: x[0], microbatches))
+  first = jax.eval_shape(
+    value_and_grad, jax.tree.map(lambda x: x[0], microbatches)
+  )
   zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), first)
   if copies > 1:
     zeros = (zeros[0], _own_gradients(zeros[1], setup.plan))

@@ -16,12 +16,12 @@ from etils import epath
 
 from ccl_jax import command
 from ccl_jax.codecs.api import Codecs
-from ccl_jax.codecs.conv import linear_part
 from ccl_jax.codecs.mel import log_mel
 from ccl_jax.data import media, records
 from ccl_jax.data.clip import ClipShape
 from ccl_jax.data.loader import read_clips
-from ccl_jax.metrics import synchworld
+from ccl_jax.metrics import bootstrap, synchworld
+from tests.codecs.linear_part import linear_part
 
 DATA = flags.DEFINE_string("data", None, "Folder of encoded held-out clips.")
 CLIPS = flags.DEFINE_string(
@@ -79,7 +79,7 @@ def compare(split: str) -> str:
   for title, (pixels, mels) in rows.items():
     length = min(mel.shape[1], mels.shape[1])
     error = np.abs(mels[:, :length] - mel[:, :length]).mean()
-    scores = synchworld.aggregate(
+    scores = bootstrap.aggregate(
       [
         synchworld.measure(*row, shape.fps)
         for row in zip(held_out["caption"], pixels, mels, strict=True)

@@ -25,7 +25,7 @@ from einops import rearrange
 from ccl_jax import trees
 from ccl_jax.convert import wan
 from ccl_jax.diffusion import tasks
-from ccl_jax.diffusion.guidance import Condition
+from ccl_jax.diffusion.forward_passes import Condition
 from ccl_jax.generation.sampling import sample_latents
 from ccl_jax.generation.sampling_config import SamplingConfig
 from ccl_jax.models import functional

@@ -31,7 +31,7 @@ from ccl_jax.data.loader import read_clips
 from ccl_jax.diffusion import flow, tasks
 from ccl_jax.generation import requests, stages
 from ccl_jax.generation.pipeline import Pipeline
-from ccl_jax.metrics import synchworld
+from ccl_jax.metrics import bootstrap, tables
 
 LORA = flags.DEFINE_string("lora", None, "File of to-torch --component=lora.")
 
@@ -55,11 +55,11 @@ def compare() -> None:
     for task in evaluate.TASKS.value:
       for name, made in sample_all(pipeline, model, task, clips).items():
         decoded = stages.decode(pipeline, made)
-        rows[f"{task} ({name})"] = synchworld.aggregate(
+        rows[f"{task} ({name})"] = bootstrap.aggregate(
           evaluate.measure(clips["caption"], decoded)
         )
     title = f"{split}, {len(clips['name'])} clips, step {pipeline.step}"
-    print(f"### {title}\n\n{synchworld.table(rows)}\n")
+    print(f"### {title}\n\n{tables.table(rows)}\n")
 
 
 def sample_all(

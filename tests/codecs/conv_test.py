@@ -7,6 +7,7 @@ import pytest
 from ccl_jax.codecs import conv, linear, mel
 from ccl_jax.codecs.api import Codecs
 from ccl_jax.codecs.hashed_text import HashedText
+from tests.codecs.linear_part import linear_part
 from tests.data import clips
 
 STEPS = dict(num_steps=80, batch_size=4)
@@ -39,8 +40,8 @@ def test_latents_are_those_of_the_linear_codecs(codecs, videos, waves):
   ):
     fitted, latents = kind.fit(data, 4), codec.encode(np.stack(data))
     np.testing.assert_array_equal(latents, fitted.encode(np.stack(data)))
-    without = conv.linear_part(codec)
-    assert type(without) is kind and conv.linear_part(without) is without
+    without = linear_part(codec)
+    assert type(without) is kind and linear_part(without) is without
     for name, array in fitted.arrays().items():
       np.testing.assert_array_equal(array, without.arrays()[name])
 
@@ -64,7 +65,7 @@ def test_pictures_and_sound_are_closer_than_the_linear(
       np.square(got - wanted[:, : got.shape[1]]).mean(),
     )
 
-  base = errors(Codecs(*map(conv.linear_part, codecs[:2]), codecs.text))
+  base = errors(Codecs(*map(linear_part, codecs[:2]), codecs.text))
   assert np.divide(errors(codecs), base).max() < 0.9
 
 

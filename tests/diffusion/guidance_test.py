@@ -9,7 +9,7 @@ import pytest
 
 from ccl_jax.array_types import Image
 from ccl_jax.diffusion import guidance
-from ccl_jax.diffusion.guidance import Condition
+from ccl_jax.diffusion.forward_passes import Condition
 from ccl_jax.diffusion.tasks import inference_task
 
 B = 2

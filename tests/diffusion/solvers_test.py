@@ -93,31 +93,6 @@ def test_given_latents_stay_and_are_at_time_zero(solver):
     assert t["audio"][0] == 0 and t["audio"][1] == t["video"][0, 1, 0]
 
 
-def test_a_window_splits_the_schedule():
-  sigmas = np.array([1, 0.8, 0.5, 0.2, 0])
-  for window, runs in (
-    ((0.0, 1.0), [(True, 4)]),
-    ((0.5, 0.8), [(False, 1), (True, 2), (False, 1)]),
-    ((0.0, 0.5), [(False, 2), (True, 2)]),
-    ((0.6, 0.7), [(False, 4)]),
-  ):
-    assert solvers.split(sigmas, window) == runs
-  sigmas = np.linspace(1, 0, 10)
-  period = [(True, 1), (False, 2)]
-  for every, window, runs, inside in (
-    (3, (0.0, 1.0), [(period, 3)], 3),
-    (3, (0.0, 0.95), [(False, 1), (period, 2), (True, 1), (False, 1)], 3),
-    (4, (0.3, 1.0), [([(True, 1), (False, 3)], 1), (True, 1), (False, 4)], 2),
-    (9, (0.95, 1.0), [(True, 1), (False, 8)], 1),
-  ):
-    found = solvers.split(sigmas, window, every)
-    assert [r for r in found if r[0] is not False] == [
-      r for r in runs if r[0] is not False
-    ]
-    assert solvers.count(found, True) == inside
-    assert solvers.count(found, False) == 9 - inside
-
-
 def test_only_the_window_sees_the_velocity():
   """Euler on two constants: each is paid for the sigmas it was asked at."""
   ones = jax.tree.map(jnp.ones_like, NOISE)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from ccl_jax.diffusion import guidance, tasks
-from ccl_jax.diffusion.guidance import Condition
+from ccl_jax.diffusion.forward_passes import Condition
 from ccl_jax.generation import sampling
 from ccl_jax.generation.sampling_config import SamplingConfig
 from ccl_jax.models import functional

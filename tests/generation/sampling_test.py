@@ -9,7 +9,7 @@ import pytest
 
 from ccl_jax.cost import flops, hlo, matmul
 from ccl_jax.diffusion import tasks
-from ccl_jax.diffusion.guidance import Condition
+from ccl_jax.diffusion.forward_passes import Condition
 from ccl_jax.generation.sampling import (
   AttentionProbe,
   count_runs,

@@ -12,8 +12,8 @@ import pytest
 
 from ccl_jax.codecs.mel import log_mel
 from ccl_jax.data.synthetic.render import render_video
-from ccl_jax.data.synthetic.scene import render_sound, render_vowel
-from ccl_jax.metrics import blind, synchworld, tracks
+from ccl_jax.data.synthetic.sound import render_sound, render_vowel
+from ccl_jax.metrics import blind, bootstrap, synchworld, tracks
 from tests.metrics.worlds import FPS, make_world
 
 NUM, RATE = 16, 16_000
@@ -38,7 +38,7 @@ def floors(world):
     seen.append(measure(world, videos=[render_video(s) for s in scenes]))
     heard.append(measure(world, sounds=[render_sound(s) for s in scenes]))
   rows = {"videos": seen, "sounds": heard, "both": seen + heard}
-  best = {name: synchworld.best(row) for name, row in rows.items()}
+  best = {name: bootstrap.best(row) for name, row in rows.items()}
   return best | {"truth": measure(world)}
 
 
@@ -186,8 +186,8 @@ def test_no_degenerate_generator_passes_the_blind_floor(
     see and [see(*pair) for pair in pairs],
     hear and [hear(sound).astype(np.float32) for _, sound in pairs],
   )
-  scores = synchworld.aggregate(made, 100)
-  floor = synchworld.aggregate(floors[stream], 300)
+  scores = bootstrap.aggregate(made, 100)
+  floor = bootstrap.aggregate(floors[stream], 300)
   for score, sign in HEADLINES.items():
     limit = floor[score].high if sign > 0 else -floor[score].low
     assert sign * scores[score].value <= limit, (score, scores[score], floor)
@@ -197,12 +197,12 @@ def test_no_degenerate_generator_passes_the_blind_floor(
 def test_the_truth_goes_all_the_way_and_the_blind_floor_none(world, floors):
   for stream in ("videos", "sounds", "both"):
     floor = floors[stream]
-    way = synchworld.share(floors["truth"], floor, floors["truth"], 100)
+    way = bootstrap.share(floors["truth"], floor, floors["truth"], 100)
     assert set(HEADLINES) <= set(way) and not {"SER", "ID"} & set(way)
     assert all(value.value == 1 for value in way.values())
-    start = synchworld.share(floor, floor, floors["truth"], 100)
+    start = bootstrap.share(floor, floor, floors["truth"], 100)
     assert all(value.value == 0 for value in start.values())
-    scores = synchworld.aggregate(floor, 10)
+    scores = bootstrap.aggregate(floor, 10)
     assert scores["EAC"].value < 0.4 and scores["onset F1"].value < 0.5
 
 
@@ -210,6 +210,6 @@ def test_shuffled_clips_do_not_pass_the_blind_floor(world, floors):
   others = synchworld.shuffle(world.prompts)
   assert all(i != other for i, other in enumerate(others))
   shuffled = measure(world, sounds=[world.sounds[i] for i in others])
-  share = synchworld.share(shuffled, floors["both"], floors["truth"], 300)
+  share = bootstrap.share(shuffled, floors["both"], floors["truth"], 300)
   for score in ("EAC", "onset F1"):
     assert share[score].low <= 0

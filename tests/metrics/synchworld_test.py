@@ -1,13 +1,11 @@
 """Calibration: the scores of the truth, of its ruins, and of known delays."""
 
-import json
-
 import numpy as np
 import pytest
 
 from ccl_jax.codecs.linear import LinearAudioCodec, LinearVideoCodec
 from ccl_jax.codecs.mel import log_mel
-from ccl_jax.metrics import synchworld
+from ccl_jax.metrics import bootstrap, synchworld
 from tests.metrics.worlds import FPS, make_world
 
 NUM = 16
@@ -40,7 +38,7 @@ def row(world, videos=None, mels=None):
       strict=True,
     )
   ]
-  return {k: v.value for k, v in synchworld.aggregate(clips, 20).items()}
+  return {k: v.value for k, v in bootstrap.aggregate(clips, 20).items()}
 
 
 def test_ground_truth_is_nearly_perfect(world):
@@ -143,49 +141,6 @@ def test_edit_distance(got, wanted, edits):
   assert synchworld.edit_distance(got, wanted) == edits
 
 
-def test_scores_are_sums_of_totals_over_sums_of_counts():
-  clips = [{"SER": (2.0, 4), "EAC": (0.5, 1)}, {"SER": (0.0, 1)}, {}]
-  scores = synchworld.aggregate(clips)
-  assert scores["SER"].value == 0.4 and scores["EAC"].value == 0.5
-  assert scores["SER"].low <= 0.4 <= scores["SER"].high
-  assert set(scores) == {"SER", "EAC"}
-
-
-def test_comparing_is_paired():
-  rng = np.random.default_rng(0)
-  clips = [{"EAC": (float(x), 1)} for x in rng.normal(size=50)]
-  better = [{"EAC": (clip["EAC"][0] + 0.1, 1)} for clip in clips]
-  gain = synchworld.compare(better, clips)["EAC"]
-  np.testing.assert_allclose(gain, 0.1)
-  with pytest.raises(ValueError, match="50 clips cannot be paired with 49"):
-    synchworld.compare(clips, clips[1:])
-
-
-def test_shares_are_of_the_way_from_floor_to_ceiling_where_there_is_one():
-  rng = np.random.default_rng(0)
-  ceiling = [
-    {"EAC": (0.9 + x, 1), "lag ms": (10 + x, 1), "SER": (0.0, 3)}
-    for x in 0.1 * rng.normal(size=50)
-  ]
-  floor = [{"EAC": (0.1, 1), "lag ms": (110.0, 1), "SER": (0.0, 3)}] * 50
-  clips = [{"EAC": (0.5, 1), "lag ms": (60.0, 1), "SER": (1.0, 3)}] * 50
-  shares = synchworld.share(clips, floor, ceiling)
-  assert set(shares) == {"EAC", "lag ms"}
-  for share in shares.values():
-    assert share.low <= share.value <= share.high
-    np.testing.assert_allclose(share.value, 0.5, atol=0.03)
-
-
-def test_the_best_row_is_chosen_for_each_score():
-  rows = [
-    [{"EAC": (0.1, 1), "lag ms": (5.0, 1)}, {"EAC": (0.3, 1)}],
-    [{"EAC": (0.5, 1), "lag ms": (9.0, 1)}, {"EAC": (0.0, 1)}],
-  ]
-  assert synchworld.best(rows) == [
-    {"EAC": (0.5, 1), "lag ms": (5.0, 1)}, {"EAC": (0.0, 1)},
-  ]  # fmt: skip
-
-
 def test_clips_are_shuffled_among_those_with_as_many_words():
   prompts = ['"a i"', '"u"', '"o a"', '"a i u"', '"i o"', '"o" A ball.']
   assert synchworld.shuffle(prompts) == [2, 2, 4, 4, 0, 0]
@@ -220,18 +175,6 @@ def test_what_is_not_a_number_is_silence():
   assert scores["EAC"] == (0, 1) and scores["SER"][0] == scores["SER"][1]
 
 
-def test_table_prints_rows_beside_each_other_and_rows_are_json():
-  score = synchworld.Score(0.8, 0.7, 0.9)
-  rows = {"truth": {"EAC": score, "SER": score}, "model": {"EAC": score}}
-  assert synchworld.table(rows).splitlines() == [
-    "|  | EAC | SER |",
-    "| --- | ---: | ---: |",
-    "| truth | 0.80 ±0.10 | 0.80 ±0.10 |",
-    "| model | 0.80 ±0.10 | - |",
-  ]
-  assert json.loads(json.dumps(rows))["model"]["EAC"] == [0.8, 0.7, 0.9]
-
-
 def test_a_world_of_another_style_has_faces_and_voices_of_its_own(codecs):
   """Also through the codecs of the first; no clip is one of the other world."""
   worlds = {s: make_world(6, True, style=s) for s in ("round", "square")}
@@ -244,7 +187,7 @@ def test_a_world_of_another_style_has_faces_and_voices_of_its_own(codecs):
       for other, prompts in ((s, w.prompts) for s, w in worlds.items()):
         clips = zip(prompts, *pair, strict=True)
         scores = [synchworld.measure(*clip) for clip in clips]
-        found = synchworld.aggregate(scores)
+        found = bootstrap.aggregate(scores)
         assert found["EAC"].value > 0.8
         assert found["ID"].value == float(style == other)
   assert "blue square face" in " ".join(worlds["square"].prompts)

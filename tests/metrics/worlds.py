@@ -7,12 +7,8 @@ import numpy as np
 from ccl_jax.codecs.mel import log_mel
 from ccl_jax.data.encode.captions import make_prompt
 from ccl_jax.data.synthetic import render
-from ccl_jax.data.synthetic.scene import (
-  Scene,
-  draw_scene,
-  make_captions,
-  render_sound,
-)
+from ccl_jax.data.synthetic.scene import Scene, draw_scene, make_captions
+from ccl_jax.data.synthetic.sound import render_sound
 
 FPS = 25.0
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from ccl_jax.diffusion import flow, guidance, tasks
-from ccl_jax.diffusion.guidance import Condition
+from ccl_jax.diffusion.forward_passes import Condition
 from ccl_jax.generation import sampling
 from ccl_jax.models import functional
 from tests.models import tiny

@@ -12,7 +12,7 @@ import pytest
 from ccl_jax.array_types import STREAMS, Image
 from ccl_jax.convert import export
 from ccl_jax.diffusion import flow, guidance, solvers, tasks
-from ccl_jax.diffusion.guidance import Condition
+from ccl_jax.diffusion.forward_passes import Condition
 from ccl_jax.generation import stages
 from ccl_jax.generation.pipeline import Pipeline
 from ccl_jax.generation.sampling_config import SamplingConfig
@@ -35,6 +35,7 @@ from tests.parity.torch_ccl import (
 )
 
 torch_sampling = pytest.importorskip("ccl_jax.convert.torch_sampling")
+torch_solvers = pytest.importorskip("ccl_jax.convert.torch_solvers")
 SCALES = dict(
   video_guidance_scale=4.0, audio_guidance_scale=3.0, cross_guidance_scale=2.5
 )
@@ -55,7 +56,7 @@ def test_what_a_config_leaves_out():
 
 def test_tables_are_those_of_jax():
   assert torch_sampling.RULES.keys() == guidance.RULES.keys()
-  assert torch_sampling.SOLVERS.keys() == solvers.SOLVERS.keys()
+  assert torch_solvers.SOLVERS.keys() == solvers.SOLVERS.keys()
   assert torch_sampling.TASKS.keys() == tasks.INFERENCE_TASKS.keys()
   for name, plan in tasks.INFERENCE_TASKS.items():
     assert torch_sampling.TASKS[name] == (plan.streams, plan.given)
@@ -80,7 +81,7 @@ def test_solvers(method, steps, shift):
   def theirs(state, sigma):
     return {"audio": torch.sin(2 * state["audio"]) + sigma * state["audio"]}
 
-  got = torch_sampling.solve(
+  got = torch_solvers.solve(
     theirs, {"audio": torch.tensor(noise)}, method, steps, shift
   )
   assert error(expected, got) <= 1e-5
@@ -156,7 +157,7 @@ def test_latents_of_every_task(task, method, row, options, image):
     sigmas, method, condition, chosen.window, plain,
     every=chosen.guidance_every,
   )  # fmt: skip
-  model.config["sampling"] = SCALES | {"shift": 3.0}
+  model.config = model.config | {"sampling": SCALES | {"shift": 3.0}}
   images = {} if image is None else {"image": image}
   got = torch_sampling.sample(
     model, task, *to_torch((text, negative)), given=to_torch(given | images),

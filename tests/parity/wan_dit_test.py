@@ -16,8 +16,8 @@ from ccl_jax.convert.state_dict import iter_state_dict
 from ccl_jax.convert.torch_files import from_torch
 from ccl_jax.models import functional
 from ccl_jax.models.block import CrossAttentionInputs
+from ccl_jax.models.dual_block import EmbeddedInputs, dual_block, stream_ops
 from ccl_jax.models.fusion import FusionContext
-from ccl_jax.models.joint import EmbeddedInputs
 from ccl_jax.sharding import ONE_DEVICE
 from configs.ccl import get_config
 from tests.convert.loading import from_dict, load
@@ -253,7 +253,10 @@ def test_one_block(layer, kind):
     x = {"video": x.reshape(2, 3, 15, 32)}
     given = EmbeddedInputs(x, times, {"video": prompt}, shared)
     angles = {"video": model.video.angles(*grid)}
-    return model.block(blocks, x, given, angles)[0]["video"]
+    ops = {"video": stream_ops(shared.attention, "video")}
+    own = {"video": blocks["video"]}
+    args = own, blocks["fusion"], x, given, angles, ops
+    return dual_block(*args)[0]["video"]
 
   out = jax.jit(block)(x.numpy(), rows.numpy(), prompt)
   ours = np.asarray(out).reshape(theirs.shape)

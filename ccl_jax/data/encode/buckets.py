@@ -12,33 +12,17 @@ its pictures are zeros. Stills, and only they, go to shapes of one frame.
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import NamedTuple
 
-from PIL import ExifTags
 from tqdm import tqdm
 
-from ccl_jax.data import media
-from ccl_jax.data.clip import ClipShape, is_image
+from ccl_jax.data.clip import ClipShape, Extent
 from ccl_jax.data.encode.captions import ClipFile
 from ccl_jax.data.encode.decode_pool import DecodePool
+from ccl_jax.data.encode.extents import measure
 from ccl_jax.data.encode.settings import EncodeSettings
 from ccl_jax.data.encode.windows import TOLERANCE, find_starts
-from ccl_jax.data.opening import open_image
 
 _ABOUT = 0.95  # of the largest share
-
-
-class Extent(NamedTuple):
-  """What a clip has.
-
-  Attributes:
-    size: (y, x) pixels as shown; None of a sound.
-    seconds: 0 if they are not known, or of an image.
-  """
-
-  size: tuple[int, int] | None
-  seconds: float
-  is_image: bool = False
 
 
 def assign_buckets(
@@ -58,6 +42,7 @@ def assign_buckets(
     for file, extent in measured:
       shape, problem = settings.shape, ""
       if isinstance(extent, Extent):
+        file = file._replace(extent=extent)
         shape, problem = choose(_part(extent, file), settings)
       problem = file.problem or problem
       assigned.append(file._replace(shape=shape, problem=problem))
@@ -82,24 +67,6 @@ def count_shapes(
 def describe(counts: dict[ClipShape, int]) -> str:
   """Returns "12 clips in 49x64x64, 3 in 25x32x96"."""
   return ", ".join(f"{count} in {shape}" for shape, count in counts.items())
-
-
-def measure(file: ClipFile) -> Extent | media.ClipError:
-  """Returns the extent of a file, or why it cannot be read."""
-  try:
-    if file.problem:
-      raise media.ClipError(file.problem)
-    if is_image(file.name):
-      return Extent(_image_size(file), 0.0, is_image=True)
-    header = media.read_header(file.path)
-    size = None
-    if "video" in header.seconds:  # Only a frame says how it is turned.
-      first = media.read_clip(file.path, frames=1, streams=("video",))
-      size = first.video.shape[1:3]
-    return Extent(size, header.length)
-  # Encoding finds the same and says so.
-  except Exception as error:
-    return media.ClipError(str(error))
 
 
 def choose(extent: Extent, settings: EncodeSettings) -> tuple[ClipShape, str]:
@@ -146,10 +113,3 @@ def _part(extent: Extent, file: ClipFile) -> Extent:
     return extent
   ends = [x for x in (file.end, extent.seconds or None) if x is not None]
   return extent._replace(seconds=max(min(ends, default=0.0) - file.start, 0.0))
-
-
-def _image_size(file: ClipFile) -> tuple[int, int]:
-  with open_image(file.path) as image:
-    x, y = image.size
-    is_turned = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
-    return (x, y) if is_turned else (y, x)

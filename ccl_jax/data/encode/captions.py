@@ -20,7 +20,7 @@ from etils import epath
 
 from ccl_jax import files
 from ccl_jax.codecs.quotation import normalize_quotes
-from ccl_jax.data.clip import ClipShape, is_image
+from ccl_jax.data.clip import ClipShape, Extent, is_image
 from ccl_jax.data.encode.caption_files import (
   COLUMNS,
   Row,
@@ -41,7 +41,8 @@ class ClipFile(NamedTuple):
 
   `problem` says why it cannot be read, if that is known without reading it.
   `start` and `end` are seconds in the file; `end` None is its end. `shape` is
-  what becomes of it, if a data set has several.
+  what becomes of it, if a data set has several; `extent` is the file's, once it
+  was measured.
   """
 
   path: os.PathLike
@@ -52,6 +53,7 @@ class ClipFile(NamedTuple):
   start: float = 0.0
   end: float | None = None
   shape: ClipShape | None = None
+  extent: Extent | None = None
 
 
 class Listing(NamedTuple):

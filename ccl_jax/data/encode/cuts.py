@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from ccl_jax.data import media
-from ccl_jax.data.clip import is_image
+from ccl_jax.data.clip import Extent, is_image
 from ccl_jax.data.encode.captions import ClipFile
+from ccl_jax.data.encode.extents import measure
 from ccl_jax.data.encode.settings import EncodeSettings
 
 _MAX_CLIPS = 16
@@ -16,7 +16,7 @@ def describe_cuts(
 ) -> str:
   """Returns what of the clips is not kept, and the config keys for it, or "".
 
-  A few clips are looked at, evenly chosen; what one of them loses is told.
+  A few clips are measured, evenly chosen; the text has what one of them loses.
   """
   clip_files = [
     file
@@ -38,19 +38,15 @@ def describe_cuts(
 
 def _describe(file: ClipFile, settings: EncodeSettings) -> str:
   """Returns what is kept of a clip that is longer or larger than the shape."""
-  try:
-    seconds = media.declared_duration(file.path)
-    first = media.read_clip(
-      file.path, frames=1, need_video=False, need_audio=False
-    )
-  except Exception:  # The clip will be left out, with its reason.
+  extent = measure(file)
+  if not isinstance(extent, Extent):  # It will be left out, with its reason.
     return ""
   shape, parts = file.shape or settings.shape, []
   kept = shape.frames / shape.fps
-  if settings.windows == "first" and seconds > kept + _MIN_SECONDS:
-    parts.append(f"the first {kept:.2f} s of {seconds:.1f} s")
-  if first.video is not None:
-    y, x = first.video.shape[1:3]
+  if settings.windows == "first" and extent.seconds > kept + _MIN_SECONDS:
+    parts.append(f"the first {kept:.2f} s of {extent.seconds:.1f} s")
+  if extent.size is not None:
+    y, x = extent.size
     if y > shape.size[0] or x > shape.size[1]:
       parts.append(f"{shape.size[1]}x{shape.size[0]} pixels of {x}x{y}")
   return f"{', '.join(parts)} ({file.name})" if parts else ""

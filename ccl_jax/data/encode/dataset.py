@@ -16,7 +16,7 @@ import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from absl import logging
@@ -86,18 +86,10 @@ def encode_dataset(
     raise ValueError(f"None of {len(listing.clips)} clips meets the condition.")
   whole = buckets.assign_buckets(assign_splits(kept, settings), settings)
   clip_files = cut_windows(whole, settings)
+  plan = make_plan(clip_files, settings, fits_codecs=codecs is None)
+  work = _open_staging(output, plan, force, share)
   if share.is_lead:
-    plan = make_plan(clip_files, settings, fits_codecs=codecs is None)
-    staging.open_output(output, plan, force)
-  if share.shard_count > 1:
-    distributed.barrier("the staging folder is ready")
-  staging.check_visible(output)
-  if share.is_lead and settings.buckets:
-    counts = buckets.count_shapes(clip_files, settings)
-    print(f"Clips: {buckets.describe(counts)} (frames x y x x).")
-  if share.is_lead and (cuts := describe_cuts(whole, settings)):
-    print(cuts)
-  work = staging.staging_dir(output)
+    _print_shapes(whole, clip_files, settings)
   num_before = sum(m.count for m in read_all_manifests(work, settings))
   try:
     seconds = _encode(output, clip_files, settings, codecs, layout, share)
@@ -113,6 +105,34 @@ def encode_dataset(
   summary.fresh -= num_before
   summary.seconds = seconds
   return summary
+
+
+def _open_staging(
+  output: epath.PathLike,
+  plan: Mapping[str, Any],
+  force: bool,
+  share: ShardOptions,
+) -> epath.Path:
+  """Returns the staging folder, once every process sees it."""
+  if share.is_lead:
+    staging.open_output(output, plan, force)
+  if share.shard_count > 1:
+    distributed.barrier("the staging folder is ready")
+  staging.check_visible(output)
+  return staging.staging_dir(output)
+
+
+def _print_shapes(
+  whole: Sequence[ClipFile],
+  windows: Sequence[ClipFile],
+  settings: EncodeSettings,
+) -> None:
+  """Prints how many windows have which shape, and what of clips is cut."""
+  if settings.buckets:
+    counts = buckets.count_shapes(windows, settings)
+    print(f"Clips: {buckets.describe(counts)} (frames x y x x).")
+  if cuts := describe_cuts(whole, settings):
+    print(cuts)
 
 
 def _encode(

@@ -97,11 +97,18 @@ def _cut(
 
 def _find_end(file: ClipFile) -> float | None:
   """Returns the time at which a clip ends; None if it is not known."""
+  ends = file.end, _find_seconds(file)
+  return min((end for end in ends if end), default=None)
+
+
+def _find_seconds(file: ClipFile) -> float:
+  """Returns the length of a whole file; 0 if it is not known."""
+  if file.extent is not None:
+    return file.extent.seconds
   try:
-    end = None if file.problem else media.read_header(file.path).length
+    return 0.0 if file.problem else media.read_header(file.path).length
   except Exception:  # The clip will be left out, with its reason.
-    end = None
-  return min((x for x in (file.end, end or None) if x), default=None)
+    return 0.0
 
 
 def _named(name: str, start: float, seconds: float) -> str:

@@ -40,7 +40,6 @@ MARGIN = 0.08  # without an event, at both ends
 # Between impacts at least; a ball's way to or from a surface takes at most.
 IMPACT_GAP, FLIGHT = 0.44, 0.3
 MAX_SYLLABLES, MAX_IMPACTS = 4, 3
-CLICK_DECAY = 0.012
 # The mouth, 6 below, then fills one column of 8-pixel patches, which the linear
 # codecs preserve.
 HEAD = (28.0, 34.0)
@@ -311,54 +310,3 @@ def make_captions(scene: Scene) -> dict[str, str]:
     "speech": scene.speech,
     "audio": " ".join(audio),
   }
-
-
-def render_vowel(
-  vowel: str, pitch: float, time: Float[np.ndarray, " s"]
-) -> Float[np.ndarray, " s"]:
-  """Returns the vowel of (1) without its envelope, of rms `loudness` / 10."""
-  harmonics = pitch * np.arange(1, int(2800 / pitch) + 1)
-  gains = 0.02 + sum(
-    np.exp(-0.5 * ((harmonics - formant) / width) ** 2)
-    for formant, width in zip(VOWELS[vowel].formants, (90, 130), strict=True)
-  )
-  # Phases that grow with h^2 keep the harmonics from peaking together.
-  phases = np.pi * np.arange(len(harmonics)) ** 2 / len(harmonics)
-  waves = np.sin(2 * np.pi * harmonics[:, None] * time + phases[:, None])
-  rms = np.sqrt((gains**2).sum() / 2)
-  return 0.1 * VOWELS[vowel].loudness / rms * (gains @ waves)
-
-
-def render_sound(
-  scene: Scene, sample_rate: int = 16000
-) -> Float[np.ndarray, " s"]:
-  """Returns the clip's sound in [-1, 1], float32, at `sample_rate`."""
-  num = round(scene.seconds * sample_rate)
-  time = np.arange(num) / sample_rate
-  rng = np.random.default_rng((scene.seed, 2))
-  sound = rng.normal(0, 0.001, num)
-  sound += scene.hum * np.sin(2 * np.pi * 60 * time)
-  for syllable in scene.syllables:
-    span = slice(*np.searchsorted(time, syllable[1:]))
-    voiced = render_vowel(syllable.vowel, scene.voice.pitch, time[span])
-    sound[span] += voiced * envelope(syllable, time[span])
-  for start, low, high in scene.chirps:
-    span = slice(*np.searchsorted(time, (start, start + 0.12)))
-    t = time[span] - start
-    phase = 2 * np.pi * (low * t + (high - low) * t**2 / 0.24)
-    sound[span] += 0.05 * np.sin(phase) * np.sin(np.pi * t / 0.12) ** 2
-  sound += _clicks(scene, time, rng)
-  return np.clip(sound, -1, 1).astype(np.float32)
-
-
-def _clicks(scene: Scene, time: np.ndarray, rng) -> np.ndarray:
-  """Returns decaying noise at the impacts, high-passed at 4200-4800 Hz."""
-  if scene.ball is None:
-    return np.zeros_like(time)
-  since = time[:, None] - scene.impacts
-  decay = np.where(since >= 0, np.exp(-np.maximum(since, 0) / CLICK_DECAY), 0)
-  spectrum = np.fft.rfft(rng.normal(0, 0.4, len(time)) * decay.sum(1))
-  frequency = np.fft.rfftfreq(len(time), time[1])
-  passed = np.clip((frequency - 4200) / 600, 0, 1)
-  passed *= np.clip((7900 - frequency) / 400, 0, 1)
-  return np.fft.irfft(spectrum * passed, len(time))

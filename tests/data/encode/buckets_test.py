@@ -3,13 +3,12 @@
 import dataclasses
 import json
 
-import numpy as np
 import pytest
 from PIL import Image
 
 from ccl_jax.data import loader, media, records
+from ccl_jax.data.clip import Extent
 from ccl_jax.data.encode import buckets, dataset
-from ccl_jax.data.encode.buckets import Extent
 from ccl_jax.data.encode.settings import EncodeSettings
 from tests.data import clips
 
@@ -170,22 +169,6 @@ def test_each_clip_is_encoded_in_its_shape(folder, tmp_path, capsys):
   assert still["has_video"].all() and not still["has_audio"].any()
   lines = (tmp_path / "data" / "left_out.jsonl").read_text().splitlines()
   assert len(lines) == 2
-
-
-def test_a_turned_clip_goes_where_it_fits_as_shown(tmp_path):
-  image = Image.fromarray(clips.clip(2, 1, (30, 40)).video[0])
-  exif = image.getexif()
-  exif[274] = 6
-  image.save(tmp_path / "a.jpg", exif=exif)
-  image.save(tmp_path / "b.jpg")
-  sizes = [
-    buckets.measure(buckets.ClipFile(tmp_path / name, name)).size
-    for name in ("a.jpg", "b.jpg")
-  ]
-  assert sizes == [(40, 30), (30, 40)]
-  np.testing.assert_array_equal(
-    media.read_image(tmp_path / "a.jpg").shape[:2], sizes[0]
-  )
 
 
 def test_a_bucket_that_no_clip_fits_is_one_error(folder, tmp_path):

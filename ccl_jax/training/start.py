@@ -1,0 +1,68 @@
+"""The state that a run starts from, the first of these that there is:
+
+1. the newest checkpoint of its workdir;
+2. parameters of earlier runs, by the rules of `config.init`;
+3. random parameters.
+"""
+
+import dataclasses
+
+from ccl_jax import lora
+from ccl_jax.array_types import PyTree
+from ccl_jax.checkpoints import manager, restore
+from ccl_jax.config import FORMS, check_pairs
+from ccl_jax.training.setup import TrainSetup
+from ccl_jax.training.state import (
+  abstract_params,
+  abstract_state,
+  init_state,
+  replace_params,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class InitConfig:
+  """The `init` section; see `restore.initial_params`.
+
+  Attributes:
+    from_runs: (path regex, workdir): parameters of earlier runs.
+    fresh: path regexes of parameters that no earlier run has.
+
+  Raises:
+    ValueError: `from_runs` is not made of pairs.
+  """
+
+  from_runs: tuple[tuple[str, str], ...] = ()
+  fresh: tuple[str, ...] = ()
+
+  def __post_init__(self):
+    check_pairs("init.from_runs", self.from_runs, str)
+
+
+def first_state(
+  setup: TrainSetup, checkpoints: manager.CheckpointManager, init: InitConfig
+) -> tuple[PyTree, int]:
+  """Returns the state to go on from, and the number of steps it has had.
+
+  Args:
+    init: which parameters of a new state come from earlier runs.
+
+  Raises:
+    ValueError: a checkpoint or an earlier run that does not fit the model.
+  """
+  found = checkpoints.restore_latest(abstract_state(setup))
+  if found is not None:
+    print(f"Resuming {checkpoints.workdir} from step {found[1]}.")
+    return found
+  state = init_state(setup)
+  if init.from_runs:
+    params = restore.initial_params(
+      lora.without(abstract_params(setup)), init.from_runs, init.fresh
+    )
+    state = replace_params(state, params)
+  elif setup.plan.lora.rules:
+    print(
+      "The LoRA is added to random parameters: name the run that has the base,"
+      f" --config.init.from_runs={FORMS['init.from_runs']}"
+    )
+  return state, 0

@@ -1,0 +1,43 @@
+"""Which metrics a checkpoint may be chosen by."""
+
+import pytest
+
+from ccl_jax.training.log_config import check_keep_best
+
+
+def config(keep_best, **intervals):
+  """Sections of a run that saves every 6 steps and logs every 3."""
+  return {
+    "checkpoint": {"keep_best": keep_best, "save_interval_steps": 6},
+    "log": {"every_steps": intervals.get("log", 3)},
+    "eval": {"loss_every_steps": intervals.get("eval", 2)},
+  }
+
+
+@pytest.mark.parametrize(
+  "name",
+  ["", "loss", "loss/joint/video", "held_out/loss", "held_out/loss/a2v/video"],
+)
+def test_losses_that_are_known_at_each_checkpoint_are_taken(name):
+  check_keep_best(config(name), ("video", "audio"))
+
+
+@pytest.mark.parametrize(
+  ("name", "intervals", "words"),
+  [
+    ("los", {}, "Did you mean 'loss'"),
+    ("held_out/mfu", {}, "Expected one of loss, loss/"),
+    ("loss/a2v/audio", {}, "Expected one of"),  # a2v generates no sound
+    ("loss", {"log": 4}, "log.every_steps=4 steps, and .* saved every 6"),
+    ("held_out/loss", {"eval": 0}, "eval.loss_every_steps=0"),
+    ("held_out/loss", {"eval": 4, "log": 3}, "divides 6"),
+  ],
+)
+def test_others_are_one_clear_error(name, intervals, words):
+  with pytest.raises(ValueError, match=words):
+    check_keep_best(config(name, **intervals), ("video", "audio"))
+
+
+def test_a_stream_that_the_model_lacks_has_no_loss():
+  with pytest.raises(ValueError, match="loss/apart/audio"):
+    check_keep_best(config("loss/joint/video"), ("audio",))

@@ -97,7 +97,12 @@ def make_config(
   c.encode = ConfigDict()
   c.encode.codec = "linear"  # or "conv", fitted to the clips; "wan" reads:
   c.encode.weights = dict(  # image: CLIP, for image_width > 0 only
-    video="", audio="", vocoder="", text="", tokenizer="", image="",
+    video="",
+    audio="",
+    vocoder="",
+    text="",
+    tokenizer="",
+    image="",
     wav2vec2="",  # in place of audio and vocoder, for icac.py
   )
   c.encode.video_options = dict(chunk=1, tile=0, overlap=64)

@@ -95,10 +95,7 @@ class Components:
     def read_params():
       shapes = sampling_params(plan)
       params = restore.read_params(workdir, shapes, step, average)[0]
-      leaves = trees.flatten(params)
-      for factors in added:
-        leaves = restore.fold_lora(leaves, factors)
-      return trees.unflatten(leaves)
+      return trees.unflatten(restore.fold_lora(trees.flatten(params), *added))
 
     trained = read_shapes(workdir)
     shape = choose_shape(trained, size, seconds)

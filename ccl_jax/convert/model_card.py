@@ -175,7 +175,7 @@ In the file they are `lora_full.*`, which **diffusers leaves alone**: what it
 generates lacks them.
 """,
   "comfyui": """\
-Those of the video are `*.set_weight`, which ComfyUI takes whole at any strength;
+Those of the video are `*.set_weight`, whole in ComfyUI at any strength;
 the others are `lora_full.*`, which **it leaves alone**.
 """,
 }

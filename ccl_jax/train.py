@@ -111,7 +111,7 @@ def train(config: Mapping[str, Any], workdir: epath.Path) -> None:
     evaluation = evaluation.for_data(
       setup.plan.streams, data, config["data"]["split"]
     )
-    clip = prepare_workdir(workdir, config)
+    prepare_workdir(workdir, config)
 
     # -- State: resumed, or from scratch.
     checkpoints = build(
@@ -169,8 +169,12 @@ def train(config: Mapping[str, Any], workdir: epath.Path) -> None:
         logger.flush()
       if do_eval:
         with clock("eval"):
-          pipeline = make_pipeline(setup, state, workdir, clip, done, sampling)
-          write_previews(pipeline, evaluation, data, workdir, logger)
+          for k, (part, shape) in enumerate(evaluation.list_data(data)):
+            pipeline = make_pipeline(
+              setup, state, workdir, shape, done, sampling
+            )
+            label = part.name if k else ""
+            write_previews(pipeline, evaluation, part, workdir, logger, label)
       if is_last:
         break
   with clock("checkpoint"):

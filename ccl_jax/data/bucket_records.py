@@ -14,6 +14,7 @@ It is what `shards` writes, "group_size:1,uncompressed". A file takes two
 requests when it is opened, and each record one.
 """
 
+import itertools
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -39,7 +40,7 @@ class BucketRecords(Sequence):
     self._spans = [
       (path, *span)
       for path, place in zip(paths, places, strict=True)
-      for span in zip(place, place[1:], strict=False)
+      for span in itertools.pairwise(place)
     ]
 
   def __len__(self) -> int:

@@ -228,6 +228,5 @@ def choose_shape(
     f"--size={s.size[0]},{s.size[1]} --seconds={s.seconds:.2f}" for s in shapes
   )
   raise ValueError(
-    f"{' '.join(wanted)}: the run was trained on no such clips. It knows:"
-    f" {known}."
+    f"{' '.join(wanted)}: there are no such clips, expected one of: {known}."
   )

@@ -24,7 +24,7 @@ from ccl_jax.array_types import STREAMS, Array, Bool, Float, Int, Route, State
 from ccl_jax.diffusion import flow, tasks
 
 # A number, or stream -> its own; as pairs, which are hashable.
-ByStream = float | Mapping[str, float] | tuple
+ByStream = int | float | Mapping[str, float] | tuple
 _FIFTHS = ("0.0-0.2", "0.2-0.4", "0.4-0.6", "0.6-0.8", "0.8-1.0")  # of times
 
 
@@ -110,8 +110,11 @@ class Objective:
 
   def _by_stream(self, name: str) -> dict[str, float]:
     value = getattr(self, name)
-    is_own = isinstance(value, tuple)
-    return dict(value) if is_own else dict.fromkeys(STREAMS, value)
+    if isinstance(value, tuple):
+      return dict(value)
+    # A flag may give a whole number.
+    is_whole = isinstance(value, int)
+    return dict.fromkeys(STREAMS, float(value) if is_whole else value)
 
   def for_shapes(self, shapes: Mapping[str, Sequence[int]]) -> "Objective":
     """Returns the objective of clips with latents of these shapes."""

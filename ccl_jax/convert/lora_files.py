@@ -1,17 +1,8 @@
 """LoRA files that other programs load, and theirs.
 
-    transformer.blocks.0.attn1.to_q.lora_A.weight        style "diffusers"
-    diffusion_model.blocks.0.self_attn.q.lora_A.weight   style "comfyui"
-
-A is (r, in) there, B (out, r). The layers of the audio stream and of the fusion
-have the names of `convert.ccl`, without a prefix: a program that knows Wan's
-video model leaves them alone. The metadata have alpha and the ranks, in
-diffusers' form too; ComfyUI reads alpha beside each layer.
-
-Parameters that were trained in full (`lora.train_also`) stand beside them:
-
-    lora_full.fusion.0.video.context                 what others leave alone
-    diffusion_model.blocks.0.norm3.set_weight        the video's for ComfyUI
+A is (r, in) there, B (out, r); `lora_names` has the names. The metadata have
+alpha and the ranks, in diffusers' form too; ComfyUI reads alpha beside each
+layer.
 
 Files of others may have any of `PREFIXES`, lora_down and lora_up for A and B,
 kohya's names (lora_unet_blocks_0_self_attn_q), and differences of weights and
@@ -23,7 +14,7 @@ import collections
 import json
 import re
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import einops
 import jax
@@ -31,8 +22,16 @@ import numpy as np
 from etils import epath
 
 from ccl_jax import lora, trees
-from ccl_jax.convert import ccl, matching, safetensors_writer, wan
-from ccl_jax.convert.layouts import WeightLayout
+from ccl_jax.convert import safetensors_writer
+from ccl_jax.convert.lora_names import (
+  STYLES,
+  Layer,
+  full_name,
+  layers,
+  parameters,
+  readable,
+  without_prefix,
+)
 from ccl_jax.convert.torch_files import (
   LazyStateDict,
   local_path,
@@ -43,72 +42,11 @@ from ccl_jax.files import replacing
 from ccl_jax.lora import Factors, Full
 from ccl_jax.models import functional
 
-# Style -> (prefix of the video stream's layers, naming scheme of `wan.tables`).
-STYLES = {
-  "diffusers": ("transformer.", "diffusers"),
-  "comfyui": ("diffusion_model.", "wan"),
-}
 STEM = "pytorch_lora_weights"
-# Every name has "lora" in it: diffusers' pipelines refuse files of others.
-FULL = "lora_full."
-_WITHOUT = re.compile(r"^(transformer|diffusion_model)\.")
 _PART = re.compile(
   r"(.+)\.(?:(lora_A|lora_down|lora\.down)|(lora_B|lora_up|lora\.up))"
   r"(?:\.default)?\.weight|(.+)\.alpha"
 )
-
-
-class Layer(NamedTuple):
-  """Where one array of a file is in our parameters.
-
-  Attributes:
-    path: of the parameter.
-    row: index on its leading axis; None for all of it.
-    layout: of the parameter, whose outputs B shares.
-  """
-
-  path: str
-  row: int | None
-  layout: WeightLayout
-
-  def take(self, x: np.ndarray) -> np.ndarray:
-    """Returns the row, or all."""
-    return x if self.row is None else x[self.row]
-
-
-def parameters(model: Mapping[str, Any], style: str) -> dict[str, Layer]:
-  """Returns name in a file of all weights -> where it is, of a style."""
-  prefix, scheme = STYLES[style]
-  shapes = trees.flatten(functional.describe(model)[1])
-  video = {p: x for p, x in shapes.items() if p.startswith("video/")}
-  others = {p: x for p, x in shapes.items() if p not in video}
-  found = [("", a) for a in matching.derive(ccl.table(model), others)]
-  if video:
-    table = wan.tables(model)[scheme]
-    found += [(prefix, a) for a in matching.derive(table, video)]
-  return {
-    before + a.theirs[0]: Layer(a.ours[0], a.row, a.layout)
-    for before, a in found
-  }
-
-
-def layers(named: Mapping[str, Layer]) -> dict[str, Layer]:
-  """Returns name in a file -> layer, of all linear layers of `parameters`.
-
-  The video's patch embedding is a convolution there, and not among them.
-  """
-  return {
-    name.removesuffix(".weight"): layer
-    for name, layer in named.items()
-    if layer.path.endswith("/kernel") and layer.path != "video/embed/kernel"
-  }
-
-
-def _full_name(name: str) -> str:
-  """Returns the name of a parameter that was trained in full."""
-  if name.startswith("diffusion_model."):
-    return name.removesuffix(".weight") + ".set_weight"
-  return FULL + name.replace("transformer.", "video.", 1)
 
 
 def write(
@@ -150,7 +88,7 @@ def write(
   for name, layer in named.items():
     if isinstance(full := changes.get(layer.path), Full):
       x = layer.take(full.value)
-      (arrays[_full_name(name)],) = layer.layout.to_theirs(x)
+      (arrays[full_name(name)],) = layer.layout.to_theirs(x)
   shapes = {
     name: jax.ShapeDtypeStruct(x.shape, dtype if x.ndim else np.float32)
     for name, x in arrays.items()
@@ -180,14 +118,14 @@ def read(
       of another model.
   """
   state = without_prefixes(open_state_dict(local_path(path)))
-  known, full = _readable(model)
+  known, full = readable(model)
   parts: dict[str, dict[str, np.ndarray]] = collections.defaultdict(dict)
   whole: dict[str, list[tuple[Layer, np.ndarray, bool]]] = (
     collections.defaultdict(list)
   )
   for name in state.shapes:
-    found, bare = _PART.fullmatch(name), _WITHOUT.sub("", name)
-    layer = _WITHOUT.sub("", (found[1] or found[4]) if found else "")
+    found, bare = _PART.fullmatch(name), without_prefix(name)
+    layer = without_prefix((found[1] or found[4]) if found else "")
     if bare in full:
       place, is_difference = full[bare]
       x = state.read(name).astype(np.float32)
@@ -228,31 +166,6 @@ def read(
     p: _joined(found, shapes[p].shape, path) for p, found in whole.items()
   }
   return checked(changes, shapes, str(path))
-
-
-def _readable(
-  model: Mapping[str, Any],
-) -> tuple[dict[str, Layer], dict[str, tuple[Layer, bool]]]:
-  """Returns names that files may have, without the prefixes of `STYLES`.
-
-  Returns:
-    Name of a layer -> where it is; name of an array of a whole parameter ->
-    where it is, and whether it is a difference.
-  """
-  known, full = {}, {}
-  for style in STYLES:
-    named = parameters(model, style)
-    for name, layer in layers(named).items():
-      name = _WITHOUT.sub("", name)
-      known |= {name: layer, "lora_unet_" + name.replace(".", "_"): layer}
-    for name, layer in named.items():
-      stem, _, kind = _WITHOUT.sub("", name).rpartition(".")
-      diff = f"{stem}.diff_b" if kind == "bias" else f"{stem}.diff"
-      if kind not in ("weight", "bias"):  # such as modulation
-        diff = f"{stem}.{kind}.diff".removeprefix(".")
-      full[diff] = layer, True
-      full[_WITHOUT.sub("", _full_name(name))] = layer, False
-  return known, full
 
 
 def _metadata(

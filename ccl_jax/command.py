@@ -4,7 +4,7 @@ import difflib
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from absl import app, flags, logging
 
@@ -65,6 +65,45 @@ def define_step() -> flags.FlagHolder:
   return flags.DEFINE(
     _StepParser(), "step", None, help, flags.FLAGS, flags.ArgumentSerializer()
   )
+
+
+class Shape(NamedTuple):
+  """The flags --size and --seconds."""
+
+  size: flags.FlagHolder
+  seconds: flags.FlagHolder
+
+  def read(self) -> dict[str, Any]:
+    """Returns the arguments of `components.choose_shape`.
+
+    Raises:
+      ValueError: --size is no pair of numbers.
+    """
+    texts = self.size.value
+    if len(texts) not in (0, 2) or not all(x.isdigit() for x in texts):
+      raise ValueError(
+        f"--size={','.join(texts)}: expected height and width, as 352,640."
+      )
+    return {"size": tuple(map(int, texts)), "seconds": self.seconds.value}
+
+
+def define_shape(clips: str) -> Shape:
+  """Defines --size and --seconds, which of several shapes to take.
+
+  Args:
+    clips: whose shapes these are, for the help.
+  """
+  return Shape(
+    flags.DEFINE_list(
+      "size", [],
+      f"Height and width in pixels, as 352,640, of {clips}; the first of them"
+      " if unset.",
+    ),
+    flags.DEFINE_float(
+      "seconds", None,
+      "Length in seconds, likewise; a tenth more or less is the same.",
+    ),
+  )  # fmt: skip
 
 
 def run(command: Callable[[], None], required: Sequence[str]) -> None:

@@ -2,7 +2,7 @@
 
     python -m ccl_jax.evaluate --workdir=RUN --data=LATENTS --clips=WORLD \
         --output=DIR [--tasks=a2v,v2a,t2av] [--splits=easy,hard] [--num=32] \
-        [--guidance=text,ucg2] [--seeds=3]
+        [--guidance=text,ucg2] [--seeds=3] [--size=64,64] [--seconds=1.96]
 
 Prints, per split, scores of `metrics.synchworld` of clips generated from
 held-out prompts (and sound, or video), beside those of the ground truth (the
@@ -35,14 +35,15 @@ from etils import epath
 from ccl_jax import command
 from ccl_jax.array_types import STREAMS
 from ccl_jax.codecs.mel import log_mel
-from ccl_jax.data import media
-from ccl_jax.data.clip import FileNames, GeneratedClip
+from ccl_jax.data import media, records
+from ccl_jax.data.clip import ClipShape, FileNames, GeneratedClip
 from ccl_jax.data.loader import read_clips
 from ccl_jax.data.synthetic.render import render_video
 from ccl_jax.data.synthetic.sound import render_sound
 from ccl_jax.diffusion import guidance, tasks
 from ccl_jax.files import replacing, write_json
 from ccl_jax.generation import requests, stages
+from ccl_jax.generation.components import choose_shape
 from ccl_jax.generation.pipeline import Pipeline
 from ccl_jax.metrics import blind, bootstrap, contact_sheet, synchworld, tables
 
@@ -50,6 +51,7 @@ WORKDIR = flags.DEFINE_string(
   "workdir", None, "Workdir of the training run to score."
 )
 DATA = flags.DEFINE_string("data", None, "Folder of encoded held-out clips.")
+SHAPE = command.define_shape("clips of the data")
 CLIPS = flags.DEFINE_string(
   "clips", None, "Folder of the same clips before encoding, for ground truth."
 )
@@ -85,11 +87,14 @@ def evaluate() -> None:
     ValueError: a flag names something that does not exist.
   """
   settings = list_settings(TASKS.value, GUIDANCE.value)
-  pipeline = Pipeline.load(WORKDIR.value, STEP.value)
+  data, shape = choose_data(DATA.value, **SHAPE.read())
+  pipeline = Pipeline.load(
+    WORKDIR.value, STEP.value, size=shape.size, seconds=shape.seconds
+  )
   output = epath.Path(OUTPUT.value)
   results, texts, strips = {}, [], []
   for split in SPLITS.value:
-    clips = read_clips(DATA.value, split, NUM.value)
+    clips = read_clips(data, split, NUM.value)
     references, measured = measure_references(clips, pipeline), {}
     for setting in tqdm.tqdm(settings, desc=f"sample {split}", unit="row"):
       made, measured[setting] = generate(pipeline, clips, *setting)
@@ -115,6 +120,32 @@ def evaluate() -> None:
     output / "sheet.png", contact_sheet.contact_sheet(strips)
   )
   print(f"Clips in {output}, overview in {output / 'sheet.png'}")
+
+
+def choose_data(
+  path: epath.PathLike, size: Sequence[int] = (), seconds: float | None = None
+) -> tuple[epath.Path, ClipShape]:
+  """Returns the data set of clips of a shape, and the shape.
+
+  Args:
+    path: of a data set of one shape or several; the first that fits is taken.
+    size, seconds: as of `choose_shape`.
+
+  Raises:
+    ValueError: no data set, no clips of this shape, or some that are not square
+      as those of the synthetic world are.
+  """
+  folders = {
+    ClipShape.from_dict(records.read_metadata(folder)): folder
+    for folder in records.list_buckets(path)
+  }
+  shape = choose_shape(list(folders), size, seconds)
+  if shape.size[0] != shape.size[1]:
+    raise ValueError(
+      f"'{folders[shape]}' has clips of {shape} (frames x y x x): the synthetic"
+      " world's are square. Choose others by --size and --seconds."
+    )
+  return folders[shape], shape
 
 
 def list_settings(names: Sequence[str], rules: Sequence[str]) -> list[Setting]:

@@ -1,4 +1,4 @@
-"""Scores the clips of a folder, so that encoding can leave some out:
+"""Scores the clips and images of a folder, so that encoding can leave some out:
 
     python -m ccl_jax.filter --input=CLIPS [--output=CLIPS/scores.jsonl]
     python -m ccl_jax.encode --input=CLIPS ... \
@@ -51,7 +51,8 @@ def main() -> None:
     f" like another one.\n{measures.describe(scores)}"
   )
   if KEEP.value:
-    kept = table.keep(list_clip_files(INPUT.value), KEEP.value, scores)
+    clip_files = list_clip_files(INPUT.value, images=True)
+    kept = table.keep(clip_files, KEEP.value, scores)
     print(f"{len(kept)} of {len(scores)} clips meet {KEEP.value!r}.")
 
 

@@ -8,6 +8,13 @@ is computed as it stands: W + A B is never made, W gets no gradient, and a
 difference too small for the dtype of W is not lost. Everywhere else `fold`
 makes one matrix of the three.
 
+Small parts P may be trained in full beside it (`train_also`). At a scale s the
+difference counts, as that of a matrix does, and several LoRA add up:
+
+    W + sum s (alpha / r) A B,    W + sum s (P - W)                        (2)
+
+so that s = 1 is what was trained and s = 0 the base.
+
 With dropout, input channels of A are zero for one step, the same ones for all
 tokens of the batch, so that it is a function of the parameters alone.
 """
@@ -20,6 +27,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ccl_jax import trees
 from ccl_jax.array_types import Array, PyTree
@@ -86,7 +94,12 @@ class LoRAConfig:
           )
         ranks[path] = rank
     for regex in self.train_also:
-      _matched("train_also", regex, shapes)
+      for path in _matched("train_also", regex, shapes):
+        if path in ranks:
+          raise ValueError(
+            f"lora.train_also: '{regex}' matches '{path}', which has a LoRA by"
+            " lora.rules: expected one of the two."
+          )
     return ranks
 
   def rates(
@@ -105,6 +118,27 @@ class Factors(NamedTuple):
   a: Any
   b: Any
   scale: float
+
+  @property
+  def size(self) -> int:
+    """Returns the number of values."""
+    return self.a.size + self.b.size
+
+
+class Full(NamedTuple):
+  """P of eq. 2 for one parameter, or, in files of others, P - W."""
+
+  value: Any
+  scale: float = 1.0
+  is_difference: bool = False
+
+  @property
+  def size(self) -> int:
+    """Returns the number of values."""
+    return self.value.size
+
+
+Changes = Mapping[str, Factors | Full]  # path of a parameter -> its change
 
 
 def check_scale(name: str, scale: float) -> None:
@@ -147,6 +181,26 @@ def fold(kernel: Array, a: Array, b: Array, scale: float | Array) -> Array:
   w, a, b = (x.astype(jnp.float32) for x in (kernel, a, b))
   product = jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
   return (w + scale * product).astype(kernel.dtype)
+
+
+def changes_by_path(
+  loras: Iterable[Changes],
+) -> dict[str, list[Factors | Full]]:
+  """Returns path of a parameter -> what several LoRA do to it."""
+  found = {}
+  for changes in loras:
+    for path, change in changes.items():
+      found.setdefault(path, []).append(change)
+  return found
+
+
+def blend(w: Array | np.ndarray, full: Sequence[Full]) -> Any:
+  """Returns W + sum s (P - W) in float32; at s = 1 of one P exactly P."""
+  moved = sum(x.scale for x in full if not x.is_difference)
+  mixed = w.astype(np.float32) * np.float32(1 - moved)
+  for x in full:
+    mixed = mixed + np.float32(x.scale) * x.value.astype(np.float32)
+  return mixed
 
 
 def drop(params: PyTree, key: Array, rate: float) -> PyTree:

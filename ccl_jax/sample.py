@@ -53,15 +53,7 @@ VIDEO = flags.DEFINE_string("video", None, "File with video, for v2a.")
 SEED = flags.DEFINE_integer(
   "seed", 0, "Seed of the first prompt; each further prompt adds 1."
 )
-SIZE = flags.DEFINE_list(
-  "size", [],
-  "Height and width in pixels, as 352,640, of clips that the run was trained"
-  " on; the first of them if unset.",
-)  # fmt: skip
-SECONDS = flags.DEFINE_float(
-  "seconds", None,
-  "Length in seconds, likewise; a tenth more or less is the same.",
-)  # fmt: skip
+SHAPE = command.define_shape("clips that the run was trained on")
 STEP = command.define_step()
 BATCH = flags.DEFINE_integer(
   "batch", 8,
@@ -136,7 +128,7 @@ def generate() -> None:
   batch.reset_problems(output, share)
   items, problems = read_requests()
   SamplingConfig(**sampling_overrides())  # fail before anything is loaded
-  read_size()
+  SHAPE.read()
   problems = problems if share.is_lead else []
   for problem in problems:
     warn(problem)
@@ -175,7 +167,7 @@ def write(
   mesh = {"data": -1, "fsdp": FSDP.value, "context": CONTEXT.value}
   pipeline = Pipeline.load(
     WORKDIR.value, STEP.value, EMA.value, mesh=mesh, offload=OFFLOAD.value,
-    loras=LORA.value, size=read_size(), seconds=SECONDS.value,
+    loras=LORA.value, **SHAPE.read(),
   )  # fmt: skip
   sampling = dataclasses.replace(pipeline.sampling, **sampling_overrides())
   about = {
@@ -192,15 +184,6 @@ def write(
     make_probe(sampling.num_inference_steps, pipeline.plan.num_layers),
   )  # fmt: skip
   return generator.run(items)
-
-
-def read_size() -> tuple[int, ...]:
-  """Returns the value of --size as numbers; ValueError if it is no pair."""
-  if len(SIZE.value) not in (0, 2) or not all(x.isdigit() for x in SIZE.value):
-    raise ValueError(
-      f"--size={','.join(SIZE.value)}: expected height and width, as 352,640."
-    )
-  return tuple(map(int, SIZE.value))
 
 
 def make_probe(steps: int, layers: int) -> AttentionProbe | None:

@@ -28,7 +28,6 @@ from ccl_jax.array_types import PyTree
 from ccl_jax.checkpoints.manager import CheckpointManager
 from ccl_jax.codecs.api import Codecs
 from ccl_jax.config import build, check_keys
-from ccl_jax.data.clip import ClipShape
 from ccl_jax.data.loader import Loader
 from ccl_jax.data.mixture import main_path
 from ccl_jax.generation.components import scale_shift
@@ -127,7 +126,6 @@ class Run:
     setup: all that is static in a step.
     workdir: where everything is written.
     data: the data set whose clips are previewed.
-    clip: shape of its clips.
     start, num_steps: steps done before this process, and in the end.
     clock: of this process.
     loader: of the rows that this host's devices hold.
@@ -144,7 +142,6 @@ class Run:
   setup: TrainSetup
   workdir: epath.Path
   data: str
-  clip: ClipShape
   start: int
   num_steps: int
   clock: Goodput
@@ -196,14 +193,16 @@ class Run:
     with self.clock("eval"):
       codecs = Codecs.load(self.workdir / "codecs")
       shift_shape = self.setup.objective.time_shift_shape
-      pipeline = Pipeline(
-        plan=self.setup.plan, params=state_params(state, average=True),
-        codecs=codecs, shape=self.clip, step=step,
-        sampling=scale_shift(self.sampling, self.clip, codecs, shift_shape),
-      )  # fmt: skip
-      write_previews(
-        pipeline, self.evaluation, self.data, self.workdir, self.logger
-      )
+      for i, (data, shape) in enumerate(self.evaluation.list_data(self.data)):
+        pipeline = Pipeline(
+          plan=self.setup.plan, params=state_params(state, average=True),
+          codecs=codecs, shape=shape, step=step,
+          sampling=scale_shift(self.sampling, shape, codecs, shift_shape),
+        )  # fmt: skip
+        label = data.name if i else ""
+        write_previews(
+          pipeline, self.evaluation, data, self.workdir, self.logger, label
+        )
 
   def close(self) -> None:
     """Waits for what is being saved, and writes the end of the log."""
@@ -238,7 +237,7 @@ def make_run(
   evaluation = evaluation.for_data(
     setup.plan.streams, data, config["data"]["split"]
   )
-  clip = prepare_workdir(workdir, config)
+  prepare_workdir(workdir, config)
   checkpoints = build(
     CheckpointManager, config["checkpoint"], "checkpoint", workdir=workdir
   )
@@ -260,7 +259,7 @@ def make_run(
     distributed.is_lead(), log.profiler_port,
   )  # fmt: skip
   run = Run(
-    setup=setup, workdir=workdir, data=data, clip=clip, start=start,
+    setup=setup, workdir=workdir, data=data, start=start,
     num_steps=num_steps, clock=clock, loader=loader, steps=steps,
     checkpoints=checkpoints, logger=logger,
     max_nonfinite_steps=log.max_nonfinite_steps, profiler=profiler,

@@ -13,19 +13,20 @@ Arguments after the colon, with the default first:
   fusion     cca, gated (the paper's baseline), independent
   fsdp_over  pod    parameters are split over the mesh axes fsdp and data
              slice  over fsdp only: each slice has a copy, `data` joins slices
+             context  over fsdp and context: for little memory
 
 Where a value comes from: [P] the paper, [S] second-hand, [O] our choice.
 """
 
 from collections.abc import Mapping, Sequence
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FieldReference
 
 CHOICES = {
   "size": ("14b", "1.3b", "tiny"),
   "stage": ("joint", "audio", "video"),
   "fusion": ("cca", "gated", "independent"),
-  "fsdp_over": ("pod", "slice"),
+  "fsdp_over": ("pod", "slice", "context"),
 }
 
 
@@ -75,7 +76,11 @@ def make_config(
   c.sharding = ConfigDict()  # see ccl_jax/sharding.py
   c.sharding.self_attention = "gather"  # or "ulysses", over `context`
   c.sharding.max_unsharded = 0.02
-  split = {"pod": ("fsdp", "data"), "slice": "fsdp"}[fsdp_over]
+  split = {
+    "pod": ("fsdp", "data"),
+    "slice": "fsdp",
+    "context": ("fsdp", "context"),
+  }[fsdp_over]
   c.sharding.params = (
     ("(.*/blocks|fusion)/.*/(q|k|v|up)/kernel", (None, split, "tensor")),
     ("(.*/blocks|fusion)/.*/(o|down)/kernel", (None, "tensor", split)),
@@ -166,10 +171,11 @@ def make_config(
   c.model.fusion.fps = 25.0
 
   c.objective = ConfigDict()
-  c.objective.time_shift = 5.0  # [O] as Wan's sampler
+  # Numbers, or one by stream: dict(video=5.0, audio=3.0).
+  c.objective.time_shift = by_stream(5.0)  # [O] as Wan's sampler
   c.objective.time_shift_shape = ()  # (frames, y, x) that it is for; () is all
-  c.objective.time_mean = 0.0  # [O] logit-normal
-  c.objective.time_std = 1.0
+  c.objective.time_mean = by_stream(0.0)  # [O] logit-normal
+  c.objective.time_std = by_stream(1.0)
   c.objective.video_weight = 0.85  # [O] as Ovi
   c.objective.audio_weight = 0.15
   c.objective.text_dropout = 0.1  # [O]
@@ -222,9 +228,10 @@ def make_config(
   c.sampling.cache_reference = True
 
   # loss_every_steps: a loss on loss_batches of the split, 0 for none.
+  # all_shapes: previews of every shape, else of the first.
   c.eval = dict(
     every_steps=1000, split="validation", num_clips=4, tasks=("t2av", "a2v"),
-    loss_every_steps=0, loss_batches=4,
+    loss_every_steps=0, loss_batches=4, all_shapes=False,
   )  # fmt: skip
   if size == "1.3b":
     use_1_3b(c)
@@ -245,6 +252,11 @@ def make_config(
     c.optimizer.learning_rates = ((".*", 1e-4),)
   c.lock()
   return c
+
+
+def by_stream(value: float) -> FieldReference:
+  """Returns a field that may be set to a number or to one by stream."""
+  return FieldReference(value, field_type=object)
 
 
 def use_1_3b(c: ConfigDict) -> None:

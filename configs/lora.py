@@ -13,16 +13,28 @@ Arguments after the colon, with the default first:
              cca    CCA alone; both streams stay as they are
   fsdp_over  pod    as in configs/ccl.py
              slice
+             context
+  pod        any, or v6e-2x4, v5e-4x4: a mesh whose memory size=14b fits
 """
 
 from ml_collections import ConfigDict
 
 from configs import ccl
 
+# Overrides for each pod, checked by `tests/budgets`.
+PODS = {
+  "any": {},
+  "v6e-2x4": {"mesh.fsdp": 8, "grad_accumulation_steps": 2},
+  "v5e-4x4": {  # the frames of a clip on four chips
+    "mesh.fsdp": 4, "mesh.context": 4, "grad_accumulation_steps": 4,
+    "sharding.self_attention": "ulysses",
+  },
+}  # fmt: skip
 CHOICES = {
   "size": ccl.CHOICES["size"],
   "target": ("all", "audio", "cca"),
   "fsdp_over": ccl.CHOICES["fsdp_over"],
+  "pod": tuple(PODS),
 }
 TARGETS = {
   "all": ("video/blocks/.*/kernel", "audio/blocks/.*/kernel"),
@@ -34,7 +46,9 @@ TARGETS = {
 def get_config(arg: str = "") -> ConfigDict:
   """Returns the config; `--config.a.b=value` overrides any value."""
   chosen = ccl.parse_arg(arg, CHOICES)
-  target = chosen.pop("target", "all")
+  target, pod = chosen.pop("target", "all"), chosen.pop("pod", "any")
+  if pod == "v5e-4x4":
+    chosen = {"fsdp_over": "context"} | chosen
   c = ccl.make_config(**chosen)
   is_tiny = chosen.get("size") == "tiny"
   with c.unlocked():
@@ -48,6 +62,7 @@ def get_config(arg: str = "") -> ConfigDict:
     c.optimizer.ema_decay = 0.99
     c.checkpoint.save_interval_steps = 100 if is_tiny else 250
     c.eval.every_steps = 200 if is_tiny else 250
+  c.update_from_flattened_dict(PODS[pod])
   return c
 
 

@@ -29,7 +29,7 @@ def list_sources(latents):
   return tuple((f"{latents / name}", weights.get(name, 1)) for name in NAMES)
 
 
-def train(latents, workdir):
+def train(latents, workdir, *flags):
   sources = list_sources(latents)
   return call(
     "train", "--config=configs/ccl.py:size=tiny", f"--workdir={workdir}",
@@ -37,7 +37,7 @@ def train(latents, workdir):
     f"--config.num_train_steps={STEPS}", "--config.eval.tasks=()",
     "--config.checkpoint.save_interval_steps=4",
     "--config.data.batch_tokens=120", "--config.objective.time_shift=3.0",
-    "--config.objective.time_shift_shape=(49,32,32)",
+    "--config.objective.time_shift_shape=(49,32,32)", *flags,
   )  # fmt: skip
 
 
@@ -51,7 +51,10 @@ def runs(latents, tmp_path_factory):
   assert "49x32x32" in text and "25x16x16" in text and "1x16x16" in text
   shutil.copytree(whole, resumed)
   shutil.rmtree(resumed / "checkpoints" / f"{STEPS}")
-  status, text = train(latents, resumed)
+  status, text = train(
+    latents, resumed, "--config.eval.tasks=('t2v',)",
+    "--config.eval.all_shapes=True", "--config.eval.split=train",
+  )  # fmt: skip
   assert status == 0 and "from step 4" in text, text
   return whole, resumed
 
@@ -112,6 +115,28 @@ def test_a_resumed_run_equals_one_that_never_stopped(runs):
   ]
   leaves = [jax.tree.leaves(state) for state in states]
   assert all(np.array_equal(a, b) for a, b in zip(*leaves, strict=True))
+
+
+def test_previews_are_of_every_shape(runs):
+  folder = runs[1] / "samples" / f"{STEPS}"
+  for label, frames, size in (("", 49, 32), ("25x16x16", 25, 16)):
+    clip = media.read_clip(folder / label / "t2v_0.mp4", need_audio=False)
+    assert clip.video.shape == (frames, size, size, 3), label
+    assert (folder / label / "t2v.png").exists()
+
+
+def test_clips_of_any_trained_shape_are_scored(latents, runs, tmp_path):
+  flags = (
+    "evaluate", f"--workdir={runs[0]}", f"--data={latents / 'both'}",
+    f"--output={tmp_path}", "--splits=train", "--tasks=a2v", "--num=2",
+  )  # fmt: skip
+  status, text = call(*flags, "--size=16,16", "--seconds=1")
+  assert status == 0 and "train, 2 clips" in text, text
+  made = list((tmp_path / "train").glob("*_a2v.mp4"))
+  assert len(made) == 2
+  assert media.read_clip(made[0]).video.shape == (25, 16, 16, 3)
+  status, text = call(*flags, "--size=24,16")
+  assert status == 2 and "--size=24,16: there are no such clips" in text
 
 
 def test_clips_of_any_trained_shape_are_sampled(runs, tmp_path):

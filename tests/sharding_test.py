@@ -92,6 +92,7 @@ def single(**options):
     ((2, 1, 2, 2), {"grad_accumulation_steps": 2}),
     ((2, 1, 2, 2), {"grad_accumulation_steps": 3}),  # 4 of 12 rows are padding
     ((2, 2, 2, 1), {"grad_accumulation_steps": 2, "fsdp_over": "slice"}),
+    ((1, 2, 4, 1), {"fsdp_over": "context"}),
     ((1, 2, 4, 1), {"c": 2.1}),  # as many latents, on more tokens
   ],
   ids=str,

@@ -4,6 +4,7 @@ Orbax writes `checkpoints/STEP.orbax-checkpoint-tmp-N/` and renames it to
 `checkpoints/STEP/` when all is written. Damage is found by its `manifest`.
 """
 
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -164,22 +165,29 @@ def lora_alpha(workdir: epath.PathLike) -> float:
 
 
 def fold_lora(
-  params: Mapping[str, jax.Array], factors: Mapping[str, lora.Factors]
+  params: Mapping[str, jax.Array], *loras: lora.Changes
 ) -> dict[str, jax.Array]:
-  """Returns parameters with a LoRA added to their kernels, in their dtypes.
+  """Returns parameters with LoRA added to them, in their dtypes.
 
-  The kernels that change are given away: their memory is used again.
+  The arrays that change are given away: their memory is used again.
 
   Args:
     params: path -> array.
-    factors: path of a kernel -> what to add to it.
+    loras: what each of them adds.
   """
   folded = dict(params)
-  for path, (a, b, scale) in factors.items():
-    add = jax.jit(
-      lora.fold, donate_argnums=0, out_shardings=params[path].sharding
+  for path, changes in lora.changes_by_path(loras).items():
+    x, full = params[path], [c for c in changes if isinstance(c, lora.Full)]
+    compile_for = functools.partial(
+      jax.jit, donate_argnums=0, out_shardings=x.sharding
     )
-    folded[path] = add(params[path], a, b, scale)
+    if full:
+      x = compile_for(lambda x, f=full: lora.blend(x, f).astype(x.dtype))(x)
+    add = compile_for(lora.fold)
+    for change in changes:
+      if isinstance(change, lora.Factors):
+        x = add(x, *change)
+    folded[path] = x
   return folded
 
 

@@ -157,19 +157,21 @@ def _write_lora(
 ) -> dict[str, Any]:
   """Writes the LoRA of a run alone; returns facts about it."""
   _, step = find_checkpoint(run.path, step)
-  factors = loras.read_run(run.path, run.model, step, ema)
+  changes = loras.read_run(run.path, run.model, step, ema)
   base = run.config.get("init", {}).get("from_runs", ())
-  about = {"step": str(step), "base": json.dumps(base)}
-  names = lora_files.write(
-    output, run.model, factors, style, DTYPES[dtype], about
-  )
-  return {
-    "class": f"a LoRA of {names} layers, named as in {style},",
+  header = {"step": str(step), "base": json.dumps(base)}
+  about = {
     "step": step,
-    "parameters": sum(x.a.size + x.b.size for x in factors.values()),
+    "parameters": trees.count(changes),
     "dtype": dtype,
     "is_ema": ema and run.config["optimizer"]["ema_decay"] > 0,
   }
+  card = model_card.lora_text(run, about, changes, style)
+  names = lora_files.write(
+    output, run.model, changes, style, DTYPES[dtype], header, card
+  )
+  kind = f"a LoRA of {names} layers, named as in {style},"
+  return {"class": kind, **about}
 
 
 def read_config(path: pathlib.Path) -> dict[str, Any]:

@@ -1,31 +1,37 @@
 """LoRA files that other programs load, and theirs.
 
-    transformer.blocks.0.attn1.to_q.lora_A.weight        style "diffusers"
-    diffusion_model.blocks.0.self_attn.q.lora_A.weight   style "comfyui"
-
-A is (r, in) there, B (out, r). The layers of the audio stream and of the fusion
-have the names of `convert.ccl`, without a prefix: a program that knows Wan's
-video model leaves them alone. The metadata have alpha and the ranks, in
-diffusers' form too; ComfyUI reads alpha beside each layer.
+A is (r, in) there, B (out, r); `lora_names` has the names. The metadata have
+alpha and the ranks, in diffusers' form too; ComfyUI reads alpha beside each
+layer.
 
 Files of others may have any of `PREFIXES`, lora_down and lora_up for A and B,
-or kohya's names (lora_unet_blocks_0_self_attn_q). Where alpha is not told it is
-the rank; other ranks in other layers are filled up with zeros.
+kohya's names (lora_unet_blocks_0_self_attn_q), and differences of weights and
+biases (.diff, .diff_b). Where alpha is not told it is the rank; other ranks in
+other layers are filled up with zeros.
 """
 
 import collections
 import json
 import re
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
+import einops
 import jax
 import numpy as np
 from etils import epath
 
 from ccl_jax import lora, trees
-from ccl_jax.convert import ccl, matching, safetensors_writer, wan
-from ccl_jax.convert.layouts import WeightLayout
+from ccl_jax.convert import safetensors_writer
+from ccl_jax.convert.lora_names import (
+  STYLES,
+  Layer,
+  full_name,
+  layers,
+  parameters,
+  readable,
+  without_prefix,
+)
 from ccl_jax.convert.torch_files import (
   LazyStateDict,
   local_path,
@@ -33,14 +39,9 @@ from ccl_jax.convert.torch_files import (
   without_prefixes,
 )
 from ccl_jax.files import replacing
-from ccl_jax.lora import Factors
+from ccl_jax.lora import Factors, Full
 from ccl_jax.models import functional
 
-# Style -> (prefix of the video stream's layers, naming scheme of `wan.tables`).
-STYLES = {
-  "diffusers": ("transformer.", "diffusers"),
-  "comfyui": ("diffusion_model.", "wan"),
-}
 STEM = "pytorch_lora_weights"
 _PART = re.compile(
   r"(.+)\.(?:(lora_A|lora_down|lora\.down)|(lora_B|lora_up|lora\.up))"
@@ -48,83 +49,53 @@ _PART = re.compile(
 )
 
 
-class Layer(NamedTuple):
-  """Where one layer of a file is in our parameters.
-
-  Attributes:
-    kernel: path of the parameter.
-    row: index on its leading axis; None for all of it.
-    layout: of the kernel, whose outputs B shares.
-  """
-
-  kernel: str
-  row: int | None
-  layout: WeightLayout
-
-
-def layers(model: Mapping[str, Any], style: str) -> dict[str, Layer]:
-  """Returns name in a file -> layer, of all linear layers of a model.
-
-  The video's patch embedding is a convolution there, and not among them.
-
-  Args:
-    model: `model` section of a config.
-    style: one of STYLES.
-  """
-  prefix, scheme = STYLES[style]
-  shapes = trees.flatten(functional.describe(model)[1])
-  video = {p: x for p, x in shapes.items() if p.startswith("video/")}
-  others = {p: x for p, x in shapes.items() if p not in video}
-  found = [("", a) for a in matching.derive(ccl.table(model), others)]
-  if video:
-    table = wan.tables(model)[scheme]
-    found += [(prefix, a) for a in matching.derive(table, video)]
-  return {
-    before + a.theirs[0].removesuffix(".weight"): Layer(
-      a.ours[0], a.row, a.layout
-    )
-    for before, a in found
-    if a.ours[0].endswith("/kernel") and a.ours[0] != "video/embed/kernel"
-  }
-
-
 def write(
   output: epath.PathLike,
   model: Mapping[str, Any],
-  factors: Mapping[str, Factors],
+  changes: lora.Changes,
   style: str,
   dtype: Any = np.float32,
   about: Mapping[str, str] | None = None,
+  card: str = "",
 ) -> int:
   """Writes a folder with one file; returns the number of its layers.
 
   Args:
     about: texts to write into the header.
+    card: text of a README.md beside it.
 
   Raises:
     ValueError: a LoRA of the patch embedding, which the file cannot hold.
   """
-  known, arrays, sizes = layers(model, style), {}, {}
-  lost = set(factors) - {layer.kernel for layer in known.values()}
+  named = parameters(model, style)
+  known, arrays, sizes = layers(named), {}, {}
+  factors = {p: x for p, x in changes.items() if isinstance(x, Factors)}
+  lost = set(factors) - {layer.path for layer in known.values()}
   if lost:
     raise ValueError(
       f"A LoRA of {', '.join(sorted(lost))} cannot be in such a file: leave it"
       " out of lora.rules."
     )
-  for name, (kernel, row, layout) in known.items():
-    if kernel in factors:
-      a, b, scale = factors[kernel]
-      a, b = (a, b) if row is None else (a[row], b[row])
+  for name, layer in known.items():
+    if layer.path in factors:
+      a, b, scale = factors[layer.path]
+      a, b = layer.take(a), layer.take(b)
       sizes[name] = a.shape[-1], scale * a.shape[-1]
       arrays[f"{name}.lora_A.weight"] = a.T
-      (arrays[f"{name}.lora_B.weight"],) = layout.to_theirs(b)
+      (arrays[f"{name}.lora_B.weight"],) = layer.layout.to_theirs(b)
       if style == "comfyui":
         arrays[f"{name}.alpha"] = np.asarray(sizes[name][1], np.float32)
+  for name, layer in named.items():
+    if isinstance(full := changes.get(layer.path), Full):
+      x = layer.take(full.value)
+      (arrays[full_name(name)],) = layer.layout.to_theirs(x)
   shapes = {
     name: jax.ShapeDtypeStruct(x.shape, dtype if x.ndim else np.float32)
     for name, x in arrays.items()
   }
   header = _metadata(sizes, STYLES[style][0]) | dict(about or {})
+  full = sorted(set(changes) - set(factors))
+  header |= {"train_also": json.dumps(full)} if full else {}
   with replacing(output) as partial:
     safetensors_writer.write(
       partial / "files", STEM, shapes, arrays.items(), 2**62, header
@@ -132,49 +103,69 @@ def write(
     file = f"{STEM}.safetensors"
     (partial / "files" / file).rename(partial / file)
     (partial / "files").rmdir()
+    if card:
+      (partial / "README.md").write_text(card)
   return len(sizes)
 
 
-def read(path: epath.PathLike, model: Mapping[str, Any]) -> dict[str, Factors]:
-  """Returns path of a kernel -> A, B and scale, of a file or its folder.
+def read(
+  path: epath.PathLike, model: Mapping[str, Any]
+) -> dict[str, Factors | Full]:
+  """Returns path of a parameter -> its change, of a file or its folder.
 
   Raises:
     ValueError: a file that cannot be read, has no LoRA or a part of one, or is
       of another model.
   """
   state = without_prefixes(open_state_dict(local_path(path)))
-  known = {}
-  for style, (prefix, _) in STYLES.items():
-    for name, layer in layers(model, style).items():
-      name = name.removeprefix(prefix)
-      known |= {name: layer, "lora_unet_" + name.replace(".", "_"): layer}
+  known, full = readable(model)
   parts: dict[str, dict[str, np.ndarray]] = collections.defaultdict(dict)
+  whole: dict[str, list[tuple[Layer, np.ndarray, bool]]] = (
+    collections.defaultdict(list)
+  )
   for name in state.shapes:
-    found = _PART.fullmatch(name)
-    layer = found and (found[1] or found[4])
-    layer = layer and re.sub(r"^(transformer|diffusion_model)\.", "", layer)
-    if layer not in known:
+    found, bare = _PART.fullmatch(name), without_prefix(name)
+    layer = without_prefix((found[1] or found[4]) if found else "")
+    if bare in full:
+      place, is_difference = full[bare]
+      x = state.read(name).astype(np.float32)
+      whole[place.path].append((place, x, is_difference))
+    elif layer in known:
+      kind = "a" if found[2] else "b" if found[3] else "alpha"
+      parts[layer][kind] = state.read(name).astype(np.float32)
+    else:
       raise ValueError(
         f"'{path}' has '{name}' {state.shapes[name].shape}, which is no LoRA of"
         " a linear layer of this model."
       )
-    kind = "a" if found[2] else "b" if found[3] else "alpha"
-    parts[layer][kind] = state.read(name).astype(np.float32)
   alphas = _alphas(state)
   by_kernel = collections.defaultdict(list)
   for name, part in parts.items():
     if {"a", "b"} - part.keys():
       raise ValueError(f"'{path}' has a part of a LoRA for '{name}' only.")
+    if part["a"].ndim != 2 or part.get("alpha", np.ones(1)).size != 1:
+      raise ValueError(
+        f"'{path}' has A {part['a'].shape} of '{name}', or several alphas:"
+        " expected (rank, inputs) of a linear layer, and one."
+      )
     rank = part["a"].shape[0]
-    alpha = float(part.get("alpha", alphas.get(name, alphas.get("", rank))))
+    default = np.asarray(alphas.get(name, alphas.get("", rank)))
+    alpha = float(part.get("alpha", default).item())
     lora.check_scale(f"alpha of '{name}' in '{path}'", alpha)
-    by_kernel[known[name].kernel].append((known[name], part, alpha / rank))
+    by_kernel[known[name].path].append((known[name], part, alpha / rank))
   shapes = trees.flatten(functional.describe(model)[1])
-  pairs = {
+  changes = {
     kernel: _stacked(found, shapes[kernel].shape, path)
     for kernel, found in by_kernel.items()
   }
-  return checked(pairs, shapes, str(path))
+  if both := set(changes) & set(whole):
+    raise ValueError(
+      f"'{path}' has a LoRA of '{min(both)}' and all of it: expected one."
+    )
+  changes |= {
+    p: _joined(found, shapes[p].shape, path) for p, found in whole.items()
+  }
+  return checked(changes, shapes, str(path))
 
 
 def _metadata(
@@ -234,31 +225,65 @@ def _stacked(
   scale = scales.pop() if len(scales) == 1 else 1.0
   a = np.zeros((*shape[:-2], shape[-2], rank), np.float32)
   b = np.zeros((*shape[:-2], rank, shape[-1]), np.float32)
-  for (kernel, row, layout), part, own in found:
+  for layer, part, own in found:
     r = part["a"].shape[0]
-    at = () if row is None else (row,)
+    at = () if layer.row is None else (layer.row,)
     try:
-      b[(*at, slice(r))] = layout.to_ours(part["b"])[0] * (own / scale)
+      b[(*at, slice(r))] = layer.layout.to_ours(part["b"])[0] * (own / scale)
       a[(*at, slice(None), slice(r))] = part["a"].T
-    except ValueError as error:
+    except (ValueError, einops.EinopsError) as error:
       raise ValueError(
         f"'{path}' is a LoRA of another model: A {part['a'].shape} and B"
-        f" {part['b'].shape} do not fit '{kernel}' {shape[-2:]}."
+        f" {part['b'].shape} do not fit '{layer.path}' {shape[-2:]}."
       ) from error
   return Factors(a, b, scale)
 
 
-def checked(
-  pairs: dict[str, Factors], shapes: Mapping[str, Any], path: str
-) -> dict[str, Factors]:
-  """Returns the LoRA if it fits the model, else raises ValueError."""
-  if not pairs:
-    raise ValueError(f"'{path}' has no LoRA.")
-  for kernel, (a, b, _) in pairs.items():
-    made = (*a.shape[:-1], b.shape[-1])
-    if made != shapes[kernel].shape:
+def _joined(
+  found: list[tuple[Layer, np.ndarray, bool]],
+  shape: tuple[int, ...],
+  path: epath.PathLike,
+) -> Full:
+  """Returns the rows of one parameter as one array."""
+  name = found[0][0].path
+  differences = {is_difference for _, _, is_difference in found}
+  num_rows = 1 if found[0][0].row is None else shape[0]
+  if differences != {True} and (len(differences) > 1 or len(found) != num_rows):
+    raise ValueError(
+      f"'{path}' has {len(found)} arrays of '{name}': expected all"
+      f" {num_rows}, or differences (.diff) of some."
+    )
+  value = np.zeros(shape, np.float32)
+  for layer, x, _ in found:
+    at = () if layer.row is None else (layer.row,)
+    try:
+      (row,) = layer.layout.to_ours(x)
+    except (ValueError, einops.EinopsError):  # another number of axes
+      row = x
+    if row.shape != value[at].shape:
       raise ValueError(
-        f"'{path}' is a LoRA of another model: it is for a '{kernel}' {made},"
-        f" this model has {shapes[kernel].shape}."
+        f"'{path}' is a LoRA of another model: {x.shape} does not fit '{name}'"
+        f" {shape}."
       )
-  return pairs
+    value[(*at, ...)] = row
+  return Full(value, is_difference=differences == {True})
+
+
+def checked(
+  changes: dict[str, Factors | Full], shapes: Mapping[str, Any], path: str
+) -> dict[str, Factors | Full]:
+  """Returns the LoRA if it fits the model, else raises ValueError."""
+  if not changes:
+    raise ValueError(f"'{path}' has no LoRA.")
+  for name, change in changes.items():
+    if isinstance(change, Full):
+      made = change.value.shape
+    else:
+      made = (*change.a.shape[:-1], change.b.shape[-1])
+    if name not in shapes or made != shapes[name].shape:
+      expected = f"has {shapes[name].shape}" if name in shapes else "lacks it"
+      raise ValueError(
+        f"'{path}' is a LoRA of another model: it is for a '{name}' {made},"
+        f" this model {expected}."
+      )
+  return changes

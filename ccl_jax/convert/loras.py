@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 from etils import epath
 
@@ -10,11 +11,11 @@ from ccl_jax import lora, trees
 from ccl_jax.checkpoints import manifest, orbax_reader, restore
 from ccl_jax.convert import lora_files, workdirs
 from ccl_jax.files import replacing
-from ccl_jax.lora import Factors
+from ccl_jax.lora import Factors, Full
 from ccl_jax.models import functional
 
 
-def open_lora(text: str, model: Mapping[str, Any]) -> dict[str, Factors]:
+def open_lora(text: str, model: Mapping[str, Any]) -> dict[str, Factors | Full]:
   """Returns the LoRA of "PATH" or "PATH:SCALE" for a model.
 
   PATH is the workdir of a run, a file of others or the folder with it.
@@ -32,8 +33,8 @@ def open_lora(text: str, model: Mapping[str, Any]) -> dict[str, Factors]:
   if not epath.Path(path).exists():
     raise ValueError(f"--lora={text}: no '{path}'; expected PATH:SCALE.")
   is_run = (epath.Path(path) / "checkpoints").exists()
-  factors = (read_run if is_run else lora_files.read)(path, model)
-  return {k: x._replace(scale=factor * x.scale) for k, x in factors.items()}
+  changes = (read_run if is_run else lora_files.read)(path, model)
+  return {k: x._replace(scale=factor * x.scale) for k, x in changes.items()}
 
 
 def merge(
@@ -43,7 +44,7 @@ def merge(
   step: int | str | None = None,
   ema: bool = True,
 ) -> dict[str, Any]:
-  """Writes a workdir with LoRA added to its kernels; returns its metadata.
+  """Writes a workdir with LoRA added to its parameters; returns its metadata.
 
   Args:
     texts: each as `open_lora` takes it; they are added.
@@ -54,8 +55,7 @@ def merge(
   run = workdirs.open_workdir(workdir)
   loras = [open_lora(text, run.model) for text in texts]
   arrays, step, _ = run.params(step, ema)
-  for factors in loras:
-    arrays = workdirs.fold_lora(arrays, factors)
+  arrays = workdirs.fold_lora(arrays, *loras)
   about = {
     "model": "ccl",
     "loras": list(texts),
@@ -75,8 +75,8 @@ def read_run(
   model: Mapping[str, Any],
   step: int | str | None = None,
   ema: bool = True,
-) -> dict[str, Factors]:
-  """Returns path of a kernel -> the LoRA that a run has trained for it.
+) -> dict[str, Factors | Full]:
+  """Returns path of a parameter -> how a run with a LoRA has changed it.
 
   Raises:
     ValueError: no such checkpoint, none with a LoRA, or one of another model.
@@ -84,22 +84,28 @@ def read_run(
   folder, step = restore.find_checkpoint(workdir, step)
   shapes = trees.flatten(functional.describe(model)[1])
   manifest.check(folder)
-  wanted = restore.lora_shapes(folder, shapes)
-  stored = restore.state_paths(folder, wanted, ema)
-  total = [
-    p
-    for p in orbax_reader.read_metadata(folder / restore.ITEM)
-    if p.startswith(("trainable/", "frozen/")) and "/lora/a/" in p
-  ]
-  if not wanted or 2 * len(total) != len(wanted):
+  halves = restore.lora_shapes(folder, shapes)
+  saved = orbax_reader.read_metadata(folder / restore.ITEM)
+  total = sum(
+    p.startswith(("trainable/", "frozen/")) and "/lora/a/" in p for p in saved
+  )
+  if not halves or 2 * total != len(halves):
     raise ValueError(
-      f"'{workdir}' has a LoRA for {len(total)} matrices,"
-      f" {len(wanted) // 2} of which this model has: expected a run of"
-      " configs/lora.py of the same model."
+      f"'{workdir}' has a LoRA for {total} matrices, {len(halves) // 2} of"
+      " which this model has: expected a run of configs/lora.py of the same"
+      " model."
     )
+  full = {
+    path.removeprefix("trainable/"): jax.ShapeDtypeStruct(x.shape, np.float32)
+    for path, x in saved.items()
+    if path.startswith("trainable/") and not lora.base_of(path)
+  }
+  wanted = halves | full
+  stored = restore.state_paths(folder, wanted, ema)
   arrays = orbax_reader.read_arrays(
     folder / restore.ITEM, {stored[p]: x for p, x in wanted.items()}
   )
   leaves = {p: np.asarray(arrays[stored[p]]) for p in wanted}
-  pairs = lora.pairs(leaves, restore.lora_alpha(workdir))
-  return lora_files.checked(pairs, shapes, str(workdir))
+  changes = lora.pairs(leaves, restore.lora_alpha(workdir))
+  changes |= {p: Full(leaves[p]) for p in full}
+  return lora_files.checked(changes, shapes, str(workdir))

@@ -9,6 +9,7 @@ from etils import epath
 from ccl_jax.array_types import STREAMS
 from ccl_jax.convert import codecs
 from ccl_jax.convert.workdirs import ABOUT, Workdir
+from ccl_jax.lora import Changes, Full
 
 # Kind of a codec in codecs.json -> its name in `codecs.MODELS`.
 _PUBLISHED = {
@@ -126,6 +127,86 @@ used in training have licences of their own:
 {config}
 ```
 """
+_LORA = """\
+# LoRA, step {step}
+
+Trained with ccl_jax on {base}: {matrices} matrices with a low-rank difference
+(LoRA){and_full}, {parameters:,} parameters in {dtype}. alpha and ranks are in
+the file's header. To a base of the same sizes it is added by
+
+```bash
+python -m ccl_jax.sample --workdir=BASE --lora="THIS FOLDER:0.8" ...
+python -m ccl_jax.convert merge --workdir=BASE --lora="THIS FOLDER:0.8" \\
+    --output=MERGED
+```
+
+{others}
+{full}"""
+_OTHERS = {
+  "diffusers": """\
+Its video part loads into diffusers (`pip install peft`); the audio and fusion
+parts stand beside it under names that diffusers leaves alone.
+
+```python
+model.load_lora_adapter(  # a WanTransformer3DModel
+  "THIS FOLDER", weight_name="pytorch_lora_weights.safetensors"
+)
+```
+
+In plain PyTorch all of it does: `CCL.load_lora("THIS FOLDER", 0.8)`.
+""",
+  "comfyui": """\
+Its video part loads into ComfyUI (as any LoRA of Wan's); the audio and fusion
+parts are named there as not loaded.
+""",
+}
+_FULL = """
+## Trained in full
+
+Beside the LoRA these parameters P were trained themselves:
+
+{names}
+
+At a scale s they become W + s (P - W), W being those of the base; so 1 is what
+was trained, and several LoRA add up.
+"""
+_FULL_IN = {
+  "diffusers": """\
+In the file they are `lora_full.*`, which **diffusers leaves alone**: what it
+generates lacks them.
+""",
+  "comfyui": """\
+Those of the video are `*.set_weight`, whole in ComfyUI at any strength;
+the others are `lora_full.*`, which **it leaves alone**.
+""",
+}
+
+
+def lora_text(
+  run: Workdir, about: Mapping[str, Any], changes: Changes, style: str
+) -> str:
+  """Returns the card of a LoRA as Markdown.
+
+  Args:
+    run: the run that trained it.
+    about: step, parameters and dtype.
+    changes: what it adds.
+    style: of its names, one of `lora_files.STYLES`.
+  """
+  full = sorted(p for p, x in changes.items() if isinstance(x, Full))
+  base = run.config.get("init", {}).get("from_runs", ())
+  base = ", ".join(f"`{workdir}`" for _, workdir in base)
+  names = "\n".join(f"- `{path}` {changes[path].value.shape}" for path in full)
+  return _LORA.format_map(
+    {
+      **about,
+      "base": base or "an unknown base",
+      "matrices": len(changes) - len(full),
+      "and_full": f" and {len(full)} parameters in full" if full else "",
+      "others": _OTHERS[style],
+      "full": _FULL.format(names=names) + _FULL_IN[style] if full else "",
+    }
+  )
 
 
 def text(run: Workdir, about: Mapping[str, Any]) -> str:

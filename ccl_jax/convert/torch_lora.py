@@ -3,7 +3,9 @@
     model.load_lora("FILE", 0.8).load_lora("ANOTHER")
 
 A file has A (r, in) and B (out, r) of each linear layer, and alpha in its
-header; its weight becomes W + scale alpha / r B A.
+header; its weight becomes W + scale alpha / r B A. Parameters P that were
+trained in full (lora_full.*) become W + scale (P - W0), W0 being those that the
+model had before any LoRA.
 """
 
 import math
@@ -14,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 FILE = "pytorch_lora_weights.safetensors"
 HALVES = ".lora_A.weight", ".lora_B.weight"
+FULL = "lora_full."
 
 
 def add_lora(model, path, scale=1.0):
@@ -29,6 +32,17 @@ def add_lora(model, path, scale=1.0):
     raise ValueError(f"scale={scale}: expected a finite number.")
   tensors, alpha = read(path)
   weights, products = dict(model.named_parameters()), {}
+  full = {
+    name.removeprefix(FULL): tensors.pop(name)
+    for name in list(tensors)
+    if name.startswith(FULL)
+  }
+  for name, value in full.items():
+    if name not in weights or value.shape != weights[name].shape:
+      raise ValueError(
+        f"'{path}' is a LoRA of another model: '{name}' {tuple(value.shape)} is"
+        " no parameter of this one."
+      )
   for layer in {name.rpartition(".lora_")[0] for name in tensors}:
     a, b = (tensors.get(layer + half) for half in HALVES)
     name = layer.replace("transformer.", "video.", 1) + ".weight"
@@ -44,7 +58,13 @@ def add_lora(model, path, scale=1.0):
         f" {tuple(b.shape)} do not fit '{name}' {tuple(weight.shape)}."
       )
     products[name] = scale * alpha / len(a), a, b
+  first = vars(model).setdefault("before_lora", {})  # W0
   with torch.no_grad():
+    for name, value in full.items():
+      weight = weights[name]
+      base = first.setdefault(name, weight.detach().clone()).to(weight.device)
+      moved = scale * (value.to(base.device).float() - base.float())
+      weight.copy_(weight.float() + moved)
     for name, (factor, a, b) in products.items():
       weight = weights[name]
       a, b = (x.to(weight.device, torch.float32) for x in (a, b))

@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import json
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,27 +28,24 @@ _RUN_FILES = ("config.json", "clip.json", "codecs")
 
 
 class FoldedArray:
-  """A kernel with a LoRA, in float32, computed row by row when it is read.
+  """A parameter with LoRA, in float32, computed row by row when it is read.
 
   Attributes:
     shape, dtype, size: as of a NumPy array.
   """
 
-  def __init__(self, kernel: Any, factors: lora.Factors):
-    self._kernel, self._factors = kernel, factors
-    self.shape, self.size = kernel.shape, kernel.size
+  def __init__(self, array: Any, changes: Sequence[lora.Factors | lora.Full]):
+    self._array, self._changes = array, changes
+    self.shape, self.size = array.shape, array.size
     self.dtype = np.dtype(np.float32)
 
   def __array__(self, dtype=None, copy=None) -> np.ndarray:
-    if len(self.shape) == 3:
-      return np.stack(list(self))
-    return _fold(np.asarray(self._kernel), *self._factors)
+    return _fold(np.asarray(self._array), self._changes)
 
   def __iter__(self) -> Iterator[np.ndarray]:
     """Yields the rows in order."""
-    a, b, scale = self._factors
-    for row, w in enumerate(self._kernel):
-      yield _fold(w, a[row], b[row], scale)
+    for row, w in enumerate(self._array):
+      yield _fold(np.asarray(w), [_row(c, row) for c in self._changes])
 
 
 class CheckpointParams(NamedTuple):
@@ -66,10 +63,13 @@ class CheckpointParams(NamedTuple):
 
 
 def fold_lora(
-  arrays: Mapping[str, Any], factors: Mapping[str, lora.Factors]
+  arrays: Mapping[str, Any], *loras: lora.Changes
 ) -> dict[str, Any]:
-  """Returns unread arrays to which a LoRA is added when they are read."""
-  folded = {path: FoldedArray(arrays[path], x) for path, x in factors.items()}
+  """Returns unread arrays to which LoRA are added when they are read."""
+  folded = {
+    path: FoldedArray(arrays[path], changes)
+    for path, changes in lora.changes_by_path(loras).items()
+  }
   return {**arrays, **folded}
 
 
@@ -207,8 +207,22 @@ def streamed(path: str, array: Any) -> streaming.StreamedArray:
   return streaming.StreamedArray(array.shape, array.dtype, parts, by_row)
 
 
-def _fold(w: np.ndarray, a: Any, b: Any, scale: float) -> np.ndarray:
-  return w.astype(np.float32) + np.float32(scale) * (a @ b)
+def _fold(
+  w: np.ndarray, changes: Sequence[lora.Factors | lora.Full]
+) -> np.ndarray:
+  """Returns W with what is added to it, in float32."""
+  w = lora.blend(w, [c for c in changes if isinstance(c, lora.Full)])
+  for change in changes:
+    if isinstance(change, lora.Factors):
+      w = w + np.float32(change.scale) * (change.a @ change.b)
+  return w
+
+
+def _row(change: lora.Factors | lora.Full, row: int) -> Any:
+  """Returns the change of one row of a stacked parameter."""
+  if isinstance(change, lora.Full):
+    return change._replace(value=change.value[row])
+  return change._replace(a=change.a[row], b=change.b[row])
 
 
 def _copy(source: epath.Path, target: pathlib.Path) -> None:

@@ -29,8 +29,9 @@ from jaxtyping import Float
 
 from ccl_jax.codecs.api import Codecs
 from ccl_jax.data import shards, tf_example
+from ccl_jax.data.bucket_records import BucketRecords
 from ccl_jax.data.clip import ClipShape
-from ccl_jax.files import replacing, write_json
+from ccl_jax.files import is_remote, replacing, write_json
 
 
 def split_by_hash(name: str, validation_fraction: float) -> str:
@@ -141,7 +142,9 @@ class Split(Sequence):
   """
 
   def __init__(self, paths: list[str], channels: dict[str, int]):
-    self._records, self._channels = ArrayRecordDataSource(paths), channels
+    is_in_bucket = any(map(is_remote, paths))
+    reader = BucketRecords if is_in_bucket else ArrayRecordDataSource
+    self._records, self._channels = reader(paths), channels
 
   def __len__(self) -> int:
     return len(self._records)

@@ -31,7 +31,7 @@ def parse(record: bytes) -> dict[str, Value]:
       ((_, value),) = _fields(content)
       if kind not in (1, 3):
         raise ValueError(f"Feature '{name}' is neither bytes nor integers.")
-      values[name] = value if kind == 1 else list(_varints(value))
+      values[name] = value if kind == 1 else list(varints(value))
   return values
 
 
@@ -59,22 +59,23 @@ def _fields(view: memoryview) -> Iterator[tuple[int, memoryview]]:
   """Yields number and content of every field, eq. 1."""
   start = 0
   while start < len(view):
-    tag, start = _varint(view, start)
-    size, start = _varint(view, start)
+    tag, start = varint(view, start)
+    size, start = varint(view, start)
     if tag & 7 != 2 or start + size > len(view):
       raise ValueError("Not a tf.train.Example, or a truncated one.")
     yield tag >> 3, view[start : start + size]
     start += size
 
 
-def _varints(view: memoryview) -> Iterator[int]:
+def varints(view: memoryview) -> Iterator[int]:
+  """Yields integers that follow one another."""
   start = 0
   while start < len(view):
-    value, start = _varint(view, start)
+    value, start = varint(view, start)
     yield value
 
 
-def _varint(view: memoryview, start: int) -> tuple[int, int]:
+def varint(view: memoryview, start: int) -> tuple[int, int]:
   """Returns a varint and the position after it.
 
   Each byte holds seven bits, the lowest first, and a flag: more bytes follow.

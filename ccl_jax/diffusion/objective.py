@@ -23,6 +23,8 @@ from jaxtyping import Key
 from ccl_jax.array_types import STREAMS, Array, Bool, Float, Int, Route, State
 from ccl_jax.diffusion import flow, tasks
 
+# A number, or stream -> its own; as pairs, which are hashable.
+ByStream = int | float | Mapping[str, float] | tuple
 _FIFTHS = ("0.0-0.2", "0.2-0.4", "0.4-0.6", "0.6-0.8", "0.8-1.0")  # of times
 
 
@@ -31,7 +33,8 @@ class Objective:
   """Settings of the objective. The paper gives only the probabilities.
 
   Attributes:
-    time_shift: time shift, or stream -> its own; 5 is Wan2.1's at 480p.
+    time_shift: time shift, or stream -> its own, as time_mean and time_std; 5
+      is Wan2.1's at 480p.
     time_shift_shape: frames, y and x of the clips that `time_shift` is for;
       it grows with the root of the latents of others (Esser et al. 2024), of a
       frame's number for sound. () takes it for all.
@@ -48,9 +51,9 @@ class Objective:
     ValueError: a number is out of its range.
   """
 
-  time_shift: float | Mapping[str, float] | tuple = 5.0
-  time_mean: float = 0.0
-  time_std: float = 1.0
+  time_shift: ByStream = 5.0
+  time_mean: ByStream = 0.0
+  time_std: ByStream = 1.0
   video_weight: float = 0.85
   audio_weight: float = 0.15
   text_dropout: float = 0.1
@@ -61,23 +64,25 @@ class Objective:
   def __post_init__(self):
     # A tuple, which is hashable: the objective is a static argument.
     object.__setattr__(self, "probabilities", tuple(self.probabilities))
-    if isinstance(self.time_shift, Mapping):
-      object.__setattr__(self, "time_shift", tuple(self.time_shift.items()))
+    for name in ("time_shift", "time_mean", "time_std"):
+      if isinstance(value := getattr(self, name), Mapping):
+        object.__setattr__(self, name, tuple(value.items()))
+      values = self._by_stream(name)
+      numbers = [isinstance(x, int | float) for x in values.values()]
+      if set(values) != set(STREAMS) or not all(numbers):
+        raise ValueError(
+          f"{name}={values} must be a number, or one for each of {STREAMS}."
+        )
+      low = -math.inf if name == "time_mean" else 0
+      if not all(low < x < math.inf for x in values.values()):
+        kind = "finite" if name == "time_mean" else "positive"
+        raise ValueError(f"{name}={value} must be {kind}.")
     shape = tuple(self.time_shift_shape)
     object.__setattr__(self, "time_shift_shape", shape)
     if shape and (len(shape) != 3 or min(shape) < 1):
       raise ValueError(
         f"time_shift_shape={shape} must be (frames, y, x) in pixels, or ()."
       )
-    shifts = self.time_shifts
-    if set(shifts) != set(STREAMS):
-      raise ValueError(
-        f"time_shift={shifts} must be a number, or one for each of {STREAMS}."
-      )
-    if not all(0 < shift < math.inf for shift in shifts.values()):
-      raise ValueError(f"time_shift={self.time_shift} must be positive.")
-    if not self.time_std > 0:
-      raise ValueError(f"time_std={self.time_std} must be positive.")
     for name in ("video_weight", "audio_weight"):
       if not getattr(self, name) >= 0:
         raise ValueError(f"{name}={getattr(self, name)} must not be negative.")
@@ -94,9 +99,22 @@ class Objective:
   @property
   def time_shifts(self) -> dict[str, float]:
     """Returns stream -> time shift."""
-    if isinstance(self.time_shift, tuple):
-      return dict(self.time_shift)
-    return dict.fromkeys(STREAMS, self.time_shift)
+    return self._by_stream("time_shift")
+
+  @property
+  def times(self) -> dict[str, tuple[float, float, float]]:
+    """Returns stream -> mean, standard deviation and shift of its times."""
+    names = ("time_mean", "time_std", "time_shift")
+    values = [self._by_stream(name) for name in names]
+    return {s: tuple(each[s] for each in values) for s in STREAMS}
+
+  def _by_stream(self, name: str) -> dict[str, float]:
+    value = getattr(self, name)
+    if isinstance(value, tuple):
+      return dict(value)
+    # A flag may give a whole number.
+    is_whole = isinstance(value, int)
+    return dict.fromkeys(STREAMS, float(value) if is_whole else value)
 
   def for_shapes(self, shapes: Mapping[str, Sequence[int]]) -> "Objective":
     """Returns the objective of clips with latents of these shapes."""
@@ -155,14 +173,7 @@ def make_training_example(
   task = tasks.draw_tasks(task_key, objective.probabilities, *has)
   route = tasks.route_of(task, *has)
   clean = _clean(frame_key, x0, route, objective.first_frame_probability)
-  times = tasks.draw_times(
-    time_key,
-    route,
-    task,
-    objective.time_mean,
-    objective.time_std,
-    objective.time_shifts,
-  )
+  times = tasks.draw_times(time_key, route, task, objective.times)
   t = {s: flow.mask_time(times[s], clean[s]) for s in x0}
   noise = flow.draw_noise(
     flow.sample_keys(noise_key, b), {s: x0[s].shape[1:] for s in x0}

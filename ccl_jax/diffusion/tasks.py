@@ -100,23 +100,26 @@ def draw_times(
   key: Key[Array, ""],
   route: Route,
   task: Int[Array, " b"],
-  mean: float,
-  std: float,
-  shifts: Mapping[str, float],
+  distributions: Mapping[str, tuple[float, float, float]],
 ) -> dict[str, Float[Array, " b"]]:
-  """Draws shifted logit-normal times: one in `joint`, else one per stream.
+  """Draws shifted logit-normal times: one base in `joint`, else one per stream.
 
   Streams that are not generated are at time 0.
 
   Args:
-    shifts: by stream; in `joint` both shift the same time.
+    distributions: stream -> mean, standard deviation and shift; in `joint`
+      both streams make their time of the same normal number.
   """
   keys = flow.sample_keys(key, len(task))
-  draw = jax.vmap(lambda key: flow.sample_time(key, (2,), mean, std))
-  video, audio = draw(keys).T
-  audio = jnp.where(lookup(lambda row: row.shared_time, task), video, audio)
-  times = {"video": video, "audio": audio}
-  times = {s: flow.shift_time(t, shifts[s]) for s, t in times.items()}
+  is_shared = lookup(lambda row: row.shared_time, task)
+
+  def draw(stream, own):
+    mean, std, shift = distributions[stream]
+    both = jax.vmap(lambda key: flow.sample_time(key, (2,), mean, std))(keys).T
+    t = both[0] if own == 0 else jnp.where(is_shared, *both)
+    return flow.shift_time(t, shift)
+
+  times = {"video": draw("video", 0), "audio": draw("audio", 1)}
   return {s: jnp.where(route.is_generated[s], times[s], 0.0) for s in STREAMS}
 
 

@@ -184,10 +184,7 @@ def _read_params(
 ) -> PyTree:
   """Returns the parameters of a checkpoint, with LoRAs added to them."""
   params, _ = restore.read_params(workdir, sampling_params(plan), step, average)
-  leaves = trees.flatten(params)
-  for factors in loras:
-    leaves = restore.fold_lora(leaves, factors)
-  return trees.unflatten(leaves)
+  return trees.unflatten(restore.fold_lora(trees.flatten(params), *loras))
 
 
 def read_shapes(workdir: epath.Path) -> list[ClipShape]:
@@ -238,6 +235,5 @@ def choose_shape(
     f"--size={s.size[0]},{s.size[1]} --seconds={s.seconds:.2f}" for s in shapes
   )
   raise ValueError(
-    f"{' '.join(wanted)}: the run was trained on no such clips. It knows:"
-    f" {known}."
+    f"{' '.join(wanted)}: there are no such clips, expected one of: {known}."
   )

@@ -7,7 +7,7 @@ from etils import epath
 
 from ccl_jax import distributed
 from ccl_jax.data import records
-from ccl_jax.data.clip import GeneratedClip
+from ccl_jax.data.clip import ClipShape, GeneratedClip
 from ccl_jax.data.loader import read_clips
 from ccl_jax.diffusion import tasks
 from ccl_jax.generation import requests, stages
@@ -27,6 +27,7 @@ class EvalConfig:
     tasks: inference tasks; none for no evaluation.
     loss_every_steps: steps between two losses on the split; 0 for none.
     loss_batches: batches of the split that these are the mean of.
+    all_shapes: sample clips of every shape of the data, not of the first alone.
 
   Raises:
     ValueError: an unknown task, or a number out of range.
@@ -38,6 +39,7 @@ class EvalConfig:
   tasks: tuple[str, ...] = ("t2av", "a2v")
   loss_every_steps: int = 0
   loss_batches: int = 4
+  all_shapes: bool = False
 
   def __post_init__(self):
     if self.every_steps < 1:
@@ -85,6 +87,18 @@ class EvalConfig:
     records.open_split(data, self.split)
     return self
 
+  def list_data(
+    self, data: epath.PathLike
+  ) -> list[tuple[epath.Path, ClipShape]]:
+    """Returns the data sets to take clips from, and their shapes."""
+    folders = records.list_buckets(data)
+    metadata = [records.read_metadata(folder) for folder in folders]
+    return [
+      (folder, ClipShape.from_dict(x))
+      for i, (folder, x) in enumerate(zip(folders, metadata, strict=True))
+      if i == 0 or (self.all_shapes and self.split in x["counts"])
+    ]
+
   def should_measure(self, step: int) -> bool:
     """Returns whether to compute the loss on the split after `step`."""
     return bool(self.loss_every_steps) and step % self.loss_every_steps == 0
@@ -98,23 +112,33 @@ class EvalConfig:
 def write_previews(
   pipeline: Pipeline,
   config: EvalConfig,
-  data: str,
+  data: epath.PathLike,
   workdir: epath.Path,
   log: MetricWriter,
+  label: str = "",
 ) -> None:
   """Samples held-out prompts into samples/STEP and TensorBoard.
 
-  All processes sample, one decodes and writes.
+  All processes sample, one decodes and writes. Those of images have no sound.
+
+  Args:
+    data: of clips of the pipeline's shape.
+    label: of the shape, a folder below samples/STEP and in TensorBoard; "" is
+      none.
   """
   clips = read_clips(data, config.split, config.num_clips)
-  folder = workdir / "samples" / str(pipeline.step)
-  for name in config.tasks:
+  folder = workdir / "samples" / str(pipeline.step) / label
+  names = config.tasks
+  if pipeline.shape.frames == 1:
+    names = [n for n in names if "audio" not in tasks.inference_task(n).streams]
+  for name in names:
     items = requests.from_clips(tasks.inference_task(name), clips)
     made = pipeline.generate(
       items, batch_size=len(items), finish=_decode_on_lead(pipeline)
     )
     if made:
-      _write(made, clips["caption"], name, pipeline.step, folder, log)
+      tag = f"{label}/{name}" if label else name
+      _write(made, clips["caption"], name, tag, pipeline.step, folder, log)
 
 
 def _decode_on_lead(pipeline: Pipeline):
@@ -130,6 +154,7 @@ def _write(
   made: list[GeneratedClip],
   captions: list[str],
   task: str,
+  tag: str,
   step: int,
   folder: epath.Path,
   log: MetricWriter,
@@ -138,8 +163,8 @@ def _write(
   for i, clip in enumerate(made):
     clip.save(folder / f"{task}_{i}.mp4")
     if clip.audio is not None:
-      log.write_audio(f"{task}/{i}", clip.audio, clip.sample_rate, step)
+      log.write_audio(f"{tag}/{i}", clip.audio, clip.sample_rate, step)
   rows = zip(captions, made, strict=True)
   sheet = contact_sheet.contact_sheet([(t, x.video, x.mel) for t, x in rows])
   contact_sheet.save_png(folder / f"{task}.png", sheet)
-  log.write_image(task, sheet, step)
+  log.write_image(tag, sheet, step)

@@ -13,7 +13,6 @@ from ccl_jax.array_types import STREAMS, audio_per_frame, audio_starts
 from ccl_jax.checkpoints import manager
 from ccl_jax.codecs.api import Codecs
 from ccl_jax.data import records
-from ccl_jax.data.clip import ClipShape
 from ccl_jax.data.mixture import list_shapes, list_sources, main_path
 
 # Sections and keys that may change between two starts of one run.
@@ -69,13 +68,8 @@ def fit_to_data(config: Mapping[str, Any]) -> dict[str, Any]:
   return config
 
 
-def prepare_workdir(
-  workdir: epath.Path, config: Mapping[str, Any]
-) -> ClipShape:
+def prepare_workdir(workdir: epath.Path, config: Mapping[str, Any]) -> None:
   """Claims the workdir and copies in what sampling needs from the data.
-
-  Returns:
-    The shape of the clips.
 
   Raises:
     ValueError: the data do not fit the model, the workdir belongs to another
@@ -104,7 +98,6 @@ def prepare_workdir(
       f"'{data}/codecs' made other latents than '{workdir}/codecs', which this"
       " run was trained on. Encode with --codecs, or choose another --workdir."
     )
-  return shape
 
 
 def check_model_fits(model: Mapping[str, Any], codecs: Codecs) -> None:

@@ -15,16 +15,20 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from ccl_jax.compile.lowering import compile_report
-from configs import pods
+from configs import lora, pods
 
 
 class Budget(NamedTuple):
-  """What is compiled: a config's argument, for a topology, with changes."""
+  """What is compiled: a config's argument, for a topology, with changes.
+
+  The config is that of `configs/pods.py`, or of another file.
+  """
 
   config: str
   topology: str
   changes: Mapping[str, Any] = types.MappingProxyType({})
   program: str = "train"
+  file: types.ModuleType = pods
 
 
 FOLDER = pathlib.Path(__file__).parent
@@ -58,6 +62,8 @@ BUDGETS = {
   "1.3b-two-slices": Budget("pod=v5e-4x4-two-slices,size=1.3b", "v5e:4x4"),
   "sample-14b-v5e": Budget("pod=v5e-2x4,size=14b", "v5e:2x4", program="sample"),
   "sample-14b-v6e": Budget("pod=v6e-2x4,size=14b", "v6e:2x4", program="sample"),
+  "lora-14b-v6e": Budget("pod=v6e-2x4,size=14b", "v6e:2x4", file=lora),
+  "lora-14b-v5e": Budget("pod=v5e-4x4,size=14b", "v5e:4x4", file=lora),
   "video-a-full": Budget(VIDEO, "v5p:4x4x4", PEER | FULL),
   "video-a-kept": Budget(VIDEO, "v5p:4x4x4", PEER | KEPT),
   "video-b-full": Budget(VIDEO, "v5p:4x4x4", PEER | FULL | LONG),
@@ -76,8 +82,8 @@ BUDGETS = {
 
 def measure(name: str) -> dict[str, Any]:
   """The figures of one budgeted config."""
-  argument, topology, changes, program = BUDGETS[name]
-  config = pods.get_config(argument).to_dict()
+  argument, topology, changes, program, file = BUDGETS[name]
+  config = file.get_config(argument).to_dict()
   for key, value in changes.items():
     is_section = isinstance(value, dict)
     config[key] = config[key] | value if is_section else value

@@ -1,5 +1,8 @@
 """LoRA files: exact both ways, as other programs load them, and merged."""
 
+import json
+
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors
@@ -13,6 +16,7 @@ from tests.models import tiny
 from tests.training import setups
 
 pytestmark = pytest.mark.usefixtures("describe_once")
+FULL = lora.Full
 FILE = f"{lora_files.STEM}.safetensors"
 SETTINGS = {
   "rules": (
@@ -20,6 +24,11 @@ SETTINGS = {
     ("video/(time|text)/up/kernel", 2),
   ),
   "alpha": 5.0,
+  "train_also": (
+    "fusion/.*/context", "audio/blocks/.*/bias", "video/embed/kernel",
+    "video/(blocks/modulation|head_modulation)",
+    "video/blocks/self_attention/norm_q/.*",
+  ),
 }  # fmt: skip
 MODEL = tiny.SETTINGS | {
   "video": tiny.SETTINGS["video"] | {"width": 24, "heads": 2}
@@ -27,22 +36,34 @@ MODEL = tiny.SETTINGS | {
 
 
 def draw(settings, model, seed=1):
-  """Random A and B, and a random base, by path each."""
-  shapes = small_run.described(model, lora=lora.LoRAConfig(**settings))[1]
+  """Random parameters that are trained, and others, by path each."""
+  config = lora.LoRAConfig(**settings)
+  shapes = small_run.described(model, lora=config)[1]
+  rates = trees.flatten(trees.match(config.rates(((".*", 1.0),)), shapes))
   leaves = trees.flatten(tiny.randomize(shapes, seed))
-  factors = {p: x for p, x in leaves.items() if lora.base_of(p)}
-  return factors, {p: x for p, x in leaves.items() if p not in factors}
+  trained = {p: x for p, x in leaves.items() if rates[p] and settings["rules"]}
+  return trained, {p: x for p, x in leaves.items() if p not in trained}
 
 
 def write_run(workdir, settings, model):
   """A run of LoRA, never trained; returns the workdir."""
   config = setups.make_config(model=model, lora=settings)
   files.write_json(workdir / "config.json", config)
-  factors, base = map(trees.unflatten, draw(settings, model))
+  trained, frozen = map(trees.unflatten, draw(settings, model))
   checkpoints = manager.CheckpointManager(workdir)
-  checkpoints.save(3, {"trainable": factors, "frozen": base}, force=True)
+  checkpoints.save(3, {"trainable": trained, "frozen": frozen}, force=True)
   checkpoints.close()
   return workdir
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+  """A run of other random values."""
+  folder = tmp_path_factory.mktemp("base") / "base"
+  files.write_json(folder / "config.json", setups.make_config(model=MODEL))
+  leaves = trees.flatten(tiny.randomize(small_run.described(MODEL)[1], 2))
+  workdirs.write(folder, 0, trees.unflatten(leaves), {})
+  return folder
 
 
 @pytest.fixture(scope="module")
@@ -52,10 +73,10 @@ def run(tmp_path_factory):
 
 def assert_equal(found, expected):
   assert found.keys() == expected.keys()
-  for kernel, (a, b, scale) in expected.items():
-    np.testing.assert_array_equal(found[kernel].a, a, err_msg=kernel)
-    np.testing.assert_array_equal(found[kernel].b, b, err_msg=kernel)
-    assert found[kernel].scale == scale, kernel
+  for path, change in expected.items():
+    assert type(found[path]) is type(change), path
+    for x, wanted in zip(found[path], change, strict=True):
+      np.testing.assert_array_equal(x, wanted, err_msg=path)
 
 
 @pytest.mark.parametrize("style", lora_files.STYLES)
@@ -64,9 +85,10 @@ def test_there_and_back_is_exact(run, tmp_path, style):
     run, tmp_path / "lora", component="lora", lora_style=style
   )
   expected = loras.read_run(run, MODEL)
-  assert about["parameters"] == sum(
-    x.a.size + x.b.size for x in expected.values()
-  )
+  trained = draw(SETTINGS, MODEL)[0]
+  assert about["parameters"] == sum(x.size for x in trained.values())
+  full = sorted(p for p in trained if not lora.base_of(p))
+  assert full == sorted(p for p in expected if isinstance(expected[p], FULL))
   assert_equal(lora_files.read(tmp_path / "lora", MODEL), expected)
   assert_equal(loras.open_lora(f"{tmp_path}/lora/{FILE}", MODEL), expected)
   with safetensors.safe_open(tmp_path / "lora" / FILE, "np") as file:
@@ -77,15 +99,27 @@ def test_there_and_back_is_exact(run, tmp_path, style):
     "comfyui": "diffusion_model.blocks.1.self_attn.o.lora_A.weight",
   }[style] in names
   assert "fusion.0.video.to_q.lora_B.weight" in names
+  assert "lora_full.fusion.0.video.context" in names
+  assert json.loads(text["train_also"]) == full
+  card = (tmp_path / "lora" / "README.md").read_text()
+  assert "`fusion/video/context`" in card and "W + s (P - W)" in card
+  # diffusers' pipelines refuse files with other names; ComfyUI takes some.
+  if style == "diffusers":
+    assert all("lora" in name for name in names)
+  else:
+    assert "diffusion_model.blocks.1.modulation.set_weight" in names
+    assert "diffusion_model.patch_embedding.set_weight" in names
 
 
 def test_diffusers_loads_it_by_peft(run, tmp_path):
   """What PEFT fuses is the video stream of the run, in which we add it."""
   from diffusers import WanTransformer3DModel
 
-  base = tmp_path / "base"
+  base = tmp_path / "base"  # all of the run but A and B
   files.write_json(base / "config.json", setups.make_config(model=MODEL))
-  workdirs.write(base, 0, trees.unflatten(draw(SETTINGS, MODEL)[1]), {})
+  trained, frozen = draw(SETTINGS, MODEL)
+  rest = {p: x for p, x in trained.items() if not lora.base_of(p)} | frozen
+  workdirs.write(base, 0, trees.unflatten(rest), {})
   for source, name in ((base, "plain"), (run, "merged")):
     export.to_torch(source, tmp_path / name, component="video")
   export.to_torch(run, tmp_path / "lora", component="lora")
@@ -105,20 +139,48 @@ def test_diffusers_loads_it_by_peft(run, tmp_path):
   assert changed == 2 * MODEL["num_layers"]
 
 
-def test_merged_equals_read_and_scales_add_up(run, tmp_path):
-  """A run holds its own LoRA; twice a half more of it is one more."""
+def params_of(workdir):
+  shapes = small_run.described(MODEL)[1]
+  return trees.flatten(restore.read_params(workdir, shapes)[0])
+
+
+def test_merged_equals_read_and_scales_add_up(run, base, tmp_path):
+  """Twice a half of it is the run's own, also of what is trained in full."""
   export.to_torch(
     run, tmp_path / "lora", component="lora", lora_style="comfyui"
   )
   half = f"{tmp_path / 'lora'}:0.5"
-  loras.merge(run, [half, half], tmp_path / "merged")
-  shapes = small_run.described(MODEL)[1]
-  once = trees.flatten(restore.read_params(run, shapes)[0])
-  found = trees.flatten(restore.read_params(tmp_path / "merged", shapes)[0])
-  for path, (a, b, scale) in loras.read_run(run, MODEL).items():
-    expected = np.asarray(once[path]) + scale * np.matmul(a, b)
-    np.testing.assert_allclose(found[path], expected, rtol=1e-5, atol=1e-5)
-  assert np.array_equal(found["video/embed/kernel"], once["video/embed/kernel"])
+  loras.merge(base, [half, half], tmp_path / "merged")
+  loras.merge(base, [str(run)], tmp_path / "once")
+  first, own = params_of(base), params_of(run)
+  merged, once = params_of(tmp_path / "merged"), params_of(tmp_path / "once")
+  changes = [loras.open_lora(half, MODEL)] * 2
+  added = restore.fold_lora({p: x + 0 for p, x in first.items()}, *changes)
+  trained = loras.read_run(run, MODEL)
+  for path, w in first.items():
+    change = trained.get(path)
+    if isinstance(change, FULL):
+      assert np.array_equal(once[path], own[path]), path
+      expected = own[path]
+    elif change:
+      expected = w + change.scale * np.matmul(change.a, change.b)
+    else:
+      expected = w
+      assert np.array_equal(once[path], w), path
+    for found in (merged, once, added):
+      np.testing.assert_allclose(
+        found[path], expected, rtol=1e-5, atol=1e-5, err_msg=path
+      )
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.8, -1.0])
+def test_a_scale_is_of_the_difference(run, base, tmp_path, scale):
+  loras.merge(base, [f"{run}:{scale}"], tmp_path / "merged")
+  first, own = params_of(base), params_of(run)
+  merged = params_of(tmp_path / "merged")
+  for path in ("fusion/video/context", "video/blocks/modulation"):
+    expected = first[path] + scale * (own[path] - first[path])
+    np.testing.assert_allclose(merged[path], expected, rtol=1e-5, atol=1e-5)
 
 
 def test_files_of_others(run, tmp_path):
@@ -144,6 +206,42 @@ def test_files_of_others(run, tmp_path):
     )
     made = scale * (a[layer] @ b[layer])
     np.testing.assert_allclose(made.T, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_differences_of_others(tmp_path):
+  """Of norms, biases and modulations of some layers, beside a LoRA."""
+  rng = np.random.default_rng(0)
+  arrays = {
+    f"{ONE}.{name}": rng.normal(size=shape).astype(np.float32)
+    for name, shape in (
+      ("lora_down.weight", (2, 24)), ("lora_up.weight", (24, 2)),
+      ("diff_b", 24),
+    )
+  }  # fmt: skip
+  arrays |= {
+    f"diffusion_model.{name}.diff": rng.normal(size=shape).astype(np.float32)
+    for name, shape in (
+      ("blocks.1.norm3", 24), ("blocks.1.modulation", (1, 6, 24)),
+      ("head.head", (12, 24)),
+    )
+  }  # fmt: skip
+  safetensors.numpy.save_file(arrays, tmp_path / "x.safetensors")
+  found = lora_files.read(tmp_path / "x.safetensors", MODEL)
+  shapes = trees.flatten(small_run.described(MODEL)[1])
+  base = {p: np.ones(shapes[p].shape, np.float32) for p in found}
+  added = restore.fold_lora({p: jnp.asarray(x) for p, x in base.items()}, found)
+  expected = {
+    "video/blocks/text_norm/scale": (1, "blocks.1.norm3"),
+    "video/blocks/modulation": (1, "blocks.1.modulation"),
+  }
+  for path, (row, name) in expected.items():
+    diff = arrays[f"diffusion_model.{name}.diff"]
+    assert np.all(added[path][1 - row] == 1), path
+    np.testing.assert_allclose(added[path][row], 1 + diff.squeeze(), rtol=1e-6)
+  np.testing.assert_allclose(
+    added["video/head/kernel"], 1 + arrays["diffusion_model.head.head.diff"].T
+  )
+  assert "video/blocks/self_attention/q/bias" in found
 
 
 @pytest.mark.parametrize("prefix", torch_files.PREFIXES)
@@ -174,6 +272,14 @@ ONE = "diffusion_model.blocks.0.self_attn.q"
     ((2, 20), (24, 2), {}, "another model"),
     ((2, 24), (26, 2), {}, "another model"),
     ((2, 24), (24, 2), {f"{ONE}.alpha": float("nan")}, "finite"),
+    ((2, 24, 1, 1), (24, 2), {}, "linear layer"),
+    ((2, 24), (24, 2, 1), {}, "another model"),
+    ((2, 24), (24, 2), {f"{ONE}.alpha": (2,)}, "several alphas"),
+    ((2, 24), (24, 2), {"blocks.0.norm3.diff": (23,)}, "another model"),
+    ((2, 24), (24, 2), {"blocks.0.modulation.diff": (6,)}, "another model"),
+    ((2, 24), (24, 2), {"blocks.0.norm3.set_weight": (24,)}, "expected all 2"),
+    ((2, 24), (24, 2), {f"{ONE}.diff": (24, 24)}, "expected one"),
+    ((2, 24), (24, 2), {"lora_full.fusion.9.video.context": (2,)}, "no LoRA"),
   ],
 )
 def test_a_file_of_another_model_is_refused(tmp_path, a, b, extra, words):
@@ -203,6 +309,9 @@ def test_what_is_no_lora_is_refused(run, tmp_path):
   plain = write_run(tmp_path / "plain", {"rules": ()}, MODEL)
   with pytest.raises(ValueError, match="LoRA for 0 matrices"):
     loras.open_lora(str(plain), MODEL)
+  silent = MODEL | {"audio": None, "fusion": {"kind": "independent"}}
+  with pytest.raises(ValueError, match="expected a run of configs/lora"):
+    loras.open_lora(str(run), silent)
   patch = write_run(
     tmp_path / "patch", {"rules": (("video/embed/kernel", 2),)}, MODEL
   )

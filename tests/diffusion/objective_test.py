@@ -2,10 +2,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from absl import flags
+from ml_collections import config_flags
 
 from ccl_jax.diffusion import objective as objectives
 from ccl_jax.diffusion.objective import Objective
 from ccl_jax.diffusion.tasks import TASK_NAMES
+from configs.ccl import get_config
 
 B, F, M = 8, 3, 6
 
@@ -157,7 +160,11 @@ def test_first_frames_are_given_only_where_video_is_generated():
     {"time_shift": {"video": 5.0}},
     {"time_shift": {"video": 5.0, "audio": 1.0, "text": 1.0}},
     {"time_shift": float("nan")},
+    {"time_shift": {"video": 5.0, "audio": "three"}},
     {"time_std": -1.0},
+    {"time_std": {"video": 1.0, "audio": 0.0}},
+    {"time_mean": {"audio": 0.0}},
+    {"time_mean": float("nan")},
     {"video_weight": -0.1},
     {"text_dropout": 1.5},
     {"first_frame_probability": -0.1},
@@ -171,6 +178,24 @@ def test_first_frames_are_given_only_where_video_is_generated():
 def test_wrong_numbers_are_named(wrong):
   with pytest.raises(ValueError, match=next(iter(wrong))):
     Objective(**wrong)
+
+
+def test_times_may_be_set_by_stream_in_a_config_and_by_a_flag(monkeypatch):
+  config = get_config("size=tiny")
+  config.objective.time_shift = {"video": 5.0, "audio": 3.0}
+  made = Objective(**config.to_dict()["objective"])
+  assert made.times == {"video": (0.0, 1.4, 5.0), "audio": (0.0, 1.4, 3.0)}
+  hash(made)
+  holder, config = flags.FlagValues(), get_config("size=tiny")
+  argv = [
+    "train", "--config.objective.time_shift={'video': 5.0, 'audio': 3.0}",
+    "--config.objective.time_std=2",
+  ]  # fmt: skip
+  monkeypatch.setattr("sys.argv", argv)
+  config_flags.DEFINE_config_dict("config", config, flag_values=holder)
+  holder(argv)
+  made = Objective(**config.to_dict()["objective"])
+  assert made.times == {"video": (0.0, 2, 5.0), "audio": (0.0, 2, 3.0)}
 
 
 def test_the_shift_grows_with_the_root_of_the_latents():

@@ -61,14 +61,14 @@ def test_a_sample_that_lacks_a_stream_is_apart_and_sees_nothing():
   assert not (route.sees["video"] | route.sees["audio"]).any()
 
 
-SHIFTS = {"video": 5.0, "audio": 5.0}
+TIMES = dict.fromkeys(("video", "audio"), (0.0, 1.0, 5.0))
 
 
 def test_times_are_shared_in_joint_independent_in_apart_zero_if_given():
   task = jnp.tile(ALL, 200)
   both = jnp.ones(len(task), bool)
   route = tasks.route_of(task, both, both)
-  t = tasks.draw_times(jax.random.key(0), route, task, 0.0, 1.0, SHIFTS)
+  t = tasks.draw_times(jax.random.key(0), route, task, TIMES)
   video, audio = (np.asarray(t[s]).reshape(-1, 4).T for s in t)
   apart, a2v, v2a, joint = range(4)
   assert abs(np.corrcoef(video[apart], audio[apart])[0, 1]) < 0.2
@@ -80,23 +80,28 @@ def test_times_are_shared_in_joint_independent_in_apart_zero_if_given():
   np.testing.assert_allclose(np.median(generated), 5 / 6, atol=0.03)
 
 
-def test_streams_of_their_own_shift_share_the_base():
+def test_streams_of_their_own_times_share_the_base():
   task = jnp.tile(ALL, 50)
   both = jnp.ones(len(task), bool)
   route = tasks.route_of(task, both, both)
 
-  def draw(**shifts):
-    t = tasks.draw_times(jax.random.key(0), route, task, 0.0, 1.0, shifts)
+  def draw(**times):
+    t = tasks.draw_times(jax.random.key(0), route, task, times)
     return {s: np.asarray(x) for s, x in t.items()}
 
-  base, own = draw(video=1.0, audio=1.0), draw(video=7.0, audio=2.0)
+  plain = (0.0, 1.0, 1.0)
+  base = draw(video=plain, audio=plain)
+  own = draw(video=(0.0, 1.0, 7.0), audio=(-0.5, 2.0, 2.0))
   joint = np.asarray(task) == 3
   np.testing.assert_array_equal(base["video"][joint], base["audio"][joint])
-  for s, shift in (("video", 7.0), ("audio", 2.0)):
-    expected = shift * base[s] / (1 + (shift - 1) * base[s])
-    np.testing.assert_allclose(own[s], expected, rtol=1e-6)
-  same, other = draw(video=7.0, audio=7.0), draw(video=7.0, audio=2.0)
-  np.testing.assert_array_equal(same["video"], other["video"])
+  for s, mean, std, shift in (("video", 0, 1, 7), ("audio", -0.5, 2, 2)):
+    made = (base[s] > 0) & (base[s] < 1)
+    normal = np.log(base[s][made] / (1 - base[s][made]))
+    expected = 1 / (1 + np.exp(-(mean + std * normal)))
+    expected = shift * expected / (1 + (shift - 1) * expected)
+    np.testing.assert_allclose(own[s][made], expected, rtol=1e-4)
+  other = draw(video=(0.0, 1.0, 7.0), audio=plain)
+  np.testing.assert_array_equal(own["video"], other["video"])
 
 
 def test_draws_of_a_sample_do_not_depend_on_the_batch():

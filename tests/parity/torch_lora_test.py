@@ -26,16 +26,18 @@ from tests.parity.torch_ccl import (
 safetensors_torch = pytest.importorskip("safetensors.torch")
 torch_lora = pytest.importorskip("ccl_jax.convert.torch_lora")
 RULES = (("(video|audio)/blocks/.*/kernel", 2), ("fusion/.*/kernel", 3))
+FULL = ("fusion/video/context", "video/blocks/modulation", "audio/embed/bias")
 MODEL, ALPHA, SCALE = MODELS["cca"], 5.0, 0.8
 
 
 @pytest.fixture(scope="module")
 def factors():
-  """Path of a kernel -> A and B, of every kind of layer."""
+  """Path -> A and B of every kind of layer, or all of a parameter."""
   config = lora.LoRAConfig(RULES, ALPHA)
   _, shapes = functional.describe(MODEL, lora=config)
   leaves = trees.flatten(jax.tree.map(np.asarray, tiny.randomize(shapes)))
-  return lora.pairs(leaves, ALPHA)
+  full = {p: lora.Full(leaves[p] + 1) for p in FULL}
+  return lora.pairs(leaves, ALPHA) | full
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +83,8 @@ def test_velocity_with_a_lora(factors, file):
     ({"fusion.9.video.to_q.lora_A.weight": (3, 32)}, "is no LoRA of a layer"),
     ({"transformer.blocks.0.norm2.lora_A.weight": (2, 2)}, "is no LoRA of"),
     ({"x": (2, 2)}, "is no LoRA of a layer"),
+    ({"lora_full.x": (2, 2)}, "is no parameter"),
+    ({"lora_full.fusion.0.video.context": (2, 2)}, "is no parameter"),
     ({}, "cannot be read"),
   ],
 )

@@ -145,14 +145,19 @@ def list_clips(
   )
 
 
-def list_clip_files(folder: epath.PathLike) -> list[ClipFile]:
+def list_clip_files(
+  folder: epath.PathLike, images: bool = False
+) -> list[ClipFile]:
   """Returns the clips of a folder in order of name, without captions.
+
+  Args:
+    images: still images are clips too.
 
   Raises:
     ValueError: no clips.
   """
   folder = epath.Path(folder)
-  found, clips, members = _find_clips(folder)
+  found, clips, members = _find_clips(folder, images)
   return [
     ClipFile(
       members.get(name, folder / name), _readable(name), problem=found[name]

@@ -13,7 +13,8 @@ A score of a stream that a clip lacks is null. Pictures are seen 10 times a
 second, as 256 x 256 pixels, grey levels are 0 to 255. A frame is black below 10
 on average, static if it differs by less than 0.1 from the one before, and
 blurred if its Laplacian's variance is below 20. Sound is silent where 50 ms
-have an RMS below -60 dB, and clipped at 0.999 of full scale.
+have an RMS below -60 dB, and clipped at 0.999 of full scale. A still image has
+one frame, so that it is not static, and 0 seconds.
 """
 
 from collections.abc import Mapping
@@ -25,6 +26,7 @@ from jaxtyping import Float, UInt8
 
 from ccl_jax.array_types import STREAMS
 from ccl_jax.data import media
+from ccl_jax.data.clip import is_image
 from ccl_jax.data.encode.captions import ClipFile
 from ccl_jax.data.scores import duplicates
 
@@ -59,6 +61,8 @@ def score_file(file: ClipFile, *, max_seconds: float) -> Scores:
 def _score(file: ClipFile, max_seconds: float) -> Scores:
   if file.problem:
     raise ValueError(file.problem)
+  if is_image(file.name):
+    return _score_image(file)
   header = media.read_header(file.path)
   if not header.seconds:
     raise ValueError("has neither pictures nor sound")
@@ -82,6 +86,13 @@ def _score(file: ClipFile, max_seconds: float) -> Scores:
   return scores | {"seconds": found[0]}
 
 
+def _score_image(file: ClipFile) -> Scores:
+  y, x, _ = media.read_image(file.path).shape
+  seen = media.read_image(file.path, (SIZE, SIZE))
+  scores = {"has_video": True, "has_audio": False, "width": x, "height": y}
+  return scores | score_pictures(seen[None]) | {"seconds": 0.0}
+
+
 def score_pictures(video: UInt8[np.ndarray, "t y x 3"]) -> Scores:
   """Returns the scores of frames."""
   grey = [frame.mean(-1, dtype=np.float32) for frame in video]
@@ -92,7 +103,7 @@ def score_pictures(video: UInt8[np.ndarray, "t y x 3"]) -> Scores:
   changes = np.abs(np.diff(small, axis=0)).mean((1, 2, 3))
   return {
     "black": float((means < _BLACK).mean()),
-    "static": float((changes < _STATIC).mean()) if len(changes) else 1.0,
+    "static": float((changes < _STATIC).mean()) if len(changes) else 0.0,
     "blurred": float((sharpness < _BLURRED).mean()),
     "cuts": count_cuts(changes),
     "brightness": float(np.median(means)),

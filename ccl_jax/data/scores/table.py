@@ -33,7 +33,7 @@ def score_folder(
   max_seconds: float = 60.0,
   force: bool = False,
 ) -> dict[str, Scores]:
-  """Scores every clip of a folder; writes and returns name -> scores.
+  """Scores every clip and image of a folder; writes them, and returns them.
 
   Args:
     output: scores.jsonl; files that it has already are not scored again.
@@ -46,7 +46,7 @@ def score_folder(
   """
   output = epath.Path(output)
   partial = output.with_name(f"{output.name}.partial")
-  clip_files = list_clip_files(folder)
+  clip_files = list_clip_files(folder, images=True)
   sizes = {file.name: _size(file) for file in clip_files}
   old = {} if force else _read(output) | _read(partial, is_cut=True)
   rows = {

@@ -7,6 +7,7 @@ import types
 import numpy as np
 import pytest
 import scipy.ndimage
+from PIL import ExifTags, Image
 
 from ccl_jax.data import media
 from ccl_jax.data.encode.captions import list_clip_files
@@ -189,6 +190,27 @@ def test_a_condition_chooses_clips(folder, scores):
   without = {k: row | {"lufs": None} for k, row in scores.items()}
   with pytest.raises(ValueError, match="pip install pyloudnorm"):
     table.keep(files, "lufs > -40", without)
+
+
+def test_images_have_scores_of_a_picture_that_does_not_stand_still(tmp_path):
+  exif = Image.Exif()
+  exif[ExifTags.Base.Orientation] = 6
+  picture = Image.fromarray(moving(0)[0])
+  picture.save(tmp_path / "turned.jpg", exif=exif)
+  Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(tmp_path / "black.png")
+  (tmp_path / "broken.png").write_bytes(b"no picture")
+  write(tmp_path / "clip.mp4", moving(0), noise(0))
+  scores = table.score_folder(tmp_path, tmp_path / "s.jsonl", num_workers=0)
+  assert scores["broken.png"]["error"] and not scores["turned.jpg"]["error"]
+  size = [scores["turned.jpg"][name] for name in ("width", "height")]
+  assert size == [SIZE[0], SIZE[1]]
+  found = [scores["black.png"][x] for x in ("black", "static", "cuts", "lufs")]
+  assert found == [1.0, 0.0, 0, None]
+  kept = table.keep(
+    list_clip_files(tmp_path, images=True),
+    "static < 0.9 and black == 0 and (rms_db > -40 or not has_audio)", scores,
+  )  # fmt: skip
+  assert [x.name for x in kept] == ["clip.mp4", "turned.jpg"]
 
 
 def test_loudness_is_that_of_pyloudnorm_if_it_is_there(monkeypatch):

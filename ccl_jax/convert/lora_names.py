@@ -1,0 +1,117 @@
+"""Names of layers and parameters in LoRA files.
+
+    transformer.blocks.0.attn1.to_q.lora_A.weight        style "diffusers"
+    diffusion_model.blocks.0.self_attn.q.lora_A.weight   style "comfyui"
+
+The layers of the audio stream and of the fusion have the names of
+`convert.ccl`, without a prefix: a program that knows Wan's video model leaves
+them alone.
+
+Parameters that were trained in full (`lora.train_also`) stand beside them:
+
+    lora_full.fusion.0.video.context                 what others leave alone
+    diffusion_model.blocks.0.norm3.set_weight        the video's for ComfyUI
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ccl_jax import trees
+from ccl_jax.convert import ccl, matching, wan
+from ccl_jax.convert.layouts import WeightLayout
+from ccl_jax.models import functional
+
+# Style -> (prefix of the video stream's layers, naming scheme of `wan.tables`).
+STYLES = {
+  "diffusers": ("transformer.", "diffusers"),
+  "comfyui": ("diffusion_model.", "wan"),
+}
+# Every name has "lora" in it: diffusers' pipelines refuse files of others.
+FULL = "lora_full."
+_WITHOUT = re.compile(r"^(transformer|diffusion_model)\.")
+
+
+class Layer(NamedTuple):
+  """Where one array of a file is in our parameters.
+
+  Attributes:
+    path: of the parameter.
+    row: index on its leading axis; None for all of it.
+    layout: of the parameter, whose outputs B shares.
+  """
+
+  path: str
+  row: int | None
+  layout: WeightLayout
+
+  def take(self, x: np.ndarray) -> np.ndarray:
+    """Returns the row, or all."""
+    return x if self.row is None else x[self.row]
+
+
+def parameters(model: Mapping[str, Any], style: str) -> dict[str, Layer]:
+  """Returns name in a file of all weights -> where it is, of a style."""
+  prefix, scheme = STYLES[style]
+  shapes = trees.flatten(functional.describe(model)[1])
+  video = {p: x for p, x in shapes.items() if p.startswith("video/")}
+  others = {p: x for p, x in shapes.items() if p not in video}
+  found = [("", a) for a in matching.derive(ccl.table(model), others)]
+  if video:
+    table = wan.tables(model)[scheme]
+    found += [(prefix, a) for a in matching.derive(table, video)]
+  return {
+    before + a.theirs[0]: Layer(a.ours[0], a.row, a.layout)
+    for before, a in found
+  }
+
+
+def layers(named: Mapping[str, Layer]) -> dict[str, Layer]:
+  """Returns name in a file -> layer, of all linear layers of `parameters`.
+
+  The video's patch embedding is a convolution there, and not among them.
+  """
+  return {
+    name.removesuffix(".weight"): layer
+    for name, layer in named.items()
+    if layer.path.endswith("/kernel") and layer.path != "video/embed/kernel"
+  }
+
+
+def full_name(name: str) -> str:
+  """Returns the name of a parameter that was trained in full."""
+  if name.startswith("diffusion_model."):
+    return name.removesuffix(".weight") + ".set_weight"
+  return FULL + name.replace("transformer.", "video.", 1)
+
+
+def without_prefix(name: str) -> str:
+  """Returns a name without the prefix of a style."""
+  return _WITHOUT.sub("", name)
+
+
+def readable(
+  model: Mapping[str, Any],
+) -> tuple[dict[str, Layer], dict[str, tuple[Layer, bool]]]:
+  """Returns names that files may have, without the prefixes of `STYLES`.
+
+  Returns:
+    Name of a layer -> where it is; name of an array of a whole parameter ->
+    where it is, and whether it is a difference.
+  """
+  known, full = {}, {}
+  for style in STYLES:
+    named = parameters(model, style)
+    for name, layer in layers(named).items():
+      name = without_prefix(name)
+      known |= {name: layer, "lora_unet_" + name.replace(".", "_"): layer}
+    for name, layer in named.items():
+      stem, _, kind = without_prefix(name).rpartition(".")
+      diff = f"{stem}.diff_b" if kind == "bias" else f"{stem}.diff"
+      if kind not in ("weight", "bias"):  # such as modulation
+        diff = f"{stem}.{kind}.diff".removeprefix(".")
+      full[diff] = layer, True
+      full[without_prefix(full_name(name))] = layer, False
+  return known, full

@@ -1,9 +1,10 @@
 """The joint model: two streams, run block by block, joined by a fusion.
 
-A dual block is: self-attention of both streams (`fusion.attend`), text,
-`fusion.exchange`, feed-forward. Either stream may be absent: then the other
-runs alone and reads only its context tokens, exactly as if it were routed so.
-A stream in context has no blocks: those of the other one update its tokens too.
+A dual block is: self-attention of both streams (`fusion.self_attentions`, one
+or more), text, `fusion.exchange`, feed-forward. Either stream may be absent:
+then the other runs alone and reads only its context tokens, exactly as if it
+were routed so. A stream may have no blocks: those of the other one update its
+tokens too.
 Layers are stacked, (num_layers, ...), and scanned.
 
 On a mesh, frames are padded to a multiple of the context axis, parameters are
@@ -24,7 +25,6 @@ from ccl_jax.array_types import STREAMS, Array, Float, Image, Route, State
 from ccl_jax.attention import Attention
 from ccl_jax.models import ada_norm, qk_rope
 from ccl_jax.models.block import CrossAttentionInputs, StreamOps
-from ccl_jax.models.condition import host_of, make_stream
 from ccl_jax.models.dit import NO_IMAGE, DiT
 from ccl_jax.models.fusion import (
   NO_CACHE,
@@ -34,6 +34,7 @@ from ccl_jax.models.fusion import (
   make_fusion,
 )
 from ccl_jax.models.remat import BLOCK_INPUT, REMAT
+from ccl_jax.models.towers import host_of, make_stream
 from ccl_jax.sharding import ONE_DEVICE, Layout
 from ccl_jax.weight_gathering import gather
 
@@ -207,12 +208,15 @@ class Joint(nnx.Module):
     grids = {s: (f, *grid[1:]) for s, grid in grids.items()}
 
     # Embedded to the width of each stream.
-    x = {s: towers[s].embed(a.astype(self.dtype)) for s, a in x.items()}
+    x = {
+      s: towers[s].embed_tokens(a.astype(self.dtype), grids[s])
+      for s, a in x.items()
+    }
     text = layout.constrain(text.astype(self.dtype), "batch")
     own = {s: tower for s, tower in towers.items() if self.host(s) == s}
     texts = {s: tower.prompt(text, images[s]) for s, tower in own.items()}
     hosts = {s: getattr(self, self.host(s)) for s in towers}
-    times = {s: host.embed_time(t[s]) for s, host in hosts.items()}
+    times = {s: host.embed_time(t[s], text) for s, host in hosts.items()}
     has_audio = "audio" in self.streams
     per_frame = self.audio.tokens_per_frame if has_audio else None
     shared = FusionContext(grids, frames, route, self.attention, per_frame)
@@ -314,7 +318,7 @@ class Joint(nnx.Module):
     blocks: dict[str, nnx.Module],
     x: Tokens,
     inputs: EmbeddedInputs,
-    angles: dict[str, Array],
+    angles: dict[str, Array | None],
     cache: KVCache = NO_CACHE,
   ) -> tuple[Tokens, Tokens]:
     """Runs one dual block.
@@ -327,13 +331,17 @@ class Joint(nnx.Module):
     own = {s: blocks[self.host(s)] for s in x if s in fusion.updated}
     # Self-attention, then text.
     mods = {s: p.modulate(inputs.times[s][1]) for s, p in own.items()}
-    qkv = {
-      s: p.qkv(x[s], mods[s][0], angles[s], ops[s]) for s, p in own.items()
-    }
-    attended = fusion.attend(qkv, shared)
-    snapshot = x | {
-      s: p.add_attended(x[s], attended[s], mods[s][0]) for s, p in own.items()
-    }
+    snapshot = x
+    for adapted, attend in fusion.self_attentions(own):
+      qkv = {
+        s: p.qkv(snapshot[s], mods[s][0], angles[s], ops[s])
+        for s, p in adapted.items()
+      }
+      attended = attend(qkv, shared)
+      snapshot = snapshot | {
+        s: p.add_attended(snapshot[s], attended[s], mods[s][0])
+        for s, p in adapted.items()
+      }
     snapshot |= {
       s: own[s].add_text(snapshot[s], text, ops[s]) for s, text in texts.items()
     }

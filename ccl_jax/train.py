@@ -53,6 +53,7 @@ from ccl_jax.training.state import (
   abstract_state,
   init_state,
   replace_params,
+  share_of_trainable,
   state_params,
 )
 from ccl_jax.training.workdir import fit_to_data, prepare_workdir
@@ -119,6 +120,8 @@ def train(config: Mapping[str, Any], workdir: epath.Path) -> None:
       workdir=workdir,
     )  # fmt: skip
     state, start = first_state(setup, checkpoints, init)
+    if distributed.is_lead() and state["frozen"]:
+      print(share_of_trainable(state))
     with clock("compile"):
       steps = buckets.make_steps(setup, loader)
     held_out = make_held_out(setup, config, evaluation)

@@ -3,11 +3,10 @@
     model = CCL.from_pretrained("EXPORT", device="cuda")
     velocity = model(state, t, text, route)
 
-This file, `torch_layers.py`, `torch_in_context.py`, `torch_lora.py` and
-`torch_sampling.py` import nothing else of this package: to use them elsewhere,
-copy all five and change their imports. Latents are channels last, "video"
-(b, f, h, w, c) and "audio" (b, m, c); either may be absent. Times are in
-[0, 1], 1 is noise; torch_sampling.make_route makes routes.
+The files torch_*.py import nothing else of this package: to use them elsewhere,
+copy all and change their imports. Latents are channels
+last, "video" (b, f, h, w, c) and "audio" (b, m, c); either may be absent. Times
+are in [0, 1], 1 is noise; torch_sampling.make_route makes routes.
 
 Each stream has the names of diffusers' WanTransformer3DModel; in every layer
 `fusion` lets each attend to the other: to learnable context tokens, and to
@@ -42,7 +41,10 @@ from ccl_jax.convert.torch_lora import add_lora
 
 STREAMS = ("video", "audio")
 OTHER = {"video": "audio", "audio": "video"}
-FLOAT32 = ("norm", "scale_shift_table", "time_embedder", "time_proj")
+FLOAT32 = (
+  "norm", "scale_shift_table", "time_embedder", "time_proj", ".time.",
+  "head_rows",
+)  # fmt: skip
 # Options of the fusion that a config leaves out: of "cca", and of "gated".
 DEFAULTS = dict(
   num_audio_lct=8, num_video_lct=128, tarp=True, dcr=True, positions="index",
@@ -158,7 +160,7 @@ class Stream(nn.Module):
     p = self.patch_embedding
     return F.linear(z.type_as(p.weight), p.weight.flatten(1), p.bias)
 
-  def embed_time(self, t):
+  def embed_time(self, t, text):
     """Returns the embedding (b, f | 1, s | 1, d) of times, and 6 rows of it."""
     t, p = t[:, None, None] if t.ndim == 1 else t, self.condition_embedder
     frequency = 1e4 ** (-torch.arange(self.half, device=t.device) / self.half)
@@ -224,9 +226,11 @@ class CCL(nn.Module):
 
   @classmethod
   def of(cls, config):
-    """Returns the model of a config; with audio in context, a subclass."""
+    """Returns the model of a config; of some kinds, a subclass."""
     if (config["audio"] or {}).get("in_context"):
       from ccl_jax.convert.torch_in_context import InContext as cls
+    if (config["video"] or {}).get("backbone") == "dit":
+      from ccl_jax.convert.torch_adapters import Adapted as cls
     return cls(config)
 
   def make_stream(self, s):
@@ -295,7 +299,7 @@ class CCL(nn.Module):
       raise ValueError(f"{grids=} (f, h, w): expected the same frames in each.")
     ropes = {s: streams[s].rope(*grids[s], text.device) for s in streams}
     prompts = {s: self.host(s).embed_prompt(text, images[s]) for s in streams}
-    times = {s: self.host(s).embed_time(t[s]) for s in streams}
+    times = {s: self.host(s).embed_time(t[s], text) for s in streams}
     x = {s: stream.embed(state[s], images[s]) for s, stream in streams.items()}
     x = self.run_layers(x, times, prompts, ropes, grids, route, text.device)
     return {s: streams[s].output(x[s], times[s][0], state[s].shape) for s in x}

@@ -144,8 +144,6 @@ class ImageDiT(SharedDiT):
     channels: int, text_width: int, patch: int = 2, frequency_dim: int = 256,
     learns_variance: bool = False, rngs, dtype,
   ):  # fmt: skip
-    if kind != "video":
-      raise ValueError(f"model.{kind}.backbone='dit': expected of video only.")
     super().__init__(
       kind, num_layers=num_layers, width=width, ffn=ffn, heads=heads,
       channels=channels, text_width=text_width, patch=patch,

@@ -28,6 +28,8 @@ def make_stream(kind: str, settings: Mapping, **shared) -> DiT:
     raise ValueError(
       f"model.{kind}.{backbone=}: expected one of {', '.join(BACKBONES)}."
     )
+  if backbone == "dit" and kind != "video":
+    raise ValueError(f"model.{kind}.{backbone=}: expected of video only.")
   is_given = options.pop("in_context", False)
   make = Condition if is_given else BACKBONES[backbone]
   return build(make, options, f"model.{kind}", kind=kind, **shared)

@@ -1,9 +1,8 @@
 """AV-DiT (arXiv 2406.07686): adapters of a frozen image transformer.
 
     python -m ccl_jax.train --config=configs/avdit.py:size=xl \
-        --workdir=DIR --config.data.path=DIR \
-        --config.init.from_runs='(("video/(blocks|time)/.*", "DIT"),)' \
-        --config.init.fresh='(".*",)'
+        --workdir=DIR --config.data.path=DIR --config.init.from_runs=\
+        '(("video/((blocks|time)/.*|text/bias)", "DIT"),)'
 
 DIT is made by `python -m ccl_jax.convert from-torch --model=dit`. Video and
 audio run through the same frozen blocks; see `ccl_jax/models/README.md`.
@@ -48,7 +47,9 @@ def get_config(arg: str = "") -> ConfigDict:
       use_xl(c)
     channels = c.model.video.channels
     sizes = {name: c.model.video[name] for name in ("width", "ffn", "heads")}
-    c.model.video = dict(backbone="dit", patch=2, channels=channels, **sizes)
+    c.model.video = dict(
+      backbone="dit", patch=2, channels=channels, learns_variance=False, **sizes
+    )
     c.model.fusion = dict(kind="frames")
     split = {"pod": ("fsdp", "data"), "slice": "fsdp"}[fsdp_over]
     rules = (

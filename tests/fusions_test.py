@@ -25,6 +25,7 @@ IMPORTED = [
 # Those of the defaults are in train_test.py.
 FUSIONS = {
   "in context": {"config": "icac.py:size=tiny", "task": "t2v"},
+  "adapters": {"config": "avdit.py:size=tiny"},
   "independent": {"kind": "independent"},
   "gated": {"kind": "gated"},
   "no LCT": {"num_audio_lct": 0, "num_video_lct": 0},

@@ -26,7 +26,15 @@ def test_shellcheck():
 
 
 @pytest.mark.parametrize(
-  "script", (*LAUNCHERS, "worker.sh", "test.sh", "demo.sh", "demo_lora.sh")
+  "script",
+  (
+    *LAUNCHERS,
+    "worker.sh",
+    "test.sh",
+    "demo.sh",
+    "demo_avdit.sh",
+    "demo_lora.sh",
+  ),
 )
 def test_help(machine, script):
   done = machine.run(script, "--help")

@@ -7,8 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ccl_jax import trees
+from ccl_jax import lora, trees
 from ccl_jax.array_types import Route
+from ccl_jax.checkpoints import restore
+from ccl_jax.lora import LoRAConfig
 from ccl_jax.models import functional
 from ccl_jax.sharding import ONE_DEVICE, Layout, make_mesh
 from configs.avdit import get_config
@@ -125,6 +127,21 @@ def test_a_mesh_equals_one_device(mode):
     strict=True,
   ):
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_a_lora_of_the_blocks_is_one_of_all_that_they_run():
+  """Beside the adapters' own; at run time as in one matrix."""
+  config = LoRAConfig((("video/blocks/self_attention/.*/kernel", 2),))
+  graph, shapes = functional.describe(settings(), lora=config)
+  params, given = tiny.randomize(shapes), inputs()
+  added = functional.velocity(graph, params, *given)
+  leaves = trees.flatten(params)
+  folded = restore.fold_lora(leaves, lora.pairs(leaves, config.alpha))
+  run, _ = model()
+  merged = run(lora.without(trees.unflatten(folded)), *given)
+  for s, x in added.items():
+    atol = 2e-5 * np.abs(x).max()
+    np.testing.assert_allclose(merged[s], x, rtol=0, atol=atol)
 
 
 def test_what_learns_is_a_quarter_of_the_paper_size():

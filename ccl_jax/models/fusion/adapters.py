@@ -78,5 +78,16 @@ class QKVLoRA(nnx.Module):
     """Returns a block like this one, with LoRA."""
     block = nnx.merge(*nnx.split(block))
     for name in "qkv":
-      getattr(block.self_attention, name).lora = getattr(self, name)
+      linear, own = getattr(block.self_attention, name), getattr(self, name)
+      linear.lora = Sum(linear.lora, own) if linear.lora else own
     return block
+
+
+class Sum(nnx.Module):
+  """Two LoRA of one kernel, the block's own and another."""
+
+  def __init__(self, first: layers.LoRA, second: layers.LoRA):
+    self.first, self.second = first, second
+
+  def __call__(self, x: Float[Array, " *b d"]) -> Float[Array, " *b d"]:
+    return self.first(x) + self.second(x)

@@ -16,8 +16,7 @@ from tests.convert.loading import from_dict, load
 
 torch = pytest.importorskip("torch")
 KINDS = (
-  "cca", "image", "gated", "video", "audio", "in context, self2d", "adapted",
-  "images",
+  "cca", "image", "gated", "video", "audio", "in context, self2d", "adapted"
 )  # fmt: skip
 
 

@@ -9,14 +9,14 @@ import pytest
 from ccl_jax import sharding, trees
 from ccl_jax.training import step
 from ccl_jax.training.batch import put_batch
-from ccl_jax.training.setup import make_key
+from ccl_jax.training.setup import make_key, make_setup
 from ccl_jax.training.state import (
   init_state,
   replace_params,
   share_of_trainable,
   state_params,
 )
-from configs.avdit import get_config
+from configs.avdit import CHOICES, get_config
 from tests.models import tiny
 from tests.models.avdit_test import VIDEO, settings
 from tests.training import setups
@@ -105,3 +105,12 @@ def test_a_head_of_noise_and_variance_is_refused():
   model = settings() | {"video": VIDEO | {"learns_variance": True}}
   with pytest.raises(ValueError, match="objective is flow matching"):
     setup(model=model)
+
+
+@pytest.mark.parametrize("stage", CHOICES["stage"])
+@pytest.mark.parametrize("fsdp_over", CHOICES["fsdp_over"])
+def test_the_rules_of_sharding_fit_the_paper_size(stage, fsdp_over):
+  config = get_config(f"size=xl,stage={stage},fsdp_over={fsdp_over}").to_dict()
+  made = make_setup(config | {"mesh": {"fsdp": 4, "tensor": 2}}, jax.devices())
+  frozen = trees.flatten(made.optimizer.split(made.plan.shapes)[1])
+  assert bool(frozen) == (stage == "joint")

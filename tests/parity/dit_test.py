@@ -11,7 +11,7 @@ from ccl_jax import trees
 from ccl_jax.array_types import STREAMS, Route
 from ccl_jax.checkpoints import restore
 from ccl_jax.convert import dit, matching, transformer
-from ccl_jax.convert.state_dict import iter_state_dict
+from ccl_jax.convert.state_dict import iter_state_dict, state_dict_shapes
 from ccl_jax.convert.torch_files import LazyStateDict
 from ccl_jax.models import functional
 from tests.convert.loading import from_dict, load
@@ -140,6 +140,18 @@ def test_xl_2_has_the_published_parameters_and_names():
   state = LazyStateDict("meta", shapes, theirs.get, {})
   found = transformer.recognise(state, dit.SIZES, "dit")
   assert found == ("xl-2", "diffusers")
+
+
+@pytest.mark.parametrize("size", dit.SIZES)
+def test_the_size_of_a_file_is_recognised(size):
+  """Of the same depth too, and beside positions, which are not read."""
+  settings = dit.SIZES[size]
+  table, ours = dit.tables(settings)["dit"], dit.param_shapes(settings)
+  shapes = state_dict_shapes(ours, table, np.dtype("float32"))
+  d = settings["video"]["width"]
+  shapes["pos_embed"] = jax.ShapeDtypeStruct((1, 256, d), np.float32)
+  state = LazyStateDict("memory", shapes, shapes.get, {})
+  assert transformer.recognise(state, dit.SIZES, "dit") == (size, "dit")
 
 
 def test_another_file_is_one_error(tmp_path):

@@ -2,13 +2,14 @@
 
     .../kernel                         a matrix or a convolution: multiplied in
                                        the compute dtype, with weight decay
-    .../time/..., .../time_rows/...    time embedding: multiplied in float32
+    .../time/..., .../time_rows/...,   time embedding: multiplied in float32
+    .../head_rows/...
     .../blocks/..., fusion/...         stacked: the leading axis is the layer
 
 All other parameters stay in float32 and have no weight decay.
 """
 
-_TIME = {"time", "time_rows"}
+_TIME = {"time", "time_rows", "head_rows"}
 
 
 def is_kernel(path: str) -> bool:

@@ -43,7 +43,7 @@ from ccl_jax.training.metrics import DelayedMetrics, check_skipped
 from ccl_jax.training.profiling import Profiler
 from ccl_jax.training.setup import TrainSetup, make_setup
 from ccl_jax.training.start import InitConfig, first_state
-from ccl_jax.training.state import state_params
+from ccl_jax.training.state import share_of_trainable, state_params
 from ccl_jax.training.workdir import fit_to_data, prepare_workdir
 
 CONFIG = config_flags.DEFINE_config_file("config", lock_config=True)
@@ -242,6 +242,8 @@ def make_run(
     CheckpointManager, config["checkpoint"], "checkpoint", workdir=workdir
   )
   state, start = first_state(setup, checkpoints, init)
+  if distributed.is_lead() and state["frozen"]:
+    print(share_of_trainable(state))
   with clock("compile"):
     steps = buckets.make_steps(setup, loader)
   held_out = None

@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 
+from ccl_jax import trees
 from ccl_jax.config import (
   FORMS,
   RENAMED,
@@ -15,7 +16,7 @@ from ccl_jax.config import (
   upgrade,
 )
 from ccl_jax.models import functional
-from configs import ccl, icac, lora, pods
+from configs import avdit, ccl, icac, lora, pods
 from configs.ccl import get_config
 
 
@@ -164,6 +165,24 @@ def test_audio_in_context_has_the_sizes_of_the_video(attention):
   assert set(params["audio"]) == {"embed"}
   with pytest.raises(ValueError, match="masked3d, full3d, cross2d"):
     icac.get_config("attention=4d")
+
+
+@pytest.mark.parametrize("stage", avdit.CHOICES["stage"])
+@pytest.mark.parametrize("size", avdit.CHOICES["size"])
+def test_the_image_model_is_one_of_both_stages(size, stage):
+  c = avdit.get_config(f"size={size},stage={stage}")
+  _, params = functional.describe(c.model.to_dict())
+  alone = avdit.get_config(f"size={size},stage=image").model.to_dict()
+  assert params["video"].keys() == functional.describe(alone)[1]["video"].keys()
+  assert (c.model.video.width, c.model.num_layers) == {
+    "xl": (1152, 28), "tiny": (64, 3)
+  }[size]  # fmt: skip
+  if stage == "joint":
+    rates = trees.match(c.optimizer.learning_rates, params)
+    frozen = {p for p, rate in trees.flatten(rates).items() if not rate}
+    assert any(p.startswith("video/blocks/") for p in frozen)
+    assert all(p.startswith("video/") for p in frozen)
+    assert not c.sampling.cache_reference
 
 
 def test_the_paper_numbers():

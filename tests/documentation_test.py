@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 from ccl_jax.generation.sampling_config import SamplingConfig
-from configs import ccl, icac, lora, pods
+from configs import avdit, ccl, icac, lora, pods
 from tests.conftest import MARKERS
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -62,6 +62,7 @@ def config_keys():
 
   walk(ccl.get_config().to_dict(), "")
   walk(ccl.get_config("fusion=gated").to_dict(), "")
+  walk(avdit.get_config().to_dict(), "")
   walk(icac.get_config().to_dict(), "")
   walk(lora.get_config().to_dict(), "")
   walk(pods.get_config("pod=v5e-4x4-two-slices").to_dict(), "")
@@ -93,7 +94,9 @@ def test_links_and_configs_exist(name):
     path = (ROOT / name).parent / link
     assert link.startswith("http") or path.exists(), link
   for file, arguments in re.findall(r"configs/(\w+)\.py:([\w=,.-]+)", text):
-    files = {"ccl": ccl, "icac": icac, "lora": lora, "pods": pods}
+    files = {
+      "avdit": avdit, "ccl": ccl, "icac": icac, "lora": lora, "pods": pods
+    }  # fmt: skip
     files[file].get_config(arguments)
   for key in re.findall(r"`(?:config\.)?(\w+(?:\.\w+)+)`", text):
     is_file = key.endswith((".py", ".sh", ".md"))

@@ -25,6 +25,7 @@ IMPORTED = [
 # Those of the defaults are in train_test.py.
 FUSIONS = {
   "in context": {"config": "icac.py:size=tiny", "task": "t2v"},
+  "adapters": {"config": "avdit.py:size=tiny"},
   "independent": {"kind": "independent"},
   "gated": {"kind": "gated"},
   "no LCT": {"num_audio_lct": 0, "num_video_lct": 0},
@@ -67,12 +68,15 @@ def test_a_fusion_from_its_first_step_to_an_export(name, data, tmp_path, forks):
   workdir, out = tmp_path / "run", tmp_path / "out"
   flags = [f for f in FLAGS if not f.startswith("--config.eval")]
   flags += [f"--config.model.fusion.{k}={x}" for k, x in settings.items()]
-  for steps in (1, 2):  # the second resumes
+  first, _ = (
     call(
       "train", f"--config=configs/{config}",
       f"--workdir={workdir}", f"--config.data.path={data}", *flags,
       f"--config.num_train_steps={steps}", "--config.eval.tasks=()",
-    )  # fmt: skip
+    )
+    for steps in (1, 2)  # the second resumes
+  )  # fmt: skip
+  assert ("Frozen parameters are random" in first) == (name == "adapters")
   lines = (workdir / "metrics.jsonl").read_text().splitlines()
   assert [json.loads(line)["step"] for line in lines] == [1, 2]
   call(

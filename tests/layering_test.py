@@ -140,11 +140,14 @@ def test_top_level_is_what_the_user_fixed():
 
 
 def test_nothing_around_the_model_asks_for_the_name_of_a_variant():
-  """Hooks and configs carry ICAC, not branches."""
-  names = re.compile("|".join(["icac", *ATTENTIONS]), re.IGNORECASE)
+  """Hooks and configs carry ICAC and AV-DiT, not branches."""
+  variants = ["icac", "av-?dit", *ATTENTIONS]
+  names = re.compile("|".join(variants), re.IGNORECASE)
   around = ("train.py", "sample.py", "training", "generation", "diffusion")
   files = [f for f in FILES if f.relative_to(PACKAGE).parts[0] in around]
-  is_torch = re.compile(r"convert/torch_in_context.py$")  # a model itself
+  is_torch = re.compile(
+    r"convert/torch_(in_context|adapters|adapter_layers).py$"
+  )  # models
   files += [
     f
     for f in FILES

@@ -11,9 +11,10 @@
         --output=DIR [--force]
     python -m ccl_jax.convert inspect PATH [--all]
 
-from-torch reads the published files of Wan-AI, MMAudio and BigVGAN, and folders
-of diffusers and transformers. With --model=wan (the diffusion transformer) it
-writes a workdir that training starts from (`config.init.from_runs`); with
+from-torch reads the published files of Wan-AI, DiT, MMAudio and BigVGAN, and
+folders of diffusers and transformers. With --model=wan or dit (transformers of
+video and of images) it writes a workdir that training starts from
+(`config.init.from_runs`); with
 --model=ccl, for what to-torch wrote, one that can also be sampled from; with
 another, a folder that the codecs open (`weights.*` of `encode`).
 to-torch writes a run as a folder like those of diffusers. average writes the
@@ -40,7 +41,7 @@ from ccl_jax.convert import (
 )
 
 MODEL = flags.DEFINE_enum(
-  "model", None, ["wan", "ccl", *codecs.MODELS],
+  "model", None, [*transformer.FAMILIES, "ccl", *codecs.MODELS],
   "Model family of the weights that from-torch reads.",
 )  # fmt: skip
 INPUT = flags.DEFINE_string(
@@ -49,8 +50,8 @@ INPUT = flags.DEFINE_string(
 OUTPUT = flags.DEFINE_string("output", None, "Folder to write.")
 SIZE = flags.DEFINE_string(
   "size", None,
-  "Size of --model=wan, such as 14b or 1.3b-i2v; recognised from the file if"
-  " unset.",
+  "Size of --model=wan, such as 14b or 1.3b-i2v, or of --model=dit, such as"
+  " xl-2; recognised from the file if unset.",
 )  # fmt: skip
 FORCE = flags.DEFINE_bool("force", False, "Replace --output if it exists.")
 ALL = flags.DEFINE_bool(
@@ -108,13 +109,17 @@ _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 def from_torch() -> None:
   """Converts weights of PyTorch."""
   output = new_output()
-  if MODEL.value != "wan" and SIZE.value is not None:
-    raise ValueError("--size is for --model=wan only.")
+  if MODEL.value not in transformer.FAMILIES and SIZE.value is not None:
+    raise ValueError("--size is for --model=wan and --model=dit only.")
   if MODEL.value != "wan" and EXPERT.value is not None:
     raise ValueError("--expert is for --model=wan only.")
-  if MODEL.value == "wan":
+  if MODEL.value in transformer.FAMILIES:
     about = transformer.from_torch(
-      INPUT.value, output, SIZE.value, expert=EXPERT.value
+      INPUT.value,
+      output,
+      SIZE.value,
+      expert=EXPERT.value,
+      family=MODEL.value,
     )
   elif MODEL.value == "ccl":
     about = transformer.from_export(INPUT.value, output)

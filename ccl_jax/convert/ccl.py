@@ -11,6 +11,8 @@ here (see `models.rope`). So the queries and keys of self-attention and of the
 fusion are permuted, on each side within its own head size. The keys of the
 context tokens come from the same projection and are permuted with it.
 
+A model of image blocks has names of its own, see `adapted`.
+
 In a single file (`single_table`) the video part has Wan's own names, without a
 prefix, beside audio.* and fusion.* as above.
 """
@@ -19,13 +21,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from ccl_jax.array_types import STREAMS
-from ccl_jax.convert import wan
+from ccl_jax.convert import adapted, wan
 from ccl_jax.convert.layouts import LINEAR, half_split
 from ccl_jax.convert.rules import Rule, Table, scale_and_bias
 
 
 def table(model: Mapping[str, Any]) -> Table:
   """Returns the rules for a `model` section, of two streams or one."""
+  if is_of_images(model):
+    return adapted.table(model)
   rules = []
   for s in STREAMS:
     if model[s] is not None:
@@ -36,10 +40,29 @@ def table(model: Mapping[str, Any]) -> Table:
 
 
 def single_table(model: Mapping[str, Any]) -> Table:
-  """Returns the rules of a single file, with Wan's names of the video part."""
+  """Returns the rules of a single file, with Wan's names of the video part.
+
+  Raises:
+    ValueError: the video part is not Wan's.
+  """
+  check_is_wan(model)
   others = [rule for rule in table(model) if not _is_of_video(rule)]
   video = wan.tables(model)["wan"] if model["video"] is not None else ()
   return (*video, *others)
+
+
+def is_of_images(model: Mapping[str, Any]) -> bool:
+  """Returns whether the blocks of a model are an image transformer's."""
+  return (model["video"] or {}).get("backbone") == "dit"
+
+
+def check_is_wan(model: Mapping[str, Any]) -> None:
+  """Raises ValueError if a video stream is none of Wan's."""
+  if is_of_images(model):
+    raise ValueError(
+      "the video stream is an image transformer, which has no place in Wan's"
+      " class or file: expected --component=all and --layout=folder."
+    )
 
 
 def _is_of_video(rule: Rule) -> bool:

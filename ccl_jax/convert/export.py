@@ -219,6 +219,7 @@ def _table(model: Mapping[str, Any], component: str, is_single: bool) -> Table:
   """Returns the names of a layout, of all parts or of the video's."""
   if component == "all":
     return ccl.single_table(model) if is_single else ccl.table(model)
+  ccl.check_is_wan(model)
   return wan.tables(model)["wan" if is_single else "diffusers"]
 
 
@@ -248,6 +249,7 @@ def _video_config(run: workdirs.Workdir) -> dict[str, Any]:
   video = run.model["video"]
   if video is None:
     raise ValueError(f"'{run.path}' has no video stream to export.")
+  ccl.check_is_wan(run.model)
   image_width = video.get("image_width") or None
   return {
     "_class_name": "WanTransformer3DModel",

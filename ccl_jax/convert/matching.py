@@ -148,7 +148,8 @@ def count_differences(table: Table, theirs: Shapes, ours: Shapes) -> int:
   except ValueError:
     return len(theirs) + len(ours)
   expected = {name for a in assignments for name in a.theirs}
-  if names := expected.symmetric_difference(theirs):
+  names = expected.symmetric_difference(theirs)
+  if names := names.difference(_ignored(table, theirs)):
     return len(names)
   return len(list(_differences(assignments, theirs, ours)))
 

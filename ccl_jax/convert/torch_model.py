@@ -38,7 +38,10 @@ from ccl_jax.convert.torch_stream import Stream, audio_starts
 
 STREAMS = ("video", "audio")
 OTHER = {"video": "audio", "audio": "video"}
-FLOAT32 = ("norm", "scale_shift_table", "time_embedder", "time_proj")
+FLOAT32 = (
+  "norm", "scale_shift_table", "time_embedder", "time_proj", ".time.",
+  "head_rows",
+)  # fmt: skip
 # Options of the fusion that a config leaves out: of "cca", and of "gated".
 DEFAULTS = dict(
   num_audio_lct=8, num_video_lct=128, tarp=True, dcr=True, positions="index",
@@ -125,9 +128,11 @@ class CCL(nn.Module):
 
   @classmethod
   def of(cls, config):
-    """Returns the model of a config; with audio in context, a subclass."""
+    """Returns the model of a config; of some kinds, a subclass."""
     if (config["audio"] or {}).get("in_context"):
       from ccl_jax.convert.torch_in_context import InContext as cls
+    if (config["video"] or {}).get("backbone") == "dit":
+      from ccl_jax.convert.torch_adapters import Adapted as cls
     return cls(config)
 
   def make_stream(self, s):
@@ -196,7 +201,7 @@ class CCL(nn.Module):
       raise ValueError(f"{grids=} (f, h, w): expected the same frames in each.")
     ropes = {s: streams[s].rope(*grids[s], text.device) for s in streams}
     prompts = {s: self.host(s).embed_prompt(text, images[s]) for s in streams}
-    times = {s: self.host(s).embed_time(t[s]) for s in streams}
+    times = {s: self.host(s).embed_time(t[s], text) for s in streams}
     x = {s: stream.embed(state[s], images[s]) for s, stream in streams.items()}
     x = self.run_layers(x, times, prompts, ropes, grids, route, text.device)
     return {s: streams[s].output(x[s], times[s][0], state[s].shape) for s in x}

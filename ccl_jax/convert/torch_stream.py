@@ -90,7 +90,7 @@ class Stream(nn.Module):
     p = self.patch_embedding
     return F.linear(z.type_as(p.weight), p.weight.flatten(1), p.bias)
 
-  def embed_time(self, t):
+  def embed_time(self, t, text):
     """Returns the embedding (b, f | 1, s | 1, d) of times, and 6 rows of it."""
     t, p = t[:, None, None] if t.ndim == 1 else t, self.condition_embedder
     frequency = 1e4 ** (-torch.arange(self.half, device=t.device) / self.half)

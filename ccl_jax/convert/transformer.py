@@ -2,9 +2,10 @@
 
     config.init.from_runs = (("video/.*", DIR),)
 
-reads the video stream from DIR, which was made from Wan2.1's files. A workdir
-made from an export of ours has the parameters of that model; if a run was
-exported, also its config, clip and codecs, so that the pipeline can load it.
+reads the video stream from DIR, which was made from Wan2.1's or DiT's files. A
+workdir made from an export of ours has the parameters of that model; if a run
+was exported, also its config, clip and codecs, so that the pipeline can load
+it.
 """
 
 import pathlib
@@ -14,7 +15,7 @@ from typing import Any
 from etils import epath
 
 from ccl_jax import trees
-from ccl_jax.convert import ccl, export, matching, wan, workdirs
+from ccl_jax.convert import ccl, dit, export, matching, wan, workdirs
 from ccl_jax.convert.state_dict import streamed_params
 from ccl_jax.convert.torch_files import (
   LazyStateDict,
@@ -25,6 +26,8 @@ from ccl_jax.convert.torch_files import (
 from ccl_jax.files import replacing
 from ccl_jax.models import functional
 
+# Each has the names, sizes and licence of a published video stream.
+FAMILIES = {"wan": wan, "dit": dit}
 # Expert of Wan2.2-A14B, for high noise or for low -> its folder, of Wan-AI's
 # and of diffusers' files.
 EXPERTS = {
@@ -37,37 +40,45 @@ def from_torch(
   path: epath.PathLike,
   output: epath.PathLike,
   size: str | None = None,
-  sizes: Mapping[str, Mapping[str, Any]] = wan.SIZES,
+  sizes: Mapping[str, Mapping[str, Any]] | None = None,
   expert: str | None = None,
+  family: str = "wan",
 ) -> dict[str, Any]:
-  """Writes a workdir from Wan2.1's or 2.2's files; returns its metadata.
+  """Writes a workdir from published files; returns its metadata.
 
   Args:
     path: a file, a folder of shards, or a folder of diffusers.
     size: one of `sizes`; None recognises it from the file.
+    sizes: of models; None takes those of the family.
     expert: one of EXPERTS, for folders of Wan2.2-A14B.
+    family: one of FAMILIES.
 
   Raises:
     ValueError: files that cannot be read or are not of the model, an unknown
       size, or too little space.
   """
+  model = FAMILIES[family]
+  sizes = model.SIZES if sizes is None else sizes
   if size is not None and size not in sizes:
     raise ValueError(f"{size=}: expected one of {', '.join(sizes)}.")
   path = local_path(path)
   state_dict = without_prefixes(open_state_dict(_inside(path, expert)))
-  wan.check_one_image(state_dict)
+  model.check(state_dict)
   size, scheme = recognise(
-    state_dict, sizes if size is None else {size: sizes[size]}
+    state_dict, sizes if size is None else {size: sizes[size]}, family
   )
-  shapes = wan.param_shapes(sizes[size])
-  params = streamed_params(state_dict, wan.tables(sizes[size])[scheme], shapes)
+  table, shapes = (
+    model.tables(sizes[size])[scheme],
+    model.param_shapes(sizes[size]),
+  )
+  params = streamed_params(state_dict, table, shapes)
   about = {
-    "model": "wan",
+    "model": family,
     "size": size,
     "settings": dict(sizes[size]),
     "layout": scheme,
     "parameters": trees.count(shapes),
-    "licence": "Apache-2.0",
+    "licence": model.LICENCE,
     "source": str(path.resolve()),
   }
   with replacing(output) as partial:
@@ -133,14 +144,17 @@ def _inside(path: pathlib.Path, expert: str | None) -> pathlib.Path:
 
 
 def recognise(
-  state_dict: LazyStateDict, sizes: Mapping[str, Mapping[str, Any]]
+  state_dict: LazyStateDict,
+  sizes: Mapping[str, Mapping[str, Any]],
+  family: str = "wan",
 ) -> tuple[str, str]:
   """Returns the (size, naming scheme) with the names nearest to the file's."""
+  model = FAMILIES[family]
   differences = {
     (size, scheme): matching.count_differences(
-      table, state_dict.shapes, trees.flatten(wan.param_shapes(settings))
+      table, state_dict.shapes, trees.flatten(model.param_shapes(settings))
     )
     for size, settings in sizes.items()
-    for scheme, table in wan.tables(settings).items()
+    for scheme, table in model.tables(settings).items()
   }
   return min(differences, key=differences.get)

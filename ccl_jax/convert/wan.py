@@ -25,6 +25,7 @@ from ccl_jax.convert.rules import Rule, Table, scale_and_bias, weight_and_bias
 from ccl_jax.convert.torch_files import LazyStateDict
 from ccl_jax.models import functional
 
+LICENCE = "Apache-2.0"
 _ROWS = relayout("1 r d", "r d")
 
 # The parts of a `model` section that describe the published models.
@@ -122,7 +123,7 @@ def param_shapes(settings: Mapping[str, Any]) -> PyTree:
   return functional.describe({**settings, **alone})[1]
 
 
-def check_one_image(state_dict: LazyStateDict) -> None:
+def check(state_dict: LazyStateDict) -> None:
   """Checks that files are not of the model conditioned on two images.
 
   Raises:

@@ -32,7 +32,7 @@ In sampling, the context is projected once per call, and a stream without the
 other attends to the context only, a = n j. A cached reference stream runs by
 itself, without its head, and is projected for the other, 4 m e d, once for each
 text that guidance uses with it; then the steps do not repeat this. For audio in
-context see `in_context_flops`.
+context see `in_context_flops`, for a frozen image model `image_flops`.
 """
 
 import dataclasses
@@ -40,7 +40,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ccl_jax.cost import in_context_flops
+from ccl_jax.cost import image_flops, in_context_flops
 
 Num = int | float  # a frame need not have a whole number of audio tokens
 STREAMS = ("video", "audio")
@@ -103,6 +103,8 @@ def forward_flops(model: Mapping[str, Any], shape: Shape) -> dict[str, float]:
     ValueError: an unknown fusion.
   """
   streams = {s: model[s] for s in STREAMS if model.get(s) is not None}
+  if image_flops.is_of(model):
+    return _image_model(model, shape, tuple(streams))
   if _in_context(model):
     alone = {**model, "audio": None, "fusion": {"kind": "independent"}}
     added = _audio_in_context(model, shape, streams)
@@ -139,6 +141,9 @@ def sample_flops(
     cached_forwards: how often these run, each by itself.
   """
   total = Counter()
+  if image_flops.is_of(model):
+    parts = _image_model(model, shape, streams)
+    return {name: forwards * value for name, value in parts.items()}
   if _in_context(model):
     added = _audio_in_context(model, shape, streams)
     video = _stream(model, "video", model["video"], shape)
@@ -251,6 +256,12 @@ def _audio_in_context(model, shape: Shape, streams) -> dict[str, float]:
   )
   parts = in_context_flops.count(model, shape.frames, s, r)
   return {name: float(value) for name, value in parts.items()}
+
+
+def _image_model(model, shape: Shape, streams) -> dict[str, float]:
+  """Counts FLOPs of an image model and of what learns beside it."""
+  per_frame = {s: shape.tokens_per_frame(s, model[s]) for s in streams}
+  return image_flops.count(model, shape.frames, per_frame, shape.times, streams)
 
 
 def _cross_attention(

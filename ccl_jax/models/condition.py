@@ -5,12 +5,9 @@ its latents to the other stream's width. Blocks, time embedding and head sizes
 are the other's; it reads no text.
 """
 
-from collections.abc import Mapping
-
 import jax.numpy as jnp
 
-from ccl_jax.array_types import Array, Float, other
-from ccl_jax.config import build
+from ccl_jax.array_types import Array, Float
 from ccl_jax.models import layers
 from ccl_jax.models.audio_grid import AudioGrid
 from ccl_jax.models.dit import DiT
@@ -51,31 +48,3 @@ class InContextStream(DiT):
     """Returns a velocity of zero: it is given, at every time."""
     num = AudioGrid(frames, self.tokens_per_frame).num_latents
     return jnp.zeros((len(x), num, self.channels))
-
-
-def make_stream(kind: str, settings: Mapping, **shared) -> DiT:
-  """Makes a stream from its section of the config."""
-  options = dict(settings)
-  make = InContextStream if options.pop("in_context", False) else DiT
-  return build(make, options, f"model.{kind}", kind=kind, **shared)
-
-
-def host_of(s: str, settings: Mapping[str, Mapping | None]) -> str:
-  """Returns the stream whose blocks update s: itself unless in context.
-
-  Raises:
-    ValueError: the other stream is not there, or has other sizes.
-  """
-  if not settings[s].get("in_context"):
-    return s
-  host, names = other(s), ("width", "ffn", "heads")
-  own, theirs = (
-    section and tuple(section[name] for name in names)
-    for section in (settings[s], settings[host])
-  )
-  if own != theirs:
-    raise ValueError(
-      f"model.{s}.in_context needs the {host} stream, and its {names} {theirs}:"
-      f" got {own}."
-    )
-  return host

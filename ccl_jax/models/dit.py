@@ -167,6 +167,13 @@ class DiT(nnx.Module):
     pattern = "b f (h p) (w q) c -> b f (h w) (c p q)"
     return einops.rearrange(latents, pattern, p=p, q=p)
 
+  def embed_tokens(
+    self, tokens: Float[Array, "b f s p"], grid: tuple[int, int, int]
+  ) -> Float[Array, "b f s d"]:
+    """Embeds patches; positions are RoPE's."""
+    del grid
+    return self.embed(tokens)
+
   def prompt(
     self, text: Float[Array, "b l w"], image: Image = NO_IMAGE
   ) -> CrossAttentionInputs:
@@ -192,9 +199,10 @@ class DiT(nnx.Module):
     return rope.video_angles(np.arange(f, dtype=float), h, w, self.head_size)
 
   def embed_time(
-    self, t: Float[Array, " b *fs"]
+    self, t: Float[Array, " b *fs"], text: Float[Array, "b l w"]
   ) -> tuple[Float[Array, "b f s d"], Float[Array, "b f s 6 d"]]:
     """Returns e and the rows of eq. 1; t is (b,), (b, f, 1) or (b, f, s)."""
+    del text  # which the blocks read
     t = t[:, None, None] if t.ndim == 1 else t
     e = self.time(layers.sinusoid(TIME_SCALE * t, self.frequency_dim))
     rows = self.time_rows(nnx.silu(e))
@@ -211,6 +219,12 @@ class DiT(nnx.Module):
     e = e[..., None, :]
     rows = expand_like(self.head_modulation[...], e) + e
     y = self.head(modulate(x, shift=rows[..., 0, :], scale=rows[..., 1, :]))
+    return self.unpatch(y, grid, frames)
+
+  def unpatch(
+    self, y: Float[Array, "b f s p"], grid: tuple[int, int, int], frames: int
+  ) -> Array:
+    """Returns latents of the first `frames`, float32, channels last."""
     y = y.astype(jnp.float32)[:, :frames]
     if self.kind == "audio":
       return AudioGrid(frames, self.tokens_per_frame).unpad(y)

@@ -2,13 +2,13 @@
 
 The streams' blocks run side by side, and the fusion has a part in two places:
 
-    self-attention     of both streams, by `fusion.attend`
+    self-attention     of both streams, by `fusion.self_attentions`, one or more
     text               each stream reads the prompt
     exchange           both sides of the fusion read the same snapshot
     feed-forward
 
-A stream in context has no block of its own: it is updated by the other one's,
-and reads no text.
+A stream may have no block of its own: it is updated by the other one's, and
+reads no text.
 """
 
 import functools
@@ -54,7 +54,7 @@ def dual_block(
   fusion: Fusion,
   x: Tokens,
   inputs: EmbeddedInputs,
-  angles: Mapping[str, Array],
+  angles: Mapping[str, Array | None],
   ops: Mapping[str, StreamOps],
   cache: KVCache = NO_CACHE,
 ) -> tuple[Tokens, Tokens]:
@@ -72,13 +72,17 @@ def dual_block(
   """
   shared = inputs.shared
   mods = {s: p.modulate(inputs.times[s][1]) for s, p in blocks.items()}
-  qkv = {
-    s: p.qkv(x[s], mods[s][0], angles[s], ops[s]) for s, p in blocks.items()
-  }
-  attended = fusion.attend(qkv, shared)
-  snapshot = x | {
-    s: p.add_attended(x[s], attended[s], mods[s][0]) for s, p in blocks.items()
-  }
+  snapshot = x
+  for adapted, attend in fusion.self_attentions(blocks):
+    qkv = {
+      s: p.qkv(snapshot[s], mods[s][0], angles[s], ops[s])
+      for s, p in adapted.items()
+    }
+    attended = attend(qkv, shared)
+    snapshot = snapshot | {
+      s: p.add_attended(snapshot[s], attended[s], mods[s][0])
+      for s, p in adapted.items()
+    }
   snapshot |= {
     s: blocks[s].add_text(snapshot[s], text, ops[s])
     for s, text in inputs.texts.items()

@@ -1,8 +1,8 @@
 """The joint model: two streams, run block by block, joined by a fusion.
 
 Either stream may be absent: then the other runs alone and reads only its
-context tokens, exactly as if it were routed so.
-A stream in context has no blocks: those of the other one update its tokens too.
+context tokens, exactly as if it were routed so. A stream may have no blocks:
+those of the other one update its tokens too.
 Layers are stacked, (num_layers, ...), and scanned.
 
 On a mesh, frames are padded to a multiple of the context axis, parameters are
@@ -20,7 +20,6 @@ from jax.ad_checkpoint import checkpoint_name
 from ccl_jax import nnx_utils
 from ccl_jax.array_types import STREAMS, Array, Float, Image, Route, State
 from ccl_jax.attention import Attention
-from ccl_jax.models.condition import host_of, make_stream
 from ccl_jax.models.dit import NO_IMAGE, DiT
 from ccl_jax.models.dual_block import (
   EmbeddedInputs,
@@ -36,6 +35,7 @@ from ccl_jax.models.fusion import (
   make_fusion,
 )
 from ccl_jax.models.remat import BLOCK_INPUT, REMAT
+from ccl_jax.models.towers import host_of, make_stream
 from ccl_jax.sharding import ONE_DEVICE, Layout
 from ccl_jax.weight_gathering import gather
 
@@ -192,12 +192,15 @@ class Joint(nnx.Module):
     grids = {s: (f, *grid[1:]) for s, grid in grids.items()}
 
     # Embedded to the width of each stream.
-    x = {s: towers[s].embed(a.astype(self.dtype)) for s, a in x.items()}
+    x = {
+      s: towers[s].embed_tokens(a.astype(self.dtype), grids[s])
+      for s, a in x.items()
+    }
     text = layout.constrain(text.astype(self.dtype), "batch")
     own = {s: tower for s, tower in towers.items() if self.host(s) == s}
     texts = {s: tower.prompt(text, images[s]) for s, tower in own.items()}
     hosts = {s: getattr(self, self.host(s)) for s in towers}
-    times = {s: host.embed_time(t[s]) for s, host in hosts.items()}
+    times = {s: host.embed_time(t[s], text) for s, host in hosts.items()}
     has_audio = "audio" in self.streams
     per_frame = self.audio.tokens_per_frame if has_audio else None
     shared = FusionContext(grids, frames, route, self.attention, per_frame)

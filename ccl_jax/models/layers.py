@@ -42,10 +42,12 @@ class Linear(nnx.Linear):
 class LoRA(nnx.Module):
   """x -> scale (x A) B, with B = 0 at first; see `ccl_jax.lora`."""
 
-  def __init__(self, of: Linear, rank: int, scale: float, *, rngs):
-    self.scale, options = scale, dict(rngs=rngs, dtype=of.dtype, bias=False)
-    self.a = linear(of.in_features, rank, **options)
-    self.b = linear(rank, of.out_features, init=zeros, **options)
+  def __init__(
+    self, d_in: int, d_out: int, rank: int, scale: float, *, rngs, dtype
+  ):
+    self.scale, options = scale, dict(rngs=rngs, dtype=dtype, bias=False)
+    self.a = linear(d_in, rank, **options)
+    self.b = linear(rank, d_out, init=zeros, **options)
 
   def __call__(self, x: Float[Array, " *b d_in"]) -> Float[Array, " *b d_out"]:
     return self.b(self.a(x)) * self.scale
@@ -75,8 +77,11 @@ def add_lora(model: nnx.Module, config: LoRAConfig, rngs: nnx.Rngs) -> None:
   }
   shapes = {path: x.shape for path, x in params.items()}
   for path, rank in config.ranks(shapes, linears).items():
-    make = functools.partial(LoRA, linears[path], rank, config.alpha / rank)
-    linears[path].lora = (
+    of, scale = linears[path], config.alpha / rank
+    make = functools.partial(
+      LoRA, of.in_features, of.out_features, rank, scale, dtype=of.dtype
+    )
+    of.lora = (
       nnx_utils.stack(lambda r, make=make: make(rngs=r), shapes[path][0], rngs)
       if is_stacked(path)
       else make(rngs=rngs)
@@ -90,12 +95,11 @@ def split_heads(
   return einops.rearrange(x, "b n (k e) -> b n k e", e=head_size)
 
 
-class AttentionProjections(nnx.Module):
-  """The q, k, v and output projections of an attention; q and k normalised.
+class Projections(nnx.Module):
+  """The q, k, v and output projections of an attention.
 
   Queries come from a stream of width d, keys and values from one of width
-  d_kv; attention runs in d = heads * head_size channels. Queries are projected
-  by `qk_rope.projector`.
+  d_kv; attention runs in d = heads * head_size channels.
   """
 
   def __init__(
@@ -106,16 +110,37 @@ class AttentionProjections(nnx.Module):
     self.k = linear(d_kv, d, rngs=rngs, dtype=dtype)
     self.v = linear(d_kv, d, rngs=rngs, dtype=dtype)
     self.o = linear(d, d, rngs=rngs, dtype=dtype, init=out_init)
-    self.norm_q, self.norm_k = RMSNorm(d), RMSNorm(d)
 
-  def key(self, y: Float[Array, "b m d"]) -> Float[Array, "b m k e"]:
-    return split_heads(self.norm_k(self.k(y)), self.head_size)
+  def qkv(self, y: Float[Array, "b n d"]) -> tuple[Array, Array, Array]:
+    """Returns queries, keys and values, (b, n, k, e) each."""
+    q, k, v = (
+      split_heads(each(y), self.head_size) for each in (self.q, self.k, self.v)
+    )
+    return q, k, v
 
   def value(self, y: Float[Array, "b m d"]) -> Float[Array, "b m k e"]:
     return split_heads(self.v(y), self.head_size)
 
   def out(self, x: Float[Array, "b n k e"]) -> Float[Array, "b n d"]:
     return self.o(einops.rearrange(x, "b n k e -> b n (k e)"))
+
+
+class AttentionProjections(Projections):
+  """The same, with queries and keys normalised.
+
+  Queries are projected by `qk_rope.projector`.
+  """
+
+  def __init__(
+    self, d: int, d_kv: int, head_size: int, *, rngs, dtype, out_init=xavier
+  ):
+    super().__init__(
+      d, d_kv, head_size, rngs=rngs, dtype=dtype, out_init=out_init
+    )
+    self.norm_q, self.norm_k = RMSNorm(d), RMSNorm(d)
+
+  def key(self, y: Float[Array, "b m d"]) -> Float[Array, "b m k e"]:
+    return split_heads(self.norm_k(self.k(y)), self.head_size)
 
 
 class ExtraKV(nnx.Module):
@@ -139,11 +164,12 @@ class MLP(nnx.Module):
 
   def __init__(
     self, d_in: int, d_hidden: int, d_out: int, *, activation: str, rngs, dtype,
-    init=xavier,
+    init=xavier, out_init=None,
   ):  # fmt: skip
     self.activation = activation
+    out_init = init if out_init is None else out_init
     self.up = linear(d_in, d_hidden, rngs=rngs, dtype=dtype, init=init)
-    self.down = linear(d_hidden, d_out, rngs=rngs, dtype=dtype, init=init)
+    self.down = linear(d_hidden, d_out, rngs=rngs, dtype=dtype, init=out_init)
 
   def __call__(self, x: Float[Array, " *b d_in"]) -> Float[Array, " *b d_out"]:
     activate = ACTIVATIONS[self.activation]

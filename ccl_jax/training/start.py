@@ -60,9 +60,9 @@ def first_state(
       lora.without(abstract_params(setup)), init.from_runs, init.fresh
     )
     state = replace_params(state, params)
-  elif setup.plan.lora.rules:
+  elif state["frozen"]:
     print(
-      "The LoRA is added to random parameters: name the run that has the base,"
+      "Frozen parameters are random: name the run that has trained them,"
       f" --config.init.from_runs={FORMS['init.from_runs']}"
     )
   return state, 0

@@ -118,3 +118,10 @@ def _frozen_dtype(setup: TrainSetup, path: str) -> jnp.dtype:
   dtype = setup.optimizer.frozen_dtype
   is_used = dtype == "compute"
   return setup.plan.compute_dtype(path) if is_used else jnp.dtype(dtype)
+
+
+def share_of_trainable(state: PyTree) -> str:
+  """Returns a line that says how many of the parameters learn."""
+  num, rest = (trees.count(state[half]) for half in ("trainable", "frozen"))
+  total = num + rest
+  return f"Training {num:,} of {total:,} parameters ({num / total:.1%})."

@@ -15,7 +15,9 @@ from tests.convert.joints import MODELS, describe, draw
 from tests.convert.loading import from_dict, load
 
 torch = pytest.importorskip("torch")
-KINDS = ("cca", "image", "gated", "video", "audio", "in context, self2d")
+KINDS = (
+  "cca", "image", "gated", "video", "audio", "in context, self2d", "adapted"
+)  # fmt: skip
 
 
 def same(a, b):

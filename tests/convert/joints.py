@@ -33,6 +33,17 @@ def in_context(c=2, **fusion):
   return CCA | dict(audio=audio, fusion={"kind": "icac"} | fusion)
 
 
+def adapted(c=2, **fusion):
+  sizes = dict(width=32, ffn=40, heads=2)
+  video = dict(backbone="dit", channels=3, patch=2, frequency_dim=8)
+  audio = dict(backbone="shared", channels=2, tokens_per_frame=c)
+  return CCA | dict(
+    video=video | sizes,
+    audio=audio | sizes,
+    fusion=dict(kind="avdit", lora_rank=3) | fusion,
+  )
+
+
 MODELS = {
   "cca": cca(),
   "fine": cca(positions="fine", audio_window_radius=0, video_window_radius=1),
@@ -50,6 +61,9 @@ MODELS = {
   },
   "in context, unequal frames": in_context(125 / 24, rope_audio="same_t_zero"),
   "in context, unturned": in_context(attention="full3d", rope_audio="none"),
+  "adapted": adapted(),
+  "adapted, 24 fps": adapted(125 / 24, adapter_ratio=0.5),
+  "images": adapted() | dict(audio=None, fusion=dict(kind="frames")),
   "gated": CCA | dict(fusion=dict(kind="gated")),
   "gated tarp": CCA | dict(fusion=dict(kind="gated", tarp=True)),
   "video": CCA | dict(audio=None, fusion=dict(kind="independent")),

@@ -33,6 +33,10 @@ CCA_ONE_FRAME = dict(
 # Audio tokens in the video's blocks.
 IN_CONTEXT = VIDEO | dict(in_context=True, tokens_per_frame=3)
 IN_CONTEXT.pop("patch")
+# The same in the blocks of an image model.
+SHARED = IN_CONTEXT | dict(backbone="shared")
+for name in ("in_context", "frequency_dim"):
+  SHARED.pop(name)
 ALONE = dict(kind="independent")
 CASES = (
   {
@@ -46,6 +50,17 @@ CASES = (
       audio=IN_CONTEXT, fusion=dict(kind="icac", attention=attention)
     )
     for attention in ATTENTIONS
+  }
+  | {
+    kind: dict(
+      video=VIDEO | dict(backbone="dit"),
+      audio=audio,
+      fusion=dict(kind=kind, **fusion),
+    )
+    for kind, audio, fusion in (
+      ("avdit", SHARED, dict(lora_rank=3, adapter_ratio=0.5)),
+      ("frames", None, {}),
+    )
   }
   | {
     "image": dict(

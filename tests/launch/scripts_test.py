@@ -33,6 +33,7 @@ def test_shellcheck():
     "test.sh",
     "demo.sh",
     "demo_icac.sh",
+    "demo_avdit.sh",
     "demo_lora.sh",
   ),
 )

@@ -332,7 +332,7 @@ def test_every_name_and_shape_of_the_published_sizes(size):
 def test_the_model_of_two_images_is_refused(name):
   tensors = from_dict({name: np.zeros((1, 514, 6), np.float32)})
   with pytest.raises(ValueError, match="FLF2V"):
-    wan.check_one_image(tensors)
+    wan.check(tensors)
 
 
 def test_what_some_files_hold_and_nothing_uses():

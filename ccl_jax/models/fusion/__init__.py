@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from ccl_jax.config import build
+from ccl_jax.models.fusion.avdit import AVDiT
 from ccl_jax.models.fusion.base import (
   NO_CACHE,
   Fusion,
@@ -11,6 +12,7 @@ from ccl_jax.models.fusion.base import (
   KVCache,
 )
 from ccl_jax.models.fusion.cca import CCA
+from ccl_jax.models.fusion.frame_by_frame import FrameByFrame
 from ccl_jax.models.fusion.gated import make_gated
 from ccl_jax.models.fusion.icac import make_icac
 
@@ -30,11 +32,18 @@ def make_independent(widths, head_sizes, *, rngs, dtype) -> Fusion:
   return Fusion()
 
 
+def make_frames(widths, head_sizes, *, rngs, dtype) -> Fusion:
+  """Makes streams that never meet, nor do frames of the video."""
+  return FrameByFrame()
+
+
 FUSIONS = {
   "independent": make_independent,
   "gated": make_gated,
   "cca": CCA,
   "icac": make_icac,
+  "avdit": AVDiT,
+  "frames": make_frames,
 }
 
 

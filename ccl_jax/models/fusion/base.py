@@ -2,7 +2,8 @@
 
 `attend` is the streams' self-attention, `exchange` what each adds to itself
 from the other, both computed from the same snapshot. Streams stay independent
-where a fusion does not override the hook.
+where a fusion does not override the hook. `self_attentions` may adapt the
+blocks that `attend` is for, and run them again.
 
 When sampling, some of what `exchange` reads never changes: the context tokens,
 and a stream that is a reference at t = 0 and does not see the other. A
@@ -12,6 +13,7 @@ alone: true for all fusions whose `attend` keeps the streams apart.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -24,6 +26,8 @@ from ccl_jax.models.audio_grid import AudioGrid
 Grid = tuple[int, int, int]
 # Keys and values of some tokens, (b, m, k, e) each.
 Pair = tuple[Array, Array]
+# (queries, keys and values, shared) -> what is attended, by stream.
+Attend = Callable[..., dict[str, Array]]
 
 
 class FusionContext(NamedTuple):
@@ -97,6 +101,16 @@ class Fusion(nnx.Module):
   def angles_of(self, shared: FusionContext) -> dict[str, Array]:
     """Returns RoPE of self-attention, for streams that take not their own."""
     return {}
+
+  def self_attentions(
+    self, blocks: dict[str, nnx.Module]
+  ) -> tuple[tuple[dict[str, nnx.Module], Attend], ...]:
+    """Returns the self-attentions of a layer, which run one after another.
+
+    Each is the block of every stream, of whose projections it is, and how these
+    attend.
+    """
+    return ((blocks, self.attend),)
 
   def attend(
     self, qkv: dict[str, tuple[Array, Array, Array]], shared: FusionContext

@@ -1,0 +1,168 @@
+"""A frozen image model, and adapters, in PyTorch: of configs/avdit.py.
+
+`torch_model.CCL.from_pretrained` makes these models, whose audio runs through
+the video's blocks. See `ccl_jax/models/image_dit.py` and
+`ccl_jax/models/fusion/avdit.py` for what each part does; names are theirs.
+"""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from ccl_jax.convert.torch_adapter_layers import MLP, ImageBlock, Layer
+from ccl_jax.convert.torch_layers import modulate
+from ccl_jax.convert.torch_model import CCL, STREAMS, Stream, audio_starts
+
+# Options of the fusion that a config leaves out.
+DEFAULTS = dict(adapter_ratio=0.25, lora_rank=16)
+
+
+class SharedStream(Stream):
+  """The first and last layer of a stream; audio is one frame of m tokens."""
+
+  def __init__(
+    self, num_layers, text_width, *, width, ffn, heads, channels, patch=1,
+    tokens_per_frame=0, learns_variance=False,
+  ):  # fmt: skip
+    nn.Module.__init__(self)
+    self.width, self.e, self.patch = width, width // heads, patch
+    self.c = tokens_per_frame
+    self.image_widths = {"latents": 0, "tokens": 0}
+    d_in = channels * patch**2
+    self.patches = nn.Linear(d_in, width)
+    self.head_rows = nn.Linear(width, 2 * width)
+    self.head = nn.Linear(width, d_in * (1 + learns_variance))
+
+  def rope(self, f, h, w, device):
+    """Returns nothing: positions are added to the tokens."""
+
+  def embed(self, z, image):
+    """Returns the tokens of latents, with their positions."""
+    f, h, w = self.grid(z)
+    if self.c:
+      sizes = audio_starts(f, w).diff()
+      first = sizes.cumsum(0) - sizes
+      row = torch.arange(f).repeat_interleave(sizes)
+      column = torch.arange(len(row)) - first.repeat_interleave(sizes)
+      z = z[:, None]
+    else:
+      row, column = torch.arange(h).repeat_interleave(w), torch.arange(w)
+      column = column.repeat(h)
+      z = z.unflatten(3, (-1, self.patch)).unflatten(2, (-1, self.patch))
+      z = z.permute(0, 1, 2, 4, 6, 3, 5).flatten(4).flatten(2, 3)
+    num = self.width // 4
+    frequency = 1e4 ** (-torch.arange(num).double() / num)
+    angles = (p.double()[:, None] * frequency for p in (column, row))
+    places = torch.cat(
+      [g(a) for a in angles for g in (torch.sin, torch.cos)], 1
+    )
+    x = self.patches(z.type_as(self.patches.weight))
+    return x + places.float().to(x.device).type_as(x)
+
+  def output(self, x, e, shape):
+    """Returns the velocity of latents of this shape, in float32."""
+    y = self.head(modulate(x, *self.head_rows(F.silu(e)).chunk(2, -1))).float()
+    if not self.c:
+      (b, f, h, w, _), p = shape, self.patch
+      y = y.view(b, f, h // p, w // p, p, p, -1).transpose(3, 4)
+    return y.reshape(*shape[:-1], -1)
+
+
+class ImageStream(SharedStream):
+  """An image model."""
+
+  def __init__(
+    self, num_layers, text_width, *, width, ffn, heads, frequency_dim=256,
+    **options,
+  ):  # fmt: skip
+    sizes = dict(width=width, ffn=ffn, heads=heads)
+    super().__init__(num_layers, text_width, **sizes, **options)
+    self.half = frequency_dim // 2
+    self.time = MLP(frequency_dim, width, width)
+    self.text = nn.Linear(text_width, width)
+    self.blocks = nn.ModuleList(
+      ImageBlock(width, ffn, self.e) for _ in range(num_layers)
+    )
+
+  def embed_time(self, t, text):
+    """Returns the embedding of times and text, and silu of it."""
+    t = t[:, None, None] if t.ndim == 1 else t
+    frequency = 1e4 ** (-torch.arange(self.half, device=t.device) / self.half)
+    angle = 1000 * t.float()[..., None] * frequency
+    e = self.time(torch.cat([angle.cos(), angle.sin()], -1), F.silu)
+    text = text.type_as(self.text.weight)
+    num = (text != 0).any(-1).sum(-1, keepdim=True).clamp(min=1)
+    mean = (text.float().sum(1) / num).type_as(text)
+    e = e + self.text(mean).float()[:, None, None]
+    return e, F.silu(e)
+
+  def embed_prompt(self, text, image):
+    """Returns nothing: no block reads the text."""
+
+
+class Adapted(CCL):
+  """An image model on frames and sound, with adapters or without."""
+
+  def make_stream(self, s):
+    """Returns a stream of the config."""
+    options = dict(self.config[s])
+    cls = ImageStream if options.pop("backbone") == "dit" else SharedStream
+    return cls(self.config["num_layers"], self.config["text_width"], **options)
+
+  def make_fusion(self):
+    """Returns the adapters of each layer, if there are any."""
+    has_adapters = self.options["kind"] == "avdit"
+    options = {k: self.options.get(k, x) for k, x in DEFAULTS.items()}
+    return nn.ModuleList(
+      Layer(self.video.width, self.video.e, **options)
+      for _ in range(self.config["num_layers"] * has_adapters)
+    )
+
+  def host(self, s):
+    """Returns the stream whose blocks and times a stream has."""
+    return self.video
+
+  def run_layers(self, x, times, prompts, ropes, grids, route, device):
+    """Returns the tokens after all blocks."""
+    for i, block in enumerate(self.video.blocks):
+      rows = {s: block.rows(times[s][1]) for s in x}
+      layer = self.fusion[i] if self.fusion else None
+      p = block.self_attention
+      for s in x:
+        lora = layer.audio_lora if layer and s == "audio" else None
+        y = modulate(x[s], *rows[s][:2])
+        # Frames of the video are a batch axis; audio is one frame.
+        out = F.scaled_dot_product_attention(*p(y, lora))
+        x[s] = (x[s] + p.out(out) * rows[s][2]).type_as(x[s])
+      if layer:
+        x = self.adapt(layer, p, x, rows, route)
+      for s in x:
+        y = block.ffn(modulate(x[s], *rows[s][3:5]))
+        x[s] = (x[s] + y * rows[s][5]).type_as(x[s])
+    return x
+
+  def adapt(self, layer, p, x, rows, route):
+    """Adds attention over both streams, then what each adds to itself."""
+    adapters = {"video": layer.joint_video, "audio": layer.joint_audio}
+    streams = [s for s in STREAMS if s in x]
+    tokens = {s: modulate(x[s], *rows[s][:2]).flatten(1, 2) for s in streams}
+    qkv = {s: p(y, layer.joint_lora) for s, y in tokens.items()}
+    k, v = (torch.cat([qkv[s][i] for s in streams], 2) for i in (1, 2))
+    x = dict(x)
+    for s in streams:
+      sees = route["sees"][s] & route["exchanges"]
+      mask = torch.cat(
+        [
+          (sees | (o == s))[:, None].expand(-1, tokens[o].shape[1])
+          for o in streams
+        ],
+        1,
+      )
+      out = F.scaled_dot_product_attention(qkv[s][0], k, v, mask[:, None, None])
+      y = adapters[s](p.out(out)).view_as(x[s])
+      x[s] = (x[s] + y * rows[s][2]).type_as(x[s])
+    if "video" in x:
+      x["video"] = x["video"] + layer.temporal(x["video"])
+    if "audio" in x:
+      x["audio"] = x["audio"] + layer.audio(x["audio"])
+    return x

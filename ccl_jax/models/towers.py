@@ -1,0 +1,56 @@
+"""The kinds of streams, by `model.STREAM.backbone`, and whose blocks they have.
+
+wan      its own blocks, as Wan2.1's (`dit`)
+dit      its own, an image transformer's, frame by frame (`image_dit`)
+shared   those of the other stream, beside its own first and last layer
+"""
+
+from collections.abc import Mapping
+
+from ccl_jax.array_types import other
+from ccl_jax.config import build
+from ccl_jax.models.condition import InContextStream
+from ccl_jax.models.dit import DiT
+from ccl_jax.models.image_dit import ImageDiT, SharedDiT
+
+BACKBONES = {"wan": DiT, "dit": ImageDiT, "shared": SharedDiT}
+
+
+def make_stream(kind: str, settings: Mapping, **shared) -> DiT:
+  """Makes a stream from its section of the config.
+
+  Raises:
+    ValueError: an unknown backbone or key.
+  """
+  options = dict(settings)
+  backbone = options.pop("backbone", "wan")
+  if backbone not in BACKBONES:
+    raise ValueError(
+      f"model.{kind}.{backbone=}: expected one of {', '.join(BACKBONES)}."
+    )
+  if backbone == "dit" and kind != "video":
+    raise ValueError(f"model.{kind}.{backbone=}: expected of video only.")
+  is_given = options.pop("in_context", False)
+  make = InContextStream if is_given else BACKBONES[backbone]
+  return build(make, options, f"model.{kind}", kind=kind, **shared)
+
+
+def host_of(s: str, settings: Mapping[str, Mapping | None]) -> str:
+  """Returns the stream whose blocks update s: itself, if it has any.
+
+  Raises:
+    ValueError: the other stream is not there, or has other sizes.
+  """
+  own, host = settings[s], other(s)
+  key = "in_context" if own.get("in_context") else "backbone"
+  if key == "backbone" and own.get("backbone") != "shared":
+    return s
+  names = ("width", "ffn", "heads")
+  theirs = settings[host] and tuple(settings[host][name] for name in names)
+  sizes = tuple(own[name] for name in names)
+  if sizes != theirs:
+    raise ValueError(
+      f"model.{s}.{key} needs the {host} stream, and its {names} {theirs}: got"
+      f" {sizes}."
+    )
+  return host

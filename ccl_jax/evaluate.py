@@ -41,7 +41,7 @@ from ccl_jax.data.loader import read_clips
 from ccl_jax.data.synthetic.render import render_video
 from ccl_jax.data.synthetic.scene import render_sound
 from ccl_jax.diffusion import guidance, tasks
-from ccl_jax.files import replacing, write_json
+from ccl_jax.files import make_folder, replacing, write_json
 from ccl_jax.generation import requests, stages
 from ccl_jax.generation.pipeline import Pipeline
 from ccl_jax.metrics import blind, contact_sheet, synchworld
@@ -85,8 +85,8 @@ def evaluate() -> None:
     ValueError: a flag names something that does not exist.
   """
   settings = list_settings(TASKS.value, GUIDANCE.value)
+  output = make_folder(OUTPUT.value)
   pipeline = Pipeline.load(WORKDIR.value, STEP.value)
-  output = epath.Path(OUTPUT.value)
   results, texts, strips = {}, [], []
   for split in SPLITS.value:
     clips = read_clips(DATA.value, split, NUM.value)

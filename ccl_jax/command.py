@@ -1,9 +1,13 @@
 """Start of a command: flags, and errors of one line without a traceback."""
 
 import difflib
+import errno
 import re
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from logging import LogRecord
+from types import FrameType
 from typing import Any, NamedTuple
 
 from absl import app, flags, logging
@@ -29,6 +33,14 @@ RENAMED_FLAGS = {
   for old, new in RENAMED.items()
   if old.startswith("sampling.")
 }
+
+# Errors of the system that another try does not mend: of permissions, names,
+# and disks that are full or read-only.
+_LASTING = (
+  errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT,
+  errno.EFBIG, errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR,
+  errno.ENOTEMPTY, errno.ENAMETOOLONG, errno.ELOOP,
+)  # fmt: skip
 
 
 class UserError(SystemExit):
@@ -110,7 +122,9 @@ def run(command: Callable[[], None], required: Sequence[str]) -> None:
   """Parses the flags and calls `command`.
 
   An error that the user can fix (a ValueError, an unknown or misspelt flag or
-  config key) ends the program with "error: ...", no traceback and code 2.
+  config key, a place that cannot be written) ends the program with "error:
+  ...", no traceback and code 2. Ctrl-C and SIGTERM end it with the shell's
+  codes for them, after what is half-written is removed.
 
   Args:
     required: names of the flags that must be set.
@@ -118,20 +132,43 @@ def run(command: Callable[[], None], required: Sequence[str]) -> None:
   flags.mark_flags_as_required(list(required))
 
   def main(argv: list[str]) -> None:
+    signal.signal(signal.SIGTERM, _end)
     if not flags.FLAGS["verbosity"].present:
       logging.set_verbosity(logging.WARNING)  # Orbax logs each step of a save.
+      logging.get_absl_handler().addFilter(_is_worth_a_line)
     try:
       if len(argv) > 1:
         raise ValueError(f"Unknown arguments {argv[1:]}: flags begin with --.")
       command()
     except (ValueError, FloatingPointError) as error:
       raise UserError(str(error)) from error
+    except OSError as error:
+      if error.errno not in _LASTING:
+        raise
+      place = "" if error.filename is None else f"'{error.filename}': "
+      raise UserError(f"{place}{error.strerror}") from error
 
   try:
     app.run(main, flags_parser=parse_flags)
   except UserError as error:
     print(error, file=sys.stderr)
     raise
+  except KeyboardInterrupt as error:
+    print("interrupted", file=sys.stderr)
+    raise SystemExit(128 + signal.SIGINT) from error
+
+
+def _is_worth_a_line(record: LogRecord) -> bool:
+  """Returns False for errors that Orbax raises too.
+
+  It logs them in each thread that they pass, with a traceback.
+  """
+  return record.levelname != "ERROR" or "orbax" not in record.pathname
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+  """Ends the program by a signal, as an error would."""
+  raise SystemExit(128 + number)
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:

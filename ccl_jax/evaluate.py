@@ -41,7 +41,7 @@ from ccl_jax.data.loader import read_clips
 from ccl_jax.data.synthetic.render import render_video
 from ccl_jax.data.synthetic.sound import render_sound
 from ccl_jax.diffusion import guidance, tasks
-from ccl_jax.files import replacing, write_json
+from ccl_jax.files import make_folder, replacing, write_json
 from ccl_jax.generation import requests, stages
 from ccl_jax.generation.components import choose_shape
 from ccl_jax.generation.pipeline import Pipeline
@@ -87,11 +87,11 @@ def evaluate() -> None:
     ValueError: a flag names something that does not exist.
   """
   settings = list_settings(TASKS.value, GUIDANCE.value)
+  output = make_folder(OUTPUT.value)
   data, shape = choose_data(DATA.value, **SHAPE.read())
   pipeline = Pipeline.load(
     WORKDIR.value, STEP.value, size=shape.size, seconds=shape.seconds
   )
-  output = epath.Path(OUTPUT.value)
   results, texts, strips = {}, [], []
   for split in SPLITS.value:
     clips = read_clips(data, split, NUM.value)

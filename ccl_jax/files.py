@@ -8,6 +8,7 @@ must be installed). Libraries that know only local files work in both cases:
 
 import codecs
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -33,6 +34,19 @@ def absolute(path: epath.PathLike) -> epath.Path:
   """Returns the absolute path, as Orbax requires; those of buckets are."""
   path = epath.Path(path)
   return path if is_remote(path) else path.resolve()
+
+
+def make_folder(path: epath.PathLike) -> epath.Path:
+  """Returns a folder for results, which is made, before the work for them.
+
+  Raises:
+    OSError: it cannot be made, or nothing can be written there.
+  """
+  path = epath.Path(path)
+  path.mkdir(parents=True, exist_ok=True)
+  if not is_remote(path) and not os.access(path, os.W_OK | os.X_OK):
+    raise OSError(errno.EACCES, "cannot be written", os.fspath(path))
+  return path
 
 
 def require_space(path: pathlib.Path, needed: int) -> None:
@@ -150,14 +164,38 @@ def replacing(path: epath.PathLike) -> Iterator[pathlib.Path]:
   path.parent.mkdir(parents=True, exist_ok=True)
   partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
   try:
-    yield partial
-    if path.is_dir():
-      shutil.rmtree(path)
-    os.replace(partial, path)
+    with naming_errors(path, partial):
+      yield partial
+      if path.is_dir() and partial.is_dir():
+        shutil.rmtree(path)
+      os.replace(partial, path)
   finally:
-    if partial.is_dir():
-      shutil.rmtree(partial)
-    partial.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # a disk that is read-only
+      shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
+
+
+@contextlib.contextmanager
+def naming_errors(
+  path: epath.PathLike, partial: epath.PathLike | None = None
+) -> Iterator[None]:
+  """Puts a path into errors of the system that have none, as of a full disk.
+
+  Libraries in C++ have errors of their own for that.
+
+  partial: what is written in the path's place; not worth a name either.
+  """
+  try:
+    yield
+  except OSError as error:
+    unnamed = (None, None if partial is None else os.fspath(partial))
+    if error.errno is None or error.filename not in unnamed:
+      raise
+    raise OSError(error.errno, error.strerror, os.fspath(path)) from error
+  except (RuntimeError, ValueError) as error:
+    text = os.strerror(errno.ENOSPC)
+    if text not in str(error):
+      raise
+    raise OSError(errno.ENOSPC, text, os.fspath(path)) from error
 
 
 def write_json(path: epath.PathLike, value: Any) -> None:

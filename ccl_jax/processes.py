@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 import threading
 from concurrent.futures import ProcessPoolExecutor
 
@@ -17,7 +18,11 @@ def make_pool(num_workers: int) -> ProcessPoolExecutor:
 
 
 def end_with_parent() -> None:
-  """Ends this process, whatever it does, as soon as its parent is gone."""
+  """Ends this process, whatever it does, as soon as its parent is gone.
+
+  Ctrl-C, which a terminal sends to all, is the parent's to handle.
+  """
+  signal.signal(signal.SIGINT, signal.SIG_IGN)
 
   def wait() -> None:
     # Of a pipe, which the system closes when the parent dies.

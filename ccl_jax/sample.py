@@ -26,7 +26,7 @@ import tqdm
 from absl import flags
 from etils import epath
 
-from ccl_jax import command, distributed
+from ccl_jax import command, distributed, files
 from ccl_jax.generation import batch, requests
 from ccl_jax.generation.pipeline import Pipeline
 from ccl_jax.generation.sampling import AttentionProbe, first_middle_last
@@ -124,7 +124,7 @@ def generate() -> None:
       it.
   """
   share = distributed.initialize(DISTRIBUTED.value)
-  output = epath.Path(OUTPUT.value)
+  output = files.make_folder(OUTPUT.value)
   batch.reset_problems(output, share)
   items, problems = read_requests()
   SamplingConfig(**sampling_overrides())  # fail before anything is loaded

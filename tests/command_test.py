@@ -12,6 +12,7 @@ import pytest
 from absl import flags
 
 from ccl_jax import command
+from tests.commands import finish, start
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -129,3 +130,42 @@ def test_help_is_no_error(program):
   )  # fmt: skip
   assert done.returncode == 0, done.stderr
   assert "--workdir" in done.stdout
+
+
+@pytest.mark.parametrize(
+  ("error", "status", "words"),
+  [
+    ("PermissionError(13, 'Permission denied', 'out')", 2, "'out': Permission"),
+    ("OSError(28, 'No space left on device')", 2, "error: No space left"),
+    ("OSError(5, 'Input/output error')", 1, "[Errno 5]"),  # launchers try again
+    ("KeyboardInterrupt()", 130, "interrupted"),
+  ],
+)
+def test_what_another_try_does_not_mend_is_one_line(error, status, words):
+  program = f"""
+from ccl_jax import command
+def fail():
+  raise {error}
+command.run(fail, ())
+"""
+  done = finish(start(sys.executable, "-c", program))
+  assert done[0] == status and words in done[1].splitlines()[-1]
+  assert ("Traceback" in done[1]) == (status == 1)
+
+
+def test_a_program_that_is_ended_removes_what_is_half_written(tmp_path):
+  program = f"""
+import time
+from ccl_jax import command, files
+def write():
+  with files.replacing("{tmp_path}/a.mp4") as partial:
+    partial.write_text("half")
+    print("begun", flush=True)
+    time.sleep(60)
+command.run(write, ())
+"""
+  process = start(sys.executable, "-c", program)
+  assert process.stdout.readline() == "begun\n"
+  process.terminate()
+  assert finish(process)[0] == 128 + 15
+  assert not list(tmp_path.iterdir())

@@ -1,12 +1,22 @@
 """Starts commands in processes of their own, as people do."""
 
+import multiprocessing
 import os
 import pathlib
+import runpy
 import socket
 import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).parents[1]
+# None of these is a command: those would define flags.
+IMPORTED = [
+  "ccl_jax.convert.export", "ccl_jax.convert.inspection",
+  "ccl_jax.generation.batch", "ccl_jax.generation.previews",
+  "ccl_jax.metrics.synchworld", "ccl_jax.training.log",
+  "ccl_jax.training.state", "librosa.core.spectrum", "librosa.filters",
+  "librosa.util",
+]  # fmt: skip
 
 
 def start(*command, **environment):
@@ -35,6 +45,36 @@ def finish(process, timeout=600):
 def call(module, *arguments):
   """Runs `ccl_jax.MODULE`; returns its exit status and all that it printed."""
   return finish(start(sys.executable, "-m", f"ccl_jax.{module}", *arguments))
+
+
+class Forks:
+  """Commands in forks of one process that has their imports.
+
+  These are most of the time of a small command.
+  """
+
+  def __init__(self, log):
+    self._log = log
+    self._context = multiprocessing.get_context("forkserver")
+    self._context.set_forkserver_preload(IMPORTED)
+
+  def __call__(self, module, *arguments):
+    """Runs `ccl_jax.MODULE`; returns its exit status and what it printed."""
+    process = self._context.Process(
+      target=_run, args=(self._log, module, *map(str, arguments))
+    )
+    process.start()
+    process.join()
+    return process.exitcode, self._log.read_text()
+
+
+def _run(log, module, *arguments):
+  """Runs a command in this process; what it prints goes to a file."""
+  with log.open("w") as file:
+    os.dup2(file.fileno(), 1)
+    os.dup2(file.fileno(), 2)
+  sys.argv = [module, *arguments]
+  runpy.run_module(f"ccl_jax.{module}", run_name="__main__", alter_sys=True)
 
 
 def free_port():

@@ -49,8 +49,8 @@ MARKERS = {
     "data/encode/dataset_test.py::test_the_command",
     "data/opening_test.py::test_bombs",
     "data/loader_test.py::test_tensorflow", "encode_test", "evaluate_test",
-    "filter_test", "fusions_test", "launch/", "measure_test", "optimized",
-    "processes", "sample_test", "shapes_test",
+    "filter_test", "frame_rates_test", "fusions_test", "launch/",
+    "measure_test", "optimized", "processes", "sample_test", "shapes_test",
     "train_test", "world_test",
   ),
   "slow": (
@@ -96,6 +96,14 @@ def programs(tmp_path_factory):
   folder = tmp_path_factory.getbasetemp().parent / "programs"
   os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
   os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+
+
+@pytest.fixture
+def fork(programs, tmp_path_factory):
+  """Runs commands without the time of their imports, see `tests.commands`."""
+  from tests.commands import Forks
+
+  return Forks(tmp_path_factory.mktemp("commands") / "log")
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """Files that are complete or absent, on disk and in a bucket."""
 
+import errno
 import logging
 
 import numpy as np
@@ -111,3 +112,45 @@ def test_line_separators_of_unicode_do_not_end_a_line(tmp_path):
   (tmp_path / "a").write_bytes("a\u2028b\x0c\x85\nc\r\nd\re\n".encode())
   lines = ["a\u2028b\x0c\x85", "c", "d", "e", ""]
   assert files.read_lines(tmp_path / "a") == lines
+
+
+def test_a_folder_is_not_replaced_by_a_file(tmp_path):
+  """As when --output names a folder of clips in place of a file."""
+  (tmp_path / "clips").mkdir()
+  (tmp_path / "clips" / "a.mp4").write_text("a")
+  with (
+    pytest.raises(OSError, match="clips"),
+    files.replacing(tmp_path / "clips") as partial,
+  ):
+    partial.write_text("new")
+  assert [path.name for path in tmp_path.rglob("*")] == ["clips", "a.mp4"]
+
+
+@pytest.mark.parametrize(
+  "error",
+  [
+    OSError(errno.ENOSPC, "No space left on device"),
+    RuntimeError("write() failed: No space left on device; at byte 7"),
+    ValueError("RESOURCE_EXHAUSTED: [OS error 28: No space left on device]"),
+  ],
+)
+def test_a_full_disk_is_one_error_with_the_name(tmp_path, error):
+  """Whichever library meets it."""
+  path = tmp_path / "a.bin"
+  with (
+    pytest.raises(OSError, match="No space left") as caught,
+    files.replacing(path) as partial,
+  ):
+    partial.write_text("half")
+    raise error
+  assert caught.value.filename == str(path)
+  assert caught.value.errno == errno.ENOSPC
+  assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_for_results_is_made_or_refused_before_the_work(tmp_path):
+  assert files.make_folder(tmp_path / "a" / "b").is_dir()
+  (tmp_path / "file").write_text("x")
+  for path in (tmp_path / "file", tmp_path / "file" / "below"):
+    with pytest.raises(OSError, match=r"File exists|Not a directory"):
+      files.make_folder(path)

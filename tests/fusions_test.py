@@ -1,27 +1,11 @@
-"""Every fusion and its switches, from the first step to an export.
-
-Each command is the real one in a process of its own. These are forks of one
-process that has the imports, which are most of the time.
-"""
+"""Every fusion and its switches, from the first step to an export."""
 
 import json
-import multiprocessing
-import os
-import runpy
-import sys
 
 import pytest
 
 from tests.small_data import FLAGS
 
-# None of these is a command: those would define flags.
-IMPORTED = [
-  "ccl_jax.convert.export", "ccl_jax.convert.inspection",
-  "ccl_jax.generation.batch", "ccl_jax.generation.previews",
-  "ccl_jax.metrics.synchworld", "ccl_jax.training.log",
-  "ccl_jax.training.state", "librosa.core.spectrum", "librosa.filters",
-  "librosa.util",
-]  # fmt: skip
 # Those of the defaults are in train_test.py.
 FUSIONS = {
   "in context": {"config": "icac.py:size=tiny", "task": "t2v"},
@@ -34,36 +18,16 @@ FUSIONS = {
 }
 
 
-@pytest.fixture(scope="module")
-def forks(programs):
-  """Makes processes that have the imports."""
-  context = multiprocessing.get_context("forkserver")
-  context.set_forkserver_preload(IMPORTED)
-  return context
-
-
-def run_command(log, module, *arguments):
-  """Runs `ccl_jax.MODULE` in this process; what it prints goes to a file."""
-  with log.open("w") as file:
-    os.dup2(file.fileno(), 1)
-    os.dup2(file.fileno(), 2)
-  sys.argv = [module, *map(str, arguments)]
-  runpy.run_module(f"ccl_jax.{module}", run_name="__main__", alter_sys=True)
-
-
 @pytest.mark.parametrize("name", FUSIONS)
-def test_a_fusion_from_its_first_step_to_an_export(name, data, tmp_path, forks):
+def test_a_fusion_from_its_first_step_to_an_export(name, data, tmp_path, fork):
   settings = dict(FUSIONS[name])
   kind, task = settings.pop("kind", "cca"), settings.pop("task", "t2av")
   config = settings.pop("config", f"ccl.py:size=tiny,fusion={kind}")
 
   def call(*command):
-    log = tmp_path / "log"
-    process = forks.Process(target=run_command, args=(log, *command))
-    process.start()
-    process.join()
-    assert process.exitcode == 0, log.read_text()
-    return log.read_text()
+    status, text = fork(*command)
+    assert status == 0, text
+    return text
 
   workdir, out = tmp_path / "run", tmp_path / "out"
   flags = [f for f in FLAGS if not f.startswith("--config.eval")]

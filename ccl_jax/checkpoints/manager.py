@@ -178,7 +178,8 @@ class CheckpointManager:
     if not (force or self.should_save(step)) or step in self._orbax.all_steps():
       return
     self._timer.restart(step)
-    self._orbax.wait_until_finished()
+    with files.naming_errors(self.folder):
+      self._orbax.wait_until_finished()
     self._saving_step = step
     state = orbax_reader.without_empty(state)
     save_args = jax.tree.map(_save_args, state)
@@ -223,7 +224,8 @@ class CheckpointManager:
 
   def close(self) -> None:
     """Waits for a save that is not finished; raises its error, if any."""
-    self._orbax.close()
+    with files.naming_errors(self.folder):
+      self._orbax.close()
 
   def _try_read(self, step: int, shapes: PyTree) -> tuple[PyTree, str | None]:
     """Returns (state, None), or (None, why some process cannot read it)."""

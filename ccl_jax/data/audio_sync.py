@@ -88,7 +88,9 @@ class AudioResampler:
     # Layouts such as "7 channels" have no matrix.
     is_known = " channel" not in frame.layout.name
     layout = "stereo" if channels > 2 and is_known else None
-    return av.AudioResampler("fltp", layout, self._rate)
+    # PyAV reads less than eight channels that lie apart.
+    form = "fltp" if channels < 8 or layout else "flt"
+    return av.AudioResampler(form, layout, self._rate)
 
   def _flush(self) -> None:
     if self._resampler is not None:
@@ -98,6 +100,8 @@ class AudioResampler:
     """Resamples a frame; None flushes the resampler."""
     for piece in self._resampler.resample(frame):
       channels = piece.to_ndarray()
+      if not piece.format.is_planar:
+        channels = channels.reshape(-1, piece.layout.nb_channels).T
       # Not FFmpeg's mix to mono: it makes what both sides share louder.
       mix = channels.mean(0)
       if len(channels) > 1:

@@ -23,6 +23,7 @@ _COPIED = {
 # Seconds by which containers round a time: a frame that begins this little
 # before the end is not of the clip.
 _ROUNDING = 2e-3
+_MAX_CHANNELS = 8  # of FLAC
 _CRF = "8"  # x264's quality, beyond what is seen
 _TICKS = Fraction(1, 90_000)
 
@@ -33,7 +34,7 @@ def restore_stream(path: Path, kind: str, source: Path, seconds: float) -> None:
   Packets are copied up to the end of the clip. Pictures whose format mp4 has
   not, or that cannot be cut there as later ones are referred to, are encoded
   once, with their size and rate; sound, such as PCM, becomes FLAC of its own
-  rate and channels.
+  rate and channels, of which it has at most eight: more stay mixed to one.
 
   Args:
     path: an mp4 file.
@@ -45,6 +46,8 @@ def restore_stream(path: Path, kind: str, source: Path, seconds: float) -> None:
   with open_media(source) as given, open_media(path) as made:
     stream = find_stream(given, kind, True)
     is_copied = stream.codec.canonical_name in _COPIED[kind]
+    if not is_copied and kind == "audio" and stream.channels > _MAX_CHANNELS:
+      return
     if kind == "video":
       is_copied = is_copied and _can_be_cut(source, start + seconds)
     with (
@@ -52,12 +55,13 @@ def restore_stream(path: Path, kind: str, source: Path, seconds: float) -> None:
       av.open(str(partial), "w", format="mp4") as output,
     ):
       copies = {
-        other: output.add_stream_from_template(other)
+        other: output.add_stream_from_template(other, opaque=True)
         for other in made.streams
         if other.type != kind
       }
       if is_copied:
-        target = output.add_stream_from_template(stream)
+        # Opaque: without a codec, as there is no encoder for some of them.
+        target = output.add_stream_from_template(stream, opaque=True)
         packets = _copied(given, stream, start, seconds)
       elif kind == "video":
         target = output.add_stream("libx264", options={"crf": _CRF})

@@ -85,9 +85,7 @@ def open_image(path: Path) -> Iterator[Image.Image]:
   """Opens a still image; errors in the block are as in `open_media`."""
   with _source(path) as source:
     try:
-      with warnings.catch_warnings(
-        action="ignore", category=Image.DecompressionBombWarning
-      ):
+      with warnings.catch_warnings(action="ignore"):  # of sizes, of EXIF
         image = Image.open(source, formats=_IMAGES)
     except Image.DecompressionBombError as error:
       raise ClipError(_TOO_LARGE.format("too many")) from error
@@ -202,12 +200,16 @@ def _source(path: Path) -> Iterator[str | io.BufferedReader]:
     with local_copy(path) as local:
       if local.exists() and not local.is_file():
         raise ClipError("is not a file")
+      if local.exists() and not local.stat().st_size:
+        raise ClipError("is empty")
       # FFmpeg takes "http:x" and "concat:a|b" for addresses.
       yield str(local.absolute())
   except ImportError:  # of a bucket's library
     raise
   except Exception as error:  # Decoders raise almost anything.
     reason = getattr(error, "strerror", None) or error
+    if isinstance(error, av.error.InvalidDataError):
+      reason = f"{reason} (no clip, or damaged or cut short)"
     if not isinstance(error, av.FFmpegError | OSError | ValueError):
       reason = f"cannot be decoded ({type(error).__name__}: {error})"
     raise ClipError(f"{os.fspath(path)}: {reason}") from error

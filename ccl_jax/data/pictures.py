@@ -5,7 +5,9 @@ PQ) and wider primaries are mapped to sRGB by swscale, whose mapping keeps hues
 and compresses what is brighter than white. Transparent pixels are on white.
 """
 
+import contextlib
 import struct
+import warnings
 
 import av
 import numpy as np
@@ -80,7 +82,13 @@ def image_to_rgb(
   image: Image.Image, size: tuple[int, int] | None
 ) -> UInt8[np.ndarray, "y x 3"]:
   """Returns a still image as `RgbConverter` does a frame."""
-  image = ImageOps.exif_transpose(image)
+  image.load()
+  # What of its EXIF cannot be read turns no picture.
+  with (
+    contextlib.suppress(Exception),
+    warnings.catch_warnings(action="ignore", category=UserWarning),
+  ):
+    image = ImageOps.exif_transpose(image)
   if image.mode.startswith("I"):  # 16 bits, which Pillow would clip to 8
     image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
   if image.has_transparency_data:

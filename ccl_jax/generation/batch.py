@@ -149,16 +149,23 @@ class BatchGenerator:
       [self.output_path(request) for request in batch],
       {s: [x[s] for x in inputs] for s in task.given},
     )
-    seconds = pipeline.shape.frames / pipeline.shape.fps
     for i, request in enumerate(batch):
-      for stream in task.given:
-        source = getattr(request, stream)
-        if isinstance(source, str):
-          path = self.output_path(request)
-          muxing.restore_stream(path, stream, source, seconds)
+      self.restore_inputs(request)
       if shares:
         self.plot_attention(request, *_take(i, latents, shares))
       write_json(self.output_path(request, ".json"), self.metadata(request))
+
+  def restore_inputs(self, request: Request) -> None:
+    """Puts the streams of given files into a result, or removes it."""
+    path, shape = self.output_path(request), self.pipeline.shape
+    try:
+      for stream in request.task.given:
+        source = getattr(request, stream)
+        if isinstance(source, str):
+          muxing.restore_stream(path, stream, source, shape.seconds)
+    except BaseException:
+      path.unlink(missing_ok=True)
+      raise
 
   def plot_attention(
     self, request: Request, latents: Latents, shares: attention_plots.Shares

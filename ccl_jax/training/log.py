@@ -36,7 +36,7 @@ from etils import epath
 from jaxtyping import Float, UInt8
 
 from ccl_jax.array_types import PyTree
-from ccl_jax.files import BucketMirror, replacing
+from ccl_jax.files import BucketMirror, naming_errors, replacing
 from ccl_jax.training.goodput import Goodput
 from ccl_jax.training.metrics import summarize
 from ccl_jax.training.throughput import (
@@ -118,7 +118,7 @@ class MetricWriter:
     self._newest = step, before | line
     if not self._is_lead:
       return
-    with self._lines.open("a") as file:
+    with naming_errors(self._lines), self._lines.open("a") as file:
       file.write(json.dumps({"step": step} | line, allow_nan=False) + "\n")
     for name, value in line.items():
       if value is not None:

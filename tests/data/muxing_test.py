@@ -184,6 +184,15 @@ def test_pictures_are_copied_up_to_the_end(tmp_path, suffix, seconds):
   assert len(clip.video) == seconds * FPS
 
 
+@pytest.mark.parametrize("codec", ["libsvtav1", "libvpx-vp9", "mpeg4"])
+def test_pictures_of_any_codec_of_mp4_are_copied(tmp_path, codec):
+  """Some are decoded by a library that cannot encode."""
+  source = tmp_path / "a.mp4"
+  write_pictures(source, codec)
+  found, given = restore_pictures(tmp_path, source, SECONDS)
+  np.testing.assert_array_equal(found, given)
+
+
 @pytest.mark.parametrize("frames", [41, 42, 43, 44, 45, 50])
 @pytest.mark.parametrize("suffix", ["mp4", "mkv"])
 def test_a_cut_among_b_frames_is_copied_or_encoded_once(
@@ -228,3 +237,13 @@ def test_pictures_keep_their_own_rate(tmp_path, rate):
   np.testing.assert_allclose(
     times, np.arange(np.ceil(0.8 * rate)) / float(rate), atol=1e-3
   )
+
+
+def test_more_channels_than_flac_has_stay_mixed_to_one(tmp_path):
+  source, path = tmp_path / "a.wav", tmp_path / "made.mp4"
+  wave = np.tile(flash.beeps(3.0, TIMES)[:, None], 16)
+  soundfile.write(source, wave, 48_000)
+  sound = media.read_clip(source, frames=50, need_video=False).audio
+  media.write_mp4(path, film(), FPS, sound, audio_codec="flac")
+  muxing.restore_stream(path, "audio", source, SECONDS)
+  np.testing.assert_allclose(media.read_clip(path).audio, sound, atol=1e-4)

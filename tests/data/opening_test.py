@@ -321,3 +321,21 @@ def test_sound_that_nobody_decodes_is_passed_over_or_named(
     return
   audio = media.read_clip(path, streams=("audio",)).audio
   np.testing.assert_allclose(flash.beep_times(audio), [0.6], atol=0.01)
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.wav", "a.png"])
+def test_a_file_of_nothing_is_called_empty(tmp_path, name):
+  path = tmp_path / name
+  path.touch()
+  read = media.read_image if name == "a.png" else media.read_clip
+  with pytest.raises(media.ClipError, match="is empty"):
+    read(path)
+
+
+@pytest.mark.parametrize(
+  "data", [b"<!DOCTYPE html>", b"version https://git-lfs", bytes(5000)]
+)
+def test_what_is_no_clip_is_called_so(tmp_path, data):
+  (tmp_path / "a.mp4").write_bytes(data)
+  with pytest.raises(media.ClipError, match="no clip, or damaged"):
+    media.read_clip(tmp_path / "a.mp4")

@@ -240,3 +240,22 @@ def test_hdr_and_wide_colours_are_mapped(tmp_path, curve, trc, primaries):
   for at in ((2, 2), (-2, 2), (48, 64)):
     np.testing.assert_allclose(found[at], expected[at], atol=4)
   close(found, expected.astype(int), atol=20)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
+@pytest.mark.parametrize(
+  "data",
+  [
+    b"no tags at all",
+    b"II*\0",
+    b"II*\0\x08\0\0\0\x05\0\x12\x01",  # cut in a tag
+    b"MM\0*\xff\xff\xff\xff",  # tags beyond the end
+    b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x09\0\0\0",  # of no turn
+  ],
+)
+def test_damaged_exif_turns_no_picture(tmp_path, suffix, data):
+  path = tmp_path / f"a.{suffix}"
+  image = Image.fromarray(flash.picture())
+  image.save(path, exif=b"Exif\0\0" + data)
+  found = flash.corners(media.read_image(path))
+  np.testing.assert_allclose(found, flash.QUADRANTS, atol=4)

@@ -121,6 +121,19 @@ def test_what_cannot_be_made_is_told_and_the_others_go_on(
   assert np.corrcoef(made.audio[inner], given[inner])[0, 1] > 0.9
 
 
+def test_a_result_without_its_given_stream_is_not_left(
+  pipeline, inputs, tmp_path, monkeypatch
+):
+  def fail(*arguments):
+    raise media.ClipError("cannot be cut")
+
+  monkeypatch.setattr("ccl_jax.data.muxing.restore_stream", fail)
+  generator, _ = make(pipeline, tmp_path / "out")
+  problems = generator.run(items(2, "a2v", audio=inputs["audio"]))
+  assert len(problems) == 2 and "cannot be cut" in problems[0]
+  assert not [x for x in (tmp_path / "out").rglob("*") if x.is_file()]
+
+
 def test_given_streams_leave_as_they_came(pipeline, inputs, tmp_path):
   """Sound in any case, pictures if they are as long as the clip."""
   frames = noise(frames=SHAPE.frames, size=(48, 64))

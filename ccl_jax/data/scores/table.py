@@ -58,7 +58,8 @@ def score_folder(
   output.parent.mkdir(parents=True, exist_ok=True)
   pool = DecodePool(num_workers, read=score_file, max_seconds=max_seconds)
   mode = "w" if force else "a"
-  with pool, partial.open(mode) as lines:
+  named = files.naming_errors(partial)
+  with pool, named, partial.open(mode) as lines:
     lines.write("\n")  # ends a line that was cut
     bar = tqdm(
       pool(todo), "scoring", len(clip_files), initial=len(rows), unit=" clips"

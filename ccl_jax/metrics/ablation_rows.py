@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from etils import epath
 
-from ccl_jax.diffusion import guidance
+from ccl_jax.metrics import sweep
 
 
 class Row(NamedTuple):
@@ -13,7 +13,7 @@ class Row(NamedTuple):
 
   Attributes:
     fusion: of configs/ccl.py.
-    rule: guidance rule.
+    rule: guidance rule, perhaps with scales, see `sweep`.
     changes: "key=value" of the config.
   """
 
@@ -60,6 +60,6 @@ def chosen_rows(names: Sequence[str], more: Sequence[str]) -> dict[str, Row]:
     name, fusion, rule, *changes = parts
     if name in rows or epath.Path(name).name != name:
       raise ValueError(f"--row='{text}': the name must be new and plain.")
-    guidance.rule(rule)
+    sweep.parse_rule(rule)
     rows[name] = Row(fusion, rule, tuple(changes))
   return rows

@@ -85,7 +85,10 @@ def align(audio: Float[np.ndarray, " s"], text: str) -> list[Phone]:
   """
   import pocketsphinx
 
-  decoder = pocketsphinx.Decoder(samprate=SAMPLE_RATE, loglevel="FATAL")
+  # Words of the best path are at times too short for the phones' pass.
+  decoder = pocketsphinx.Decoder(
+    samprate=SAMPLE_RATE, loglevel="FATAL", bestpath=False
+  )
   samples = np.round(np.clip(audio, -1, 1) * 32767).astype("<i2").tobytes()
 
   def run() -> None:

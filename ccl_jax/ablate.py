@@ -180,7 +180,7 @@ def train(
 
 def score(folder: epath.Path, rules: Sequence[str]) -> Measured:
   """Returns the measurements of a run's clips with every guidance rule."""
-  path = folder / "scores" / "-".join(rules)
+  path = folder / "scores" / "-".join(rules).replace(":", "_")
   if not (path / "results.json").exists():
     call(
       "evaluate", f"--workdir={folder / 'run'}", f"--data={DATA.value}",

@@ -2,24 +2,27 @@
 
     python -m ccl_jax.evaluate --workdir=RUN --data=LATENTS --clips=WORLD \
         --output=DIR [--tasks=a2v,v2a,t2av] [--splits=easy,hard] [--num=32] \
-        [--guidance=text,ucg2] [--seeds=3] [--size=64,64] [--seconds=1.96]
+        [--guidance=text,ucg2] [--seeds=3] [--size=64,64] [--seconds=1.96] \
+        [--attention] [--sweep=EAC]
 
-Prints, per split, scores of `metrics.synchworld` of clips generated from
-held-out prompts (and sound, or video), beside those of the ground truth (the
-clips themselves), the codecs' ceiling (the clips encoded and decoded), the best
-blind generators (`metrics.blind`: they read the prompt but not the sound or the
-video, through the same codecs) and shuffled clips (the sound of another clip
-with as many words). The first table is the headline: which share of the way
-from blind to ceiling each row goes. All is measured on decoded pixels and
-sound.
+Prints, per split, scores of `metrics.synchworld` (in a world of English those
+of `metrics.english`) of clips generated from held-out prompts (and sound, or
+video), beside those of the ground truth (the clips themselves), the codecs'
+ceiling (the clips encoded and decoded), the best blind generators
+(`metrics.blind`: they read the prompt but not the sound or the video, through
+the same codecs) and shuffled clips (the sound of another clip with as many
+words). The first table is the headline: which share of the way from blind to
+ceiling each row goes. All is measured on decoded pixels and sound.
 
 Guidance rules of --guidance are compared on the same prompts and noise: each
 has a row, and all but the first another one with its gain on the first. With
 --seeds every clip is generated that often; intervals are those of drawing other
-prompts, each with all its clips.
+prompts, each with all its clips. `ucg2:3` is a rule with its scale, and --sweep
+chooses each rule's best one on clips that are not scored. --attention measures
+how attention on the context tokens tells background from foreground.
 
-Writes results.json (both tables, and each clip's totals and counts), table.md,
-the first seed's clips as mp4, and sheet.png.
+Writes results.json (all tables, and each clip's totals and counts), table.md,
+the first seed's clips as mp4, sheet.png, and SPLIT_attention.png.
 """
 
 import dataclasses
@@ -27,25 +30,34 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import tqdm
 from absl import flags
 from etils import epath
 
 from ccl_jax import command
-from ccl_jax.array_types import STREAMS
-from ccl_jax.codecs.mel import log_mel
-from ccl_jax.data import media, records
+from ccl_jax.data import records
 from ccl_jax.data.clip import ClipShape, FileNames, GeneratedClip
 from ccl_jax.data.loader import read_clips
-from ccl_jax.data.synthetic.render import render_video
-from ccl_jax.data.synthetic.sound import render_sound
-from ccl_jax.diffusion import guidance, tasks
+from ccl_jax.diffusion import tasks
 from ccl_jax.files import make_folder, replacing, write_json
-from ccl_jax.generation import requests, stages
+from ccl_jax.generation import requests
 from ccl_jax.generation.components import choose_shape
 from ccl_jax.generation.pipeline import Pipeline
-from ccl_jax.metrics import blind, bootstrap, contact_sheet, synchworld, tables
+from ccl_jax.generation.sampling import AttentionProbe, first_middle_last
+from ccl_jax.generation.scored_worlds import (
+  EnglishWorld,
+  VowelWorld,
+  open_world,
+  share_settings,
+)
+from ccl_jax.metrics import (
+  attention_auc,
+  bootstrap,
+  contact_sheet,
+  sweep,
+  synchworld,
+  tables,
+)
 
 WORKDIR = flags.DEFINE_string(
   "workdir", None, "Workdir of the training run to score."
@@ -67,8 +79,18 @@ NUM = flags.DEFINE_integer(
 )
 STEP = command.define_step()
 GUIDANCE = flags.DEFINE_list(
-  "guidance", [], "Guidance rules to compare; the run's own if unset."
-)
+  "guidance", [], "Guidance rules to compare, RULE, RULE:SCALE or, for rules of"
+  " two scales, RULE:TEXT:CROSS; the run's own if unset.",
+)  # fmt: skip
+SWEEP = flags.DEFINE_enum(
+  "sweep", None, list(synchworld.SCORES), "Of each rule in --guidance, keep the"
+  " scales that are best by this score, on the --num clips after those that are"
+  " scored; all if unset.",
+)  # fmt: skip
+ATTENTION = flags.DEFINE_bool(
+  "attention", False, "Measure and plot which share of cross-modal attention is"
+  " on the context tokens.",
+)  # fmt: skip
 SEEDS = flags.DEFINE_integer(
   "seeds", 1, "How often each clip is generated.", lower_bound=1
 )
@@ -76,8 +98,7 @@ SHOWN = 3  # clips of each setting and split in sheet.png
 
 # (task,), or (task, guidance rule).
 Setting = tuple[str, ...]
-# Name of what to compare with -> measurements of its clips.
-References = dict[str, list[synchworld.ClipScores]]
+World = VowelWorld | EnglishWorld
 
 
 def evaluate() -> None:
@@ -92,12 +113,18 @@ def evaluate() -> None:
   pipeline = Pipeline.load(
     WORKDIR.value, STEP.value, size=shape.size, seconds=shape.seconds
   )
+  world = open_world(pipeline, CLIPS.value)
   results, texts, strips = {}, [], []
   for split in SPLITS.value:
     clips = read_clips(data, split, NUM.value)
-    references, measured = measure_references(clips, pipeline), {}
-    for setting in tqdm.tqdm(settings, desc=f"sample {split}", unit="row"):
-      made, measured[setting] = generate(pipeline, clips, *setting)
+    chosen = settings
+    if SWEEP.value:
+      chosen, text = sweep_scales(world, settings, data, split)
+      texts.append(text)
+    references, measured, attention = world.references(clips), {}, {}
+    for setting in tqdm.tqdm(chosen, desc=f"sample {split}", unit="row"):
+      made, measured[setting], found = generate(world, clips, *setting)
+      attention[" ".join(setting)] = found
       save_clips(output / split, setting, clips["name"], made)
       strips += [
         (f"{split} {' '.join(setting)}: {text}", x.video, x.mel)
@@ -105,12 +132,19 @@ def evaluate() -> None:
       ]
     results[split] = {
       "shares": share_settings(measured, references),
-      "scores": score_references(references) | score_settings(measured),
+      "scores": score_settings({(k,): x for k, x in references.items()})
+      | score_settings(measured),
       "clips": references | {" ".join(s): x for s, x in measured.items()},
     }
     title = f"{split}, {len(clips['name'])} clips, step {pipeline.step}"
     shares, scores = results[split]["shares"], results[split]["scores"]
     texts.append(tables.report(title, shares, "Scores", scores))
+    if ATTENTION.value:
+      layers = make_probe(pipeline).layers
+      rows = attention_auc.summarize(attention, layers)
+      results[split]["attention"] = rows
+      texts.append(attention_auc.report(f"{split}, attention", rows))
+      attention_auc.plot(output / f"{split}_attention.png", rows)
   report = "\n".join(texts)
   print(report)
   with replacing(output / "table.md") as partial:
@@ -157,117 +191,83 @@ def list_settings(names: Sequence[str], rules: Sequence[str]) -> list[Setting]:
   for name in names:
     tasks.inference_task(name)
   for rule in rules:
-    guidance.rule(rule)
+    sweep.parse_rule(rule)
+  if SWEEP.value and not rules:
+    raise ValueError(
+      "--sweep: expected rules to choose from, as --guidance=ucg2:2,ucg2:3."
+    )
   return list(itertools.product(*filter(None, (names, rules))))
 
 
-def measure_references(
-  clips: Mapping[str, Any], pipeline: Pipeline
-) -> References:
-  """Measures ground truth, ceiling, blind generators and shuffled clips."""
-  prompts, found = clips["caption"], {}
-  if CLIPS.value:
-    originals = read_originals(clips["name"], pipeline)
-    found["ground truth"] = measure(prompts, originals)
-  decoded = stages.decode(pipeline, {s: clips[s] for s in STREAMS})
-  videos = [x.video for x in decoded]
-  mels = [log_mel(x.audio[None])[0] for x in decoded]
+def sweep_scales(
+  world: World, settings: Sequence[Setting], data: epath.Path, split: str
+) -> tuple[list[Setting], str]:
+  """Returns each rule's best setting on other clips, and the table of all.
 
-  def score(videos, mels):
-    rows = zip(prompts, videos, mels, strict=True)
-    return [synchworld.measure(*row, pipeline.shape.fps) for row in rows]
-
-  found["codec ceiling"] = score(videos, mels)
-  blind_a2v, blind_v2a = [], []
-  for strategy in blind.STRATEGIES:
-    made = make_blind(prompts, strategy, pipeline)
-    blind_a2v.append(score(made[0], mels))
-    blind_v2a.append(score(videos, made[1]))
-  found["blind a2v"] = bootstrap.best(blind_a2v)
-  found["blind v2a"] = bootstrap.best(blind_v2a)
-  found["blind"] = bootstrap.best(blind_a2v + blind_v2a)
-  others = synchworld.shuffle(prompts)
-  found["shuffled"] = score(videos, [mels[i] for i in others])
-  return found
-
-
-def make_blind(
-  prompts: list[str], strategy: str, pipeline: Pipeline
-) -> tuple[Sequence, Sequence]:
-  """Returns videos and log-mels of a blind strategy, through the codecs."""
-  shape, codecs = pipeline.shape, pipeline.codecs
-  seconds = shape.frames / shape.fps
-  scenes = [
-    blind.make_scene(prompt, strategy, seconds, seed)
-    for seed, prompt in enumerate(prompts)
-  ]
-  videos = [
-    render_video(x, shape.frames, shape.fps, shape.size[0]) for x in scenes
-  ]
-  sounds = [render_sound(x, codecs.audio.sample_rate) for x in scenes]
-  return (
-    codecs.video.decode(codecs.video.encode(np.stack(videos))),
-    codecs.audio.mel(codecs.audio.encode(np.stack(sounds))),
-  )
-
-
-def score_references(references: References) -> dict[str, bootstrap.Scores]:
-  """Scores the rows to compare with."""
-  return {name: bootstrap.aggregate(x) for name, x in references.items()}
-
-
-def share_settings(
-  measured: Mapping[Setting, list[synchworld.ClipScores]],
-  references: References,
-) -> dict[str, bootstrap.Scores]:
-  """Returns the share of the way from blind to ceiling, of each setting."""
-  rows = {" ".join(s): (s[0], x) for s, x in measured.items()}
-  rows["shuffled"] = ("", references["shuffled"])
-  return {
-    name: bootstrap.share(
-      x,
-      references.get(f"blind {task}", references["blind"]),
-      references["codec ceiling"],
+  Raises:
+    ValueError: the split has too few clips.
+  """
+  clips = read_clips(data, split, NUM.value, start=NUM.value)
+  num = len(clips["name"])
+  if num < 2:
+    raise ValueError(
+      f"--sweep: '{split}' has {num} clips after the {NUM.value} that are"
+      " scored, expected 2 or more; give a smaller --num."
     )
-    for name, (task, x) in rows.items()
-  }
-
-
-def read_originals(names: list[str], pipeline: Pipeline) -> list[GeneratedClip]:
-  """Reads the clips in the shape that the model was trained on."""
-  shape, rate = pipeline.shape, pipeline.codecs.audio.sample_rate
-  clips = [
-    media.read_clip(
-      epath.Path(CLIPS.value) / name, fps=shape.fps, size=shape.size,
-      frames=shape.frames, sample_rate=rate,
-    )
-    for name in names
-  ]  # fmt: skip
-  return [GeneratedClip(shape.fps, rate, c.video, c.audio) for c in clips]
+  bar = tqdm.tqdm(settings, desc=f"sweep {split}", unit="row")
+  measured = {s: generate(world, clips, *s)[1] for s in bar}
+  rows = {" ".join(s): bootstrap.aggregate(x) for s, x in measured.items()}
+  table = tables.table(rows)
+  text = f"### {split}, scales by {SWEEP.value} on {num} other clips\n\n"
+  return sweep.best_scales(measured, SWEEP.value), f"{text}{table}\n"
 
 
 def generate(
-  pipeline: Pipeline, clips: Mapping[str, Any], task: str, *rule: str
-) -> tuple[list[GeneratedClip], list[synchworld.ClipScores]]:
+  world: World, clips: Mapping[str, Any], name: str, *rule: str
+) -> tuple[
+  list[GeneratedClip], list[synchworld.ClipScores], list[attention_auc.Found]
+]:
   """Generates the prompts of clips with every seed.
 
   Splits and seeds share a program: only the noise and the prompts differ.
 
   Returns:
-    The first seed's clips, and each clip's measurements over all seeds.
+    The first seed's clips, each clip's measurements over all seeds, and the
+    first seed's attention, if it is measured.
   """
-  sampling, num = pipeline.sampling, len(clips["name"])
+  pipeline, num = world.pipeline, len(clips["name"])
+  sampling = pipeline.sampling
+  task, probe = tasks.inference_task(name), make_probe(pipeline)
   if rule:
-    sampling = dataclasses.replace(sampling, guidance=rule[0])
-  first, measured = [], []
+    sampling = dataclasses.replace(sampling, **sweep.parse_rule(rule[0]))
+  first, measured, attention = [], [], []
+
+  def finish(batch, latents, shares):
+    made = pipeline.decode(batch, latents, shares)
+    for i, clip in enumerate(made if shares else ()):
+      taken = attention_auc.take(shares, task.generated, i)
+      attention.append(attention_auc.measure(clip, taken))
+    return made
+
   for i in range(SEEDS.value):
-    items = requests.from_clips(
-      tasks.inference_task(task), clips, range(i * num, (i + 1) * num)
-    )
-    made = pipeline.generate(items, sampling=sampling, batch_size=num)
-    measured.append(measure(clips["caption"], made))
+    items = requests.from_clips(task, clips, range(i * num, (i + 1) * num))
+    made = pipeline.generate(
+      items, sampling=sampling, batch_size=num, finish=finish,
+      probe=None if first else probe,
+    )  # fmt: skip
+    measured.append(world.measure(clips, made, task.given))
     first = first or made
-  return first, [bootstrap.pool(same) for same in zip(*measured, strict=True)]
+  pooled = [bootstrap.pool(same) for same in zip(*measured, strict=True)]
+  return first, pooled, attention
+
+
+def make_probe(pipeline: Pipeline) -> AttentionProbe | None:
+  """Returns the steps and layers of --attention; None without it."""
+  if not ATTENTION.value:
+    return None
+  steps = first_middle_last(pipeline.sampling.num_inference_steps)
+  layers = first_middle_last(pipeline.plan.num_layers)
+  return AttentionProbe(tuple(steps), tuple(layers))
 
 
 def score_settings(
@@ -286,18 +286,6 @@ def score_settings(
   return rows
 
 
-def measure(
-  prompts: list[str], made: list[GeneratedClip]
-) -> list[synchworld.ClipScores]:
-  """Measures each clip alone."""
-  return [
-    synchworld.measure(
-      prompt, x.video, log_mel(np.nan_to_num(x.audio)[None])[0], x.fps
-    )
-    for prompt, x in zip(prompts, made, strict=True)
-  ]
-
-
 def save_clips(
   folder: epath.Path,
   setting: Setting,
@@ -306,9 +294,9 @@ def save_clips(
 ) -> None:
   """Saves every clip as NAME_TASK.mp4, or NAME_TASK_RULE.mp4."""
   files = FileNames()
+  row = "_".join(setting).replace(":", "-")
   for i, (name, item) in enumerate(zip(names, made, strict=True)):
-    stem = files.make(name, "", i)
-    item.save(folder / f"{'_'.join((stem, *setting))}.mp4")
+    item.save(folder / f"{files.make(name, '', i)}_{row}.mp4")
 
 
 if __name__ == "__main__":

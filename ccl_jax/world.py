@@ -6,18 +6,25 @@ The folder holds mp4 files with sound and captions.jsonl. Its splits are `train`
 (half easy, half hard scenes), `easy` and `hard`; clip i of `easy` and clip i of
 `hard` have the same sound. `data.synthetic.scene` describes the scenes, and
 --style=square a world of other faces and voices, to fine-tune a model to.
+
+    python -m ccl_jax.world --output=DIR --speech=english
+
+is a world of English sentences, spoken by flite; `data.synthetic.english`
+describes it. phones.jsonl holds the times of each clip's phones.
 """
 
 import functools
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import tqdm
 from absl import flags
 
 from ccl_jax import command, processes
 from ccl_jax.data import media
+from ccl_jax.data.synthetic import english
 from ccl_jax.data.synthetic.render import render_video
 from ccl_jax.data.synthetic.scene import STYLES, draw_scene, make_captions
 from ccl_jax.data.synthetic.sound import render_sound
@@ -37,9 +44,14 @@ SIZE = flags.DEFINE_integer(
   "size", 64, "Height and width of the video in pixels, a multiple of 8."
 )
 FRAMES = flags.DEFINE_integer(
-  "frames", 49,
-  "Frames of each clip at 25 fps, 1 + 4k and at least 49 (1.96 s), which the"
-  " speech needs.",
+  "frames", None,
+  "Frames of each clip at 25 fps, 1 + 4k, which the speech needs: at least, and"
+  " by default, 49 (1.96 s), of English 81 (3.24 s).",
+)  # fmt: skip
+SPEECH = flags.DEFINE_enum(
+  "speech", "vowels", ["vowels", "english"],
+  "What is said: words of one vowel each, or English sentences, for which flite"
+  " is needed (apt-get install flite).",
 )  # fmt: skip
 STYLE = flags.DEFINE_enum(
   "style", "round", list(STYLES),
@@ -50,7 +62,12 @@ WORKERS = flags.DEFINE_integer(
 )
 
 FPS = 25.0
+DEFAULT_FRAMES = {"vowels": 49, "english": 81}
 TEST_SEED = 1_000_000  # far from the training seeds
+
+
+# Name of a file of the world -> a clip's line in it.
+ClipRows = dict[str, dict[str, Any]]
 
 
 class SceneJob(NamedTuple):
@@ -63,9 +80,14 @@ class SceneJob(NamedTuple):
 
 def main() -> None:
   """Makes the data set of the flags."""
+  make = make_clip
+  if SPEECH.value == "english":
+    english.check_flite()
+    make = make_english_clip
   make_world(
     Path(OUTPUT.value), NUM_TRAIN.value, NUM_TEST.value, SIZE.value,
-    FRAMES.value, WORKERS.value, STYLE.value,
+    FRAMES.value or DEFAULT_FRAMES[SPEECH.value], WORKERS.value, STYLE.value,
+    make,
   )  # fmt: skip
 
 
@@ -77,8 +99,11 @@ def make_world(
   frames: int = 49,
   workers: int = 2,
   style: str = "round",
+  make: Callable[..., ClipRows] | None = None,
 ) -> None:
   """Renders all clips into the folder, which appears when it is complete.
+
+  make: renders a clip, `make_clip` by default.
 
   Raises:
     ValueError: the folder exists, or the clips are too short.
@@ -94,24 +119,42 @@ def make_world(
     processes.make_pool(workers) as pool,
   ):
     partial.mkdir()
-    make = functools.partial(
-      make_clip, folder=partial, size=size, frames=frames, style=style
+    run = functools.partial(
+      make or make_clip, folder=partial, size=size, frames=frames, style=style
     )
-    rows = pool.map(make, jobs, chunksize=8)
-    bar = tqdm.tqdm(rows, "world", len(jobs), unit=" clips")
-    lines = [json.dumps(row) + "\n" for row in bar]
-    (partial / "captions.jsonl").write_text("".join(lines))
+    rows = pool.map(run, jobs, chunksize=8)
+    found = list(tqdm.tqdm(rows, "world", len(jobs), unit=" clips"))
+    for name in found[0]:
+      lines = [json.dumps(row[name]) + "\n" for row in found]
+      (partial / name).write_text("".join(lines))
 
 
 def make_clip(
   job: SceneJob, folder: Path, size: int, frames: int, style: str = "round"
-) -> dict[str, str]:
+) -> ClipRows:
   """Renders a scene to mp4; returns its line of captions.jsonl."""
   scene = draw_scene(job.seed, job.hard, frames / FPS, style)
   name = f"{job.split}_{job.seed:07d}.mp4"
   video = render_video(scene, frames, FPS, size)
   media.write_mp4(folder / name, video, FPS, render_sound(scene), crf=10)
-  return {"file": name, "split": job.split} | make_captions(scene)
+  row = {"file": name, "split": job.split} | make_captions(scene)
+  return {"captions.jsonl": row}
+
+
+def make_english_clip(
+  job: SceneJob, folder: Path, size: int, frames: int, style: str = "round"
+) -> ClipRows:
+  """The same of an English sentence; the phones are a line of another file."""
+  is_test = job.split != "train"
+  clip = english.draw_clip(job.seed, job.hard, frames / FPS, is_test, style)
+  name = f"{job.split}_{job.seed:07d}.mp4"
+  video = english.render(clip, frames, FPS, size)
+  media.write_mp4(folder / name, video, FPS, clip.sound, crf=10)
+  row = {"file": name, "split": job.split} | english.make_captions(clip)
+  phones = [[x, round(a, 3), round(b, 3)] for x, a, b in clip.phones]
+  return {
+    "captions.jsonl": row, "phones.jsonl": {"file": name, "phones": phones},
+  }  # fmt: skip
 
 
 if __name__ == "__main__":

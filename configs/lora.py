@@ -50,7 +50,7 @@ def get_config(arg: str = "") -> ConfigDict:
   if pod == "v5e-4x4":
     chosen = {"fsdp_over": "context"} | chosen
   c = ccl.make_config(**chosen)
-  is_tiny = chosen.get("size") == "tiny"
+  is_tiny = chosen.get("size", "").startswith("tiny")
   with c.unlocked():
     c.num_train_steps, c.batch_size = (200, 8) if is_tiny else (1000, 16)
     c.lora = make_lora(target, rank=8 if is_tiny else 32)

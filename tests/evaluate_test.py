@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from tests.commands import call
 from tests.small_data import FLAGS
 
@@ -13,7 +15,6 @@ REFERENCES = {
   "blind",
   "shuffled",
 }
-ROWS = {"a2v text", "a2v ucg2"}  # fmt: skip
 
 
 def give_equal_stems(world):
@@ -31,7 +32,7 @@ def test_from_nothing_to_a_table(tmp_path):
   )
   config = "--config=configs/ccl.py:size=tiny"
   steps = (
-    ("world", f"--output={world}", "--num_train=6", "--num_test=2"),
+    ("world", f"--output={world}", "--num_train=6", "--num_test=4"),
     (
       "encode", config, f"--input={world}", f"--output={latents}",
       "--config.encode.video_channels=8",
@@ -43,8 +44,8 @@ def test_from_nothing_to_a_table(tmp_path):
     ),
     (
       "evaluate", f"--workdir={run}", f"--data={latents}", f"--clips={world}",
-      f"--output={out}", "--tasks=a2v", "--num=2", "--guidance=text,ucg2",
-      "--seeds=2",
+      f"--output={out}", "--tasks=t2av", "--num=2", "--seeds=2",
+      "--guidance=text:2,ucg2:2,ucg2:3", "--sweep=EAC", "--attention",
     ),
   )  # fmt: skip
   for module, *arguments in steps:
@@ -54,24 +55,43 @@ def test_from_nothing_to_a_table(tmp_path):
       give_equal_stems(world)
   results = json.loads((out / "results.json").read_text())
   assert set(results) == {"easy", "hard"}
+  report = (out / "table.md").read_text()
   for split in results.values():
-    assert set(split["scores"]) == REFERENCES | ROWS | {"a2v ucg2 - text"}
-    assert set(split["shares"]) == ROWS | {"shuffled"}
+    shuffled, text, ucg = sorted(split["shares"])
+    assert shuffled == "shuffled" and text == "t2av text:2"
+    assert ucg in ("t2av ucg2:2", "t2av ucg2:3")
+    gain = f"{ucg} - text:2"
+    assert set(split["scores"]) == REFERENCES | {text, ucg, gain}
+    assert {f"{x} audio, layer 0" for x in (text, ucg)} <= set(
+      split["attention"]
+    )
+  assert report.count("by EAC on 2 other clips") == 2
+  assert report.count("| t2av ucg2:3 |") >= 2
   scores = results["easy"]["scores"]
   eac = {row: value["EAC"][0] for row, value in scores.items()}
   assert eac["ground truth"] > 0.85
   assert eac["blind"] == max(eac["blind a2v"], eac["blind v2a"])
-  report = (out / "table.md").read_text()
   assert report.count("Share of the way from the blind floor") == 2
-  gain = eac["a2v ucg2"] - eac["a2v text"]
-  assert abs(eac["a2v ucg2 - text"] - gain) < 1e-9
+  _, text, ucg = sorted(results["easy"]["shares"])
+  gain = eac[ucg] - eac[text]
+  assert abs(eac[f"{ucg} - text:2"] - gain) < 1e-9
   assert len(list(out.rglob("*.mp4"))) == 2 * 2 * 2  # of the first seed only
-  assert (out / "table.md").exists() and (out / "sheet.png").exists()
+  assert (out / "sheet.png").exists()
+  assert (out / "easy_attention.png").exists()
 
 
-def test_a_row_that_does_not_exist_is_told_before_anything_is_read(tmp_path):
+@pytest.mark.parametrize(
+  ("flag", "message"),
+  [
+    ("--guidance=text,ucg9", "Unknown guidance 'ucg9', expected one of"),
+    ("--guidance=ucg2:1:2", "Guidance 'ucg2:1:2': expected 'ucg2:SCALE'"),
+    ("--sweep=EAC", "expected rules to choose from"),
+  ],
+)
+def test_what_cannot_be_is_told_before_anything_is_read(
+  tmp_path, flag, message
+):
   status, text = call(
-    "evaluate", "--workdir=none", "--data=none", f"--output={tmp_path}",
-    "--guidance=text,ucg9",
-  )  # fmt: skip
-  assert status == 2 and "Unknown guidance 'ucg9', expected one of" in text
+    "evaluate", "--workdir=none", "--data=none", f"--output={tmp_path}", flag
+  )
+  assert status == 2 and message in text

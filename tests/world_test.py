@@ -1,6 +1,7 @@
 """python -m ccl_jax.world, from the flags to the files."""
 
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -9,14 +10,17 @@ from ccl_jax.codecs.mel import log_mel
 from ccl_jax.data import media
 from ccl_jax.data.encode import captions
 from ccl_jax.metrics import bootstrap, synchworld
+from ccl_jax.metrics.real import words
+from tests.data.synthetic import flite
 
 ROOT = pathlib.Path(__file__).parents[1]
 
 
-def run(*flags):
+def run(*flags, path=""):
   return subprocess.run(
     [sys.executable, "-m", "ccl_jax.world", *flags],
     cwd=ROOT,
+    env=os.environ | {"PATH": path or os.environ["PATH"]},
     capture_output=True,
     text=True,
   )
@@ -50,3 +54,33 @@ def test_a_world_that_cannot_be_made_leaves_nothing(tmp_path):
   assert failed.returncode == 2
   assert failed.stderr.strip().endswith("use more frames.")
   assert list(tmp_path.iterdir()) == []
+
+
+def test_english_has_sentences_in_its_captions_and_phones(tmp_path):
+  folder = tmp_path / "world"
+  flags = (
+    f"--output={folder}", "--speech=english", "--num_train=2", "--num_test=1",
+  )  # fmt: skip
+  missing = run(*flags, path=str(tmp_path))
+  assert missing.returncode == 2 and "apt-get install flite" in missing.stderr
+  assert not folder.exists()
+  path = f"{flite.install(tmp_path / 'bin')}:{os.environ['PATH']}"
+  done = run(*flags, path=path)
+  assert done.returncode == 0, done.stderr
+  found = captions.list_clips(folder).clips
+  lines = (folder / "phones.jsonl").read_text().splitlines()
+  phones = {row["file"]: row["phones"] for row in map(json.loads, lines)}
+  assert len(found) == 4 and set(phones) == {
+    pathlib.Path(x.path).name for x in found
+  }
+  for file in found:
+    spoken = words.spoken_words(file.caption)
+    assert spoken.endswith(".") and len(spoken.split()) >= 5
+    assert file.caption.endswith(f'"{spoken}" A clear voice.')
+  assert phones["easy_1000000.mp4"] == phones["hard_1000000.mp4"]
+  starts = {rows[0][1] for rows in phones.values()}
+  assert len(starts) == 3 and min(starts) >= 0.08
+  clip = media.read_clip(
+    folder / "easy_1000000.mp4", fps=25.0, size=(64, 64), frames=81
+  )
+  assert clip.video.shape == (81, 64, 64, 3) and len(clip.audio) == 51840

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from etils import epath
 
-from ccl_jax.diffusion import guidance
+from ccl_jax.metrics import sweep
 
 
 class Row(NamedTuple):
@@ -13,7 +13,7 @@ class Row(NamedTuple):
 
   Attributes:
     model: fusion of configs/ccl.py, or a config file with its argument.
-    rule: guidance rule.
+    rule: guidance rule, perhaps with scales, see `sweep`.
     changes: "key=value" of the config.
     after: the row whose trained parameters are this one's first; "" if none.
   """
@@ -69,7 +69,7 @@ def chosen_rows(names: Sequence[str], more: Sequence[str]) -> dict[str, Row]:
     name, model, rule, *changes = parts
     if name in rows or epath.Path(name).name != name:
       raise ValueError(f"--row='{text}': the name must be new and plain.")
-    guidance.rule(rule)
+    sweep.parse_rule(rule)
     after = [x.removeprefix(AFTER) for x in changes if x.startswith(AFTER)]
     if len(after) > 1 or not rows.keys() >= set(after):
       raise ValueError(

@@ -62,8 +62,11 @@ SCORES = {
   "SER": 2,
   "ID": 2,
   "TV leak": 2,
+  "WER": 2,  # of English speech, as the next: see `english`
+  "phones": 2,
 }
-RISING = {"EAC", "has lag", "Sync-C*", "onset F1", "ID"}  # more is better
+# More is better.
+RISING = {"EAC", "has lag", "Sync-C*", "onset F1", "ID", "phones"}
 
 
 class PromptSpec(NamedTuple):

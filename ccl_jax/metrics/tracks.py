@@ -14,7 +14,7 @@ import itertools
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from scipy import signal
 
 from ccl_jax.codecs import mel as mels
@@ -130,6 +130,33 @@ def find_impacts(
   # The ball moves along one axis, towards larger x or y.
   place = _mean(grid + grid[:, None], likeness)
   return peak_times(place, prominence=4.0) / fps
+
+
+def video_parts(
+  video: UInt8[np.ndarray, "t y x 3"],
+) -> dict[str, Bool[np.ndarray, "t y x"]]:
+  """Returns where the face, its mouth and the ball are; {} without a face."""
+  face = find_face(video)
+  if face is None:
+    return {}
+  dx, dy = _offsets(_grid(video.shape[1]), face.centre)
+  return {
+    "face": np.hypot(dx, dy) < render.FACE_RADIUS,
+    "mouth": _mouth_box(dx, dy),
+    "ball": _likeness(video, render.BALL_RGB) > 0.2,
+  }
+
+
+def sound_parts(
+  mel: Float[np.ndarray, "k 80"],
+) -> dict[str, Bool[np.ndarray, " k"]]:
+  """Returns which mel frames have speech, and which a click."""
+  _, quietest, _ = _templates()
+  apart = np.abs(mel_times(len(mel))[:, None] - find_clicks(mel))
+  return {
+    "speech": _band(mel, SPEECH_BAND).sum(1) > _LOUDNESS[0] * quietest,
+    "clicks": (apart < 0.03).any(1),
+  }
 
 
 def speech_energy(

@@ -94,9 +94,17 @@ def ball_path(
 
 
 def render_video(
-  scene: Scene, frames: int = 49, fps: float = 25.0, size: int = 64
+  scene: Scene,
+  frames: int = 49,
+  fps: float = 25.0,
+  size: int = 64,
+  mouth: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> UInt8[np.ndarray, "t y x 3"]:
-  """Returns the clip's frames; frame i shows time i / fps."""
+  """Returns the clip's frames; frame i shows time i / fps.
+
+  mouth: half height and half width of the talker's in each frame, in place of
+    that of the scene's syllables.
+  """
   time = np.arange(frames) / fps
   look = scene.appearance
   canvas = _Canvas(frames, size, look.ground)
@@ -115,7 +123,7 @@ def render_video(
   canvas.paint(outline(x, y, half, half), scene.voice.rgb)
   for side in (-5.5, 5.5):
     canvas.paint(canvas.ellipse(x + side, y - 5, 2.0, 2.0), (1, 1, 1))
-  height, width = mouth_shape(scene.syllables, time)
+  height, width = mouth or mouth_shape(scene.syllables, time)
   canvas.paint(canvas.ellipse(x, y + MOUTH_BELOW, width, height), DARK)
   if scene.ball:
     path = ball_path(scene.ball, time)

@@ -17,7 +17,7 @@ semicolons or tabs) or `captions.tsv`, in UTF-8, with the columns
 import csv
 import io
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from absl import logging
@@ -30,6 +30,12 @@ TIMES = ("start", "end")
 COLUMNS = ("file", "video", "speech", "audio", "split", "text", *TIMES)
 _ALIASES = {"file_name": "file", "caption": "text"}
 _STEMS, _SUFFIXES = ("captions", "metadata"), (".jsonl", ".csv", ".tsv")
+# Of files that people mean as captions too.
+_OTHERS = (".json", ".parquet", ".xls", ".xlsx", ".yaml", ".yml")
+_EXPECTED = (
+  f"Captions must be one of {list(_SUFFIXES)}; python -m ccl_jax.captions"
+  " --columns=... makes them of others."
+)
 _DELIMITERS = (",", ";", "\t")
 _TEXTS = ("video", "speech", "audio")
 # Splits are parts of file names.
@@ -44,6 +50,14 @@ def is_captions(name: str) -> bool:
   return path.stem in _STEMS and path.suffix in _SUFFIXES
 
 
+def warn_of_unread(names: Iterable[str]) -> None:
+  """Warns of files among these that may be meant as captions."""
+  for name in names:
+    path = epath.Path(name.lower())
+    if path.stem == "captions" and path.suffix in _OTHERS:
+      logging.warning("%s is not read. %s", name, _EXPECTED)
+
+
 def read_rows(path: epath.PathLike) -> list[tuple[str, Row]]:
   """Returns the rows, with all of `COLUMNS`, and the place of each.
 
@@ -53,7 +67,7 @@ def read_rows(path: epath.PathLike) -> list[tuple[str, Row]]:
   """
   path = epath.Path(path)
   if path.suffix.lower() not in _SUFFIXES:
-    raise ValueError(f"{path}: captions must be one of {list(_SUFFIXES)}.")
+    raise ValueError(f"{path}: {_EXPECTED}")
   if not path.is_file():
     raise ValueError(f"{path}: no such captions file.")
   read = _read_jsonl if path.suffix.lower() == ".jsonl" else _read_csv

@@ -26,6 +26,7 @@ from ccl_jax.data.encode.caption_files import (
   Row,
   is_captions,
   read_rows,
+  warn_of_unread,
 )
 from ccl_jax.data.encode.folder import expand_tars, list_files
 from ccl_jax.data.opening import SUFFIXES
@@ -113,6 +114,8 @@ def list_clips(
       if is_captions(x) and x not in members
     }
     _check_one_a_folder(sources)
+    if not sources:
+      warn_of_unread(others)
   else:
     sources = {epath.Path(captions): ""}
   rows = _read_sources(folder, found, sources)

@@ -151,6 +151,16 @@ def test_one_of_several_files_of_captions_is_not_chosen(tmp_path):
     captions.list_clips(tmp_path)
 
 
+def test_captions_of_another_kind_are_told(tmp_path, caplog):
+  make_folder(tmp_path, "a.mp4", "captions.json")
+  captions.list_clips(tmp_path)
+  assert "captions.json is not read. Captions must be one of" in caplog.text
+  caplog.clear()
+  write_rows(tmp_path / "captions.jsonl", {"file": "a.mp4", "video": "A."})
+  captions.list_clips(tmp_path)
+  assert not caplog.text
+
+
 def test_no_clips_is_an_error_that_says_what_is_there(tmp_path):
   with pytest.raises(ValueError, match=r"No clips in .* no files"):
     captions.list_clips(tmp_path)

@@ -162,20 +162,11 @@ def train(
   """
   if (folder / "scores").exists():
     return  # What was scored was complete.
-  config = run.model
-  if ".py" not in config:
-    separator = "," if ":" in CONFIG.value else ":"
-    config = f"{CONFIG.value}{separator}fusion={run.model}"
   settings = [f"data.path={DATA.value}", f"seed={seed}", "eval.tasks=()"]
   if STEPS.value:
     settings.append(f"num_train_steps={STEPS.value}")
-  if first:
-    sources = ((".*", str(first / "run")),)
-    settings += [f"init.from_runs={sources}", "init.fresh=()"]
-  call(
-    "train", f"--config={config}", f"--workdir={folder / 'run'}",
-    *(f"--config.{x}" for x in (*settings, *run.changes)),
-  )  # fmt: skip
+  arguments = run.arguments(CONFIG.value, settings, first and first / "run")
+  call("train", f"--workdir={folder / 'run'}", *arguments)
 
 
 def score(folder: epath.Path, rules: Sequence[str]) -> Measured:

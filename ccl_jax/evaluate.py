@@ -39,7 +39,7 @@ from ccl_jax.data import records
 from ccl_jax.data.clip import ClipShape, FileNames, GeneratedClip
 from ccl_jax.data.loader import read_clips
 from ccl_jax.diffusion import tasks
-from ccl_jax.files import make_folder, replacing, write_json
+from ccl_jax.files import check_folder, replacing, write_json
 from ccl_jax.generation import requests
 from ccl_jax.generation.components import choose_shape
 from ccl_jax.generation.pipeline import Pipeline
@@ -108,7 +108,7 @@ def evaluate() -> None:
     ValueError: a flag names something that does not exist.
   """
   settings = list_settings(TASKS.value, GUIDANCE.value)
-  output = make_folder(OUTPUT.value)
+  output = check_folder(OUTPUT.value)
   data, shape = choose_data(DATA.value, **SHAPE.read())
   pipeline = Pipeline.load(
     WORKDIR.value, STEP.value, size=shape.size, seconds=shape.seconds

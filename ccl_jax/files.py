@@ -36,16 +36,21 @@ def absolute(path: epath.PathLike) -> epath.Path:
   return path if is_remote(path) else path.resolve()
 
 
-def make_folder(path: epath.PathLike) -> epath.Path:
-  """Returns a folder for results, which is made, before the work for them.
+def check_folder(path: epath.PathLike) -> epath.Path:
+  """Returns a folder for results, before the work for them; makes nothing.
 
   Raises:
     OSError: it cannot be made, or nothing can be written there.
   """
   path = epath.Path(path)
-  path.mkdir(parents=True, exist_ok=True)
-  if not is_remote(path) and not os.access(path, os.W_OK | os.X_OK):
-    raise OSError(errno.EACCES, "cannot be written", os.fspath(path))
+  if not is_remote(path):
+    there = path.absolute()
+    while not there.exists():
+      there = there.parent
+    if not there.is_dir():
+      raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(there))
+    if not os.access(there, os.W_OK | os.X_OK):
+      raise OSError(errno.EACCES, "cannot be written", str(there))
   return path
 
 

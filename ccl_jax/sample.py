@@ -124,7 +124,7 @@ def generate() -> None:
       it.
   """
   share = distributed.initialize(DISTRIBUTED.value)
-  output = files.make_folder(OUTPUT.value)
+  output = files.check_folder(OUTPUT.value)
   batch.reset_problems(output, share)
   items, problems = read_requests()
   SamplingConfig(**sampling_overrides())  # fail before anything is loaded

@@ -13,8 +13,7 @@ Arguments after the colon, with the default first:
              tiny   for the synthetic data; all of the image model is frozen
   stage      joint  the adapters
              image  the image model alone, on each frame of the video's latents
-  fsdp_over  pod    as in configs/ccl.py
-             slice
+  fsdp_over  pod, slice, context: as in configs/ccl.py
 
 [P] the paper, [S] second-hand; all else is ours to choose.
 """
@@ -51,7 +50,7 @@ def get_config(arg: str = "") -> ConfigDict:
       backbone="dit", patch=2, channels=channels, learns_variance=False, **sizes
     )
     c.model.fusion = dict(kind="frames")
-    split = {"pod": ("fsdp", "data"), "slice": "fsdp"}[fsdp_over]
+    split = ccl.SPLITS[fsdp_over]
     rules = (
       (".*/blocks/time_rows/kernel", (None, split, "tensor")),
       (".*/head_rows/kernel", (split, "tensor")),

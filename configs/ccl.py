@@ -23,11 +23,17 @@ from collections.abc import Mapping, Sequence
 
 from ml_collections import ConfigDict, FieldReference
 
+# Mesh axes over which parameters are split, by `fsdp_over`.
+SPLITS = {
+  "pod": ("fsdp", "data"),
+  "slice": "fsdp",
+  "context": ("fsdp", "context"),
+}
 CHOICES = {
   "size": ("14b", "1.3b", "tiny", "tiny-english"),
   "stage": ("joint", "audio", "video"),
   "fusion": ("cca", "gated", "independent"),
-  "fsdp_over": ("pod", "slice", "context"),
+  "fsdp_over": tuple(SPLITS),
 }
 
 
@@ -77,11 +83,7 @@ def make_config(
   c.sharding = ConfigDict()  # see ccl_jax/sharding.py
   c.sharding.self_attention = "gather"  # or "ulysses", over `context`
   c.sharding.max_unsharded = 0.02
-  split = {
-    "pod": ("fsdp", "data"),
-    "slice": "fsdp",
-    "context": ("fsdp", "context"),
-  }[fsdp_over]
+  split = SPLITS[fsdp_over]
   c.sharding.params = (
     ("(.*/blocks|fusion)/.*/(q|k|v|up)/kernel", (None, split, "tensor")),
     ("(.*/blocks|fusion)/.*/(o|down)/kernel", (None, "tensor", split)),

@@ -17,8 +17,7 @@ Arguments after the colon, with the default first:
              cross2d        a layer: video reads the audio of its frame
              self2d_frozen  a layer: video reads video and audio of its frame
              self2d         the same, and audio reads both
-  fsdp_over  pod    as in configs/ccl.py
-             slice
+  fsdp_over  pod, slice, context: as in configs/ccl.py
 
 The paper trains full3d in two stages, masked first: the second run takes
 `attention=full3d`, `--config.init.from_runs='((".*", "STAGE1"),)'` and

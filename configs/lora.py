@@ -11,8 +11,7 @@ Arguments after the colon, with the default first:
   target     all    both streams and the context attention (CCA) between them
              audio  the audio stream alone; the picture's stays as it is
              cca    CCA alone; both streams stay as they are
-  fsdp_over  pod    as in configs/ccl.py
-             slice
+  fsdp_over  pod, slice, context: as in configs/ccl.py
              context
   pod        any, or v6e-2x4, v5e-4x4: a mesh whose memory size=14b fits
 """

@@ -3,12 +3,7 @@
 import json
 
 import pytest
-from absl import flags
-from absl.testing import flagsaver
-from etils import epath
 
-from ccl_jax import ablate
-from ccl_jax.metrics.ablation_rows import Run
 from tests.commands import call
 from tests.small_data import FLAGS
 
@@ -55,19 +50,3 @@ def test_two_rows_of_one_run(tmp_path):
   changed = [x.replace("a cca none", "a cca none seed=1") for x in changed]
   status, text = call(*changed)
   assert status == 2 and "has results of other settings (row a)" in text
-
-
-def test_a_run_after_another_starts_from_its_parameters(monkeypatch, tmp_path):
-  commands, out = [], epath.Path(tmp_path)
-  monkeypatch.setattr(ablate, "call", lambda *words: commands.append(words))
-  with flagsaver.flagsaver():
-    flags.FLAGS(["ablate", "--data=LATENTS", "--steps=5"])
-    run = Run("configs/icac.py:size=tiny", ("batch_size=4",), "masked")
-    ablate.train(out / "full_1", run, 1, out / "masked_1")
-    ablate.train(out / "lct_1", Run("cca", (), ""), 1, None)
-  full, lct = (" ".join(words) for words in commands)
-  assert f"from_runs=(('.*', '{out}/masked_1/run'),)" in full
-  assert "--config=configs/icac.py:size=tiny " in full
-  assert "config.batch_size=4" in full and "config.num_train_steps=5" in full
-  assert "--config=configs/ccl.py:size=tiny,fusion=cca " in lct
-  assert "config.init" not in lct

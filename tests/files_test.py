@@ -148,9 +148,13 @@ def test_a_full_disk_is_one_error_with_the_name(tmp_path, error):
   assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_for_results_is_made_or_refused_before_the_work(tmp_path):
-  assert files.make_folder(tmp_path / "a" / "b").is_dir()
+def test_a_folder_for_results_is_possible_or_refused_before_the_work(tmp_path):
+  assert files.check_folder(tmp_path / "a" / "b") == epath.Path(
+    tmp_path / "a/b"
+  )
+  assert not list(tmp_path.iterdir())
   (tmp_path / "file").write_text("x")
   for path in (tmp_path / "file", tmp_path / "file" / "below"):
-    with pytest.raises(OSError, match=r"File exists|Not a directory"):
-      files.make_folder(path)
+    with pytest.raises(NotADirectoryError) as caught:
+      files.check_folder(path)
+    assert caught.value.filename == str(tmp_path / "file")

@@ -36,6 +36,26 @@ class Run(NamedTuple):
   changes: tuple[str, ...]
   after: str
 
+  def arguments(
+    self, config: str, settings: Sequence[str], first: epath.Path | None
+  ) -> list[str]:
+    """Returns the arguments of `train` that make the run.
+
+    Args:
+      config: of which the model is a fusion, if it is not a config itself.
+      settings: "key=value" of the config, of all runs.
+      first: workdir of the run whose parameters it starts from.
+    """
+    if ".py" in self.model:
+      config = self.model
+    else:
+      config += f"{',' if ':' in config else ':'}fusion={self.model}"
+    changes = [*settings, *self.changes]
+    if first:
+      sources = ((".*", str(first)),)
+      changes += [f"init.from_runs={sources}", "init.fresh=()"]
+    return [f"--config={config}", *(f"--config.{x}" for x in changes)]
+
 
 AFTER = "after="
 ROWS = {

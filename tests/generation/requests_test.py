@@ -203,7 +203,7 @@ def write_bad(kind, path):
   ("task", "field", "kind", "reason"),
   [
     ("a2v", "audio", "rubbish", "Invalid data"),
-    ("a2v", "audio", "empty file", "Invalid data"),
+    ("a2v", "audio", "empty file", "is empty"),
     ("a2v", "audio", "no samples", "no decodable sound"),
     ("a2v", "audio", "short", "too short: 0.05 s"),
     ("a2v", "audio", "silent", "has no audio stream"),

@@ -1,8 +1,9 @@
 """Rows by name, and of one's own."""
 
 import pytest
+from etils import epath
 
-from ccl_jax.metrics.ablation_rows import ROWS, Row, chosen_rows
+from ccl_jax.metrics.ablation_rows import ROWS, Row, Run, chosen_rows
 
 
 def test_rows_of_ones_own_come_last():
@@ -17,6 +18,26 @@ def test_a_row_may_start_from_another():
   full = Row("configs/icac.py:size=tiny", "text", ("seed=1",), "lct")
   assert rows["full"] == full
   assert full.run != full._replace(after="").run
+
+
+def test_a_run_after_another_starts_from_its_parameters():
+  run = Run("configs/icac.py:size=tiny", ("batch_size=4",), "masked")
+  assert run.arguments("configs/ccl.py", ["seed=1"], epath.Path("M/run")) == [
+    "--config=configs/icac.py:size=tiny", "--config.seed=1",
+    "--config.batch_size=4", "--config.init.from_runs=(('.*', 'M/run'),)",
+    "--config.init.fresh=()",
+  ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+  ("config", "whole"),
+  [
+    ("configs/ccl.py", "configs/ccl.py:fusion=cca"),
+    ("configs/ccl.py:size=tiny", "configs/ccl.py:size=tiny,fusion=cca"),
+  ],
+)
+def test_the_model_is_a_fusion_of_the_config(config, whole):
+  assert Run("cca", (), "").arguments(config, [], None) == [f"--config={whole}"]
 
 
 @pytest.mark.parametrize(

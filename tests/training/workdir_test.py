@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from ccl_jax.codecs.linear import LinearAudioCodec
 from ccl_jax.training.workdir import check_model_fits, fit_to_data
 from tests import runs
 
@@ -15,6 +16,7 @@ def fit(tmp_path, rate, num_latents, per_frame, **fusion):
   shapes = {"video": [49, 8, 8, 6], "audio": [num_latents, 6]}
   data = {"fps": rate, "shapes": shapes}
   (tmp_path / "metadata.json").write_text(json.dumps(data))
+  runs.codecs().save(tmp_path / "codecs")
   model = runs.MODEL | {
     "audio": runs.MODEL["audio"] | {"tokens_per_frame": per_frame},
     "fusion": runs.MODEL["fusion"] | fusion,
@@ -64,6 +66,13 @@ def test_others_are_taken_from_the_data(
     f"model.audio.tokens_per_frame is {right:.7g}, as the data have {fps:g}"
   )
   assert said in capsys.readouterr().out
+
+
+def test_the_rate_is_that_of_the_codec(tmp_path, monkeypatch):
+  """Such as Wav2Vec2's, 50 features a second."""
+  monkeypatch.setattr(LinearAudioCodec, "rate", 50.0)
+  model = fit(tmp_path, 25.0, 49 * 8, 5.0)
+  assert model["audio"]["tokens_per_frame"] == 8.0
 
 
 def test_positions_in_seconds_take_the_rate(tmp_path):

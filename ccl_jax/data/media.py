@@ -31,6 +31,9 @@ from ccl_jax.data.video_sync import FrameResampler
 from ccl_jax.files import replacing
 from ccl_jax.streams import STREAMS
 
+# x264's tree of macroblocks, with B-frames, reads memory that nobody has set:
+# the same frames would not always be the same bytes.
+X264_OPTIONS = {"x264-params": "mbtree=0"}
 # Decoders overshoot a little; a file that exceeds this is not in [-1, 1].
 _MAX_PEAK = 8.0
 
@@ -216,9 +219,8 @@ def writing_mp4(
     av.open(str(partial), "w", format="mp4") as container,
   ):
     # Both streams must exist before the first packet is written.
-    video_stream = container.add_stream(
-      "libx264", rate=rate, options={"crf": str(crf), "preset": "veryfast"}
-    )
+    options = {"crf": str(crf), "preset": "veryfast", **X264_OPTIONS}
+    video_stream = container.add_stream("libx264", rate=rate, options=options)
     video_stream.pix_fmt = "yuv420p"
     if audio is not None:
       audio_stream = container.add_stream(

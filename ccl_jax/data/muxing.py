@@ -9,7 +9,7 @@ import av
 import numpy as np
 
 from ccl_jax.data.audio_clock import MAX_JITTER
-from ccl_jax.data.media import yuv_frame
+from ccl_jax.data.media import X264_OPTIONS, yuv_frame
 from ccl_jax.data.opening import ClipError, Path, find_stream, open_media
 from ccl_jax.data.pictures import RgbConverter, is_plain_yuv
 from ccl_jax.data.video_sync import Deinterlacer, decode
@@ -64,7 +64,8 @@ def restore_stream(path: Path, kind: str, source: Path, seconds: float) -> None:
         target = output.add_stream_from_template(stream, opaque=True)
         packets = _copied(given, stream, start, seconds)
       elif kind == "video":
-        target = output.add_stream("libx264", options={"crf": _CRF})
+        options = {"crf": _CRF, **X264_OPTIONS}
+        target = output.add_stream("libx264", options=options)
         packets = _as_h264(given, stream, target, start, seconds)
       else:
         codec = stream.codec_context

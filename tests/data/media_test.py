@@ -8,6 +8,8 @@ import pytest
 import soundfile
 
 from ccl_jax.data import media
+from ccl_jax.data.synthetic.render import render_video
+from ccl_jax.data.synthetic.scene import draw_scene
 from tests.data import clips
 
 RATE = 16_000
@@ -114,6 +116,20 @@ def test_pictures_cover_the_size_and_are_cropped_at_the_centre(tmp_path):
   square = media.read_clip(tmp_path / "a.mkv", size=(8, 8), **arguments).video
   assert square.shape == (3, 8, 8, 3)
   np.testing.assert_allclose(square[:, :, 1:-1], 200, atol=3)
+
+
+def test_the_same_frames_are_the_same_bytes(tmp_path):
+  """A scene of which x264 makes other bytes in one of three files."""
+  written, path = set(), tmp_path / "a.mp4"
+  rng = np.random.default_rng(0)
+  for _ in range(16):
+    # Memory that was used before is what made the difference.
+    junk = [rng.bytes(n) for n in rng.integers(100, 30_000, 40)]
+    del junk[::2]
+    video = render_video(draw_scene(11, True, 1.96), 49, 25.0, 64)
+    media.write_mp4(path, video, 25.0, crf=10)
+    written.add(path.read_bytes())
+  assert len(written) == 1
 
 
 def test_odd_sizes_are_written_with_an_edge_more(tmp_path):

@@ -114,6 +114,7 @@ def evaluate() -> None:
     WORKDIR.value, STEP.value, size=shape.size, seconds=shape.seconds
   )
   world = open_world(pipeline, CLIPS.value)
+  probe = make_probe(pipeline)
   results, texts, strips = {}, [], []
   for split in SPLITS.value:
     clips = read_clips(data, split, NUM.value)
@@ -123,7 +124,7 @@ def evaluate() -> None:
       texts.append(text)
     references, measured, attention = world.references(clips), {}, {}
     for setting in tqdm.tqdm(chosen, desc=f"sample {split}", unit="row"):
-      made, measured[setting], found = generate(world, clips, *setting)
+      made, measured[setting], found = generate(world, clips, probe, *setting)
       attention[" ".join(setting)] = found
       save_clips(output / split, setting, clips["name"], made)
       strips += [
@@ -139,9 +140,8 @@ def evaluate() -> None:
     title = f"{split}, {len(clips['name'])} clips, step {pipeline.step}"
     shares, scores = results[split]["shares"], results[split]["scores"]
     texts.append(tables.report(title, shares, "Scores", scores))
-    if ATTENTION.value:
-      layers = make_probe(pipeline).layers
-      rows = attention_auc.summarize(attention, layers)
+    if probe:
+      rows = attention_auc.summarize(attention, probe.layers)
       results[split]["attention"] = rows
       texts.append(attention_auc.report(f"{split}, attention", rows))
       attention_auc.plot(output / f"{split}_attention.png", rows)
@@ -215,7 +215,7 @@ def sweep_scales(
       " scored, expected 2 or more; give a smaller --num."
     )
   bar = tqdm.tqdm(settings, desc=f"sweep {split}", unit="row")
-  measured = {s: generate(world, clips, *s)[1] for s in bar}
+  measured = {s: generate(world, clips, None, *s)[1] for s in bar}
   rows = {" ".join(s): bootstrap.aggregate(x) for s, x in measured.items()}
   table = tables.table(rows)
   text = f"### {split}, scales by {SWEEP.value} on {num} other clips\n\n"
@@ -223,7 +223,11 @@ def sweep_scales(
 
 
 def generate(
-  world: World, clips: Mapping[str, Any], name: str, *rule: str
+  world: World,
+  clips: Mapping[str, Any],
+  probe: AttentionProbe | None,
+  name: str,
+  *rule: str,
 ) -> tuple[
   list[GeneratedClip], list[synchworld.ClipScores], list[attention_auc.Found]
 ]:
@@ -237,7 +241,7 @@ def generate(
   """
   pipeline, num = world.pipeline, len(clips["name"])
   sampling = pipeline.sampling
-  task, probe = tasks.inference_task(name), make_probe(pipeline)
+  task = tasks.inference_task(name)
   if rule:
     sampling = dataclasses.replace(sampling, **sweep.parse_rule(rule[0]))
   first, measured, attention = [], [], []

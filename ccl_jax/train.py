@@ -192,11 +192,12 @@ class Run:
     """Samples held-out clips with the moving average of the parameters."""
     with self.clock("eval"):
       codecs = Codecs.load(self.workdir / "codecs")
+      params = state_params(state, average=True)
       shift_shape = self.setup.objective.time_shift_shape
       for i, (data, shape) in enumerate(self.evaluation.list_data(self.data)):
         pipeline = Pipeline(
-          plan=self.setup.plan, params=state_params(state, average=True),
-          codecs=codecs, shape=shape, step=step,
+          plan=self.setup.plan, params=params, codecs=codecs, shape=shape,
+          step=step,
           sampling=scale_shift(self.sampling, shape, codecs, shift_shape),
         )  # fmt: skip
         label = data.name if i else ""

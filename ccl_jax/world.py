@@ -144,7 +144,7 @@ def make_clip(
 def make_english_clip(
   job: SceneJob, folder: Path, size: int, frames: int, style: str = "round"
 ) -> ClipRows:
-  """The same of an English sentence; the phones are a line of another file."""
+  """Renders an English sentence to mp4; returns its captions and phones."""
   is_test = job.split != "train"
   clip = english.draw_clip(job.seed, job.hard, frames / FPS, is_test, style)
   name = f"{job.split}_{job.seed:07d}.mp4"

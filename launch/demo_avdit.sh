@@ -1,33 +1,20 @@
 #!/usr/bin/env bash
-# Adapters of a frozen image model, on a laptop CPU: makes the synthetic world of
-# demo.sh and encodes it, trains a tiny image transformer on single frames of the
-# latents, freezes it, trains the adapters for video and sound, and scores t2av on
-# held-out clips. Finished parts are kept.
+# Adapters of a frozen image model, on the world of demo.sh: trains a tiny image
+# transformer on single frames of the latents, freezes it, trains the adapters for
+# video and sound, and scores t2av on held-out clips. Finished parts are kept.
 #   bash launch/demo_avdit.sh [FOLDER] [IMAGE_STEPS] [STEPS]
-#                              (default runs/demo, 2000 steps of each)
+#                    (default runs/demo, that of demo.sh; 2000 steps of each)
 if [[ ${1-} == -* ]]; then
   sed -n '2,/^[^#]/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
   [[ $1 == --help ]] && exit || exit 1
 fi
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
-export JAX_PLATFORMS="${JAX_PLATFORMS:-cpu}"
 folder="${1:-runs/demo}"
+[ -d "$folder/prompt" ] || bash launch/demo.sh "$folder"
+export JAX_PLATFORMS="${JAX_PLATFORMS:-cpu}"
 config=configs/avdit.py:size=tiny
 began=$SECONDS
 say() { printf '\n== %s (%d s so far)\n' "$1" "$((SECONDS - began))"; }
-
-say "Installing into .venv"
-install requirements.txt
-
-say "Making the world: $folder/world"
-[ -d "$folder/world" ] ||
-  python -m ccl_jax.world --output="$folder/world" \
-    --num_train=1200 --num_test=32
-
-say "Encoding it: $folder/latents"
-[ -d "$folder/latents" ] ||
-  python -m ccl_jax.encode --config=$config --config.encode.codec=conv \
-    --input="$folder/world" --output="$folder/latents"
 
 say "Training the image model, frame by frame: $folder/image"
 python -m ccl_jax.train --config=$config,stage=image --workdir="$folder/image" \

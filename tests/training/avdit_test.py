@@ -114,3 +114,7 @@ def test_the_rules_of_sharding_fit_the_paper_size(stage, fsdp_over):
   made = make_setup(config | {"mesh": {"fsdp": 4, "tensor": 2}}, jax.devices())
   frozen = trees.flatten(made.optimizer.split(made.plan.shapes)[1])
   assert bool(frozen) == (stage == "joint")
+  if frozen:  # the share that configs and README state
+    total = trees.count(made.plan.shapes)
+    num = total - sum(x.size for x in frozen.values())
+    assert (round(num / 1e6), round(total / 1e6)) == (221, 892)

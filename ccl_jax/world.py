@@ -153,7 +153,7 @@ def make_english_clip(
   row = {"file": name, "split": job.split} | english.make_captions(clip)
   phones = [[x, round(a, 3), round(b, 3)] for x, a, b in clip.phones]
   return {
-    "captions.jsonl": row, "phones.jsonl": {"file": name, "phones": phones},
+    "captions.jsonl": row, english.FILE: {"file": name, "phones": phones},
   }  # fmt: skip
 
 

@@ -30,7 +30,6 @@ from ccl_jax.metrics.real.words import spoken_words
 Clips = Mapping[str, Any]  # of `data.loader.read_clips`
 # Name of what to compare with -> measurements of its clips.
 References = dict[str, list[synchworld.ClipScores]]
-PHONES = "phones.jsonl"
 
 
 class VowelWorld:
@@ -104,7 +103,9 @@ class EnglishWorld:
     self.pipeline, self.folder = pipeline, folder
     self.score = english.open_measure()
     speech.check_flite()
-    rows = [json.loads(x) for x in read_lines(folder / PHONES) if x.strip()]
+    rows = [
+      json.loads(x) for x in read_lines(folder / speech.FILE) if x.strip()
+    ]
     self.phones = {
       row["file"]: [speech.Phone(*x) for x in row["phones"]] for row in rows
     }
@@ -182,7 +183,7 @@ def open_world(
     ValueError: it cannot be scored here.
   """
   path = epath.Path(folder) if folder else None
-  if path and (path / PHONES).exists():
+  if path and (path / speech.FILE).exists():
     return EnglishWorld(pipeline, path)
   return VowelWorld(pipeline, path)
 

@@ -28,6 +28,7 @@ from ccl_jax.data.synthetic.scene import (
   draw_scene,
 )
 
+FILE = "phones.jsonl"  # beside the clips: the times of their phones
 SAMPLE_RATE = 16_000  # of flite
 PEAK, FLOOR = 0.5, 0.001  # of the wave; deviation of the noise below it
 PAUSE = "pau"

@@ -79,8 +79,9 @@ def frame_times(positions, f, c, fps, rate=31.25):
   latent = torch.arange(int(audio_starts(f, c)[-1])).double()
   if positions in ("index", "unscaled"):
     return dict(video=frame, audio=latent / (c if positions == "index" else 1))
-  # In early models c was rounded to a whole number; else it is exact.
-  per_frame = c if c % 1 else 4 * rate / fps
+  # c may be the whole number next to what the rates give; else it is exact.
+  exact = 4 * rate / fps
+  per_frame = exact if c == round(exact) else c
   unit = {"seconds": 1.0, "fine": per_frame}[positions]
   middle = torch.where(frame == 0, 0.125, frame - 0.25)
   return dict(video=middle * unit, audio=(latent + 0.5) / per_frame * unit)

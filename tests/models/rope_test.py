@@ -61,6 +61,16 @@ def test_second_positions_are_the_middle_of_what_a_latent_covers():
   np.testing.assert_allclose(seconds["audio"], (np.arange(20) + 0.5) / 31.25)
 
 
+@pytest.mark.parametrize("c, rate", [(8, 50.0), (6.25, 39.0625)])
+def test_latents_of_another_codec_have_its_rate(c, rate):
+  times = frame_times("seconds", f=4, c=c, fps=25.0)
+  num = len(times["audio"])
+  assert num == round(4 * c)
+  np.testing.assert_allclose(
+    times["audio"] * 4 / 25.0, (np.arange(num) + 0.5) / rate
+  )
+
+
 def test_fine_positions_are_seconds_in_audio_latents():
   seconds, fine = (frame_times(p, 4, 5, 25.0) for p in ("seconds", "fine"))
   for s in seconds:

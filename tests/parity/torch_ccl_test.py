@@ -145,10 +145,11 @@ def fusion_of(model):
   return graph, jax.tree.map(lambda x: x[1], params["fusion"])
 
 
+@pytest.mark.parametrize("c", [5, 8, 6.25])
 @pytest.mark.parametrize("positions", POSITIONS)
-def test_positions_in_time(positions):
-  expected = frame_times(positions, 7, 5, 24.0)
-  got = torch_model.frame_times(positions, 7, 5, 24.0)
+def test_positions_in_time(positions, c):
+  expected = frame_times(positions, 7, c, 24.0)
+  got = torch_model.frame_times(positions, 7, c, 24.0)
   for s, x in expected.items():
     np.testing.assert_array_equal(got[s], x)
 

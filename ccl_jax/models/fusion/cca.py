@@ -70,8 +70,9 @@ def frame_times(
     return {"video": frame, "audio": latent / c}
   if positions in ("seconds", "fine"):
     middle = np.where(frame == 0, 0.125, frame - 0.25)
-    # In early versions c was rounded to a whole number; else it is exact.
-    per_frame = c if c % 1 else 4 * rate / fps
+    # c may be the whole number next to what the rates give; else it is exact.
+    exact = 4 * rate / fps
+    per_frame = exact if c == round(exact) else c
     unit = per_frame if positions == "fine" else 1.0
     return {"video": middle * unit, "audio": (latent + 0.5) / per_frame * unit}
   if positions == "unscaled":

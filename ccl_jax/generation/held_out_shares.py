@@ -19,6 +19,7 @@ from ccl_jax.data import records
 from ccl_jax.data.clip import ClipShape, GeneratedClip
 from ccl_jax.data.encode.captions import list_clips
 from ccl_jax.data.loader import read_clips
+from ccl_jax.data.synthetic import english
 from ccl_jax.data.synthetic.scene import VOWELS
 from ccl_jax.diffusion import tasks
 from ccl_jax.generation.pipeline import Pipeline
@@ -145,30 +146,37 @@ def _open_clips(
       " x), expected square videos, as those of the synthetic world."
     )
   clips = read_clips(data, config.split, config.num_scored)
+  _check_clips(epath.Path(config.world), clips, data)
   pipeline = Pipeline(  # Without parameters: it decodes only.
     plan=plan, params=None, codecs=Codecs.load(data / "codecs"), shape=shape,
     sampling=SamplingConfig(), step=0,
   )  # fmt: skip
-  world = open_world(pipeline, config.world)
-  _check_clips(world, clips, data)
-  return ScoredClips(world, clips)
+  return ScoredClips(open_world(pipeline, config.world), clips)
 
 
 def _check_clips(
-  world: VowelWorld | EnglishWorld, clips: Mapping[str, Any], data: epath.Path
+  world: epath.Path, clips: Mapping[str, Any], data: epath.Path
 ) -> None:
   """Raises ValueError if clips are not those of the world's folder."""
-  where = f"eval.world={world.folder}"
-  known = {x.name: x.caption for x in list_clips(world.folder).clips}
+  where = f"eval.world={world}"
+  if not world.is_dir():
+    raise ValueError(
+      f"{where}: expected the folder that '{data}' was encoded from."
+    )
+  if (num := len(clips["name"])) < 2:
+    raise ValueError(
+      f"{where}: eval.split has {num} clips, expected 2 or more."
+    )
+  known = {x.name: x.caption for x in list_clips(world).clips}
+  is_english = (world / english.FILE).exists()
   for name, prompt in zip(clips["name"], clips["caption"], strict=True):
     if known.get(name) != prompt:
       raise ValueError(
         f"{where}: '{name}' of '{data}', with the prompt '{prompt}', is not"
-        f" there{' with this prompt' * (name in known)}: expected the folder"
-        " that the data were encoded from."
+        " there: expected the folder that the data were encoded from."
       )
     words = set(synchworld.parse_prompt(prompt).words)
-    if isinstance(world, VowelWorld) and not (words and words <= VOWELS.keys()):
+    if not is_english and not (words and words <= VOWELS.keys()):
       raise ValueError(
         f"{where}: the prompt '{prompt}' is of no synthetic world: expected"
         " clips that python -m ccl_jax.world has made."

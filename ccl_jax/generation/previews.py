@@ -159,7 +159,8 @@ def write_previews(
     )
     if shown := made[: config.num_clips]:
       tag = f"{label}/{name}" if label else name
-      _write(shown, clips["caption"], name, tag, pipeline.step, folder, log)
+      captions = clips["caption"][: config.num_clips]
+      _write(shown, captions, name, tag, pipeline.step, folder, log)
     if score:
       values |= score(name, made[: config.num_scored])
   if score:
@@ -189,7 +190,7 @@ def _write(
     clip.save(folder / f"{task}_{i}.mp4")
     if clip.audio is not None:
       log.write_audio(f"{tag}/{i}", clip.audio, clip.sample_rate, step)
-  rows = zip(captions, made, strict=False)
+  rows = zip(captions, made, strict=True)
   sheet = contact_sheet.contact_sheet([(t, x.video, x.mel) for t, x in rows])
   contact_sheet.save_png(folder / f"{task}.png", sheet)
   log.write_image(tag, sheet, step)

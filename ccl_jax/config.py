@@ -61,6 +61,7 @@ RENAMED = {
 FORMS = {
   "data.path": "FOLDER",
   "data.sources": "\"(('FOLDER', WEIGHT), ('FOLDER', WEIGHT))\"",
+  "eval.world": "FOLDER",
   "encode.buckets": "'((FRAMES, Y, X), (FRAMES, Y, X))'",
   "init.from_runs": "\"(('PATH REGEX', 'WORKDIR'),)\"",
   "init.fresh": "\"('PATH REGEX',)\"",

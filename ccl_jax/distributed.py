@@ -106,6 +106,13 @@ def values_of_lead(values: Sequence[int]) -> tuple[int, ...]:
   return tuple(shared.tolist())
 
 
+def floats_of_lead(values: Sequence[float]) -> tuple[float, ...]:
+  """Returns the numbers that process 0 has, all bits; all must call this."""
+  halves = np.asarray(values, np.float64).view(np.int32)
+  shared = np.asarray(values_of_lead(halves.tolist()), np.int32)
+  return tuple(shared.view(np.float64).tolist())
+
+
 def shutdown() -> None:
   """Disconnects from the other processes, which may go on; none is no error."""
   if jax.distributed.is_initialized():

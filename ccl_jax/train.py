@@ -31,6 +31,7 @@ from ccl_jax.config import build, check_keys
 from ccl_jax.data.loader import Loader
 from ccl_jax.data.mixture import main_path
 from ccl_jax.generation.components import scale_shift
+from ccl_jax.generation.held_out_shares import HeldOutShares, open_shares
 from ccl_jax.generation.pipeline import Pipeline
 from ccl_jax.generation.previews import EvalConfig, write_previews
 from ccl_jax.generation.sampling_config import SamplingConfig
@@ -109,9 +110,12 @@ def train(config: Mapping[str, Any], workdir: epath.Path) -> None:
       run.log(fetched, done, state)
       if do_measure:
         run.measure(done, state)
+      # What a checkpoint is chosen by comes before it, pictures after it.
+      if do_eval and run.shares:
+        run.preview(done, state)
       if do_save:
         run.save(done, state)
-      if do_eval:
+      if do_eval and not run.shares:
         run.preview(done, state)
       if is_last:
         break
@@ -136,6 +140,7 @@ class Run:
     profiler: traces some steps.
     evaluation: when to measure and to sample, and what.
     held_out: the loss on held-out clips, if it is measured.
+    shares: scores the previews, if they are of a synthetic world.
     sampling: settings of the previews.
   """
 
@@ -153,6 +158,7 @@ class Run:
   profiler: Profiler
   evaluation: EvalConfig
   held_out: HeldOutLoss | None
+  shares: HeldOutShares | None
   sampling: SamplingConfig
 
   def log(
@@ -182,14 +188,17 @@ class Run:
       self.logger.write_scalars(step, losses)
 
   def save(self, step: int, state: PyTree) -> None:
-    """Saves the state, with the loss by which the best one is chosen."""
+    """Saves the state, with the value by which the best one is chosen."""
     with self.clock("checkpoint"):
       value = self.logger.value_at(step, self.checkpoints.keep_best)
       self.checkpoints.save(step, state, force=True, value=value)
     self.logger.flush()
 
   def preview(self, step: int, state: PyTree) -> None:
-    """Samples held-out clips with the moving average of the parameters."""
+    """Samples held-out clips with the moving average of the parameters.
+
+    Those of the data set's first shape are scored.
+    """
     with self.clock("eval"):
       codecs = Codecs.load(self.workdir / "codecs")
       params = state_params(state, average=True)
@@ -202,8 +211,9 @@ class Run:
         )  # fmt: skip
         label = data.name if i else ""
         write_previews(
-          pipeline, self.evaluation, data, self.workdir, self.logger, label
-        )
+          pipeline, self.evaluation, data, self.workdir, self.logger, label,
+          None if i else self.shares,
+        )  # fmt: skip
 
   def close(self) -> None:
     """Waits for what is being saved, and writes the end of the log."""
@@ -238,6 +248,11 @@ def make_run(
   evaluation = evaluation.for_data(
     setup.plan.streams, data, config["data"]["split"]
   )
+  shares = None
+  if evaluation.world:
+    shares = open_shares(
+      evaluation, setup.plan, data, config["checkpoint"].get("keep_best", "")
+    )
   prepare_workdir(workdir, config)
   checkpoints = build(
     CheckpointManager, config["checkpoint"], "checkpoint", workdir=workdir
@@ -266,7 +281,8 @@ def make_run(
     num_steps=num_steps, clock=clock, loader=loader, steps=steps,
     checkpoints=checkpoints, logger=logger,
     max_nonfinite_steps=log.max_nonfinite_steps, profiler=profiler,
-    evaluation=evaluation, held_out=held_out, sampling=sampling,
+    evaluation=evaluation, held_out=held_out, shares=shares,
+    sampling=sampling,
   )  # fmt: skip
   return run, state
 

@@ -203,8 +203,8 @@ def make_config(
   c.init = dict(from_runs=(), fresh=(".*",))
 
   # A preemption without notice costs `every_minutes` of work, at most.
-  # keep_best: a loss by its name in metrics.jsonl, such as held_out/loss; the
-  # checkpoint with the lowest is kept beside the latest.
+  # keep_best: a loss or a share by its name in metrics.jsonl, held_out/loss or
+  # held_out/share/a2v/EAC; the best checkpoint is kept beside the latest.
   c.checkpoint = dict(
     save_interval_steps=500, every_minutes=30.0, max_to_keep=3, verify=True,
     keep_best="",
@@ -232,9 +232,12 @@ def make_config(
 
   # loss_every_steps: a loss on loss_batches of the split, 0 for none.
   # all_shapes: previews of every shape, else of the first.
+  # world: a synthetic world's folder, whose first num_scored clips of the split
+  # are scored at each evaluation; "" for none.
   c.eval = dict(
     every_steps=1000, split="validation", num_clips=4, tasks=("t2av", "a2v"),
     loss_every_steps=0, loss_batches=4, all_shapes=False,
+    world="", num_scored=16,
   )  # fmt: skip
   if size == "1.3b":
     use_1_3b(c)

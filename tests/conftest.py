@@ -62,7 +62,7 @@ MARKERS = {
     "data/encode/decode_pool_test.py::test_processes_that_die",
     "data/encode/staging", "data/encode/sync", "data/frame_rates",
     "data/scores/table_test.py::test_processes", "generation/batch",
-    "generation/frame_rates", "generation/pipeline",
+    "generation/frame_rates", "generation/held_out", "generation/pipeline",
     "generation/sampling", "generation/scored", "generation/stored",
     "image_to_video",
     "metrics/degenerate", "metrics/real/speech_test.py::test_dnsmos",

@@ -68,6 +68,7 @@ print(
   jax.process_count(), len(jax.devices()),
   distributed.is_lead() == (index == 0),
   distributed.all_agree(True), distributed.all_agree(index == 0),
+  distributed.floats_of_lead([0.1 + index, -1e-300, float("inf")]),
 )
 distributed.shutdown()
 """
@@ -77,4 +78,4 @@ def test_two_processes_wait_and_agree():
   for process in commands.start_two("-c", PROGRAM, devices=2):
     status, text = commands.finish(process)
     assert status == 0, text
-    assert "2 4 True True False" in text.splitlines()
+    assert "2 4 True True False (0.1, -1e-300, inf)" in text.splitlines()

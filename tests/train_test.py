@@ -12,7 +12,7 @@ from etils import epath
 from ccl_jax import trees
 from ccl_jax.checkpoints import orbax_reader
 from ccl_jax.data import media
-from tests import small_data
+from tests import small_data, small_world
 from tests.commands import call
 from tests.small_data import AUDIO_FLAGS, FLAGS, FRAMES, SIZE
 
@@ -218,6 +218,7 @@ def test_a_run_leaves_what_it_promises(runs):
     ("--config.batch_size=x", "written like --config.batch_size="),
     ("--config.checkpoint.keep_best=los", "Did you mean 'loss'?"),
     ("--config.checkpoint.keep_best=held_out/loss", "eval.loss_every_steps"),
+    ("--config.eval.world=nowhere", "eval.world=nowhere: expected the folder"),
     ("--config.init.from_runs=RUN", "(('PATH REGEX', 'WORKDIR'),)"),
     ("--config.initial.sources=RUN", "(('PATH REGEX', 'WORKDIR'),)"),
     (
@@ -249,6 +250,56 @@ def test_the_workdir_of_another_config_is_refused(data, runs):
     " model.video.ffn: 24 there, 48 now)"
   ) in text
   assert sorted(runs[0].rglob("*")) == before
+
+
+def test_shares_of_a_world_choose_the_best_checkpoint(tmp_path):
+  """They are those of `evaluate`, and the same after a stop."""
+  world, latents = small_world.write(tmp_path)
+  workdir, stopped = tmp_path / "run", tmp_path / "stopped"
+  name = "held_out/share/a2v/EAC"
+  flags = (
+    "--config.num_train_steps=2", "--config.checkpoint.save_interval_steps=1",
+    "--config.eval.every_steps=1", "--config.eval.split=easy",
+    f"--config.eval.world={world}", "--config.eval.num_scored=2",
+    f"--config.checkpoint.keep_best={name}",
+    "--config.optimizer.learning_rates=(('.*',0.1),)",
+  )  # fmt: skip
+  status, text = train(latents, workdir, *flags)
+  assert status == 0, text
+  shutil.copytree(workdir, stopped)
+  shutil.rmtree(stopped / "checkpoints" / "2")
+  status, text = train(latents, stopped, *flags)
+  assert status == 0 and "from step 1" in text, text
+  found = [scored(run) for run in (workdir, stopped)]
+  assert found[0] == found[1] and list(found[0]) == [1, 2]
+  best = max(found[0], key=lambda step: (found[0][step][name], step))
+  assert f"Best {name}: step {best}" in text
+  assert len(list((workdir / "samples" / "2").glob("*.mp4"))) == 1
+
+  out = tmp_path / "out"
+  status, text = call(
+    "evaluate", f"--workdir={stopped}", f"--data={latents}",
+    f"--clips={world}", f"--output={out}", "--tasks=a2v", "--splits=easy",
+    "--step=best", "--num=2",
+  )  # fmt: skip
+  assert status == 0 and f"step {best}" in text, text
+  results = json.loads((out / "results.json").read_text())
+  shares = results["easy"]["shares"]["a2v"]
+  assert found[0][best] == pytest.approx(
+    {f"held_out/share/a2v/{x}": shares[x.replace("_", " ")][0]
+     for x in ("EAC", "onset_F1")}
+  )  # fmt: skip
+
+
+def scored(workdir):
+  """Returns step -> the logged shares of held-out clips."""
+  lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+  found = {
+    line["step"]: {k: v for k, v in line.items() if "/share/" in k}
+    for line in lines
+    if "held_out/share/a2v/EAC" in line
+  }
+  return found
 
 
 def sample(workdir, out, *arguments):

@@ -9,7 +9,7 @@ workdir.
 import json
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -107,8 +107,9 @@ class CheckpointManager:
     max_to_keep: how many of the latest checkpoints to keep.
     every_minutes: minutes after which a checkpoint is saved in between; 0
       saves by steps alone.
-    keep_best: name of a metric; the checkpoint that was saved with the lowest
-      value of it is kept beside the latest; "" for none.
+    keep_best: name of a metric; the checkpoint that was saved with the best
+      value of it, the lowest loss or the highest share, is kept beside the
+      latest; "" for none.
     verify: write the digests of a checkpoint's files, and compare them when it
       is restored; both read it once more.
 
@@ -140,7 +141,7 @@ class CheckpointManager:
       options=ocp.CheckpointManagerOptions(
         preservation_policy=_which_to_keep(max_to_keep, keep_best),
         # Without it Orbax writes no metrics.
-        best_fn=_value_of(keep_best) if keep_best else None,
+        best_fn=restore.cost_of(keep_best) if keep_best else None,
         best_mode="min",
         cleanup_tmp_directories=True,
         async_options=ocp.AsyncOptions(
@@ -219,7 +220,7 @@ class CheckpointManager:
     return None
 
   def best_step(self) -> int | None:
-    """Returns the step with the lowest `keep_best`, None without a value."""
+    """Returns the step with the best `keep_best`, None without a value."""
     return self._orbax.best_step()
 
   def close(self) -> None:
@@ -257,14 +258,6 @@ class CheckpointManager:
     manifest.write(folders[str(self._saving_step)], self._verify)
 
 
-def _value_of(name: str) -> Callable[[Mapping[str, float]], float]:
-  """Returns a function from a checkpoint's metrics to the value of one.
-
-  Checkpoints of an earlier start may have another metric: it is no match.
-  """
-  return lambda metrics: metrics.get(name, math.inf)
-
-
 def _which_to_keep(
   latest: int, best: str
 ) -> preservation_policy.AnyPreservationPolicy:
@@ -273,7 +266,7 @@ def _which_to_keep(
   if best:
     policies.append(
       preservation_policy.BestN(
-        get_metric_fn=_value_of(best),
+        get_metric_fn=restore.cost_of(best),
         reverse=True,  # The lowest is the best.
         n=1,
         keep_checkpoints_without_metrics=False,

@@ -6,7 +6,8 @@ Orbax writes `checkpoints/STEP.orbax-checkpoint-tmp-N/` and renames it to
 
 import functools
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -21,6 +22,7 @@ from ccl_jax.checkpoints.manifest import ITEM
 from ccl_jax.checkpoints.orbax_reader import BrokenError
 
 _METRICS = "metrics/metrics"  # Orbax' file of a checkpoint's metrics, JSON
+SHARE = "held_out/share/"  # Names of metrics begin so of which more is better.
 
 
 def all_steps(workdir: epath.PathLike) -> list[int]:
@@ -50,10 +52,20 @@ def best_step(workdir: epath.PathLike) -> int:
       f" {all_steps(workdir) or 'none'}."
     )
   (name,) = values[max(values)]
-  return min(
-    (step for step in values if name in values[step]),
-    key=lambda step: (values[step][name], -step),
-  )
+  cost = cost_of(name)
+  return min(values, key=lambda step: (cost(values[step]), -step))
+
+
+def cost_of(name: str) -> Callable[[Mapping[str, float]], float]:
+  """Returns a function of a checkpoint's metrics that is lowest for the best.
+
+  Checkpoints of an earlier start may have another metric: it is no match.
+
+  Args:
+    name: of the metric to choose by, a loss or a share.
+  """
+  sign = -1 if name.startswith(SHARE) else 1
+  return lambda metrics: sign * metrics[name] if name in metrics else math.inf
 
 
 def find_checkpoint(

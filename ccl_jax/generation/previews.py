@@ -1,7 +1,7 @@
 """Held-out clips that are sampled while a model trains."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from etils import epath
 
@@ -14,6 +14,10 @@ from ccl_jax.generation import requests, stages
 from ccl_jax.generation.pipeline import Pipeline
 from ccl_jax.metrics import contact_sheet
 from ccl_jax.training.log import MetricWriter
+from ccl_jax.training.log_config import share_names
+
+# Task and clips, which only process 0 has -> name in the log -> value.
+Score = Callable[[str, Sequence[GeneratedClip]], Mapping[str, float]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +32,9 @@ class EvalConfig:
     loss_every_steps: steps between two losses on the split; 0 for none.
     loss_batches: batches of the split that these are the mean of.
     all_shapes: sample clips of every shape of the data, not of the first alone.
+    world: folder of the clips that the data were encoded from, if it is of a
+      synthetic world: clips are then scored too. "" for none.
+    num_scored: clips for each task that are scored, at most.
 
   Raises:
     ValueError: an unknown task, or a number out of range.
@@ -40,6 +47,8 @@ class EvalConfig:
   loss_every_steps: int = 0
   loss_batches: int = 4
   all_shapes: bool = False
+  world: str = ""
+  num_scored: int = 16
 
   def __post_init__(self):
     if self.every_steps < 1:
@@ -51,6 +60,15 @@ class EvalConfig:
       raise ValueError(
         f"eval.loss_every_steps={self.loss_every_steps} and"
         f" loss_batches={self.loss_batches}: expected at least 0 and 1."
+      )
+    if self.num_scored < 2:
+      raise ValueError(
+        f"eval.num_scored={self.num_scored}: expected 2 or more."
+      )
+    if self.world and not share_names(self.tasks):
+      raise ValueError(
+        f"eval.world={self.world} scores clips with sound, eval.tasks has"
+        f" {self.tasks}: expected one of t2av, i2av, a2v or v2a in it."
       )
     for name in self.tasks:
       tasks.inference_task(name)
@@ -72,7 +90,7 @@ class EvalConfig:
         raise ValueError(
           f"eval.tasks has '{name}', but the model has only {streams}."
         )
-    if self.loss_every_steps:
+    if self.loss_every_steps or self.world:
       records.open_split(data, self.split)
     if not self.tasks:
       return self
@@ -116,6 +134,7 @@ def write_previews(
   workdir: epath.Path,
   log: MetricWriter,
   label: str = "",
+  score: Score | None = None,
 ) -> None:
   """Samples held-out prompts into samples/STEP and TensorBoard.
 
@@ -125,8 +144,10 @@ def write_previews(
     data: of clips of the pipeline's shape.
     label: of the shape, a folder below samples/STEP and in TensorBoard; "" is
       none.
+    score: returns what is logged of the first `num_scored` clips of a task.
   """
-  clips = read_clips(data, config.split, config.num_clips)
+  num = max(config.num_clips, config.num_scored if score else 0)
+  clips, values = read_clips(data, config.split, num), {}
   folder = workdir / "samples" / str(pipeline.step) / label
   names = config.tasks
   if pipeline.shape.frames == 1:
@@ -136,9 +157,14 @@ def write_previews(
     made = pipeline.generate(
       items, batch_size=len(items), finish=_decode_on_lead(pipeline)
     )
-    if made:
+    if shown := made[: config.num_clips]:
       tag = f"{label}/{name}" if label else name
-      _write(made, clips["caption"], name, tag, pipeline.step, folder, log)
+      captions = clips["caption"][: config.num_clips]
+      _write(shown, captions, name, tag, pipeline.step, folder, log)
+    if score:
+      values |= score(name, made[: config.num_scored])
+  if score:
+    log.write_scalars(pipeline.step, values)
 
 
 def _decode_on_lead(pipeline: Pipeline):

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from etils import epath
+from jaxtyping import Float, UInt8
 
 from ccl_jax.array_types import STREAMS
 from ccl_jax.codecs.mel import griffin_lim, log_mel
@@ -79,7 +80,7 @@ class VowelWorld:
 
   def make_blind(
     self, prompts: list[str], strategy: str
-  ) -> tuple[Sequence, Sequence]:
+  ) -> tuple[UInt8[np.ndarray, "b t y x 3"], Float[np.ndarray, "b k mels"]]:
     """Returns videos and log-mels of a blind strategy, through the codecs."""
     shape, codecs = self.pipeline.shape, self.pipeline.codecs
     scenes = [

@@ -48,9 +48,15 @@ def _draw(seed: int, seconds: float, hard: bool = False) -> Scene:
 
 
 @functools.cache
+def _draw_many(seconds: float) -> list[Scene]:
+  """Draws the scenes whose mean tracks are the world's."""
+  return [_draw(seed, seconds) for seed in range(_DRAWN)]
+
+
+@functools.cache
 def _histogram(seconds: float, words: int) -> tuple[np.ndarray, np.ndarray]:
   """Returns where the world speaks (so many words) and strikes most often."""
-  drawn = [_draw(seed, seconds) for seed in range(_DRAWN)]
+  drawn = _draw_many(seconds)
   time = np.arange(round(seconds * _RATE)) / _RATE
   like = [s for s in drawn if len(s.speech.split()) == words]
   openings = [syllable for s in like for syllable in s.syllables]

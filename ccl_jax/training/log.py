@@ -11,6 +11,10 @@ these values, and TensorBoard has them under the same names:
     loss_t/STREAM/0.2-0.4     over those with a noise time in that fifth
     samples/STREAM            samples in a step whose stream is trained
     held_out/loss...          the same of held-out clips: see `held_out`
+    held_out/share/TASK/EAC, onset_F1
+                              of held-out clips of a synthetic world, the share
+                              of the way from blind generators to the codecs'
+                              ceiling: see `generation.held_out_shares`
     skipped                   steps without an update, since the run's start
     step_seconds, data_seconds, steps_, samples_, tokens_per_second,
     tflops_per_chip, mfu      speed since the last line: see `throughput`

@@ -1,16 +1,20 @@
 """The `log` section of a config, and the check of a metric that must be known.
 
 A loss is in the log of every `log.every_steps` steps, one on held-out clips of
-every `eval.loss_every_steps`. Checkpoints can only be chosen by a loss that is
-known whenever one is saved.
+every `eval.loss_every_steps`, a share of every `eval.every_steps`. Checkpoints
+can only be chosen by what is known whenever one is saved.
 """
 
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ccl_jax.array_types import STREAMS
+from ccl_jax.checkpoints.restore import SHARE
 from ccl_jax.config import suggest
 from ccl_jax.diffusion.objective import loss_names
+from ccl_jax.diffusion.tasks import inference_task
+from ccl_jax.metrics.synchworld import HEADLINES
 from ccl_jax.training.log import HELD_OUT
 
 
@@ -31,8 +35,22 @@ class LogConfig:
   profiler_port: int = 0
 
 
+def share_name(task: str, score: str) -> str:
+  """Returns the name of a share in the log."""
+  return f"{SHARE}{task}/{score.replace(' ', '_')}"
+
+
+def share_names(tasks: Sequence[str]) -> list[str]:
+  """Returns the names of the headline shares of tasks that have both streams.
+
+  tasks: for inference.
+  """
+  scored = [t for t in tasks if set(inference_task(t).streams) == set(STREAMS)]
+  return [share_name(task, score) for task in scored for score in HEADLINES]
+
+
 def check_keep_best(config: Mapping[str, Any], streams: Sequence[str]) -> None:
-  """Checks that `checkpoint.keep_best` is a loss known at each checkpoint.
+  """Checks that `checkpoint.keep_best` is known at each checkpoint.
 
   Args:
     config: of the run.
@@ -45,14 +63,25 @@ def check_keep_best(config: Mapping[str, Any], streams: Sequence[str]) -> None:
   interval = config["checkpoint"]["save_interval_steps"]
   if not name:
     return
-  known = loss_names(streams)
-  if name.removeprefix(HELD_OUT) not in known:
+  losses, shares = (
+    loss_names(streams),
+    share_names(config["eval"].get("tasks", ())),
+  )
+  if name not in shares and name.removeprefix(HELD_OUT) not in losses:
     raise ValueError(
-      f"checkpoint.keep_best is '{name}'.{suggest(name, known)} Expected one of"
-      f" {', '.join(known)}, perhaps with {HELD_OUT} before it."
+      f"checkpoint.keep_best is '{name}'.{suggest(name, [*losses, *shares])}"
+      f" Expected one of {', '.join(losses)}, perhaps with {HELD_OUT} before it"
+      + "".join(f", or {share}" for share in shares)
+      + "."
+    )
+  if name in shares and not config["eval"].get("world"):
+    raise ValueError(
+      f"checkpoint.keep_best={name} is known of clips of a synthetic world:"
+      " set eval.world to the folder that the data were encoded from."
     )
   is_held_out = name.startswith(HELD_OUT)
   key = "eval.loss_every_steps" if is_held_out else "log.every_steps"
+  key = "eval.every_steps" if name in shares else key
   section, _, field = key.partition(".")
   if not (every := config[section][field]) or interval % every:
     raise ValueError(

@@ -96,6 +96,20 @@ def test_the_best_is_kept_beside_the_last(tmp_path):
   assert restore.all_steps(tmp_path) == [9, 10]
 
 
+def test_of_shares_the_highest_is_the_best(tmp_path):
+  """Also by the next process."""
+  name = "held_out/share/a2v/EAC"
+  for values in ({1: -0.5, 2: 0.4}, {3: 0.1, 4: None, 5: 0.2}):
+    checkpoints = manager.CheckpointManager(
+      tmp_path, save_interval_steps=1, max_to_keep=1, keep_best=name
+    )
+    for step, value in values.items():
+      checkpoints.save(step, states.make(seed=step), value=value)
+    checkpoints.close()
+    assert checkpoints.best_step() == restore.best_step(tmp_path) == 2
+  assert restore.all_steps(tmp_path) == [2, 5]
+
+
 def test_a_run_without_a_best_says_so(tmp_path):
   save(tmp_path, 1, 2)
   with pytest.raises(ValueError, match=r"no best.*keep_best.*\[1, 2\]"):

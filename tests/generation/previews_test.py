@@ -35,5 +35,12 @@ def test_what_was_asked_for_must_exist(tmp_path):
     EvalConfig(split="tset").for_data(STREAMS, data, "train")
   with pytest.raises(ValueError, match="'a2v', but the model has only"):
     EvalConfig(tasks=("a2v",)).for_data(("audio",), data, "train")
+  with pytest.raises(ValueError, match="No split 'validation'"):
+    EvalConfig(world="folder").for_data(STREAMS, data, "train")
+  with pytest.raises(ValueError, match="num_scored=1: expected 2"):
+    EvalConfig(num_scored=1)
+  for names in ((), ("t2a", "t2v")):
+    with pytest.raises(ValueError, match="expected one of t2av, i2av, a2v"):
+      EvalConfig(world="folder", tasks=names)
   nothing = EvalConfig(tasks=(), split="tset")
   assert nothing.for_data(STREAMS, data, "train") == nothing

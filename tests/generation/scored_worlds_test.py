@@ -13,6 +13,7 @@ from ccl_jax.data import media
 from ccl_jax.data.clip import ClipShape
 from ccl_jax.data.synthetic import english as speech
 from ccl_jax.generation import scored_worlds
+from ccl_jax.generation.held_out_shares import ScoredClips
 from ccl_jax.generation.pipeline import Pipeline
 from ccl_jax.metrics import bootstrap, english
 from ccl_jax.metrics.real import transcribers
@@ -69,7 +70,8 @@ def test_what_english_clips_are_read_beside(world):
   folder, pipeline, clips = world
   opened = scored_worlds.open_world(pipeline, folder)
   assert isinstance(opened, scored_worlds.EnglishWorld)
-  found = opened.references(clips)
+  scored = ScoredClips(opened, clips)
+  found = scored.references
   assert set(found) == {
     "ground truth", "mel, Griffin-Lim", "codec ceiling", "blind a2v",
     "blind v2a", "blind", "shuffled",
@@ -77,6 +79,7 @@ def test_what_english_clips_are_read_beside(world):
   scores = {k: bootstrap.aggregate(x, 10) for k, x in found.items()}
   assert scores["ground truth"]["EAC"].value > 0.95
   assert scores["ground truth"]["phones"].value == 1
+  assert scored.known("v2a") == ["held_out/share/v2a/EAC"]
   assert found["ground truth"][0]["WER"][0] == 0
   for floor in ("blind a2v", "blind v2a", "shuffled"):
     assert scores[floor]["EAC"].value < scores["codec ceiling"]["EAC"].value

@@ -85,8 +85,9 @@ def ablate() -> None:
   """Trains and scores every row, and writes the table and the figure.
 
   Raises:
-    ValueError: a row, task or rule that does not exist.
-    subprocess.CalledProcessError: training or scoring failed, and said why.
+    ValueError: a row, task or rule that does not exist, or something that
+      training or scoring refused, and said why.
+    subprocess.CalledProcessError: one of them failed.
   """
   rows = chosen_rows(ROW_NAMES.value, MORE_ROWS.value)
   for task in TASKS.value:
@@ -103,6 +104,8 @@ def ablate() -> None:
       folder = output / f"{name}_{seed}"
       first = rows[run.after].run if run.after else None
       train(folder, run, seed, first and output / f"{runs[first]}_{seed}")
+      # What was refused above may be changed, and leaves no file.
+      write_settings(output, {name: run._asdict()})
       rules = sorted({row.rule for row in rows.values() if row.run == run})
       found[run] = score(folder, rules)
     measured.append(found)
@@ -130,26 +133,41 @@ def ablate() -> None:
 
 
 def check_settings(output: epath.Path, runs: Mapping[str, Any]) -> None:
-  """Writes what the results of a folder are of, or compares it.
+  """Compares the settings with those that a folder has results of.
 
   Args:
     runs: name -> settings of each variant.
 
   Raises:
-    ValueError: the folder has results of other settings.
+    ValueError: they differ.
   """
-  flags = (DATA, CLIPS, CONFIG, STEPS, TASKS, SPLITS, NUM)
-  ours = {flag.name: flag.value for flag in flags} | {
-    f"row {name}": json.loads(json.dumps(run)) for name, run in runs.items()
-  }
-  path = output / "settings.json"
-  known = json.loads(path.read_text()) if path.exists() else {}
+  path, known = read_settings(output)
+  ours = list_settings(runs)
   if changed := [x for x in ours if x in known and ours[x] != known[x]]:
     raise ValueError(
       f"{output} has results of other settings ({', '.join(changed)}): give"
       f" the same flags, or another --output. They are in {path}."
     )
-  write_json(path, known | ours)
+
+
+def write_settings(output: epath.Path, runs: Mapping[str, Any]) -> None:
+  """Adds what the results of a folder are of; see `check_settings`."""
+  path, known = read_settings(output)
+  write_json(path, known | list_settings(runs))
+
+
+def read_settings(output: epath.Path) -> tuple[epath.Path, dict[str, Any]]:
+  """Returns the file of the settings, and what it has."""
+  path = output / "settings.json"
+  return path, json.loads(path.read_text()) if path.exists() else {}
+
+
+def list_settings(runs: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns the settings of the flags and of some variants."""
+  flags = (DATA, CLIPS, CONFIG, STEPS, TASKS, SPLITS, NUM)
+  return {flag.name: flag.value for flag in flags} | {
+    f"row {name}": json.loads(json.dumps(run)) for name, run in runs.items()
+  }
 
 
 def train(
@@ -184,10 +202,18 @@ def score(folder: epath.Path, rules: Sequence[str]) -> Measured:
 
 
 def call(name: str, *arguments: str) -> None:
-  """Runs another command of the package; its output goes to the terminal."""
+  """Runs another command of the package; its output goes to the terminal.
+
+  Raises:
+    ValueError: it refused its arguments.
+    subprocess.CalledProcessError: it failed.
+  """
   program = (sys.executable, "-m", f"ccl_jax.{name}", *arguments)
   print("\n$ python", *program[1:], flush=True)
-  subprocess.run(program, check=True)
+  done = subprocess.run(program, check=False)
+  if done.returncode == command.UserError.CODE:
+    raise ValueError(f"ccl_jax.{name} refused its flags, as said above.")
+  done.check_returncode()
 
 
 def collect(

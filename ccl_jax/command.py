@@ -49,9 +49,11 @@ class UserError(SystemExit):
   Launchers start a program again after any code but this one.
   """
 
+  CODE = 2
+
   def __init__(self, message: str):
     super().__init__(f"error: {message}")
-    self.code = 2
+    self.code = self.CODE
 
 
 class _StepParser(flags.ArgumentParser):

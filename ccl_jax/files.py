@@ -22,6 +22,7 @@ from typing import Any
 
 from etils import epath
 
+from ccl_jax import partial_files
 from ccl_jax.tar_files import TarMember
 
 
@@ -157,6 +158,7 @@ def replacing(path: epath.PathLike) -> Iterator[pathlib.Path]:
 
   The caller makes a file or a folder. If the body raises, it is removed and
   `path` is as it was; an existing one is replaced once the new one is complete.
+  If the process is killed, the next one that writes in the folder removes it.
 
   In a bucket a file appears at once. A folder appears file by file in the order
   of writing, so the last file that is written marks it as complete.
@@ -167,7 +169,7 @@ def replacing(path: epath.PathLike) -> Iterator[pathlib.Path]:
     return
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
-  partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+  partial = partial_files.make_path(path)
   try:
     with naming_errors(path, partial):
       yield partial
@@ -175,8 +177,7 @@ def replacing(path: epath.PathLike) -> Iterator[pathlib.Path]:
         shutil.rmtree(path)
       os.replace(partial, path)
   finally:
-    with contextlib.suppress(OSError):  # a disk that is read-only
-      shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
+    partial_files.remove(partial)
 
 
 @contextlib.contextmanager

@@ -43,9 +43,13 @@ from ccl_jax.training.log_config import LogConfig, check_keep_best
 from ccl_jax.training.metrics import DelayedMetrics, check_skipped
 from ccl_jax.training.profiling import Profiler
 from ccl_jax.training.setup import TrainSetup, make_setup
-from ccl_jax.training.start import InitConfig, first_state
+from ccl_jax.training.start import InitConfig, earlier_params, first_state
 from ccl_jax.training.state import share_of_trainable, state_params
-from ccl_jax.training.workdir import fit_to_data, prepare_workdir
+from ccl_jax.training.workdir import (
+  check_workdir,
+  fit_to_data,
+  prepare_workdir,
+)
 
 CONFIG = config_flags.DEFINE_config_file("config", lock_config=True)
 WORKDIR = flags.DEFINE_string(
@@ -80,7 +84,6 @@ def train(config: Mapping[str, Any], workdir: epath.Path) -> None:
     FloatingPointError: too many steps in a row that were not finite.
   """
   clock = Goodput()
-  program_cache.enable(files.absolute(workdir) / "compiled")
   with clock("setup"):
     run, state = make_run(config, workdir, clock)
 
@@ -239,7 +242,6 @@ def make_run(
   check_keep_best(config, setup.plan.streams)
   init = build(InitConfig, config["init"], "init")
 
-  # Nothing is written before data and model are known to fit.
   data = main_path(config["data"])
   loader = buckets.make_loader(setup, config["data"])
   is_mixed = len(loader.mixture.sources) + len(loader.buckets) > 2
@@ -248,33 +250,34 @@ def make_run(
   evaluation = evaluation.for_data(
     setup.plan.streams, data, config["data"]["split"]
   )
-  shares = None
-  if evaluation.world:
-    shares = open_shares(
-      evaluation, setup.plan, data, config["checkpoint"].get("keep_best", "")
-    )
-  prepare_workdir(workdir, config)
   checkpoints = build(
     CheckpointManager, config["checkpoint"], "checkpoint", workdir=workdir
   )
-  state, start = first_state(setup, checkpoints, init)
-  if distributed.is_lead() and state["frozen"]:
-    print(share_of_trainable(state))
-  with clock("compile"):
-    steps = buckets.make_steps(setup, loader)
+  profiler = Profiler(
+    workdir / "profile", log.profile_steps, num_steps, clock,
+    distributed.is_lead(), log.profiler_port,
+  )  # fmt: skip
   held_out = None
   if evaluation.loss_every_steps:
     held_out = make_held_out(
       setup, config["data"], evaluation.split, evaluation.loss_batches
     )
+  check_workdir(workdir, config)
+  shares = open_shares(evaluation, setup.plan, data, checkpoints.keep_best)
+  params = earlier_params(setup, workdir, init)
+  # Only now is anything written: what is refused leaves nothing.
+  program_cache.enable(files.absolute(workdir) / "compiled")
+  prepare_workdir(workdir, config)
+  state, start = first_state(setup, checkpoints, params)
+  del params
+  if distributed.is_lead() and state["frozen"]:
+    print(share_of_trainable(state))
+  with clock("compile"):
+    steps = buckets.make_steps(setup, loader)
   logger = MetricWriter(
     workdir, start, num_steps, log.every_steps, clock,
     lambda i: steps[loader.bucket_at(i)].cost, distributed.is_lead(),
     loader.progress_at,
-  )  # fmt: skip
-  profiler = Profiler(
-    workdir / "profile", log.profile_steps, num_steps, clock,
-    distributed.is_lead(), log.profiler_port,
   )  # fmt: skip
   run = Run(
     setup=setup, workdir=workdir, data=data, start=start,

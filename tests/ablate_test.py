@@ -50,3 +50,16 @@ def test_two_rows_of_one_run(tmp_path):
   changed = [x.replace("a cca none", "a cca none seed=1") for x in changed]
   status, text = call(*changed)
   assert status == 2 and "has results of other settings (row a)" in text
+
+
+def test_what_training_refuses_is_one_line_and_leaves_nothing(tmp_path):
+  """So that the same command with the mistake mended starts."""
+  out = tmp_path / "out"
+  status, text = call(
+    "ablate", f"--data={tmp_path / 'nowhere'}", f"--clips={tmp_path}",
+    f"--output={out}", "--rows=gate", "--seeds=1",
+  )  # fmt: skip
+  *_, first, last = text.strip().splitlines()
+  assert status == 2 and "nowhere" in first and "Traceback" not in text, text
+  assert last == "error: ccl_jax.train refused its flags, as said above."
+  assert not out.exists()

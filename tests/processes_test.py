@@ -81,3 +81,25 @@ def test_nothing_stays_of_an_encode_that_is_killed(tmp_path):
   os.kill(process.pid, signal.SIGKILL)
   process.communicate(timeout=60)
   wait_until(lambda: not any(map(is_alive, workers)))
+
+
+@pytest.mark.parametrize(
+  ("kind", "status", "words"),
+  [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "")],
+)
+def test_a_signal_to_a_group_ends_a_command_and_leaves_nothing(
+  tmp_path, kind, status, words
+):
+  """As a terminal and Slurm send it, while some processes only begin."""
+  process = commands.start(
+    sys.executable, "-m", "ccl_jax.world", f"--output={tmp_path / 'world'}",
+    "--num_train=500", "--size=16",
+  )  # fmt: skip
+  wait_until(lambda: len(children(process.pid)) >= 2)  # and Python's tracker
+  workers = children(process.pid)
+  os.killpg(process.pid, kind)
+  code, text = commands.finish(process)
+  assert code == status and "Traceback" not in text, text
+  assert "Error" not in text and words in text.splitlines()[-1], text
+  wait_until(lambda: not any(map(is_alive, workers)))
+  assert not list(tmp_path.iterdir())

@@ -221,13 +221,21 @@ def test_a_run_leaves_what_it_promises(runs):
     ("--config.eval.world=nowhere", "eval.world=nowhere: expected the folder"),
     ("--config.init.from_runs=RUN", "(('PATH REGEX', 'WORKDIR'),)"),
     ("--config.initial.sources=RUN", "(('PATH REGEX', 'WORKDIR'),)"),
+    ("--config.init.from_runs=(('.*','nowhere'),)", "No checkpoint in"),
+    ("--config.checkpoint.max_to_keep=0", "max_to_keep=0"),
+    ("--config.log.every_steps=0", "log.every_steps=0"),
+    ("--config.log.profile_steps=(3,2)", "log.profile_steps=(3, 2)"),
     (
       "--config.optimizer.learning_rates=('.*',1e-3)",
       "learning_rates is ('.*', 0.001): expected pairs",
     ),
   ],
 )
-def test_a_wrong_config_is_one_clear_error(data, tmp_path, argument, words):
+def test_a_wrong_config_is_one_clear_error(
+  data, tmp_path, monkeypatch, argument, words
+):
+  """And nothing is left, not even a folder for programs."""
+  monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
   status, text = train(data, tmp_path / "run", argument)
   assert status == 2
   assert words in text.splitlines()[-1] and "Traceback" not in text, text

@@ -6,6 +6,8 @@ import pathlib
 import subprocess
 import sys
 
+import pytest
+
 from ccl_jax.codecs.mel import log_mel
 from ccl_jax.data import media
 from ccl_jax.data.encode import captions
@@ -49,10 +51,18 @@ def test_files_are_made_whole_and_read_back_in_time(tmp_path):
   assert "exists; choose another --output" in again.stderr
 
 
-def test_a_world_that_cannot_be_made_leaves_nothing(tmp_path):
-  failed = run(f"--output={tmp_path / 'world'}", "--num_train=1", "--frames=9")
+@pytest.mark.parametrize(
+  ("flag", "words"),
+  [
+    ("--frames=9", "use more frames."),
+    ("--frames=50", "error: --frames=50: expected 1 + 4k, such as 49."),
+    ("--size=31", "error: --size=31: expected a multiple of 8."),
+  ],
+)
+def test_a_world_that_cannot_be_made_leaves_nothing(tmp_path, flag, words):
+  failed = run(f"--output={tmp_path / 'world'}", "--num_train=1", flag)
   assert failed.returncode == 2
-  assert failed.stderr.strip().endswith("use more frames.")
+  assert failed.stderr.strip().endswith(words)
   assert list(tmp_path.iterdir()) == []
 
 

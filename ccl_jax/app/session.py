@@ -171,7 +171,8 @@ class Session:
     taken = tasks.inference_task(fields["task"]).inputs
     ignored = set(requests.INPUTS) - set(taken)
     fields = {k: x for k, x in fields.items() if k not in ignored}
-    for path in filter(None, (fields.get(name) for name in taken)):
+    timed = [fields.get(name) for name in taken if name != "image"]
+    for path in filter(None, timed):
       seconds = media.declared_duration(path)
       if seconds > self.max_seconds:
         raise ValueError(

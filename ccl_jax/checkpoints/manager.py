@@ -6,6 +6,7 @@ checkpoint needs no state of the data loader. All processes of a run share one
 workdir.
 """
 
+import functools
 import json
 import logging
 import math
@@ -45,7 +46,20 @@ def claim_workdir(
   config: Mapping[str, Any],
   may_differ: tuple[str, ...],
 ) -> None:
-  """Writes the config into `workdir`, or checks that it has the same one.
+  """Writes the config into `workdir`, if `check_config` lets it."""
+  check_config(workdir, config, may_differ)
+  distributed.barrier("every process has read the old config")
+  if distributed.is_lead():
+    files.write_json(epath.Path(workdir) / "config.json", config)
+  distributed.barrier("the workdir is claimed")
+
+
+def check_config(
+  workdir: epath.PathLike,
+  config: Mapping[str, Any],
+  may_differ: tuple[str, ...],
+) -> None:
+  """Checks that `workdir` has the same config, or none; writes nothing.
 
   Args:
     may_differ: keys and sections, dotted, that may change between starts of one
@@ -54,20 +68,16 @@ def claim_workdir(
   Raises:
     ValueError: the folder belongs to a run with another config.
   """
+  if not (epath.Path(workdir) / "config.json").exists():
+    return
   config = json.loads(json.dumps(config))
-  file = epath.Path(workdir) / "config.json"
-  if file.exists():
-    changes = describe_changes(read_config(workdir), config, may_differ)
-    if changes:
-      raise ValueError(
-        f"workdir '{workdir}' belongs to a run of another config"
-        f" ({'; '.join(changes)})."
-        " Choose another --workdir, or the same config to resume."
-      )
-  distributed.barrier("every process has read the old config")
-  if distributed.is_lead():
-    files.write_json(file, config)
-  distributed.barrier("the workdir is claimed")
+  changes = describe_changes(read_config(workdir), config, may_differ)
+  if changes:
+    raise ValueError(
+      f"workdir '{workdir}' belongs to a run of another config"
+      f" ({'; '.join(changes)})."
+      " Choose another --workdir, or the same config to resume."
+    )
 
 
 def describe_changes(
@@ -99,7 +109,8 @@ def describe_changes(
 class CheckpointManager:
   """Saves and restores the training state, in the background, by Orbax.
 
-  In a run of several processes all of them must make the same calls.
+  In a run of several processes all of them must make the same calls. The first
+  one makes the folder.
 
   Args:
     workdir: on disk or in a bucket.
@@ -135,20 +146,24 @@ class CheckpointManager:
     self._timer, self._verify = SaveTimer(every_minutes), verify
     self.workdir = files.absolute(workdir)
     self.folder = self.workdir / "checkpoints"
-    self._saving_step = 0
-    self._orbax = ocp.CheckpointManager(
+    self._saving_step, self._max_to_keep = 0, max_to_keep
+
+  @functools.cached_property
+  def _orbax(self) -> ocp.CheckpointManager:
+    best = self.keep_best
+    return ocp.CheckpointManager(
       self.folder,
       options=ocp.CheckpointManagerOptions(
-        preservation_policy=_which_to_keep(max_to_keep, keep_best),
+        preservation_policy=_which_to_keep(self._max_to_keep, best),
         # Without it Orbax writes no metrics.
-        best_fn=restore.cost_of(keep_best) if keep_best else None,
+        best_fn=restore.cost_of(best) if best else None,
         best_mode="min",
         cleanup_tmp_directories=True,
         async_options=ocp.AsyncOptions(
           post_finalization_callback=self._write_manifest
         ),
       ),
-      handler_registry=manifest.make_registry() if verify else None,
+      handler_registry=manifest.make_registry() if self._verify else None,
     )
 
   def should_save(self, step: int) -> bool:

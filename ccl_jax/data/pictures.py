@@ -3,20 +3,26 @@
 Colours: YUV without tags is BT.709 from 720 lines on, else BT.601. HDR (HLG,
 PQ) and wider primaries are mapped to sRGB by swscale, whose mapping keeps hues
 and compresses what is brighter than white. Transparent pixels are on white.
+
+Of stills with more than 8 bits a channel the upper 8 are taken, so that their
+white stays white. Whole numbers of 32 bits or with a sign, and fractions, are
+refused: nothing in such a file says which value is white.
 """
 
 import contextlib
 import struct
 import warnings
+from collections.abc import Mapping
+from typing import Any
 
 import av
 import numpy as np
 from av.sidedata.sidedata import Type
 from av.video.reformatter import ColorPrimaries, ColorTrc, VideoReformatter
 from jaxtyping import UInt8
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
-from ccl_jax.data.opening import check_size
+from ccl_jax.data.opening import ClipError, check_size
 
 # Numbers of ITU-T H.273, as FFmpeg's.
 _UNSPECIFIED = 2
@@ -81,22 +87,44 @@ class RgbConverter:
 def image_to_rgb(
   image: Image.Image, size: tuple[int, int] | None
 ) -> UInt8[np.ndarray, "y x 3"]:
-  """Returns a still image as `RgbConverter` does a frame."""
+  """Returns a still image as `RgbConverter` does a frame.
+
+  Raises:
+    ClipError: values without a white, or as `RgbConverter`.
+  """
   image.load()
+  tags = getattr(image, "tag_v2", {})  # of a TIFF, which a copy lacks
   # What of its EXIF cannot be read turns no picture.
   with (
     contextlib.suppress(Exception),
     warnings.catch_warnings(action="ignore", category=UserWarning),
   ):
     image = ImageOps.exif_transpose(image)
-  if image.mode.startswith("I"):  # 16 bits, which Pillow would clip to 8
-    image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+  if image.mode[0] in "IF":
+    image = _grey_of_8_bits(image, tags)
   if image.has_transparency_data:
     pixels = on_white(np.asarray(image.convert("RGBA")))
   else:
     pixels = np.asarray(image.convert("RGB"))
   frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
   return RgbConverter(size)(frame)
+
+
+def _grey_of_8_bits(image: Image.Image, tags: Mapping[int, Any]) -> Image.Image:
+  """Returns a grey image of 12 or 16 bits, which Pillow would clip, with 8."""
+  if image.mode in ("I", "F"):
+    raise ClipError(
+      "has whole numbers of 32 bits or fractions, which do not say what is"
+      " white: save it with 8 or 16 bits"
+    )
+  values = np.asarray(image)
+  (bits,) = tags.get(ExifTags.Base.BitsPerSample, (16,))
+  grey = (values >> (bits - 8)).astype(np.uint8)
+  # Pillow inverts only 8 bits.
+  is_white_zero = tags.get(ExifTags.Base.PhotometricInterpretation) == 0
+  grey = 255 - grey if is_white_zero else grey
+  transparent = image.info.get("transparency")
+  return Image.fromarray(np.where(values == transparent, 255, grey))
 
 
 def on_white(image: UInt8[np.ndarray, "y x 4"]) -> UInt8[np.ndarray, "y x 3"]:

@@ -105,11 +105,13 @@ def open_shares(
   plan: ModelPlan,
   data: epath.PathLike,
   keep_best: str = "",
-) -> HeldOutShares:
+) -> HeldOutShares | None:
   """Measures floors and ceiling of the first clips of a split.
 
+  Nothing is scored, and None returned, if the config names no world.
+
   Args:
-    config: with the folder of the world.
+    config: with the folder of the world, if clips are to be scored.
     plan: of the model.
     data: the set of the clips.
     keep_best: metric by which checkpoints are chosen.
@@ -118,6 +120,8 @@ def open_shares(
     ValueError: the folder is of no world that can be scored, or of other clips;
       or no share, or not that of `keep_best`, can be told.
   """
+  if not config.world:
+    return None
   names, scored, error = share_names(config.tasks), None, None
   if distributed.is_lead():
     try:

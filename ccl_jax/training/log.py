@@ -67,9 +67,6 @@ class MetricWriter:
     cost_at: returns the cost of a step, from the number of steps before it.
     is_lead: whether this process writes; in the others nothing happens.
     progress_at: returns further values of a step's line.
-
-  Raises:
-    ValueError: `every_steps` is less than 1.
   """
 
   def __init__(
@@ -83,8 +80,6 @@ class MetricWriter:
     is_lead: bool = True,
     progress_at: Callable[[int], Mapping[str, float]] = lambda step: {},
   ):
-    if every_steps < 1:
-      raise ValueError(f"log {every_steps=}: expected at least 1.")
     self._every_steps, self._clock, self._cost_at = every_steps, clock, cost_at
     self._costs: list[StepCost] = []
     self._is_lead, self._start, self._num_steps = is_lead, start, num_steps

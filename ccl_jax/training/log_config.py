@@ -27,12 +27,21 @@ class LogConfig:
     max_nonfinite_steps: steps in a row without an update that end the run.
     profile_steps: (first, last + 1) of the steps to trace, or ().
     profiler_port: port at which process 0 serves traces; 0 for none.
+
+  Raises:
+    ValueError: `every_steps` is less than 1.
   """
 
   every_steps: int = 10
   max_nonfinite_steps: int = 20
   profile_steps: tuple[int, ...] = ()
   profiler_port: int = 0
+
+  def __post_init__(self):
+    if self.every_steps < 1:
+      raise ValueError(
+        f"log.every_steps={self.every_steps}: expected at least 1."
+      )
 
 
 def share_name(task: str, score: str) -> str:

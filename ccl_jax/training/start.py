@@ -6,9 +6,12 @@
 """
 
 import dataclasses
+from collections.abc import Mapping
+
+from etils import epath
 
 from ccl_jax import lora
-from ccl_jax.array_types import PyTree
+from ccl_jax.array_types import Array, PyTree
 from ccl_jax.checkpoints import manager, restore
 from ccl_jax.config import FORMS, check_pairs
 from ccl_jax.training.setup import TrainSetup
@@ -39,26 +42,42 @@ class InitConfig:
     check_pairs("init.from_runs", self.from_runs, str)
 
 
+def earlier_params(
+  setup: TrainSetup, workdir: epath.PathLike, init: InitConfig
+) -> dict[str, Array]:
+  """Returns path -> parameter for those that a new run takes from earlier ones.
+
+  Args:
+    workdir: of the run; one that has a checkpoint takes none.
+
+  Raises:
+    ValueError: an earlier run that does not fit the model.
+  """
+  if not init.from_runs or restore.all_steps(workdir):
+    return {}
+  shapes = lora.without(abstract_params(setup))
+  return restore.initial_params(shapes, init.from_runs, init.fresh)
+
+
 def first_state(
-  setup: TrainSetup, checkpoints: manager.CheckpointManager, init: InitConfig
+  setup: TrainSetup,
+  checkpoints: manager.CheckpointManager,
+  params: Mapping[str, Array],
 ) -> tuple[PyTree, int]:
   """Returns the state to go on from, and the number of steps it has had.
 
   Args:
-    init: which parameters of a new state come from earlier runs.
+    params: path -> parameter of a new state that is not random.
 
   Raises:
-    ValueError: a checkpoint or an earlier run that does not fit the model.
+    ValueError: a checkpoint that does not fit the model.
   """
   found = checkpoints.restore_latest(abstract_state(setup))
   if found is not None:
     print(f"Resuming {checkpoints.workdir} from step {found[1]}.")
     return found
   state = init_state(setup)
-  if init.from_runs:
-    params = restore.initial_params(
-      lora.without(abstract_params(setup)), init.from_runs, init.fresh
-    )
+  if params:
     state = replace_params(state, params)
   elif state["frozen"]:
     print(

@@ -68,36 +68,45 @@ def fit_to_data(config: Mapping[str, Any]) -> dict[str, Any]:
   return config
 
 
-def prepare_workdir(workdir: epath.Path, config: Mapping[str, Any]) -> None:
-  """Claims the workdir and copies in what sampling needs from the data.
+def check_workdir(workdir: epath.Path, config: Mapping[str, Any]) -> None:
+  """Checks that `prepare_workdir` is possible; writes nothing.
 
   Raises:
     ValueError: the data do not fit the model, the workdir belongs to another
       run, or its run was started on latents of other codecs.
   """
-  section = config["data"]
-  sources = list_sources(section["path"], section.get("sources", ()))
-  data = epath.Path(sources[0].path)
+  data = epath.Path(main_path(config["data"]))
   codecs = Codecs.load(data / "codecs")
   check_model_fits(config["model"], codecs)
-  shape, *others = list_shapes(sources)
-  clip = dataclasses.asdict(shape)
-  if others:  # What may be sampled.
-    clip["buckets"] = [(s.frames, *s.size) for s in (shape, *others)]
-  may_change = MAY_CHANGE
-  if config["optimizer"]["schedule"] == "constant":
-    may_change += ("num_train_steps",)
-  manager.claim_workdir(workdir, config, may_change)
-  if distributed.is_lead():
-    files.write_json(workdir / "clip.json", clip)
-    if not (workdir / "codecs").exists():
-      codecs.save(workdir / "codecs")
-  distributed.barrier("the workdir has its codecs")
+  manager.check_config(workdir, config, _may_change(config))
+  if not (workdir / "codecs").exists():
+    return
   if not codecs.equals(Codecs.load(workdir / "codecs")):
     raise ValueError(
       f"'{data}/codecs' made other latents than '{workdir}/codecs', which this"
       " run was trained on. Encode with --codecs, or choose another --workdir."
     )
+
+
+def prepare_workdir(workdir: epath.Path, config: Mapping[str, Any]) -> None:
+  """Claims the workdir and copies in what sampling needs from the data."""
+  section = config["data"]
+  sources = list_sources(section["path"], section.get("sources", ()))
+  shape, *others = list_shapes(sources)
+  clip = dataclasses.asdict(shape)
+  if others:  # What may be sampled.
+    clip["buckets"] = [(s.frames, *s.size) for s in (shape, *others)]
+  manager.claim_workdir(workdir, config, _may_change(config))
+  if distributed.is_lead():
+    files.write_json(workdir / "clip.json", clip)
+    if not (workdir / "codecs").exists():
+      Codecs.load(f"{sources[0].path}/codecs").save(workdir / "codecs")
+  distributed.barrier("the workdir has its codecs")
+
+
+def _may_change(config: Mapping[str, Any]) -> tuple[str, ...]:
+  is_constant = config["optimizer"]["schedule"] == "constant"
+  return (*MAY_CHANGE, *(("num_train_steps",) if is_constant else ()))
 
 
 def check_model_fits(model: Mapping[str, Any], codecs: Codecs) -> None:

@@ -1,12 +1,18 @@
 """One person's request, without the page around it."""
 
 import json
+import os
+import pathlib
 
+import numpy as np
 import pytest
+import soundfile
+from PIL import Image
 
 from ccl_jax.app.session import Session, Stopped, hide_paths
 from ccl_jax.data import media
 from ccl_jax.generation.pipeline import Pipeline
+from tests.data import flash, opening_test
 from tests.runs import SAMPLES
 
 
@@ -121,6 +127,95 @@ def test_what_is_wrong_is_said_without_where_uploads_lie(
   with pytest.raises(ValueError, match=words) as error:
     session.request(fields(task, **given), sampling)
   assert "\n" not in str(error.value) and str(tmp_path) not in str(error.value)
+
+
+def write_image(path, mode="RGB", **kwargs):
+  image = Image.fromarray(flash.picture())
+  image.convert(mode).save(path, **kwargs)
+
+
+def write_sound(path, values, rate=16_000, subtype="PCM_16"):
+  soundfile.write(path, values, rate, subtype=subtype)
+
+
+# Name of an upload -> (the task that takes it, what writes it, what is said).
+REFUSED = {
+  "empty.wav": ("a2v", lambda p: p.touch(), "is empty"),
+  "text.wav": ("a2v", lambda p: p.write_text("a hum"), "Invalid data"),
+  "list.wav": (
+    "a2v",
+    lambda p: p.write_text(f"ffconcat version 1.0\nfile '{p.parent}/x'\n"),
+    "is a list of other files",
+  ),
+  "list.mp4": (
+    "v2a",
+    lambda p: p.write_text(f"#EXTM3U\n#EXTINF:2,\n{p.parent}/x\n"),
+    "Invalid data",
+  ),
+  "nan.wav": (
+    "a2v",
+    lambda p: write_sound(p, np.full(8000, np.nan), subtype="FLOAT"),
+    "sound reaches nan",
+  ),
+  "short.wav": ("a2v", lambda p: write_sound(p, np.zeros(80)), "is too short"),
+  "pipe.mp4": ("v2a", os.mkfifo, "is not a file"),
+  "folder.mp4": ("v2a", pathlib.Path.mkdir, "is not a file"),
+  "picture.mp4": (
+    "v2a",
+    lambda p: write_image(p, format="PNG"),
+    "of a kind that is not read",
+  ),
+  "text.png": ("i2v", lambda p: p.write_text("<svg/>"), "is not an image"),
+  "pipe.png": ("i2v", os.mkfifo, "is not a file"),
+  "huge.png": (
+    "i2v",
+    lambda p: p.write_bytes(opening_test.png(30_000, 30_000, rows=9)),
+    "megapixels",
+  ),
+  "cut.png": (
+    "i2v",
+    lambda p: p.write_bytes(opening_test.png(64, 64)[:50]),
+    "runcated",
+  ),
+  "fractions.tif": ("i2v", lambda p: write_image(p, "F"), "8 or 16 bits"),
+}
+TAKEN = {
+  "large.png": lambda p: write_image(p),
+  "print.jpg": lambda p: write_image(p, "CMYK"),
+  "dot.png": lambda p: Image.new("RGB", (1, 1), (9, 200, 9)).save(p),
+  "grey.png": lambda p: Image.fromarray(np.zeros((9, 9), np.uint16)).save(p),
+  "film.webp": lambda p: write_image(
+    p, save_all=True, append_images=[Image.new("RGB", (128, 96))]
+  ),
+  "film.gif": lambda p: write_image(
+    p, save_all=True, append_images=[Image.new("RGB", (128, 96))]
+  ),
+}
+KINDS = {"a2v": "audio", "v2a": "video", "i2v": "image"}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_odd_uploads_are_named_in_one_line(session, tmp_path, name):
+  task, write, words = REFUSED[name]
+  path = tmp_path / "a folder" / name
+  path.parent.mkdir()
+  write(path)
+  with pytest.raises(ValueError, match=words) as error:
+    session.request(fields(task, **{KINDS[task]: str(path)}), {})
+  text = str(error.value)
+  assert text.startswith(f"{name}: ") and "\n" not in text
+  assert str(tmp_path) not in text and "a folder" not in text
+
+
+def test_images_of_many_kinds_begin_a_clip(session, tmp_path):
+  for name, write in TAKEN.items():
+    write(tmp_path / name)
+    result = session.request(
+      fields("i2v", image=str(tmp_path / name)),
+      {"num_inference_steps": 1, "guidance": "none"},
+    )
+    assert result.clip.name == "i2v_3.mp4" and result.clip.exists()
+    assert json.loads(result.files[1].read_text())["image"] == name
 
 
 @pytest.mark.parametrize(

@@ -143,6 +143,106 @@ def test_images_of_other_modes(tmp_path, mode):
   assert np.abs(read.astype(int) - np.asarray(expected)).max() <= rounding
 
 
+@pytest.mark.parametrize(
+  ("suffix", "form"),
+  [("png", "gray16be"), ("png", "ya16be"), ("png", "rgb48be"),
+   ("png", "rgba64be"), ("tiff", "gray16le"), ("tiff", "rgb48le"),
+   ("tiff", "rgba64le")],
+)  # fmt: skip
+def test_of_16_bits_the_upper_ones_are_taken(tmp_path, suffix, form):
+  """What is half transparent is on white."""
+  ramp = np.linspace(0, 65535, 32 * 24).astype(np.uint16).reshape(24, 32)
+  is_grey, is_opaque = form[0] in "gy", form[:4] in ("gray", "rgb4")
+  colours = [ramp] * 3 if is_grey else [ramp, ramp[::-1], ramp // 2]
+  alpha = np.full_like(ramp, 0xFFFF if is_opaque else 0x8080)
+  image = np.stack([*colours, alpha], -1)
+  frame = av.VideoFrame.from_ndarray(image, format="rgba64le")
+  path = tmp_path / f"a.{suffix}"
+  with av.open(str(path), "w", format="image2") as container:
+    stream = container.add_stream(suffix)
+    stream.width, stream.height, stream.pix_fmt = 32, 24, form
+    frame = frame.reformat(format=form, dst_color_range="JPEG")
+    container.mux(stream.encode(frame))
+    container.mux(stream.encode(None))
+  *colours, alpha = np.moveaxis(image // 256, -1, 0)
+  alpha = alpha[..., None].astype(int)
+  expected = np.stack(colours, -1) * alpha / 255 + 255 - alpha
+  np.testing.assert_allclose(media.read_image(path), expected, atol=1)
+
+
+def grey_tiff(data, bits, *, order="<", kind=1, white=1):
+  """Bytes of a TIFF of 4 x 1 pixels.
+
+  Args:
+    data: of the pixels.
+    order: of its numbers' bytes.
+    kind: 1 whole numbers, 2 with a sign, 3 fractions.
+    white: 0 if 0 is white.
+  """
+  tags = {
+    256: 4, 257: 1, 258: bits, 259: 1, 262: white, 273: 200, 277: 1, 278: 1,
+    279: len(data), 339: kind,
+  }  # fmt: skip
+  entries = b"".join(
+    struct.pack(f"{order}HHIHH", tag, 3, 1, value, 0)
+    for tag, value in tags.items()
+  )
+  begin = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(
+    f"{order}IH", 8, len(tags)
+  )
+  return (begin + entries + bytes(4)).ljust(200, b"\0") + data
+
+
+@pytest.mark.parametrize(
+  ("data", "expected"),
+  [
+    (grey_tiff(struct.pack("<4H", 0, 256, 32768, 65535), 16), [0, 1, 128, 255]),
+    (
+      grey_tiff(struct.pack(">4H", 0, 256, 32768, 65535), 16, order=">"),
+      [0, 1, 128, 255],
+    ),
+    (
+      grey_tiff(struct.pack("<4H", 0, 256, 32768, 65535), 16, white=0),
+      [255, 254, 127, 0],
+    ),
+    (grey_tiff(bytes.fromhex("000010800fff"), 12), [0, 1, 128, 255]),
+    (grey_tiff(bytes([0, 1, 128, 255]), 8, white=0), [255, 254, 127, 0]),
+  ],
+  ids=["16", "16 big", "16 inverted", "12", "8 inverted"],
+)
+def test_grey_of_many_bits_keeps_its_white(tmp_path, data, expected):
+  (tmp_path / "a.tif").write_bytes(data)
+  found = media.read_image(tmp_path / "a.tif")
+  np.testing.assert_array_equal(found[0], np.array([expected] * 3).T)
+
+
+@pytest.mark.parametrize(
+  "data",
+  [
+    grey_tiff(struct.pack("<4I", 0, 1, 2**31, 2**32 - 1), 32),
+    grey_tiff(struct.pack("<4i", -9, 1, 2**30, 9), 32, kind=2),
+    grey_tiff(struct.pack(">4i", -9, 1, 2**30, 9), 32, kind=2, order=">"),
+    grey_tiff(struct.pack("<4h", -9, 1, 2**14, 9), 16, kind=2),
+    grey_tiff(struct.pack("<4f", 0, 0.5, 1, 255), 32, kind=3),
+    grey_tiff(struct.pack(">4f", 0, 0.5, 1, np.nan), 32, kind=3, order=">"),
+  ],
+  ids=["32", "32 signed", "32 big", "16 signed", "float", "float big"],
+)
+def test_values_without_a_white_are_refused(tmp_path, data):
+  path = tmp_path / "a.tif"
+  path.write_bytes(data)
+  with pytest.raises(media.ClipError, match="save it with 8 or 16") as caught:
+    media.read_image(path)
+  assert str(caught.value).startswith(f"{path}: has whole numbers of 32 bits")
+
+
+def test_a_transparent_grey_of_16_bits_is_white(tmp_path):
+  grey = Image.fromarray(np.array([[0, 4000, 65535]], np.uint16))
+  grey.save(tmp_path / "a.png", transparency=4000)
+  found = media.read_image(tmp_path / "a.png")
+  assert found[0, :, 0].tolist() == [0, 255, 255]
+
+
 @pytest.mark.parametrize("data", [b"", b"GIF89a", b"II*\0" + b"\xff" * 40])
 def test_broken_images_are_one_error(tmp_path, data):
   path = tmp_path / "a.png"

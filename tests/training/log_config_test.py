@@ -2,7 +2,7 @@
 
 import pytest
 
-from ccl_jax.training.log_config import check_keep_best
+from ccl_jax.training.log_config import LogConfig, check_keep_best
 
 
 def config(keep_best, **intervals):
@@ -55,3 +55,8 @@ def test_others_are_one_clear_error(name, intervals, words):
 def test_a_stream_that_the_model_lacks_has_no_loss():
   with pytest.raises(ValueError, match="loss/apart/audio"):
     check_keep_best(config("loss/joint/video"), ("audio",))
+
+
+def test_no_steps_between_lines_is_an_error():
+  with pytest.raises(ValueError, match="every_steps=0"):
+    LogConfig(every_steps=0)

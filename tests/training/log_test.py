@@ -203,9 +203,3 @@ def test_lines_reach_a_bucket_while_the_run_goes_on():
   logger.flush()
   assert [line["step"] for line in read(workdir)] == [1]
   logger.close()
-
-
-def test_no_steps_between_lines_is_an_error(tmp_path):
-  clock, _ = clocks.make()
-  with pytest.raises(ValueError, match="every_steps=0"):
-    log.MetricWriter(tmp_path, 0, 9, 0, clock, lambda step: WORK)

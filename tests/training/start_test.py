@@ -4,7 +4,7 @@ import jax
 import numpy as np
 
 from ccl_jax.checkpoints.manager import CheckpointManager
-from ccl_jax.training.start import InitConfig, first_state
+from ccl_jax.training.start import first_state
 from tests.models import tiny
 from tests.training import setups
 
@@ -16,7 +16,7 @@ def test_a_run_starts_anew_or_from_its_newest_checkpoint(tmp_path, capsys):
 
   def start():
     checkpoints = CheckpointManager(tmp_path, save_interval_steps=1)
-    return checkpoints, *first_state(setup, checkpoints, InitConfig())
+    return checkpoints, *first_state(setup, checkpoints, {})
 
   checkpoints, state, step = start()
   assert step == state["step"] == 0

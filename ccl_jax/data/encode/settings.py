@@ -90,6 +90,7 @@ class EncodeSettings:
     rules["windows"] = is_named or is_number, "'first', 'all' or a number"
     for name in ("window_stride", "window_rest"):
       rules[name] = 0 <= getattr(self, name) < math.inf, "0 or more seconds"
+    rules["num_workers"] = self.num_workers >= 0, "0 or more"
     for name in ("num_fit_clips", "batch_size", "clips_per_shard"):
       rules[name] = (getattr(self, name) >= 1, "1 or more")
     for name, (is_valid, expected) in rules.items():

@@ -75,7 +75,7 @@ def open_output(
   else:
     for pattern in (".*.partial", "*/.*.partial"):
       for path in work.glob(pattern):  # of a process that was killed
-        path.unlink()
+        path.rmtree() if path.is_dir() else path.unlink()
 
 
 def check_visible(output: epath.PathLike) -> None:

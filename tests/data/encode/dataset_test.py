@@ -269,6 +269,7 @@ def test_captions_of_missing_files_are_counted(folder, tmp_path):
     ("validation_fraction", 1.0),
     ("fps", 0.0),
     ("batch_size", 0),
+    ("num_workers", -1),
     ("clips_per_shard", 0),
   ],
 )

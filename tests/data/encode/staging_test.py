@@ -53,6 +53,8 @@ def test_a_run_that_goes_on_equals_one_that_never_stopped(
   assert len(kept) == len(list((work / "shards").iterdir())) > 0
   assert not list(work.rglob(".*"))  # nothing half-written
   (work / ".ccl-train.array_record-00001.9.partial").touch()  # as if killed
+  (work / ".codecs.9.partial").mkdir()
+  (work / ".codecs.9.partial" / "codecs.npz").touch()
 
   codecs = learned()
   summary = dataset.encode_dataset(folder, output, SETTINGS, codecs=codecs)

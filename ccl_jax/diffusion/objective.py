@@ -20,7 +20,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Key
 
-from ccl_jax.array_types import STREAMS, Array, Bool, Float, Int, Route, State
+from ccl_jax.array_types import (
+  STREAMS,
+  Array,
+  Bool,
+  Float,
+  Image,
+  Int,
+  Route,
+  State,
+)
 from ccl_jax.diffusion import flow, tasks
 
 # A number, or stream -> its own; as pairs, which are hashable.
@@ -45,6 +54,8 @@ class Objective:
     text_dropout: fraction of samples whose text is replaced by the null text.
     first_frame_probability: fraction of samples with generated video whose
       first latent frame is given; 0 keeps one time per sample.
+    reference_probability: fraction of samples with generated video that have a
+      reference picture, see `_draw_reference`; 0 draws none.
     probabilities: of apart, a2v, v2a, joint.
 
   Raises:
@@ -60,6 +71,7 @@ class Objective:
   first_frame_probability: float = 0.0
   probabilities: tuple[float, ...] = tuple(t.probability for t in tasks.TASKS)
   time_shift_shape: tuple[int, ...] = ()
+  reference_probability: float = 0.0
 
   def __post_init__(self):
     # A tuple, which is hashable: the objective is a static argument.
@@ -86,7 +98,9 @@ class Objective:
     for name in ("video_weight", "audio_weight"):
       if not getattr(self, name) >= 0:
         raise ValueError(f"{name}={getattr(self, name)} must not be negative.")
-    for name in ("text_dropout", "first_frame_probability"):
+    for name in (
+      "text_dropout", "first_frame_probability", "reference_probability",
+    ):  # fmt: skip
       if not 0 <= getattr(self, name) <= 1:
         raise ValueError(f"{name}={getattr(self, name)} must be in [0, 1].")
     p = self.probabilities
@@ -142,6 +156,7 @@ class Example(NamedTuple):
     target: velocity, noise - x0.
     weight: bool masks that broadcast to the latents: true where there is loss.
     task: (b,) index into TASKS.
+    image: reference pictures, if any are drawn.
   """
 
   x_t: State
@@ -151,6 +166,7 @@ class Example(NamedTuple):
   target: State
   weight: dict[str, Bool[Array, " b ..."]]
   task: Int[Array, " b"]
+  image: Image | None = None
 
 
 def make_training_example(
@@ -179,14 +195,23 @@ def make_training_example(
     flow.sample_keys(noise_key, b), {s: x0[s].shape[1:] for s in x0}
   )
   dropped = _bernoulli(text_key, objective.text_dropout, b)
+  weight, image = {s: ~clean[s] for s in x0}, None
+  if objective.reference_probability > 0 and "video" in x0:
+    # A key of its own: without references all other draws stay the same.
+    image, is_reference = _draw_reference(
+      jax.random.fold_in(key, len(STREAMS)), x0["video"], route,
+      objective.reference_probability,
+    )  # fmt: skip
+    weight["video"] = weight["video"] & ~flow.expand(is_reference, 5)
   return Example(
     x_t={s: flow.interpolate(x0[s], noise[s], t[s]) for s in x0},
     t=t,
     text=jnp.where(dropped[:, None, None], batch["null_text"], text),
     route=route,
     target={s: flow.target(x0[s], noise[s]) for s in x0},
-    weight={s: ~clean[s] for s in x0},
+    weight=weight,
     task=task,
+    image=image,
   )
 
 
@@ -266,3 +291,32 @@ def _clean(key, x0: State, route: Route, first_frame_probability: float):
     first = given[:, None] & (jnp.arange(f)[None] == 0)
     clean["video"] = clean["video"] | flow.expand(first, 5)
   return clean
+
+
+def _draw_reference(
+  key: Key[Array, ""],
+  video: Float[Array, "b f h w c"],
+  route: Route,
+  probability: float,
+) -> tuple[Image, Bool[Array, "b f"]]:
+  """Draws a latent frame of each clip as its reference picture.
+
+  Half of them are the first, the only one that is encoded by itself as a
+  picture is, the others any. There is no loss on it: it could be copied. A clip
+  of one frame has none.
+
+  Returns:
+    The picture of each sample, zeros without, and which frame it is, if any.
+  """
+  (b, f), (has_key, first_key, index_key) = (
+    video.shape[:2], jax.random.split(key, 3)
+  )  # fmt: skip
+  draw = jax.vmap(lambda key: jax.random.randint(key, (), 0, f))
+  index = draw(flow.sample_keys(index_key, b))
+  index = jnp.where(_bernoulli(first_key, 0.5, b), 0, index)
+  has = _bernoulli(has_key, probability, b) & route.is_generated["video"]
+  has = has & (f > 1)
+  is_reference = has[:, None] & (jnp.arange(f)[None] == index[:, None])
+  picture = jnp.take_along_axis(video, flow.expand(index, 5), axis=1)
+  picture = jnp.where(flow.expand(has, 5), picture, 0.0)
+  return Image(references=picture, has_references=has[:, None]), is_reference

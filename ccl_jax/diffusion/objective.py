@@ -55,7 +55,7 @@ class Objective:
     first_frame_probability: fraction of samples with generated video whose
       first latent frame is given; 0 keeps one time per sample.
     reference_probability: fraction of samples with generated video that have a
-      reference picture, see `_draw_reference`; 0 draws none.
+      reference picture, see `_add_reference`; 0 draws none.
     probabilities: of apart, a2v, v2a, joint.
 
   Raises:
@@ -195,24 +195,20 @@ def make_training_example(
     flow.sample_keys(noise_key, b), {s: x0[s].shape[1:] for s in x0}
   )
   dropped = _bernoulli(text_key, objective.text_dropout, b)
-  weight, image = {s: ~clean[s] for s in x0}, None
-  if objective.reference_probability > 0 and "video" in x0:
-    # A key of its own: without references all other draws stay the same.
-    image, is_reference = _draw_reference(
-      jax.random.fold_in(key, len(STREAMS)), x0["video"], route,
-      objective.reference_probability,
-    )  # fmt: skip
-    weight["video"] = weight["video"] & ~flow.expand(is_reference, 5)
-  return Example(
+  example = Example(
     x_t={s: flow.interpolate(x0[s], noise[s], t[s]) for s in x0},
     t=t,
     text=jnp.where(dropped[:, None, None], batch["null_text"], text),
     route=route,
     target={s: flow.target(x0[s], noise[s]) for s in x0},
-    weight=weight,
+    weight={s: ~clean[s] for s in x0},
     task=task,
-    image=image,
   )
+  if objective.reference_probability > 0 and "video" in x0:
+    # A key of its own: without pictures all other draws stay the same.
+    key = jax.random.fold_in(key, len(STREAMS))
+    return _add_reference(key, example, x0["video"], objective)
+  return example
 
 
 def loss_names(streams: Sequence[str]) -> list[str]:
@@ -293,30 +289,30 @@ def _clean(key, x0: State, route: Route, first_frame_probability: float):
   return clean
 
 
-def _draw_reference(
+def _add_reference(
   key: Key[Array, ""],
+  example: Example,
   video: Float[Array, "b f h w c"],
-  route: Route,
-  probability: float,
-) -> tuple[Image, Bool[Array, "b f"]]:
-  """Draws a latent frame of each clip as its reference picture.
+  objective: Objective,
+) -> Example:
+  """Gives some samples a latent frame of their own clip as reference picture.
 
   Half of them are the first, the only one that is encoded by itself as a
   picture is, the others any. There is no loss on it: it could be copied. A clip
   of one frame has none.
-
-  Returns:
-    The picture of each sample, zeros without, and which frame it is, if any.
   """
-  (b, f), (has_key, first_key, index_key) = (
-    video.shape[:2], jax.random.split(key, 3)
-  )  # fmt: skip
+  b, f = video.shape[:2]
+  has_key, first_key, index_key = jax.random.split(key, 3)
   draw = jax.vmap(lambda key: jax.random.randint(key, (), 0, f))
   index = draw(flow.sample_keys(index_key, b))
   index = jnp.where(_bernoulli(first_key, 0.5, b), 0, index)
-  has = _bernoulli(has_key, probability, b) & route.is_generated["video"]
-  has = has & (f > 1)
-  is_reference = has[:, None] & (jnp.arange(f)[None] == index[:, None])
+  has = _bernoulli(has_key, objective.reference_probability, b)
+  has = has & example.route.is_generated["video"] & (f > 1)
   picture = jnp.take_along_axis(video, flow.expand(index, 5), axis=1)
   picture = jnp.where(flow.expand(has, 5), picture, 0.0)
-  return Image(references=picture, has_references=has[:, None]), is_reference
+  is_other = ~has[:, None] | (jnp.arange(f)[None] != index[:, None])
+  weight = example.weight["video"] & flow.expand(is_other, 5)
+  return example._replace(
+    weight=example.weight | {"video": weight},
+    image=Image(references=picture, has_references=has[:, None]),
+  )

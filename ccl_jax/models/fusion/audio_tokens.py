@@ -96,7 +96,7 @@ def ids_of(
     beside = np.repeat(np.arange(f) >= shared.clip_frames, audio.slots)
     padding = padding | beside
     keys["video"] = jnp.where(shared.absent, 2, keys["video"])
-  keys["audio"] = jnp.where(jnp.asarray(padding)[None], 2, keys["audio"])
+  keys["audio"] = jnp.where(jnp.asarray(padding), 2, keys["audio"])
   return queries, keys
 
 

@@ -154,8 +154,8 @@ class FrameAttention(Fusion):
 def cached_audio(cache: KVCache, shared: FusionContext) -> Pair | None:
   """Returns keys and values of the audio, with no sound beside pictures."""
   pair = cache.of("audio")
-  if pair is None:
-    return None
+  if pair is None or shared.references is None:
+    return pair
   grid = shared.audio_grid
   missing = grid.frames * grid.slots - pair[0].shape[1]
   ends = (0, 0), (0, missing), (0, 0), (0, 0)

@@ -163,8 +163,8 @@ class Components:
     if request.has_picture and not self.plan.reads_references:
       raise ValueError(
         f"task {request.task.name} got an image, and this model reads no"
-        " reference picture: expected a run with model.fusion.references=True"
-        " (configs/icac.py), or i2v or i2av, whose image is the first frame."
+        " reference picture: expected a run with model.fusion.references=True,"
+        " or i2v or i2av, whose image is the first frame."
       )
 
   def load_params(self) -> PyTree:

@@ -100,7 +100,7 @@ def make_setup(
     raise ValueError(
       f"objective.reference_probability={setup.objective.reference_probability}"
       " gives samples a reference picture, and this model reads none: expected"
-      " model.fusion.references=True (configs/icac.py), or 0."
+      " model.fusion.references=True, or 0."
     )
   _check_outputs(plan.settings)
   check_parts(setup.batch_size, setup.grad_accumulation_steps, layout)

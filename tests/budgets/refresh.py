@@ -65,7 +65,16 @@ BUDGETS = {
   "lora-14b-v6e": Budget("pod=v6e-2x4,size=14b", "v6e:2x4", file=lora),
   "lora-14b-v5e": Budget("pod=v5e-4x4,size=14b", "v5e:4x4", file=lora),
   "icac-v5p": Budget("pod=v5p-4x4x4,size=14b", "v5p:4x4x4", file=icac),
-  "icac-v5p-256": Budget("pod=v5p-4x8x8,size=14b", "v5p:4x8x8", file=icac),
+  # The same samples on 16 groups, whose frames are on four chips.
+  "icac-context-v5p": Budget(
+    "pod=v5p-4x4x4,size=14b",
+    "v5p:4x4x4",
+    {
+      "mesh": {"fsdp": 4, "context": 4},
+      "sharding": {"self_attention": "ulysses"},
+    },
+    file=icac,
+  ),
   "icac-full3d-v5p-256": Budget(
     "pod=v5p-4x8x8,size=14b,attention=full3d", "v5p:4x8x8", file=icac
   ),

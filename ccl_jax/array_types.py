@@ -56,16 +56,26 @@ class Route(NamedTuple):
 
 
 class Image(NamedTuple):
-  """Image conditioning of a video stream, as Wan2.1's I2V; all or part.
+  """Image conditioning of a video stream; all or part.
 
   Attributes:
     latents: mask and latents of a clip that begins with the image, as channels
-      beside the noisy ones, (b, f, h, w, 20).
-    tokens: CLIP's features, (b, 257, 1280), read beside the text.
+      beside the noisy ones, (b, f, h, w, 20), as Wan2.1's I2V.
+    tokens: CLIP's features, (b, 257, 1280), read beside the text, as the same.
+    references: latents of r reference pictures, which are clean frames beside
+      those of the clip, (b, r, h, w, c).
+    has_references: which of them there are, (b, r); with `references` only.
   """
 
   latents: Float[Array, "b f h w c"] | None = None
   tokens: Float[Array, "b i w"] | None = None
+  references: Float[Array, "b r h w c"] | None = None
+  has_references: Bool[Array, "b r"] | None = None
+
+  @property
+  def is_first_frame(self) -> bool:
+    """Returns whether the clip begins with the image."""
+    return self.latents is not None or self.tokens is not None
 
 
 def other(stream: str) -> str:

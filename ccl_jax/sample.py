@@ -4,8 +4,8 @@
         --prompt='A red face talks. "a i u" A low voice.'
 
 Tasks: t2av, i2av, t2v, i2v, t2a, a2v, v2a. The tasks i2av and i2v take --image,
-a2v takes --audio and v2a --video (either may be an mp4). Put spoken words in
-quotation marks.
+a2v takes --audio and v2a --video (either may be an mp4). A model with reference
+pictures takes --image for a2v and t2v too. Put spoken words in quotation marks.
 
 --prompts=FILE.jsonl generates a list of any length (`generation.requests`
 describes a line; fields that it lacks come from the flags), --batch clips at
@@ -47,7 +47,11 @@ PROMPTS = flags.DEFINE_string(
 NEGATIVE = flags.DEFINE_string(
   "negative", "", "Negative prompt, what guidance leads away from."
 )
-IMAGE = flags.DEFINE_string("image", None, "First frame, for i2av and i2v.")
+IMAGE = flags.DEFINE_string(
+  "image", None,
+  "First frame, for i2av and i2v; a reference picture, for a2v and t2v of a"
+  " model that reads one.",
+)  # fmt: skip
 AUDIO = flags.DEFINE_string("audio", None, "File with sound, for a2v.")
 VIDEO = flags.DEFINE_string("video", None, "File with video, for v2a.")
 SEED = flags.DEFINE_integer(

@@ -14,18 +14,20 @@ Arguments after the colon, with the default first:
   stage      joint  the adapters
              image  the image model alone, on each frame of the video's latents
   fsdp_over  pod, slice, context: as in configs/ccl.py
+  pod        any, or v5e-4x4: as in configs/pods.py, for size=xl
 
 [P] the paper, [S] second-hand; all else is ours to choose.
 """
 
 from ml_collections import ConfigDict
 
-from configs import ccl
+from configs import ccl, pods
 
 CHOICES = {
   "size": ("xl", "tiny"),
   "stage": ("joint", "image"),
   "fsdp_over": ccl.CHOICES["fsdp_over"],
+  "pod": ("any", "v5e-4x4"),
 }
 FROZEN = {"xl": "video/(blocks|time)/.*", "tiny": "video/.*"}
 
@@ -34,7 +36,7 @@ def get_config(arg: str = "") -> ConfigDict:
   """Returns the config; `--config.a.b=value` overrides any value."""
   chosen = ccl.parse_arg(arg, CHOICES)
   size, stage = chosen.get("size", "xl"), chosen.get("stage", "joint")
-  fsdp_over = chosen.get("fsdp_over", "pod")
+  fsdp_over, pod = chosen.get("fsdp_over", "pod"), chosen.get("pod", "any")
   is_tiny, is_image = size == "tiny", stage == "image"
   c = ccl.make_config(
     size="tiny" if is_tiny else "14b",
@@ -68,6 +70,8 @@ def get_config(arg: str = "") -> ConfigDict:
       c.optimizer.learning_rates = ((FROZEN[size], 0.0), (".*", rate))
       c.optimizer.frozen_dtype = "compute"
     c.sharding.params = rules + tuple(c.sharding.params)
+  if pod != "any":
+    pods.use_pod(c, pod)
   return c
 
 

@@ -18,6 +18,7 @@ Arguments after the colon, with the default first:
              self2d_frozen  a layer: video reads video and audio of its frame
              self2d         the same, and audio reads both
   fsdp_over  pod, slice, context: as in configs/ccl.py
+  pod        any, or v5p-4x4x4, v5p-4x8x8: as in configs/pods.py, for size=14b
 
 The paper trains full3d in two stages, masked first: the second run takes
 `attention=full3d`, `--config.init.from_runs='((".*", "STAGE1"),)'` and
@@ -26,7 +27,7 @@ The paper trains full3d in two stages, masked first: the second run takes
 
 from ml_collections import ConfigDict
 
-from configs import ccl
+from configs import ccl, pods
 
 CHOICES = {
   "size": ccl.CHOICES["size"],
@@ -34,6 +35,7 @@ CHOICES = {
     "masked3d", "full3d", "cross2d", "self2d_frozen", "self2d",
   ),
   "fsdp_over": ccl.CHOICES["fsdp_over"],
+  "pod": ("any", "v5p-4x4x4", "v5p-4x8x8"),
 }  # fmt: skip
 NEVER_UPDATED = ("cross2d", "self2d_frozen")
 
@@ -42,6 +44,7 @@ def get_config(arg: str = "") -> ConfigDict:
   """Returns the config; `--config.a.b=value` overrides any value."""
   chosen = ccl.parse_arg(arg, CHOICES)
   attention = chosen.pop("attention", "masked3d")
+  pod = chosen.pop("pod", "any")
   c = ccl.make_config(**chosen)
   with c.unlocked():
     video = c.model.video
@@ -51,13 +54,17 @@ def get_config(arg: str = "") -> ConfigDict:
       kind="icac", attention=attention,
       rope_audio="same_t_offgrid",  # or "same_t_zero", "none"
       form="merged",  # of masked3d; or "blocks", equal in value
+      references=False,  # or True: pictures in context
     )  # fmt: skip
     # a2v, and a share without sound for guidance, which also trains t2v.
     c.objective.probabilities = (0.1, 0.9, 0.0, 0.0)
     c.objective.video_weight, c.objective.audio_weight = 1.0, 0.0
+    c.objective.reference_probability = 0.0  # the share with a picture
     if chosen.get("size") != "tiny":
       rates = (("(audio|fusion)/.*", 1e-4), (".*", 1e-5))
       c.optimizer.learning_rates = rates
     c.sampling.cache_reference = attention in NEVER_UPDATED
     c.eval.tasks = ("a2v", "t2v")
+  if pod != "any":
+    pods.use_pod(c, pod)
   return c

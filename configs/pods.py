@@ -64,10 +64,17 @@ PODS = {
 def get_config(arg: str = "") -> ConfigDict:
   """Returns the config of a pod, with as many microbatches as it needs."""
   chosen = ccl.parse_arg(arg, {"pod": tuple(PODS)} | ccl.CHOICES)
-  overrides = PODS[chosen.pop("pod", "v5p-4x4x4")]
-  if "mesh.num_slices" in overrides:
+  pod = chosen.pop("pod", "v5p-4x4x4")
+  if "mesh.num_slices" in PODS[pod]:
     chosen = {"fsdp_over": "slice"} | chosen
   c = ccl.make_config(**chosen)
+  use_pod(c, pod)
+  return c
+
+
+def use_pod(c: ConfigDict, pod: str) -> None:
+  """Sets the mesh of a pod, and what fits its memory."""
+  overrides = PODS[pod]
   shards = overrides["mesh.data"] * overrides["mesh.fsdp"]
   # One sample at a time on each shard.
   defaults = {
@@ -79,4 +86,3 @@ def get_config(arg: str = "") -> ConfigDict:
     c.mesh.data *= c.mesh.context
     c.mesh.context = c.grad_accumulation_steps = 1
     c.model.remat = "linear"
-  return c

@@ -167,6 +167,19 @@ def test_audio_in_context_has_the_sizes_of_the_video(attention):
     icac.get_config("attention=4d")
 
 
+@pytest.mark.parametrize(
+  ("c", "chips"),
+  [(icac.get_config("pod=v5p-4x4x4"), 64),
+   (icac.get_config("pod=v5p-4x8x8,attention=full3d"), 256),
+   (avdit.get_config("pod=v5e-4x4"), 16)],
+)  # fmt: skip
+def test_a_pod_of_the_other_systems_has_all_chips_and_parts(c, chips):
+  shards = c.mesh.data * c.mesh.fsdp
+  assert shards * c.mesh.context == chips
+  assert c.batch_size % (shards * c.grad_accumulation_steps) == 0
+  assert c.model.remat.startswith("attention")
+
+
 @pytest.mark.parametrize("stage", avdit.CHOICES["stage"])
 @pytest.mark.parametrize("size", avdit.CHOICES["size"])
 def test_the_image_model_is_one_of_both_stages(size, stage):

@@ -41,10 +41,11 @@ def write_inputs(folder):
   return {name: str(folder / file) for name, file in names.items()}
 
 
-def write(workdir):
+def write(workdir, model=MODEL, sampling=None, **sections):
   """Writes the workdir of a run with random parameters; returns its path."""
-  config = make_config(model=MODEL, sampling={"num_inference_steps": 2})
-  setup = make_setup(model=MODEL)
+  sampling = {"num_inference_steps": 2} | (sampling or {})
+  config = make_config(model=model, sampling=sampling, **sections)
+  setup = make_setup(model=model, **sections)
   rng = np.random.default_rng(0)
   state = jax.tree.map(
     lambda x: rng.normal(0, 0.2, x.shape).astype(x.dtype),

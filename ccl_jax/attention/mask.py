@@ -15,7 +15,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from ccl_jax.array_types import Array, Bool, Int
 
@@ -159,13 +158,18 @@ class Mask(NamedTuple):
     q_segments = jnp.ones((sees.shape[0], n), jnp.int32)
     return cls(window, q_segments=q_segments, k_segments=k_segments)
 
-  def hide(self, hidden: Bool[np.ndarray, " m"], b: int, n: int) -> "Mask":
-    """Returns the mask, for b samples and n queries, without some keys."""
+  def hide(self, hidden: Bool[Array, " *b m"], b: int, n: int) -> "Mask":
+    """Returns the mask, for b samples and n queries, without some keys.
+
+    Args:
+      hidden: of all samples, (m,), or of each, (b, m).
+    """
     q_segments, k_segments = self.q_segments, self.k_segments
     if k_segments is None:
       q_segments = jnp.ones((b, n), jnp.int32)
-      k_segments = jnp.ones((b, len(hidden)), jnp.int32)
-    unseen = jnp.where(hidden[None], 2, k_segments)  # an id that no query has
+      k_segments = jnp.ones((b, hidden.shape[-1]), jnp.int32)
+    hidden = hidden.reshape(-1, hidden.shape[-1])
+    unseen = jnp.where(hidden, 2, k_segments)  # an id that no query has
     return self._replace(q_segments=q_segments, k_segments=unseen)
 
   @property

@@ -7,8 +7,14 @@ tokens in the video's blocks. See `ccl_jax/models/fusion/icac.py` for what each
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
-from ccl_jax.convert.torch_layers import axis_dims, modulate, rotate
+from ccl_jax.convert.torch_layers import (
+  axis_dims,
+  make_rope,
+  modulate,
+  rotate,
+)
 from ccl_jax.convert.torch_model import CCL, CrossAttention
 from ccl_jax.convert.torch_stream import Stream, audio_starts
 
@@ -42,6 +48,43 @@ class AudioTokens(Stream):
 class InContext(CCL):
   """A video stream whose blocks have audio tokens, or layers that read them."""
 
+  def forward(self, state, t, text, route, image=None):
+    """Returns the velocity, as of `CCL`.
+
+    Args:
+      state, t, text, route: as of `CCL`.
+      image: may have reference pictures, "references" (b, r, h, w, c) and
+        "has_references" (b, r), for a model that reads them: more frames of the
+        video, at time 0.
+    """
+    image = dict(image or {})
+    pictures = image.pop("references", None)
+    has = image.pop("has_references", None)
+    if pictures is None:
+      return super().forward(state, t, text, route, image)
+    if not self.options.get("references"):
+      raise ValueError("reference pictures: this model reads none.")
+    video, time = state["video"], t["video"]
+    (b, f, *_), r = video.shape, pictures.shape[1]
+    time = time[:, None, None].expand(b, f, 1) if time.ndim == 1 else time
+    time = torch.cat([time, time.new_zeros(b, r, time.shape[2])], 1)
+    state = state | {"video": torch.cat([video, pictures.type_as(video)], 1)}
+    made = super().forward(
+      state, t | {"video": time}, text, route | {"references": has}, image
+    )
+    return made | {"video": made["video"][:, :f]}
+
+  def check_frames(self, grids, route):
+    """Raises a ValueError for streams of unequal frames but for pictures."""
+    if "video" in grids:
+      f, *size = grids["video"]
+      grids = grids | {"video": (f - self.num_pictures(route), *size)}
+    super().check_frames(grids, route)
+
+  def num_pictures(self, route):
+    """Returns how many of the video's frames, the last, are pictures."""
+    return route["references"].shape[1] if "references" in route else 0
+
   def make_stream(self, s):
     """Returns the video stream, or the embedding of audio."""
     if s == "video":
@@ -67,14 +110,19 @@ class InContext(CCL):
     """Returns the tokens after all blocks."""
     if "video" not in x:
       raise ValueError("audio alone: this model takes it as a condition only.")
-    tokens = self.frames(grids, device)
+    r = self.num_pictures(route)
+    tokens = self.frames(grids, r, device)
+    if r:
+      (f, h, w), dims = grids["video"], axis_dims(self.video.e)
+      when = torch.cat([torch.arange(f - r), -1 - torch.arange(r)])
+      ropes = ropes | {"video": make_rope(when, h, w, dims, device)}
     ropes = {"video": ropes["video"], "audio": self.audio_rope(tokens, device)}
     ropes = {s: ropes[s] for s in x}
-    mask = self.mask_of(tokens, route)
+    masks = self.masks_of(tokens, route, grids)
     on = route["exchanges"] & (route["sees"]["video"] | self.reads_video)
     run = self.run_3d if self.is_3d else self.run_frames
     for i, block in enumerate(self.video.blocks):
-      x = run(i, block, x, times, prompts, ropes, mask, on)
+      x = run(i, block, x, times, prompts, ropes, masks, on)
     return x
 
   @property
@@ -82,7 +130,7 @@ class InContext(CCL):
     """Returns whether a layer of frames reads video too."""
     return self.attention != "cross2d"
 
-  def run_3d(self, i, p, x, times, prompts, ropes, mask, on):
+  def run_3d(self, i, p, x, times, prompts, ropes, masks, on):
     """Runs a block whose self-attention is over the tokens of both."""
     qkv, gates = [], {}
     for s, a in x.items():
@@ -93,7 +141,7 @@ class InContext(CCL):
       qkv.append((q, rotate(k, ropes[s]), v))
     q, k, v = (torch.cat(part, 2) for part in zip(*qkv, strict=True))
     sizes = [part[0].shape[2] for part in qkv]
-    out = p.attn1.attend(q, (k, v), mask=mask).split(sizes, 1)
+    out = p.attn1.attend(q, (k, v), mask=masks[0]).split(sizes, 1)
     x = {
       s: (a + y.view_as(a) * gates[s]).type_as(a)
       for (s, a), y in zip(x.items(), out, strict=True)
@@ -101,10 +149,11 @@ class InContext(CCL):
     x["video"] = p.add_text(x["video"], prompts["video"])
     return {s: p.feed(a, times[s][1]) for s, a in x.items()}
 
-  def run_frames(self, i, p, x, times, prompts, ropes, mask, on):
+  def run_frames(self, i, p, x, times, prompts, ropes, masks, on):
     """Runs a block of the video with a layer in which frames attend."""
+    mask, of_video = masks
     video = p.attend(
-      x["video"], times["video"][1], prompts["video"], ropes["video"]
+      x["video"], times["video"][1], prompts["video"], ropes["video"], of_video
     )
     x = x | {"video": video}
     layer = self.fusion[i]["video"]
@@ -125,21 +174,24 @@ class InContext(CCL):
       rows = {"video": slice(0, n), "audio": slice(n, None)}
       for s in x if self.attention == "self2d" else ("video",):
         q = rotate(layer.query(y[s]), ropes[s])
-        out = layer.attend(q, (k, v), mask=mask[:, :, rows[s], columns])
-        out = torch.where(on[:, None, None], out, 0).view_as(x[s])
+        seen = mask[:, :, rows[s], columns]
+        out = layer.attend(q, (k, v), mask=seen)
+        reads = on[:, None, None] & seen.any(-1)[:, 0, :, None]
+        out = torch.where(reads, out, 0).view_as(x[s])
         x[s] = x[s] + out.type_as(x[s])
     x["video"] = p.feed(x["video"], times["video"][1])
     return x
 
-  def frames(self, grids, device):
+  def frames(self, grids, pictures, device):
     """Returns which tokens are video, and the frame and place in it of each."""
     f, h, w = grids["video"]
-    starts = audio_starts(f, self.audio.c if "audio" in grids else 0)
+    clip = f - pictures
+    starts = audio_starts(clip, self.audio.c if "audio" in grids else 0)
     sizes = starts.diff()
     frame = torch.cat(
       [
         torch.arange(f).repeat_interleave(h * w),
-        torch.arange(f).repeat_interleave(sizes),
+        torch.arange(clip).repeat_interleave(sizes),
       ]
     )
     place = torch.cat(
@@ -163,8 +215,12 @@ class InContext(CCL):
     }[self.options.get("rope_audio", "same_t_offgrid")]
     return token_rope(positions, axis_dims(self.video.e), device)
 
-  def mask_of(self, tokens, route):
-    """Returns (b, 1, n + m, n + m), true where a token reads another one."""
+  def masks_of(self, tokens, route, grids):
+    """Returns masks that are true where a token reads another one.
+
+    Of both streams, (b, 1, n + m, n + m), and of the video's self-attention,
+    (b, 1, 1, n), None if it reads all.
+    """
     is_video, frame, _ = tokens
     same = frame[:, None] == frame
     alike = is_video[:, None] == is_video
@@ -174,4 +230,11 @@ class InContext(CCL):
       "full3d": torch.ones_like(same),
     }.get(self.attention, same)
     meets = route["sees"]["video"] & route["exchanges"]
-    return (seen & (alike | meets[:, None, None]))[:, None]
+    seen = seen & (alike | meets[:, None, None])
+    if not (r := self.num_pictures(route)):
+      return seen[:, None], None
+    f, h, w = grids["video"]
+    ends = (f - r) * h * w, int((~is_video).sum())
+    has = route["references"].repeat_interleave(h * w, 1)[:, None]
+    there = F.pad(has, ends, value=True)
+    return (seen & there)[:, None], there[..., None, : f * h * w]

@@ -165,16 +165,17 @@ class Block(nn.Module):
     self.attn2 = PromptAttention(d, e, has_image)
     self.norm2, self.ffn = LayerNorm(d, EPS), FeedForward(d, ffn, d)
 
-  def attend(self, x, rows, prompt, rope):
+  def attend(self, x, rows, prompt, rope, mask=None):
     """Adds self-attention, then cross-attention to the prompt.
 
     Args:
       prompt: (text, image), the image None if the model has none.
+      mask: of self-attention, true where it attends.
     """
     shift, scale, gate = (self.scale_shift_table + rows).unbind(-2)[:3]
     y, p = modulate(x, shift, scale).flatten(1, 2), self.attn1
     k, v = p.key_value(y)
-    y = p.attend(rotate(p.query(y), rope), (rotate(k, rope), v))
+    y = p.attend(rotate(p.query(y), rope), (rotate(k, rope), v), mask=mask)
     return self.add_text((x + y.view_as(x) * gate).type_as(x), prompt)
 
   def add_text(self, x, prompt):

@@ -198,8 +198,7 @@ class CCL(nn.Module):
     self.check(state, images["video"])
     streams = {s: getattr(self, s) for s in STREAMS if s in state}
     grids = {s: stream.grid(state[s]) for s, stream in streams.items()}
-    if len({f for f, _, _ in grids.values()}) != 1:
-      raise ValueError(f"{grids=} (f, h, w): expected the same frames in each.")
+    self.check_frames(grids, route)
     ropes = {s: streams[s].rope(*grids[s], text.device) for s in streams}
     prompts = {s: self.host(s).embed_prompt(text, images[s]) for s in streams}
     times = {s: self.host(s).embed_time(t[s], text) for s in streams}
@@ -240,6 +239,11 @@ class CCL(nn.Module):
           f"{name} of an image are {tuple(x.shape)}, but this model and task"
           f" take {widths}: the last axis of each, 0 or absent for none."
         )
+
+  def check_frames(self, grids, route):
+    """Raises a ValueError for streams of unequal frames."""
+    if len({f for f, _, _ in grids.values()}) != 1:
+      raise ValueError(f"{grids=} (f, h, w): expected the same frames in each.")
 
   def sides(self, grids, route, device):
     """Returns side -> (ropes, mask, on), for sides that attend to anything."""

@@ -227,6 +227,8 @@ def check_given(task, given):
   """Raises a ValueError unless `given` are the inputs of a task."""
   _, references = choose(TASKS, task, "task")
   wanted = [("video",), ("image",)] if task[0] == "i" else [references]
+  if task in ("a2v", "t2v"):
+    wanted.append((*references, "image"))
   if tuple(given) not in wanted:
     raise ValueError(
       f"task '{task}' got the inputs {tuple(given)}, expected"
@@ -246,7 +248,8 @@ def sample(
     given: latents of the audio for a2v, of the video for v2a; for i2av and i2v
       of the first frame ("video"), or, for a model with image conditioning,
       "image" with the "latents" and "tokens" of
-      codecs.image_condition.make_image.
+      codecs.image_condition.make_image; for a2v and t2v "image" may have the
+      "references" and "has_references" of `torch_in_context`.
     noise: stream -> (b, ...); None draws that of seeds seed .. seed + b - 1.
     null: for guidance "sync", latents of both streams.
     settings: override those of the config, see DEFAULTS.

@@ -76,6 +76,7 @@ class Shape:
     batch: samples that share the projection of the context tokens.
     times: times per video sample; `frames` if each frame has its own.
     image: number of tokens of an image that the video is conditioned on.
+    pictures: number of reference pictures, each as a frame of the video.
   """
 
   frames: int
@@ -85,6 +86,7 @@ class Shape:
   batch: int = 1
   times: int = 1
   image: int = 0
+  pictures: int = 0
 
   def tokens_per_frame(self, stream: str, section: Mapping[str, Any]) -> Num:
     """Returns the tokens of one stream in one latent frame, on average."""
@@ -191,7 +193,8 @@ def window_pairs(
 def _stream(model, stream, section, shape: Shape) -> dict[str, Num]:
   """Counts FLOPs of one stream without its cross-attention, by part."""
   layers, d, g = model["num_layers"], section["width"], section["ffn"]
-  n = shape.frames * shape.tokens_per_frame(stream, section)
+  pictures = shape.pictures if stream == "video" else 0
+  n = (shape.frames + pictures) * shape.tokens_per_frame(stream, section)
   text, text_width = shape.text, model["text_width"]
   times = shape.times if stream == "video" else 1
   sinusoid = section.get("frequency_dim", 256)
@@ -254,7 +257,7 @@ def _audio_in_context(model, shape: Shape, streams) -> dict[str, float]:
   s, r = (
     shape.tokens_per_frame(x, model[x]) if x in streams else 0 for x in STREAMS
   )
-  parts = in_context_flops.count(model, shape.frames, s, r)
+  parts = in_context_flops.count(model, shape.frames, s, r, shape.pictures)
   return {name: float(value) for name, value in parts.items()}
 
 

@@ -16,6 +16,8 @@ else 0:
     video/cross_linear      L 4 n d^2, and as much if s'    q, o; k, v
     audio/cross_linear      L 4 m d^2, and as much if audio reads
     audio/cross_attention   L 4 m (s + r) d, if audio reads
+
+A reference picture is a frame of s more tokens of video without audio.
 """
 
 from collections.abc import Mapping
@@ -25,7 +27,9 @@ Num = int | float
 _3D = {"full3d": False, "masked3d": True}  # whether audio keeps to its frame
 
 
-def count(model: Mapping[str, Any], f: int, s: Num, r: Num) -> dict[str, Num]:
+def count(
+  model: Mapping[str, Any], f: int, s: Num, r: Num, pictures: int = 0
+) -> dict[str, Num]:
   """Counts FLOPs of all that audio adds to the video stream, by part."""
   fusion, video, audio = (model[name] for name in ("fusion", "video", "audio"))
   attention = fusion.get("attention", "masked3d")
@@ -33,19 +37,21 @@ def count(model: Mapping[str, Any], f: int, s: Num, r: Num) -> dict[str, Num]:
   embed = 2 * m * audio["channels"] * d
   pairs, linear = layers * 4 * d, layers * 4 * d**2
   if attention in _3D:
-    w = 1 if _3D[attention] else f
+    is_masked, own = _3D[attention], pictures * s
+    w = 1 if is_masked else f
     times = 2 * (video.get("frequency_dim", 256) + 7 * d) * d if m else 0
     return {
-      "video/cross_attention": pairs * n * r * w,
-      "audio/self_attention": pairs * m * (s + r) * w,
+      "video/cross_attention": pairs * (n * r * w + own * m * (not is_masked)),
+      "audio/self_attention": pairs * m * ((s + r) * w + own * (not is_masked)),
       "audio/linear": 2 * linear * m,
       "audio/ffn": pairs * m * video["ffn"],
       "audio/embed": embed + times,
     }
   reads_video, updates = attention != "cross2d", attention == "self2d"
+  own = pictures * s * reads_video
   return {
-    "video/cross_attention": pairs * n * (r + s * reads_video),
-    "video/cross_linear": linear * n * (1 + reads_video),
+    "video/cross_attention": pairs * (n * (r + s * reads_video) + own * s),
+    "video/cross_linear": linear * (n + own) * (1 + reads_video),
     "audio/cross_attention": pairs * m * (s + r) * updates,
     "audio/cross_linear": linear * m * (1 + updates),
     "audio/embed": embed,

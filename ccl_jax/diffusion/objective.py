@@ -20,7 +20,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Key
 
-from ccl_jax.array_types import STREAMS, Array, Bool, Float, Int, Route, State
+from ccl_jax.array_types import (
+  STREAMS,
+  Array,
+  Bool,
+  Float,
+  Image,
+  Int,
+  Route,
+  State,
+)
 from ccl_jax.diffusion import flow, tasks
 
 # A number, or stream -> its own; as pairs, which are hashable.
@@ -45,6 +54,8 @@ class Objective:
     text_dropout: fraction of samples whose text is replaced by the null text.
     first_frame_probability: fraction of samples with generated video whose
       first latent frame is given; 0 keeps one time per sample.
+    reference_probability: fraction of samples with generated video that have a
+      reference picture, see `_add_reference`; 0 draws none.
     probabilities: of apart, a2v, v2a, joint.
 
   Raises:
@@ -60,6 +71,7 @@ class Objective:
   first_frame_probability: float = 0.0
   probabilities: tuple[float, ...] = tuple(t.probability for t in tasks.TASKS)
   time_shift_shape: tuple[int, ...] = ()
+  reference_probability: float = 0.0
 
   def __post_init__(self):
     # A tuple, which is hashable: the objective is a static argument.
@@ -86,7 +98,9 @@ class Objective:
     for name in ("video_weight", "audio_weight"):
       if not getattr(self, name) >= 0:
         raise ValueError(f"{name}={getattr(self, name)} must not be negative.")
-    for name in ("text_dropout", "first_frame_probability"):
+    for name in (
+      "text_dropout", "first_frame_probability", "reference_probability",
+    ):  # fmt: skip
       if not 0 <= getattr(self, name) <= 1:
         raise ValueError(f"{name}={getattr(self, name)} must be in [0, 1].")
     p = self.probabilities
@@ -142,6 +156,7 @@ class Example(NamedTuple):
     target: velocity, noise - x0.
     weight: bool masks that broadcast to the latents: true where there is loss.
     task: (b,) index into TASKS.
+    image: reference pictures, if any are drawn.
   """
 
   x_t: State
@@ -151,6 +166,7 @@ class Example(NamedTuple):
   target: State
   weight: dict[str, Bool[Array, " b ..."]]
   task: Int[Array, " b"]
+  image: Image | None = None
 
 
 def make_training_example(
@@ -179,7 +195,7 @@ def make_training_example(
     flow.sample_keys(noise_key, b), {s: x0[s].shape[1:] for s in x0}
   )
   dropped = _bernoulli(text_key, objective.text_dropout, b)
-  return Example(
+  example = Example(
     x_t={s: flow.interpolate(x0[s], noise[s], t[s]) for s in x0},
     t=t,
     text=jnp.where(dropped[:, None, None], batch["null_text"], text),
@@ -188,6 +204,11 @@ def make_training_example(
     weight={s: ~clean[s] for s in x0},
     task=task,
   )
+  if objective.reference_probability > 0 and "video" in x0:
+    # A key of its own: without pictures all other draws stay the same.
+    key = jax.random.fold_in(key, len(STREAMS))
+    return _add_reference(key, example, x0["video"], objective)
+  return example
 
 
 def loss_names(streams: Sequence[str]) -> list[str]:
@@ -266,3 +287,32 @@ def _clean(key, x0: State, route: Route, first_frame_probability: float):
     first = given[:, None] & (jnp.arange(f)[None] == 0)
     clean["video"] = clean["video"] | flow.expand(first, 5)
   return clean
+
+
+def _add_reference(
+  key: Key[Array, ""],
+  example: Example,
+  video: Float[Array, "b f h w c"],
+  objective: Objective,
+) -> Example:
+  """Gives some samples a latent frame of their own clip as reference picture.
+
+  Half of them are the first, the only one that is encoded by itself as a
+  picture is, the others any. There is no loss on it: it could be copied. A clip
+  of one frame has none.
+  """
+  b, f = video.shape[:2]
+  has_key, first_key, index_key = jax.random.split(key, 3)
+  draw = jax.vmap(lambda key: jax.random.randint(key, (), 0, f))
+  index = draw(flow.sample_keys(index_key, b))
+  index = jnp.where(_bernoulli(first_key, 0.5, b), 0, index)
+  has = _bernoulli(has_key, objective.reference_probability, b)
+  has = has & example.route.is_generated["video"] & (f > 1)
+  picture = jnp.take_along_axis(video, flow.expand(index, 5), axis=1)
+  picture = jnp.where(flow.expand(has, 5), picture, 0.0)
+  is_other = ~has[:, None] | (jnp.arange(f)[None] != index[:, None])
+  weight = example.weight["video"] & flow.expand(is_other, 5)
+  return example._replace(
+    weight=example.weight | {"video": weight},
+    image=Image(references=picture, has_references=has[:, None]),
+  )

@@ -132,12 +132,14 @@ class InferenceTask:
     row: name of the training task whose route is used.
     streams: the streams of the state; the others' towers never run.
     first_frame: the first latent video frame is given.
+    reference: an image may be given, as a reference picture of the video.
   """
 
   name: str
   row: str
   streams: tuple[str, ...]
   first_frame: bool = False
+  reference: bool = False
 
   def route(self, batch: int) -> Route:
     """Returns the route, the same for all `batch` samples."""
@@ -145,6 +147,11 @@ class InferenceTask:
     return route_of(
       task, *(jnp.full((batch,), stream in self.streams) for stream in STREAMS)
     )
+
+  @property
+  def optional(self) -> tuple[str, ...]:
+    """Returns the inputs that a user may provide, for models that read them."""
+    return ("image",) * self.reference
 
   @property
   def inputs(self) -> tuple[str, ...]:
@@ -185,20 +192,23 @@ INFERENCE_TASKS = {
   for task in (
     InferenceTask("t2av", "joint", STREAMS),
     InferenceTask("i2av", "joint", STREAMS, first_frame=True),
-    InferenceTask("t2v", "apart", ("video",)),
+    InferenceTask("t2v", "apart", ("video",), reference=True),
     InferenceTask("i2v", "apart", ("video",), first_frame=True),
     InferenceTask("t2a", "apart", ("audio",)),
-    InferenceTask("a2v", "a2v", STREAMS),
+    InferenceTask("a2v", "a2v", STREAMS, reference=True),
     InferenceTask("v2a", "v2a", STREAMS),
   )
 }
 
 
-def untrained(task: InferenceTask, objective: Mapping[str, Any]) -> str:
+def untrained(
+  task: InferenceTask, objective: Mapping[str, Any], has_picture: bool = False
+) -> str:
   """Returns which part of a task a run has never trained, or "".
 
   Args:
     objective: the run's section; with no key nothing is known of it.
+    has_picture: the task has a reference picture.
   """
   index, key = TASK_NAMES.index(task.row), "first_frame_probability"
   missing = []
@@ -210,6 +220,8 @@ def untrained(task: InferenceTask, objective: Mapping[str, Any]) -> str:
     missing.append(
       f"first frames (objective.{key} is 0; the clip leaves the image at once)"
     )
+  if has_picture and not objective.get("reference_probability", 1):
+    missing.append("reference pictures (objective.reference_probability is 0)")
   if not missing:
     return ""
   return (

@@ -99,8 +99,9 @@ class BatchGenerator:
             progress.update(1)
           else:
             todo.append(request)
-      for task in dict.fromkeys(request.task for request in todo):
-        if note := self.pipeline.describe_untrained(task):
+      kinds = [(request.task, request.has_picture) for request in todo]
+      for task, has_picture in dict.fromkeys(kinds):
+        if note := self.pipeline.describe_untrained(task, has_picture):
           self.warn(note)
         shape = self.pipeline.flop_shape(task)
         model = self.pipeline.plan.settings

@@ -21,6 +21,7 @@ from ccl_jax.data.clip import ClipShape
 from ccl_jax.diffusion import tasks
 from ccl_jax.diffusion.solvers import OnStep
 from ccl_jax.diffusion.tasks import InferenceTask
+from ccl_jax.generation.requests import Request
 from ccl_jax.generation.sampling_config import SamplingConfig
 from ccl_jax.models.plan import ModelPlan, make_sampling_plan, sampling_params
 
@@ -122,7 +123,9 @@ class Components:
     audio = self.plan.settings["audio"] or {}
     return self.shape.latent_shapes(self.codecs, audio.get("tokens_per_frame"))
 
-  def describe_untrained(self, task: InferenceTask) -> str:
+  def describe_untrained(
+    self, task: InferenceTask, has_picture: bool = False
+  ) -> str:
     """Returns a note if the model was not trained for a task, or ""."""
     if set(task.generated) & set(self.plan.conditions):
       return ""  # an error, see `check_task`
@@ -130,7 +133,9 @@ class Components:
     if any(self.plan.image_conditioning.values()):
       # It has learned first frames before this run, as Wan2.1-I2V.
       known.pop("first_frame_probability", None)
-    return tasks.untrained(task, known)
+    return tasks.untrained(
+      task, known, has_picture and self.plan.reads_references
+    )
 
   def check_task(self, task: InferenceTask) -> None:
     """Checks that the model can generate a task's streams.
@@ -147,6 +152,19 @@ class Components:
       raise ValueError(
         f"task {task.name} generates {', '.join(given)}, which this model only"
         f" takes as a condition: expected one of {possible}."
+      )
+
+  def check_picture(self, request: Request) -> None:
+    """Checks that the model reads a request's reference picture, if any.
+
+    Raises:
+      ValueError: it reads none.
+    """
+    if request.has_picture and not self.plan.reads_references:
+      raise ValueError(
+        f"task {request.task.name} got an image, and this model reads no"
+        " reference picture: expected a run with model.fusion.references=True,"
+        " or i2v or i2av, whose image is the first frame."
       )
 
   def load_params(self) -> PyTree:

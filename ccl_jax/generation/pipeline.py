@@ -91,7 +91,8 @@ class Pipeline(Components):
       make_request({"task": task, "name": str(i)} | dict(zip(columns, row)))  # noqa: B905
       for i, row in enumerate(zip(*columns.values(), strict=True))
     ]
-    if note := self.describe_untrained(tasks.inference_task(task)):
+    plan = tasks.inference_task(task)
+    if note := self.describe_untrained(plan, plan.reference and bool(images)):
       logging.warning(note)
     return self.generate(requests, sampling=sampling, batch_size=num)
 
@@ -119,7 +120,8 @@ class Pipeline(Components):
         and may suppress a ValueError to go on with the others.
 
     Returns:
-      The results, task by task in the order of the requests.
+      The results, task by task in the order of the requests, those with and
+      without a reference picture apart.
 
     Raises:
       ValueError: a task that the model cannot do.
@@ -192,10 +194,13 @@ class Pipeline(Components):
     rate, read = self.codecs.audio.sample_rate, {}
     for request in batch:
       with guard(request):
+        self.check_picture(request)
         read[request] = read_inputs(request, self.shape, rate)
     if not read:
       return {}
     inputs = {name: [x[name] for x in read.values()] for name in task.inputs}
+    if batch[0].has_picture:
+      inputs["picture"] = [x["image"] for x in read.values()]
     return _split(list(read), stages.encode_inputs(self, inputs))
 
   def _sample(self, batch, rows, texts, inputs, sampling, probe):
@@ -218,10 +223,11 @@ def group_requests(
   """Yields requests of one task that run together, and the size of batches.
 
   All batches of a task have one size, so that one program serves them: the one
-  that pads the fewest rows.
+  that pads the fewest rows. Those with a reference picture are another program.
   """
-  for task in dict.fromkeys(request.task for request in requests):
-    members = [request for request in requests if request.task == task]
+  kinds = [(request.task, request.has_picture) for request in requests]
+  for kind in dict.fromkeys(kinds):
+    members = [r for r, k in zip(requests, kinds, strict=True) if k == kind]
     rows = math.ceil(len(members) / math.ceil(len(members) / batch_size))
     at_once = max(_ROUND // rows, 1) if offload else 1
     for group in chunked(members, rows * at_once):

@@ -57,6 +57,11 @@ class Request:
   text: tuple[np.ndarray, np.ndarray] | None = None
   latents: dict[str, Any] | None = None
 
+  @property
+  def has_picture(self) -> bool:
+    """Returns whether its image is a reference picture, not a first frame."""
+    return self.task.reference and self.image is not None
+
 
 def make_request(fields: Mapping[str, Any], where: str = "") -> Request:
   """Makes a request from fields that a user wrote.
@@ -124,7 +129,10 @@ def check_inputs(task: tasks.InferenceTask, fields: Mapping[str, Any]) -> None:
     ValueError: an input that is missing or not taken.
   """
   for name in INPUTS:
-    if (name in task.inputs) != (fields.get(name) is not None):
+    is_given = fields.get(name) is not None
+    if is_given and name in task.optional:
+      continue
+    if (name in task.inputs) != is_given:
       verb = "needs" if name in task.inputs else "takes no"
       raise ValueError(f"Task '{task.name}' {verb} {name}.")
 
@@ -208,9 +216,11 @@ def read_inputs(
   Raises:
     ClipError: a file that cannot be used; the message names it.
   """
-  inputs = {}
-  for name in request.task.inputs:
+  inputs, task = {}, request.task
+  for name in (*task.inputs, *task.optional):
     value = getattr(request, name)
+    if value is None:
+      continue
     if isinstance(value, np.ndarray):
       inputs[name] = value
     elif name == "image":

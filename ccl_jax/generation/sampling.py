@@ -171,7 +171,7 @@ def _solve(
       zero_above=sampling.zero_above,
     ),
     noise=iterated(noise),
-    clean=iterated({} if condition.image is not None else task.clean(noise)),
+    clean=iterated(clean_of(condition, task, noise)),
     given=iterated(given),
     sigmas=iterated({s: sampling.sigmas[s] for s in noise}),
     solver=sampling.solver,
@@ -188,6 +188,14 @@ def _solve(
       latents[s], (sampling.num_inference_steps, *x.shape)
     )
   return {s: latents[s] for s in noise}, {s: states[s] for s in noise}
+
+
+def clean_of(condition: Condition, task: InferenceTask, state: State) -> State:
+  """Returns masks of what is given; not of a first frame that the model reads
+  as an image.
+  """
+  image = condition.image
+  return {} if image and image.is_first_frame else task.clean(state)
 
 
 def with_reference_cache(
@@ -240,7 +248,7 @@ def _shares(
 
   def shares_at(at):
     state, sigma = at
-    clean = {} if image is not None else task.clean(state)
+    clean = clean_of(condition, task, state)
     shares = attention_shares(
       graph, params, state, solvers.times(state, sigma, clean),
       condition.text, condition.route, image,

@@ -33,7 +33,8 @@ class EncodedInputs(NamedTuple):
 
   Attributes:
     latents: of a reference stream, or of the first frame of the video.
-    image: for models with image conditioning, in place of a first frame.
+    image: for models with image conditioning, in place of a first frame; or a
+      reference picture.
   """
 
   latents: State
@@ -70,8 +71,9 @@ def encode_inputs(
   """Encodes the inputs of a batch.
 
   Args:
-    inputs: "image" (y, x, 3), "audio" (s,), "video" (t, y, x, 3), one of each
-      sample, in the model's size, rate and length.
+    inputs: "image" (y, x, 3), "audio" (s,), "video" (t, y, x, 3), "picture"
+      (y, x, 3), one of each sample, in the model's size, rate and length. An
+      image is the first frame, a picture a reference.
 
   Raises:
     ValueError: an input of another shape.
@@ -85,6 +87,9 @@ def encode_inputs(
     images = stack_images(inputs["image"], shape.size)
     first, image = encode_first_frame(components, images)
     latents |= first
+  if "picture" in inputs:
+    pictures = stack_images(inputs["picture"], shape.size)
+    image = encode_pictures(components, pictures)
   if "audio" in inputs:
     encoded = codecs.audio.encode(np.stack(inputs["audio"]))
     m, _ = components.latent_shapes["audio"]
@@ -104,6 +109,16 @@ def encode_first_frame(
   frames = components.shape.frames
   return EncodedInputs(
     {}, make_image(images, components.codecs, frames, **reads)
+  )
+
+
+def encode_pictures(
+  components: Components, pictures: UInt8[np.ndarray, "b y x 3"]
+) -> Image:
+  """Encodes a reference picture of each sample, by itself."""
+  return Image(
+    references=components.codecs.video.encode(pictures[:, None]),
+    has_references=np.ones((len(pictures), 1), bool),
   )
 
 

@@ -48,10 +48,10 @@ def attention_shares(
     f, h, w = inputs.shared.grids[s]
     pattern = "l b (f h w) -> l b f h w"
     share = einops.rearrange(share, pattern, f=f, h=h, w=w)
-    shares[s] = share[:, :, : inputs.shared.frames]
+    shares[s] = share[:, :, : inputs.shared.clip_frames]
   if "audio" in shares:
     grid = dataclasses.replace(
-      inputs.shared.audio_grid, frames=inputs.shared.frames
+      inputs.shared.audio_grid, frames=inputs.shared.clip_frames
     )
     shares["audio"] = jax.vmap(grid.unpad)(shares["audio"][:, :, :, 0])
   return shares

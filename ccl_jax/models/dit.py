@@ -140,6 +140,14 @@ class DiT(nnx.Module):
           f"{name} of an image are {x.shape}: expected {leading} first and"
           f" {width} last, for video latents {latents.shape}."
         )
+    if (x := image.references) is not None:
+      (b, _, *frame), has = latents.shape, image.has_references
+      if x.shape != (b, x.shape[1], *frame) or has.shape != x.shape[:2]:
+        raise ValueError(
+          f"reference pictures are {x.shape}, has_references {has.shape}:"
+          f" expected ({b}, r, {', '.join(map(str, frame))}) and ({b}, r), for"
+          f" video latents {latents.shape}."
+        )
 
   def tokens(
     self, latents: Float[Array, " b *grid c"], image: Image = NO_IMAGE

@@ -127,7 +127,7 @@ class Joint(nnx.Module):
     """
     inputs = self.embed(state, t, text, route, image)
     x, _ = self.run_layers(inputs, cache)
-    frames, grids = inputs.shared.frames, inputs.shared.grids
+    frames, grids = inputs.shared.clip_frames, inputs.shared.grids
     return {
       s: tower.output(x[s], inputs.times[s][0], grids[s], frames)
       for s, tower in self.towers(state).items()
@@ -183,6 +183,12 @@ class Joint(nnx.Module):
         " to c per video latent frame."
       )
     frames = next(iter(grids.values()))[0]
+    pictures = image and image.references
+    if pictures is not None:  # further frames of the video, at time 0
+      more = towers["video"].tokens(pictures)
+      x["video"] = jnp.concatenate([x["video"], more], 1)
+      t = t | {"video": frame_times(t["video"], frames)}
+      frames += more.shape[1]
 
     # Padded to frames that the context axis divides.
     layout = self.attention.layout
@@ -203,7 +209,10 @@ class Joint(nnx.Module):
     times = {s: host.embed_time(t[s], text) for s, host in hosts.items()}
     has_audio = "audio" in self.streams
     per_frame = self.audio.tokens_per_frame if has_audio else None
-    shared = FusionContext(grids, frames, route, self.attention, per_frame)
+    shared = FusionContext(
+      grids, frames, route, self.attention, per_frame,
+      image and image.has_references,
+    )  # fmt: skip
     return EmbeddedInputs(x, times, texts, shared)
 
   def towers(self, state: State) -> dict[str, DiT]:
@@ -225,6 +234,12 @@ class Joint(nnx.Module):
         f"an image is for the video stream, and the state has {sorted(state)}."
       )
     self.video.check_image(image, state["video"])
+    if image.references is not None and not self.fusion.reads_references:
+      raise ValueError(
+        f"reference pictures {image.references.shape}: this model reads none."
+        " Expected model.fusion.references=True of configs/icac.py, or no"
+        " picture but a first frame."
+      )
     if image.tokens is not None:
       tokens = image.tokens.astype(self.dtype)
       image = image._replace(
@@ -299,6 +314,13 @@ class Joint(nnx.Module):
       return constrain(x), collected
 
     return layer
+
+
+def frame_times(t: Array, f: int) -> Array:
+  """Returns times for each of f frames, (b, f, 1) or (b, f, s)."""
+  if t.ndim > 1:
+    return t
+  return jnp.broadcast_to(t[:, None, None], (len(t), f, 1))
 
 
 def pad_frames(x: Array, f: int) -> Array:

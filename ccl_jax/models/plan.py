@@ -63,6 +63,11 @@ class ModelPlan:
       "tokens": bool(video.get("image_width")),
     }
 
+  @property
+  def reads_references(self) -> bool:
+    """Returns whether the model reads reference pictures."""
+    return bool(self.settings["fusion"].get("references"))
+
   def compute_dtype(self, path: str) -> jnp.dtype:
     """Returns the dtype that a parameter is used in."""
     is_cast = is_kernel(path) and not is_time_embedding(path)

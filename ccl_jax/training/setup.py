@@ -96,6 +96,12 @@ def make_setup(
     ),
   )
   _check_conditions(setup.objective, plan.conditions)
+  if setup.objective.reference_probability and not plan.reads_references:
+    raise ValueError(
+      f"objective.reference_probability={setup.objective.reference_probability}"
+      " gives samples a reference picture, and this model reads none: expected"
+      " model.fusion.references=True, or 0."
+    )
   _check_outputs(plan.settings)
   check_parts(setup.batch_size, setup.grad_accumulation_steps, layout)
   return setup
@@ -153,8 +159,10 @@ def flop_shape(setup: TrainSetup, shapes: Mapping[str, Any]) -> flops.Shape:
   """
   f, h, w, _ = shapes["video"]
   has_first = setup.objective.first_frame_probability > 0
+  pictures = int(setup.objective.reference_probability > 0)
+  has_times = "video" in setup.plan.streams and (has_first or pictures)
   return flops.Shape(
     f, h, w, shapes["text"][0],
     batch=setup.num_rows // setup.grad_accumulation_steps,
-    times=f if has_first and "video" in setup.plan.streams else 1,
+    times=f + pictures if has_times else 1, pictures=pictures,
   )  # fmt: skip

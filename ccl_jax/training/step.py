@@ -39,7 +39,7 @@ def loss_and_metrics(
   """Returns the mixed-task loss, and its sums and counts by task."""
   predicted = functional.velocity(
     setup.plan.graph, params,
-    example.x_t, example.t, example.text, example.route,
+    example.x_t, example.t, example.text, example.route, example.image,
   )  # fmt: skip
   value, metrics = loss(predicted, example, setup.objective)
   if setup.num_rows > setup.batch_size:  # a mean over rows; over samples:

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from ccl_jax.compile.lowering import compile_report
-from configs import lora, pods
+from configs import avdit, icac, lora, pods
 
 
 class Budget(NamedTuple):
@@ -64,6 +64,21 @@ BUDGETS = {
   "sample-14b-v6e": Budget("pod=v6e-2x4,size=14b", "v6e:2x4", program="sample"),
   "lora-14b-v6e": Budget("pod=v6e-2x4,size=14b", "v6e:2x4", file=lora),
   "lora-14b-v5e": Budget("pod=v5e-4x4,size=14b", "v5e:4x4", file=lora),
+  "icac-v5p": Budget("pod=v5p-4x4x4,size=14b", "v5p:4x4x4", file=icac),
+  # 16 groups, and the frames of a clip on four chips.
+  "icac-context-v5p": Budget(
+    "pod=v5p-4x4x4,size=14b",
+    "v5p:4x4x4",
+    {
+      "mesh": {"fsdp": 4, "context": 4},
+      "sharding": {"self_attention": "ulysses"},
+    },
+    file=icac,
+  ),
+  "icac-full3d-v5p-256": Budget(
+    "pod=v5p-4x8x8,size=14b,attention=full3d", "v5p:4x8x8", file=icac
+  ),
+  "avdit-v5e": Budget("pod=v5e-4x4,size=xl", "v5e:4x4", file=avdit),
   "video-a-full": Budget(VIDEO, "v5p:4x4x4", PEER | FULL),
   "video-a-kept": Budget(VIDEO, "v5p:4x4x4", PEER | KEPT),
   "video-b-full": Budget(VIDEO, "v5p:4x4x4", PEER | FULL | LONG),

@@ -56,7 +56,7 @@ MODELS = {
   "24 fps, gated": at_24_fps() | dict(fusion=dict(kind="gated", tarp=True)),
   "image": CCA | dict(video=CCA["video"] | IMAGE),
   **{
-    f"in context, {attention}": in_context(attention=attention)
+    f"in context, {attention}": in_context(attention=attention, references=True)
     for attention in ATTENTIONS
   },
   "in context, unequal frames": in_context(125 / 24, rope_audio="same_t_zero"),

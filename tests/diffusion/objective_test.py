@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -210,3 +212,47 @@ def test_the_shift_grows_with_the_root_of_the_latents():
   shapes = {"video": [13, 8, 8, 10], "audio": [65, 8], "text": [32, 64]}
   assert own.for_shapes(shapes).time_shifts == own.time_shifts
   hash(own.for_shapes(shapes))
+
+
+def compiled_example(settings, data=None):
+  """As `example`, in one program."""
+  run = jax.jit(functools.partial(example, settings))
+  return run(batch() if data is None else data)
+
+
+def test_a_picture_is_a_frame_of_its_clip_without_loss():
+  """Of those whose video is generated; half of them the first frame."""
+  data = batch(b=8)
+  data = {
+    k: v if k == "null_text" else jnp.repeat(v, 32, 0) for k, v in data.items()
+  }
+  drawn = compiled_example(Objective(reference_probability=0.5), data)
+  has, generated = drawn.image.has_references[:, 0], drawn.route.is_generated
+  assert not (has & ~generated["video"]).any()
+  assert 0.4 < has[generated["video"]].mean() < 0.6
+  picture, video = drawn.image.references, data["video"]
+  same = (video == picture).all((2, 3, 4))  # (b, f)
+  assert (same[has].sum(1) == 1).all() and not picture[~has].any()
+  assert 0.5 < same[has][:, 0].mean() < 0.85  # 1/2 + 1/2 of a third
+  counted = drawn.weight["video"][:, :, 0, 0, 0]
+  np.testing.assert_array_equal(counted[has], ~same[has])
+  assert counted[generated["video"] & ~has].all()
+
+
+def test_all_else_is_drawn_as_without_pictures():
+  """And a video of one frame, which could only be copied, has none."""
+  one, other = (
+    compiled_example(
+      Objective(reference_probability=p, first_frame_probability=0.5)
+    )
+    for p in (0.0, 0.9)
+  )
+  assert one.image is None
+  for name in ("x_t", "t", "text", "route", "target", "task"):
+    jax.tree.map(
+      np.testing.assert_array_equal, getattr(one, name), getattr(other, name)
+    )
+  still = batch(video=batch()["video"][:, :1], audio=batch()["audio"][:, :2])
+  drawn = compiled_example(Objective(reference_probability=1.0), still)
+  assert not drawn.image.has_references.any()
+  assert drawn.weight["video"].any()

@@ -14,11 +14,14 @@ from ccl_jax.models import functional
 from ccl_jax.sharding import ONE_DEVICE
 from tests.models import tiny
 from tests.models.icac_test import B, settings
+from tests.models.pictures_test import pictures
 
 
-def sample(attention, rule, task="a2v", cached=False):
+def sample(attention, rule, task="a2v", cached=False, image=None):
   """The function of parameters, and their shapes."""
-  graph, shapes = functional.describe(settings(attention=attention))
+  graph, shapes = functional.describe(
+    settings(attention=attention, references=True)
+  )
   plan = tasks.inference_task(task)
   state, _, text, _ = tiny.inputs(b=B)
   state = {s: state[s] for s in plan.streams}
@@ -29,15 +32,17 @@ def sample(attention, rule, task="a2v", cached=False):
   return functools.partial(
     sampling.sample_latents,
     noise=state, given={s: state[s] for s in plan.given},
-    condition=Condition(text=text, negative=-text, null=null), graph=graph,
-    task=plan, sampling=config, layout=ONE_DEVICE,
+    condition=Condition(text=text, negative=-text, image=image, null=null),
+    graph=graph, task=plan, sampling=config, layout=ONE_DEVICE,
   ), shapes  # fmt: skip
 
 
 @pytest.mark.parametrize("rule", guidance.RULES)
 @pytest.mark.parametrize("attention", ["masked3d", "self2d_frozen"])
 def test_every_rule_can_be_traced(attention, rule):
-  run, shapes = sample(attention, rule, cached=attention == "self2d_frozen")
+  """With a reference picture, beside which audio that is cached has nothing."""
+  cached = attention == "self2d_frozen"
+  run, shapes = sample(attention, rule, cached=cached, image=pictures())
   latents, _ = jax.eval_shape(run, shapes)
   assert latents["video"].shape == (B, tiny.F, tiny.H, tiny.W, 3)
 

@@ -82,7 +82,7 @@ def to_torch(x):
   if isinstance(x, tuple) and hasattr(x, "_asdict"):
     x = x._asdict()
   if isinstance(x, dict):
-    return {name: to_torch(a) for name, a in x.items()}
+    return {name: to_torch(a) for name, a in x.items() if a is not None}
   if isinstance(x, tuple):
     return tuple(map(to_torch, x))
   return torch.tensor(np.asarray(x))

@@ -238,6 +238,33 @@ def test_wrong_inputs_are_named():
 
 
 IN_CONTEXT = [k for k in MODELS if k.startswith("in context")]
+PICTURES = [k for k in IN_CONTEXT if MODELS[k]["fusion"].get("references")]
+
+
+@pytest.mark.parametrize("kind", PICTURES)
+def test_velocity_told_of_reference_pictures(kind):
+  """Two, one or none of them, with sound and without."""
+  state, t, text, _ = inputs()
+  yes, rng = jnp.ones(B, bool), np.random.default_rng(3)
+  route = Route(
+    {"video": jnp.arange(B) % 2 > 0, "audio": ~yes},
+    {"video": yes, "audio": ~yes},
+    yes,
+  )
+  t = t | {"audio": jnp.zeros(B)}
+  image = {
+    "references": rng.standard_normal((B, 2, H, W, 3), np.float32),
+    "has_references": np.arange(2 * B).reshape(B, 2) % 3 > 0,
+  }
+  given = state, t, text, route
+  params, velocity = ours(kind)
+  expected = velocity(params, *given, Image(**image))
+  found = error(
+    {"video": expected["video"]},
+    theirs(kind)(*to_torch(given), to_torch(image)),
+  )
+  print(kind, found)
+  assert found <= LIMIT
 
 
 @pytest.mark.parametrize("kind", IN_CONTEXT)

@@ -23,7 +23,7 @@ from ccl_jax.models.fusion.base import (
   Fusion,
   FusionContext,
   Pair,
-  first_keys,
+  video_keys,
 )
 
 FORMS = ("merged", "blocks")
@@ -38,11 +38,12 @@ class Attention3D(Fusion):
     form: of eq. 1, one of FORMS.
     rope_audio: see `audio_tokens.audio_angles`.
     head_sizes: stream -> e; both are equal.
+    references: reads pictures, as frames of the video without sound.
   """
 
   def __init__(
     self, is_masked: bool, form: str, rope_audio: str,
-    head_sizes: dict[str, int],
+    head_sizes: dict[str, int], references: bool = False,
   ):  # fmt: skip
     if form not in FORMS:
       raise ValueError(f"{form=}: expected one of {', '.join(FORMS)}.")
@@ -50,14 +51,16 @@ class Attention3D(Fusion):
       raise ValueError(f"{head_sizes=}: expected equal ones.")
     audio_tokens.check_rope(rope_audio)
     self.is_masked, self.form, self.rope_audio = is_masked, form, rope_audio
-    self.head_size = head_sizes["video"]
+    self.head_size, self.reads_references = head_sizes["video"], references
 
   def angles_of(self, shared: FusionContext) -> dict[str, Array]:
-    """Returns positions of audio tokens beside the video's grid."""
-    if "audio" not in shared.grids:
-      return {}
-    e = self.head_size
-    return {"audio": audio_tokens.audio_angles(self.rope_audio, shared, e)}
+    """Returns positions of audio tokens and pictures beside the video's."""
+    angles, e = {}, self.head_size
+    if shared.references is not None:
+      angles["video"] = audio_tokens.video_angles(shared, e)
+    if "audio" in shared.grids:
+      angles["audio"] = audio_tokens.audio_angles(self.rope_audio, shared, e)
+    return angles
 
   def attend(self, qkv: QKV, shared: FusionContext) -> dict[str, Array]:
     """Attends over both; a stream alone attends to itself."""
@@ -97,7 +100,7 @@ def _merged(qkv: QKV, shared: FusionContext) -> dict[str, Array]:
   _, k_beside, v_beside = _side_by_side(qkv, f)
   queries, keys = audio_tokens.ids_of(shared)
   to_video = attention.self_attention(
-    "video", q, k, v, first_keys(shared.frames * s, k), with_lse=True
+    "video", q, k, v, video_keys(shared, k), with_lse=True
   )
   of_frame = audio_tokens.with_ids(
     Mask(Window(s, r, half=0)), queries["video"], keys["audio"]

@@ -42,6 +42,14 @@ def audio_angles(
   return rope.token_angles(positions, head_size)
 
 
+def video_angles(
+  shared: FusionContext, head_size: int
+) -> Float[Array, "n half"]:
+  """Returns RoPE of the video, whose reference pictures precede it."""
+  _, h, w = shared.grids["video"]
+  return rope.video_angles(shared.video_times, h, w, head_size)
+
+
 def meets(shared: FusionContext) -> Bool[Array, " b"]:
   """Returns which samples' video and audio meet."""
   return shared.route.sees["video"] & shared.route.exchanges
@@ -73,8 +81,8 @@ def ids_of(
 ) -> tuple[dict[str, Int[Array, "b n"]], dict[str, Int[Array, "b n"]]]:
   """Returns stream -> ids of its queries, and of its keys; equal ones may meet.
 
-  Audio has the id of video where both meet. Its tokens that are no latent have
-  an id that no query has.
+  Audio has the id of video where both meet. Its tokens that are no latent, and
+  pictures that a sample lacks, have an id that no query has.
   """
   met = meets(shared).astype(jnp.int32)[:, None]
   (f, h, w), audio = shared.grids["video"], shared.audio_grid
@@ -82,8 +90,14 @@ def ids_of(
     "video": jnp.ones((len(met), f * h * w), jnp.int32),
     "audio": jnp.broadcast_to(met, (len(met), f * audio.slots)),
   }
-  padding = jnp.asarray(audio.is_padding)
-  return queries, queries | {"audio": jnp.where(padding, 2, queries["audio"])}
+  padding, keys = audio.is_padding, dict(queries)
+  if shared.references is not None:
+    # Beside a picture there is no sound.
+    beside = np.repeat(np.arange(f) >= shared.clip_frames, audio.slots)
+    padding = padding | beside
+    keys["video"] = jnp.where(shared.absent, 2, keys["video"])
+  keys["audio"] = jnp.where(jnp.asarray(padding), 2, keys["audio"])
+  return queries, keys
 
 
 def with_ids(

@@ -17,9 +17,18 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
-from ccl_jax.array_types import STREAMS, Array, Float, Route, interleave
+from ccl_jax.array_types import (
+  STREAMS,
+  Array,
+  Bool,
+  Float,
+  Route,
+  interleave,
+)
 from ccl_jax.attention import Attention, Full, Mask
 from ccl_jax.models.audio_grid import AudioGrid
 
@@ -35,10 +44,12 @@ class FusionContext(NamedTuple):
 
   Attributes:
     grids: stream -> (f, h, w) tokens; f is a multiple of the context axis.
-    frames: how many of the f are real; the rest is padding.
+    frames: how many of the f are real; the rest is padding. The last of them
+      are the r reference pictures, if there are any.
     route: who sees whom.
     attention: how to attend.
     audio_per_frame: c, audio latents per frame; None takes those of `grids`.
+    references: which reference pictures each sample has, (b, r), or None.
   """
 
   grids: dict[str, Grid]
@@ -46,6 +57,36 @@ class FusionContext(NamedTuple):
   route: Route
   attention: Attention
   audio_per_frame: float | int | None = None
+  references: Bool[Array, "b r"] | None = None
+
+  @property
+  def clip_frames(self) -> int:
+    """Returns the number of real frames that are no reference picture."""
+    r = 0 if self.references is None else self.references.shape[1]
+    return self.frames - r
+
+  @property
+  def video_times(self) -> Float[np.ndarray, " f"]:
+    """Returns the positions of the video's frames.
+
+    They count from 0, and reference pictures down from -1.
+    """
+    times = np.arange(self.grids["video"][0], dtype=float)
+    clip, end = self.clip_frames, self.frames
+    times[clip:end] = -1 - np.arange(end - clip)
+    return times
+
+  @property
+  def absent(self) -> Bool[Array, "b n"] | None:
+    """Returns which video tokens are of pictures that a sample lacks.
+
+    None if there are no reference pictures.
+    """
+    if self.references is None:
+      return None
+    f, h, w = self.grids["video"]
+    ends = (0, 0), (self.clip_frames, f - self.frames)
+    return jnp.repeat(jnp.pad(~self.references, ends), h * w, axis=1)
 
   @property
   def audio_grid(self) -> AudioGrid:
@@ -89,14 +130,23 @@ def first_keys(num: int, k: Float[Array, "b m k e"]) -> Mask:
   return Mask(Full(num if num < k.shape[1] else None))
 
 
+def video_keys(shared: FusionContext, k: Float[Array, "b n k e"]) -> Mask:
+  """Returns the mask of a video's self-attention."""
+  _, h, w = shared.grids["video"]
+  mask, absent = first_keys(shared.frames * h * w, k), shared.absent
+  return mask if absent is None else mask.hide(absent, *absent.shape)
+
+
 class Fusion(nnx.Module):
   """Two independent towers: the interface and its neutral element.
 
   Attributes:
     updated: streams whose tokens the blocks update; others stay as embedded.
+    reads_references: whether reference pictures are frames beside the clip's.
   """
 
   updated = STREAMS
+  reads_references = False
 
   def angles_of(self, shared: FusionContext) -> dict[str, Array]:
     """Returns RoPE of self-attention, for streams that take not their own."""
@@ -124,7 +174,8 @@ class Fusion(nnx.Module):
       if s == "audio" and not audio.is_full:
         k, v = k[:, audio.tokens], v[:, audio.tokens]
         num_keys = audio.num_latents
-      mask = first_keys(num_keys, k)
+      is_video = s == "video"
+      mask = video_keys(shared, k) if is_video else first_keys(num_keys, k)
       attended[s] = shared.attention.self_attention(s, q, k, v, mask)
     return attended
 

@@ -37,21 +37,30 @@ class FrameAttention(Fusion):
     rope_audio: see `audio_tokens.audio_angles`.
     reads_video: z = [x; y] in eq. 1, else y.
     updates_audio: audio tokens attend too, and go on to the next block.
+    references: reads pictures, as frames of the video without sound.
   """
 
   updated = ("video",)
 
   def __init__(
     self, widths: dict[str, int], head_sizes: dict[str, int], rope_audio: str,
-    *, reads_video: bool, updates_audio: bool, rngs, dtype,
+    *, reads_video: bool, updates_audio: bool, references: bool = False, rngs,
+    dtype,
   ):  # fmt: skip
     audio_tokens.check_rope(rope_audio)
+    self.reads_references = references
     self.reads_video, self.updates_audio = reads_video, updates_audio
     self.rope_audio, self.head_size = rope_audio, head_sizes["video"]
     self.video = CrossAttention(
       widths["video"], widths["audio"], self.head_size, 0, rngs=rngs,
       dtype=dtype,
     )  # fmt: skip
+
+  def angles_of(self, shared: FusionContext) -> dict[str, Array]:
+    """Returns positions of pictures beside the video's."""
+    if shared.references is None:
+      return {}
+    return {"video": audio_tokens.video_angles(shared, self.head_size)}
 
   def exchange(
     self, x: dict[str, Array], shared: FusionContext, cache: KVCache = NO_CACHE
@@ -63,7 +72,7 @@ class FrameAttention(Fusion):
       "video": self.video_kv(x["video"], shared) if self.reads_video else None,
       "audio": self.audio_kv(x["audio"], shared)
       if "audio" in x
-      else cache.of("audio"),
+      else cached_audio(cache, shared),
     }
     kv = {s: pair for s, pair in kv.items() if pair is not None}
     if not kv:
@@ -97,7 +106,11 @@ class FrameAttention(Fusion):
     gate = shared.route.exchanges
     gate = gate if self.reads_video else audio_tokens.meets(shared)
     update = p.out(out).reshape(x.shape)
-    return jnp.where(gate[:, None, None, None], update, 0)
+    gate = gate[:, None, None, None]
+    if shared.references is not None and not self.reads_video:
+      is_clip = np.arange(frames) < shared.clip_frames
+      gate = gate & is_clip[None, :, None, None]
+    return jnp.where(gate, update, 0)
 
   def query(
     self, name: str, x: Float[Array, "b f s d"], shared: FusionContext
@@ -126,8 +139,7 @@ class FrameAttention(Fusion):
     e = self.head_size
     if name == "audio":
       return audio_tokens.audio_angles(self.rope_audio, shared, e)
-    f, h, w = shared.grids["video"]
-    return rope.video_angles(np.arange(f, dtype=float), h, w, e)
+    return audio_tokens.video_angles(shared, e)
 
   def reference_kv(
     self, x: dict[str, Array], shared: FusionContext
@@ -137,3 +149,14 @@ class FrameAttention(Fusion):
       audio_tokens.refuse_cache()
     layout, pair = shared.attention.layout, self.audio_kv(x["audio"], shared)
     return {"audio": tuple(layout.constrain(a, "audio/heads") for a in pair)}
+
+
+def cached_audio(cache: KVCache, shared: FusionContext) -> Pair | None:
+  """Returns keys and values of the audio, with no sound beside pictures."""
+  pair = cache.of("audio")
+  if pair is None or shared.references is None:
+    return pair
+  grid = shared.audio_grid
+  missing = grid.frames * grid.slots - pair[0].shape[1]
+  ends = (0, 0), (0, missing), (0, 0), (0, 0)
+  return tuple(jnp.pad(a, ends) for a in pair)

@@ -24,7 +24,7 @@ ATTENTIONS = ("cross2d", "self2d_frozen", "self2d", "full3d", "masked3d")
 def make_icac(
   widths: dict[str, int], head_sizes: dict[str, int], *, rngs, dtype,
   attention: str = "masked3d", rope_audio: str = "same_t_offgrid",
-  form: str = "merged",
+  form: str = "merged", references: bool = False,
 ) -> Fusion:  # fmt: skip
   """Makes one of the five.
 
@@ -32,6 +32,7 @@ def make_icac(
     attention: one of ATTENTIONS.
     rope_audio: positions of audio tokens, see `audio_tokens.audio_angles`.
     form: of masked3d, see `attention_3d`; equal in value.
+    references: reads pictures, as frames of the video without sound.
 
   Raises:
     ValueError: an unknown name, or streams of unequal widths.
@@ -44,8 +45,11 @@ def make_icac(
       " audio of the same width; see configs/icac.py."
     )
   if attention in ("full3d", "masked3d"):
-    return Attention3D(attention == "masked3d", form, rope_audio, head_sizes)
+    return Attention3D(
+      attention == "masked3d", form, rope_audio, head_sizes, references
+    )
   return FrameAttention(
     widths, head_sizes, rope_audio, reads_video=attention != "cross2d",
-    updates_audio=attention == "self2d", rngs=rngs, dtype=dtype,
+    updates_audio=attention == "self2d", references=references, rngs=rngs,
+    dtype=dtype,
   )  # fmt: skip

@@ -52,6 +52,8 @@ def main() -> None:
       f"{output} exists: choose another --output, or replace it with --force."
     )
   joined = join(read_annotations(), CLIPS.value)
+  if not joined.total:
+    raise ValueError(f"{ANNOTATIONS.value}: it has no annotations.")
   if not joined.rows or (STRICT.value and joined.absent):
     raise ValueError(f"{CLIPS.value}: {joined}")
   write_rows(output, joined.rows)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from absl import app, flags, logging
 
+from ccl_jax import bucket_errors
 from ccl_jax.config import FORMS, RENAMED, dotted, new_path
 
 # Name of a flag in earlier versions -> today's.
@@ -51,9 +52,9 @@ class UserError(SystemExit):
 
   CODE = 2
 
-  def __init__(self, message: str):
+  def __init__(self, message: str, code: int = CODE):
     super().__init__(f"error: {message}")
-    self.code = self.CODE
+    self.code = code
 
 
 class _StepParser(flags.ArgumentParser):
@@ -125,8 +126,9 @@ def run(command: Callable[[], None], required: Sequence[str]) -> None:
 
   An error that the user can fix (a ValueError, an unknown or misspelt flag or
   config key, a place that cannot be written) ends the program with "error:
-  ...", no traceback and code 2. Ctrl-C and SIGTERM end it with the shell's
-  codes for them, after what is half-written is removed.
+  ...", no traceback and code 2; that of a bucket that cannot be reached does
+  likewise, with code 1. Ctrl-C and SIGTERM end it with the shell's codes for
+  them, after what is half-written is removed.
 
   Args:
     required: names of the flags that must be set.
@@ -142,13 +144,10 @@ def run(command: Callable[[], None], required: Sequence[str]) -> None:
       if len(argv) > 1:
         raise ValueError(f"Unknown arguments {argv[1:]}: flags begin with --.")
       command()
-    except (ValueError, FloatingPointError) as error:
-      raise UserError(str(error)) from error
-    except OSError as error:
-      if error.errno not in _LASTING:
+    except Exception as error:
+      if (shown := _as_user_error(error)) is None:
         raise
-      place = "" if error.filename is None else f"'{error.filename}': "
-      raise UserError(f"{place}{error.strerror}") from error
+      raise shown from error
 
   try:
     app.run(main, flags_parser=parse_flags)
@@ -160,12 +159,25 @@ def run(command: Callable[[], None], required: Sequence[str]) -> None:
     raise SystemExit(128 + signal.SIGINT) from error
 
 
-def _is_worth_a_line(record: LogRecord) -> bool:
-  """Returns False for errors that Orbax raises too.
+def _as_user_error(error: Exception) -> UserError | None:
+  """Returns the error of one line for an error, None if it has none."""
+  if text := bucket_errors.describe(error):
+    return UserError(text, 1 if bucket_errors.may_pass(error) else 2)
+  if isinstance(error, ValueError | FloatingPointError):
+    return UserError(str(error))
+  if isinstance(error, OSError) and error.errno in _LASTING:
+    place = "" if error.filename is None else f"'{error.filename}': "
+    return UserError(f"{place}{error.strerror}")
+  return None
 
-  It logs them in each thread that they pass, with a traceback.
+
+def _is_worth_a_line(record: LogRecord) -> bool:
+  """Returns False for errors that Orbax and gcsfs raise too.
+
+  They log them in each thread that they pass, with a traceback.
   """
-  return record.levelname != "ERROR" or "orbax" not in record.pathname
+  is_raised = any(name in record.pathname for name in ("orbax", "gcsfs"))
+  return record.levelname != "ERROR" or not is_raised
 
 
 def _end(number: int, frame: FrameType | None) -> None:

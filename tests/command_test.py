@@ -138,6 +138,16 @@ def test_help_is_no_error(program):
     ("PermissionError(13, 'Permission denied', 'out')", 2, "'out': Permission"),
     ("OSError(28, 'No space left on device')", 2, "error: No space left"),
     ("OSError(5, 'Input/output error')", 1, "[Errno 5]"),  # launchers try again
+    (
+      "OSError('Forbidden: b/a/o/b')",
+      2,
+      "refused a request: Forbidden: gs://a",
+    ),
+    (
+      "TimeoutError()",
+      1,
+      "error: A bucket could not be reached: TimeoutError.",
+    ),
     ("KeyboardInterrupt()", 130, "interrupted"),
   ],
 )
@@ -150,7 +160,7 @@ command.run(fail, ())
 """
   done = finish(start(sys.executable, "-c", program))
   assert done[0] == status and words in done[1].splitlines()[-1]
-  assert ("Traceback" in done[1]) == (status == 1)
+  assert ("Traceback" in done[1]) == ("Errno 5" in words)
 
 
 def test_a_program_that_is_ended_removes_what_is_half_written(tmp_path):

@@ -12,7 +12,7 @@ compile.__main__ app.__main__ convert.__main__
   -> cost                                reads programs, knows no model
   -> array_types  trees  config  files  nnx_utils  sharding  distributed  cpu
      lora  param_names  weight_gathering  processes  streams  tar_files
-     partial_files
+     partial_files  bucket_errors
 """
 
 import ast
@@ -26,7 +26,7 @@ from ccl_jax.models.fusion.icac import ATTENTIONS
 PACKAGE = pathlib.Path(__file__).parents[1] / "ccl_jax"
 LAYERS = (
   {"array_types", "trees", "config", "files", "nnx_utils", "sharding"}
-  | {"tar_files", "partial_files"}
+  | {"tar_files", "partial_files", "bucket_errors"}
   | {"command", "distributed", "cpu", "layers", "lora"}
   | {"param_names", "weight_gathering", "processes", "streams"},
   {"cost"},

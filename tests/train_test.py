@@ -12,7 +12,7 @@ from etils import epath
 from ccl_jax import trees
 from ccl_jax.checkpoints import orbax_reader
 from ccl_jax.data import media
-from tests import small_data, small_world
+from tests import bucket, small_data, small_world
 from tests.commands import call
 from tests.small_data import AUDIO_FLAGS, FLAGS, FRAMES, SIZE
 
@@ -99,6 +99,28 @@ def test_a_resumed_run_equals_one_that_never_stopped(runs):
   leaves = [jax.tree.leaves(state) for state in states]
   assert len(leaves[0]) > 50
   assert all(np.array_equal(a, b) for a, b in zip(*leaves, strict=True))
+
+
+def test_records_in_a_bucket_train_the_same_run(data, runs, tmp_path):
+  """Bit for bit, when it is resumed too; what is not there is one error."""
+  shutil.copytree(data, tmp_path / "bucket" / "latents")
+  run, flags = tmp_path / "run", ["--config.eval.tasks=()", *FLAGS]
+  flags.remove("--config.eval.tasks=('a2v',)")
+
+  def train_on(path, steps):
+    return bucket.call(
+      tmp_path, "train", "--config=configs/ccl.py:size=tiny",
+      f"--workdir={run}", f"--config.data.path={path}",
+      f"--config.num_train_steps={steps}", *flags,
+    )  # fmt: skip
+
+  for steps in (2, 4):
+    status, text = train_on("gs://bucket/latents", steps)
+    assert status == 0, text
+  assert losses(run) == losses(runs[0])
+
+  status, text = train_on("gs://bucket/latent", 6)
+  assert status == 2 and "'gs://bucket/latent' holds no metadata.json" in text
 
 
 def test_the_joint_stage_starts_from_the_audio_stage(data, tmp_path):

@@ -21,6 +21,7 @@ import grain
 import numpy as np
 from etils import epath
 
+from ccl_jax import files
 from ccl_jax.codecs.api import Codecs
 from ccl_jax.config import check_pairs
 from ccl_jax.data import records
@@ -65,11 +66,10 @@ def list_sources(
         f"data.sources: {name!r} has the weight {weight}, expected a positive"
         " number. Leave out a set that is not to be used."
       )
-  names = [name for name, _ in sources]
-  if twice := [name for name in names if names.count(name) > 1]:
-    raise ValueError(
-      f"data.sources has {twice[0]!r} twice: add up its weights."
-    )
+  places = [files.absolute(name) for name, _ in sources]
+  for (name, _), place in zip(sources, places, strict=True):
+    if places.count(place) > 1:
+      raise ValueError(f"data.sources has {name!r} twice: add up its weights.")
   total = math.fsum(weight for _, weight in sources)
   return tuple(Source(name, weight / total) for name, weight in sources)
 

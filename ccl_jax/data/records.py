@@ -170,7 +170,8 @@ def open_split(path: epath.PathLike, split: str) -> Split:
   """Returns the examples of a split.
 
   Raises:
-    ValueError: no data set at `path`, or it has no such split.
+    ValueError: no data set at `path`, it has no such split, or files of it are
+      missing.
   """
   metadata = read_metadata(path)
   if split not in metadata["counts"]:
@@ -183,7 +184,15 @@ def open_split(path: epath.PathLike, split: str) -> Split:
   # Data sets of early versions do not have the key.
   for stream in metadata.get("logvar", ()):
     channels[f"{stream}_logvar"] = channels[stream]
-  return Split(sorted(os.fspath(p) for p in files), channels)
+  paths = sorted(os.fspath(p) for p in files)
+  found = Split(paths, channels) if paths else ()
+  if len(found) != (expected := metadata["counts"][split]):
+    raise ValueError(
+      f"'{os.fspath(path)}' has {len(found)} clips of '{split}' in"
+      f" {len(paths)} files, expected {expected}: files are missing, or of"
+      " another data set. Copy it again."
+    )
+  return found
 
 
 def pad(

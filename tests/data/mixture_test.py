@@ -173,6 +173,8 @@ def test_the_log_has_weights_and_epochs(sets):
     ((("A", float("nan")),), "the weight nan"),
     ((("A", float("inf")),), "the weight inf"),
     ((("A", 1), ("A", 2)), "'A' twice"),
+    ((("./A/", 1), ("B", 1), ("A", 2)), "'./A/' twice"),
+    ((("gs://b/A/", 1), ("gs://b/A", 2)), "'gs://b/A/' twice"),
     (("A", 1), "expected pairs"),
     ((("A", True),), "expected pairs"),
     ((("A", "1"),), "expected pairs"),

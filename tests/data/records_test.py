@@ -148,6 +148,15 @@ def test_no_examples_are_refused_and_nothing_is_left(tmp_path, codecs):
   assert not (tmp_path / "data" / "metadata.json").exists()
 
 
+def test_missing_files_are_an_error(tmp_path, codecs):
+  """Of a copy that was not finished, say; nothing is lost silently."""
+  clips.write_records(tmp_path, codecs, [clips.example(codecs, 0)])
+  (shard,) = tmp_path.glob("ccl-train.*")
+  shard.unlink()
+  with pytest.raises(ValueError, match=r"has 0 clips of 'train' in 0 files"):
+    records.open_split(tmp_path, "train")
+
+
 def test_absent_data_and_splits_are_errors(tmp_path, codecs):
   with pytest.raises(ValueError, match="not encoded data"):
     records.read_metadata(tmp_path)

@@ -2,6 +2,7 @@
 
 import json
 import posixpath
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -9,7 +10,7 @@ from etils import epath
 
 from ccl_jax.data.annotations.layouts import Annotation
 from ccl_jax.data.clip import SUFFIXES, without_suffix
-from ccl_jax.data.encode.caption_files import check_row
+from ccl_jax.data.encode.caption_files import TIMES, check_row
 from ccl_jax.data.encode.captions import list_clip_files
 from ccl_jax.files import replacing
 
@@ -47,29 +48,44 @@ def join(annotations: Iterable[Annotation], folder: epath.PathLike) -> Joined:
   captions of one clip the first is taken, unless they are of segments of it.
 
   Raises:
-    ValueError: no clip in the folder, or a row that captions cannot have.
+    ValueError: no clip in the folder, a row that captions cannot have, or
+      different names that fit one clip.
   """
   clips = [file.name for file in list_clip_files(folder) if not file.problem]
   find = _make_finder(clips)
   rows, taken, absent, repeated = [], set(), [], 0
+  owners: dict[str, str] = {}
   for files, captions in annotations:
-    segment = captions.get("start"), captions.get("end")
     found = next(filter(None, map(find, files)), None)
-    key = found or files[0], segment
+    row = {"file": found} | dict(captions)
+    times = [str(row.get(key)) for key in TIMES]
+    if found is not None:
+      try:
+        checked = check_row(row)
+      except ValueError as error:
+        raise ValueError(f"The annotation of {files[0]}: {error}") from error
+      times = [checked[key] for key in TIMES]
+      _check_one(owners.setdefault(found, files[0]), files[0], found)
+    key = found or files, *times
     if key in taken:
       repeated += 1
       continue
     taken.add(key)
     if found is None:
       absent.append(files[0])
-      continue
-    row = {"file": found} | dict(captions)
-    try:
-      check_row(row)
-    except ValueError as error:
-      raise ValueError(f"The annotation of {files[0]}: {error}") from error
-    rows.append(row)
+    else:
+      rows.append(row)
   return Joined(rows, len(taken), repeated, absent)
+
+
+def _check_one(first: str, name: str, clip: str) -> None:
+  """Raises ValueError if two names that fit a clip are of different ones."""
+  paths = (without_suffix(posixpath.normpath(x)) for x in (first, name))
+  if len({*paths}) > 1:
+    raise ValueError(
+      f"The annotations of {first} and of {name} both fit {clip}: keep the"
+      " clips in folders as the annotations name them."
+    )
 
 
 def write_rows(path: epath.PathLike, rows: Sequence[dict[str, Any]]) -> None:
@@ -86,12 +102,12 @@ def _make_finder(clips: Sequence[str]) -> Callable[[str], str | None]:
   ordered = sorted(
     clips, key=lambda x: (not x.lower().endswith(sounds), -x.count("/"), x)
   )
-  whole = {without_suffix(name): name for name in ordered}
-  whole |= {name: name for name in ordered}
+  whole = {_composed(without_suffix(name)): name for name in ordered}
+  whole |= {_composed(name): name for name in ordered}
   ends = {end: name for path, name in whole.items() for end in _ends(path)}
 
   def find(name: str) -> str | None:
-    name = posixpath.normpath(name.replace("\\", "/"))
+    name = posixpath.normpath(_composed(name).replace("\\", "/"))
     for each in (name, without_suffix(name)):
       if each in ends:
         return ends[each]
@@ -100,6 +116,11 @@ def _make_finder(clips: Sequence[str]) -> Callable[[str], str | None]:
     return None
 
   return find
+
+
+def _composed(name: str) -> str:
+  """Returns a name in NFC; on some disks names are decomposed."""
+  return unicodedata.normalize("NFC", name)
 
 
 def _ends(path: str) -> Iterator[str]:

@@ -4,14 +4,21 @@ Each reader takes a file, or a folder of files, as its authors publish them. One
 file of several splits' has the split as its stem, such as train.csv.
 """
 
+import math
 import posixpath
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+from absl import logging
 from etils import epath
 
-from ccl_jax.data.annotations.tables import need, read_object, read_table
+from ccl_jax.data.annotations.tables import (
+  need,
+  need_kind,
+  number_rows,
+  read_object,
+)
 from ccl_jax.data.encode.folder import expand_tars, list_files
 from ccl_jax.files import read_text
 
@@ -21,6 +28,13 @@ _AIST_GENRES = {
   "gLH": "LA-style hip-hop", "gHO": "house dance", "gWA": "waacking",
   "gKR": "krump", "gJS": "street jazz", "gJB": "ballet jazz",
 }  # fmt: skip
+
+# Beginning of the name of a file -> the part of WavCaps that it is of.
+_WAVCAPS_PARTS = {
+  "as": "AudioSet_SL", "bbc": "BBC_Sound_Effects", "fsd": "FreeSound",
+  "sb": "SoundBible",
+}  # fmt: skip
+_SECONDS = ("", "g", ".3f", ".6f")  # ways to write them in a file's name
 
 
 class Annotation(NamedTuple):
@@ -39,85 +53,98 @@ class Annotation(NamedTuple):
 def vggsound(path: epath.Path) -> Iterator[Annotation]:
   """Yields those of vggsound.csv: id, start, label, split, without a header."""
   header = ("id", "start", "label", "split")
-  for row in read_table(path, header):
-    start = _integer(row["start"], path)
-    names = (
-      f"{row['id']}_{start:06d}",
-      f"{row['id']}_{1000 * start}_{1000 * (start + 10)}",
-      f"{row['id']}_{start}",
-    )
-    yield Annotation(names, _columns(audio=row["label"], split=row["split"]))
+  for where, row in number_rows(path, header):
+    name, start, label, split = row.values()
+    first = 1000 * int(_number(start, where))
+    names = _at(name, start, where)
+    names = (names[0], f"{name}_{first}_{first + 10_000}", *names[1:])
+    yield Annotation(names, _columns(audio=label, split=split))
 
 
 def audiocaps(path: epath.Path) -> Iterator[Annotation]:
   """Yields those of train.csv, val.csv and test.csv."""
   for file in _files(path, ".csv"):
-    for row in read_table(file):
+    for where, row in number_rows(file):
       if "file_name" in row:
-        names, text = (row["file_name"],), need(row, file, "caption_1")[0]
+        names = (_name(row["file_name"], where),)
+        (text,) = need(row, where, "caption_1")
       else:
         name, start, text = need(
-          row, file, "youtube_id", "start_time", "caption"
+          row, where, "youtube_id", "start_time", "caption"
         )
-        names = (f"Y{name}", f"{name}_{start}", name)
+        names = (f"Y{name}", *_at(name, start, where), name)
       yield Annotation(names, _columns(audio=text, split=_split_of(file)))
 
 
 def wavcaps(path: epath.Path) -> Iterator[Annotation]:
-  """Yields those of *_final.json, less those of blacklist_*.json."""
+  """Yields those of *_final.json, less those of blacklist_*.json.
+
+  Numbers are names in two of its parts, so each has its folder, PART_flac.
+  """
   found = _files(path, ".json")
-  blacklist: set[str] = set()
+  lists = [file for file in found if file.name.startswith("blacklist")]
+  blacklist = [
+    (part, {_without_wav(str(x)) for x in need_kind(list, names, file)})
+    for file in lists
+    for part, names in read_object(file).items()
+  ]
+  found = [file for file in found if file not in lists]
   for file in found:
-    if file.name.startswith("blacklist"):
-      for names in read_object(file).values():
-        blacklist |= {_without_wav(str(name)) for name in names}
-  for file in found:
-    if file.name.startswith("blacklist"):
-      continue
+    part = _WAVCAPS_PARTS.get(file.name.split("_")[0], "")
+    ignored = [x for of, x in blacklist if not part or part.startswith(of)]
+    ignored = set().union(*ignored)
     (rows,) = need(read_object(file), file, "data")
-    for row in rows:
-      name, text = need(row, file, "id", "caption")
+    for i, row in enumerate(need_kind(list, rows, f"{file}, 'data'"), 1):
+      name, text = need(row, f"{file}, clip {i}", "id", "caption")
       name = _without_wav(str(name))
-      if name not in blacklist:
-        yield Annotation((name,), _columns(audio=text))
+      if name not in ignored:
+        names = tuple(f"{folder}/{name}" for folder in (f"{part}_flac", part))
+        is_unique = not part or not name.isdigit() or len(found) == 1
+        yield Annotation(
+          (*names, name) if is_unique else names, _columns(audio=text)
+        )
 
 
 def celebv(path: epath.Path) -> Iterator[Annotation]:
   """Yields those of celebvhq_info.json, or of CelebV-Text's likewise."""
   info = read_object(path)
-  meta, clips = info.get("meta_info", {}), info.get("clips", info)
+  meta = need_kind(dict, info.get("meta_info", {}), f"{path}, 'meta_info'")
+  clips = need_kind(dict, info.get("clips", info), f"{path}, 'clips'")
   for key, clip in clips.items():
+    where = f"{path}, '{key}'"
+    clip = need_kind(dict, clip, where)
+    attributes = need_kind(dict, clip.get("attributes"), where)
     words = []
-    attributes = clip.get("attributes", {}) if isinstance(clip, dict) else {}
     for kind in ("appearance", "action"):
-      names, flags = meta.get(f"{kind}_mapping", ()), attributes.get(kind, ())
-      words += [
-        n.replace("_", " ") for n, f in zip(names, flags, strict=False) if f
-      ]
+      names = need_kind(list, meta.get(f"{kind}_mapping"), f"{path}, '{kind}'")
+      flags = need_kind(list, attributes.get(kind), f"{where}, '{kind}'")
+      if flags and len(flags) != len(names):
+        raise ValueError(
+          f"{where}: {len(flags)} values of '{kind}', expected {len(names)}."
+        )
+      words += [n for n, flag in zip(names, flags, strict=False) if flag]
     text = f"A person: {', '.join(words)}." if words else ""
-    yield Annotation((key,), _columns(video=text))
+    yield Annotation((key,), _columns(video=text.replace("_", " ")))
 
 
 def avspeech(path: epath.Path) -> Iterator[Annotation]:
   """Yields those of avspeech_train.csv and _test.csv, without a header."""
   for file in _files(path, ".csv"):
-    for row in read_table(file, ("id", "start", "end", "x", "y")):
-      times = [_number(row[key], file) for key in ("start", "end")]
-      names = (
-        "_".join((row["id"], row["start"], row["end"])),
-        "_".join((row["id"], *(f"{time:.3f}" for time in times))),
-        "_".join((row["id"], *(f"{time:.6f}" for time in times))),
-      )
+    for where, row in number_rows(file, ("id", "start", "end", "x", "y")):
+      texts = row["start"], row["end"]
+      times = [_number(text, where) for text in texts]
+      names = [texts, *([f"{x:{form}}" for x in times] for form in _SECONDS)]
+      names = tuple("_".join((row["id"], *own)) for own in names)
       yield Annotation(names, _columns(split=_split_of(file)))
 
 
 def landscape(path: epath.Path) -> Iterator[Annotation]:
   """Yields those of landscape.csv: ytid, start_time, class, set."""
-  for row in read_table(path):
+  for where, row in number_rows(path):
     name, start, text, split = need(
-      row, path, "ytid", "start_time", "class", "set"
+      row, where, "ytid", "start_time", "class", "set"
     )
-    names = (f"{name}_{start}", f"{name}_{_integer(start, path):06d}", name)
+    names = (*_at(name, start, where), name)
     yield Annotation(names, _columns(audio=text, split=split))
 
 
@@ -127,7 +154,7 @@ def aist(path: epath.Path) -> Iterator[Annotation]:
   A name, gWA_sFM_c01_d27_mWA2_ch21, is of a genre of dance.
   """
   found = _files(path, ".txt")
-  lists = {file: file.read_text().split() for file in found}
+  lists = {file: read_text(file).split() for file in found}
   ignored = {
     x for f, names in lists.items() if "ignore" in f.name for x in names
   }
@@ -150,25 +177,28 @@ def versebench(path: epath.Path) -> Iterator[Annotation]:
   for file in _files(path, ".json"):
     row = read_object(file)
     video, audio = need(row, file, "video_prompt", "audio_prompt")
-    speech = row.get("speech_prompt") or {}
-    audio = " ".join(audio) if isinstance(audio, list) else audio
-    own = _columns(video=video, audio=audio, speech=speech.get("text", ""))
+    audio = audio if isinstance(audio, list) else [audio]
+    audio = [need_kind(str, text, f"{file}, 'audio_prompt'") for text in audio]
+    speech = need_kind(dict, row.get("speech_prompt"), f"{file}, speech_prompt")
+    own = _columns(
+      video=video, audio=" ".join(audio), speech=speech.get("text", "")
+    )
     yield Annotation((f"{file.parent.name}/{file.stem}",), own)
 
 
 def javisbench(path: epath.Path) -> Iterator[Annotation]:
   """Yields those of JavisBench.csv; generated files have the row's number."""
-  for i, row in enumerate(read_table(path)):
-    (text,) = need(row, path, "text")
+  for i, (where, row) in enumerate(number_rows(path)):
+    (text,) = need(row, where, "text")
     names = (row.get("path") or row.get("audio_path") or "", f"sample_{i:04d}")
     yield Annotation(tuple(filter(None, names)), _columns(text=text))
 
 
 def mova(path: epath.Path) -> Iterator[Annotation]:
   """Yields those of metadata.json: video_path and caption."""
-  for row in read_table(path):
-    name, text = need(row, path, "video_path", "caption")
-    yield Annotation((name,), _columns(text=text))
+  for where, row in number_rows(path):
+    name, text = need(row, where, "video_path", "caption")
+    yield Annotation((_name(name, where),), _columns(text=text))
 
 
 def video2dataset(path: epath.Path) -> Iterator[Annotation]:
@@ -179,13 +209,17 @@ def video2dataset(path: epath.Path) -> Iterator[Annotation]:
     )
   found = list_files(path)
   members = expand_tars(path, found)
+  for name, problem in found.items():
+    if problem:
+      logging.warning("%s %s.", path / name, problem)
   for name in sorted(found):
     key, suffix = posixpath.splitext(name)
     if suffix != ".json" or key.endswith("_stats"):
       continue
     row = read_object(members.get(name, path / name))
     if row.get("status", "success") == "success":
-      caption, text = row.get("caption") or "", f"{key}.txt"
+      caption = need_kind(str, row.get("caption"), f"{path / name}, 'caption'")
+      text = f"{key}.txt"
       if text in found:
         caption = read_text(members.get(text, path / text))
       own = _columns(text=" ".join(caption.split()))
@@ -212,10 +246,11 @@ def by_columns(
   Raises:
     ValueError: a row lacks one of them.
   """
-  for i, row in enumerate(read_table(path), 1):
-    values = need(row, f"{path}, row {i}", *columns.values())
+  for where, row in number_rows(path):
+    values = need(row, where, *columns.values())
     own = dict(zip(columns, values, strict=True))
-    yield Annotation((str(own.pop("file")),), _columns(**own))
+    name = _name(own.pop("file"), where)
+    yield Annotation((name,), _columns(**own))
 
 
 def _columns(**values: Any) -> dict[str, Any]:
@@ -246,12 +281,22 @@ def _without_wav(name: str) -> str:
   return name.removesuffix(".wav")
 
 
-def _number(text: str, path: epath.Path) -> float:
+def _name(value: Any, where: str) -> str:
+  """Returns the name of a clip; of none, what to say of it."""
+  return f"no name in {where}" if value in (None, "") else str(value)
+
+
+def _at(name: str, start: str, where: str) -> tuple[str, ...]:
+  """Returns the names that tools give to the clip of a file from a time on."""
+  whole = int(_number(start, where))
+  return f"{name}_{whole:06d}", f"{name}_{start}", f"{name}_{whole}"
+
+
+def _number(text: str, where: str) -> float:
   try:
-    return float(text)
-  except ValueError as error:
-    raise ValueError(f"{path}: {text!r} is no number of seconds.") from error
-
-
-def _integer(text: str, path: epath.Path) -> int:
-  return int(_number(text, path))
+    seconds = float(text)
+  except (TypeError, ValueError):
+    seconds = math.nan
+  if not 0 <= seconds < math.inf:
+    raise ValueError(f"{where}: {text!r} is no number of seconds from 0 on.")
+  return seconds

@@ -4,7 +4,7 @@ import csv
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from etils import epath
 
@@ -13,6 +13,8 @@ from ccl_jax.config import suggest
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 Row = dict[str, Any]
+_KINDS = {dict: "an object, {...}", list: "a list, [...]", str: "a string"}
+_T = TypeVar("_T")
 
 
 def read_table(
@@ -40,6 +42,14 @@ def read_table(
   return read[suffix](path, header) if header else read[suffix](path)
 
 
+def number_rows(
+  path: epath.PathLike, header: Sequence[str] | None = None
+) -> Iterator[tuple[str, Row]]:
+  """Yields each row of `read_table` after its place, for messages."""
+  for i, row in enumerate(read_table(path, header), 1):
+    yield f"{path}, row {i}", row
+
+
 def read_json(path: epath.PathLike) -> Any:
   """Returns the value of a JSON file; ValueError if it holds none."""
   try:
@@ -58,7 +68,7 @@ def read_object(path: epath.PathLike) -> dict[str, Any]:
   return value
 
 
-def need(row: Mapping[str, Any], where: Any, *keys: str) -> list[Any]:
+def need(row: Any, where: Any, *keys: str) -> list[Any]:
   """Returns the values of keys; ValueError if the row lacks one."""
   for key in keys:
     if not isinstance(row, Mapping) or key not in row:
@@ -70,6 +80,20 @@ def need(row: Mapping[str, Any], where: Any, *keys: str) -> list[Any]:
   return [row[key] for key in keys]
 
 
+def need_kind(kind: type[_T], value: Any, where: Any) -> _T:
+  """Returns a value of a JSON file, or an empty one for null.
+
+  Raises:
+    ValueError: it is of another kind.
+  """
+  value = kind() if value is None else value
+  if not isinstance(value, kind):
+    raise ValueError(
+      f"{where} is {str(value)[:40]!r}, expected {_KINDS[kind]}."
+    )
+  return value
+
+
 def _read_csv(
   path: epath.Path, header: Sequence[str] | None = None
 ) -> Iterator[Row]:
@@ -79,7 +103,9 @@ def _read_csv(
     lines, delimiter=delimiter, skipinitialspace=True, strict=True
   )
   try:
-    names = header or next(reader, [])
+    names = [name.strip() for name in header or next(reader, [])]
+    if twice := [x for x in names if x and names.count(x) > 1]:
+      raise ValueError(f"{path}: the column '{twice[0]}' stands there twice.")
     for cells in reader:
       if not any(cell.strip() for cell in cells):
         continue
@@ -88,10 +114,7 @@ def _read_csv(
           f"{path}:{reader.line_num}: {len(cells)} cells, expected"
           f" {len(names)}: {', '.join(names)}."
         )
-      yield {
-        name.strip(): cell.strip()
-        for name, cell in zip(names, cells, strict=True)
-      }
+      yield dict(zip(names, map(str.strip, cells), strict=True))
   except csv.Error as error:
     raise ValueError(f"{path}:{reader.line_num}: {error}.") from error
 

@@ -58,10 +58,10 @@ CASES = {
      {"file": "val/b_40.wav", "audio": "One.", "split": "val"}],
   ),
   "wavcaps": (
-    {"sb_final.json": json.dumps(WAVCAPS),
+    {"fsd_final.json": json.dumps(WAVCAPS),
      "blacklist_exclude.json": json.dumps({"FreeSound": [7], "AudioSet": []})},
-    ["SoundBible_flac/123.flac", "AudioSet_SL_flac/Yabc.flac", "7.flac"],
-    [{"file": "SoundBible_flac/123.flac", "audio": "A bell rings."},
+    ["FreeSound_flac/123.flac", "AudioSet_SL_flac/Yabc.flac", "7.flac"],
+    [{"file": "FreeSound_flac/123.flac", "audio": "A bell rings."},
      {"file": "AudioSet_SL_flac/Yabc.flac", "audio": "Wind."}],
   ),
   "celebv": (
@@ -222,11 +222,99 @@ def test_a_table_without_a_column_is_one_error(tmp_path, suffix):
     join(by_columns(table, {"file": "nam"}), folder)
 
 
+H = "audiocap_id,youtube_id,start_time,caption\n"
+WAVCAPS_PARTS = {
+  "fsd_final.json": [{"id": 12, "caption": "F."}, {"id": 7, "caption": "No."}],
+  "sb_final.json": [{"id": "12", "caption": "S."}, {"id": "7", "caption": "Y"}],
+}
+# As people's tools leave the files: data set, annotations, clips, rows.
+ODD = {
+  "a table of Excel": (
+    "vggsound", {"v.csv": '\ufeff-a,30.0,"say ""hi"",\nyou",test\r\n'},
+    ["-a_000030.mp4"],
+    [{"file": "-a_000030.mp4", "audio": 'say "hi",\nyou', "split": "test"}],
+  ),
+  "seconds of pandas": (
+    "audiocaps", {"train.csv": f"{H}1,-a,30.0,Rain.\n2,-a,40.0,Wind.\n"},
+    ["-a_40.wav", "-a_30.wav"],
+    [{"file": "-a_30.wav", "audio": "Rain.", "split": "train"},
+     {"file": "-a_40.wav", "audio": "Wind.", "split": "train"}],
+  ),
+  "seconds in names": (
+    "avspeech", {"train.csv": "a,30,33.5,0,0\nb,90.000000,93.2,0,0\n"},
+    ["a_30.0_33.5.mp4", "b_90_93.2.mp4"],
+    [{"file": "a_30.0_33.5.mp4", "split": "train"},
+     {"file": "b_90_93.2.mp4", "split": "train"}],
+  ),
+  "one number in two parts": (
+    "wavcaps",
+    {k: json.dumps({"data": x}) for k, x in WAVCAPS_PARTS.items()}
+    | {"blacklist_x.json": json.dumps({"FreeSound": [7]})},
+    ["SoundBible_flac/12.flac", "FreeSound_flac/12.flac",
+     "SoundBible_flac/7.flac"],
+    [{"file": "FreeSound_flac/12.flac", "audio": "F."},
+     {"file": "SoundBible_flac/12.flac", "audio": "S."},
+     {"file": "SoundBible_flac/7.flac", "audio": "Y"}],
+  ),
+  "a list of Windows": (
+    "aist", {"train.txt": "\ufeffgWA_a_c01\r\ngBR_b_c01\r\n",
+             "ignore_list.txt": "\ufeffgBR_b_c01\r\n"},
+    ["gWA_a_c01.mp4", "gBR_b_c01.mp4"],
+    [{"file": "gWA_a_c01.mp4", "video": "A dancer, waacking.",
+      "split": "train"}],
+  ),
+  "nulls": (
+    "mova", {"m.json": json.dumps([{"video_path": None, "caption": "No."},
+                                   {"video_path": "a.mp4", "caption": None}])},
+    ["a.mp4"], [{"file": "a.mp4"}],
+  ),
+  "another form of unicode": (
+    "mova", {"m.json": json.dumps([{"video_path": "caf\u00e9",
+                                    "caption": "A."}])},
+    ["x/cafe\u0301.mp4"], [{"file": "x/cafe\u0301.mp4", "text": "A."}],
+  ),
+  "no attributes": (
+    "celebv", {"c.json": '{"meta_info": null, "clips": {"k": {}, "j": null}}'},
+    ["k.mp4"], [{"file": "k.mp4"}],
+  ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_odd_rows_lose_nothing(tmp_path, kind):
+  name, files, clips, expected = ODD[kind]
+  notes = write(tmp_path / "notes", files)
+  folder = touch(tmp_path / "clips", clips)
+  given = notes if len(files) > 1 else notes / next(iter(files))
+  joined = join(LAYOUTS[name](epath.Path(given)), folder)
+  assert joined.rows == expected
+
+
+def test_one_segment_written_in_two_ways_is_one(tmp_path):
+  table = tmp_path / "t.csv"
+  table.write_text("name,what,from,to\na,A.,1,2\na,B.,1.0,2.00\na,C.,2,3\n")
+  joined = join(by_columns(table, COLUMNS), touch(tmp_path / "c", ["a.mp4"]))
+  assert [row["text"] for row in joined.rows] == ["A.", "C."]
+  assert joined.repeated == 1
+
+
+def test_names_of_different_clips_that_fit_one_are_an_error(tmp_path):
+  table = tmp_path / "t.csv"
+  table.write_text("f\nx/a.mp4\n./x/a.wav\ny/a.mp4\n")
+  folder = touch(tmp_path / "clips", ["a.mp4"])
+  with pytest.raises(ValueError, match=r"x/a.mp4 and of y/a.mp4 both fit"):
+    join(by_columns(table, {"file": "f"}), folder)
+  folder = touch(tmp_path / "clips", ["y/a.mp4", "x/a.mp4"])
+  joined = join(by_columns(table, {"file": "f"}), folder)
+  assert [row["file"] for row in joined.rows] == ["x/a.mp4", "y/a.mp4"]
+
+
 @pytest.mark.parametrize(
   ("name", "text", "reason"),
   [
     ("a.csv", "id,text\n1\n", "a.csv:2: 1 cells, expected 2"),
     ("a.csv", 'id\n"open\n', "a.csv:2: unexpected end"),
+    ("a.csv", "id,id\n1,2\n", "'id' stands there twice"),
     ("a.jsonl", '{"id": "a"}\n[1]\n', "a.jsonl:2: expected an object"),
     ("a.json", "{", "not JSON"),
     ("a.json", "{}", "expected a list of objects"),
@@ -249,12 +337,42 @@ def test_a_table_that_cannot_be_read_is_one_error(tmp_path, name, text, reason):
   [
     ("vggsound", "a.csv", "a,x,b,train\n", "'x' is no number of seconds"),
     ("vggsound", "a.csv", "a,1,b\n", "3 cells, expected 4"),
+    ("vggsound", "a.csv", "b,1,b,c\na,1e400,b,c\n", "row 2: '1e400' is no"),
+    ("vggsound", "a.csv", "a,nan,b,train\n", "'nan' is no number of seconds"),
+    ("avspeech", "a.csv", "a,-1,2,0,0\n", "'-1' is no number of seconds"),
     ("vggsound", "a.json", "[]", "must be one of .csv .tsv"),
     ("vggsound", "a.csv", "a,1,b,../x\n", "no plain file name"),
     ("audiocaps", "a.csv", "x,caption\n1,2\n", "no column 'youtube_id'"),
     ("wavcaps", "a.json", "[]", "expected an object"),
     ("wavcaps", "a.json", "{}", "no column 'data'. It has: none"),
+    ("wavcaps", "a.json", '{"data": {}}', "expected a list, [...]"),
+    ("wavcaps", "a.json", '{"data": [3]}', "clip 1: no column 'id'"),
+    (
+      "wavcaps",
+      "blacklist.json",
+      '{"a": 3}',
+      "blacklist.json is '3', expected a list",
+    ),
     ("celebv", "a.json", "[]", "expected an object"),
+    ("celebv", "a.json", '{"clips": [1]}', "'clips' is '[1]', expected an"),
+    (
+      "celebv",
+      "a.json",
+      '{"clips": {"k": {"attributes": {"action": [1]}}}}',
+      "'k': 1 values of 'action', expected 0",
+    ),
+    (
+      "versebench",
+      "a.json",
+      '{"video_prompt": "", "audio_prompt": [3]}',
+      "'audio_prompt' is '3', expected a string",
+    ),
+    (
+      "versebench",
+      "a.json",
+      '{"video_prompt": "", "audio_prompt": "", "speech_prompt": "x"}',
+      "expected an object",
+    ),
     ("versebench", "a.json", "{}", "no column 'video_prompt'"),
     ("mova", "a.json", '[{"video_path": "a.mp4", "caption": 3}]', "is 3"),
     ("landscape", "a.csv", "ytid\na\n", "no column 'start_time'"),

@@ -1,0 +1,70 @@
+"""Errors of buckets in one line, and whether another start may help.
+
+gcsfs, and aiohttp and google.auth below it, have types of their own.
+TensorStore raises ValueError for all, also after it could not reach a server
+for long.
+"""
+
+import re
+import urllib.parse
+
+_LIBRARIES = ("aiohttp", "fsspec", "gcsfs", "google", "requests")
+_REFUSED = (400, 401, 403, 404)  # codes of HTTP that another try gets too
+# In errors of TensorStore.
+_UNREACHED = re.compile(
+  r"retry attempts failed|\b(?:UNAVAILABLE|DEADLINE_EXCEEDED)\b"
+)
+
+
+def describe(error: Exception) -> str | None:
+  """Returns one line about an error of a bucket, None for any other."""
+  text = _name_objects(str(error)) or type(error).__name__
+  if isinstance(error, ImportError):
+    return "gs:// paths need: pip install gcsfs" if "gcsfs" in text else None
+  if isinstance(error, ValueError):
+    if not _UNREACHED.search(text):
+      return None
+  elif isinstance(error, OSError) and not _is_of_library(error):
+    if error.errno is not None:
+      return None
+    if isinstance(error, FileNotFoundError):
+      return f"'{text}': no such file or object."
+    if not (_is_forbidden(error) or isinstance(error, TimeoutError)):
+      return None
+  elif not _is_of_library(error):
+    return None
+  if may_pass(error):
+    return f"A bucket could not be reached: {text}. Start again to go on."
+  return (
+    f"A bucket refused a request: {text}. Check its name, and log in with"
+    " gcloud auth application-default login, as somebody who may do this."
+  )
+
+
+def may_pass(error: Exception) -> bool:
+  """Returns whether another start may end without this error of a bucket."""
+  is_lasting = isinstance(
+    error, FileNotFoundError | ImportError | PermissionError
+  )
+  is_lasting |= _is_forbidden(error)
+  is_lasting |= type(error).__name__ == "DefaultCredentialsError"
+  codes = (getattr(error, key, None) for key in ("code", "status"))
+  return not is_lasting and not any(str(x) in map(str, _REFUSED) for x in codes)
+
+
+def _is_of_library(error: Exception) -> bool:
+  return type(error).__module__.partition(".")[0] in _LIBRARIES
+
+
+def _is_forbidden(error: Exception) -> bool:
+  return isinstance(error, OSError) and str(error).startswith("Forbidden: ")
+
+
+def _name_objects(text: str) -> str:
+  """Returns a text on one line, with gs:// paths for those of the API."""
+  text = re.sub(r" \[tensorstore_spec=.*| \[source locations=.*", "", text)
+  return re.sub(
+    r"\bb/([^/\s]+)/o(?:/([^\s?]*))?",
+    lambda match: f"gs://{match[1]}/{urllib.parse.unquote(match[2] or '')}",
+    " ".join(text.split()),
+  ).rstrip(".")

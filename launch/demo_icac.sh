@@ -4,7 +4,7 @@
 # two stages, half of the steps each), masked, and two layers per frame; beside
 # them CCL. Needs hours on 2 CPU cores. Finished parts are kept.
 #   bash launch/demo_icac.sh [FOLDER]     (default runs/demo, that of demo.sh)
-#   STEPS=1000 SEEDS=3 bash ...           steps in all and runs of each row
+#   STEPS=2000 SEEDS=3 bash ...           steps in all and runs of each row
 if [[ ${1-} == -* ]]; then
   sed -n '2,/^[^#]/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
   [[ $1 == --help ]] && exit || exit 1
@@ -13,7 +13,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 folder="${1:-runs/demo}"
 [ -d "$folder/prompt" ] || bash launch/demo.sh "$folder"
 export JAX_PLATFORMS="${JAX_PLATFORMS:-cpu}"
-steps="${STEPS:-1000}"
+steps="${STEPS:-2000}"
 icac=configs/icac.py:size=tiny,attention
 half="num_train_steps=$((steps / 2))"
 

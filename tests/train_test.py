@@ -227,6 +227,7 @@ def test_a_run_leaves_what_it_promises(runs):
     ("--config.num_train_step=4", "num_train_steps"),
     ("--config.steps=4", "is called --config.num_train_steps now"),
     ("--config.num_train_steps=many", "num_train_steps"),
+    ("--config.num_train_steps=0", "expected 1 or more"),
     ("--config.model.video.channels=16", "the data have 8"),
     ("--config.data.split=tarin", "tarin"),
     ("--config.data.path=nowhere", "ccl_jax.encode"),

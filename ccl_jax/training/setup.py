@@ -75,6 +75,8 @@ def make_setup(
     ValueError: a section's key or value that is wrong, rules that do not fit,
       or a batch that would be smaller than its padding.
   """
+  if (num := config["num_train_steps"]) < 1:
+    raise ValueError(f"num_train_steps is {num}, expected 1 or more.")
   layout = make_layout(config["mesh"], config["sharding"], devices)
   lora = build(LoRAConfig, config.get("lora", {}), "lora")
   plan = make_plan(config["model"], layout, lora)
@@ -86,8 +88,8 @@ def make_setup(
     plan=plan,
     objective=build(Objective, config["objective"], "objective"),
     optimizer=optimizer,
-    transform=optimizer.transform(trainable, config["num_train_steps"]),
-    schedule=optimizer.make_schedule(config["num_train_steps"]),
+    transform=optimizer.transform(trainable, num),
+    schedule=optimizer.make_schedule(num),
     seed=config["seed"],
     batch_size=config["batch_size"],
     grad_accumulation_steps=config["grad_accumulation_steps"],

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ccl_jax.array_types import Array, Bool, Int
 
@@ -158,7 +159,9 @@ class Mask(NamedTuple):
     q_segments = jnp.ones((sees.shape[0], n), jnp.int32)
     return cls(window, q_segments=q_segments, k_segments=k_segments)
 
-  def hide(self, hidden: Bool[Array, " *b m"], b: int, n: int) -> "Mask":
+  def hide(
+    self, hidden: Bool[Array | np.ndarray, "*b m"], b: int, n: int
+  ) -> "Mask":
     """Returns the mask, for b samples and n queries, without some keys.
 
     Args:

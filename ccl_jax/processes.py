@@ -41,7 +41,11 @@ def end_with_parent() -> None:
 
 class _Pool(ProcessPoolExecutor):
   def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-    self.shutdown(cancel_futures=kind is not None)
+    try:
+      self.shutdown(cancel_futures=kind is not None)
+    except RuntimeError:  # A signal came before the pool's thread had begun.
+      if kind is None:
+        raise
 
 
 class _Process(SpawnProcess):

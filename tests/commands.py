@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import pathlib
 import runpy
+import signal
 import socket
 import subprocess
 import sys
@@ -24,6 +25,9 @@ def start(*command, **environment):
 
   PyTorch is hidden from it: nothing needs it, and imports take half the time.
   """
+  # What a shell runs in the background ignores Ctrl-C, and so would its child.
+  if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
   settings = {
     "JAX_PLATFORMS": "cpu",
     "PYTHONUNBUFFERED": "1",

@@ -158,6 +158,7 @@ def test_a_lora_is_trained_on_a_run_and_resumed(data, runs, tmp_path):
     "--config.num_train_steps=2", "--config.checkpoint.save_interval_steps=1",
     "--config.eval.tasks=()", "--config.eval.loss_every_steps=1",
     "--config.checkpoint.keep_best=held_out/loss",
+    "--config.optimizer.warmup_steps=1",
   )  # fmt: skip
   status, text = train(data, workdir, *flags, config="lora")
   assert status == 0, text

@@ -320,7 +320,7 @@ def use_tiny(c: ConfigDict) -> None:
   c.log.every_steps = 50
   c.sampling.num_inference_steps, c.sampling.shift = 20, 1.0
   c.sampling.video_guidance_scale = c.sampling.audio_guidance_scale = 2.0
-  c.eval.every_steps = 4000  # only at the end: it takes as long as 100 steps
+  c.eval.every_steps = 4000  # only at the end: it takes as long as 200 steps
 
 
 def use_english(c: ConfigDict) -> None:

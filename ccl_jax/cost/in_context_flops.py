@@ -17,7 +17,8 @@ else 0:
     audio/cross_linear      L 4 m d^2, and as much if audio reads
     audio/cross_attention   L 4 m (s + r) d, if audio reads
 
-A reference picture is a frame of s more tokens of video without audio.
+A reference picture is a frame of s more tokens of video without audio. What the
+program pads audio with, beside it, is not counted.
 """
 
 from collections.abc import Mapping

@@ -216,8 +216,8 @@ def read_inputs(
   Raises:
     ClipError: a file that cannot be used; the message names it.
   """
-  inputs, task = {}, request.task
-  for name in (*task.inputs, *task.optional):
+  inputs = {}
+  for name in (*request.task.inputs, *request.task.optional):
     value = getattr(request, name)
     if value is None:
       continue

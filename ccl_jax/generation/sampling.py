@@ -191,9 +191,7 @@ def _solve(
 
 
 def clean_of(condition: Condition, task: InferenceTask, state: State) -> State:
-  """Returns masks of what is given; not of a first frame that the model reads
-  as an image.
-  """
+  """Returns masks of what is given in the state, not in `condition.image`."""
   image = condition.image
   return {} if image and image.is_first_frame else task.clean(state)
 

@@ -187,7 +187,7 @@ class Joint(nnx.Module):
     if pictures is not None:  # further frames of the video, at time 0
       more = towers["video"].tokens(pictures)
       x["video"] = jnp.concatenate([x["video"], more], 1)
-      t = t | {"video": frame_times(t["video"], frames)}
+      t = t | {"video": times_per_frame(t["video"], frames)}
       frames += more.shape[1]
 
     # Padded to frames that the context axis divides.
@@ -316,7 +316,7 @@ class Joint(nnx.Module):
     return layer
 
 
-def frame_times(t: Array, f: int) -> Array:
+def times_per_frame(t: Array, f: int) -> Array:
   """Returns times for each of f frames, (b, f, 1) or (b, f, s)."""
   if t.ndim > 1:
     return t

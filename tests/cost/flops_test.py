@@ -105,6 +105,10 @@ def lower(model, shape, is_train=False):
   if shape.image:
     condition = array(b, f, shape.height, shape.width, 5)
     image = Image(condition, array(b, shape.image, 20))
+  if r := shape.pictures:
+    pictures = array(b, r, shape.height, shape.width, channels)
+    has = array(b, r, dtype=jnp.bool_)
+    image = Image(references=pictures, has_references=has)
   velocity = functools.partial(functional.velocity, graph)
 
   def loss(*args):
@@ -134,6 +138,35 @@ def test_time_per_frame_is_exact():
   model = settings(audio=None, fusion=ALONE)
   expected = shape.batch * sum(flops.forward_flops(model, shape).values())
   assert traced(model, shape) == expected
+
+
+@pytest.mark.usefixtures("framed_windows")
+@pytest.mark.parametrize("attention", ATTENTIONS)
+def test_pictures_run_as_frames_whose_sound_does_not_count(attention):
+  f, r = SHAPE.frames, 2
+  shape = dataclasses.replace(SHAPE, times=f + r, pictures=r)
+  fusion = dict(kind="icac", attention=attention, references=True)
+  model = settings(audio=IN_CONTEXT, fusion=fusion)
+  padded = dataclasses.replace(SHAPE, frames=f + r, times=f + r)
+  executed = SHAPE.batch * sum(flops.forward_flops(model, padded).values())
+  assert traced(model, shape) == executed
+
+  def pairs(x, y):
+    frames_meet = np.equal.outer(x, y) | (attention == "full3d")
+    return frames_meet.sum()
+
+  video = np.repeat(np.arange(f + r), SHAPE.tokens_per_frame("video", VIDEO))
+  audio = np.repeat(np.arange(f), IN_CONTEXT["tokens_per_frame"])
+  has_3d = "3d" in attention
+  own = pairs(video, video) if attention.startswith("self2d") else 0
+  expected = {"video/cross_attention": pairs(video, audio) + own}
+  if has_3d or attention == "self2d":
+    name = "audio/self_attention" if has_3d else "audio/cross_attention"
+    expected[name] = pairs(audio, audio) + pairs(audio, video)
+  found = flops.forward_flops(model, shape)
+  cost = model["num_layers"] * 4 * VIDEO["width"]
+  for name, num in expected.items():
+    assert found[name] == cost * num, name
 
 
 def test_training_is_three_times_forward():

@@ -12,7 +12,14 @@ from ccl_jax.models import functional
 from ccl_jax.models.fusion.icac import ATTENTIONS
 from ccl_jax.sharding import ONE_DEVICE
 from tests.models import tiny
-from tests.models.icac_test import B, inputs, layout_of, model, settings
+from tests.models.icac_test import (
+  B,
+  check_audio_is_run_once,
+  inputs,
+  layout_of,
+  model,
+  settings,
+)
 
 
 def pictures(has=(True, False), num=1, seed=1):
@@ -77,23 +84,7 @@ def test_a_mesh_equals_one_device(attention, num):
 
 @pytest.mark.parametrize("attention", ["cross2d", "self2d_frozen"])
 def test_audio_that_is_run_once_knows_no_picture(attention):
-  options = dict(attention=attention, references=True)
-  graph, _ = functional.describe(settings(**options))
-  run, params = model(**options)
-  (state, t, text, route), image = inputs(), pictures()
-  expected = run(params, state, t, text, route, image)["video"]
-
-  @jax.jit
-  def cached(params):
-    audio = {"audio": state["audio"]}
-    cache = functional.make_kv_cache(graph, params, [(audio, text)], route)
-    cache = type(cache)(cache.contexts, cache.runs, reads=(0,))
-    video = {"video": state["video"]}, {"video": t["video"]}
-    return functional.velocity(graph, params, *video, text, route, image, cache)
-
-  np.testing.assert_allclose(
-    cached(params)["video"], expected, rtol=1e-4, atol=1e-5
-  )
+  check_audio_is_run_once(pictures(), attention=attention, references=True)
 
 
 @pytest.mark.parametrize(

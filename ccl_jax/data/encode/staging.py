@@ -9,6 +9,7 @@ what is being made: a run resumes only what was started with an equal plan.
 import enum
 import json
 import os
+import pathlib
 import shutil
 from collections.abc import Mapping
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 from etils import epath
 from flax.traverse_util import flatten_dict
 
+from ccl_jax import partial_files
 from ccl_jax.files import is_remote, write_json
 
 _PLAN, _METADATA = "plan.json", "metadata.json"
@@ -75,7 +77,7 @@ def open_output(
   else:
     for pattern in (".*.partial", "*/.*.partial"):
       for path in work.glob(pattern):  # of a process that was killed
-        path.rmtree() if path.is_dir() else path.unlink()
+        partial_files.remove(pathlib.Path(path))
 
 
 def check_visible(output: epath.PathLike) -> None:

@@ -1,11 +1,14 @@
 """Pools of processes that end with the process that started them."""
 
+import contextlib
 import multiprocessing
 import os
 import signal
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing.context import SpawnContext, SpawnProcess
+from typing import Any
 
 # What ends a whole group, as a terminal's Ctrl-C, is the parent's to handle.
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -14,10 +17,10 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 def make_pool(num_workers: int) -> ProcessPoolExecutor:
   """Returns a pool whose processes also end if this one is killed.
 
-  They are not forked: a fork copies no threads, which JAX and codecs have. An
-  error in a `with` block cancels what they have not begun.
+  They are not forked: a fork copies no threads, which JAX and codecs have. The
+  end of a `with` block cancels what they have not begun.
   """
-  return _Pool(num_workers, _Context(), end_with_parent)
+  return _Pool(num_workers)
 
 
 def end_with_parent() -> None:
@@ -40,23 +43,54 @@ def end_with_parent() -> None:
 
 
 class _Pool(ProcessPoolExecutor):
+  def __init__(self, num_workers: int):
+    self._context = _Context()
+    super().__init__(num_workers, self._context, end_with_parent)
+
   def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
     try:
-      self.shutdown(cancel_futures=kind is not None)
+      self.shutdown(cancel_futures=True)
     except RuntimeError:  # A signal came before the pool's thread had begun.
       if kind is None:
         raise
+    finally:  # or while a process began that the pool does not know yet.
+      for child in filter(_Process.is_alive, self._context.children):
+        child.kill()
+        child.join()
 
 
 class _Process(SpawnProcess):
   def start(self) -> None:
     """Starts the process, deaf to signals until `end_with_parent`."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-    try:
+    with _signals_held():
       super().start()
-    finally:
-      signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def _signals_held() -> Iterator[None]:
+  """Holds signals back to its end: a process half started would complain."""
+  before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+  handlers, received = {}, []
+  # Another thread may get one, but handlers run in the main thread.
+  if threading.current_thread() is threading.main_thread():
+    handlers = {number: signal.getsignal(number) for number in _SIGNALS}
+  for number in filter(handlers.get, _SIGNALS):
+    signal.signal(number, lambda number, _: received.append(number))
+  try:
+    yield
+  finally:
+    for number in filter(handlers.get, _SIGNALS):
+      signal.signal(number, handlers[number])
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    for number in received:
+      signal.raise_signal(number)
 
 
 class _Context(SpawnContext):
-  Process = _Process
+  def __init__(self):
+    self.children: list[_Process] = []
+
+  def Process(self, *args: Any, **kwargs: Any) -> _Process:
+    """Returns a new process of the pool."""
+    self.children.append(_Process(*args, **kwargs))
+    return self.children[-1]

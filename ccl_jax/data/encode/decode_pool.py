@@ -51,9 +51,9 @@ class DecodePool:
     self._executor = workers and processes.make_pool(workers)
     return self
 
-  def __exit__(self, *_) -> None:
+  def __exit__(self, *error) -> None:
     if self._executor:
-      self._executor.shutdown(cancel_futures=True)
+      self._executor.__exit__(*error)
 
   def __call__(
     self, clip_files: Sequence[ClipFile]

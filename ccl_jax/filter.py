@@ -37,6 +37,8 @@ KEEP = flags.DEFINE_string(
 
 def main() -> None:
   """Scores the folder of the flags."""
+  if KEEP.value:
+    table.parse_condition(KEEP.value)  # before the long work
   scores = table.score_folder(
     INPUT.value,
     OUTPUT.value or epath.Path(INPUT.value) / table.FILE,

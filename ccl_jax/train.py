@@ -35,7 +35,7 @@ from ccl_jax.generation.held_out_shares import HeldOutShares, open_shares
 from ccl_jax.generation.pipeline import Pipeline
 from ccl_jax.generation.previews import EvalConfig, write_previews
 from ccl_jax.generation.sampling_config import SamplingConfig
-from ccl_jax.training import buckets, preemption, program_cache
+from ccl_jax.training import buckets, preemption, program_cache, xla_options
 from ccl_jax.training.goodput import Goodput
 from ccl_jax.training.held_out import HeldOutLoss, make_held_out
 from ccl_jax.training.log import MetricWriter
@@ -236,6 +236,7 @@ def make_run(
   check_keys(config, SECTIONS, "config")
   config = fit_to_data(config)
   setup, num_steps = make_setup(config), config["num_train_steps"]
+  xla_options.check_options(setup.compiler_options)
   sampling = build(SamplingConfig, config["sampling"], "sampling")
   evaluation = build(EvalConfig, config["eval"], "eval")
   log = build(LogConfig, config["log"], "log")

@@ -8,6 +8,8 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
+from unittest import mock
 
 ROOT = pathlib.Path(__file__).parents[1]
 # None of these is a command: those would define flags.
@@ -18,25 +20,25 @@ IMPORTED = [
   "ccl_jax.training.state", "librosa.core.spectrum", "librosa.filters",
   "librosa.util",
 ]  # fmt: skip
+# PyTorch is hidden: nothing needs it, and imports take half the time.
+SETTINGS = {
+  "JAX_PLATFORMS": "cpu",
+  "PYTHONUNBUFFERED": "1",
+  "PYTHONPATH": str(ROOT / "tests" / "without_torch"),
+}
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload(IMPORTED)
 
 
 def start(*command, **environment):
-  """Starts a process in the checkout, on the CPU; stderr goes into stdout.
-
-  PyTorch is hidden from it: nothing needs it, and imports take half the time.
-  """
+  """Starts a process in the checkout, on the CPU; stderr goes into stdout."""
   # What a shell runs in the background ignores Ctrl-C, and so would its child.
   if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
-  settings = {
-    "JAX_PLATFORMS": "cpu",
-    "PYTHONUNBUFFERED": "1",
-    "PYTHONPATH": str(ROOT / "tests" / "without_torch"),
-  }
   return subprocess.Popen(
     list(map(str, command)), cwd=ROOT, text=True, start_new_session=True,
     stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    env=os.environ | settings | environment,
+    env=os.environ | SETTINGS | environment,
   )  # fmt: skip
 
 
@@ -46,37 +48,40 @@ def finish(process, timeout=600):
   return process.returncode, text
 
 
-def call(module, *arguments):
-  """Runs `ccl_jax.MODULE`; returns its exit status and all that it printed."""
-  return finish(start(sys.executable, "-m", f"ccl_jax.{module}", *arguments))
+def call(module, *arguments, timeout=600):
+  """Runs `ccl_jax.MODULE`; returns its exit status and all that it printed.
 
-
-class Forks:
-  """Commands in forks of one process that has their imports.
-
-  These are most of the time of a small command.
+  It runs in a fork of a process that has its imports, most of the time of a
+  small command.
   """
-
-  def __init__(self, log):
-    self._log = log
-    self._context = multiprocessing.get_context("forkserver")
-    self._context.set_forkserver_preload(IMPORTED)
-
-  def __call__(self, module, *arguments):
-    """Runs `ccl_jax.MODULE`; returns its exit status and what it printed."""
-    process = self._context.Process(
-      target=_run, args=(self._log, module, *map(str, arguments))
+  with (
+    mock.patch.dict(os.environ, SETTINGS),
+    tempfile.NamedTemporaryFile("r") as file,
+  ):
+    process = _FORKS.Process(
+      target=_run,
+      args=(file.name, dict(os.environ), module, *map(str, arguments)),
     )
     process.start()
+    process.join(timeout)
+    process.kill()
     process.join()
-    return process.exitcode, self._log.read_text()
+    return process.exitcode, file.read()
 
 
-def _run(log, module, *arguments):
+def _run(output, environment, module, *arguments):
   """Runs a command in this process; what it prints goes to a file."""
-  with log.open("w") as file:
+  with open(output, "a") as file:
     os.dup2(file.fileno(), 1)
     os.dup2(file.fileno(), 2)
+  os.chdir(ROOT)
+  os.environ.clear()
+  os.environ.update(environment)
+  import jax  # here: a process that only starts others need not wait for it
+
+  folder = environment.get("JAX_COMPILATION_CACHE_DIR")
+  jax.config.update("jax_compilation_cache_dir", folder)  # read at its import
+  sys.path.insert(0, SETTINGS["PYTHONPATH"])
   sys.argv = [module, *arguments]
   runpy.run_module(f"ccl_jax.{module}", run_name="__main__", alter_sys=True)
 

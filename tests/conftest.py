@@ -100,14 +100,6 @@ def programs(tmp_path_factory):
 
 
 @pytest.fixture
-def fork(programs, tmp_path_factory):
-  """Runs commands without the time of their imports, see `tests.commands`."""
-  from tests.commands import Forks
-
-  return Forks(tmp_path_factory.mktemp("commands") / "log")
-
-
-@pytest.fixture
 def standard_promotion():
   """Optax's bias correction mixes types: not strict where it is traced."""
   with jax.numpy_dtype_promotion("standard"):

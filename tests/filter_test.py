@@ -17,6 +17,9 @@ def test_scores_choose_the_clips_that_are_encoded(tmp_path):
   still = np.repeat(video[:1], len(video), 0)
   media.write_mp4(folder / "3.mp4", still, clips.FPS, audio)
   arguments = ("filter", f"--input={folder}", "--workers=0")
+  status, text = call(*arguments, "--keep=statc < 0.9")
+  assert status == 2 and "Did you mean 'static'" in text.splitlines()[-1]
+  assert not list(folder.glob("scores*"))
   status, text = call(*arguments, "--keep=static < 0.9")
   assert status == 0, text
   assert "Scored 5 clips; 0 cannot" in text and "4 of 5 clips meet" in text

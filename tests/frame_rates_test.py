@@ -7,6 +7,7 @@ import pytest
 
 from ccl_jax.data import media, records
 from ccl_jax.data.synthetic.scene import draw_scene, make_captions
+from tests.commands import call
 from tests.data import flash
 from tests.small_data import FLAGS
 
@@ -55,7 +56,7 @@ def check_file(path, fps, frames, lit=None):
     assert np.abs(heard - seen).min() < 0.02
 
 
-def walk(fps, folder, call):
+def walk(fps, folder):
   """Encodes, decodes, trains, samples and evaluates, by the commands."""
   frames = 1 + 4 * round(0.5 * fps)
   clips, data, run = (folder / x for x in ("clips", "data", "run"))
@@ -106,5 +107,5 @@ def walk(fps, folder, call):
 
 
 @pytest.mark.parametrize("fps", [24000 / 1001, 60.0])
-def test_a_rate_from_clips_to_scores(fps, tmp_path, fork):
-  walk(fps, tmp_path, fork)
+def test_a_rate_from_clips_to_scores(fps, tmp_path):
+  walk(fps, tmp_path)

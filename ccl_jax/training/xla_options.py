@@ -7,8 +7,10 @@ all groups; none is on by default, since none was timed on a TPU. Those of GPUs
 are of JAX's "GPU performance tips", for communication, and not timed either.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import jax
 
 from ccl_jax.config import FORMS
 from ccl_jax.cost import chips
@@ -94,6 +96,20 @@ def compiler_options(
       if part in name and is_on and chip and chip.name in kinds:
         raise ValueError(f"xla_options: '{name}' on {chip.name}: {reason}.")
   return found
+
+
+def check_options(options: Mapping[str, Any]) -> None:
+  """Compiles almost nothing with options, for this process's first device.
+
+  Raises:
+    ValueError: an option that the compiler does not know, or a wrong value.
+  """
+  program = jax.jit(lambda x: x, compiler_options=dict(options))
+  x = jax.device_put(0, jax.local_devices()[0])
+  try:
+    program.lower(x).compile()
+  except jax.errors.JaxRuntimeError as error:
+    raise ValueError(f"xla_options: {error}") from error
 
 
 def _kind(chip: chips.Chip | None, device_kind: str) -> str:

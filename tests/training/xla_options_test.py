@@ -51,6 +51,19 @@ def test_a_name_that_is_not_of_xla_is_refused():
     xla_options.compiler_options([("scoped_vmem", 1)], "cpu")
 
 
+@pytest.mark.parametrize(
+  ("option", "words"),
+  [
+    ({"xla_no_such_option": True}, "No such compile option"),
+    ({"xla_cpu_enable_fast_math": "maybe"}, "'maybe' is not a valid bool"),
+  ],
+)
+def test_what_the_compiler_refuses_is_told_before_the_run(option, words):
+  with pytest.raises(ValueError, match=words):
+    xla_options.check_options(option)
+  xla_options.check_options({"xla_cpu_enable_fast_math": False})
+
+
 def test_options_reach_the_compiler():
   setup = setups.make_setup(xla_options=(("xla_no_such_option", "1"),))
   lowered = step.compile_step(setup).lower(

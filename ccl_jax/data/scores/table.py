@@ -5,7 +5,8 @@ there. A second run scores only the files that are new or of another size.
 """
 
 import json
-from collections.abc import Mapping
+import types
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from etils import epath
@@ -22,7 +23,10 @@ from ccl_jax.tar_files import TarMember
 
 FILE = "scores.jsonl"
 # What a condition may name, besides what a file of scores has.
-_NUMBERS = (*(x for x in NAMES if not x.endswith("_hash")), "duplicate")
+_NUMBERS = (
+  "bytes", *(x for x in NAMES if not x.endswith("_hash")), "duplicate"
+)  # fmt: skip
+_OTHERS = {"file", "error", "picture_hash", "sound_hash", "duplicate_of"}
 
 
 def score_folder(
@@ -86,6 +90,21 @@ def read_scores(path: epath.PathLike) -> dict[str, Scores]:
   return _read(path)
 
 
+def parse_condition(
+  condition: str, scores: Mapping[str, Scores] = types.MappingProxyType({})
+) -> Callable[[Scores], bool]:
+  """Returns a function from a clip's scores to whether it meets a condition.
+
+  Args:
+    scores: may have names besides those of `filter`.
+
+  Raises:
+    ValueError: a condition that cannot be read.
+  """
+  known = {*_NUMBERS, *(key for row in scores.values() for key in row)}
+  return expression.parse(condition, known - _OTHERS)
+
+
 def keep(
   clip_files: list[ClipFile], condition: str, scores: Mapping[str, Scores]
 ) -> list[ClipFile]:
@@ -94,9 +113,7 @@ def keep(
   Raises:
     ValueError: a condition that cannot be read, or a clip without scores.
   """
-  known = {*_NUMBERS, *(key for row in scores.values() for key in row)}
-  known -= {"file", "error", "picture_hash", "sound_hash", "duplicate_of"}
-  is_kept = expression.parse(condition, known)
+  is_kept = parse_condition(condition, scores)
   missing = [file.name for file in clip_files if file.name not in scores]
   if missing:
     raise ValueError(

@@ -30,6 +30,10 @@ PODS = {
     "sharding.self_attention": "ulysses", "model.remat": "linear",
     "grad_accumulation_steps": 1,
   },
+  "v5p-16x16x16": {  # 64 times v5p-4x4x4, batch and all
+    "mesh.data": 256, "mesh.fsdp": 16, "model.remat": "attention_ffn",
+    "batch_size": 20480, "grad_accumulation_steps": 5,
+  },
   "v6e-16x16": {"mesh.data": 4, "mesh.fsdp": 16, "mesh.context": 4},
   "v5e-16x16": {
     "mesh.data": 4, "mesh.fsdp": 16, "mesh.context": 4, "model.remat": "full",
@@ -59,13 +63,16 @@ PODS = {
     "sampling.batch_passes": False,  # one guidance pass at a time
   },
 }  # fmt: skip
+# Parameters are split over `fsdp` alone, with copies along `data`: slices send
+# each other only gradients then, and no width of the models has 4,096 parts.
+HYBRID = ("v5e-4x4-two-slices", "v5p-16x16x16")
 
 
 def get_config(arg: str = "") -> ConfigDict:
   """Returns the config of a pod, with as many microbatches as it needs."""
   chosen = ccl.parse_arg(arg, {"pod": tuple(PODS)} | ccl.CHOICES)
   pod = chosen.pop("pod", "v5p-4x4x4")
-  if "mesh.num_slices" in PODS[pod]:
+  if pod in HYBRID:
     chosen = {"fsdp_over": "slice"} | chosen
   c = ccl.make_config(**chosen)
   use_pod(c, pod)

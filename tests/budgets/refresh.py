@@ -57,6 +57,7 @@ BUDGETS = {
     "pod=v5p-4x8x8,size=14b,stage=audio", "v5p:4x8x8"
   ),
   "14b-v5p-1024": Budget("pod=v5p-8x8x16,size=14b", "v5p:8x8x16"),
+  "14b-v5p-4096": Budget("pod=v5p-16x16x16,size=14b", "v5p:16x16x16"),
   "14b-tpu7x-256": Budget("pod=tpu7x-4x8x8,size=14b", "tpu7x:4x8x8"),
   "1.3b-v5e": Budget("pod=v5e-4x4,size=1.3b", "v5e:4x4"),
   "1.3b-two-slices": Budget("pod=v5e-4x4-two-slices,size=1.3b", "v5e:4x4"),

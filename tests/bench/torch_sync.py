@@ -31,7 +31,8 @@ from ccl_jax.data.loader import read_clips
 from ccl_jax.diffusion import flow, tasks
 from ccl_jax.generation import requests, stages
 from ccl_jax.generation.pipeline import Pipeline
-from ccl_jax.metrics import bootstrap, tables
+from ccl_jax.generation.scored_worlds import open_world
+from ccl_jax.metrics import tables
 
 LORA = flags.DEFINE_string("lora", None, "File of to-torch --component=lora.")
 
@@ -50,14 +51,14 @@ def compare() -> None:
     model.load_lora(file)
   for split in evaluate.SPLITS.value:
     clips = read_clips(evaluate.DATA.value, split, evaluate.NUM.value)
-    references = evaluate.measure_references(clips, pipeline)
-    rows = evaluate.score_references(references)
+    world = open_world(pipeline, evaluate.CLIPS.value)
+    measured = {(name,): x for name, x in world.references(clips).items()}
     for task in evaluate.TASKS.value:
+      given = tasks.inference_task(task).given
       for name, made in sample_all(pipeline, model, task, clips).items():
         decoded = stages.decode(pipeline, made)
-        rows[f"{task} ({name})"] = bootstrap.aggregate(
-          evaluate.measure(clips["caption"], decoded)
-        )
+        measured[f"{task} ({name})",] = world.measure(clips, decoded, given)
+    rows = evaluate.score_settings(measured)
     title = f"{split}, {len(clips['name'])} clips, step {pipeline.step}"
     print(f"### {title}\n\n{tables.table(rows)}\n")
 

@@ -34,14 +34,20 @@ PODS = {
     "mesh.data": 256, "mesh.fsdp": 16, "model.remat": "attention_ffn",
     "batch_size": 20480, "grad_accumulation_steps": 5,
   },
-  "v6e-16x16": {"mesh.data": 4, "mesh.fsdp": 16, "mesh.context": 4},
+  "v6e-16x16": {
+    "mesh.data": 4, "mesh.fsdp": 16, "mesh.context": 4,
+    "sharding.self_attention": "ulysses", "model.remat": "attention_ffn",
+  },
   "v5e-16x16": {
     "mesh.data": 4, "mesh.fsdp": 16, "mesh.context": 4, "model.remat": "full",
     # Little memory: no gathered keys, and no moving average.
     "sharding.self_attention": "ulysses", "optimizer.ema_decay": 0.0,
   },
   "v5e-4x4": {"mesh.data": 1, "mesh.fsdp": 16},
-  "tpu7x-4x4x4": {"mesh.data": 4, "mesh.fsdp": 16, "mesh.context": 2},
+  "tpu7x-4x4x4": {
+    "mesh.data": 4, "mesh.fsdp": 16, "mesh.context": 2,
+    "sharding.self_attention": "ulysses", "model.remat": "attention_ffn",
+  },
   "tpu7x-4x8x8": {  # 64 groups of 5, on 8 of the 512 cores
     "mesh.data": 8, "mesh.fsdp": 8, "mesh.context": 8,
     "sharding.self_attention": "ulysses", "model.remat": "attention_ffn",

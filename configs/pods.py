@@ -31,8 +31,8 @@ PODS = {
     "grad_accumulation_steps": 1,
   },
   "v5p-16x16x16": {  # 64 times v5p-4x4x4, batch and all
-    "mesh.data": 256, "mesh.fsdp": 16, "model.remat": "attention_ffn",
-    "batch_size": 20480, "grad_accumulation_steps": 5,
+    "mesh.data": 256, "mesh.fsdp": 16, "batch_size": 20480,
+    "grad_accumulation_steps": 5,
   },
   "v6e-16x16": {
     "mesh.data": 4, "mesh.fsdp": 16, "mesh.context": 4,

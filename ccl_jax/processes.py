@@ -73,14 +73,15 @@ def _signals_held() -> Iterator[None]:
   handlers, received = {}, []
   # Another thread may get one, but handlers run in the main thread.
   if threading.current_thread() is threading.main_thread():
-    handlers = {number: signal.getsignal(number) for number in _SIGNALS}
-  for number in filter(handlers.get, _SIGNALS):
+    found = {number: signal.getsignal(number) for number in _SIGNALS}
+    handlers = {number: x for number, x in found.items() if callable(x)}
+  for number in handlers:
     signal.signal(number, lambda number, _: received.append(number))
   try:
     yield
   finally:
-    for number in filter(handlers.get, _SIGNALS):
-      signal.signal(number, handlers[number])
+    for number, handler in handlers.items():
+      signal.signal(number, handler)
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
     for number in received:
       signal.raise_signal(number)

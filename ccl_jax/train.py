@@ -245,9 +245,7 @@ def make_run(
 
   data = main_path(config["data"])
   loader = buckets.make_loader(setup, config["data"])
-  is_mixed = len(loader.mixture.sources) + len(loader.buckets) > 2
-  if distributed.is_lead() and is_mixed:
-    print(f"Training on a mixture:\n{loader.mixture}")
+  print_mixture(loader)
   evaluation = evaluation.for_data(
     setup.plan.streams, data, config["data"]["split"]
   )
@@ -289,6 +287,13 @@ def make_run(
     sampling=sampling,
   )  # fmt: skip
   return run, state
+
+
+def print_mixture(loader: Loader) -> None:
+  """Prints the sets and shapes of a run that has several."""
+  is_mixed = len(loader.mixture.sources) + len(loader.buckets) > 2
+  if distributed.is_lead() and is_mixed:
+    print(f"Training on a mixture:\n{loader.mixture}")
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ def finish(process, timeout=600):
   return process.returncode, text
 
 
-def call(module, *arguments, timeout=600):
+def call(module, *arguments):
   """Runs `ccl_jax.MODULE`; returns its exit status and all that it printed.
 
   It runs in a fork of a process that has its imports, most of the time of a
@@ -63,7 +63,7 @@ def call(module, *arguments, timeout=600):
       args=(file.name, dict(os.environ), module, *map(str, arguments)),
     )
     process.start()
-    process.join(timeout)
+    process.join(600)
     process.kill()
     process.join()
     return process.exitcode, file.read()

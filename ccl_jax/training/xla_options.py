@@ -99,15 +99,13 @@ def compiler_options(
 
 
 def check_options(options: Mapping[str, Any]) -> None:
-  """Compiles almost nothing with options, for this process's first device.
+  """Compiles an empty program with options, for this process's devices.
 
   Raises:
     ValueError: an option that the compiler does not know, or a wrong value.
   """
-  program = jax.jit(lambda x: x, compiler_options=dict(options))
-  x = jax.device_put(0, jax.local_devices()[0])
   try:
-    program.lower(x).compile()
+    jax.jit(lambda: 0, compiler_options=dict(options)).lower().compile()
   except jax.errors.JaxRuntimeError as error:
     raise ValueError(f"xla_options: {error}") from error
 

@@ -49,9 +49,9 @@ def compare() -> None:
     model = CCL.from_pretrained(path)
   for file in loras:
     model.load_lora(file)
+  world = open_world(pipeline, evaluate.CLIPS.value)
   for split in evaluate.SPLITS.value:
     clips = read_clips(evaluate.DATA.value, split, evaluate.NUM.value)
-    world = open_world(pipeline, evaluate.CLIPS.value)
     measured = {(name,): x for name, x in world.references(clips).items()}
     for task in evaluate.TASKS.value:
       given = tasks.inference_task(task).given

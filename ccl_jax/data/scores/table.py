@@ -5,8 +5,7 @@ there. A second run scores only the files that are new or of another size.
 """
 
 import json
-import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from etils import epath
@@ -91,18 +90,17 @@ def read_scores(path: epath.PathLike) -> dict[str, Scores]:
 
 
 def parse_condition(
-  condition: str, scores: Mapping[str, Scores] = types.MappingProxyType({})
+  condition: str, names: Iterable[str] = ()
 ) -> Callable[[Scores], bool]:
   """Returns a function from a clip's scores to whether it meets a condition.
 
   Args:
-    scores: may have names besides those of `filter`.
+    names: of scores, besides those that `filter` writes.
 
   Raises:
     ValueError: a condition that cannot be read.
   """
-  known = {*_NUMBERS, *(key for row in scores.values() for key in row)}
-  return expression.parse(condition, known - _OTHERS)
+  return expression.parse(condition, {*_NUMBERS, *names} - _OTHERS)
 
 
 def keep(
@@ -113,7 +111,8 @@ def keep(
   Raises:
     ValueError: a condition that cannot be read, or a clip without scores.
   """
-  is_kept = parse_condition(condition, scores)
+  names = {name for row in scores.values() for name in row}
+  is_kept = parse_condition(condition, names)
   missing = [file.name for file in clip_files if file.name not in scores]
   if missing:
     raise ValueError(

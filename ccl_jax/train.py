@@ -19,6 +19,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 from absl import flags
 from etils import epath
 from ml_collections import config_flags
@@ -236,7 +237,7 @@ def make_run(
   check_keys(config, SECTIONS, "config")
   config = fit_to_data(config)
   setup, num_steps = make_setup(config), config["num_train_steps"]
-  xla_options.check_options(setup.compiler_options)
+  xla_options.check_options(setup.compiler_options, jax.local_devices()[0])
   sampling = build(SamplingConfig, config["sampling"], "sampling")
   evaluation = build(EvalConfig, config["eval"], "eval")
   log = build(LogConfig, config["log"], "log")

@@ -22,7 +22,7 @@ from ccl_jax.generation.sampling import count_runs, sample_latents
 from ccl_jax.generation.sampling_config import SamplingConfig
 from ccl_jax.models.plan import ModelPlan, make_plan, sampling_params
 from ccl_jax.sharding import make_layout
-from ccl_jax.training import step
+from ccl_jax.training import step, xla_options
 from ccl_jax.training.batch import abstract_batch
 from ccl_jax.training.setup import flop_shape, make_setup
 from ccl_jax.training.state import abstract_state
@@ -142,6 +142,7 @@ def lower_train(
 ) -> Lowered:
   """Lowers the training step; the task plays no part."""
   setup = make_setup(config, devices)
+  xla_options.check_options(setup.compiler_options, devices[0])
   return Lowered(
     step.compile_step(setup).lower(
       abstract_state(setup), abstract_batch(setup, shapes)

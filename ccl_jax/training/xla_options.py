@@ -98,14 +98,21 @@ def compiler_options(
   return found
 
 
-def check_options(options: Mapping[str, Any]) -> None:
-  """Compiles an empty program with options, for this process's devices.
+def check_options(options: Mapping[str, Any], device: jax.Device) -> None:
+  """Compiles an empty program with options: before what takes minutes.
+
+  Args:
+    device: of this process, or of a topology that is not at hand.
 
   Raises:
     ValueError: an option that the compiler does not know, or a wrong value.
   """
+  program = jax.jit(
+    lambda: 0, out_shardings=jax.sharding.SingleDeviceSharding(device),
+    compiler_options=dict(options),
+  )  # fmt: skip
   try:
-    jax.jit(lambda: 0, compiler_options=dict(options)).lower().compile()
+    program.lower().compile()
   except jax.errors.JaxRuntimeError as error:
     raise ValueError(f"xla_options: {error}") from error
 

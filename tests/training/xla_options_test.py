@@ -60,8 +60,9 @@ def test_a_name_that_is_not_of_xla_is_refused():
 )
 def test_what_the_compiler_refuses_is_told_before_the_run(option, words):
   with pytest.raises(ValueError, match=words):
-    xla_options.check_options(option)
-  xla_options.check_options({"xla_cpu_enable_fast_math": False})
+    xla_options.check_options(option, jax.devices()[1])
+  fast_math = {"xla_cpu_enable_fast_math": False}
+  xla_options.check_options(fast_math, jax.devices()[1])
 
 
 def test_options_reach_the_compiler():

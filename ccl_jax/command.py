@@ -174,10 +174,12 @@ def _as_user_error(error: Exception) -> UserError | None:
 def _is_worth_a_line(record: LogRecord) -> bool:
   """Returns False for errors that Orbax and gcsfs raise too.
 
-  They log them in each thread that they pass, with a traceback.
+  They log them in each thread that they pass, with a traceback. Nor is it news
+  that Orbax does not log a size, at each copy of its emergency manager.
   """
   is_raised = any(name in record.pathname for name in ("orbax", "gcsfs"))
-  return record.levelname != "ERROR" or not is_raised
+  is_copy = str(record.msg).startswith("Global object size logging disabled")
+  return not is_copy and (record.levelname != "ERROR" or not is_raised)
 
 
 def _end(number: int, frame: FrameType | None) -> None:

@@ -45,7 +45,11 @@ from ccl_jax.training.metrics import DelayedMetrics, check_skipped
 from ccl_jax.training.profiling import Profiler
 from ccl_jax.training.setup import TrainSetup, make_setup
 from ccl_jax.training.start import InitConfig, earlier_params, first_state
-from ccl_jax.training.state import share_of_trainable, state_params
+from ccl_jax.training.state import (
+  abstract_state,
+  share_of_trainable,
+  state_params,
+)
 from ccl_jax.training.workdir import (
   check_workdir,
   fit_to_data,
@@ -112,6 +116,8 @@ def train(config: Mapping[str, Any], workdir: epath.Path) -> None:
         fetched = delayed.push(done, metrics)
         fetched += delayed.drain() if do_wait else []
       run.log(fetched, done, state)
+      with clock("checkpoint"):
+        run.checkpoints.save_emergency(done, state)
       if do_measure:
         run.measure(done, state)
       # What a checkpoint is chosen by comes before it, pictures after it.
@@ -263,6 +269,7 @@ def make_run(
       setup, config["data"], evaluation.split, evaluation.loss_batches
     )
   check_workdir(workdir, config)
+  checkpoints.check_mesh(abstract_state(setup))
   shares = open_shares(evaluation, setup.plan, data, checkpoints.keep_best)
   params = earlier_params(setup, workdir, init)
   # Only now is anything written: what is refused leaves nothing.

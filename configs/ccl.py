@@ -205,9 +205,11 @@ def make_config(
   # A preemption without notice costs `every_minutes` of work, at most.
   # keep_best: a loss or a share by its name in metrics.jsonl, held_out/loss or
   # held_out/share/a2v/EAC; the best checkpoint is kept beside the latest.
+  # emergency_folder: on each host's memory disk, such as /dev/shm/ccl: copies
+  # between checkpoints, where slices have a copy of the state each.
   c.checkpoint = dict(
     save_interval_steps=500, every_minutes=30.0, max_to_keep=3, verify=True,
-    keep_best="",
+    keep_best="", emergency_folder="", emergency_every_steps=50,
   )  # fmt: skip
   # max_nonfinite_steps: in a row, then the run ends.
   # profile_steps: (first, last + 1) of the steps to trace, or ().

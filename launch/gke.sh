@@ -26,6 +26,8 @@
 #   --dry-run                    print the commands, run none
 # kubectl (its current context):
 #   --privileged                 the container; for GKE older than 1.28
+#   --host-memory                /dev/shm is the host's, and outlives the pods, for
+#                                --config.checkpoint.emergency_folder=/dev/shm/ccl
 #   --accelerator=tpu-v5p-slice  as the node pool's label says
 #   --topology=4x4x4             of a slice, as the node pool's label says
 #   --chips=4                    per host
@@ -41,7 +43,7 @@ declare -A flag=(
   [compilation-cache]="" [profiler-port]=0
   [accelerator]=tpu-v5p-slice [topology]=4x4x4 [chips]=4 [namespace]=default
   [service-account]=default [type]=v5p-128 [cluster]="" [zone]="" [project]=""
-  [extra]="" [privileged]=no [dry-run]=no
+  [extra]="" [privileged]=no [host-memory]=no [dry-run]=no
 )
 
 build() {
@@ -94,6 +96,9 @@ render() {
   done
   if [[ ${flag[privileged]} == yes ]]; then word=true; else word=false; fi
   fill privileged "$word"
+  word='emptyDir: {"medium": "Memory"}'
+  [[ ${flag[host-memory]} == no ]] || word='hostPath: {"path": "/dev/shm"}'
+  fill shared-memory "$word"
   fill labels "$(labels)"
   while IFS= read -r word; do
     variables+=", {\"name\": $(json "${word%%=*}"), \"value\": $(

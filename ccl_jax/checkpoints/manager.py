@@ -21,7 +21,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from ccl_jax import distributed, files
 from ccl_jax.array_types import Array, PyTree
-from ccl_jax.checkpoints import manifest, orbax_reader, restore
+from ccl_jax.checkpoints import emergency, manifest, orbax_reader, restore
 from ccl_jax.checkpoints.save_timer import SaveTimer
 from ccl_jax.config import dotted, upgrade
 
@@ -123,6 +123,9 @@ class CheckpointManager:
       latest; "" for none.
     verify: write the digests of a checkpoint's files, and compare them when it
       is restored; both read it once more.
+    emergency_folder: on each host's memory disk, for copies of the state in
+      between, see `emergency`; "" for none.
+    emergency_every_steps: steps between two copies.
 
   Raises:
     ValueError: a number that is too small.
@@ -136,17 +139,21 @@ class CheckpointManager:
     every_minutes: float | int = 0,
     verify: bool = True,
     keep_best: str = "",
+    emergency_folder: str = "",
+    emergency_every_steps: int = 50,
   ):
-    if save_interval_steps < 1 or max_to_keep < 1:
+    if min(save_interval_steps, max_to_keep, emergency_every_steps) < 1:
       raise ValueError(
-        f"checkpoint {save_interval_steps=}, {max_to_keep=}: expected at least"
-        " 1."
+        f"checkpoint {save_interval_steps=}, {max_to_keep=},"
+        f" {emergency_every_steps=}: expected at least 1."
       )
     self.save_interval_steps, self.keep_best = save_interval_steps, keep_best
     self._timer, self._verify = SaveTimer(every_minutes), verify
     self.workdir = files.absolute(workdir)
     self.folder = self.workdir / "checkpoints"
     self._saving_step, self._max_to_keep = 0, max_to_keep
+    self._copies_at = (emergency_folder, emergency_every_steps)
+    self._copies: emergency.EmergencyManager | None = None
 
   @functools.cached_property
   def _orbax(self) -> ocp.CheckpointManager:
@@ -207,9 +214,27 @@ class CheckpointManager:
         f" steps {list(self._orbax.all_steps())}."
       )
 
+  def check_mesh(self, shapes: PyTree) -> None:
+    """Checks that there can be copies in the hosts' memory, if they are on.
+
+    Raises:
+      ValueError: see `emergency.find_mesh`.
+    """
+    if self._copies_at[0]:
+      emergency.find_mesh(shapes)
+
+  def save_emergency(self, step: int, state: PyTree) -> None:
+    """Copies the state to the hosts' memory, if that is on and the step is due.
+
+    All processes must call it after every step.
+    """
+    if self._copies:
+      self._copies.save(step, state)
+
   def restore_latest(self, shapes: PyTree) -> tuple[PyTree, int] | None:
     """Returns the latest readable state and its step; None in a new run.
 
+    That is a copy in the hosts' memory, if it is later than all checkpoints.
     Later checkpoints that cannot be read are named in a warning and moved to
     `checkpoints.broken`.
 
@@ -219,8 +244,17 @@ class CheckpointManager:
     Raises:
       ValueError: the checkpoint is of another model, or none can be read.
     """
+    steps = sorted(self._orbax.all_steps(), reverse=True)
+    folder, every_steps = self._copies_at
+    if folder:
+      self._copies = emergency.EmergencyManager(
+        folder, every_steps, self.workdir, shapes
+      )
+      found = self._copies.restore_newer(max(steps, default=0))
+      if found is not None:
+        return found
     reasons: dict[int, str] = {}
-    for step in sorted(self._orbax.all_steps(), reverse=True):
+    for step in steps:
       state, reason = self._try_read(step, shapes)
       if reason is None:
         self._move_aside(reasons)
@@ -242,6 +276,8 @@ class CheckpointManager:
     """Waits for a save that is not finished; raises its error, if any."""
     with files.naming_errors(self.folder):
       self._orbax.close()
+    if self._copies:
+      self._copies.close()
 
   def _try_read(self, step: int, shapes: PyTree) -> tuple[PyTree, str | None]:
     """Returns (state, None), or (None, why some process cannot read it)."""

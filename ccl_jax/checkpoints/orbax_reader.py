@@ -55,7 +55,7 @@ def read_arrays(
   Raises:
     BrokenError: an array cannot be read.
   """
-  empty = {path: _make_empty(x) for path, x in wanted.items() if not x.size}
+  empty = {path: make_empty(x) for path, x in wanted.items() if not x.size}
   tree = _read_tree_metadata(folder)
   paths, structure = leaf_paths(tree), jax.tree.structure(tree)
   item = [wanted.get(path, ocp.PLACEHOLDER) for path in paths]
@@ -114,6 +114,14 @@ def difference(
   return "\n".join(lines[:_SHOWN] + ([f"  and {more} more"] * (more > 0)))
 
 
+def make_empty(leaf: jax.ShapeDtypeStruct) -> jax.Array:
+  """Returns an array of size 0, the same on every host."""
+  zeros = np.zeros(leaf.shape, leaf.dtype)
+  return jax.make_array_from_callback(
+    leaf.shape, _sharding(leaf), lambda index: zeros[index]
+  )
+
+
 def leaf_paths(tree: PyTree) -> list[str]:
   """Returns "a/b/0" for every leaf, fields of named tuples by their name."""
   keys = [path for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]]
@@ -142,14 +150,6 @@ def _restore_args(leaf: Any) -> ocp.RestoreArgs:
     return ocp.RestoreArgs()
   return ocp.ArrayRestoreArgs(
     sharding=_sharding(leaf), global_shape=leaf.shape, dtype=leaf.dtype
-  )
-
-
-def _make_empty(leaf: jax.ShapeDtypeStruct) -> jax.Array:
-  """Returns an array of size 0, the same on every host."""
-  zeros = np.zeros(leaf.shape, leaf.dtype)
-  return jax.make_array_from_callback(
-    leaf.shape, _sharding(leaf), lambda index: zeros[index]
   )
 
 

@@ -74,6 +74,7 @@ def test_render(machine):
   assert pod["terminationGracePeriodSeconds"] == 300
   assert container["env"] == [{"name": "JAX_PLATFORMS", "value": "tpu,cpu"}]
   assert container["ports"] == []
+  assert pod["volumes"][0]["emptyDir"] == {"medium": "Memory"}
   manifest = yaml.safe_load(done.stdout)
   assert manifest["metadata"]["labels"] == {}
   assert manifest["spec"]["ttlSecondsAfterFinished"] == 86400
@@ -107,13 +108,15 @@ def test_kubectl_gets_the_manifest(machine):
   machine.play("kubectl apply", 'cat >"$stubs/manifest"')
   done = machine.run(
     "gke.sh", "run", *KNOWN, "--accelerator=tpu-v6e-slice", "--topology=4x4",
-    "--max-restarts=7", "--privileged", "--", *TRAINING,
+    "--max-restarts=7", "--privileged", "--host-memory", "--", *TRAINING,
   )  # fmt: skip
   assert done.returncode == 0, done.stderr
   assert machine.calls == [["kubectl", "apply", "--filename=-"]]
   text = (machine.stubs / "manifest").read_text()
-  _, container = check_manifest(text, slices=1, hosts=4)
+  pod, container = check_manifest(text, slices=1, hosts=4)
   assert container["securityContext"] == {"runAsUser": 1000, "privileged": True}
+  (memory,) = pod["volumes"]
+  assert memory["hostPath"] == {"path": "/dev/shm"}
 
 
 def test_kubectl_dry_run(machine):

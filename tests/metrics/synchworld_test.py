@@ -73,7 +73,9 @@ def test_the_sound_of_another_clip_is_far_off(world):
 def test_a_still_picture_has_no_synchrony(world):
   still = row(world, [v[:1].repeat(len(v), 0) for v in world.videos])
   assert still["EAC"] == 0 and still["has lag"] == 0
-  assert "lag ms" not in still and still["Sync-D*"] == synchworld.UNRELATED
+  assert "lag ms" not in still
+  # A mean of equal numbers is one of them but for rounding.
+  assert still["Sync-D*"] == pytest.approx(synchworld.UNRELATED, rel=1e-12)
   assert still["Sync-C*"] == 0 and still["onset F1"] == 0
   assert still["ID"] == 1 and "onset ms" not in still
 

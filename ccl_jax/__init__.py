@@ -1,6 +1,15 @@
 """Cross-Modal Context Learning: joint generation of video and sound, in JAX."""
 
+import signal
+import sys
 from typing import Any
+
+# A command, `python -m ccl_jax.NAME`, imports for seconds: until `command.run`
+# a Ctrl-C ends it without a traceback. What ignores Ctrl-C goes on to do so.
+if sys.argv[:1] == ["-m"] and (
+  signal.getsignal(signal.SIGINT) == signal.default_int_handler
+):
+  signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def __getattr__(name: str) -> Any:

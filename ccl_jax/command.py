@@ -7,12 +7,11 @@ import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from logging import LogRecord
-from types import FrameType
 from typing import Any, NamedTuple
 
 from absl import app, flags, logging
 
-from ccl_jax import bucket_errors
+from ccl_jax import bucket_errors, signals
 from ccl_jax.config import FORMS, RENAMED, dotted, new_path
 
 # Name of a flag in earlier versions -> today's.
@@ -136,7 +135,7 @@ def run(command: Callable[[], None], required: Sequence[str]) -> None:
   flags.mark_flags_as_required(list(required))
 
   def main(argv: list[str]) -> None:
-    signal.signal(signal.SIGTERM, _end)
+    signals.handle()
     if not flags.FLAGS["verbosity"].present:
       logging.set_verbosity(logging.WARNING)  # Orbax logs each step of a save.
       logging.get_absl_handler().addFilter(_is_worth_a_line)
@@ -154,9 +153,13 @@ def run(command: Callable[[], None], required: Sequence[str]) -> None:
   except UserError as error:
     print(error, file=sys.stderr)
     raise
-  except KeyboardInterrupt as error:
+  except KeyboardInterrupt:
     print("interrupted", file=sys.stderr)
-    raise SystemExit(128 + signal.SIGINT) from error
+    signals.leave(128 + signal.SIGINT)
+  except SystemExit as end:
+    if isinstance(end.code, int) and end.code > 128:
+      signals.leave(end.code)
+    raise
 
 
 def _as_user_error(error: Exception) -> UserError | None:
@@ -180,11 +183,6 @@ def _is_worth_a_line(record: LogRecord) -> bool:
   is_raised = any(name in record.pathname for name in ("orbax", "gcsfs"))
   is_copy = str(record.msg).startswith("Global object size logging disabled")
   return not is_copy and (record.levelname != "ERROR" or not is_raised)
-
-
-def _end(number: int, frame: FrameType | None) -> None:
-  """Ends the program by a signal, as an error would."""
-  raise SystemExit(128 + number)
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:

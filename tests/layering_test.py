@@ -12,7 +12,7 @@ compile.__main__ app.__main__ convert.__main__
   -> cost                                reads programs, knows no model
   -> array_types  trees  config  files  nnx_utils  sharding  distributed  cpu
      lora  param_names  weight_gathering  processes  streams  tar_files
-     partial_files  bucket_errors
+     partial_files  bucket_errors  signals
 """
 
 import ast
@@ -28,7 +28,8 @@ LAYERS = (
   {"array_types", "trees", "config", "files", "nnx_utils", "sharding"}
   | {"tar_files", "partial_files", "bucket_errors"}
   | {"command", "distributed", "cpu", "layers", "lora"}
-  | {"param_names", "weight_gathering", "processes", "streams"},
+  | {"param_names", "weight_gathering", "processes", "streams"}
+  | {"signals"},
   {"cost"},
   {"attention", "checkpoints"},
   {"models", "codecs"},

@@ -10,9 +10,14 @@ from logging import LogRecord
 from typing import Any, NamedTuple
 
 from absl import app, flags, logging
+from ml_collections import ConfigDict, FieldReference
 
 from ccl_jax import bucket_errors, signals
 from ccl_jax.config import FORMS, RENAMED, dotted, new_path
+
+# The flags that this module defines are those of the command that asks, whose
+# --help shows them.
+flags.disclaim_key_flags()
 
 # Name of a flag in earlier versions -> today's.
 RENAMED_FLAGS = {
@@ -115,7 +120,7 @@ def define_shape(clips: str) -> Shape:
     ),
     flags.DEFINE_float(
       "seconds", None,
-      "Length in seconds, likewise; a tenth more or less is the same.",
+      f"Length in seconds of {clips}, to a tenth; the first of them if unset.",
     ),
   )  # fmt: skip
 
@@ -254,8 +259,19 @@ def _load_config(arguments: Sequence[str]) -> dict[str, Any]:
       file = match[1][1:] if match[1] else after
       config = flags.FLAGS["config"].parser.parse(file)
       # Of a file that cannot be read, any attribute raises OSError.
-      return dotted(config.to_dict()) if hasattr(config, "to_dict") else {}
+      return dotted(_values(config)) if hasattr(config, "to_dict") else {}
   return {}
+
+
+def _values(config: ConfigDict) -> dict[str, Any]:
+  """Returns a config's values; "VALUE" of those that are None until set."""
+  values = config.to_dict()
+  for key, x in config.items(preserve_field_references=True):
+    if isinstance(x, ConfigDict):
+      values[key] = _values(x)
+    elif isinstance(x, FieldReference) and x.get() is None:
+      values[key] = "VALUE"
+  return values
 
 
 def _check_override(argument: str, config: Mapping[str, Any]) -> None:

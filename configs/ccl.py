@@ -22,6 +22,7 @@ Where a value comes from: [P] the paper, [S] second-hand, [O] our choice.
 from collections.abc import Mapping, Sequence
 
 from ml_collections import ConfigDict, FieldReference
+from ml_collections.config_dict import placeholder
 
 # Mesh axes over which parameters are split, by `fsdp_over`.
 SPLITS = {
@@ -152,7 +153,7 @@ def make_config(
   c.model.dtype = "bfloat16"
   c.model.remat = "full"
   c.model.scan = True
-  c.model.backend = None
+  c.model.backend = placeholder(str)
   c.model.video = dict(
     width=5120, ffn=13824, heads=40, channels=16, patch=2,
     condition_channels=0, image_width=0,  # Wan2.1-I2V: 20 and 1280
@@ -222,13 +223,20 @@ def make_config(
   c.sampling.solver = "unipc"
   c.sampling.num_inference_steps = 50
   c.sampling.shift = 5.0
+  c.sampling.audio_shift = placeholder(float)  # as shift if unset
   c.sampling.guidance = "ucg2"
   c.sampling.video_guidance_scale = 4.0  # [O]
   c.sampling.audio_guidance_scale = 3.0  # [O]
   c.sampling.cross_guidance_scale = 2.5  # [O]
-  c.sampling.audio_cross_guidance_scale = None  # as cross_guidance_scale
+  # As cross_guidance_scale if unset.
+  c.sampling.audio_cross_guidance_scale = placeholder(float)
   c.sampling.guidance_low, c.sampling.guidance_high = 0.0, 1.0  # sigmas
+  c.sampling.guidance_every = 1
   c.sampling.guidance_rescale = 0.0
+  c.sampling.guidance_transform = "none"  # or cfg_zero, apg
+  c.sampling.apg_eta = c.sampling.apg_norm_threshold = 0.0
+  c.sampling.apg_momentum = 0.0
+  c.sampling.zero_init_steps = 0  # of CFG-Zero*
   c.sampling.batch_passes = True  # False: one guidance pass at a time
   c.sampling.cache_reference = True
 

@@ -15,6 +15,7 @@ from ccl_jax.config import (
   new_path,
   upgrade,
 )
+from ccl_jax.generation.sampling_config import SamplingConfig
 from ccl_jax.models import functional
 from configs import avdit, ccl, icac, lora, pods
 from configs.ccl import get_config
@@ -196,6 +197,11 @@ def test_the_image_model_is_one_of_both_stages(size, stage):
     assert any(p.startswith("video/blocks/") for p in frozen)
     assert all(p.startswith("video/") for p in frozen)
     assert not c.sampling.cache_reference
+
+
+def test_the_config_has_every_setting_of_sampling_with_its_default():
+  section = get_config().sampling.to_dict()
+  assert section == dataclasses.asdict(SamplingConfig())
 
 
 def test_the_paper_numbers():

@@ -32,7 +32,7 @@ class SamplingConfig:
   num_inference_steps: int = _option(50, "Steps from noise to latents.")
   shift: float = _option(5.0, "Shift of the times; above 1 towards noise.")
   audio_shift: float | None = _option(
-    None, "The same for the audio only; None is shift."
+    None, "Shift of the audio's times; as shift if unset."
   )
   guidance: str = _option(
     "ucg2",
@@ -42,12 +42,16 @@ class SamplingConfig:
     4.0, "Guidance scale of the video, for its text in rules of two scales; 1"
     " is no guidance.",
   )  # fmt: skip
-  audio_guidance_scale: float = _option(3.0, "The same for the audio.")
+  audio_guidance_scale: float = _option(
+    3.0, "Guidance scale of the audio, likewise; 1 is no guidance."
+  )
   cross_guidance_scale: float = _option(
     2.5, "Guidance scale of the other stream, in rules of two scales."
   )
   audio_cross_guidance_scale: float | None = _option(
-    None, "The same for the audio only; None is cross_guidance_scale."
+    None,
+    "Guidance scale of the video in the audio's output; as"
+    " cross_guidance_scale if unset.",
   )
   guidance_low: float = _option(
     0.0, "Lowest sigma with guidance (0 is data, 1 noise)."

@@ -15,4 +15,4 @@ fi
 install requirements.txt tests/requirements.txt
 ruff format --check .
 ruff check .
-python -m pytest -n 2 "${selection[@]}" "$@"
+python -m pytest -n 2 --dist worksteal "${selection[@]}" "$@"

@@ -1,4 +1,4 @@
-"""Trains a model:
+r"""Trains a model:
 
     python -m ccl_jax.train --config=configs/ccl.py:size=tiny \
         --workdir=DIR --config.data.path=DIR

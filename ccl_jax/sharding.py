@@ -280,6 +280,15 @@ def make_layout(
   return Layout(None if made.size == 1 else made, **to_tuples(dict(sharding)))
 
 
+def with_shardings(shapes: PyTree, shardings: PyTree) -> PyTree:
+  """Returns shapes and dtypes with their shardings; allocates nothing."""
+  return jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+    shapes,
+    shardings,
+  )
+
+
 def local_rows(layout: Layout, batch: int) -> list[int]:
   """Returns the rows of a global batch that this host's devices hold."""
   if layout.mesh is None:

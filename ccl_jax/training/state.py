@@ -117,7 +117,7 @@ def _frozen_dtype(setup: TrainSetup, path: str) -> jnp.dtype:
   return setup.plan.compute_dtype(path) if is_used else jnp.dtype(dtype)
 
 
-def share_of_trainable(state: PyTree) -> str:
+def describe_trainable(state: PyTree) -> str:
   """Returns a line that says how many of the parameters learn."""
   num, rest = (trees.count(state[half]) for half in ("trainable", "frozen"))
   total = num + rest

@@ -213,7 +213,10 @@ class Layout:
 
   def _check_divides(self, path: str, shape: tuple[int, ...], spec: Spec):
     if len(spec) > len(shape):
-      raise ValueError(f"'{path}' has {shape=}, its sharding rule {spec}.")
+      raise ValueError(
+        f"'{path}' has {shape=}: its sharding rule {spec} has more axes."
+        " Shorten it in sharding.params."
+      )
     for length, entry in zip(shape, spec, strict=False):
       if length % self.size(entry):
         raise ValueError(

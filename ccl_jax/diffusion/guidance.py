@@ -112,7 +112,10 @@ class GuidanceRule:
 
 def _find_scale(scales: Mapping[str, Any], name: str) -> Any:
   if name not in scales:
-    raise ValueError(f"Scale '{name}' is missing in {sorted(scales)}.")
+    raise ValueError(
+      f"Scale '{name}' is missing in {sorted(scales)}: expected one for each"
+      " term of the guidance rule."
+    )
   return scales[name]
 
 

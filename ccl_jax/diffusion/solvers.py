@@ -151,7 +151,9 @@ def _pin(state: State, clean: Mapping[str, Array], given: State) -> State:
 def check_solver(name: str) -> None:
   """Checks that there is a solver of this name; else raises ValueError."""
   if name not in SOLVERS:
-    raise ValueError(f"Unknown solver '{name}': {', '.join(SOLVERS)}.")
+    raise ValueError(
+      f"Unknown solver '{name}', expected one of {', '.join(SOLVERS)}."
+    )
 
 
 def first(sigma: Mapping[str, Any]) -> Any:

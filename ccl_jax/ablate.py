@@ -1,4 +1,4 @@
-"""Trains and scores variants on equal steps, as the paper's Table 2 does:
+r"""Trains and scores variants on equal steps, as the paper's Table 2 does:
 
     python -m ccl_jax.ablate --data=LATENTS --clips=WORLD --output=DIR \
         [--rows=gate,tarp,lct,ucg,sync] [--row='wide cca ucg2 KEY=VALUE']... \

@@ -1,4 +1,4 @@
-"""Writes captions.jsonl from the annotations of a data set:
+r"""Writes captions.jsonl from the annotations of a data set:
 
     python -m ccl_jax.captions --dataset=vggsound --annotations=vggsound.csv \
         --clips=CLIPS [--output=CLIPS/captions.jsonl]

@@ -1,4 +1,4 @@
-"""Encodes a folder of clips into latents, ready for training:
+r"""Encodes a folder of clips into latents, ready for training:
 
     python -m ccl_jax.encode --input=CLIPS --output=LATENTS \
         --config=configs/ccl.py:size=tiny [--config.encode.fps=25]

@@ -1,4 +1,4 @@
-"""Scores a run on held-out clips of the synthetic world:
+r"""Scores a run on held-out clips of the synthetic world:
 
     python -m ccl_jax.evaluate --workdir=RUN --data=LATENTS --clips=WORLD \
         --output=DIR [--tasks=a2v,v2a,t2av] [--splits=easy,hard] [--num=32] \

@@ -1,4 +1,4 @@
-"""Scores the clips and images of a folder, so that encoding can leave some out:
+r"""Scores clips and images of a folder, so that encoding can leave some out:
 
     python -m ccl_jax.filter --input=CLIPS [--output=CLIPS/scores.jsonl]
     python -m ccl_jax.encode --input=CLIPS ... \

@@ -1,4 +1,4 @@
-"""Measures clips by the metrics of the field, whoever made them:
+r"""Measures clips by the metrics of the field, whoever made them:
 
     python -m ccl_jax.measure --clips=OUT --output=DIR \
         [--metrics=sound,loudness,wer,sync] [--weights=FOLDER] [--reference=GT]

@@ -14,7 +14,7 @@ from flax import nnx
 
 from ccl_jax import trees
 from ccl_jax.array_types import Array, PyTree
-from ccl_jax.sharding import ONE_DEVICE, Layout
+from ccl_jax.sharding import ONE_DEVICE, Layout, with_shardings
 from ccl_jax.weight_gathering import gather
 
 Make = Callable[..., nnx.Module]
@@ -32,13 +32,8 @@ def param_shapes(
   if layout.mesh is None:
     return shapes
   specs = trees.flatten(layout.param_specs(shapes))
-  placed = {
-    path: jax.ShapeDtypeStruct(
-      x.shape, x.dtype, sharding=layout.sharding(*specs[path])
-    )
-    for path, x in trees.flatten(shapes).items()
-  }
-  return trees.unflatten(placed)
+  shardings = {path: layout.sharding(*spec) for path, spec in specs.items()}
+  return with_shardings(shapes, trees.unflatten(shardings))
 
 
 def bind(make: Make, config: Any, params: PyTree, **options: Any) -> nnx.Module:

@@ -1,4 +1,4 @@
-"""Generates clips from prompts:
+r"""Generates clips from prompts:
 
     python -m ccl_jax.sample --workdir=RUN --output=DIR --task=t2av \
         --prompt='A red face talks. "a i u" A low voice.'

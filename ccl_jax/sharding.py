@@ -213,7 +213,10 @@ class Layout:
 
   def _check_divides(self, path: str, shape: tuple[int, ...], spec: Spec):
     if len(spec) > len(shape):
-      raise ValueError(f"'{path}' has {shape=}, its sharding rule {spec}.")
+      raise ValueError(
+        f"'{path}' has {shape=}: its sharding rule {spec} has more axes."
+        " Shorten it in sharding.params."
+      )
     for length, entry in zip(shape, spec, strict=False):
       if length % self.size(entry):
         raise ValueError(
@@ -278,6 +281,15 @@ def make_layout(
   devices = jax.devices() if devices is None else devices
   made = make_mesh(devices, **mesh)
   return Layout(None if made.size == 1 else made, **to_tuples(dict(sharding)))
+
+
+def with_shardings(shapes: PyTree, shardings: PyTree) -> PyTree:
+  """Returns shapes and dtypes with their shardings; allocates nothing."""
+  return jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+    shapes,
+    shardings,
+  )
 
 
 def local_rows(layout: Layout, batch: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""Trains a model:
+r"""Trains a model:
 
     python -m ccl_jax.train --config=configs/ccl.py:size=tiny \
         --workdir=DIR --config.data.path=DIR
@@ -47,7 +47,7 @@ from ccl_jax.training.setup import TrainSetup, make_setup
 from ccl_jax.training.start import InitConfig, earlier_params, first_state
 from ccl_jax.training.state import (
   abstract_state,
-  share_of_trainable,
+  describe_trainable,
   state_params,
 )
 from ccl_jax.training.workdir import (
@@ -278,7 +278,7 @@ def make_run(
   state, start = first_state(setup, checkpoints, params)
   del params
   if distributed.is_lead() and state["frozen"]:
-    print(share_of_trainable(state))
+    print(describe_trainable(state))
   with clock("compile"):
     steps = buckets.make_steps(setup, loader)
   logger = MetricWriter(

@@ -42,5 +42,5 @@ def test_scores_choose_the_clips_that_are_encoded(tmp_path):
   status, text = encode("static < 0.9", "--force", "--scores=nowhere.jsonl")
   assert status == 2 and "ccl_jax.filter" in text.splitlines()[-1]
   status, text = encode("static < -1", "--force")
-  assert status == 2 and "None of 5 clips meets" in text.splitlines()[-1]
+  assert status == 2 and "none of 5 clips meets" in text.splitlines()[-1]
   assert records.read_metadata(tmp_path / "data")["counts"] == {"train": 4}

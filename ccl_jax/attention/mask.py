@@ -36,10 +36,10 @@ class Full:
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Window:
-  """Queries see the context, and the keys of frames at most `half` away.
+  """Queries see the context, and the keys of frames at most `radius` away.
 
   Keys are `num_context` context tokens (LCT), then `k_per_frame` a frame;
-  queries are `q_per_frame` a frame. `Window(1, 2, half=1, num_context=1)`,
+  queries are `q_per_frame` a frame. `Window(1, 2, radius=1, num_context=1)`,
   four video frames reading audio, is
 
       frame   LCT | a0 a1 | a2 a3 | a4 a5 | a6 a7
@@ -51,25 +51,25 @@ class Window:
 
   q_per_frame: int
   k_per_frame: int
-  half: int
+  radius: int
   num_context: int = 0
 
   def __post_init__(self):
     if min(self.q_per_frame, self.k_per_frame) < 1:
       raise ValueError(f"A frame needs at least one token, got {self}.")
-    if min(self.half, self.num_context) < 0:
-      raise ValueError(f"half and num_context are at least 0, got {self}.")
+    if min(self.radius, self.num_context) < 0:
+      raise ValueError(f"radius and num_context are at least 0, got {self}.")
 
   @property
   def keys_per_query(self) -> int:
     """Returns the number of keys that a query sees far from both ends."""
-    return self.num_context + (2 * self.half + 1) * self.k_per_frame
+    return self.num_context + (2 * self.radius + 1) * self.k_per_frame
 
   def visible(self, q_index, k_index):
     """Returns bools, broadcast from indices (numpy, jax or in a kernel)."""
     q_frame = q_index // self.q_per_frame
     k_frame = (k_index - self.num_context) // self.k_per_frame
-    near = abs(q_frame - k_frame) <= self.half
+    near = abs(q_frame - k_frame) <= self.radius
     return (k_index < self.num_context) | near
 
 

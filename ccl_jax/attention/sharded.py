@@ -155,7 +155,7 @@ class Attention:
 
 
 def _arrays(mask: Mask) -> dict[str, Array]:
-  """Returns what of a mask is an array, by name."""
+  """Returns the array fields of a mask by name."""
   return {
     name: array
     for name, array in mask._asdict().items()

@@ -110,10 +110,10 @@ def _gather_keys(x, window: Window, frames: int, beyond: int | None = None):
   context = einops.repeat(context, "b j k e -> b f k j e", f=frames)
   # Heads go before tokens here, where each key is stored once: cheaper.
   x = einops.rearrange(x, "b (f r) k e -> b f k r e", f=frames)
-  ends = [(0, 0), (window.half, window.half), (0, 0), (0, 0), (0, 0)]
+  ends = [(0, 0), (window.radius, window.radius), (0, 0), (0, 0), (0, 0)]
   if beyond is None:
     x = jnp.pad(x, ends, mode="edge")
   else:
     x = jnp.pad(x, ends, constant_values=beyond)
-  shifted = [x[:, i : i + frames] for i in range(2 * window.half + 1)]
+  shifted = [x[:, i : i + frames] for i in range(2 * window.radius + 1)]
   return jnp.concatenate([context, *shifted], axis=3)

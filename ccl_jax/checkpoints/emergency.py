@@ -61,7 +61,7 @@ def find_mesh(shapes: PyTree) -> Mesh:
 
 
 class EmergencyManager:
-  """Copies the state to the hosts' memory, and restores it from there.
+  """Manager of copies in host memory, from which a run can start again.
 
   All processes must make the same calls.
 

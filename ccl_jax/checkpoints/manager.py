@@ -107,7 +107,7 @@ def describe_changes(
 
 
 class CheckpointManager:
-  """Saves and restores the training state, in the background, by Orbax.
+  """Manager of checkpoints of the training state, in the background, by Orbax.
 
   In a run of several processes all of them must make the same calls. The first
   one makes the folder.

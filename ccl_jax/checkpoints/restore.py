@@ -181,7 +181,7 @@ def fold_lora(
 ) -> dict[str, jax.Array]:
   """Returns parameters with LoRA added to them, in their dtypes.
 
-  The arrays that change are given away: their memory is used again.
+  The arrays that change are donated.
 
   Args:
     params: path -> array.

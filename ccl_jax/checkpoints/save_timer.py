@@ -8,7 +8,7 @@ from ccl_jax import distributed
 
 
 class SaveTimer:
-  """Tells after which steps so many minutes have passed since the last save.
+  """Timer that decides after which steps to save, by minutes since the last.
 
   The clocks of hosts differ, and saves after different steps would wait for one
   another forever: host 0 looks at its clock, and the others do as it says. To

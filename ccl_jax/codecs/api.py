@@ -255,7 +255,8 @@ def check_channels(codec: VideoCodec | AudioCodec, latents: np.ndarray) -> None:
   """Raises ValueError unless the latents have the codec's channels."""
   if latents.shape[-1] != codec.channels:
     raise ValueError(
-      f"{latents.shape=}: this codec has {codec.channels} channels."
+      f"got {latents.shape=}, expected {codec.channels} channels last: decode"
+      " with the codecs that made the latents."
     )
 
 

@@ -23,6 +23,7 @@ from einops import rearrange
 from jaxtyping import Float
 
 _FLOOR = 1e-5
+_GRIFFIN_LIM_STEPS = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +85,6 @@ def log_mel(
 
 def griffin_lim(
   mel: Float[np.ndarray, "b t mel"],
-  num_iterations: int = 32,
   config: MelConfig = MEL_16K,
 ) -> Float[np.ndarray, "b s"]:
   """Returns a wave of s = hop t samples whose log-mel is close to `mel`."""
@@ -92,7 +92,7 @@ def griffin_lim(
   waves = [
     librosa.griffinlim(
       magnitude,
-      n_iter=num_iterations,
+      n_iter=_GRIFFIN_LIM_STEPS,
       n_fft=config.n_fft,
       hop_length=config.hop,
       center=False,

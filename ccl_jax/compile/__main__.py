@@ -1,4 +1,4 @@
-"""Compiles the real training step for a TPU pod, on a machine without a TPU:
+r"""Compiles the real training step for a TPU pod, on a machine without a TPU:
 
     python -m ccl_jax.compile --config=configs/ccl.py:size=14b,stage=joint \
         --topology=v5p:4x4x4 [--program=train|sample] [--json=FILE]

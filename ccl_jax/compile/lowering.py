@@ -106,7 +106,7 @@ def printable(config: Mapping[str, Any], chip: str) -> Mapping[str, Any]:
   """Returns a config whose program libtpu can print.
 
   It prints none that uses the sparse cores, where tpu7x runs collectives unless
-  it is told otherwise. Training leaves that on.
+  an option forbids it. Training leaves that on.
   """
   if chip != "tpu7x":
     return config

@@ -14,6 +14,7 @@ import jax
 from jax.experimental import topologies
 
 # Without these, libtpu looks for its host and allows one process at a time.
+_MAX_BLOCKS = 4  # of memory, that a message names
 _ENVIRONMENT = {
   "TPU_SKIP_MDS_QUERY": "1",
   "TPU_WORKER_HOSTNAMES": "localhost",
@@ -60,13 +61,13 @@ def compile_for(lowered: Any) -> Any:
     raise ValueError(explain(text)) from None
 
 
-def explain(text: str, most: int = 4) -> str:
+def explain(text: str) -> str:
   """Shortens libtpu's report on a program that does not fit to one line."""
   used = re.search(r"Used ([\d.]+\w) of ([\d.]+\w)", text) or re.search(
     r"temporaries \(([\d.]+\w)\) exceeds available HBM \(([\d.]+\w)", text
   )
   amount = f"{used[1]} of {used[2]}" if used else "more than it has"
-  blocks = re.split(r"\bSize: ", text)[1 : most + 1]
+  blocks = re.split(r"\bSize: ", text)[1 : _MAX_BLOCKS + 1]
   largest = "; ".join(_contributor(block) for block in blocks)
   return (
     f"Out of memory: the program needs {amount} of a chip's HBM. Largest:"

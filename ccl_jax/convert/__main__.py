@@ -1,4 +1,4 @@
-"""Converts weights from and to PyTorch, and shows what files of weights hold.
+r"""Converts weights from and to PyTorch, and shows what files of weights hold.
 
     python -m ccl_jax.convert from-torch --model=wan --input=PATH --output=DIR \
         [--size=14b] [--expert=high] [--force]

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from ccl_jax.array_types import PyTree
 from ccl_jax.convert.layouts import (
   LINEAR,
   WeightLayout,
@@ -21,7 +20,6 @@ from ccl_jax.convert.layouts import (
 )
 from ccl_jax.convert.rules import Rule, Table, weight_and_bias
 from ccl_jax.convert.torch_files import LazyStateDict
-from ccl_jax.models import functional
 
 LICENCE = "CC-BY-NC-4.0"
 
@@ -89,12 +87,6 @@ def tables(settings: Mapping[str, Any]) -> dict[str, Table]:
     "dit": (*_table(0, patch), *_fused_qkv(), Rule("pos_embed", ())),
     "diffusers": (*_table(1, patch), *_split_qkv(), *copies),
   }
-
-
-def param_shapes(settings: Mapping[str, Any]) -> PyTree:
-  """Returns the shapes of the parameters, under "video"."""
-  alone = dict(audio=None, fusion=dict(kind="independent"))
-  return functional.describe({**settings, **alone})[1]
 
 
 def check(state_dict: LazyStateDict) -> None:

@@ -64,35 +64,20 @@ CONV2D = relayout("o i y x", "y x i o")
 CONV3D = relayout("o i t y x", "t y x i o")
 
 # PyTorch's transposed convolution flips the kernel, `jax.lax.conv_transpose`
-# only with transpose_kernel=True; so the order stays as stored. See `flip`.
+# only with transpose_kernel=True; so the order stays as stored.
 CONV_TRANSPOSE1D = relayout("i o x", "x i o")
 
 
-def flip(axis: int) -> WeightLayout:
-  """Returns the layout that reverses one axis.
-
-  `CONV_TRANSPOSE1D.then(flip(0))` is the kernel (x, i, o) of the plain
-  convolution with lhs_dilation that equals PyTorch's ConvTranspose1d.
-  """
-  return WeightLayout(
-    f"flip({axis})",
-    lambda x: (np.flip(x, axis),),
-    lambda x: (np.flip(x, axis),),
-  )
-
-
-def fused(num: int, axis: int = 0) -> WeightLayout:
+def fused(num: int) -> WeightLayout:
   """Returns the layout that splits one array of theirs into `num` of ours.
 
   `fused(3).then(each(LINEAR))` splits a (3 o, i) projection into q, k and v.
   """
 
   def join(*ours):
-    return (np.concatenate(ours, axis),)
+    return (np.concatenate(ours),)
 
-  return WeightLayout(
-    f"split {num}", lambda x: tuple(np.split(x, num, axis)), join
-  )
+  return WeightLayout(f"split {num}", lambda x: tuple(np.split(x, num)), join)
 
 
 def each(layout: WeightLayout) -> WeightLayout:

@@ -36,6 +36,7 @@ from ccl_jax.convert.torch_layers import (
 from ccl_jax.convert.torch_lora import add_lora
 from ccl_jax.convert.torch_stream import Stream, audio_starts
 
+AUDIO_RATE = 31.25  # latents a second
 STREAMS = ("video", "audio")
 OTHER = {"video": "audio", "audio": "video"}
 FLOAT32 = (
@@ -73,14 +74,14 @@ def param_dtype(name, dtype):
   return torch.float32 if any(part in name for part in FLOAT32) else dtype
 
 
-def frame_times(positions, f, c, fps, rate=31.25):
+def frame_times(positions, f, c, fps):
   """Returns where f video frames, and c audio latents for each, are in time."""
   frame = torch.arange(f).double()
   latent = torch.arange(int(audio_starts(f, c)[-1])).double()
   if positions in ("index", "unscaled"):
     return dict(video=frame, audio=latent / (c if positions == "index" else 1))
   # c may be the whole number next to what the rates give; else it is exact.
-  exact = 4 * rate / fps
+  exact = 4 * AUDIO_RATE / fps
   per_frame = exact if c == round(exact) else c
   unit = {"seconds": 1.0, "fine": per_frame}[positions]
   middle = torch.where(frame == 0, 0.125, frame - 0.25)

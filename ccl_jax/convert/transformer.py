@@ -15,6 +15,7 @@ from typing import Any
 from etils import epath
 
 from ccl_jax import trees
+from ccl_jax.array_types import PyTree
 from ccl_jax.convert import ccl, dit, export, matching, wan, workdirs
 from ccl_jax.convert.state_dict import streamed_params
 from ccl_jax.convert.torch_files import (
@@ -69,7 +70,7 @@ def from_torch(
   )
   table, shapes = (
     model.tables(sizes[size])[scheme],
-    model.param_shapes(sizes[size]),
+    param_shapes(sizes[size]),
   )
   params = streamed_params(state_dict, table, shapes)
   about = {
@@ -119,6 +120,12 @@ def from_export(path: epath.PathLike, output: epath.PathLike) -> dict[str, Any]:
   return about
 
 
+def param_shapes(settings: Mapping[str, Any]) -> PyTree:
+  """Returns the shapes of the video stream's parameters, under "video"."""
+  alone = dict(audio=None, fusion=dict(kind="independent"))
+  return functional.describe({**settings, **alone})[1]
+
+
 def _inside(path: pathlib.Path, expert: str | None) -> pathlib.Path:
   """Returns the folder with the weights, of one expert if there are two."""
   folders = {
@@ -152,7 +159,7 @@ def recognise(
   model = FAMILIES[family]
   differences = {
     (size, scheme): matching.count_differences(
-      table, state_dict.shapes, trees.flatten(model.param_shapes(settings))
+      table, state_dict.shapes, trees.flatten(param_shapes(settings))
     )
     for size, settings in sizes.items()
     for scheme, table in model.tables(settings).items()

@@ -13,7 +13,6 @@ in kernels, biases and norms.
 from collections.abc import Mapping
 from typing import Any
 
-from ccl_jax.array_types import PyTree
 from ccl_jax.convert.layouts import (
   LINEAR,
   SAME,
@@ -23,7 +22,6 @@ from ccl_jax.convert.layouts import (
 )
 from ccl_jax.convert.rules import Rule, Table, scale_and_bias, weight_and_bias
 from ccl_jax.convert.torch_files import LazyStateDict
-from ccl_jax.models import functional
 
 LICENCE = "Apache-2.0"
 _ROWS = relayout("1 r d", "r d")
@@ -115,12 +113,6 @@ def tables(settings: Mapping[str, Any]) -> dict[str, Table]:
   video = settings["video"]
   own = dict(head_size=video["width"] // video["heads"], patch=video["patch"])
   return {"wan": wan(**own), "diffusers": diffusers(**own)}
-
-
-def param_shapes(settings: Mapping[str, Any]) -> PyTree:
-  """Returns the shapes of the video stream's parameters, under "video"."""
-  alone = dict(audio=None, fusion=dict(kind="independent"))
-  return functional.describe({**settings, **alone})[1]
 
 
 def check(state_dict: LazyStateDict) -> None:

@@ -41,9 +41,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ccl_jax.cost import image_flops, in_context_flops
+from ccl_jax.streams import STREAMS
 
 Num = int | float  # a frame need not have a whole number of audio tokens
-STREAMS = ("video", "audio")
 _SIDES = (STREAMS, STREAMS[::-1])  # (side, the other stream)
 # Defaults of the fusions, for options that the config leaves out.
 FUSION_DEFAULTS = {

@@ -32,12 +32,12 @@ class Kernel:
   parallel_turns: int = 1
 
 
-def kernels(program: Program, target: str = "tpu_custom_call") -> list[Kernel]:
-  """Returns the Pallas kernels, or other custom calls of that target."""
+def kernels(program: Program) -> list[Kernel]:
+  """Returns the Pallas kernels."""
   found = []
   for each in executed_ops(program):
     op = each.op
-    if op.attribute("custom_call_target") == f'"{target}"':
+    if op.attribute("custom_call_target") == '"tpu_custom_call"':
       operands = [
         a for i in range(len(op.operands)) for a in each.operand(i).arrays
       ]

@@ -112,7 +112,10 @@ class GuidanceRule:
 
 def _find_scale(scales: Mapping[str, Any], name: str) -> Any:
   if name not in scales:
-    raise ValueError(f"Scale '{name}' is missing in {sorted(scales)}.")
+    raise ValueError(
+      f"Scale '{name}' is missing in {sorted(scales)}: expected one for each"
+      " term of the guidance rule."
+    )
   return scales[name]
 
 
@@ -166,7 +169,7 @@ def references(rule: GuidanceRule) -> tuple[tuple[str, str], ...]:
 
 
 # Stream -> what a transform with momentum hands on to the next step.
-Memory = Mapping[str, tuple[Array, ...]]
+TransformState = Mapping[str, tuple[Array, ...]]
 
 
 def guide(
@@ -196,13 +199,18 @@ def guide(
 
   Returns:
     velocity'(state, t, condition). It raises ValueError if the condition lacks
-    what the rule needs. Called with a fourth argument, a memory of a transform
-    with momentum (`first_memory`), it returns (velocity, next memory).
+    what the rule needs. Called with a fourth argument, the state of a transform
+    with momentum (`init_transform_state`), it returns (velocity, next state).
   """
 
   run = run_batched if batched else run_in_turn
 
-  def guided(state, t, condition: Condition, memory: Memory | None = None):
+  def guided(
+    state,
+    t,
+    condition: Condition,
+    transform_state: TransformState | None = None,
+  ):
     distinct = passes(rule, tuple(state))
     inputs = [pass_inputs(p, state, t, condition) for p in distinct]
     outputs = dict(zip(distinct, run(velocity, inputs), strict=True))
@@ -212,7 +220,7 @@ def guide(
       own = {p: x[s] for p, x in outputs.items()}
       if transform:
         terms = rule.differences(s, scales[s], own)
-        before = memory[s] if memory else ()
+        before = transform_state[s] if transform_state else ()
         result[s], following[s] = transform(
           own[ForwardPass(CX)], terms, state[s], time, before
         )
@@ -224,13 +232,15 @@ def guide(
         result[s] = _rescale(result[s], plain, time > 0, rescale)
       if zero_above:
         result[s] = zero_init(result[s], time, zero_above[s])
-    return result if memory is None else (result, following or memory)
+    if transform_state is None:
+      return result
+    return result, following or transform_state
 
   return guided
 
 
-def first_memory(rule: GuidanceRule, state: State) -> Memory:
-  """Returns the memory of a transform with momentum before the first step."""
+def init_transform_state(rule: GuidanceRule, state: State) -> TransformState:
+  """Returns the state of a transform with momentum before the first step."""
   return {
     s: tuple(jnp.zeros(x.shape, jnp.float32) for _ in rule.terms)
     for s, x in state.items()

@@ -34,9 +34,11 @@ _TINY = 1e-12
 # (s_k - 1, v(plus), v(minus)) of each scale.
 Terms = Sequence[tuple[float, Array, Array]]
 # m_k of eq. 3; none without momentum.
-Memory = tuple[Array, ...]
-# (v(c,x), terms, x, t that broadcasts to x, memory) -> velocity, new memory.
-Transform = Callable[[Array, Terms, Array, Array, Memory], tuple[Array, Memory]]
+TransformState = tuple[Array, ...]
+# (v(c,x), terms, x, t that broadcasts to x, state) -> velocity, new state.
+Transform = Callable[
+  [Array, Terms, Array, Array, TransformState], tuple[Array, TransformState]
+]
 
 
 def make_transform(
@@ -74,14 +76,18 @@ def make_transform(
 
 
 def cfg_zero(
-  plain: Array, terms: Terms, x: Array, t: Array, memory: Memory
-) -> tuple[Array, Memory]:
-  """Returns the velocity of eq. 1, which needs no memory."""
+  plain: Array,
+  terms: Terms,
+  x: Array,
+  t: Array,
+  transform_state: TransformState,
+) -> tuple[Array, TransformState]:
+  """Returns the velocity of eq. 1, which needs no state."""
   guided, mask = plain, t > 0
   for weight, plus, minus in terms:
     square = jnp.maximum(_dot(minus, minus, mask), _TINY)
     guided += weight * (plus - _dot(plus, minus, mask) / square * minus)
-  return guided, memory
+  return guided, transform_state
 
 
 def apg(
@@ -89,13 +95,13 @@ def apg(
   terms: Terms,
   x: Array,
   t: Array,
-  memory: Memory,
+  transform_state: TransformState,
   *,
   eta: float,
   norm_threshold: float,
   momentum: float,
-) -> tuple[Array, Memory]:
-  """Returns the velocity of eq. 2, and the memory of eq. 3."""
+) -> tuple[Array, TransformState]:
+  """Returns the velocity of eq. 2, and the state of eq. 3."""
   guided, mask = plain, t > 0
   data = x - t * plain
   square = jnp.maximum(_dot(data, data, mask), _TINY)
@@ -103,7 +109,7 @@ def apg(
   for i, (weight, plus, minus) in enumerate(terms):
     e = -t * (plus - minus)
     if momentum:
-      e += momentum * memory[i]
+      e += momentum * transform_state[i]
       added_up.append(e)
     if norm_threshold:
       norm = jnp.sqrt(jnp.maximum(_dot(e, e, mask), _TINY))

@@ -154,7 +154,7 @@ class Example(NamedTuple):
     text: (b, l, d), the null text where it was dropped.
     route: who sees what and what is generated.
     target: velocity, noise - x0.
-    weight: bool masks that broadcast to the latents: true where there is loss.
+    loss_mask: bools that broadcast to the latents, true where there is loss.
     task: (b,) index into TASKS.
     image: reference pictures, if any are drawn.
   """
@@ -164,7 +164,7 @@ class Example(NamedTuple):
   text: Float[Array, "b l d"]
   route: Route
   target: State
-  weight: dict[str, Bool[Array, " b ..."]]
+  loss_mask: dict[str, Bool[Array, " b ..."]]
   task: Int[Array, " b"]
   image: Image | None = None
 
@@ -201,7 +201,7 @@ def make_training_example(
     text=jnp.where(dropped[:, None, None], batch["null_text"], text),
     route=route,
     target={s: flow.target(x0[s], noise[s]) for s in x0},
-    weight={s: ~clean[s] for s in x0},
+    loss_mask={s: ~clean[s] for s in x0},
     task=task,
   )
   if objective.reference_probability > 0 and "video" in x0:
@@ -240,7 +240,7 @@ def loss(
     Both add over steps; a mean is sum / count where count is not 0.
   """
   errors = {
-    s: flow.mse(prediction[s], example.target[s], example.weight[s])
+    s: flow.mse(prediction[s], example.target[s], example.loss_mask[s])
     for s in example.target
   }
   value = sum(jnp.mean(objective.weight(s) * errors[s]) for s in errors)
@@ -311,8 +311,8 @@ def _add_reference(
   picture = jnp.take_along_axis(video, flow.expand(index, 5), axis=1)
   picture = jnp.where(flow.expand(has, 5), picture, 0.0)
   is_other = ~has[:, None] | (jnp.arange(f)[None] != index[:, None])
-  weight = example.weight["video"] & flow.expand(is_other, 5)
+  loss_mask = example.loss_mask["video"] & flow.expand(is_other, 5)
   return example._replace(
-    weight=example.weight | {"video": weight},
+    loss_mask=example.loss_mask | {"video": loss_mask},
     image=Image(references=picture, has_references=has[:, None]),
   )

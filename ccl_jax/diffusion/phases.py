@@ -16,7 +16,8 @@ import numpy as np
 
 from ccl_jax.array_types import Float, State
 
-# (state, sigma of each stream, memory) -> velocity of each stream, memory.
+# (state, sigma of each stream, transform_state) -> velocity of each stream,
+# next transform_state.
 Field = Callable[[State, State, Any], tuple[State, Any]]
 Sigmas = Mapping[str, np.ndarray]
 Phases = Sequence[tuple[Any, int]]  # of a Field, or of Phases again

@@ -66,7 +66,7 @@ def solve(
   outside: Velocity | None = None,
   on_step: OnStep | None = None,
   every: int = 1,
-  memory: Any = None,
+  transform_state: Any = None,
 ) -> tuple[State, State]:
   """Solves the flow of `velocity` from `noise` to latents, in float32.
 
@@ -86,8 +86,8 @@ def solve(
     outside: evaluated at the others; `velocity` if None.
     on_step: called on the host at every step, with its sigma.
     every: of the steps in the window, only each of this distance counts.
-    memory: if not None, what both take at the first step as a fourth argument,
-      to return (velocity, memory of the next).
+    transform_state: if not None, what both take at the first step as a fourth
+      argument, to return (velocity, transform_state of the next).
 
   Returns:
     Latents of every stream in `noise`, and (steps, b, ...) of each the states
@@ -110,7 +110,9 @@ def solve(
   )
   runs = split(first(sigmas), window, every)
   phases = with_fields(runs, make_field(velocity), make_field(outside))
-  latents, states = SOLVERS[solver](phases, _float32(noise), sigmas, memory)
+  latents, states = SOLVERS[solver](
+    phases, _float32(noise), sigmas, transform_state
+  )
   return _pin(latents, clean, given), _pin(states, clean, given)
 
 
@@ -123,15 +125,17 @@ def _make_field(
 ) -> Field:
   """Returns the field of a velocity; arguments as of `solve`."""
 
-  def field(state: State, sigma: State, memory: Any) -> tuple[State, Any]:
+  def field(
+    state: State, sigma: State, transform_state: Any
+  ) -> tuple[State, Any]:
     if on_step is not None:
       jax.debug.callback(on_step, first(sigma))
     t = times(state, sigma, clean)
     x = _pin(state, clean, given)
-    if memory is None:
+    if transform_state is None:
       return _float32(velocity(x, t, condition)), None
-    found, memory = velocity(x, t, condition, memory)
-    return _float32(found), memory
+    found, transform_state = velocity(x, t, condition, transform_state)
+    return _float32(found), transform_state
 
   return field
 
@@ -147,7 +151,9 @@ def _pin(state: State, clean: Mapping[str, Array], given: State) -> State:
 def check_solver(name: str) -> None:
   """Checks that there is a solver of this name; else raises ValueError."""
   if name not in SOLVERS:
-    raise ValueError(f"Unknown solver '{name}': {', '.join(SOLVERS)}.")
+    raise ValueError(
+      f"Unknown solver '{name}', expected one of {', '.join(SOLVERS)}."
+    )
 
 
 def first(sigma: Mapping[str, Any]) -> Any:
@@ -164,21 +170,21 @@ def times(
 
 
 def euler(
-  phases: Phases, x: State, sigmas: Sigmas, memory: Any = None
+  phases: Phases, x: State, sigmas: Sigmas, transform_state: Any = None
 ) -> tuple[State, State]:
   """Runs Euler's method; exact on a constant field."""
 
   def step(field, carry, row):
-    (x, memory), (sigma, delta) = carry, row
+    (x, transform_state), (sigma, delta) = carry, row
     weights = {s: (1.0, d) for s, d in delta.items()}
-    v, memory = field(x, sigma, memory)
-    return (combine(weights, (x, v)), memory), x
+    v, transform_state = field(x, sigma, transform_state)
+    return (combine(weights, (x, v)), transform_state), x
 
   rows = (
     {s: sigma[:-1].astype(np.float32) for s, sigma in sigmas.items()},
     {s: np.diff(sigma).astype(np.float32) for s, sigma in sigmas.items()},
   )
-  (x, _), states = scan(step, phases, (x, memory), rows)
+  (x, _), states = scan(step, phases, (x, transform_state), rows)
   return x, states
 
 

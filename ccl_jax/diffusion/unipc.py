@@ -44,7 +44,7 @@ class UniPCState(NamedTuple):
 
 
 def unipc(
-  phases: Phases, x: State, sigmas: Sigmas, memory: Any = None
+  phases: Phases, x: State, sigmas: Sigmas, transform_state: Any = None
 ) -> tuple[State, State]:
   """Runs UniPC of order 2, equal to diffusers' `UniPCMultistepScheduler`."""
   sigmas = {
@@ -54,15 +54,15 @@ def unipc(
   tables = {s: unipc_table(sigma) for s, sigma in sigmas.items()}
 
   def step(field, carry, row):
-    (predicted, last_x, last_m, older_m), memory = carry
+    (predicted, last_x, last_m, older_m), transform_state = carry
     sigma, predict, correct = row
     to_data = {s: (1.0, -x) for s, x in sigma.items()}
-    v, memory = field(predicted, sigma, memory)
+    v, transform_state = field(predicted, sigma, transform_state)
     m = combine(to_data, (predicted, v))
     # States in the order of the table's columns.
     x = combine(correct, (predicted, last_x, m, last_m, older_m))
     following = combine(predict, (x, m, last_m))
-    return (UniPCState(following, x, m, last_m), memory), predicted
+    return (UniPCState(following, x, m, last_m), transform_state), predicted
 
   zeros = jax.tree.map(jnp.zeros_like, x)
   rows = (
@@ -71,7 +71,7 @@ def unipc(
     {s: correct for s, (_, correct) in tables.items()},
   )
   carry = UniPCState(x, zeros, zeros, zeros)
-  (carry, _), states = scan(step, phases, (carry, memory), rows)
+  (carry, _), states = scan(step, phases, (carry, transform_state), rows)
   return carry.x, states
 
 

@@ -67,7 +67,7 @@ class Progress:
 
 @dataclasses.dataclass(frozen=True)
 class BatchGenerator:
-  """Writes requests into a folder.
+  """Writer of requests into a folder.
 
   Attributes:
     output: the folder.

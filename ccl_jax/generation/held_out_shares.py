@@ -2,8 +2,8 @@
 
 They are those of `evaluate` on the same clips with one seed: the part of the
 way from the best blind generators to the codecs' ceiling. These depend on clips
-and codecs alone, and are measured once, before training. Process 0 scores; the
-others are told, as all have to agree on the best checkpoint.
+and codecs alone, and are measured once, before training. Process 0 scores and
+broadcasts the values to the others: all have to agree on the best checkpoint.
 """
 
 import math
@@ -118,7 +118,7 @@ def open_shares(
 
   Raises:
     ValueError: the folder is of no world that can be scored, or of other clips;
-      or no share, or not that of `keep_best`, can be told.
+      or no share, or not that of `keep_best`, can be computed.
   """
   if not config.world:
     return None
@@ -206,8 +206,8 @@ def _check_known(
     for row, x in rows.items()
   )
   raise ValueError(
-    f"eval.world={config.world}: no share {lacks} can be told, as the codecs'"
-    f" ceiling is not surely beyond the blind generators ({scores}) on"
+    f"eval.world={config.world}: no share {lacks} can be computed, as the"
+    f" codecs' ceiling is not surely beyond the blind generators ({scores}) on"
     f" {len(references['blind'])} clips of '{config.split}'. Set a larger"
     " eval.num_scored, or encode with better codecs, as encode.codec=conv."
   )

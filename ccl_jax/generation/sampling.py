@@ -160,9 +160,9 @@ def _solve(
   def iterated(state):
     return {s: x for s, x in state.items() if s not in cached}
 
-  memory = None
+  transform_state = None
   if sampling.apg_momentum:
-    memory = guidance.first_memory(rule, iterated(noise))
+    transform_state = guidance.init_transform_state(rule, iterated(noise))
   latents, states = solvers.solve(
     velocity=guide(
       rule,
@@ -178,7 +178,7 @@ def _solve(
     condition=condition,
     window=sampling.window,
     every=sampling.guidance_every,
-    memory=memory,
+    transform_state=transform_state,
     outside=guide(plain, zero_above=sampling.zero_above),
     on_step=on_step,
   )

@@ -93,7 +93,7 @@ class SamplingConfig:
 
   def __post_init__(self):
     guidance.rule(self.guidance)
-    self.sigmas  # noqa: B018
+    _ = self.sigmas  # raises ValueError
     solvers.check_solver(self.solver)
     for field in dataclasses.fields(self):
       value = getattr(self, field.name)
@@ -117,7 +117,7 @@ class SamplingConfig:
         f"sampling.guidance_rescale is {self.guidance_rescale}: expected from 0"
         " to 1."
       )
-    self.transform  # noqa: B018
+    _ = self.transform  # raises ValueError
     if self.apg_momentum and self.guidance_transform != "apg":
       raise ValueError(
         f"sampling.apg_momentum is {self.apg_momentum}, but guidance_transform"

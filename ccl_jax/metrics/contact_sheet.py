@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw
 from ccl_jax.files import replacing
 
 MEL_RANGE = (-5.0, 1.5)  # log10 of the clipped magnitude
+_COLUMNS, _FRAME_HEIGHT = 12, 96
 
 
 def mel_image(
@@ -33,15 +34,13 @@ def contact_sheet(
       Float[np.ndarray, "t mels"] | None,
     ]
   ],
-  columns: int = 12,
-  frame_height: int = 96,
 ) -> UInt8[np.ndarray, "y x 3"]:
-  """Returns one row per clip: title, `columns` frames, log-mel."""
+  """Returns one row per clip: title, frames, log-mel."""
   strips = []
   for title, video, mel in rows:
-    parts, width = [], columns * frame_height
+    parts, width = [], _COLUMNS * _FRAME_HEIGHT
     if video is not None:
-      parts.append(frame_strip(video, columns, frame_height))
+      parts.append(frame_strip(video, _COLUMNS, _FRAME_HEIGHT))
       width = parts[0].shape[1]
     parts.insert(0, title_line(title, width))
     if mel is not None:

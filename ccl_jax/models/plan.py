@@ -8,7 +8,6 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 
@@ -17,7 +16,7 @@ from ccl_jax.array_types import STREAMS, PyTree
 from ccl_jax.lora import LoRAConfig
 from ccl_jax.models import functional
 from ccl_jax.param_names import is_kernel, is_time_embedding
-from ccl_jax.sharding import Layout, Rules, axes_of, make_layout
+from ccl_jax.sharding import Layout, Rules, axes_of, make_layout, with_shardings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,11 +83,7 @@ class ModelPlan:
     """Returns shapes of parameters with their shardings, if on a mesh."""
     if self.layout.mesh is None:
       return shapes
-    return jax.tree.map(
-      lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-      shapes,
-      self.shardings(shapes),
-    )
+    return with_shardings(shapes, self.shardings(shapes))
 
 
 def make_plan(

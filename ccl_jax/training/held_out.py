@@ -51,7 +51,7 @@ class HeldOutLoss:
       if count
     }
     means = {"loss": float(value) / self._num} | means
-    return {log.HELD_OUT + name: mean for name, mean in means.items()}
+    return {log.HELD_OUT_PREFIX + name: mean for name, mean in means.items()}
 
   def _evaluate(self, params: PyTree, number: int) -> tuple[Array, PyTree]:
     batch, evaluate = self._batch_at(number)

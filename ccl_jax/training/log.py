@@ -50,7 +50,7 @@ from ccl_jax.training.throughput import (
   speed_metrics,
 )
 
-HELD_OUT = "held_out/"  # before the names of losses on held-out clips
+HELD_OUT_PREFIX = "held_out/"  # before the names of losses on held-out clips
 
 Line = dict[str, int | float | None]
 
@@ -212,9 +212,11 @@ def plot_losses(metrics: list[Line], path: epath.PathLike) -> None:
   figure = Figure(figsize=(8, 5), layout="constrained")
   axes = figure.subplots()
   found = {k for m in metrics for k, v in m.items() if v is not None}
-  kinds = ("", "-"), (HELD_OUT, "--")
-  names = {k for k in found if k.removeprefix(HELD_OUT).split("/")[0] == "loss"}
-  losses = sorted({k.removeprefix(HELD_OUT) for k in names})
+  kinds = ("", "-"), (HELD_OUT_PREFIX, "--")
+  names = {
+    k for k in found if k.removeprefix(HELD_OUT_PREFIX).split("/")[0] == "loss"
+  }
+  losses = sorted({k.removeprefix(HELD_OUT_PREFIX) for k in names})
   for (before, style), (i, loss) in itertools.product(kinds, enumerate(losses)):
     name = before + loss
     points = [(m["step"], m[name]) for m in metrics if m.get(name) is not None]

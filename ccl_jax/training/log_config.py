@@ -15,7 +15,7 @@ from ccl_jax.config import suggest
 from ccl_jax.diffusion.objective import loss_names
 from ccl_jax.diffusion.tasks import inference_task
 from ccl_jax.metrics.synchworld import HEADLINES
-from ccl_jax.training.log import HELD_OUT
+from ccl_jax.training.log import HELD_OUT_PREFIX
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,10 +76,11 @@ def check_keep_best(config: Mapping[str, Any], streams: Sequence[str]) -> None:
     loss_names(streams),
     share_names(config["eval"].get("tasks", ())),
   )
-  if name not in shares and name.removeprefix(HELD_OUT) not in losses:
+  if name not in shares and name.removeprefix(HELD_OUT_PREFIX) not in losses:
     raise ValueError(
       f"checkpoint.keep_best is '{name}'.{suggest(name, [*losses, *shares])}"
-      f" Expected one of {', '.join(losses)}, perhaps with {HELD_OUT} before it"
+      f" Expected one of {', '.join(losses)}, perhaps with"
+      f" {HELD_OUT_PREFIX} before it"
       + "".join(f", or {share}" for share in shares)
       + "."
     )
@@ -88,7 +89,7 @@ def check_keep_best(config: Mapping[str, Any], streams: Sequence[str]) -> None:
       f"checkpoint.keep_best={name} is known of clips of a synthetic world:"
       " set eval.world to the folder that the data were encoded from."
     )
-  is_held_out = name.startswith(HELD_OUT)
+  is_held_out = name.startswith(HELD_OUT_PREFIX)
   key = "eval.loss_every_steps" if is_held_out else "log.every_steps"
   key = "eval.every_steps" if name in shares else key
   section, _, field = key.partition(".")

@@ -18,6 +18,7 @@ import optax
 from ccl_jax import trees
 from ccl_jax.array_types import Array, PyTree
 from ccl_jax.models import functional
+from ccl_jax.sharding import with_shardings
 from ccl_jax.training.setup import INIT, TrainSetup, make_key
 
 
@@ -59,11 +60,7 @@ def abstract_state(setup: TrainSetup) -> PyTree:
   )
   if setup.plan.layout.mesh is None:
     return shapes
-  return jax.tree.map(
-    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-    shapes,
-    state_shardings(setup),
-  )
+  return with_shardings(shapes, state_shardings(setup))
 
 
 def state_shardings(setup: TrainSetup) -> PyTree | None:
@@ -120,7 +117,7 @@ def _frozen_dtype(setup: TrainSetup, path: str) -> jnp.dtype:
   return setup.plan.compute_dtype(path) if is_used else jnp.dtype(dtype)
 
 
-def share_of_trainable(state: PyTree) -> str:
+def describe_trainable(state: PyTree) -> str:
   """Returns a line that says how many of the parameters learn."""
   num, rest = (trees.count(state[half]) for half in ("trainable", "frozen"))
   total = num + rest

@@ -11,7 +11,7 @@ from tests.attention import cases
 
 
 def test_each_platform_has_its_order():
-  wide = Window(1, api.MAX_FRAMED_KEYS, half=1)
+  wide = Window(1, api.MAX_FRAMED_KEYS, radius=1)
   many, few = (1024, 65), (1024, 64)
   for platform in ("cpu", "gpu", "tpu"):
     assert api.choose(platform, cases.VIDEO, *many) == ("framed", "reference")

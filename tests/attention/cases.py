@@ -8,8 +8,8 @@ import numpy as np
 
 from ccl_jax.attention import FrameBlocks, Full, Mask, Window, attend
 
-VIDEO = Window(15, 5, half=1, num_context=3)  # video reads audio
-AUDIO = Window(5, 15, half=0, num_context=3)  # audio reads video
+VIDEO = Window(15, 5, radius=1, num_context=3)  # video reads audio
+AUDIO = Window(5, 15, radius=0, num_context=3)  # audio reads video
 FRAMES = 7
 
 
@@ -35,7 +35,7 @@ def _hidden(window):
 
 
 def _windowed_blocks(frames):
-  window = Window(40, 30, half=1, num_context=3)
+  window = Window(40, 30, radius=1, num_context=3)
   return Mask(window), *sizes(window, frames)
 
 
@@ -46,8 +46,8 @@ WINDOWS = {
   "video, key lengths": _padded(VIDEO, (20, 38)),
   "video, hidden keys": _hidden(VIDEO),
   "no context": (
-    Mask(Window(3, 2, half=2)),
-    *sizes(Window(3, 2, half=2)),
+    Mask(Window(3, 2, radius=2)),
+    *sizes(Window(3, 2, radius=2)),
   ),
 }
 OTHERS = {

@@ -9,7 +9,7 @@ import pytest
 
 from ccl_jax.attention import FrameBlocks, Full, Mask, Window
 
-WINDOW = Window(1, 2, half=1, num_context=1)
+WINDOW = Window(1, 2, radius=1, num_context=1)
 MATRIX = [
   [1, 1, 1, 1, 1, 0, 0, 0, 0],
   [1, 1, 1, 1, 1, 1, 1, 0, 0],
@@ -49,7 +49,7 @@ def test_frames_of_padding_see_themselves_and_are_seen_by_no_other():
 
 
 def test_the_mirrored_window_sees_its_own_frame_only():
-  seen = Mask(Window(2, 1, half=0, num_context=1)).dense(6, 4)[0]
+  seen = Mask(Window(2, 1, radius=0, num_context=1)).dense(6, 4)[0]
   own_frame = np.repeat(np.eye(3), 2, axis=0)
   np.testing.assert_array_equal(seen, np.c_[np.ones(6), own_frame])
 
@@ -78,7 +78,7 @@ def test_routing_leaves_the_context():
 
 def test_routing_without_context_is_refused():
   with pytest.raises(ValueError, match="num_context"):
-    Mask.routed(Window(1, 2, half=1), jnp.array([True]), 4, 8)
+    Mask.routed(Window(1, 2, radius=1), jnp.array([True]), 4, 8)
 
 
 def test_lengths_and_segments_restrict_the_pattern():
@@ -106,8 +106,8 @@ def test_masks_pass_through_jit_and_vmap_with_a_static_pattern():
 @pytest.mark.parametrize(
   "make",
   [
-    lambda: Window(0, 2, half=1),
-    lambda: Window(1, 2, half=-1),
+    lambda: Window(0, 2, radius=1),
+    lambda: Window(1, 2, radius=-1),
   ],
 )
 def test_impossible_patterns_are_refused(make):

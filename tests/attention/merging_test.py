@@ -12,7 +12,7 @@ from tests.attention import cases
 CASES = {
   "reference": Mask(Full(9)),
   "splash": Mask(Full(9)),
-  "framed": Mask(Window(3, 2, half=1)),
+  "framed": Mask(Window(3, 2, radius=1)),
 }
 N, M = 18, 12
 
@@ -64,7 +64,7 @@ def test_two_sets_of_keys_merged_are_one_softmax(backend):
 def test_a_set_that_is_not_seen_adds_nothing():
   q, k, v = cases.draw(6, 4)
   of_frame = Mask(
-    Window(3, 2, half=0),
+    Window(3, 2, radius=0),
     q_segments=jnp.ones((2, 6), jnp.int32),
     k_segments=jnp.zeros((2, 4), jnp.int32),
   )

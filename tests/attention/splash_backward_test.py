@@ -19,8 +19,8 @@ from ccl_jax.attention.splash_block_sizes import Block, BlockSizes
 from ccl_jax.attention.target import CompileTarget
 from tests.attention import cases
 
-WINDOW = Window(40, 30, half=1, num_context=3)
-WIDE = Window(50, 60, half=3, num_context=70)
+WINDOW = Window(40, 30, radius=1, num_context=3)
+WIDE = Window(50, 60, radius=3, num_context=70)
 # One sample: `InterpretParams` knows no axes that `vmap` adds. Lengths that no
 # other test has: each case compiles programs of its own.
 CASES = {
@@ -68,7 +68,7 @@ def test_two_kernels_are_equal_too(monkeypatch):
 
 
 def test_blocks_are_hidden_partly_seen_or_seen():
-  window = Window(64, 64, half=3, num_context=64)
+  window = Window(64, 64, radius=3, num_context=64)
   visible = splash._Visible(window, 1000, 1088)
   states = splash_backward.block_states(
     visible, 1024, 1152, Block(256, 128, 128)

@@ -30,7 +30,7 @@ def test_kernels_are_shared_and_hold_no_tracers():
 
 
 def test_a_long_window_needs_little_host_memory():
-  window = Window(256, 256, half=1, num_context=8)
+  window = Window(256, 256, radius=1, num_context=8)
   n, m = cases.sizes(window, frames=40)
   tracemalloc.start()
   splash.make_kernel(

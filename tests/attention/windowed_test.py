@@ -17,7 +17,7 @@ def test_framed_equals_reference(name):
 
 
 def test_no_buffer_is_as_large_as_queries_times_keys():
-  window = Window(16, 5, half=1, num_context=3)
+  window = Window(16, 5, radius=1, num_context=3)
   n, m = cases.sizes(window, frames=16)
 
   def loss(q, k, v, sees):
@@ -34,7 +34,11 @@ def test_no_buffer_is_as_large_as_queries_times_keys():
 
 @pytest.mark.parametrize(
   "pattern, n, m",
-  [(Full(), 6, 4), (Window(3, 2, half=0), 7, 4), (Window(3, 2, half=0), 6, 6)],
+  [
+    (Full(), 6, 4),
+    (Window(3, 2, radius=0), 7, 4),
+    (Window(3, 2, radius=0), 6, 6),
+  ],
 )
 def test_what_has_no_frames_is_refused_with_a_reason(pattern, n, m):
   with pytest.raises(ValueError, match="framed attention needs"):

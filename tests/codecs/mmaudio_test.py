@@ -116,7 +116,7 @@ def test_another_rate_is_an_error(codec):
 
 
 def test_latents_of_another_model_are_an_error(codec):
-  with pytest.raises(ValueError, match="has 4 channels"):
+  with pytest.raises(ValueError, match="expected 4 channels last"):
     codec.decode(np.zeros((1, 3, 20), np.float32))
 
 

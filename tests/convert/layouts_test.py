@@ -14,7 +14,6 @@ CASES = {
   "conv2d": (layouts.CONV2D, [(3, 4, 5, 6)]),
   "conv3d": (layouts.CONV3D, [(3, 4, 5, 6, 7)]),
   "transpose": (layouts.CONV_TRANSPOSE1D, [(3, 4, 5)]),
-  "flipped": (layouts.CONV_TRANSPOSE1D.then(layouts.flip(0)), [(3, 4, 5)]),
   "squeezed": (layouts.relayout("1 d 1 1", "d"), [(1, 7, 1, 1)]),
   "joined": (
     layouts.relayout("o i 1 p q", "(i p q) o", p=1, q=1),

@@ -29,7 +29,8 @@ SIZES = {"large": {**TINY, "num_layers": 5}, "tiny": TINY}
 def params():
   rng = np.random.default_rng(0)
   return jax.tree.map(
-    lambda x: rng.standard_normal(x.shape, np.float32), wan.param_shapes(TINY)
+    lambda x: rng.standard_normal(x.shape, np.float32),
+    transformer.param_shapes(TINY),
   )
 
 
@@ -79,7 +80,7 @@ def test_the_file_tells_that_it_is_told_of_images(tmp_path):
   settings = {**TINY, "video": {**TINY["video"], **image}}
   sizes = {**SIZES, "tiny-i2v": settings}
   params = jax.tree.map(
-    lambda x: np.ones(x.shape, x.dtype), wan.param_shapes(settings)
+    lambda x: np.ones(x.shape, x.dtype), transformer.param_shapes(settings)
   )
   theirs = dict(iter_state_dict(params, wan.tables(settings)["wan"]))
   save_file(theirs, tmp_path / "x.safetensors")
@@ -167,6 +168,6 @@ def test_wan_2_2_a14b_is_our_video_stream(size, channels):
   state = torch_files.LazyStateDict("meta", shapes, theirs.get, {})
   assert transformer.recognise(state, wan.SIZES) == (size, "diffusers")
   settings = wan.SIZES[size]
-  ours = trees.flatten(wan.param_shapes(settings))
+  ours = trees.flatten(transformer.param_shapes(settings))
   table = wan.tables(settings)["diffusers"]
   assert matching.match(table, shapes, ours)

@@ -92,10 +92,10 @@ def test_momentum_is_the_papers_over_several_steps(rule):
     transform=make_transform("apg", ETA, LIMIT, momentum),
   )  # fmt: skip
   buffers = collections.defaultdict(lambda: MomentumBuffer(momentum))
-  memory = guidance.first_memory(own, STATE)
+  transform_state = guidance.init_transform_state(own, STATE)
   for factor in (1.0, 0.7, 0.4, 0.1):
     time = {s: factor * t for s, t in TIME.items()}
-    found, memory = function(STATE, time, CONDITION, memory)
+    found, transform_state = function(STATE, time, CONDITION, transform_state)
     for s, x in STATE.items():
       pairs = PAIRS[rule]
       variants = {("c", "x")}.union(*pairs.values())

@@ -110,7 +110,7 @@ def test_a_sample_counts_at_its_noisy_time():
 def test_absent_streams_have_no_loss_and_one_stream_may_be_left_out():
   absent = batch(has_video=jnp.zeros(B, bool))
   drawn = example(only("joint"), data=absent)
-  assert (drawn.task == 0).all() and not drawn.weight["video"].any()
+  assert (drawn.task == 0).all() and not drawn.loss_mask["video"].any()
   alone = {k: v for k, v in absent.items() if "video" not in k}
   only_audio = example(only("joint"), data=alone)
   assert set(only_audio.x_t) == {"audio"}
@@ -143,7 +143,7 @@ def test_first_frames_are_given_only_where_video_is_generated():
   drawn = example(Objective(first_frame_probability=1.0))
   generated = np.asarray(drawn.route.is_generated["video"])
   assert 0 < generated.sum() < B
-  t, weight = drawn.t["video"], drawn.weight["video"].reshape(B, F)
+  t, weight = drawn.t["video"], drawn.loss_mask["video"].reshape(B, F)
   assert t.shape == (B, F, 1)
   np.testing.assert_array_equal(
     drawn.x_t["video"][:, 0], batch()["video"][:, 0]
@@ -234,7 +234,7 @@ def test_a_picture_is_a_frame_of_its_clip_without_loss():
   same = (video == picture).all((2, 3, 4))  # (b, f)
   assert (same[has].sum(1) == 1).all() and not picture[~has].any()
   assert 0.5 < same[has][:, 0].mean() < 0.85  # 1/2 + 1/2 of a third
-  counted = drawn.weight["video"][:, :, 0, 0, 0]
+  counted = drawn.loss_mask["video"][:, :, 0, 0, 0]
   np.testing.assert_array_equal(counted[has], ~same[has])
   assert counted[generated["video"] & ~has].all()
 
@@ -255,4 +255,4 @@ def test_all_else_is_drawn_as_without_pictures():
   still = batch(video=batch()["video"][:, :1], audio=batch()["audio"][:, :2])
   drawn = compiled_example(Objective(reference_probability=1.0), still)
   assert not drawn.image.has_references.any()
-  assert drawn.weight["video"].any()
+  assert drawn.loss_mask["video"].any()

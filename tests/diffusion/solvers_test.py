@@ -63,7 +63,7 @@ def test_error_falls_with_the_order_of_the_solver(solver, order):
 
   def error(steps):
     sigmas = np.linspace(0.9, 0.1, steps + 1, dtype=np.float32)
-    phases = [(lambda x, sigma, memory: (x, memory), steps)]
+    phases = [(lambda x, sigma, state: (x, state), steps)]
     result, _ = solvers.SOLVERS[solver](phases, x, {"audio": sigmas})
     return abs(result["audio"].item() - np.exp(-0.8))
 
@@ -122,16 +122,16 @@ def test_every_second_step_sees_the_velocity():
       np.testing.assert_allclose(result[s], expected, atol=1e-5)
 
 
-def test_memory_is_handed_on_from_step_to_step():
+def test_a_transforms_state_is_handed_on_from_step_to_step():
   """A velocity that is the number of its calls, over all kinds of phases."""
 
-  def counted(state, t, condition, memory):
-    return jax.tree.map(lambda x: memory * jnp.ones_like(x), state), memory + 1
+  def counted(state, t, condition, calls):
+    return jax.tree.map(lambda x: calls * jnp.ones_like(x), state), calls + 1
 
   sigmas = solvers.schedule(5, 5.0)
   result = sample(
     counted, steps=5, window=(0.0, float(sigmas[1])), every=2,
-    outside=counted, memory=jnp.zeros(()),
+    outside=counted, transform_state=jnp.zeros(()),
   )  # fmt: skip
   total = np.sum(np.arange(5) * np.diff(sigmas))
   for s, x in NOISE.items():

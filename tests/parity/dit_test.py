@@ -118,7 +118,7 @@ def test_published_files_are_read(scheme, tmp_path, monkeypatch):
     module.save_pretrained(path / "transformer")
   about = transformer.from_torch(path, tmp_path / "out", family="dit")
   assert (about["size"], about["layout"]) == ("tiny", scheme)
-  shapes = dit.param_shapes(TINY)
+  shapes = transformer.param_shapes(TINY)
   found, _ = restore.read_params(tmp_path / "out", shapes)
   for name, x in trees.flatten(params).items():
     np.testing.assert_allclose(
@@ -129,7 +129,7 @@ def test_published_files_are_read(scheme, tmp_path, monkeypatch):
 def test_xl_2_has_the_published_parameters_and_names():
   """675M, as facebookresearch/DiT counts them: with 256 fixed positions."""
   settings = dit.SIZES["xl-2"]
-  ours = trees.flatten(dit.param_shapes(settings))
+  ours = trees.flatten(transformer.param_shapes(settings))
   assert trees.count(ours) + 256 * 1152 == 675_129_632
   theirs = original(settings, 32, "meta").state_dict()
   shapes = {
@@ -146,7 +146,7 @@ def test_xl_2_has_the_published_parameters_and_names():
 def test_the_size_of_a_file_is_recognised(size):
   """Of the same depth too, and beside positions, which are not read."""
   settings = dit.SIZES[size]
-  table, ours = dit.tables(settings)["dit"], dit.param_shapes(settings)
+  table, ours = dit.tables(settings)["dit"], transformer.param_shapes(settings)
   shapes = state_dict_shapes(ours, table, np.dtype("float32"))
   d = settings["video"]["width"]
   shapes["pos_embed"] = jax.ShapeDtypeStruct((1, 256, d), np.float32)

@@ -11,7 +11,7 @@ from flax import nnx
 from ccl_jax import trees
 from ccl_jax.array_types import STREAMS, Image, Route
 from ccl_jax.attention import Attention
-from ccl_jax.convert import matching, wan
+from ccl_jax.convert import matching, transformer, wan
 from ccl_jax.convert.state_dict import iter_state_dict
 from ccl_jax.convert.torch_files import from_torch
 from ccl_jax.models import functional
@@ -307,7 +307,7 @@ def test_every_name_and_shape_of_the_published_sizes(size):
   assert told | settings["video"] == section.video.to_dict() | told
   for key in ("num_layers", "text_width"):
     assert section[key] == settings[key]
-  ours = trees.flatten(wan.param_shapes(settings))
+  ours = trees.flatten(transformer.param_shapes(settings))
   theirs = from_torch(original(settings, "meta").state_dict()).shapes
   published = wan.tables(settings)
   matching.match(published["diffusers"], theirs, ours)

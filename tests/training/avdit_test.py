@@ -11,9 +11,9 @@ from ccl_jax.training import step
 from ccl_jax.training.batch import put_batch
 from ccl_jax.training.setup import make_key, make_setup
 from ccl_jax.training.state import (
+  describe_trainable,
   init_state,
   replace_params,
-  share_of_trainable,
   state_params,
 )
 from configs.avdit import CHOICES, get_config
@@ -68,7 +68,7 @@ def test_nothing_of_the_image_model_learns_or_has_state():
 
 def test_the_share_of_what_learns_is_said():
   state = {"trainable": {"a": np.ones((2, 3))}, "frozen": {"b": np.ones(18)}}
-  assert share_of_trainable(state) == "Training 6 of 24 parameters (25.0%)."
+  assert describe_trainable(state) == "Training 6 of 24 parameters (25.0%)."
 
 
 def test_a_mesh_changes_nothing_but_rounding():

@@ -51,7 +51,10 @@ class Annotation(NamedTuple):
 
 
 def vggsound(path: epath.Path) -> Iterator[Annotation]:
-  """Yields those of vggsound.csv: id, start, label, split, without a header."""
+  """Yields the annotations of vggsound.csv.
+
+  Its columns are id, start, label, split; it has no header.
+  """
   header = ("id", "start", "label", "split")
   for where, row in number_rows(path, header):
     name, start, label, split = row.values()
@@ -62,7 +65,7 @@ def vggsound(path: epath.Path) -> Iterator[Annotation]:
 
 
 def audiocaps(path: epath.Path) -> Iterator[Annotation]:
-  """Yields those of train.csv, val.csv and test.csv."""
+  """Yields the annotations of train.csv, val.csv and test.csv."""
   for file in _files(path, ".csv"):
     for where, row in number_rows(file):
       if "file_name" in row:
@@ -77,7 +80,7 @@ def audiocaps(path: epath.Path) -> Iterator[Annotation]:
 
 
 def wavcaps(path: epath.Path) -> Iterator[Annotation]:
-  """Yields those of *_final.json, less those of blacklist_*.json.
+  """Yields the annotations of *_final.json, less those of blacklist_*.json.
 
   Numbers are names in two of its parts, so each has its folder, PART_flac.
   """
@@ -106,7 +109,7 @@ def wavcaps(path: epath.Path) -> Iterator[Annotation]:
 
 
 def celebv(path: epath.Path) -> Iterator[Annotation]:
-  """Yields those of celebvhq_info.json, or of CelebV-Text's likewise."""
+  """Yields the annotations of celebvhq_info.json, or of CelebV-Text's file."""
   info = read_object(path)
   meta = need_kind(dict, info.get("meta_info", {}), f"{path}, 'meta_info'")
   clips = need_kind(dict, info.get("clips", info), f"{path}, 'clips'")
@@ -128,7 +131,7 @@ def celebv(path: epath.Path) -> Iterator[Annotation]:
 
 
 def avspeech(path: epath.Path) -> Iterator[Annotation]:
-  """Yields those of avspeech_train.csv and _test.csv, without a header."""
+  """Yields the annotations of avspeech_train.csv and _test.csv (no header)."""
   for file in _files(path, ".csv"):
     for where, row in number_rows(file, ("id", "start", "end", "x", "y")):
       texts = row["start"], row["end"]
@@ -139,7 +142,7 @@ def avspeech(path: epath.Path) -> Iterator[Annotation]:
 
 
 def landscape(path: epath.Path) -> Iterator[Annotation]:
-  """Yields those of landscape.csv: ytid, start_time, class, set."""
+  """Yields the annotations of landscape.csv (ytid, start_time, class, set)."""
   for where, row in number_rows(path):
     name, start, text, split = need(
       row, where, "ytid", "start_time", "class", "set"
@@ -149,7 +152,7 @@ def landscape(path: epath.Path) -> Iterator[Annotation]:
 
 
 def aist(path: epath.Path) -> Iterator[Annotation]:
-  """Yields those of the lists of names in splits/, less ignore_list.txt.
+  """Yields the names of the lists in splits/, less those of ignore_list.txt.
 
   A name, gWA_sFM_c01_d27_mWA2_ch21, is of a genre of dance.
   """
@@ -173,7 +176,7 @@ def aist(path: epath.Path) -> Iterator[Annotation]:
 
 
 def versebench(path: epath.Path) -> Iterator[Annotation]:
-  """Yields those of set1/NAME.json and others."""
+  """Yields the annotations of set1/NAME.json and others."""
   for file in _files(path, ".json"):
     row = read_object(file)
     video, audio = need(row, file, "video_prompt", "audio_prompt")
@@ -187,7 +190,9 @@ def versebench(path: epath.Path) -> Iterator[Annotation]:
 
 
 def javisbench(path: epath.Path) -> Iterator[Annotation]:
-  """Yields those of JavisBench.csv; generated files have the row's number."""
+  """Yields the annotations of JavisBench.csv.
+
+  Generated files have the row's number."""
   for i, (where, row) in enumerate(number_rows(path)):
     (text,) = need(row, where, "text")
     names = (row.get("path") or row.get("audio_path") or "", f"sample_{i:04d}")
@@ -195,14 +200,14 @@ def javisbench(path: epath.Path) -> Iterator[Annotation]:
 
 
 def mova(path: epath.Path) -> Iterator[Annotation]:
-  """Yields those of metadata.json: video_path and caption."""
+  """Yields the annotations of metadata.json (video_path, caption)."""
   for where, row in number_rows(path):
     name, text = need(row, where, "video_path", "caption")
     yield Annotation((_name(name, where),), _columns(text=text))
 
 
 def video2dataset(path: epath.Path) -> Iterator[Annotation]:
-  """Yields those of the folders or tars with KEY.mp4, KEY.txt and KEY.json."""
+  """Yields the annotations of folders or tars of KEY.mp4, .txt and .json."""
   if not path.is_dir():
     raise ValueError(
       f"{path}: expected the folder that has 00000/ or 00000.tar."
@@ -238,7 +243,7 @@ LAYOUTS: dict[str, Callable[[epath.Path], Iterator[Annotation]]] = {
 def by_columns(
   path: epath.PathLike, columns: Mapping[str, str]
 ) -> Iterator[Annotation]:
-  """Yields those of any table.
+  """Yields the annotations of any table.
 
   Args:
     columns: column of captions.jsonl -> name of the table's column.

@@ -14,9 +14,10 @@ _MIN_SECONDS = 0.1  # that are worth a word
 def describe_cuts(
   clip_files: Sequence[ClipFile], settings: EncodeSettings
 ) -> str:
-  """Returns what of the clips is not kept, and the config keys for it, or "".
+  """Returns what encoding cuts off the clips and which config keys keep it.
 
-  A few clips are measured, evenly chosen; the text has what one of them loses.
+  A few clips are measured, evenly chosen; the text is of one of them, and empty
+  if nothing is cut off.
   """
   clip_files = [
     file

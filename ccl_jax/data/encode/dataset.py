@@ -83,7 +83,10 @@ def encode_dataset(
   listing = list_clips(folder, captions, strict, images)
   kept = listing.clips if keep is None else keep(listing.clips)
   if not kept:
-    raise ValueError(f"None of {len(listing.clips)} clips meets the condition.")
+    raise ValueError(
+      f"--keep: none of {len(listing.clips)} clips meets the condition; loosen"
+      " it, see ccl_jax.filter."
+    )
   whole = buckets.assign_buckets(assign_splits(kept, settings), settings)
   clip_files = cut_windows(whole, settings)
   plan = make_plan(clip_files, settings, fits_codecs=codecs is None)

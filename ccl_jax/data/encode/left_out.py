@@ -1,4 +1,4 @@
-"""What is said of clips that cannot be used."""
+"""Reasons why clips cannot be used."""
 
 import json
 import re

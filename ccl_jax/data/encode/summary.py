@@ -1,4 +1,4 @@
-"""What encoding a folder came to."""
+"""Summary of an encoding run."""
 
 import dataclasses
 from collections.abc import Sequence

@@ -62,10 +62,9 @@ def log_mel(audio: Float[np.ndarray, " s"]) -> Float[np.ndarray, "t mel"]:
   return ((logs - _MEAN) / (2 * _DEVIATION)).astype(np.float32)
 
 
-def crop(
-  frame: UInt8[np.ndarray, "y x 3"], size: int = synchformer.SIZE
-) -> UInt8[np.ndarray, "size size 3"]:
-  """Returns the centre of a frame whose short side is scaled to `size`."""
+def crop(frame: UInt8[np.ndarray, "y x 3"]) -> UInt8[np.ndarray, "size size 3"]:
+  """Returns the centre of a frame whose short side is scaled to 224."""
+  size = synchformer.SIZE
   y, x = frame.shape[:2]
   short = min(y, x)
   scaled = (int(size * x / short), int(size * y / short))

@@ -103,13 +103,13 @@ def _merged(qkv: QKV, shared: FusionContext) -> dict[str, Array]:
     "video", q, k, v, video_keys(shared, k), with_lse=True
   )
   of_frame = audio_tokens.with_ids(
-    Mask(Window(s, r, half=0)), queries["video"], keys["audio"]
+    Mask(Window(s, r, radius=0)), queries["video"], keys["audio"]
   )
   to_audio = attention.cross_attention(
     "video", q, k_audio, v_audio, of_frame, with_lse=True
   )
   own_frame = audio_tokens.with_ids(
-    Mask(Window(r, s + r, half=0)),
+    Mask(Window(r, s + r, radius=0)),
     queries["audio"],
     audio_tokens.side_by_side(keys, f),
   )

@@ -47,16 +47,17 @@ from ccl_jax.models.fusion.base import (
 )
 
 POSITIONS = ("index", "seconds", "fine", "unscaled")
+_AUDIO_RATE = 31.25  # latents a second
 
 
 def frame_times(
-  positions: str, f: int, c: float | int, fps: float, rate: float = 31.25
+  positions: str, f: int, c: float | int, fps: float
 ) -> dict[str, Float[np.ndarray, " n"]]:
   """Returns positions of frames and audio latents on the time axis, in frames.
 
   "index": frame i at i, latent j at j / c. "seconds": both at their middle:
   frame 0 covers one pixel frame, frame i >= 1 covers 4i-3 .. 4i, and latent j
-  covers 1 / rate seconds. "fine": as "seconds", but counted in audio latents:
+  covers 1 / 31.25 s. "fine": as "seconds", but counted in audio latents:
   the fastest channel then turns by 1 and not by 1 / c from one latent to the
   next, so that a small model can tell them apart. "unscaled": latent j at j
   (no TARP).
@@ -71,7 +72,7 @@ def frame_times(
   if positions in ("seconds", "fine"):
     middle = np.where(frame == 0, 0.125, frame - 0.25)
     # c may be the whole number next to what the rates give; else it is exact.
-    exact = 4 * rate / fps
+    exact = 4 * _AUDIO_RATE / fps
     per_frame = exact if c == round(exact) else c
     unit = per_frame if positions == "fine" else 1.0
     return {"video": middle * unit, "audio": (latent + 0.5) / per_frame * unit}

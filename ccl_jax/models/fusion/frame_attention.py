@@ -98,7 +98,7 @@ class FrameAttention(Fusion):
         {s: keys[s] for s in kv},
       )
     )
-    window = Window(per_frame, k.shape[1] // frames, half=0)
+    window = Window(per_frame, k.shape[1] // frames, radius=0)
     mask = audio_tokens.with_ids(Mask(window), queries[name], ids)
     q, p = self.query(name, x, shared), self.video.attention
     out = shared.attention.cross_attention(name, q, k, v, mask)

@@ -16,7 +16,7 @@ class FrameByFrame(Fusion):
     attended = super().attend(audio, shared)
     if "video" in qkv:
       _, h, w = shared.grids["video"]
-      frame = Mask(Window(h * w, h * w, half=0))
+      frame = Mask(Window(h * w, h * w, radius=0))
       attend = shared.attention.cross_attention
       attended["video"] = attend("video", *qkv["video"], frame)
     return attended

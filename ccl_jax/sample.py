@@ -13,7 +13,7 @@ once, over all devices of this host. Start the same command on every host with
 --distributed, and each generates its share. The same command resumes. Results
 depend on their seeds and not on what else is in the list; on a CPU they are the
 same bytes whatever --batch, order and restarts. A line that fails is
-reported and the others go on; the exit code is then 1.
+reported and the others go on; the exit code is then 2.
 """
 
 import dataclasses

@@ -20,8 +20,8 @@ from ccl_jax.tar_files import TarMember
 
 Path = str | os.PathLike
 
-# A picture takes up to ten bytes a pixel while it is decoded and converted,
-# and a video decoder keeps some: below 2 GB in all.
+# A picture takes up to 43 bytes a pixel while it is decoded and converted (an
+# RGBA webp; a png 35), and a video decoder keeps some: below 3 GB in all.
 MAX_PIXELS = 2**26
 
 # Kinds of which each file is whole. concat, hls, dash, sdp, image2 and others

@@ -158,7 +158,7 @@ def read_requests() -> tuple[list[requests.Request], list[str]]:
     "image": IMAGE.value, "audio": AUDIO.value, "video": VIDEO.value,
   }  # fmt: skip
   if PROMPTS.value is not None:
-    return requests.read_list(PROMPTS.value, fields)
+    return requests.read_list(PROMPTS.value, fields, MAPS.value)
   name = f"{TASK.value}_{SEED.value}"
   fields |= {"prompt": PROMPT.value, "name": name}
   return [requests.make_request(fields)], []

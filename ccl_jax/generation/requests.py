@@ -170,12 +170,13 @@ def check_inputs(task: tasks.InferenceTask, fields: Mapping[str, Any]) -> None:
 
 
 def read_list(
-  path: epath.PathLike, defaults: Mapping[str, Any]
+  path: epath.PathLike, defaults: Mapping[str, Any], has_maps: bool = False
 ) -> tuple[list[Request], list[str]]:
   """Reads a list of requests.
 
   Args:
     defaults: fields for lines that lack them; "seed" increases by 1 a line.
+    has_maps: whether NAME.attention is the name of files too.
 
   Returns:
     The requests, and a message for each line that is none.
@@ -193,8 +194,8 @@ def read_list(
   lines = [(number, line) for number, line in lines if line.strip()]
   if not lines:
     raise ValueError(f"--prompts: '{path}' holds no line.")
-  requests: dict[str, Request] = {}
-  problems = []
+  requests, problems = [], []
+  taken: dict[str, str] = {}
   for index, (number, line) in enumerate(lines):
     where = f"{path} line {number}"
     try:
@@ -204,13 +205,14 @@ def read_list(
       )
       fields = {"name": f"{fields['task']}_{index:04d}"} | fields
       request = make_request(fields, where)
-      if request.name in requests:
-        first = requests[request.name].where
-        raise ValueError(f"name '{cut(request.name)}' is taken, by {first}.")
-      requests[request.name] = request
+      names = [request.name, f"{request.name}.attention"][: 1 + has_maps]
+      for name in filter(taken.get, names):
+        raise ValueError(f"name '{cut(name)}' is taken, by {taken[name]}.")
+      taken |= dict.fromkeys(names, where)
+      requests.append(request)
     except ValueError as error:
       problems.append(f"{where}: {error}")
-  return list(requests.values()), problems
+  return requests, problems
 
 
 def from_clips(

@@ -140,6 +140,17 @@ def test_a_list_in_another_encoding_is_one_error(tmp_path):
     requests.read_list(path, DEFAULTS)
 
 
+@pytest.mark.parametrize("names", [("x", "x.attention"), ("x.attention", "x")])
+def test_the_name_of_attention_maps_is_taken_too(tmp_path, names):
+  path = tmp_path / "list.jsonl"
+  lines = (json.dumps({"prompt": "y", "name": name}) for name in names)
+  path.write_text("\n".join(lines))
+  assert len(requests.read_list(path, DEFAULTS)[0]) == 2
+  items, (problem,) = requests.read_list(path, DEFAULTS, has_maps=True)
+  assert [item.name for item in items] == [names[0]]
+  assert "line 2: name 'x.attention' is taken, by" in problem
+
+
 def test_a_list_of_nothing_is_an_error(tmp_path):
   with pytest.raises(ValueError, match="no file"):
     requests.read_list(tmp_path / "absent.jsonl", DEFAULTS)

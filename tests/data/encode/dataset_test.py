@@ -297,6 +297,13 @@ def test_sizes_that_a_model_cannot_take_are_refused(size, patch, nearest):
   dataset.EncodeSettings(size=good).check_patch(patch)
 
 
+def test_what_no_size_fits_is_refused_with_what_to_write():
+  with pytest.raises(ValueError, match=r"8, such as \(64, 64\)\."):
+    dataset.EncodeSettings(size=(64,))
+  with pytest.raises(ValueError, match="model.video.patch is 0: expected 1"):
+    dataset.EncodeSettings().check_patch(0)
+
+
 def test_given_codecs_must_be_of_the_sizes_that_are_said():
   codecs = clips.codecs()
   sizes = dict(video_channels=8, audio_channels=6, text_length=6, text_width=8)

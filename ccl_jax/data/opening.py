@@ -12,7 +12,6 @@ import warnings
 from collections.abc import Iterator
 
 import av
-from etils import epath
 from PIL import Image
 
 from ccl_jax.files import is_remote, local_copy
@@ -216,7 +215,6 @@ def _source(path: Path) -> Iterator[str | io.BufferedReader]:
 
 
 def _check_bucket(path: Path) -> None:
-  try:
-    epath.Path(path)
-  except KeyError as error:
-    raise ClipError("is an address; files and buckets are read") from error
+  # Paths of epath lead to other services too, such as hf://.
+  if not os.fspath(path).startswith("gs://"):
+    raise ClipError("is an address; files and buckets (gs://) are read")

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import threading
 
 import numpy as np
 import pytest
@@ -245,3 +246,22 @@ def test_a_visitor_stops_the_own_request_and_no_other(session):
   assert session.steps_done == 30 and result.clip.exists()
   session.stop("me")  # Nothing runs: nothing to stop.
   session.request(fields("t2a"), settings, owner="me")
+
+
+def test_closing_ends_what_runs_and_refuses_what_waits(session, tmp_path):
+  """By another thread, as by the one that got the signal."""
+  settings = {"num_inference_steps": 30, "guidance": "none"}
+  closing = Session(session.pipeline, {}, tmp_path)
+  closer = threading.Thread(target=closing.close)
+
+  def close(stage, done, of):
+    if closer.ident is None:
+      closer.start()
+
+  with pytest.raises(Stopped):
+    closing.request(fields("t2a"), settings, close)
+  closer.join(10.0)
+  assert not closer.is_alive() and closing.steps_done < 30
+  with pytest.raises(Stopped, match="has ended"):
+    closing.request(fields("t2a"), settings)
+  assert not list(tmp_path.rglob("*.wav"))

@@ -194,10 +194,13 @@ def make_probe(steps: int, layers: int) -> AttentionProbe | None:
   """Returns the steps and layers of --attention_maps, None without it."""
   if not MAPS.value:
     return None
-  return AttentionProbe(
-    tuple(MAP_STEPS.value or first_middle_last(steps)),
-    tuple(MAP_LAYERS.value or first_middle_last(layers)),
-  )
+  chosen = []
+  for flag, num in ((MAP_STEPS, steps), (MAP_LAYERS, layers)):
+    chosen.append(tuple(flag.value or first_middle_last(num)))
+    for index in chosen[-1]:
+      if not 0 <= index < num:
+        raise ValueError(f"--{flag.name}={index}: expected 0 to {num - 1}.")
+  return AttentionProbe(*chosen)
 
 
 def sampling_overrides() -> dict[str, Any]:

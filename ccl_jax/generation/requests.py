@@ -83,7 +83,11 @@ def make_request(fields: Mapping[str, Any], where: str = "") -> Request:
         f"Unknown key '{cut(key)}' of a prompt.{suggest(key, _TYPES)}"
         f" Known keys: {', '.join(sorted(_TYPES))}."
       )
-  fields = {name: x for name, x in fields.items() if x is not None}
+  fields = {
+    name: int(x) if isinstance(x, np.integer) else x
+    for name, x in fields.items()
+    if x is not None
+  }
   if "prompt" not in fields:
     raise ValueError('expected a "prompt".')
   for name, value in fields.items():

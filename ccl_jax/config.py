@@ -8,7 +8,8 @@ them, one that a run has stored is upgraded when it is read.
 
 import difflib
 import inspect
-from collections.abc import Callable, Collection, Mapping
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 # Dotted name of a key in earlier versions -> today's.
@@ -104,6 +105,22 @@ def check_pairs(key: str, pairs: Any, second: type | tuple[type, ...]) -> None:
   raise ValueError(
     f"{key} is {pairs!r}: expected pairs, --config.{key}={FORMS[key]}"
   )
+
+
+def check_patterns(key: str, patterns: Iterable[str]) -> None:
+  """Checks that a config's regexes of parameters' paths are some.
+
+  Raises:
+    ValueError: one is none; the message names the key and it.
+  """
+  for pattern in patterns:
+    try:
+      re.compile(pattern)
+    except (re.error, OverflowError, RecursionError) as error:
+      raise ValueError(
+        f"{key}: '{pattern}' is no regex: {error}. A name is written as it is,"
+        " and .* fits anything."
+      ) from error
 
 
 def new_path(path: str) -> str | None:

@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import pathlib
+import re
 import shutil
 import tempfile
 import time
@@ -76,11 +77,15 @@ def read_text(path: epath.PathLike) -> str:
   Raises:
     ValueError: another encoding; the message names the file.
   """
+  return _decode(path)
+
+
+def _decode(path: epath.PathLike, errors: str = "strict") -> str:
   is_member = isinstance(path, TarMember)
   data = (path if is_member else epath.Path(path)).read_bytes()
   problem = text = ""
   try:
-    text = data.decode("utf-8-sig")
+    text = data.decode("utf-8-sig", errors)
   except UnicodeDecodeError as error:
     line = data[: error.start].count(b"\n") + 1
     problem = (
@@ -89,7 +94,7 @@ def read_text(path: epath.PathLike) -> str:
     )
   if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
     problem = "it is UTF-16"
-  elif "\0" in text:
+  elif "\0" in text and errors == "strict":
     problem = "it has bytes of zero, as in UTF-16"
   if problem:
     raise ValueError(
@@ -104,8 +109,35 @@ def read_lines(path: epath.PathLike) -> list[str]:
   Only line feeds and carriage returns end a line: `str.splitlines` would also
   cut at U+2028 and others, which may stand in a JSON string.
   """
-  text = read_text(path).replace("\r\n", "\n").replace("\r", "\n")
-  return text.split("\n")
+  return _split(read_text(path))
+
+
+def read_unchecked_lines(path: epath.PathLike) -> list[str]:
+  """Returns lines as `read_lines`, of which `check_line` may refuse some.
+
+  Raises:
+    ValueError: UTF-16, which concerns all of them.
+  """
+  return _split(_decode(path, "surrogateescape"))
+
+
+def check_line(line: str) -> None:
+  """Checks a line of `read_unchecked_lines`.
+
+  Raises:
+    ValueError: it is not UTF-8.
+  """
+  escaped = re.search("[\udc80-\udcff]", line)
+  byte = ord(escaped[0]) - 0xDC00 if escaped else 0
+  if escaped or "\0" in line:
+    raise ValueError(
+      f"it has the byte {byte:#x}, which is not of a UTF-8 text. Save it as"
+      " UTF-8."
+    )
+
+
+def _split(text: str) -> list[str]:
+  return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
 
 
 def parse_object(text: str) -> dict[str, Any]:

@@ -31,7 +31,7 @@ import numpy as np
 
 from ccl_jax import trees
 from ccl_jax.array_types import Array, PyTree
-from ccl_jax.config import check_pairs
+from ccl_jax.config import check_pairs, check_patterns
 
 _FACTOR = re.compile(r"(.*)/lora/[ab]/kernel")
 
@@ -57,6 +57,8 @@ class LoRAConfig:
 
   def __post_init__(self):
     check_pairs("lora.rules", self.rules, int)
+    check_patterns("lora.rules", (regex for regex, _ in self.rules))
+    check_patterns("lora.train_also", self.train_also)
     check_scale("lora.alpha", self.alpha)
     if not 0 <= self.dropout < 1:
       raise ValueError(f"lora.dropout is {self.dropout}: expected 0 <= it < 1.")
@@ -216,10 +218,7 @@ def drop(params: PyTree, key: Array, rate: float) -> PyTree:
 
 def _matched(key: str, regex: str, paths: Iterable[str]) -> list[str]:
   """Returns the paths that a regex matches, at least one."""
-  try:
-    matched = [path for path in paths if re.fullmatch(regex, path)]
-  except re.error as error:
-    raise ValueError(f"lora.{key}: '{regex}' is no regex: {error}.") from error
+  matched = [path for path in paths if re.fullmatch(regex, path)]
   if not matched:
     raise ValueError(
       f"lora.{key}: '{regex}' matches no parameter; their paths are like"

@@ -13,7 +13,7 @@ once, over all devices of this host. Start the same command on every host with
 --distributed, and each generates its share. The same command resumes. Results
 depend on their seeds and not on what else is in the list; on a CPU they are the
 same bytes whatever --batch, order and restarts. A line that fails is
-reported and the others go on; the exit code is then 1.
+reported and the others go on; the exit code is then 2.
 """
 
 import dataclasses
@@ -158,7 +158,7 @@ def read_requests() -> tuple[list[requests.Request], list[str]]:
     "image": IMAGE.value, "audio": AUDIO.value, "video": VIDEO.value,
   }  # fmt: skip
   if PROMPTS.value is not None:
-    return requests.read_list(PROMPTS.value, fields)
+    return requests.read_list(PROMPTS.value, fields, MAPS.value)
   name = f"{TASK.value}_{SEED.value}"
   fields |= {"prompt": PROMPT.value, "name": name}
   return [requests.make_request(fields)], []
@@ -194,10 +194,13 @@ def make_probe(steps: int, layers: int) -> AttentionProbe | None:
   """Returns the steps and layers of --attention_maps, None without it."""
   if not MAPS.value:
     return None
-  return AttentionProbe(
-    tuple(MAP_STEPS.value or first_middle_last(steps)),
-    tuple(MAP_LAYERS.value or first_middle_last(layers)),
-  )
+  chosen = []
+  for flag, num in ((MAP_STEPS, steps), (MAP_LAYERS, layers)):
+    chosen.append(tuple(flag.value or first_middle_last(num)))
+    for index in chosen[-1]:
+      if not 0 <= index < num:
+        raise ValueError(f"--{flag.name}={index}: expected 0 to {num - 1}.")
+  return AttentionProbe(*chosen)
 
 
 def sampling_overrides() -> dict[str, Any]:

@@ -11,6 +11,7 @@ from ccl_jax.config import (
   build,
   check_keys,
   check_pairs,
+  check_patterns,
   dotted,
   new_path,
   upgrade,
@@ -67,6 +68,13 @@ def test_what_is_not_pairs_is_an_error_that_shows_them(pairs):
   assert "\n" not in str(error.value)
   check_pairs(key, ((".*", 1e-3), ["a", 0]), (float, int))
   check_pairs(key, (), (float, int))
+
+
+@pytest.mark.parametrize("pattern", ["[", "*", "a{99999999999}", "(" * 9999])
+def test_what_is_no_regex_is_an_error_that_names_it(pattern):
+  check_patterns("init.fresh", [".*", "a/b"])
+  with pytest.raises(ValueError, match=r"^init\.fresh: '.*' is no regex: "):
+    check_patterns("init.fresh", [".*", pattern])
 
 
 def test_keys_with_a_form_are_keys():

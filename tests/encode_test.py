@@ -108,6 +108,7 @@ def test_features_of_speech_control_a_video(folder, weights, tmp_path):
   [
     ({"weights.wav2vec2": "x"}, "has wav2vec2 and audio, vocoder"),
     ({"weights.vocoder": ""}, "--config.encode.weights.vocoder=FILE"),
+    ({"size": 64}, "expected two multiples of 8, such as (64, 64)."),
     ({"text_width": 4096}, "encode.text_width is 4096, the codecs' is 16"),
   ],
 )

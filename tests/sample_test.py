@@ -64,7 +64,7 @@ def test_every_task_of_a_list(run, inputs, tmp_path):
     (["--prompts=nowhere.jsonl"], "nowhere.jsonl"),
     (["--prompt=x", "--step=9"], "No checkpoint of step 9"),
     (["--prompt=x", "--guidance=cfg"], "ucg2"),
-    (["--prompt=x", "--num_inference_steps=0"], "num_steps=0"),
+    (["--prompt=x", "--num_inference_steps=0"], "num_inference_steps is 0"),
     (["--prompt=x", "--video_guidance_scale=-1"], "video_guidance_scale is -1"),
     (["--prompt=x", "--seed=-1"], "seed -1"),
     (["--prompt=x", "--fsdp=3"], "does not fit"),
@@ -142,5 +142,6 @@ def test_attention_maps_lie_beside_the_results(run, tmp_path):
   shown = media.read_clip(out / "t2av_0.attention.mp4")
   assert shown.video.shape == (SHAPE.frames, *SHAPE.size, 3)
   assert (out / "t2av_0.attention.png").stat().st_size > 1000
-  with pytest.raises(ValueError, match="layers is \\(9,\\)"):
-    generate(run, out, *options, "--attention_maps", "--attention_layer=9")
+  for flag in ("--attention_layer=9", "--attention_step=500"):
+    with pytest.raises(ValueError, match=f"^{flag}: expected 0 to "):
+      generate(run, out, *options, "--attention_maps", flag)

@@ -93,6 +93,9 @@ def serve() -> None:
       OSError
     ) as error:  # the port is taken, or the host is another machine
       raise ValueError(f"--host, --port: {error}") from error
+    finally:
+      # What runs would write into the folder while it is deleted.
+      session.close()
 
 
 if __name__ == "__main__":

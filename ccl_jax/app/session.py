@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
+import librosa.core.spectrum
+import librosa.filters  # noqa: F401  # at its first use it may be too late
 import numpy as np
 from etils import epath
 from jaxtyping import UInt8
@@ -71,7 +73,7 @@ class Session:
 
   # Whose request runs, if any, and whether it shall stop.
   _owner: str | None = None
-  _is_stopped = False
+  _is_stopped = _is_closed = False
 
   def __init__(
     self,
@@ -110,11 +112,13 @@ class Session:
       ValueError: a field, an upload or a setting that cannot be used.
     """
     with self._lock:
+      if self._is_closed:
+        raise Stopped("The page has ended.")
       self._owner, self._is_stopped = owner, False
       try:
         return self._request(fields, sampling, progress, attention)
       except Exception as error:
-        if self._is_stopped:
+        if self._is_stopped or self._is_closed:
           raise Stopped("Stopped.") from error
         if isinstance(error, ValueError):
           raise ValueError(hide_paths(str(error), fields)) from error
@@ -126,6 +130,12 @@ class Session:
     """Stops the request of this owner at its next step; no other one."""
     if owner == self._owner:
       self._is_stopped = True
+
+  def close(self) -> None:
+    """Stops what runs and waits for its end; further requests are refused."""
+    self._is_closed = True
+    with self._lock:
+      pass
 
   def _request(self, fields, sampling, progress, attention) -> Result:
     request = self.make_request(fields)
@@ -208,7 +218,7 @@ class Session:
     )  # fmt: skip
 
   def _count_step(self, sigma: Any) -> None:
-    if self._is_stopped:
+    if self._is_stopped or self._is_closed:
       raise Stopped("Stopped.")  # JAX ends the program with it
     self.steps_done += 1
 

@@ -15,7 +15,7 @@ _CLOSING = {
   "\u201e": "\u201c\u201d",
   "\u201f": "\u201d",
   "\u00ab": "\u00bb",
-  "\u00bb": "\u00ab",
+  "\u00bb": "\u00ab\u00bb",
   "\u300c": "\u300d",
   "\u300e": "\u300f",
   "\u301d": "\u301e\u301f",
@@ -45,7 +45,7 @@ def normalize_quotes(text: str) -> str:
     characters[i] = "'"
     if _is_inches(text, i, later, start):
       characters[i] = _INCHES
-    elif start is None or _is_nested(text, i, later, opened):
+    elif start is None or _is_nested(text, i, later, start, opened):
       if text[i] in _CLOSING:
         opened.append(i)
     else:
@@ -70,22 +70,38 @@ def _is_inches(
   """Returns whether mark i stands for inches.
 
   After a digit it does, unless it closes what began at `start`: then the next
-  mark does not look like a closing one.
+  mark that is not after a digit, if any, does not look like a closing one.
   """
-  if text[i] not in _AFTER_DIGIT or not text[:i][-1:].isnumeric():
+  if text[i] not in _AFTER_DIGIT or not _is_after_digit(text, i):
     return False
-  return start is None or bool(later and _looks_closing(text, later[0]))
+  others = (j for j in later if not _is_after_digit(text, j))
+  following = next(others, None)
+  is_closed_later = following is not None and _looks_closing(text, following)
+  return start is None or is_closed_later
+
+
+def _is_after_digit(text: str, i: int) -> bool:
+  return text[:i][-1:].isnumeric()
 
 
 def _is_nested(
-  text: str, i: int, later: Sequence[int], opened: Sequence[int]
+  text: str,
+  i: int,
+  later: Sequence[int],
+  start: int,
+  opened: Sequence[int],
 ) -> bool:
-  """Returns whether a straight mark opens another pair within an open one."""
-  if text[i] not in _STRAIGHT:
+  """Returns whether mark i opens a pair within the one begun at `start`.
+
+  Only straight marks and German ones can: others differ from what closes.
+  """
+  is_german = text[start] + text[i] == "\u201e\u201c"
+  if text[i] not in _STRAIGHT and not is_german:
     return False
   looks_opening = text[i - 1].isspace() and text[i + 1 : i + 2].isalnum()
-  depth = sum(text[start] == text[i] for start in opened)
-  return looks_opening and sum(text[j] == text[i] for j in later) > depth
+  depth = sum(text[j] == text[start] for j in opened)
+  closing = sum(text[j] in _CLOSING[text[start]] for j in later)
+  return looks_opening and closing > depth
 
 
 def _looks_closing(text: str, i: int) -> bool:

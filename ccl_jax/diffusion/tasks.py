@@ -234,6 +234,7 @@ def inference_task(name: str) -> InferenceTask:
   """Returns the inference task called `name`; a ValueError lists the names."""
   if name not in INFERENCE_TASKS:
     raise ValueError(
-      f"Unknown task '{name}', expected one of {', '.join(INFERENCE_TASKS)}."
+      f"Unknown task '{name[:40]}', expected one of"
+      f" {', '.join(INFERENCE_TASKS)}."
     )
   return INFERENCE_TASKS[name]

@@ -15,6 +15,7 @@ import contextlib
 import dataclasses
 import logging
 import math
+import numbers
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -50,13 +51,13 @@ class Pipeline(Components):
   def __call__(
     self,
     task: str,
-    prompts: str | Sequence[str],
+    prompts: str | Iterable[str],
     *,
     negative: str | Sequence[str] = "",
     images: Sequence[UInt8[np.ndarray, "y x 3"]] | None = None,
     audios: Sequence[Float[np.ndarray, " s"]] | None = None,
     videos: Sequence[UInt8[np.ndarray, "t y x 3"]] | None = None,
-    seeds: int | Sequence[int] | None = None,
+    seeds: int | np.integer | Iterable[int | np.integer] | None = None,
     sampling: SamplingConfig | None = None,
   ) -> list[GeneratedClip]:
     """Generates one clip per prompt; input streams are returned with it.
@@ -73,15 +74,16 @@ class Pipeline(Components):
     Raises:
       ValueError: an unknown task, or an input that it lacks or cannot take.
     """
-    prompts = [prompts] if isinstance(prompts, str) else prompts
+    prompts = [prompts] if isinstance(prompts, str) else _listed(prompts)
     num, inputs = len(prompts), dict(image=images, audio=audios, video=videos)
     check_inputs(tasks.inference_task(task), inputs)
     columns = {"prompt": prompts, "seed": seeds, "negative": negative} | inputs
-    if seeds is None or isinstance(seeds, int):
-      columns["seed"] = range(seeds or 0, (seeds or 0) + num)
+    if seeds is None or isinstance(seeds, numbers.Integral):
+      first = int(seeds or 0)
+      columns["seed"] = range(first, first + num)
     if isinstance(negative, str):
       columns["negative"] = [negative] * num
-    columns = {name: x for name, x in columns.items() if x is not None}
+    columns = {n: list(x) for n, x in columns.items() if x is not None}
     for name, values in columns.items():
       if len(values) != num:
         raise ValueError(
@@ -92,7 +94,9 @@ class Pipeline(Components):
       for i, row in enumerate(zip(*columns.values(), strict=True))
     ]
     plan = tasks.inference_task(task)
-    if note := self.describe_untrained(plan, plan.reference and bool(images)):
+    if note := self.describe_untrained(
+      plan, plan.reference and "image" in columns
+    ):
       logging.warning(note)
     return self.generate(requests, sampling=sampling, batch_size=num)
 
@@ -238,6 +242,15 @@ def chunked(items: Sequence[T], size: int) -> Iterator[list[T]]:
   """Yields consecutive chunks of `size` items, the last perhaps smaller."""
   for start in range(0, len(items), size):
     yield list(items[start : start + size])
+
+
+def _listed(prompts: Any) -> list[str]:
+  """Returns the prompts, of a generator too, as a list."""
+  if not isinstance(prompts, Iterable):
+    raise ValueError(
+      f"prompts is {prompts!r}: expected a text, or one for each clip."
+    )
+  return list(prompts)
 
 
 def _stack(trees: Sequence[Any]) -> Any:

@@ -22,10 +22,13 @@ from ccl_jax.config import suggest
 from ccl_jax.data import media
 from ccl_jax.data.clip import MAX_BYTES, ClipShape
 from ccl_jax.diffusion import tasks
-from ccl_jax.files import parse_object, read_lines
+from ccl_jax.files import check_line, parse_object, read_unchecked_lines
 from ccl_jax.generation.sampling_config import SamplingConfig
 
 INPUTS = ("image", "audio", "video")
+_MAX_NAME, _MAX_PARTS = 1000, 20  # bytes, and folders with the file
+_MAX_PATH, _MAX_PART = 4096, 255  # bytes of a path that a disk takes
+_SHOWN = 40  # characters of a value in a message
 # Fields that users write, with their types.
 _TYPES = {"seed": int} | dict.fromkeys(
   ("prompt", "task", "name", "negative", *INPUTS), str
@@ -77,49 +80,82 @@ def make_request(fields: Mapping[str, Any], where: str = "") -> Request:
   for key in fields:
     if key not in _TYPES:
       raise ValueError(
-        f"Unknown key '{key}' of a prompt.{suggest(key, _TYPES)} Known keys:"
-        f" {', '.join(sorted(_TYPES))}."
+        f"Unknown key '{cut(key)}' of a prompt.{suggest(key, _TYPES)}"
+        f" Known keys: {', '.join(sorted(_TYPES))}."
       )
-  fields = {name: x for name, x in fields.items() if x is not None}
+  fields = {
+    name: int(x) if isinstance(x, np.integer) else x
+    for name, x in fields.items()
+    if x is not None
+  }
   if "prompt" not in fields:
     raise ValueError('expected a "prompt".')
   for name, value in fields.items():
     is_array = name in INPUTS and isinstance(value, np.ndarray)
     if type(value) is not _TYPES[name] and not is_array:
       kind = {str: "text", int: "a whole number"}[_TYPES[name]]
-      raise ValueError(f'"{name}" is {value!r}, expected {kind}.')
+      raise ValueError(f'"{name}" is {cut(repr(value))}, expected {kind}.')
     if isinstance(value, str):
       _check_text(name, value)
   task = tasks.inference_task(fields["task"])
   check_inputs(task, fields)
   path = pathlib.PurePosixPath(fields["name"])
+  _check_name(path)
   request = Request(**fields | {"task": task, "name": str(path)}, where=where)
   if not 0 <= request.seed < 2**32:
     raise ValueError(
-      f"seed {request.seed}: expected 0 or more, less than 2^32."
-    )
-  if not path.name or path.is_absolute() or ".." in path.parts:
-    raise ValueError(f"name '{path}': expected one below the folder.")
-  if any(len(part.encode()) > MAX_BYTES for part in path.parts):
-    raise ValueError(
-      f"name '{request.name[:20]}...': expected at most {MAX_BYTES} bytes, also"
-      " of each folder."
+      f"seed {cut(str(request.seed))}: expected 0 or more, less than 2^32."
     )
   return request
 
 
-def _check_text(name: str, text: str) -> None:
-  """Checks that a text can be embedded, or be a part of a path.
+def cut(text: str) -> str:
+  """Returns a text as messages show it: the first 40 characters."""
+  return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+def _check_name(path: pathlib.PurePosixPath) -> None:
+  """Checks that files of this name can be made below the output folder.
 
   Raises:
-    ValueError: it has a half of a surrogate pair or, in a path, NUL.
+    ValueError: they cannot.
   """
+  shown = f"name '{cut(str(path))}'"
+  if not path.name or path.is_absolute() or ".." in path.parts:
+    raise ValueError(f"{shown}: expected one below the folder.")
+  if any(len(part.encode()) > MAX_BYTES for part in path.parts):
+    raise ValueError(
+      f"{shown}: expected at most {MAX_BYTES} bytes, also of each folder."
+    )
+  size, parts = len(str(path).encode()), len(path.parts)
+  if size > _MAX_NAME or parts > _MAX_PARTS:
+    raise ValueError(
+      f"{shown} has {size} bytes in {parts} parts, expected at most"
+      f" {_MAX_NAME} in {_MAX_PARTS}: shorten it."
+    )
+
+
+def _check_text(name: str, text: str) -> None:
+  """Checks that a text can be embedded, or be a path.
+
+  Raises:
+    ValueError: it has a half of a surrogate pair or, in a path, NUL or a part
+      that is too long.
+  """
+  shown = cut(repr(text))
   try:
     text.encode()
   except UnicodeEncodeError as error:
-    raise ValueError(f'"{name}" has half a character: {text!r}.') from error
+    raise ValueError(f'"{name}" has half a character: {shown}.') from error
   if "\0" in text and name not in ("prompt", "negative"):
-    raise ValueError(f'"{name}" is {text!r}: a path has no NUL.')
+    raise ValueError(f'"{name}" is {shown}: a path has no NUL.')
+  size = len(text.encode())
+  longest = max(len(part.encode()) for part in text.split("/"))
+  if name in INPUTS and (size > _MAX_PATH or longest > _MAX_PART):
+    raise ValueError(
+      f'"{name}" is {shown} of {size} bytes: a path has at most {_MAX_PATH},'
+      f" and {_MAX_PART} in each part."
+    )
 
 
 def check_inputs(task: tasks.InferenceTask, fields: Mapping[str, Any]) -> None:
@@ -138,12 +174,13 @@ def check_inputs(task: tasks.InferenceTask, fields: Mapping[str, Any]) -> None:
 
 
 def read_list(
-  path: epath.PathLike, defaults: Mapping[str, Any]
+  path: epath.PathLike, defaults: Mapping[str, Any], has_maps: bool = False
 ) -> tuple[list[Request], list[str]]:
   """Reads a list of requests.
 
   Args:
     defaults: fields for lines that lack them; "seed" increases by 1 a line.
+    has_maps: whether NAME.attention is the name of files too.
 
   Returns:
     The requests, and a message for each line that is none.
@@ -155,29 +192,31 @@ def read_list(
   if not path.exists():
     raise ValueError(f"--prompts: there is no file '{path}'.")
   try:
-    lines = enumerate(read_lines(path), 1)
+    lines = enumerate(read_unchecked_lines(path), 1)
   except ValueError as error:
     raise ValueError(f"--prompts: {error}") from error
   lines = [(number, line) for number, line in lines if line.strip()]
   if not lines:
     raise ValueError(f"--prompts: '{path}' holds no line.")
-  requests: dict[str, Request] = {}
-  problems = []
+  requests, problems = [], []
+  taken: dict[str, str] = {}
   for index, (number, line) in enumerate(lines):
     where = f"{path} line {number}"
     try:
+      check_line(line)
       fields = (
         defaults | {"seed": defaults["seed"] + index} | parse_object(line)
       )
       fields = {"name": f"{fields['task']}_{index:04d}"} | fields
       request = make_request(fields, where)
-      if request.name in requests:
-        first = requests[request.name].where
-        raise ValueError(f"name '{request.name}' is taken, by {first}.")
-      requests[request.name] = request
+      names = [request.name, f"{request.name}.attention"][: 1 + has_maps]
+      for name in filter(taken.get, names):
+        raise ValueError(f"name '{cut(name)}' is taken, by {taken[name]}.")
+      taken |= dict.fromkeys(names, where)
+      requests.append(request)
     except ValueError as error:
       problems.append(f"{where}: {error}")
-  return list(requests.values()), problems
+  return requests, problems
 
 
 def from_clips(

@@ -93,6 +93,15 @@ class SamplingConfig:
 
   def __post_init__(self):
     guidance.rule(self.guidance)
+    if self.num_inference_steps < 1:
+      raise ValueError(
+        f"sampling.num_inference_steps is {self.num_inference_steps}: expected"
+        " at least 1."
+      )
+    for name in ("shift", "audio_shift"):
+      value = getattr(self, name)
+      if value is not None and not value > 0:
+        raise ValueError(f"sampling.{name} is {value}: expected it positive.")
     _ = self.sigmas  # raises ValueError
     solvers.check_solver(self.solver)
     for field in dataclasses.fields(self):

@@ -16,7 +16,7 @@ import optax
 
 from ccl_jax import trees
 from ccl_jax.array_types import PyTree
-from ccl_jax.config import check_pairs
+from ccl_jax.config import check_pairs, check_patterns
 from ccl_jax.param_names import is_kernel
 
 SCHEDULES = ("constant", "cosine")
@@ -53,18 +53,21 @@ class Optimizer:
   frozen_dtype: str = "float32"
 
   def __post_init__(self):
-    check_pairs("optimizer.learning_rates", self.learning_rates, (float, int))
+    key, rates = "optimizer.learning_rates", self.learning_rates
+    check_pairs(key, rates, (float, int))
+    check_patterns(key, (pattern for pattern, _ in rates))
     if self.schedule not in SCHEDULES:
       raise ValueError(
-        f"optimizer {self.schedule=}: expected one of {SCHEDULES}."
+        f"optimizer.schedule={self.schedule!r}: expected one of {SCHEDULES}."
       )
     if self.frozen_dtype not in FROZEN_DTYPES:
       raise ValueError(
-        f"optimizer {self.frozen_dtype=}: expected one of {FROZEN_DTYPES}."
+        f"optimizer.frozen_dtype={self.frozen_dtype!r}: expected one of"
+        f" {FROZEN_DTYPES}."
       )
     if not 0 <= self.ema_decay < 1:
       raise ValueError(
-        f"optimizer {self.ema_decay=}: expected 0 <= ema_decay < 1."
+        f"optimizer.ema_decay={self.ema_decay!r}: expected 0 <= ema_decay < 1."
       )
 
   def make_schedule(self, num_steps: int) -> optax.Schedule:

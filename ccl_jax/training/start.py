@@ -13,7 +13,7 @@ from etils import epath
 from ccl_jax import lora
 from ccl_jax.array_types import Array, PyTree
 from ccl_jax.checkpoints import manager, restore
-from ccl_jax.config import FORMS, check_pairs
+from ccl_jax.config import FORMS, check_pairs, check_patterns
 from ccl_jax.training.setup import TrainSetup
 from ccl_jax.training.state import (
   abstract_params,
@@ -32,7 +32,7 @@ class InitConfig:
     fresh: path regexes of parameters that no earlier run has.
 
   Raises:
-    ValueError: `from_runs` is not made of pairs.
+    ValueError: `from_runs` is not made of pairs, or a regex is none.
   """
 
   from_runs: tuple[tuple[str, str], ...] = ()
@@ -40,6 +40,8 @@ class InitConfig:
 
   def __post_init__(self):
     check_pairs("init.from_runs", self.from_runs, str)
+    check_patterns("init.from_runs", (regex for regex, _ in self.from_runs))
+    check_patterns("init.fresh", self.fresh)
 
 
 def earlier_params(

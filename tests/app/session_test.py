@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import threading
 
 import numpy as np
 import pytest
@@ -101,7 +102,7 @@ def test_only_the_last_results_stay(session):
     ("t2a", {"prompt": "x" * 4001}, {}, "^The prompt has 4,001 characters"),
     ("t2a", {"negative": "x" * 4001}, {}, "^The negative has 4,001 characters"),
     ("t2a", {}, {"num_inference_steps": None}, "^Num inference steps is empty"),
-    ("t2a", {}, {"num_inference_steps": 0}, "num_steps=0"),
+    ("t2a", {}, {"num_inference_steps": 0}, "num_inference_steps is 0"),
     ("t2a", {}, {"audio_guidance_scale": -1.0}, "audio_guidance_scale is -1"),
     ("t2a", {"prompt": "word " * 50}, {}, "51 tokens"),
   ],
@@ -245,3 +246,22 @@ def test_a_visitor_stops_the_own_request_and_no_other(session):
   assert session.steps_done == 30 and result.clip.exists()
   session.stop("me")  # Nothing runs: nothing to stop.
   session.request(fields("t2a"), settings, owner="me")
+
+
+def test_closing_ends_what_runs_and_refuses_what_waits(session, tmp_path):
+  """By another thread, as by the one that got the signal."""
+  settings = {"num_inference_steps": 30, "guidance": "none"}
+  closing = Session(session.pipeline, {}, tmp_path)
+  closer = threading.Thread(target=closing.close)
+
+  def close(stage, done, of):
+    if closer.ident is None:
+      closer.start()
+
+  with pytest.raises(Stopped):
+    closing.request(fields("t2a"), settings, close)
+  closer.join(10.0)
+  assert not closer.is_alive() and closing.steps_done < 30
+  with pytest.raises(Stopped, match="has ended"):
+    closing.request(fields("t2a"), settings)
+  assert not list(tmp_path.rglob("*.wav"))

@@ -19,6 +19,8 @@ from ccl_jax.codecs.quotation import normalize_quotes
     ("„Hallo“ sagt er, „gut“", '"Hallo" sagt er, "gut"'),
     ("»Hej« og «oui»", '"Hej" og "oui"'),
     ("”Hej” säger", '"Hej" säger'),
+    ("»Hej» vind", '"Hej" vind'),
+    ("»Ja« und »nein« »Hej» «oui»", '"Ja" und "nein" "Hej" "oui"'),
     ("「はい」と『いいえ』", '"はい"と"いいえ"'),
     ("\uff02Hi\uff02 he", '"Hi" he'),
     # Nested ones.
@@ -27,7 +29,11 @@ from ccl_jax.codecs.quotation import normalize_quotes
     ("«Il dit «non» fort» fin", "\"Il dit 'non' fort\" fin"),
     ('“He said "yes" loudly” end', "\"He said 'yes' loudly\" end"),
     ("He\u2019s “John\u2019s”", 'He\u2019s "John\u2019s"'),
+    ("„Hallo “Welt” da“ Wind", "\"Hallo 'Welt' da\" Wind"),
+    ("„Hallo “sagt er", '"Hallo "sagt er'),
     # Inches.
+    ('"call 911" shouted a man 6" away', '"call 911" shouted a man 6″ away'),
+    ('A 6" pipe says "2" loudly 3" away', 'A 6″ pipe says "2" loudly 3″ away'),
     ('A 6" pipe falls.', "A 6″ pipe falls."),
     ("A 6” pipe falls.", "A 6″ pipe falls."),
     ('A 6" pipe. "Mind the 4" gap!" he says.',

@@ -128,6 +128,13 @@ def test_names_that_are_addresses_are_no_files(monkeypatch, tmp_path, watch):
     assert not watch.was_asked, name
 
 
+@pytest.mark.parametrize("scheme", ["hf", "s3", "az", "http", "GS"])
+def test_of_addresses_only_those_of_buckets_are_opened(monkeypatch, scheme):
+  monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: pytest.fail())
+  with pytest.raises(media.ClipError, match="is an address; files and buckets"):
+    media.read_clip(f"{scheme}://x/y")
+
+
 def test_patterns_of_images_and_what_is_no_file_are_refused(tmp_path):
   image = av.VideoFrame.from_ndarray(flash.picture(), format="rgb24")
   image.save(str(tmp_path / "1.png"))

@@ -79,6 +79,10 @@ def test_one_text_is_one_clip(pipeline):
   (one,) = pipeline("t2a", "A face.", seeds=7)
   (other,) = pipeline("t2a", ["A face."], seeds=[7])
   np.testing.assert_array_equal(one.audio, other.audio)
+  (counted,) = pipeline("t2a", (x for x in ["A face."]), seeds=np.int64(7))
+  np.testing.assert_array_equal(one.audio, counted.audio)
+  (counted,) = pipeline("t2a", ["A face."], seeds=np.array([7]))
+  np.testing.assert_array_equal(one.audio, counted.audio)
   assert pipeline("t2a", []) == []
   pair = pipeline("t2a", ["A ball.", "A face."], seeds=6)
   np.testing.assert_array_equal(pair[1].audio, one.audio)

@@ -57,6 +57,8 @@ def test_lines_take_what_they_lack_from_the_flags(tmp_path):
     ('{"prompt": "x", "task": "a2v", "audio": "a\\u0000"}', "no NUL"),
     (json.dumps({"prompt": "x", "name": "x" * 300}), "at most 190 bytes"),
     (json.dumps({"prompt": "x", "name": "\u4e16" * 70 + "/a"}), "190 bytes"),
+    (json.dumps({"prompt": "x", "name": "a/" * 2000 + "b"}), "2001 parts"),
+    (json.dumps({"prompt": "x", "name": f"{'x' * 150}/" * 7}), "1056 bytes"),
     ('{"prompt": 5}', '"prompt" is 5, expected text'),
     ('{"prompt": "x", "seed": "one"}', "expected a whole number"),
     ('{"prompt": "x", "seed": true}', "expected a whole number"),
@@ -97,13 +99,56 @@ def test_only_line_feeds_and_returns_end_a_line(tmp_path, end, encoding):
   assert items[3].name == "t2av_0003" and items[3].where.endswith("line 4")
 
 
+@pytest.mark.parametrize(
+  ("raw", "byte"),
+  [(b"\0", "0x0"), (b"\xe9", "0xe9"), (b"\xed\xa0\x80", "0xed")],
+)
+def test_a_line_that_is_not_utf_8_leaves_the_others(tmp_path, raw, byte):
+  path = tmp_path / "list.jsonl"
+  lines = (b'{"prompt": "%s"}' % text for text in (b"caf\xc3\xa9", raw, b"y"))
+  path.write_bytes(b"\n".join(lines))
+  items, (problem,) = requests.read_list(path, DEFAULTS)
+  assert [item.prompt for item in items] == ["caf\u00e9", "y"]
+  assert problem.startswith(f"{path} line 2: it has the byte {byte},")
+
+
+@pytest.mark.parametrize(
+  "fields",
+  [
+    {"prompt": ["x" * 5000]},
+    {"prompt": "\udc00" * 5000},
+    {"seed": 10**4000},
+    {"seed": "9" * 5000},
+    {"name": "../" * 5000},
+    {"task": "t2av" * 5000},
+    {"task": "a2v", "audio": "a" * 300},
+    {"task": "a2v", "audio": "a/" * 5000},
+    {"x" * 5000: 1},
+  ],
+)
+def test_a_long_value_is_cut_in_the_message(tmp_path, fields):
+  _, (problem,) = read(tmp_path, json.dumps({"prompt": "x"} | fields))
+  assert len(problem) < 300 + len(str(tmp_path))
+
+
 def test_a_list_in_another_encoding_is_one_error(tmp_path):
   path = tmp_path / "list.jsonl"
-  path.write_bytes('{"prompt": "caf\u00e9"}'.encode("latin-1"))
+  path.write_bytes('{"prompt": "caf\u00e9"}'.encode("utf-16"))
   with pytest.raises(
     ValueError, match=r"--prompts: .*list.jsonl' is not UTF-8"
   ):
     requests.read_list(path, DEFAULTS)
+
+
+@pytest.mark.parametrize("names", [("x", "x.attention"), ("x.attention", "x")])
+def test_the_name_of_attention_maps_is_taken_too(tmp_path, names):
+  path = tmp_path / "list.jsonl"
+  lines = (json.dumps({"prompt": "y", "name": name}) for name in names)
+  path.write_text("\n".join(lines))
+  assert len(requests.read_list(path, DEFAULTS)[0]) == 2
+  items, (problem,) = requests.read_list(path, DEFAULTS, has_maps=True)
+  assert [item.name for item in items] == [names[0]]
+  assert "line 2: name 'x.attention' is taken, by" in problem
 
 
 def test_a_list_of_nothing_is_an_error(tmp_path):

@@ -25,8 +25,13 @@ def test_the_rate_rises_then_stays_or_falls(schedule, falling):
 
 @pytest.mark.parametrize(
   ("fields", "words"),
-  [({"schedule": "linear"}, "schedule"), ({"ema_decay": 1.5}, "ema_decay")],
+  [
+    ({"schedule": "linear"}, "schedule='linear'"),
+    ({"ema_decay": 1.5}, "ema_decay=1.5"),
+    ({"frozen_dtype": "int8"}, "frozen_dtype='int8'"),
+    ({"learning_rates": (("[", 1e-4),)}, "learning_rates: '\\[' is no regex"),
+  ],
 )
-def test_wrong_numbers_are_named(fields, words):
-  with pytest.raises(ValueError, match=words):
-    Optimizer(RATES, **fields)
+def test_what_is_wrong_is_named_as_in_a_config(fields, words):
+  with pytest.raises(ValueError, match=f"^optimizer.{words}"):
+    Optimizer(**{"learning_rates": RATES} | fields)

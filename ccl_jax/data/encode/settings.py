@@ -138,6 +138,8 @@ class EncodeSettings:
     Raises:
       ValueError: it cannot; the message names the nearest sizes that it can.
     """
+    if patch < 1:
+      raise ValueError(f"model.video.patch is {patch}: expected 1 or more.")
     step = _STRIDE * patch
     key = "buckets" if self.buckets else "size"
     for size in (shape.size for shape in self.shapes):
@@ -178,7 +180,8 @@ def _check_frames(frames: Any) -> tuple[bool, str]:
 def _check_size(size: Sequence[Any]) -> tuple[bool, str]:
   """Returns whether (y, x) is possible, and what is expected."""
   are_whole = all(isinstance(n, int) for n in size)
-  near = _nearest(size[:2] if are_whole else (64, 64), 16)
+  has_two = are_whole and len(size) >= 2
+  near = _nearest(size[:2] if has_two else (64, 64), 16)
   is_valid = (
     are_whole
     and len(size) == 2

@@ -297,6 +297,11 @@ def test_sizes_that_a_model_cannot_take_are_refused(size, patch, nearest):
   dataset.EncodeSettings(size=good).check_patch(patch)
 
 
+def test_a_patch_of_nothing_is_refused():
+  with pytest.raises(ValueError, match="patch is 0: expected 1 or more"):
+    dataset.EncodeSettings().check_patch(0)
+
+
 def test_given_codecs_must_be_of_the_sizes_that_are_said():
   codecs = clips.codecs()
   sizes = dict(video_channels=8, audio_channels=6, text_length=6, text_width=8)

@@ -12,15 +12,25 @@ from ccl_jax.data.opening import ClipError
 # Encoders end sound a little before or after the video: a missing tail of up to
 # this many seconds is filled with silence and is no error.
 MAX_MISSING_TAIL = 0.1
-# A mix whose energy is below this share of its channels' has lost the sound.
-_MIN_MIX = 5e-4
+# A mix whose energy is below this share of its parts' has lost the sound.
+_MIN_MIX = 2e-3
+# The mean of both sides of ITU-R BS.775's mix, by the names of channels, and
+# that of those at the sides, behind and above.
+_GAINS = {
+  **dict.fromkeys(("FL", "FR", "FLC", "FRC", "DL", "DR", "BC"), 0.5),
+  **{"FC": 0.5**0.5, "LFE": 0.0, "LFE2": 0.0},
+}
+_AROUND = 0.5**1.5
+# What channels without names are, as FFmpeg's tools take them.
+_UNNAMED = {6: "5.1", 8: "7.1"}
 
 
 class AudioResampler:
   """Sound on the clock: mixed to one channel, at one sample rate.
 
   Channels are mixed to stereo by the matrix of ITU-R BS.775 (the centre at
-  -3 dB in both), whose mean is the result. Loud passages may exceed 1.
+  -3 dB in both), whose mean is the result; of those whose place is not known
+  it is their mean. Loud passages may exceed 1.
   """
 
   def __init__(self, stream: av.AudioStream, sample_rate: int):
@@ -28,10 +38,10 @@ class AudioResampler:
     self.start: float | None = None
     self.end = -math.inf
     self._skipped = 0.0
-    self._format, self._resampler = None, None
+    self._format, self._resampler, self._gains = None, None, None
     # Pieces of sound, each with the time of its first sample.
     self._pieces: list[tuple[float, np.ndarray]] = []
-    self._mix_energy = self._channels_energy = 0.0
+    self._mix_energy = self._parts_energy = 0.0
 
   def add(self, frame: av.AudioFrame) -> None:
     """Takes the next input frame, which may have another rate and layout."""
@@ -42,7 +52,10 @@ class AudioResampler:
     form = (frame.format.name, frame.layout.name, frame.sample_rate)
     if form != self._format:
       self._flush()
-      self._format, self._resampler = form, self._make_resampler(frame)
+      self._format, self._gains = form, _gains(frame.layout)
+      # PyAV reads less than eight channels that lie apart.
+      sample = "fltp" if len(self._gains) < 8 else "flt"
+      self._resampler = av.AudioResampler(sample, None, self._rate)
     self._resample(frame)
 
   def skip(self, packet: av.Packet) -> None:
@@ -70,7 +83,7 @@ class AudioResampler:
     if self._format is None:
       raise ClipError("has no decodable sound")
     self._flush()
-    if self._mix_energy < _MIN_MIX * self._channels_energy:
+    if self._mix_energy < _MIN_MIX * self._parts_energy:
       raise ClipError(
         "sound is in antiphase: its channels cancel each other when they are"
         " mixed; turn one of them over, or give one channel"
@@ -83,15 +96,6 @@ class AudioResampler:
     num = round(seconds * self._rate)
     return audio_clock.join(self._pieces, start, num, self._rate)
 
-  def _make_resampler(self, frame: av.AudioFrame) -> av.AudioResampler:
-    channels = frame.layout.nb_channels
-    # Layouts such as "7 channels" have no matrix.
-    is_known = " channel" not in frame.layout.name
-    layout = "stereo" if channels > 2 and is_known else None
-    # PyAV reads less than eight channels that lie apart.
-    form = "fltp" if channels < 8 or layout else "flt"
-    return av.AudioResampler(form, layout, self._rate)
-
   def _flush(self) -> None:
     if self._resampler is not None:
       self._resample(None)
@@ -101,13 +105,24 @@ class AudioResampler:
     for piece in self._resampler.resample(frame):
       channels = piece.to_ndarray()
       if not piece.format.is_planar:
-        channels = channels.reshape(-1, piece.layout.nb_channels).T
+        channels = channels.reshape(-1, len(self._gains)).T
       # Not FFmpeg's mix to mono: it makes what both sides share louder.
-      mix = channels.mean(0)
-      if len(channels) > 1:
-        self._mix_energy += float(np.vdot(mix, mix))
-        self._channels_energy += float(np.vdot(channels, channels))
+      parts = self._gains[:, None] * channels
+      mix = parts.sum(0)
+      self._mix_energy += float(np.vdot(mix, mix))
+      self._parts_energy += float(np.vdot(parts, parts))
       self._pieces.append((float(piece.time), mix))
+
+
+def _gains(layout: av.AudioLayout) -> Float[np.ndarray, " c"]:
+  """Returns the share of each channel in the mix."""
+  num = layout.nb_channels
+  names = [channel.name for channel in layout.channels]
+  if num in _UNNAMED and set(names) == {"NONE"}:
+    names = [x.name for x in av.AudioLayout(_UNNAMED[num]).channels]
+  if num > 1 and _GAINS.keys() & set(names):
+    return np.array([_GAINS.get(x, _AROUND) for x in names], np.float32)
+  return np.full(num, 1 / num, np.float32)
 
 
 def declared_seconds(stream: av.VideoStream | av.AudioStream) -> float:

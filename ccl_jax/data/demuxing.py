@@ -62,6 +62,9 @@ def decode_into(
       audio.skip(packet)
       continue
     for frame in frames:
+      if frame.time is None and is_audio and audio.start is not None:
+        # The last one of Windows Media's sound, which the end completes.
+        frame.pts = round(audio.end / frame.time_base)
       if frame.time is None:
         raise ClipError("has frames without timestamps")
       if frame.is_corrupt:

@@ -15,10 +15,11 @@ from ccl_jax.data.pictures import RgbConverter, is_plain_yuv
 from ccl_jax.data.video_sync import Deinterlacer, decode
 from ccl_jax.files import replacing
 
-# What players of mp4 files decode.
+# What players of mp4 files decode; blocks of FLAC and ALAC may be too long to
+# end with the clip, and nothing is lost when they are made anew.
 _COPIED = {
   "video": ("h264", "hevc", "av1", "vp9", "mpeg4"),
-  "audio": ("aac", "mp3", "flac", "alac", "opus", "ac3", "eac3"),
+  "audio": ("aac", "mp3", "opus", "ac3", "eac3"),
 }
 # Seconds by which containers round a time: a frame that begins this little
 # before the end is not of the clip.
@@ -33,8 +34,9 @@ def restore_stream(path: Path, kind: str, source: Path, seconds: float) -> None:
 
   Packets are copied up to the end of the clip. Pictures whose format mp4 has
   not, or that cannot be cut there as later ones are referred to, are encoded
-  once, with their size and rate; sound, such as PCM, becomes FLAC of its own
-  rate and channels, of which it has at most eight: more stay mixed to one.
+  once, with their size and rate; sound, such as PCM and ALAC, becomes FLAC of
+  its own rate and channels, of which it has at most eight: more stay mixed to
+  one.
 
   Args:
     path: an mp4 file.

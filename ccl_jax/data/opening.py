@@ -44,6 +44,7 @@ _THUMBNAIL = (
 )
 _LIMITS = {"max_pixels": str(MAX_PIXELS)}
 _PROBED = 25  # packets of a stream that is not the only one
+_FEW = 2  # pictures of a thumbnail, which some containers write twice
 _TOO_LARGE = (
   "has pictures of {} pixels, expected at most"
   f" {MAX_PIXELS / 1e6:.0f} megapixels: scale it down"
@@ -102,7 +103,8 @@ def find_stream(
 ) -> av.VideoStream | av.AudioStream | None:
   """Returns the first stream of a kind that can be decoded and is no thumbnail.
 
-  Of several, those whose decoder refuses most of the first packets are not.
+  Of several, those whose decoder refuses most of the first packets are not, nor
+  is one of few pictures beside a film.
 
   Raises:
     ClipError: pictures that are too large, or no such stream and `is_needed`.
@@ -113,7 +115,7 @@ def find_stream(
     if not stream.disposition & _THUMBNAIL
   ]
   usable = [stream for stream in found if stream.codec_context is not None]
-  # One picture beside a film is its thumbnail, though nothing says so.
+  # One frame beside others is no film, though nothing says so.
   usable = [stream for stream in usable if stream.frames != 1] or usable
   if not usable:
     if is_needed and found:
@@ -122,7 +124,7 @@ def find_stream(
       raise ClipError(f"has no {kind} stream")
     return None
   if len(usable) > 1:
-    usable = [x for x in usable if _is_decodable(container, x)] or usable
+    usable = _choose(container, usable)
   codec = usable[0].codec_context
   if kind == "video":
     check_size(codec.width, codec.height)
@@ -149,10 +151,26 @@ def _again(
     file.seek(place)
 
 
-def _is_decodable(
+def _choose(
+  container: av.container.InputContainer, streams: list[av.stream.Stream]
+) -> list[av.stream.Stream]:
+  """Returns those that can be decoded and are no thumbnails, if there are any.
+
+  Most containers do not say how many pictures there are.
+  """
+  counts = [_probe(container, stream) for stream in streams]
+  # Sound may be one long packet.
+  few = _FEW if streams[0].type == "video" and max(counts) > _FEW else 0
+  chosen = zip(streams, counts, strict=True)
+  return [stream for stream, num in chosen if num > few] or streams
+
+
+def _probe(
   container: av.container.InputContainer, stream: av.stream.Stream
-) -> bool:
-  """Returns whether the decoder takes most of a stream's first packets.
+) -> int:
+  """Returns how many frames a stream's first packets give.
+
+  It is 0 if the decoder refuses as many packets.
 
   The file is opened again, so that the caller's container stays at its start.
   """
@@ -163,12 +181,12 @@ def _is_decodable(
       own.codec_context.options = _LIMITS
     for packet in again.demux(own):
       try:
-        taken += any(not frame.is_corrupt for frame in packet.decode())
+        taken += sum(not frame.is_corrupt for frame in packet.decode())
       except av.FFmpegError:
         refused += 1
       if taken + refused >= _PROBED:
         break
-  return taken > refused
+  return taken if taken > refused else 0
 
 
 def check_size(width: int, height: int) -> None:

@@ -10,7 +10,9 @@ from collections.abc import Iterator
 
 import av
 import numpy as np
+from av.codec.context import Flags
 from av.filter import Graph
+from av.video.frame import PictureType
 from jaxtyping import UInt8
 
 from ccl_jax.data.audio_sync import (
@@ -97,6 +99,7 @@ class PacketDecoder:
 
   AVI has times of decoding alone, and FFmpeg's guess of those of B-frames goes
   to and fro: frames, which come in the order of display, get them in turn.
+  Those of packets before the first key frame, which give none, are left out.
   """
 
   def __init__(self, container: av.container.InputContainer):
@@ -105,14 +108,32 @@ class PacketDecoder:
 
   def __call__(self, packet: av.Packet) -> list[av.VideoFrame | av.AudioFrame]:
     """Returns the frames that a packet, or the end, completes."""
-    is_in_turn = self._is_avi and packet.stream.type == "video"
-    if is_in_turn and packet.dts is not None:
+    if not self._is_avi or packet.stream.type != "video":
+      return packet.decode()
+    packet.stream.codec_context.flags |= Flags.copy_opaque
+    packet.opaque = packet.dts
+    if packet.dts is not None:
       self._times.append(packet.dts)
     frames = packet.decode()
-    if is_in_turn:
-      for frame, _ in zip(frames, [*self._times], strict=False):
+    for frame in frames:
+      self._leave_out(frame, packet.stream.codec.name)
+      if self._times:
         frame.pts = self._times.popleft()
     return frames
+
+  def _leave_out(self, frame: av.VideoFrame, codec: str) -> None:
+    """Drops times that are too early for a frame: their packets gave none.
+
+    A picture is shown when it is decoded or later, but for B-frames: as many
+    places earlier as there are levels of them, of which MPEG-4 has one.
+    """
+    places = 0
+    if frame.pict_type == PictureType.B:
+      places = 1 if "mpeg" in codec else 2
+    while len(self._times) > places and frame.opaque is not None:
+      if self._times[places] >= frame.opaque:
+        return
+      self._times.popleft()
 
 
 def decode(

@@ -205,3 +205,32 @@ def test_sound_in_antiphase_is_named_and_wide_stereo_is_not(tmp_path):
   other = np.roll(wave, RATE // 330 // 4)
   soundfile.write(tmp_path / "b.wav", np.stack([wave, -other], 1), RATE)
   assert np.abs(read(tmp_path / "b.wav")).max() > 0.1
+
+
+@pytest.mark.parametrize("suffix", ["wav", "aiff", "caf"])
+@pytest.mark.parametrize("num", [6, 8])
+def test_channels_without_names_are_in_the_usual_order(tmp_path, suffix, num):
+  """The centre is the third, as if it were named."""
+  wave = 0.5 * hum(1.0)[::3]
+  channels = np.stack([wave * (i == 2) for i in range(num)], 1)
+  soundfile.write(tmp_path / f"a.{suffix}", channels, 16_000)
+  audio = read(tmp_path / f"a.{suffix}")
+  np.testing.assert_allclose(audio, 0.5**0.5 * wave, atol=2e-3)
+
+
+def test_channels_in_another_order_are_mixed_by_their_names(tmp_path):
+  wave = 0.5 * hum(1.0)[::3]
+  channels = [wave * (i == 6) for i in range(8)]  # left of the centre
+  write_layout(tmp_path / "a.flac", "7.1(wide)", channels)
+  with av.open(str(tmp_path / "a.flac")) as container:
+    names = [x.name for x in container.streams.audio[0].layout.channels]
+  assert names[6] == "FLC"
+  audio = read(tmp_path / "a.flac")
+  np.testing.assert_allclose(audio, 0.5 * wave, atol=2e-3)
+
+
+def test_one_live_channel_of_many_is_not_in_antiphase(tmp_path):
+  wave = hum(1.0)[::3]
+  channels = np.stack([wave * (i == 5) for i in range(64)], 1)
+  soundfile.write(tmp_path / "a.wav", channels, 16_000, "FLOAT")
+  np.testing.assert_allclose(read(tmp_path / "a.wav"), wave / 64, atol=1e-4)

@@ -230,30 +230,6 @@ def test_pictures_that_grow_to_cover_a_size_are_refused(tmp_path):
     media.read_image(tmp_path / "thin.png", (512, 512))
 
 
-def test_the_first_stream_that_can_be_used_is_read(tmp_path):
-  """Not a thumbnail, whether it is marked as one or not."""
-  video = np.stack([flash.picture(is_lit=i == 12) for i in range(25)])
-  for name, marked in (("a.mov", True), ("b.mov", False)):
-    with av.open(str(tmp_path / name), "w") as container:
-      cover = container.add_stream("mjpeg", rate=25)
-      cover.height, cover.width, cover.pix_fmt = 48, 64, "yuvj420p"
-      film = container.add_stream("libx264", rate=25)
-      film.height, film.width, film.pix_fmt = 96, 128, "yuv420p"
-      if marked:
-        cover.disposition = av.stream.Disposition.attached_pic
-      for i, image in enumerate(video):
-        frame = av.VideoFrame.from_ndarray(image, format="rgb24")
-        frame.pts = i
-        container.mux(film.encode(frame))
-        if not i:
-          frame = frame.reformat(64, 48, "yuvj420p")
-          container.mux([*cover.encode(frame), *cover.encode(None)])
-      container.mux(film.encode(None))
-    clip = media.read_clip(tmp_path / name, streams=("video",))
-    assert clip.video.shape == (25, 96, 128, 3)
-    np.testing.assert_array_equal(flash.flash_times(clip.video), [12 / 25])
-
-
 def garbled(packets):
   """Returns packets of the same times and sizes with other bytes."""
   rng, result = np.random.default_rng(0), []

@@ -6,7 +6,7 @@ import av
 import numpy as np
 import pytest
 
-from ccl_jax.data import media
+from ccl_jax.data import media, video_sync
 from tests.data import flash
 
 
@@ -100,3 +100,51 @@ def combing(image):
   """Returns how much rows differ from the mean of their neighbours."""
   rows = image.mean(-1)
   return np.abs(rows[1:-1] - (rows[:-2] + rows[2:]) / 2).mean()
+
+
+def numbers_and_times(path):
+  """Numbers of the frames of `write_numbers`, each with its time."""
+  with av.open(str(path)) as container:
+    frames = video_sync.decode(container, container.streams.video[0])
+    return {
+      round((frame.to_ndarray(format="rgb24").mean() - 10) / 4): frame.time
+      for frame in frames
+    }
+
+
+def write_numbers(path, options):
+  """Frame i is grey of level 10 + 4 i."""
+  with av.open(str(path), "w") as container:
+    stream = container.add_stream("libx264", rate=25, options=options)
+    stream.height, stream.width, stream.pix_fmt = 96, 128, "yuv420p"
+    for i in range(48):
+      image = np.full((96, 128, 3), 10 + 4 * i, np.uint8)
+      frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+      frame.pts = i
+      container.mux(stream.encode(frame))
+    container.mux(stream.encode(None))
+
+
+@pytest.mark.parametrize(
+  "options",
+  [{"bf": "0"}, {"bf": "2", "b-pyramid": "none"},
+   {"bf": "3", "x264-params": "open-gop=1"}],
+)  # fmt: skip
+def test_an_avi_that_begins_without_a_key_frame_keeps_its_times(
+  tmp_path, options
+):
+  """Where there are B-frames, the first picture alone may be early."""
+  whole, cut = tmp_path / "a.avi", tmp_path / "b.avi"
+  write_numbers(whole, {"g": "12", "sc_threshold": "0", **options})
+  with av.open(str(whole)) as given, av.open(str(cut), "w") as made:
+    stream = made.add_stream_from_template(given.streams.video[0])
+    for packet in list(given.demux(video=0))[3:-1]:
+      packet.stream = stream
+      made.mux(packet)
+  times = numbers_and_times(whole)
+  found = numbers_and_times(cut)
+  first = min(found)
+  assert first >= 9 and len(found) == 48 - first
+  errors = [times[i] - found[i] for i in sorted(found)]
+  assert max(np.abs(errors[1:])) < 0.041
+  assert errors[0] < (1e-6 if options["bf"] == "0" else 0.125)

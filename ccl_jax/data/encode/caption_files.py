@@ -94,10 +94,24 @@ def _read_jsonl(path: epath.Path) -> Iterator[tuple[int, dict[str, Any]]]:
   for line, text in enumerate(files.read_lines(path), 1):
     if text.strip():
       try:
-        row = files.parse_object(text)
+        row = _strip_keys(files.parse_object(text))
       except ValueError as error:
         raise ValueError(f"{path}:{line}: {error}") from error
-      yield line, {key.strip(): value for key, value in row.items()}
+      yield line, row
+
+
+def _strip_keys(row: dict[str, Any]) -> dict[str, Any]:
+  """Returns the row by its keys without spaces around them.
+
+  Raises:
+    ValueError: two keys are the same then.
+  """
+  stripped: dict[str, Any] = {}
+  for key, value in row.items():
+    if key.strip() in stripped:
+      raise ValueError(f"the key '{key.strip()}' stands there twice.")
+    stripped[key.strip()] = value
+  return stripped
 
 
 def _read_csv(path: epath.Path) -> Iterator[tuple[int, dict[str, str]]]:
@@ -194,7 +208,7 @@ def _check_time(key: str, value: Any) -> float | str:
     return ""
   try:
     seconds = float("nan") if isinstance(value, bool) else float(value)
-  except (TypeError, ValueError):
+  except (OverflowError, TypeError, ValueError):
     seconds = float("nan")
   if not 0 <= seconds < float("inf"):
     raise ValueError(f"'{key}' is {value!r}, expected seconds from 0 on.")

@@ -80,6 +80,11 @@ def test_lines_of_json_end_with_line_feeds_only(tmp_path):
     ('{"file": "a", "Split": "x"}', "'Split'. Did you mean 'split'"),
     ('{"file": "a", "txet": "x"}', "Known columns: file, video, speech, audio"),
     ('{"file": "a", "video": "x", "video": "y"}', "'video' stands there twice"),
+    ('{"file": "a", "video ": "x", "video": 1}', "'video' stands there twice"),
+    (
+      '{"file": "a", "end": ' + "9" * 400 + "}",
+      "'end' is 9+, expected seconds",
+    ),
     ('{"file": "a", "text": "x", "caption": "y"}', "are the same column"),
     ('{"file": "a", "file_name": "b"}', "are the same column"),
     ('{"file": "a", "text": "x", "speech": "y"}', "'text' is the whole prompt"),

@@ -237,7 +237,7 @@ def test_a_run_leaves_what_it_promises(runs):
     ("--config.data.pth=x", "did you mean --config.data.path=FOLDER"),
     ("--config.num-train-steps=3", "did you mean --config.num_train_steps="),
     ("--config.data=x", "config.data is a section"),
-    ("--config.model.backend=x", "config.model.backend is None"),
+    ("--config.model.backend=x", "expected one of reference, framed"),
     ("--config.zzz=1", "no config key 'zzz'"),
     ("--config.batch_size=x", "written like --config.batch_size="),
     ("--config.checkpoint.keep_best=los", "Did you mean 'loss'?"),

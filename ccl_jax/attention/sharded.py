@@ -20,7 +20,7 @@ import jax
 from jax.sharding import PartitionSpec
 
 from ccl_jax.array_types import Array, Float
-from ccl_jax.attention.api import attend
+from ccl_jax.attention.api import BACKENDS, attend
 from ccl_jax.attention.mask import FrameBlocks, Mask, Window
 from ccl_jax.attention.merging import Part, attend_with_lse
 from ccl_jax.attention.target import target_of
@@ -32,10 +32,21 @@ _FULL = Mask()
 
 @dataclasses.dataclass(frozen=True)
 class Attention:
-  """Attention of a model, by a backend on a layout."""
+  """Attention of a model, by a backend on a layout.
+
+  Raises:
+    ValueError: an unknown backend.
+  """
 
   backend: str | None = None
   layout: Layout = ONE_DEVICE
+
+  def __post_init__(self):
+    if self.backend not in (None, *BACKENDS):
+      raise ValueError(
+        f"model.backend={self.backend}: expected one of {', '.join(BACKENDS)},"
+        " or none for the best."
+      )
 
   def self_attention(
     self,

@@ -103,8 +103,8 @@ def test_a_dry_run_makes_nothing(machine, command):
 @pytest.mark.parametrize(
   ("flags", "expected"),
   [
-    (["--fast", "tests/x"], ["-n", "2", "-m", "fast", "tests/x"]),
-    (["-x"], ["-n", "2", "-x"]),
+    (["--fast", "tests/x"], ["-m", "fast", "tests/x"]),
+    (["-x"], ["-x"]),
   ],
 )
 def test_the_tests_run_after_format_and_lint(machine, flags, expected):
@@ -114,7 +114,8 @@ def test_the_tests_run_after_format_and_lint(machine, flags, expected):
   assert done.returncode == 0, done.stderr
   *_, form, lint, tests = machine.calls
   assert form[:2] == ["ruff", "format"] and lint[:2] == ["ruff", "check"]
-  assert tests == ["python", "-m", "pytest", *expected]
+  words = ["python", "-m", "pytest", "-n", "2", "--dist", "worksteal"]
+  assert tests == [*words, *expected]
 
 
 def test_a_failed_lint_ends_the_tests(machine):

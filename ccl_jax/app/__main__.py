@@ -89,9 +89,7 @@ def serve() -> None:
         enable_monitoring=False,
         theme=gradio.themes.Default(font=["system-ui", "sans-serif"]),
       )
-    except (
-      OSError
-    ) as error:  # the port is taken, or the host is another machine
+    except OSError as error:  # The port is taken, or the host another machine.
       raise ValueError(f"--host, --port: {error}") from error
     finally:
       # What runs would write into the folder while it is deleted.

@@ -110,14 +110,16 @@ def train(config: Mapping[str, Any], workdir: epath.Path) -> None:
       # Without waiting, a step's time would count as that of a save, or as
       # nobody's.
       do_wait = is_first or do_save or do_eval or do_measure
-      do_wait = do_wait or run.profiler.is_last(i)
+      do_copy = run.checkpoints.should_copy(done)
+      do_wait = do_wait or do_copy or run.profiler.is_last(i)
       with run.profiler.step(i), clock(event):
         state, metrics = step.train_step(state, batch)
         fetched = delayed.push(done, metrics)
         fetched += delayed.drain() if do_wait else []
       run.log(fetched, done, state)
-      with clock("checkpoint"):
-        run.checkpoints.save_emergency(done, state)
+      if do_copy:
+        with clock("checkpoint"):
+          run.checkpoints.copy(done, state)
       if do_measure:
         run.measure(done, state)
       # What a checkpoint is chosen by comes before it, pictures after it.
@@ -269,7 +271,7 @@ def make_run(
       setup, config["data"], evaluation.split, evaluation.loss_batches
     )
   check_workdir(workdir, config)
-  checkpoints.check_mesh(abstract_state(setup))
+  checkpoints.check_mesh(lambda: abstract_state(setup))
   shares = open_shares(evaluation, setup.plan, data, checkpoints.keep_best)
   params = earlier_params(setup, workdir, init)
   # Only now is anything written: what is refused leaves nothing.

@@ -112,13 +112,13 @@ class Session:
       ValueError: a field, an upload or a setting that cannot be used.
     """
     with self._lock:
+      self._owner, self._is_stopped = owner, False
       if self._is_closed:
         raise Stopped("The page has ended.")
-      self._owner, self._is_stopped = owner, False
       try:
         return self._request(fields, sampling, progress, attention)
       except Exception as error:
-        if self._is_stopped or self._is_closed:
+        if self._is_stopped:
           raise Stopped("Stopped.") from error
         if isinstance(error, ValueError):
           raise ValueError(hide_paths(str(error), fields)) from error
@@ -133,7 +133,8 @@ class Session:
 
   def close(self) -> None:
     """Stops what runs and waits for its end; further requests are refused."""
-    self._is_closed = True
+    self._is_closed = True  # first: a request clears the other, then asks this
+    self._is_stopped = True
     with self._lock:
       pass
 
@@ -218,7 +219,7 @@ class Session:
     )  # fmt: skip
 
   def _count_step(self, sigma: Any) -> None:
-    if self._is_stopped or self._is_closed:
+    if self._is_stopped:
       raise Stopped("Stopped.")  # JAX ends the program with it
     self.steps_done += 1
 

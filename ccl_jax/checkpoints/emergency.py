@@ -67,7 +67,6 @@ class EmergencyManager:
 
   Args:
     folder: of each host; in it the run has a folder of its own.
-    every_steps: steps between two copies.
     workdir: of the run; its file `emergency_id` names that folder.
     shapes: ShapeDtypeStructs of the state, with shardings.
 
@@ -78,7 +77,6 @@ class EmergencyManager:
   def __init__(
     self,
     folder: epath.PathLike,
-    every_steps: int,
     workdir: epath.PathLike,
     shapes: PyTree,
   ):
@@ -86,7 +84,7 @@ class EmergencyManager:
     sizes = "x".join(str(size) for size in mesh.devices.shape)
     name = f"ccl_jax-{_run_id(epath.Path(workdir))}-{sizes}"
     self._folder = _claim(folder, name)
-    self._every_steps, self._shapes = every_steps, shapes
+    self._shapes = shapes
     multihost.initialize_runtime_to_distributed_ids()
     multihost.initialize_distributed_to_device_ids()
     self._orbax = orbax.CheckpointManager(
@@ -106,9 +104,7 @@ class EmergencyManager:
     )
 
   def save(self, step: int, state: PyTree) -> None:
-    """Copies the state of every `every_steps`-th step, in the background."""
-    if step % self._every_steps:
-      return
+    """Copies the state, in the background."""
     state = args.PyTreeSave(orbax_reader.without_empty(state))
     self._orbax.save(step, args=args.Composite(state=state))
 

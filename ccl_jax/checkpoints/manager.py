@@ -10,7 +10,7 @@ import functools
 import json
 import logging
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -214,22 +214,26 @@ class CheckpointManager:
         f" steps {list(self._orbax.all_steps())}."
       )
 
-  def check_mesh(self, shapes: PyTree) -> None:
+  def check_mesh(self, make_shapes: Callable[[], PyTree]) -> None:
     """Checks that there can be copies in the hosts' memory, if they are on.
 
     Raises:
       ValueError: see `emergency.find_mesh`.
     """
     if self._copies_at[0]:
-      emergency.find_mesh(shapes)
+      emergency.find_mesh(make_shapes())
 
-  def save_emergency(self, step: int, state: PyTree) -> None:
-    """Copies the state to the hosts' memory, if that is on and the step is due.
+  def should_copy(self, step: int) -> bool:
+    """Returns whether the hosts' memory gets a copy of this step's state."""
+    folder, every_steps = self._copies_at
+    return bool(folder) and step % every_steps == 0
 
-    All processes must call it after every step.
+  def copy(self, step: int, state: PyTree) -> None:
+    """Copies the state to the hosts' memory, in the background.
+
+    All processes must call it, after `restore_latest`.
     """
-    if self._copies:
-      self._copies.save(step, state)
+    self._copies.save(step, state)
 
   def restore_latest(self, shapes: PyTree) -> tuple[PyTree, int] | None:
     """Returns the latest readable state and its step; None in a new run.
@@ -245,11 +249,8 @@ class CheckpointManager:
       ValueError: the checkpoint is of another model, or none can be read.
     """
     steps = sorted(self._orbax.all_steps(), reverse=True)
-    folder, every_steps = self._copies_at
-    if folder:
-      self._copies = emergency.EmergencyManager(
-        folder, every_steps, self.workdir, shapes
-      )
+    if folder := self._copies_at[0]:
+      self._copies = emergency.EmergencyManager(folder, self.workdir, shapes)
       found = self._copies.restore_newer(max(steps, default=0))
       if found is not None:
         return found

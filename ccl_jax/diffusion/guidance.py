@@ -205,12 +205,7 @@ def guide(
 
   run = run_batched if batched else run_in_turn
 
-  def guided(
-    state,
-    t,
-    condition: Condition,
-    transform_state: TransformState | None = None,
-  ):
+  def guided(state, t, condition: Condition, transform_state=None):
     distinct = passes(rule, tuple(state))
     inputs = [pass_inputs(p, state, t, condition) for p in distinct]
     outputs = dict(zip(distinct, run(velocity, inputs), strict=True))

@@ -102,7 +102,6 @@ class SamplingConfig:
       value = getattr(self, name)
       if value is not None and not value > 0:
         raise ValueError(f"sampling.{name} is {value}: expected it positive.")
-    _ = self.sigmas  # raises ValueError
     solvers.check_solver(self.solver)
     for field in dataclasses.fields(self):
       value = getattr(self, field.name)

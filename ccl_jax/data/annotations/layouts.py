@@ -192,7 +192,8 @@ def versebench(path: epath.Path) -> Iterator[Annotation]:
 def javisbench(path: epath.Path) -> Iterator[Annotation]:
   """Yields the annotations of JavisBench.csv.
 
-  Generated files have the row's number."""
+  Generated files have the row's number.
+  """
   for i, (where, row) in enumerate(number_rows(path)):
     (text,) = need(row, where, "text")
     names = (row.get("path") or row.get("audio_path") or "", f"sample_{i:04d}")

@@ -81,12 +81,7 @@ def encode_dataset(
     )
   images = any(shape.frames == 1 for shape in settings.shapes)
   listing = list_clips(folder, captions, strict, images)
-  kept = listing.clips if keep is None else keep(listing.clips)
-  if not kept:
-    raise ValueError(
-      f"--keep: none of {len(listing.clips)} clips meets the condition; loosen"
-      " it, see ccl_jax.filter."
-    )
+  kept = _choose(listing.clips, keep)
   whole = buckets.assign_buckets(assign_splits(kept, settings), settings)
   clip_files = cut_windows(whole, settings)
   plan = make_plan(clip_files, settings, fits_codecs=codecs is None)
@@ -108,6 +103,24 @@ def encode_dataset(
   summary.fresh -= num_before
   summary.seconds = seconds
   return summary
+
+
+def _choose(
+  clips: list[ClipFile],
+  keep: Callable[[list[ClipFile]], list[ClipFile]] | None,
+) -> list[ClipFile]:
+  """Returns the clips that `keep` returns; all without it.
+
+  Raises:
+    ValueError: none is left.
+  """
+  kept = clips if keep is None else keep(clips)
+  if not kept:
+    raise ValueError(
+      f"--keep: none of {len(clips)} clips meets the condition; loosen it, see"
+      " ccl_jax.filter."
+    )
+  return kept
 
 
 def _open_staging(

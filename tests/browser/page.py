@@ -7,6 +7,7 @@ chromedriver (Debian: apt-get install chromium chromium-driver). Screenshots go
 to runs/page.
 """
 
+import contextlib
 import json
 import os
 import pathlib
@@ -19,6 +20,7 @@ import urllib.request
 import numpy as np
 import pytest
 from selenium import webdriver
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -92,8 +94,9 @@ def until(is_true, seconds=60):
   """What `is_true` gives, as soon as that is true."""
   end = time.monotonic() + seconds
   while time.monotonic() < end:
-    if found := is_true():
-      return found
+    with contextlib.suppress(StaleElementReferenceException):
+      if found := is_true():
+        return found
     time.sleep(0.1)
   raise AssertionError(f"Not within {seconds} s.")
 
@@ -105,11 +108,15 @@ def shown(browser, selector):
 
 
 def choose(browser, text):
+  """Chooses a task; the list fades in, so its options appear one by one."""
   browser.find_element(By.CSS_SELECTOR, "#task input").click()
-  options = until(lambda: shown(browser, "[role=option]"))
-  next(
-    option for option in options if option.text.strip("✓ \n") == text
-  ).click()
+  until(lambda: options(browser, text))[0].click()
+
+
+def options(browser, text):
+  """The displayed options of an open list with this text."""
+  found = shown(browser, "[role=option]")
+  return [option for option in found if option.text.strip("✓ \n") == text]
 
 
 def upload(browser, name, path):
@@ -128,9 +135,16 @@ def generate(browser, prompt):
 
 def downloads(browser):
   """Suffixes -> where it is, of the files that are offered."""
-  links = until(lambda: shown(browser, "#files a[href]"), 120)
-  places = [link.get_attribute("href") for link in links]
+  places = until(lambda: links(browser), 120)
   return {"".join(pathlib.PurePosixPath(x).suffixes): x for x in places}
+
+
+def links(browser):
+  """Where the files are, once all of their links are displayed."""
+  found = browser.find_elements(By.CSS_SELECTOR, "#files a[href]")
+  if all(link.is_displayed() for link in found):
+    return [link.get_attribute("href") for link in found]
+  return []
 
 
 def fetch(address, path):
@@ -140,7 +154,10 @@ def fetch(address, path):
 
 
 def message(browser):
-  return until(lambda: shown(browser, ".toast-body"))[0].text
+  """The words of the first message that has faded in."""
+  return until(
+    lambda: next((x.text for x in shown(browser, ".toast-body")), "")
+  )
 
 
 def shoot(browser, name):

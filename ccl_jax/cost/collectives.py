@@ -59,6 +59,8 @@ class Collective:
     loop: the innermost loop around it.
     source: the jax operation.
     is_async: whether other work can run between its start and its end.
+    op: the name of the op that communicates or starts to, or of the fusion
+      around it.
   """
 
   kind: str
@@ -70,6 +72,7 @@ class Collective:
   loop: Loop | None
   source: str
   is_async: bool
+  op: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,8 +138,9 @@ def _collective(kind, result, each: ExecutedOp, group, axes) -> Collective:
   op, outer = each.op, each.op if each.fusion is None else each.fusion
   is_async = outer.opcode.endswith("-start") or "chain_id=" in op.attributes
   return Collective(
-    kind, each.count, result, wire, group, axes, each.loop, op.source, is_async
-  )
+    kind, each.count, result, wire, group, axes, each.loop, op.source,
+    is_async, outer.name,
+  )  # fmt: skip
 
 
 def _is_continued(each: ExecutedOp) -> bool:
@@ -158,7 +162,7 @@ def _between_slices(each: ExecutedOp) -> Collective:
   wire = _PRICE.get(kind, 1) * sent * (group - 1) / group
   return Collective(
     f"dcn {kind}", each.count, sent, wire, group, ("dcn",), each.loop,
-    each.op.source, is_async=True,
+    each.op.source, True, each.op.name,
   )  # fmt: skip
 
 

@@ -19,7 +19,8 @@ from collections.abc import Iterator
 
 from ccl_jax.cost.hlo import Computation, Op, Program
 
-_WRAPPERS = ("fusion", "async-start")
+# With "custom-call-start" a sparse core begins a collective.
+_WRAPPERS = ("fusion", "async-start", "custom-call-start")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,22 +111,28 @@ def _executed(
       yield from _executed(program, program[body], inner, own, fusion)
     else:
       inside = fusion or (op if op.opcode in _WRAPPERS else None)
-      for name in _callees(op):
+      for name in callees(op):
         yield from _executed(program, program[name], count, loop, inside)
 
 
-def _callees(op: Op) -> list[str]:
+def callees(op: Op) -> list[str]:
   """Returns the computations that an op calls once per execution."""
+  if op.opcode == "custom-call-start":
+    return _named(op.attribute("called_computations"))
   if op.opcode in _WRAPPERS:
     return [op.called("calls")]
   if op.opcode == "call":
     return [op.called("to_apply")]
   if op.opcode != "conditional":
     return []
-  branches = op.attribute("branch_computations")
-  if branches:
-    return [b.strip(" %") for b in branches.strip("{}").split(",")]
+  if branches := _named(op.attribute("branch_computations")):
+    return branches
   return [op.called("true_computation"), op.called("false_computation")]
+
+
+def _named(braces: str | None) -> list[str]:
+  """Returns the computations of "{%a, %b}"."""
+  return [b.strip(" %") for b in (braces or "").strip("{}").split(",") if b]
 
 
 def _limit(program, condition) -> tuple[str, int, int] | None:
@@ -133,7 +140,7 @@ def _limit(program, condition) -> tuple[str, int, int] | None:
   call = compare = condition.leaf(condition.root)
   where = condition
   if call.opcode in ("fusion", "call"):
-    where = program[_callees(call)[0]]
+    where = program[callees(call)[0]]
     compare = where.leaf(where.root)
   if compare.opcode != "compare":
     return None

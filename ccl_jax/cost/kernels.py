@@ -20,6 +20,7 @@ class Kernel:
   """A custom call: its name, operand and result arrays, executions.
 
   Attributes:
+    op: the name of the custom call in the program.
     parallel_turns: turns of its grid that the cores of a chip can share, the
       product of the "parallel" axes; 1 where the program does not tell.
   """
@@ -29,6 +30,7 @@ class Kernel:
   results: tuple[Array, ...]
   count: int
   loop: Loop | None
+  op: str = ""
   parallel_turns: int = 1
 
 
@@ -45,7 +47,7 @@ def kernels(program: Program) -> list[Kernel]:
       found.append(
         Kernel(
           name, tuple(operands), results, each.count, each.loop,
-          parallel_turns(op.attributes),
+          op.name, parallel_turns(op.attributes),
         )
       )  # fmt: skip
   return found

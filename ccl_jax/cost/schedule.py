@@ -16,12 +16,14 @@ with u the use of the matrix units by the kernel's final schedule: 8192 cycles
 of products in 10019 bundles forward, and all of them backward (5 products of
 1024 x 1024 x 128 take 10240 cycles, in 9024 bundles; `tests.bench.bundles`
 counts them). Other kernels are counted at the rate of the memory, for all they
-read and write. A
-collective is counted at the rate of all links, and only if it is synchronous:
-one that runs beside computation is taken as hidden. So (1) is still optimistic,
-but much less so than a bound from FLOPs alone.
+read and write. A collective is counted at the rate of all links: whole if it is
+synchronous, else for as long as the core waits at its end (`overlap.py`). One
+that continues through fusions, as on v5e, or goes to another slice, is taken as
+hidden. So (1) is still optimistic, but much less so than a bound from FLOPs
+alone.
 """
 
+import collections
 import dataclasses
 import re
 from collections.abc import Iterable, Mapping
@@ -31,10 +33,15 @@ from ccl_jax.cost.chips import Chip
 from ccl_jax.cost.collectives import Collective
 from ccl_jax.cost.copies import is_copy
 from ccl_jax.cost.hlo_loops import ExecutedOp, executed_ops
+from ccl_jax.cost.overlap import exposed_seconds
 
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _PRODUCTS = {"dot", "convolution"}
 _FORWARD_USE = 8192 / 10019
+PARTS = (
+  "matrix products", "attention", "other kernels", "elementwise", "copies",
+  "collectives",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,8 +49,7 @@ class Schedule:
   """Estimated seconds of a step on one device, by part.
 
   Attributes:
-    seconds: "matrix products", "attention", "other kernels", "elementwise",
-      "copies" and "collectives".
+    seconds: of each of `PARTS`.
     single_core: names of kernels that leave a core idle, with their seconds.
   """
 
@@ -60,34 +66,57 @@ def schedule(
   program: hlo.Program, chip: Chip, communication: Iterable[Collective]
 ) -> Schedule | None:
   """Returns eq. 1, or None for a program that has no cycles (of a GPU)."""
-  seconds = dict.fromkeys(
-    ("matrix products", "attention", "other kernels", "elementwise", "copies"),
-    0.0,
-  )
-  has_cycles = False
-  for each in executed_ops(program):
-    found = _CYCLES.search(each.op.attributes)
-    if found is None or each.fusion is not None:
-      continue
-    has_cycles = True
-    seconds[_part(program, each)] += int(found[1]) * each.count / chip.clock
-  if not has_cycles:
+  seconds, busy = _cycles(program, chip)
+  if not busy:
     return None
   single_core: dict[str, float] = {}
   for kernel in kernels.kernels(program):
     part, spent, is_split = _kernel_seconds(kernel, chip)
-    seconds[part] += spent
+    busy[kernel.op] = spent
+    seconds[part] += spent * kernel.count
     if not is_split:
-      single_core[kernel.name] = single_core.get(kernel.name, 0.0) + spent
-  exposed = [c for c in communication if not c.is_async]
-  sent = {
-    rate: sum(c.wire * c.count for c in exposed if ("dcn" in c.axes) == is_dcn)
-    for rate, is_dcn in ((chip.ici, False), (chip.dcn, True))
-  }
-  seconds["collectives"] = sum(
-    wire * chip.devices / rate for rate, wire in sent.items()
-  )
+      spent = single_core.get(kernel.name, 0.0) + spent * kernel.count
+      single_core[kernel.name] = spent
+  for each in (communication := list(communication)):
+    if not each.is_async:
+      seconds["collectives"] += _sent_seconds(each, chip) * each.count
+  blocking, sent = (_by_op(communication, chip, flag) for flag in (False, True))
+  seconds["collectives"] += exposed_seconds(program, busy | blocking, sent)
   return Schedule(seconds, single_core)
+
+
+def _cycles(
+  program: hlo.Program, chip: Chip
+) -> tuple[dict[str, float], dict[str, float]]:
+  """Returns eq. 1 by part, and the seconds of one run by name of the op."""
+  seconds, busy = dict.fromkeys(PARTS, 0.0), {}
+  for each in executed_ops(program):
+    found = _CYCLES.search(each.op.attributes)
+    if found is not None and each.fusion is None:
+      busy[each.op.name] = int(found[1]) / chip.clock
+      seconds[_part(program, each)] += busy[each.op.name] * each.count
+  return seconds, busy
+
+
+def _sent_seconds(each: Collective, chip: Chip) -> float:
+  """Returns how long the links take for one run, at their full rate."""
+  rate = chip.dcn if "dcn" in each.axes else chip.ici
+  return each.wire * chip.devices / rate
+
+
+def _by_op(
+  communication: Iterable[Collective], chip: Chip, is_async: bool
+) -> dict[str, float]:
+  """Returns the seconds of one run by op, which may hold two kinds."""
+  kinds = {
+    (each.op, each.kind): _sent_seconds(each, chip)
+    for each in communication
+    if each.is_async == is_async
+  }
+  found: dict[str, float] = collections.defaultdict(float)
+  for (op, _), spent in kinds.items():
+    found[op] += spent
+  return found
 
 
 def _part(program: hlo.Program, each: ExecutedOp) -> str:
@@ -105,13 +134,13 @@ def _part(program: hlo.Program, each: ExecutedOp) -> str:
 def _kernel_seconds(
   kernel: kernels.Kernel, chip: Chip
 ) -> tuple[str, float, bool]:
-  """Returns (part, eq. 2 of all executions, whether all cores have work)."""
+  """Returns (part, eq. 2 of one run, whether all cores have work)."""
   share = min(chip.cores, kernel.parallel_turns) / chip.cores
   if not kernels.is_attention(kernel):  # memory decides
     moved = hlo.size([*kernel.operands, *kernel.results])
     spent = moved * chip.devices / chip.hbm_rate
-    return "other kernels", spent * kernel.count, share == 1
+    return "other kernels", spent, share == 1
   use = _FORWARD_USE if "_fwd" in kernel.name else 1.0
   flops = sum(kernels.splash_flops(kernel)) * chip.devices
   spent = flops / (use * chip.peak * share)
-  return "attention", spent * kernel.count, share == 1
+  return "attention", spent, share == 1

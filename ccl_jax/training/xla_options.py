@@ -5,6 +5,12 @@ that `ccl_jax.compile` uses the same ones for a pod that is not at hand. A group
 is a name for several options, which depend on the chip. libtpu compiles with
 all groups; none is on by default, since none was timed on a TPU. Those of GPUs
 are of JAX's "GPU performance tips", for communication, and not timed either.
+
+Collectives that run beside computation need no option on v5e, where libtpu
+continues them through fusions, nor on tpu7x, whose sparse cores run them; on v6e
+sparse cores do with the group `sparse_core`. No other option that libtpu 0.0.52
+takes makes one asynchronous there: `xla_tpu_enable_async_collective_fusion`
+changes nothing on v6e, and fails with `xla_enable_async_all_gather`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,14 +29,6 @@ REFUSED = (
     "libtpu does not compile continuation fusion for them",
   ),
 )  # fmt: skip
-
-_FUSION = "xla_tpu_enable_async_collective_fusion"
-_OVERLAP = {
-  _FUSION: "true",
-  f"{_FUSION}_fuse_all_gather": "true",
-  f"{_FUSION}_multiple_steps": "true",
-  "xla_tpu_overlap_compute_collective_tc": "true",
-}
 
 # Weights are gathered and gradients scattered a layer at a time: a layer of the
 # 14b model has 0.7 GB in bfloat16. XLA's own options are typed, not strings.
@@ -54,8 +52,7 @@ def _sparse_core(value: str) -> dict[str, str]:
 
 # Group -> chip -> options.
 GROUPS = {
-  "overlap": dict.fromkeys(("v5e", "v6e", "tpu7x"), _OVERLAP)
-  | {"gpu": _OVERLAP_GPU},
+  "overlap": {"gpu": _OVERLAP_GPU},
   "large_vmem": {
     "v6e": {"xla_tpu_scoped_vmem_limit_kib": "98304"},
     "v5p": {"xla_tpu_scoped_vmem_limit_kib": "65536"},

@@ -2,9 +2,10 @@
 
     python -m tests.budgets.refresh [NAME ...]
 
-Needs libtpu (pip install libtpu), and minutes for each; tpu7x needs jax 0.11,
-since jaxlib 0.10.2 cannot read back what libtpu compiles for it. A budget holds
-figures that may not grow: look at what git then shows.
+Needs libtpu (pip install libtpu), and minutes for each; what uses sparse cores
+(tpu7x, and names that end so) needs jax 0.12, since earlier ones cannot read back
+what libtpu compiles. A budget holds figures that may not grow: look at what git
+then shows.
 """
 
 import json
@@ -49,6 +50,9 @@ VIDEO = "pod=v5p-4x4x4,size=14b,stage=video"
 BUDGETS = {
   "14b-v5p": Budget("pod=v5p-4x4x4,size=14b", "v5p:4x4x4"),
   "14b-v6e": Budget("pod=v6e-16x16,size=14b", "v6e:16x16"),
+  "14b-v6e-sparse-core": Budget(
+    "pod=v6e-16x16,size=14b", "v6e:16x16", {"xla_options": ("sparse_core",)}
+  ),
   "14b-v5e": Budget("pod=v5e-16x16,size=14b", "v5e:16x16"),
   "14b-tpu7x": Budget("pod=tpu7x-4x4x4,size=14b", "tpu7x:4x4x4"),
   "14b-audio-v5p": Budget("pod=v5p-4x4x4,size=14b,stage=audio", "v5p:4x4x4"),

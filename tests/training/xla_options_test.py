@@ -30,7 +30,7 @@ def test_groups_are_those_of_the_chip_and_later_options_win():
   assert xla_options.compiler_options(
     ["large_vmem", (limit, "1")], "TPU v5p"
   ) == {limit: "1"}
-  with pytest.raises(ValueError, match=r"'overlap' on v5p.*v5e"):
+  with pytest.raises(ValueError, match=r"'overlap' on v5p.*gpu"):
     xla_options.compiler_options(["overlap"], "TPU v5p")
   with pytest.raises(ValueError, match=r"'over'.*overlap"):
     xla_options.compiler_options(["over"], "TPU v6 lite")

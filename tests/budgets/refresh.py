@@ -2,10 +2,10 @@
 
     python -m tests.budgets.refresh [NAME ...]
 
-Needs libtpu (pip install libtpu), and minutes for each; what uses sparse cores
-(tpu7x, and names that end so) needs jax 0.12, since earlier ones cannot read back
-what libtpu compiles. A budget holds figures that may not grow: look at what git
-then shows.
+Needs libtpu (pip install libtpu), and minutes for each. What uses sparse cores
+(tpu7x, and names that end so) needs jax 0.12: earlier ones cannot read back what
+libtpu compiles. A budget holds figures that may not grow: look at what git then
+shows.
 """
 
 import json

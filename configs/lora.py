@@ -13,7 +13,8 @@ Arguments after the colon, with the default first:
              cca    CCA alone; both streams stay as they are
   fsdp_over  pod, slice, context: as in configs/ccl.py
              context
-  pod        any, or v6e-2x4, v5e-4x4: a mesh whose memory size=14b fits
+  pod        any, or v6e-2x4, v5e-4x4, gpu-1 (a card of 80 GB): a mesh and
+             what fits its memory with size=14b, or v5e-2x4 with size=1.3b
 """
 
 from ml_collections import ConfigDict
@@ -27,6 +28,10 @@ PODS = {
   "v5e-4x4": {  # the frames of a clip on four chips
     "mesh.fsdp": 4, "mesh.context": 4, "grad_accumulation_steps": 4,
     "sharding.self_attention": "ulysses",
+  },
+  "v5e-2x4": {"mesh.fsdp": 8, "grad_accumulation_steps": 2},
+  "gpu-1": {  # one clip at a time
+    "mesh.fsdp": 1, "grad_accumulation_steps": 16,
   },
 }  # fmt: skip
 CHOICES = {

@@ -49,13 +49,20 @@ def compile_for(lowered: Any) -> Any:
   """Compiles a lowered program.
 
   Raises:
-    ValueError: the program needs more memory than a chip has; the message
-      names the largest contributors.
+    ValueError: the program needs more memory than a chip has (the message
+      names the largest contributors), or uses sparse cores and this jaxlib
+      cannot read it back.
   """
   try:
     return lowered.compile()
   except jax.errors.JaxRuntimeError as error:
     text = str(error)
+    if "async-update instruction" in text:
+      raise ValueError(
+        "This program runs collectives on sparse cores, which"
+        f" {jax.__version__=} cannot read back: install jax 0.12, or take"
+        " sparse_core out of config.xla_options."
+      ) from None
     if "RESOURCE_EXHAUSTED" not in text:
       raise
     raise ValueError(explain(text)) from None

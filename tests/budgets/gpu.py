@@ -8,7 +8,6 @@ forward pass keeps for the backward pass. The temporaries of one block come on
 top.
 """
 
-import functools
 import json
 import math
 import pathlib
@@ -17,15 +16,20 @@ from typing import Any
 
 import jax
 
+from ccl_jax import trees
 from ccl_jax.compile.lowering import latent_shapes
 from ccl_jax.training.batch import abstract_batch
 from ccl_jax.training.setup import TrainSetup, make_setup
 from ccl_jax.training.state import abstract_state
 from ccl_jax.training.step import loss_and_metrics, make_example
-from configs import pods
+from configs import lora, pods
 
 FILE = pathlib.Path(__file__).with_suffix(".json")
-LAYOUTS = ("pod=gpu-1,size=1.3b", "pod=gpu-8,size=1.3b")
+LAYOUTS = {
+  "pod=gpu-1,size=1.3b": pods,
+  "pod=gpu-8,size=1.3b": pods,
+  "pod=gpu-1,size=14b": lora,
+}
 
 
 def num_bytes(arrays: Iterable[Any]) -> int:
@@ -39,21 +43,27 @@ def num_bytes(arrays: Iterable[Any]) -> int:
 
 def kept_bytes(setup: TrainSetup, batch: Any) -> int:
   """Returns the bytes that the backward pass of these rows reads again."""
-  params = setup.plan.shapes
+  state = abstract_state(setup)
+  halves = state["trainable"], state["frozen"]
 
-  def keep(params, batch):
+  def keep(trainable, frozen, batch):
     example = make_example(batch, jax.random.key(0), setup)
-    call = functools.partial(loss_and_metrics, example=example, setup=setup)
-    return jax.vjp(call, params, has_aux=True)[1]
 
-  given = {(x.shape, x.dtype) for x in jax.tree.leaves(params)}
-  kept = jax.tree.leaves(jax.eval_shape(keep, params, batch))
+    def loss(trainable):
+      params = trees.join(trainable, frozen)
+      return loss_and_metrics(params, example=example, setup=setup)
+
+    return jax.vjp(loss, trainable, has_aux=True)[1]
+
+  given = {(x.shape, x.dtype) for x in jax.tree.leaves(halves)}
+  kept = jax.tree.leaves(jax.eval_shape(keep, *halves, batch))
   return num_bytes(x for x in kept if (x.shape, x.dtype) not in given)
 
 
 def measure(argument: str) -> dict[str, Any]:
   """Returns GB on one device of a layout."""
-  config = pods.get_config(argument).to_dict() | {"xla_options": ()}
+  config = LAYOUTS[argument].get_config(argument).to_dict()
+  config["xla_options"] = ()  # those of GPUs
   count = config["mesh"]["data"] * config["mesh"]["fsdp"]
   setup = make_setup(config, jax.devices()[:count])
   state = abstract_state(setup)

@@ -69,6 +69,7 @@ BUDGETS = {
   "sample-14b-v6e": Budget("pod=v6e-2x4,size=14b", "v6e:2x4", program="sample"),
   "lora-14b-v6e": Budget("pod=v6e-2x4,size=14b", "v6e:2x4", file=lora),
   "lora-14b-v5e": Budget("pod=v5e-4x4,size=14b", "v5e:4x4", file=lora),
+  "lora-1.3b-v5e": Budget("pod=v5e-2x4,size=1.3b", "v5e:2x4", file=lora),
   "icac-v5p": Budget("pod=v5p-4x4x4,size=14b", "v5p:4x4x4", file=icac),
   # 16 groups, and the frames of a clip on four chips.
   "icac-context-v5p": Budget(

@@ -55,3 +55,16 @@ def test_another_error_of_the_compiler_is_not_taken_for_it():
 
   with pytest.raises(jax.errors.JaxRuntimeError, match="a bug"):
     topology.compile_for(Lowered())
+
+
+def test_a_program_that_cannot_be_read_back_names_the_version_that_can():
+  class Lowered:
+    def compile(self):
+      raise jax.errors.JaxRuntimeError(
+        "INTERNAL: RET_CHECK failure (hlo_instruction.cc:390) proto."
+        "operand_ids_size() == *arity async-update instruction should have 1"
+        " operands but sees 2"
+      )
+
+  with pytest.raises(ValueError, match=r"jax\.__version__=.* jax 0\.12"):
+    topology.compile_for(Lowered())

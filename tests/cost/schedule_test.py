@@ -70,6 +70,30 @@ def test_a_program_without_cycles_has_no_schedule():
   assert schedule(hlo.parse(text), V5P, []) is None
 
 
+def test_a_sparse_core_sends_beside_the_products():
+  """As jax 0.12 prints it: a call of another thread, whole only if it waits."""
+  gather = f"""
+%gather (g: bf16[2,8,8]) -> bf16[4,8,8] {{
+  %g = bf16[2,8,8]{{2,1,0}} parameter(0)
+  ROOT %all.1 = bf16[4,8,8]{{2,1,0}} all-gather(%g), replica_groups={{{{0,1}}}}
+}}, execution_thread="sparsecore"
+ENTRY %main (p: bf16[2,8,8]) -> bf16[4,8,8] {{
+  %p = bf16[2,8,8]{{2,1,0}} parameter(0)
+  %s = ((), bf16[4,8,8]) custom-call-start(), called_computations={{%gather}}
+  %u = ((bf16[2,8,8]), bf16[4,8,8]) custom-call-update(%s, %p)
+  %n = bf16[2,8,8]{{2,1,0}} negate(%p), {CYCLES}
+  ROOT %d = bf16[4,8,8]{{2,1,0}} custom-call-done(%u)
+}}
+"""
+  sent = 256 * 2 / 2 / V5P.ici
+  for cycles in (0, 1, 10**6):
+    program = hlo.parse(gather.replace(CYCLES, CYCLES.format(cycles)))
+    found = collectives(program, {"data": 2})
+    assert [c.kind for c in found if c.is_async] == ["all-gather"]
+    waited = schedule(program, V5P, found).seconds["collectives"]
+    assert waited == pytest.approx(max(0, sent - cycles / V5P.clock))
+
+
 @pytest.mark.parametrize(
   ("heads", "kind", "turns"), [(4, "TPU v5", 2), (3, "TPU v5", 1)]
 )

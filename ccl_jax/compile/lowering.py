@@ -105,10 +105,10 @@ def compile_report(
 def printable(config: Mapping[str, Any], chip: str) -> Mapping[str, Any]:
   """Returns a config whose program this jaxlib can print.
 
-  jaxlib before 0.12 reads none that uses the sparse cores, where tpu7x runs
+  jaxlib before 0.11 reads none that uses the sparse cores, where tpu7x runs
   collectives unless an option forbids it. Training leaves that on.
   """
-  if chip != "tpu7x" or jax.__version_info__ >= (0, 12):
+  if chip != "tpu7x" or jax.__version_info__ >= (0, 11):
     return config
   options = ("no_sparse_core", *config["xla_options"])
   return {**config, "xla_options": options}

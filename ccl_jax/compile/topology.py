@@ -60,7 +60,7 @@ def compile_for(lowered: Any) -> Any:
     if "async-update instruction" in text:
       raise ValueError(
         "This program runs collectives on sparse cores, which"
-        f" {jax.__version__=} cannot read back: install jax 0.12, or take"
+        f" {jax.__version__=} cannot read back: install jax 0.11, or take"
         " sparse_core out of config.xla_options."
       ) from None
     if "RESOURCE_EXHAUSTED" not in text:

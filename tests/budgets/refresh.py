@@ -3,7 +3,7 @@
     python -m tests.budgets.refresh [NAME ...]
 
 Needs libtpu (pip install libtpu), and minutes for each. What uses sparse cores
-(tpu7x, and names that end so) needs jax 0.12: earlier ones cannot read back
+(tpu7x, and names that end so) needs jax 0.11: earlier ones cannot read back
 what libtpu compiles. A budget holds figures that may not grow: look at what git
 then shows.
 """

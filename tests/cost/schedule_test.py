@@ -71,7 +71,7 @@ def test_a_program_without_cycles_has_no_schedule():
 
 
 def test_a_sparse_core_sends_beside_the_products():
-  """As jax 0.12 prints it: a call of another thread, whole only if it waits."""
+  """Printed as a call of another thread; it counts if the core waits for it."""
   gather = f"""
 %gather (g: bf16[2,8,8]) -> bf16[4,8,8] {{
   %g = bf16[2,8,8]{{2,1,0}} parameter(0)

@@ -162,7 +162,7 @@ def _between_slices(each: ExecutedOp) -> Collective:
   wire = _PRICE.get(kind, 1) * sent * (group - 1) / group
   return Collective(
     f"dcn {kind}", each.count, sent, wire, group, ("dcn",), each.loop,
-    each.op.source, True, each.op.name,
+    each.op.source, is_async=True, op=each.op.name,
   )  # fmt: skip
 
 

@@ -30,7 +30,7 @@ class Kernel:
   results: tuple[Array, ...]
   count: int
   loop: Loop | None
-  op: str = ""
+  op: str
   parallel_turns: int = 1
 
 

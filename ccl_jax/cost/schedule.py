@@ -23,7 +23,6 @@ hidden. So (1) is still optimistic, but much less so than a bound from FLOPs
 alone.
 """
 
-import collections
 import dataclasses
 import re
 from collections.abc import Iterable, Mapping
@@ -77,11 +76,13 @@ def schedule(
     if not is_split:
       spent = single_core.get(kernel.name, 0.0) + spent * kernel.count
       single_core[kernel.name] = spent
-  for each in (communication := list(communication)):
-    if not each.is_async:
-      seconds["collectives"] += _sent_seconds(each, chip) * each.count
-  blocking, sent = (_by_op(communication, chip, flag) for flag in (False, True))
-  seconds["collectives"] += exposed_seconds(program, busy | blocking, sent)
+  sent: dict[str, float] = {}
+  for each in communication:
+    spent = _sent_seconds(each, chip)
+    seconds["collectives"] += 0 if each.is_async else spent * each.count
+    by_op = sent if each.is_async else busy
+    by_op[each.op] = by_op.get(each.op, 0.0) + spent  # an op may hold two kinds
+  seconds["collectives"] += exposed_seconds(program, busy, sent)
   return Schedule(seconds, single_core)
 
 
@@ -102,21 +103,6 @@ def _sent_seconds(each: Collective, chip: Chip) -> float:
   """Returns how long the links take for one run, at their full rate."""
   rate = chip.dcn if "dcn" in each.axes else chip.ici
   return each.wire * chip.devices / rate
-
-
-def _by_op(
-  communication: Iterable[Collective], chip: Chip, is_async: bool
-) -> dict[str, float]:
-  """Returns the seconds of one run by op, which may hold two kinds."""
-  kinds = {
-    (each.op, each.kind): _sent_seconds(each, chip)
-    for each in communication
-    if each.is_async == is_async
-  }
-  found: dict[str, float] = collections.defaultdict(float)
-  for (op, _), spent in kinds.items():
-    found[op] += spent
-  return found
 
 
 def _part(program: hlo.Program, each: ExecutedOp) -> str:

@@ -8,9 +8,9 @@ are of JAX's "GPU performance tips", for communication, and not timed either.
 
 Collectives that run beside computation need no option on v5e, where libtpu
 continues them through fusions, nor on tpu7x, whose sparse cores run them. On
-v6e those do with the group `sparse_core`. No other option of libtpu 0.0.52
-makes one asynchronous there: `xla_tpu_enable_async_collective_fusion` changes
-nothing, and fails together with `xla_enable_async_all_gather`.
+v6e those do with the group `sparse_core`; with libtpu 0.0.52
+`xla_tpu_enable_async_collective_fusion` changes nothing there, and fails
+together with `xla_enable_async_all_gather`.
 """
 
 from collections.abc import Mapping, Sequence

@@ -14,8 +14,9 @@ import pathlib
 import subprocess
 import sys
 
-from absl import app, flags
+from absl import flags
 
+from ccl_jax import command
 from ccl_jax.data import media
 
 DEMO = flags.DEFINE_string("demo", "runs/demo", "Folder of launch/demo.sh.")
@@ -81,7 +82,8 @@ def encode(output: pathlib.Path, kind: str, codecs: pathlib.Path) -> str:
   return str(data)
 
 
-def main(_) -> None:
+def main() -> None:
+  """Writes, encodes, trains and scores."""
   demo, output = pathlib.Path(DEMO.value), pathlib.Path(OUTPUT.value)
   latents = demo / "latents"
   if not (output / "silent" / "captions.jsonl").exists():
@@ -102,4 +104,4 @@ def main(_) -> None:
 
 
 if __name__ == "__main__":
-  app.run(main)
+  command.run(main, ())

@@ -69,7 +69,6 @@ def compile_report(
   slices, chip = config["mesh"].get("num_slices", 1), chips.chip_named(name)
   devices = topology.devices(name, slices)
   shapes = latent_shapes(config)
-  config = printable(config, chip.name)
   began = time.monotonic()
   lower = {"train": lower_train, "sample": lower_sample}[program]
   lowered = lower(config, devices, shapes, task)
@@ -100,18 +99,6 @@ def compile_report(
     slices=slices,
   )
   return about | numbers, compiled.as_text()
-
-
-def printable(config: Mapping[str, Any], chip: str) -> Mapping[str, Any]:
-  """Returns a config whose program this jaxlib can print.
-
-  jaxlib before 0.11 reads none that uses the sparse cores, where tpu7x runs
-  collectives unless an option forbids it. Training leaves that on.
-  """
-  if chip != "tpu7x" or jax.__version_info__ >= (0, 11):
-    return config
-  options = ("no_sparse_core", *config["xla_options"])
-  return {**config, "xla_options": options}
 
 
 def latent_shapes(config: Mapping[str, Any]) -> Shapes:

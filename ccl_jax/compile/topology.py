@@ -60,8 +60,8 @@ def compile_for(lowered: Any) -> Any:
     if "async-update instruction" in text:
       raise ValueError(
         "This program runs collectives on sparse cores, which"
-        f" {jax.__version__=} cannot read back: install jax 0.11, or take"
-        " sparse_core out of config.xla_options."
+        f" {jax.__version__=} cannot read back: install jax 0.11. On v6e they"
+        " are off without sparse_core in config.xla_options."
       ) from None
     if "RESOURCE_EXHAUSTED" not in text:
       raise

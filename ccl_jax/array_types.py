@@ -83,6 +83,11 @@ def other(stream: str) -> str:
   return {"video": "audio", "audio": "video"}[stream]
 
 
+def expand(t: Array, rank: int) -> Array:
+  """Appends axes of size 1 until `t` has `rank` axes: (b,) -> (b, 1, 1)."""
+  return t.reshape(t.shape + (1,) * (rank - t.ndim))
+
+
 def interleave(*trees: PyTree) -> PyTree:
   """Interleaves p trees of arrays (b, ...) to one of (b p, ...), by sample."""
   if len(trees) == 1:

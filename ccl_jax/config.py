@@ -3,7 +3,8 @@
 A key that no constructor takes is an error that names the nearest key, so
 nothing in a config is ever silently unread. Keys that had another name in
 earlier versions are in `RENAMED`: a config that is written today may not use
-them, one that a run has stored is upgraded when it is read.
+them, one that a run has stored is upgraded when it is read. A run that began
+before a key of `ADDED` goes on with the value that is there.
 """
 
 import difflib
@@ -70,6 +71,14 @@ FORMS = {
   "lora.train_also": "\"('PATH REGEX',)\"",
   "optimizer.learning_rates": "\"(('PATH REGEX', RATE),)\"",
   "xla_options": "\"(('xla_...', 'VALUE'),)\"",
+}
+
+# Dotted name of a key that earlier versions did not have -> what they did.
+ADDED = {
+  "model.audio.prediction_type": "flow_prediction",
+  "model.video.prediction_type": "flow_prediction",
+  "objective.error": "velocity",
+  "objective.time_distribution": "logit_normal",
 }
 
 

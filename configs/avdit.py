@@ -49,8 +49,9 @@ def get_config(arg: str = "") -> ConfigDict:
     channels = c.model.video.channels
     sizes = {name: c.model.video[name] for name in ("width", "ffn", "heads")}
     c.model.video = dict(
-      backbone="dit", patch=2, channels=channels, learns_variance=False, **sizes
-    )
+      backbone="dit", patch=2, channels=channels, learns_variance=False,
+      prediction_type="flow_prediction", **sizes,
+    )  # fmt: skip
     c.model.fusion = dict(kind="frames")
     split = ccl.SPLITS[fsdp_over]
     rules = (
@@ -81,8 +82,9 @@ def join_streams(c: ConfigDict, sizes: dict[str, int]) -> None:
     c.model.audio[name] for name in ("channels", "tokens_per_frame")
   )
   c.model.audio = dict(
-    backbone="shared", channels=channels, tokens_per_frame=per_frame, **sizes
-  )
+    backbone="shared", channels=channels, tokens_per_frame=per_frame,
+    prediction_type="flow_prediction", **sizes,
+  )  # fmt: skip
   c.model.fusion = dict(kind="avdit", adapter_ratio=0.25, lora_rank=16)
   # A share of streams that do not meet, for guidance.
   c.objective.probabilities = (0.1, 0.0, 0.0, 0.9)

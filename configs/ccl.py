@@ -180,6 +180,8 @@ def make_config(
   c.objective.time_shift_shape = ()  # (frames, y, x) that it is for; () is all
   c.objective.time_mean = by_stream(0.0)  # [O] logit-normal
   c.objective.time_std = by_stream(1.0)
+  c.objective.time_distribution = "logit_normal"  # or "ddpm"
+  c.objective.error = "velocity"  # or "noise", as DDPM's
   c.objective.video_weight = 0.85  # [O] as Ovi
   c.objective.audio_weight = 0.15
   c.objective.text_dropout = 0.1  # [O]

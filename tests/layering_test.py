@@ -26,7 +26,7 @@ from ccl_jax.models.fusion.icac import ATTENTIONS
 PACKAGE = pathlib.Path(__file__).parents[1] / "ccl_jax"
 LAYERS = (
   {"array_types", "trees", "config", "files", "nnx_utils", "sharding"}
-  | {"tar_files", "partial_files", "bucket_errors"}
+  | {"tar_files", "partial_files", "bucket_errors", "noise_schedule"}
   | {"command", "distributed", "cpu", "layers", "lora"}
   | {"param_names", "weight_gathering", "processes", "streams"}
   | {"signals"},

@@ -23,7 +23,7 @@ from ccl_jax import distributed, files
 from ccl_jax.array_types import Array, PyTree
 from ccl_jax.checkpoints import emergency, manifest, orbax_reader, restore
 from ccl_jax.checkpoints.save_timer import SaveTimer
-from ccl_jax.config import dotted, upgrade
+from ccl_jax.config import ADDED, dotted, upgrade
 
 _CHUNK_BYTES = 2**28
 _ABSENT = "absent"  # of a key that a config lacks
@@ -91,8 +91,8 @@ def describe_changes(
     old, new: nested configs.
     may_differ: dotted keys and sections.
   """
-  old, new = dotted(old), dotted(new)
-  # Keys of later versions are off where they are empty.
+  old, new = ADDED | dotted(old), ADDED | dotted(new)
+  # Other keys of later versions are off where they are empty.
   old = {key: x for key, x in new.items() if x in ((), [])} | old
   keys = sorted(
     key

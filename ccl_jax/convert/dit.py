@@ -30,7 +30,7 @@ def _size(num_layers: int, width: int, heads: int) -> dict[str, Any]:
     text_width=1000,  # the classes of ImageNet
     video=dict(
       backbone="dit", width=width, ffn=4 * width, heads=heads, channels=4,
-      patch=2, learns_variance=True,
+      patch=2, learns_variance=True, prediction_type="epsilon",
     ),
   )  # fmt: skip
 

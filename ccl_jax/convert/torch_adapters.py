@@ -17,14 +17,37 @@ from ccl_jax.convert.torch_model import CCL, STREAMS, Stream, audio_starts
 DEFAULTS = dict(adapter_ratio=0.25, lora_rank=16)
 
 
+def step_times():
+  """Returns the times of the 1000 steps of a DDPM, on the path of flow."""
+  a = (1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)).cumprod(0)
+  return (1 - a).sqrt() / (a.sqrt() + (1 - a).sqrt())
+
+
+def step_of(t):
+  """Returns the step of times, between whole ones by linear interpolation."""
+  known = step_times().float().to(t.device)
+  t = t.float().clamp(known[0], known[-1])
+  above = torch.searchsorted(known, t.contiguous()).clamp(1, 999)
+  low, high = known[above - 1], known[above]
+  return above - 1 + (t - low) / (high - low)
+
+
+def before_end(t, x):
+  """Returns times, the last step's at most, with the axes of latents."""
+  t = t.float().clamp(max=float(step_times()[-1]))
+  return t.reshape(t.shape + (1,) * (x.ndim - t.ndim))
+
+
 class SharedStream(Stream):
   """The first and last layer of a stream; audio is one frame of m tokens."""
 
   def __init__(
     self, num_layers, text_width, *, width, ffn, heads, channels, patch=1,
     tokens_per_frame=0, learns_variance=False,
+    prediction_type="flow_prediction",
   ):  # fmt: skip
     nn.Module.__init__(self)
+    self.predicts_noise = prediction_type == "epsilon"
     self.width, self.e, self.patch = width, width // heads, patch
     self.c = tokens_per_frame
     self.image_widths = {"latents": 0, "tokens": 0}
@@ -59,8 +82,21 @@ class SharedStream(Stream):
     x = self.patches(z.type_as(self.patches.weight))
     return x + places.float().to(x.device).type_as(x)
 
+  def scale_input(self, z, t):
+    """Returns latents of times t as the network reads them."""
+    if not self.predicts_noise:
+      return z
+    t = before_end(t, z)
+    return z / ((1 - t) ** 2 + t**2).sqrt()
+
+  def velocity(self, output, z, t):
+    """Returns the velocity of latents z of times t, from the output."""
+    if not self.predicts_noise:
+      return output
+    return (output[..., : z.shape[-1]] - z) / (1 - before_end(t, z))
+
   def output(self, x, e, shape):
-    """Returns the velocity of latents of this shape, in float32."""
+    """Returns what the network predicts of latents of this shape, float32."""
     y = self.head(modulate(x, *self.head_rows(F.silu(e)).chunk(2, -1))).float()
     if not self.c:
       (b, f, h, w, _), p = shape, self.patch
@@ -88,7 +124,8 @@ class ImageStream(SharedStream):
     """Returns the embedding of times and text, and silu of it."""
     t = t[:, None, None] if t.ndim == 1 else t
     frequency = 1e4 ** (-torch.arange(self.half, device=t.device) / self.half)
-    angle = 1000 * t.float()[..., None] * frequency
+    steps = step_of(t) if self.predicts_noise else 1000 * t.float()
+    angle = steps[..., None] * frequency
     e = self.time(torch.cat([angle.cos(), angle.sin()], -1), F.silu)
     text = text.type_as(self.text.weight)
     num = (text != 0).any(-1).sum(-1, keepdim=True).clamp(min=1)
@@ -102,6 +139,14 @@ class ImageStream(SharedStream):
 
 class Adapted(CCL):
   """An image model on frames and sound, with adapters or without."""
+
+  def forward(self, state, t, text, route, image=None):
+    """Returns the velocity, as of `CCL`."""
+    self.check(state, image or {})
+    streams = {s: getattr(self, s) for s in state}
+    scaled = {s: streams[s].scale_input(z, t[s]) for s, z in state.items()}
+    made = super().forward(scaled, t, text, route, image)
+    return {s: streams[s].velocity(made[s], z, t[s]) for s, z in state.items()}
 
   def make_stream(self, s):
     """Returns a stream of the config."""

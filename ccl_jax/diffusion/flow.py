@@ -23,15 +23,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Key
 
-from ccl_jax.array_types import STREAMS, Array, Bool, Float, State
+from ccl_jax import noise_schedule
+from ccl_jax.array_types import STREAMS, Array, Bool, Float, State, expand
 
 # (state, t of each stream, condition) -> velocity of each stream.
 Velocity = Callable[[State, State, Any], State]
-
-
-def expand(t: Array, rank: int) -> Array:
-  """Appends axes of size 1 until `t` has `rank` axes: (b,) -> (b, 1, 1)."""
-  return t.reshape(t.shape + (1,) * (rank - t.ndim))
 
 
 def interpolate(
@@ -78,6 +74,14 @@ def sample_time(
 ) -> Float[Array, " *dims"]:
   """Draws logit-normal times in (0, 1): sigmoid(mean + std normal)."""
   return jax.nn.sigmoid(mean + std * jax.random.normal(key, shape))
+
+
+def sample_step_time(
+  key: Key[Array, ""], shape: tuple[int, ...]
+) -> Float[Array, " *dims"]:
+  """Draws the times of DDPM's steps, each as likely as another."""
+  steps = jax.random.randint(key, shape, 0, noise_schedule.NUM_STEPS)
+  return jnp.asarray(noise_schedule.STEP_TIMES, jnp.float32)[steps]
 
 
 def mask_time(

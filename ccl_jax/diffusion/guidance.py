@@ -31,8 +31,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from ccl_jax.array_types import Array, State, other
-from ccl_jax.diffusion import flow
+from ccl_jax.array_types import Array, State, expand, other
 from ccl_jax.diffusion.flow import Velocity
 from ccl_jax.diffusion.forward_passes import (
   Condition,
@@ -211,7 +210,7 @@ def guide(
     outputs = dict(zip(distinct, run(velocity, inputs), strict=True))
     result, following = {}, {}
     for s in state:
-      time = flow.expand(t[s], state[s].ndim)
+      time = expand(t[s], state[s].ndim)
       own = {p: x[s] for p, x in outputs.items()}
       if transform:
         terms = rule.differences(s, scales[s], own)

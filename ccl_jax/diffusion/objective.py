@@ -3,6 +3,9 @@
     L = mean over samples of [ lv 1(video is generated) mse_v
                             + la 1(audio is generated) mse_a ]
 
+with mse that of the velocity, or, as of a DDPM, that of the noise which follows
+from it: (1 - t)^2 mse (`models/prediction.py`, eq. 1).
+
 `make_training_example` draws everything random (task, times, noise, dropped
 text, given first frames), `loss` compares the model's velocities with it:
 
@@ -29,6 +32,7 @@ from ccl_jax.array_types import (
   Int,
   Route,
   State,
+  expand,
 )
 from ccl_jax.diffusion import flow, tasks
 
@@ -49,6 +53,9 @@ class Objective:
       frame's number for sound. () takes it for all.
     time_mean: mean of the normal inside the logit-normal time.
     time_std: its standard deviation.
+    time_distribution: "logit_normal"; or "ddpm", the times of its steps, each
+      as likely: then shift, mean and deviation do not count.
+    error: of what the squared error is: "velocity" or "noise".
     video_weight: lv, 0.85 from Ovi.
     audio_weight: la, 0.15 from Ovi.
     text_dropout: fraction of samples whose text is replaced by the null text.
@@ -72,6 +79,8 @@ class Objective:
   probabilities: tuple[float, ...] = tuple(t.probability for t in tasks.TASKS)
   time_shift_shape: tuple[int, ...] = ()
   reference_probability: float = 0.0
+  time_distribution: str = "logit_normal"
+  error: str = "velocity"
 
   def __post_init__(self):
     # A tuple, which is hashable: the objective is a static argument.
@@ -103,6 +112,12 @@ class Objective:
     ):  # fmt: skip
       if not 0 <= getattr(self, name) <= 1:
         raise ValueError(f"{name}={getattr(self, name)} must be in [0, 1].")
+    for name, known in (
+      ("time_distribution", ("logit_normal", "ddpm")),
+      ("error", ("velocity", "noise")),
+    ):
+      if (value := getattr(self, name)) not in known:
+        raise ValueError(f"{name}={value!r} must be one of {', '.join(known)}.")
     p = self.probabilities
     if len(p) != len(tasks.TASKS) or min(p) < 0 or abs(sum(p) - 1) > 1e-6:
       raise ValueError(
@@ -121,6 +136,15 @@ class Objective:
     names = ("time_mean", "time_std", "time_shift")
     values = [self._by_stream(name) for name in names]
     return {s: tuple(each[s] for each in values) for s in STREAMS}
+
+  def draw_time(
+    self, stream: str, key: Key[Array, ""], shape: tuple[int, ...]
+  ) -> Float[Array, " *dims"]:
+    """Draws times of a stream."""
+    if self.time_distribution == "ddpm":
+      return flow.sample_step_time(key, shape)
+    mean, std, shift = self.times[stream]
+    return flow.shift_time(flow.sample_time(key, shape, mean, std), shift)
 
   def _by_stream(self, name: str) -> dict[str, float]:
     value = getattr(self, name)
@@ -189,7 +213,7 @@ def make_training_example(
   task = tasks.draw_tasks(task_key, objective.probabilities, *has)
   route = tasks.route_of(task, *has)
   clean = _clean(frame_key, x0, route, objective.first_frame_probability)
-  times = tasks.draw_times(time_key, route, task, objective.times)
+  times = tasks.draw_times(time_key, route, task, objective.draw_time)
   t = {s: flow.mask_time(times[s], clean[s]) for s in x0}
   noise = flow.draw_noise(
     flow.sample_keys(noise_key, b), {s: x0[s].shape[1:] for s in x0}
@@ -243,6 +267,10 @@ def loss(
     s: flow.mse(prediction[s], example.target[s], example.loss_mask[s])
     for s in example.target
   }
+  if objective.error == "noise":
+    errors = {
+      s: (1 - _noisy_time(example, s)) ** 2 * x for s, x in errors.items()
+    }
   value = sum(jnp.mean(objective.weight(s) * errors[s]) for s in errors)
   metrics = {"sum": {}, "count": {}}
   for s, error in errors.items():
@@ -262,10 +290,15 @@ def _by_task(example: Example, stream: str) -> dict[str, Bool[Array, " b"]]:
   }
 
 
+def _noisy_time(example: Example, stream: str) -> Float[Array, " b"]:
+  """Returns the time of the latents of a stream that are not clean."""
+  t = example.t[stream]
+  return t.reshape(len(t), -1).max(axis=1)
+
+
 def _by_time(example: Example, stream: str) -> dict[str, Bool[Array, " b"]]:
   """Returns the samples of each fifth of [0, 1], by the noisy time."""
-  t = example.t[stream]
-  t = t.reshape(len(t), -1).max(axis=1)
+  t = _noisy_time(example, stream)
   fifth = jnp.clip((5 * t).astype(jnp.int32), 0, 4)
   return {
     f"loss_t/{stream}/{name}": fifth == i for i, name in enumerate(_FIFTHS)
@@ -280,12 +313,12 @@ def _bernoulli(key, probability: float, batch: int):
 
 def _clean(key, x0: State, route: Route, first_frame_probability: float):
   """Returns masks of references, absent streams and given first frames."""
-  clean = {s: flow.expand(~route.is_generated[s], x0[s].ndim) for s in x0}
+  clean = {s: expand(~route.is_generated[s], x0[s].ndim) for s in x0}
   if first_frame_probability > 0 and "video" in x0:
     b, f = x0["video"].shape[:2]
     given = _bernoulli(key, first_frame_probability, b)
     first = given[:, None] & (jnp.arange(f)[None] == 0)
-    clean["video"] = clean["video"] | flow.expand(first, 5)
+    clean["video"] = clean["video"] | expand(first, 5)
   return clean
 
 
@@ -308,10 +341,10 @@ def _add_reference(
   index = jnp.where(_bernoulli(first_key, 0.5, b), 0, index)
   has = _bernoulli(has_key, objective.reference_probability, b)
   has = has & example.route.is_generated["video"] & (f > 1)
-  picture = jnp.take_along_axis(video, flow.expand(index, 5), axis=1)
-  picture = jnp.where(flow.expand(has, 5), picture, 0.0)
+  picture = jnp.take_along_axis(video, expand(index, 5), axis=1)
+  picture = jnp.where(expand(has, 5), picture, 0.0)
   is_other = ~has[:, None] | (jnp.arange(f)[None] != index[:, None])
-  loss_mask = example.loss_mask["video"] & flow.expand(is_other, 5)
+  loss_mask = example.loss_mask["video"] & expand(is_other, 5)
   return example._replace(
     loss_mask=example.loss_mask | {"video": loss_mask},
     image=Image(references=picture, has_references=has[:, None]),

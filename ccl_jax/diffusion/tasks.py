@@ -25,7 +25,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Key
 
-from ccl_jax.array_types import STREAMS, Array, Bool, Float, Int, Route, State
+from ccl_jax.array_types import (
+  STREAMS,
+  Array,
+  Bool,
+  Float,
+  Int,
+  Route,
+  State,
+  expand,
+)
 from ccl_jax.diffusion import flow
 
 
@@ -100,24 +109,22 @@ def draw_times(
   key: Key[Array, ""],
   route: Route,
   task: Int[Array, " b"],
-  distributions: Mapping[str, tuple[float, float, float]],
+  draw_time: Callable[[str, Key[Array, ""], tuple[int, ...]], Array],
 ) -> dict[str, Float[Array, " b"]]:
-  """Draws shifted logit-normal times: one base in `joint`, else one per stream.
+  """Draws times: one draw for both streams in `joint`, else one for each.
 
   Streams that are not generated are at time 0.
 
   Args:
-    distributions: stream -> mean, standard deviation and shift; in `joint`
-      both streams make their time of the same normal number.
+    draw_time: draws times of a stream, see `Objective.draw_time`; in `joint`
+      both streams make theirs with the same key.
   """
   keys = flow.sample_keys(key, len(task))
   is_shared = lookup(lambda row: row.shared_time, task)
 
   def draw(stream, own):
-    mean, std, shift = distributions[stream]
-    both = jax.vmap(lambda key: flow.sample_time(key, (2,), mean, std))(keys).T
-    t = both[0] if own == 0 else jnp.where(is_shared, *both)
-    return flow.shift_time(t, shift)
+    both = jax.vmap(lambda key: draw_time(stream, key, (2,)))(keys).T
+    return both[0] if own == 0 else jnp.where(is_shared, *both)
 
   times = {"video": draw("video", 0), "audio": draw("audio", 1)}
   return {s: jnp.where(route.is_generated[s], times[s], 0.0) for s in STREAMS}
@@ -183,7 +190,7 @@ class InferenceTask:
     if self.first_frame:
       b, f = state["video"].shape[:2]
       first = jnp.broadcast_to(jnp.arange(f) == 0, (b, f))
-      masks["video"] = flow.expand(first, 5)
+      masks["video"] = expand(first, 5)
     return masks
 
 

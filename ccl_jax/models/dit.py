@@ -33,8 +33,8 @@ from ccl_jax.models import layers, rope
 from ccl_jax.models.ada_norm import modulate
 from ccl_jax.models.audio_grid import AudioGrid
 from ccl_jax.models.block import Block, CrossAttentionInputs
+from ccl_jax.models.prediction import PREDICTIONS, FlowPrediction
 
-TIME_SCALE = 1000.0
 IMAGE_EPSILON = 1e-5  # of the norms of eq. 2
 NO_IMAGE = Image()
 normal_02 = nnx.initializers.normal(0.02)
@@ -71,6 +71,8 @@ class DiT(nnx.Module):
     ValueError: width is not a multiple of 2 * heads, an unknown kind, or an
       audio stream with image conditioning.
   """
+
+  prediction_type = "flow_prediction"
 
   def __init__(
     self, kind: str, *, num_layers: int, width: int, ffn: int, heads: int,
@@ -119,6 +121,11 @@ class DiT(nnx.Module):
     self.head_modulation = nnx.Param(head_rows)
     d_out = channels * patch**2
     self.head = layers.linear(width, d_out, init=layers.zeros, **options)
+
+  @property
+  def prediction(self) -> FlowPrediction:
+    """Returns how the network's input, time and output are of the flow."""
+    return PREDICTIONS[self.prediction_type]
 
   def check_image(
     self, image: Image, latents: Float[Array, "b f h w c"]
@@ -212,7 +219,8 @@ class DiT(nnx.Module):
     """Returns e and the rows of eq. 1; t is (b,), (b, f, 1) or (b, f, s)."""
     del text  # which the blocks read
     t = t[:, None, None] if t.ndim == 1 else t
-    e = self.time(layers.sinusoid(TIME_SCALE * t, self.frequency_dim))
+    t = self.prediction.scale_time(t)
+    e = self.time(layers.sinusoid(t, self.frequency_dim))
     rows = self.time_rows(nnx.silu(e))
     return e, einops.rearrange(rows, "b f s (r d) -> b f s r d", r=6)
 
@@ -223,7 +231,7 @@ class DiT(nnx.Module):
     grid: tuple[int, int, int],
     frames: int,
   ) -> Array:
-    """Returns the velocity of the first `frames`, shaped as the latents."""
+    """Returns the prediction of the first `frames`, shaped as the latents."""
     e = e[..., None, :]
     rows = expand_like(self.head_modulation[...], e) + e
     y = self.head(modulate(x, shift=rows[..., 0, :], scale=rows[..., 1, :]))

@@ -34,7 +34,8 @@ from ccl_jax.models.block import (
   StreamOps,
   flatten,
 )
-from ccl_jax.models.dit import NO_IMAGE, TIME_SCALE, DiT, normal_02
+from ccl_jax.models.dit import NO_IMAGE, DiT, normal_02
+from ccl_jax.models.prediction import PREDICTIONS
 
 
 class ImageBlock(Block):
@@ -81,8 +82,14 @@ class SharedDiT(DiT):
   Args:
     width, ffn, heads: of the other stream.
     channels, patch, tokens_per_frame: as of `DiT`.
-    learns_variance: the output is a noise and its variance, as of the published
-      weights, side by side.
+    prediction_type: of `prediction.PREDICTIONS`; "epsilon", as of the published
+      weights, is that of DDPM.
+    learns_variance: the output is a noise and its variance, side by side, as of
+      the published weights. No solver here reads the variance.
+
+  Raises:
+    ValueError: an unknown prediction, a variance of none of noise, or a width
+      that is not a multiple of 4 * heads.
   """
 
   condition_channels = image_width = 0  # no reference image
@@ -91,12 +98,22 @@ class SharedDiT(DiT):
     self, kind: str, *, num_layers: int, width: int, ffn: int, heads: int,
     channels: int, text_width: int, patch: int = 1,
     tokens_per_frame: float | int = 0, learns_variance: bool = False,
-    rngs, dtype,
+    prediction_type: str = "flow_prediction", rngs, dtype,
   ):  # fmt: skip
+    if prediction_type not in PREDICTIONS:
+      raise ValueError(
+        f"{prediction_type=}: expected one of {', '.join(PREDICTIONS)}."
+      )
+    if learns_variance and prediction_type != "epsilon":
+      raise ValueError(
+        f"{learns_variance=} with {prediction_type=}: expected 'epsilon', as"
+        " the variance is that of DDPM's noise."
+      )
     if width % (4 * heads):
       raise ValueError(f"{width=} is not a multiple of 4 * {heads=}.")
     self.kind, self.width, self.head_size = kind, width, width // heads
     self.patch, self.tokens_per_frame = patch, tokens_per_frame
+    self.prediction_type = prediction_type
     self.dtype, options = dtype, dict(rngs=rngs, dtype=dtype)
     d_in = channels * patch**2
     self.embed = layers.linear(d_in, width, **options)
@@ -125,7 +142,7 @@ class SharedDiT(DiT):
     grid: tuple[int, int, int],
     frames: int,
   ) -> Array:
-    """Returns the velocity of the first `frames`, shaped as the latents."""
+    """Returns the prediction of the first `frames`, shaped as the latents."""
     shift, scale = jnp.split(self.head_rows(nnx.silu(e)), 2, -1)
     return self.unpatch(self.head(modulate(x, shift, scale)), grid, frames)
 
@@ -142,12 +159,14 @@ class ImageDiT(SharedDiT):
   def __init__(
     self, kind: str, *, num_layers: int, width: int, ffn: int, heads: int,
     channels: int, text_width: int, patch: int = 2, frequency_dim: int = 256,
-    learns_variance: bool = False, rngs, dtype,
+    learns_variance: bool = False, prediction_type: str = "flow_prediction",
+    rngs, dtype,
   ):  # fmt: skip
     super().__init__(
       kind, num_layers=num_layers, width=width, ffn=ffn, heads=heads,
       channels=channels, text_width=text_width, patch=patch,
-      learns_variance=learns_variance, rngs=rngs, dtype=dtype,
+      learns_variance=learns_variance, prediction_type=prediction_type,
+      rngs=rngs, dtype=dtype,
     )  # fmt: skip
     self.frequency_dim = frequency_dim
     self.time = layers.MLP(
@@ -174,7 +193,8 @@ class ImageDiT(SharedDiT):
   ) -> tuple[Float[Array, "b f s d"], Float[Array, "b f s d"]]:
     """Returns e of eq. 1 and silu(e); t is (b,), (b, f, 1) or (b, f, s)."""
     t = t[:, None, None] if t.ndim == 1 else t
-    e = self.time(layers.sinusoid(TIME_SCALE * t, self.frequency_dim))
+    t = self.prediction.scale_time(t)
+    e = self.time(layers.sinusoid(t, self.frequency_dim))
     e += self.text(mean_token(text)).astype(e.dtype)[:, None, None]
     return e, nnx.silu(e)
 

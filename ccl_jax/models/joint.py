@@ -128,10 +128,11 @@ class Joint(nnx.Module):
     inputs = self.embed(state, t, text, route, image)
     x, _ = self.run_layers(inputs, cache)
     frames, grids = inputs.shared.clip_frames, inputs.shared.grids
-    return {
-      s: tower.output(x[s], inputs.times[s][0], grids[s], frames)
-      for s, tower in self.towers(state).items()
-    }
+    velocity = {}
+    for s, tower in self.towers(state).items():
+      output = tower.output(x[s], inputs.times[s][0], grids[s], frames)
+      velocity[s] = tower.prediction.velocity(output, state[s], t[s])
+    return velocity
 
   def reference_kv(
     self, state: State, text: Float[Array, "b l d"], route: Route,
@@ -175,7 +176,10 @@ class Joint(nnx.Module):
     # Latents to tokens; both streams have the same number of frames.
     towers = self.towers(state)
     images = self.images(state, image)
-    x = {s: tower.tokens(state[s], images[s]) for s, tower in towers.items()}
+    x = {
+      s: tower.tokens(tower.prediction.scale_input(state[s], t[s]), images[s])
+      for s, tower in towers.items()
+    }
     grids = {s: towers[s].grid(state[s]) for s in state}
     if len({grid[0] for grid in grids.values()}) > 1:
       raise ValueError(

@@ -104,7 +104,6 @@ def make_setup(
       " gives samples a reference picture, and this model reads none: expected"
       " model.fusion.references=True, or 0."
     )
-  _check_outputs(plan.settings)
   check_parts(setup.batch_size, setup.grad_accumulation_steps, layout)
   return setup
 
@@ -122,17 +121,6 @@ def _check_conditions(objective: Objective, given: tuple[str, ...]) -> None:
           f" but model.{s}.in_context only takes it as a condition: expected 0"
           f" for all but apart and a2v, and objective.{s}_weight=0."
         )
-
-
-def _check_outputs(model: Mapping[str, Any]) -> None:
-  """Raises ValueError if the output of a stream is no velocity."""
-  if (model.get("video") or {}).get("learns_variance"):
-    raise ValueError(
-      "model.video.learns_variance: its output is the noise of DDPM and a"
-      " variance, and the objective is flow matching, whose output is a"
-      " velocity. Expected False, and a new last layer:"
-      " --config.init.fresh='(\"video/head/.*\", ...)'."
-    )
 
 
 def check_parts(batch_size: int, parts: int, layout: Layout) -> None:

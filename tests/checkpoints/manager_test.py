@@ -303,3 +303,13 @@ def test_keys_of_later_versions_that_are_off_are_no_change(tmp_path):
   later["data"]["buckets"] = (1,)
   with pytest.raises(ValueError, match=r"data.buckets: \[\] there, \[1\] now"):
     manager.claim_workdir(tmp_path / "run", later, ())
+
+
+def test_a_run_goes_on_as_before_where_a_later_version_has_a_choice(tmp_path):
+  old = {"objective": {"video_weight": 0.5}}
+  manager.claim_workdir(tmp_path, old, ())
+  same = {"objective": {"video_weight": 0.5, "error": "velocity"}}
+  manager.check_config(tmp_path, same, ())
+  other = {"objective": {"video_weight": 0.5, "error": "noise"}}
+  with pytest.raises(ValueError, match="velocity there, noise now"):
+    manager.check_config(tmp_path, other, ())

@@ -33,10 +33,11 @@ def in_context(c=2, **fusion):
   return CCA | dict(audio=audio, fusion={"kind": "icac"} | fusion)
 
 
-def adapted(c=2, **fusion):
+def adapted(c=2, prediction_type="flow_prediction", **fusion):
   sizes = dict(width=32, ffn=40, heads=2)
   video = dict(backbone="dit", channels=3, patch=2, frequency_dim=8)
   audio = dict(backbone="shared", channels=2, tokens_per_frame=c)
+  sizes |= dict(prediction_type=prediction_type)
   return CCA | dict(
     video=video | sizes,
     audio=audio | sizes,
@@ -63,6 +64,7 @@ MODELS = {
   "in context, unturned": in_context(attention="full3d", rope_audio="none"),
   "adapted": adapted(),
   "adapted, 24 fps": adapted(125 / 24, adapter_ratio=0.5),
+  "adapted, noise": adapted(prediction_type="epsilon"),
   "images": adapted() | dict(audio=None, fusion=dict(kind="frames")),
   "gated": CCA | dict(fusion=dict(kind="gated")),
   "gated tarp": CCA | dict(fusion=dict(kind="gated", tarp=True)),

@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ccl_jax.array_types import expand
 from ccl_jax.diffusion import flow
 
 X0 = jax.random.normal(jax.random.key(0), (2, 3, 4, 4, 5))
@@ -30,7 +31,7 @@ def test_mask_time_is_per_sample_unless_the_mask_is_per_frame():
   per_sample = flow.mask_time(t, jnp.array([True, False])[:, None, None])
   np.testing.assert_allclose(per_sample, [0.0, 0.8])
   first = jnp.broadcast_to(jnp.arange(3) == 0, (2, 3))
-  per_frame = flow.mask_time(t, flow.expand(first, 5))
+  per_frame = flow.mask_time(t, expand(first, 5))
   assert per_frame.shape == (2, 3, 1)
   np.testing.assert_allclose(per_frame[..., 0], [[0, 0.3, 0.3], [0, 0.8, 0.8]])
 
@@ -50,7 +51,7 @@ def test_sample_time_is_logit_normal():
 
 
 def test_mse_is_a_mean_over_the_mask_of_each_sample():
-  mask = flow.expand(jnp.array([[True, True, False], [False] * 3]), 5)
+  mask = expand(jnp.array([[True, True, False], [False] * 3]), 5)
   prediction = NOISE.at[:, 2].set(jnp.nan)  # what is masked may be anything
   error = flow.mse(prediction, X0, mask)
   expected = np.mean((NOISE[0, :2] - X0[0, :2]) ** 2)

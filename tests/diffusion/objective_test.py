@@ -7,6 +7,8 @@ import pytest
 from absl import flags
 from ml_collections import config_flags
 
+from ccl_jax import noise_schedule
+from ccl_jax.array_types import expand
 from ccl_jax.diffusion import objective as objectives
 from ccl_jax.diffusion.objective import Objective
 from ccl_jax.diffusion.tasks import TASK_NAMES
@@ -256,3 +258,30 @@ def test_all_else_is_drawn_as_without_pictures():
   drawn = compiled_example(Objective(reference_probability=1.0), still)
   assert not drawn.image.has_references.any()
   assert drawn.loss_mask["video"].any()
+
+
+def test_the_error_of_noise_is_that_of_the_noise_which_the_velocity_implies():
+  """Times are those of DDPM's steps; the first frame of some is clean."""
+  settings = Objective(
+    error="noise", time_distribution="ddpm", first_frame_probability=0.5,
+    probabilities=(0.0, 0.0, 0.0, 1.0),
+  )  # fmt: skip
+  drawn = example(settings)
+  t = np.asarray(drawn.t["video"]).reshape(B, -1).max(1)
+  gaps = np.abs(t[:, None] - noise_schedule.STEP_TIMES).min(1)
+  assert gaps.max() < 1e-6 and len(np.unique(t)) > B // 2
+  np.testing.assert_array_equal(t, drawn.t["audio"])
+  wrong = jax.tree.map(lambda x: x + 2.0, drawn.target)
+
+  def noise(s, velocity):  # x0 = x_t - t v, noise = x0 + v
+    time = expand(drawn.t[s], velocity.ndim)
+    return drawn.x_t[s] + (1 - time) * velocity
+
+  expected = 0.0
+  for s, weight in {"video": 0.85, "audio": 0.15}.items():
+    error = (noise(s, wrong[s]) - noise(s, drawn.target[s])) ** 2
+    mask = jnp.broadcast_to(drawn.loss_mask[s], error.shape)
+    each = [e[m].mean() for e, m in zip(error, mask, strict=True)]
+    expected += weight * np.mean(each)
+  value, _ = objectives.loss(wrong, drawn, settings)
+  np.testing.assert_allclose(value, expected, rtol=1e-4)

@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ccl_jax.array_types import expand
 from ccl_jax.diffusion import flow, solvers
 from ccl_jax.diffusion.tasks import inference_task
 
@@ -24,7 +25,7 @@ def sample(
 def to_data(state, t, condition):
   """The velocity of the straight flow that ends in DATA."""
   return {
-    s: (x - DATA[s]) / jnp.maximum(flow.expand(t[s], x.ndim), 1e-3)
+    s: (x - DATA[s]) / jnp.maximum(expand(t[s], x.ndim), 1e-3)
     for s, x in state.items()
   }
 

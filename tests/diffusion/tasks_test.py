@@ -5,6 +5,7 @@ import pytest
 
 from ccl_jax.array_types import Route
 from ccl_jax.diffusion import tasks
+from ccl_jax.diffusion.objective import Objective
 
 ALL = jnp.arange(4)
 YES, NO = jnp.ones(4, bool), jnp.zeros(4, bool)
@@ -61,14 +62,14 @@ def test_a_sample_that_lacks_a_stream_is_apart_and_sees_nothing():
   assert not (route.sees["video"] | route.sees["audio"]).any()
 
 
-TIMES = dict.fromkeys(("video", "audio"), (0.0, 1.0, 5.0))
+DRAW = Objective(time_shift=5.0).draw_time
 
 
 def test_times_are_shared_in_joint_independent_in_apart_zero_if_given():
   task = jnp.tile(ALL, 200)
   both = jnp.ones(len(task), bool)
   route = tasks.route_of(task, both, both)
-  t = tasks.draw_times(jax.random.key(0), route, task, TIMES)
+  t = tasks.draw_times(jax.random.key(0), route, task, DRAW)
   video, audio = (np.asarray(t[s]).reshape(-1, 4).T for s in t)
   apart, a2v, v2a, joint = range(4)
   assert abs(np.corrcoef(video[apart], audio[apart])[0, 1]) < 0.2
@@ -86,7 +87,12 @@ def test_streams_of_their_own_times_share_the_base():
   route = tasks.route_of(task, both, both)
 
   def draw(**times):
-    t = tasks.draw_times(jax.random.key(0), route, task, times)
+    names = ("time_mean", "time_std", "time_shift")
+    values = zip(names, zip(*times.values(), strict=True), strict=True)
+    made = Objective(
+      **{name: dict(zip(times, x, strict=True)) for name, x in values}
+    )
+    t = tasks.draw_times(jax.random.key(0), route, task, made.draw_time)
     return {s: np.asarray(x) for s, x in t.items()}
 
   plain = (0.0, 1.0, 1.0)

@@ -7,12 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ccl_jax import trees
-from ccl_jax.array_types import STREAMS, Route
+from ccl_jax import noise_schedule, trees
+from ccl_jax.array_types import STREAMS, Route, expand
 from ccl_jax.checkpoints import restore
 from ccl_jax.convert import dit, matching, transformer
 from ccl_jax.convert.state_dict import iter_state_dict, state_dict_shapes
 from ccl_jax.convert.torch_files import LazyStateDict
+from ccl_jax.diffusion import solvers
 from ccl_jax.models import functional
 from tests.convert.loading import from_dict, load
 
@@ -23,7 +24,7 @@ TINY = dict(
   text_width=CLASSES,
   video=dict(
     backbone="dit", width=32, ffn=128, heads=2, channels=3, patch=2,
-    learns_variance=True,
+    learns_variance=True, prediction_type="epsilon",
   ),
 )  # fmt: skip
 ALONE = dict(audio=None, fusion=dict(kind="independent"), dtype="float32")
@@ -96,11 +97,48 @@ def test_its_output_equals_that_of_diffusers():
     torch.from_numpy(steps),
     class_labels=torch.from_numpy(labels),
   ).sample.numpy()
-  times = jnp.asarray(steps / 1000, jnp.float32)
-  ours = run(graph, params, latents[:, None], times, one_hot(labels))
-  theirs = np.moveaxis(theirs, 1, -1)[:, None]
-  np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+  t = jnp.asarray(noise_schedule.STEP_TIMES[steps], jnp.float32)
+  x_t = latents[:, None] * expand(jnp.hypot(t, 1 - t), 5)  # x_k up to scale
+  ours = run(graph, params, x_t, t, one_hot(labels))
+  epsilon = x_t + expand(1 - t, 5) * ours
+  theirs = np.moveaxis(theirs, 1, -1)[:, None, ..., :3]  # without the variance
+  np.testing.assert_allclose(epsilon, theirs, rtol=1e-4, atol=1e-4)
   assert np.abs(theirs).mean() > 0.1
+
+
+def test_euler_on_the_times_of_steps_is_ddim_of_diffusers():
+  from diffusers import DDIMScheduler
+
+  module, graph, params, _ = pair()
+  scheduler = DDIMScheduler(
+    beta_start=1e-4, beta_end=0.02, clip_sample=False, set_alpha_to_one=True,
+    timestep_spacing="trailing",
+  )  # fmt: skip
+  scheduler.set_timesteps(8)
+  rng = np.random.default_rng(1)
+  start, labels = (
+    rng.standard_normal((2, 6, 6, 3), np.float32),
+    np.array([1, 5]),
+  )
+  x = torch.from_numpy(np.moveaxis(start, -1, 1).copy())
+  for k in scheduler.timesteps:
+    classes = torch.from_numpy(labels)
+    made = module(x, k.expand(2), class_labels=classes).sample[:, :3]
+    x = scheduler.step(made, k, x, eta=0.0).prev_sample
+
+  times = noise_schedule.STEP_TIMES[scheduler.timesteps.numpy()]
+  first = np.hypot(times[0], 1 - times[0])
+  noise = jnp.asarray(start[:, None] * first, jnp.float32)
+  text = one_hot(labels)
+  found, _ = solvers.solve(
+    lambda state, t, _: {
+      "video": run(graph, params, state["video"], t["video"], text)
+    },
+    {"video": noise}, {}, {}, {"video": np.append(times, 0)}, "euler", None,
+  )  # fmt: skip
+  expected = np.moveaxis(x.numpy(), 1, -1)[:, None]
+  error = np.linalg.norm(found["video"] - expected) / np.linalg.norm(expected)
+  assert error < 1e-3
 
 
 @pytest.mark.parametrize("scheme", ["dit", "diffusers"])

@@ -31,7 +31,9 @@ def given_to(kind):
   return state | {"audio": sound}, t, text, route
 
 
-@pytest.mark.parametrize("kind", ["adapted", "adapted, 24 fps", "images"])
+@pytest.mark.parametrize(
+  "kind", ["adapted", "adapted, 24 fps", "adapted, noise", "images"]
+)
 def test_velocity_of_every_route(kind):
   """Both streams, and each alone; a frame of the video may be given."""
   (params, velocity), model = ours(kind), theirs(kind)

@@ -101,9 +101,9 @@ def test_a_mesh_changes_nothing_but_rounding():
     np.testing.assert_allclose(grads[path], g, rtol=0, atol=atol, err_msg=path)
 
 
-def test_a_head_of_noise_and_variance_is_refused():
+def test_a_variance_is_that_of_noise():
   model = settings() | {"video": VIDEO | {"learns_variance": True}}
-  with pytest.raises(ValueError, match="objective is flow matching"):
+  with pytest.raises(ValueError, match="expected 'epsilon'"):
     setup(model=model)
 
 

@@ -254,7 +254,9 @@ def generate(
     return made
 
   for i in range(SEEDS.value):
-    items = requests.from_clips(task, clips, range(i * num, (i + 1) * num))
+    seeds = range(i * num, (i + 1) * num)
+    pictures = pipeline.plan.reads_references
+    items = requests.from_clips(task, clips, seeds, has_pictures=pictures)
     made = pipeline.generate(
       items, sampling=sampling, batch_size=num, finish=finish,
       probe=None if first else probe,

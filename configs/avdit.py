@@ -85,7 +85,9 @@ def join_streams(c: ConfigDict, sizes: dict[str, int]) -> None:
     backbone="shared", channels=channels, tokens_per_frame=per_frame,
     prediction_type="flow_prediction", **sizes,
   )  # fmt: skip
-  c.model.fusion = dict(kind="avdit", adapter_ratio=0.25, lora_rank=16)
+  c.model.fusion = dict(
+    kind="avdit", adapter_ratio=0.25, lora_rank=16, window_radius=1
+  )
   # A share of streams that do not meet, for guidance.
   c.objective.probabilities = (0.1, 0.0, 0.0, 0.9)
   c.sampling.cache_reference = False

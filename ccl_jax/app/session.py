@@ -141,11 +141,15 @@ class Session:
   def _request(self, fields, sampling, progress, attention) -> Result:
     request = self.make_request(fields)
     unused = requests.describe_unused(request, self.pipeline.shape)
-    untrained = self.pipeline.describe_untrained(request.task)
+    untrained = self.pipeline.describe_untrained(
+      request.task, request.has_picture
+    )
     note = "; ".join(filter(None, (unused, untrained)))
     generator = self._generator(request, sampling, attention)
     self.steps_done, steps = 0, generator.sampling.num_inference_steps
-    program = request.task, generator.sampling, generator.probe
+    program = (
+      request.task, request.has_picture, generator.sampling, generator.probe
+    )  # fmt: skip
     first = "Reading" if program in self._compiled else "Compiling"
     with ThreadPoolExecutor(1) as thread:
       work = thread.submit(generator.run, [request])
@@ -179,7 +183,7 @@ class Session:
         )
     if fields["seed"] is None:
       raise ValueError("The seed is empty: expected a whole number from 0.")
-    taken = tasks.inference_task(fields["task"]).inputs
+    taken = self.pipeline.inputs_of(tasks.inference_task(fields["task"]))
     ignored = set(requests.INPUTS) - set(taken)
     fields = {k: x for k, x in fields.items() if k not in ignored}
     timed = [fields.get(name) for name in taken if name != "image"]

@@ -54,7 +54,7 @@ def build(gr: Any, session: Session) -> Any:
       with gr.Column():
         shown = results(gr)
 
-    change_inputs(gr, fields)
+    change_inputs(gr, fields, session.pipeline)
     made = button.click(
       make_generate(gr, session, list(fields), list(sampling)),
       [attention, *fields.values(), *sampling.values()],
@@ -74,12 +74,15 @@ def build(gr: Any, session: Session) -> Any:
   return page
 
 
-def change_inputs(gr: Any, fields: dict[str, Any]) -> None:
+def change_inputs(gr: Any, fields: dict[str, Any], pipeline: Pipeline) -> None:
   """Lets the choice of a task show the inputs that it takes."""
 
-  def change(task):
-    taken = tasks.inference_task(task).inputs
-    return [gr.update(visible=name in taken) for name in requests.INPUTS]
+  def change(name):
+    task = tasks.inference_task(name)
+    taken = pipeline.inputs_of(task)
+    updates = {name: {"visible": name in taken} for name in requests.INPUTS}
+    updates["image"]["label"] = image_label(task)
+    return [gr.update(**update) for update in updates.values()]
 
   fields["task"].change(
     change,
@@ -88,6 +91,11 @@ def change_inputs(gr: Any, fields: dict[str, Any]) -> None:
     api_visibility="private",
     show_progress="hidden",
   )
+
+
+def image_label(task: tasks.InferenceTask) -> str:
+  """Returns what an image is to a task."""
+  return "Picture to look like" if task.reference else "First frame"
 
 
 def make_generate(
@@ -147,10 +155,13 @@ def clip_text(pipeline: Pipeline) -> str:
 
 def controls(gr: Any, pipeline: Pipeline) -> tuple[dict, dict, Any]:
   """Builds the components of a request's fields, the sampling and attention."""
+  names = [name for name in TASKS if name in pipeline.tasks]
+  task = tasks.inference_task(names[0])
+  first = pipeline.inputs_of(task)  # what the page begins with
   fields = {
     "task": gr.Dropdown(
-      [(text, name) for name, text in TASKS.items()],
-      value="t2av", label="Task", elem_id="task"
+      [(TASKS[name], name) for name in names], value=names[0], label="Task",
+      elem_id="task",
     ),
     "prompt": gr.Textbox(
       label="Prompt",
@@ -161,15 +172,16 @@ def controls(gr: Any, pipeline: Pipeline) -> tuple[dict, dict, Any]:
       info='Spoken words in "quotation marks".',
     ),
     "image": gr.Image(
-      label="First frame", type="filepath", sources=["upload"], visible=False,
-      elem_id="image"
+      label=image_label(task), type="filepath", sources=["upload"],
+      visible="image" in first, elem_id="image",
     ),
     "audio": gr.Audio(
-      label="Sound", type="filepath", sources=["upload"], visible=False,
-      elem_id="audio"
+      label="Sound", type="filepath", sources=["upload"],
+      visible="audio" in first, elem_id="audio",
     ),
     "video": gr.Video(
-      label="Video", sources=["upload"], visible=False, elem_id="video"
+      label="Video", sources=["upload"], visible="video" in first,
+      elem_id="video",
     ),
   }  # fmt: skip
   # Gradio would open and convert an image, with errors of many lines that have

@@ -89,12 +89,17 @@ class Temporal(nn.Module):
   def forward(self, x):
     """Returns what is added to x, (b, f, s, d)."""
     q, k, v = self.attention(self.norm(x).transpose(1, 2))
-    frames, e = torch.arange(x.shape[1], device=x.device), q.shape[-1]
-    frequency = 1e4 ** (-torch.arange(0, e, 2).double() / e)
-    angle = frames.double()[:, None] * frequency.to(x.device)
-    rope = angle.cos().float(), angle.sin().float()
+    frames = torch.arange(x.shape[1], device=x.device)
+    rope = sequence_rope(frames, q.shape[-1])
     out = F.scaled_dot_product_attention(turn(q, *rope), turn(k, *rope), v)
     return self.attention.out(out).transpose(1, 2)
+
+
+def sequence_rope(position, e):
+  """Returns RoPE's cos and sin, (n, e / 2) each, of positions (n,)."""
+  frequency = 1e4 ** (-torch.arange(0, e, 2).double() / e)
+  angle = position.double()[:, None] * frequency.to(position.device)
+  return angle.cos().float(), angle.sin().float()
 
 
 def turn(x, cos, sin):

@@ -9,12 +9,18 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ccl_jax.convert.torch_adapter_layers import MLP, ImageBlock, Layer
+from ccl_jax.convert.torch_adapter_layers import (
+  MLP,
+  ImageBlock,
+  Layer,
+  sequence_rope,
+  turn,
+)
 from ccl_jax.convert.torch_layers import modulate
 from ccl_jax.convert.torch_model import CCL, STREAMS, Stream, audio_starts
 
 # Options of the fusion that a config leaves out.
-DEFAULTS = dict(adapter_ratio=0.25, lora_rank=16)
+DEFAULTS = dict(adapter_ratio=0.25, lora_rank=16, window_radius=1)
 
 
 def step_times():
@@ -158,6 +164,7 @@ class Adapted(CCL):
     """Returns the adapters of each layer, if there are any."""
     has_adapters = self.options["kind"] == "avdit"
     options = {k: self.options.get(k, x) for k, x in DEFAULTS.items()}
+    self.window_radius = options.pop("window_radius")
     return nn.ModuleList(
       Layer(self.video.width, self.video.e, **options)
       for _ in range(self.config["num_layers"] * has_adapters)
@@ -180,30 +187,40 @@ class Adapted(CCL):
         out = F.scaled_dot_product_attention(*p(y, lora))
         x[s] = (x[s] + p.out(out) * rows[s][2]).type_as(x[s])
       if layer:
-        x = self.adapt(layer, p, x, rows, route)
+        x = self.adapt(layer, p, x, rows, route, grids)
       for s in x:
         y = block.ffn(modulate(x[s], *rows[s][3:5]))
         x[s] = (x[s] + y * rows[s][5]).type_as(x[s])
     return x
 
-  def adapt(self, layer, p, x, rows, route):
+  def adapt(self, layer, p, x, rows, route, grids):
     """Adds attention over both streams, then what each adds to itself."""
+    device = next(iter(x.values())).device
+    frames = {
+      s: torch.arange(f).repeat_interleave(audio_starts(f, h * w).diff())
+      for s, (f, h, w) in grids.items()
+    }
+    frames = {s: i.to(device) for s, i in frames.items()}
     adapters = {"video": layer.joint_video, "audio": layer.joint_audio}
     streams = [s for s in STREAMS if s in x]
     tokens = {s: modulate(x[s], *rows[s][:2]).flatten(1, 2) for s in streams}
     qkv = {s: p(y, layer.joint_lora) for s, y in tokens.items()}
+    for s, (q, k, v) in qkv.items():
+      rope = sequence_rope(frames[s], q.shape[-1])
+      qkv[s] = turn(q, *rope), turn(k, *rope), v
     k, v = (torch.cat([qkv[s][i] for s in streams], 2) for i in (1, 2))
     x = dict(x)
     for s in streams:
       sees = route["sees"][s] & route["exchanges"]
       mask = torch.cat(
         [
-          (sees | (o == s))[:, None].expand(-1, tokens[o].shape[1])
+          (sees | (o == s))[:, None, None]
+          & ((frames[s][:, None] - frames[o]).abs() <= self.window_radius)
           for o in streams
         ],
-        1,
+        2,
       )
-      out = F.scaled_dot_product_attention(qkv[s][0], k, v, mask[:, None, None])
+      out = F.scaled_dot_product_attention(qkv[s][0], k, v, mask[:, None])
       y = adapters[s](p.out(out)).view_as(x[s])
       x[s] = (x[s] + y * rows[s][2]).type_as(x[s])
     if "video" in x:

@@ -8,11 +8,12 @@ FFN width g, r times per video sample and text of width D (`models.image_dit`):
     linear, ffn            L 8 n d^2, L 4 n d g        audio: m for n
     embed                  4 n p d + 2 D d + 2 r (256 d + d^2 + (6 L + 2) d^2)
 
-`models.fusion.avdit`, with adapters of width a and LoRA of rank q, adds
+`models.fusion.avdit`, with adapters of width a, LoRA of rank q and P pairs of
+frames in its window, adds
 
     video/temporal         L (8 n d^2 + 4 n f d)
     audio/adapter          L (4 m a d + 12 m q d)
-    joint/self_attention   L 4 (n + m)^2 d
+    joint/self_attention   L 4 (n + m)^2 d P / f^2
     joint/linear           L (n + m) (8 d^2 + 4 a d + 12 q d)
 """
 
@@ -20,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 Num = int | float
-_DEFAULTS = dict(adapter_ratio=0.25, lora_rank=16)
+_DEFAULTS = dict(adapter_ratio=0.25, lora_rank=16, window_radius=1)
 
 
 def is_of(model: Mapping[str, Any]) -> bool:
@@ -76,12 +77,14 @@ def _adapters(fusion, layers: int, d: int, f: int, tokens) -> dict[str, Num]:
   hidden = max(1, round(d * fusion["adapter_ratio"]))
   adapter, lora = 4 * hidden * d, 12 * fusion["lora_rank"] * d
   total, parts = sum(tokens.values()), {}
+  radius = fusion["window_radius"]
+  pairs = sum(abs(i - j) <= radius for i in range(f) for j in range(f))
   if "video" in tokens:
     n = tokens["video"]
     parts["video/temporal"] = layers * (8 * n * d**2 + 4 * n * f * d)
   if "audio" in tokens:
     parts["audio/adapter"] = layers * tokens["audio"] * (adapter + lora)
   return parts | {
-    "joint/self_attention": layers * 4 * total**2 * d,
+    "joint/self_attention": layers * 4 * (total / f) ** 2 * pairs * d,
     "joint/linear": layers * total * (8 * d**2 + adapter + lora),
   }

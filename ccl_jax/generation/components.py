@@ -137,22 +137,41 @@ class Components:
       task, known, has_picture and self.plan.reads_references
     )
 
+  @property
+  def tasks(self) -> tuple[str, ...]:
+    """Returns the names of the tasks that the model can do.
+
+    It has their streams, and takes none that they generate as a condition only.
+    """
+    has, given = set(self.plan.streams), set(self.plan.conditions)
+    return tuple(
+      name
+      for name, task in tasks.INFERENCE_TASKS.items()
+      if has.issuperset(task.streams) and given.isdisjoint(task.generated)
+    )
+
+  def inputs_of(self, task: InferenceTask) -> tuple[str, ...]:
+    """Returns the inputs that a task takes of this model's users."""
+    return task.inputs + task.optional * self.plan.reads_references
+
   def check_task(self, task: InferenceTask) -> None:
-    """Checks that the model can generate a task's streams.
+    """Checks that the model can do a task.
 
     Raises:
-      ValueError: it takes one of them only as a condition.
+      ValueError: it cannot, see `tasks`.
     """
-    if given := set(task.generated) & set(self.plan.conditions):
-      possible = ", ".join(
-        name
-        for name, other in tasks.INFERENCE_TASKS.items()
-        if not set(other.generated) & set(self.plan.conditions)
-      )
-      raise ValueError(
-        f"task {task.name} generates {', '.join(given)}, which this model only"
-        f" takes as a condition: expected one of {possible}."
-      )
+    if task.name in self.tasks:
+      return
+    given = set(task.generated) & set(self.plan.conditions)
+    lacking = set(task.streams) - set(self.plan.streams)
+    why = (
+      f"has no {', '.join(sorted(lacking))}" if lacking
+      else f"takes {', '.join(given)} as a condition only"
+    )  # fmt: skip
+    raise ValueError(
+      f"task {task.name}: this model {why}. Expected one of"
+      f" {', '.join(self.tasks)}."
+    )
 
   def check_picture(self, request: Request) -> None:
     """Checks that the model reads a request's reference picture, if any.

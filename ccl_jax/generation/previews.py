@@ -153,7 +153,10 @@ def write_previews(
   if pipeline.shape.frames == 1:
     names = [n for n in names if "audio" not in tasks.inference_task(n).streams]
   for name in names:
-    items = requests.from_clips(tasks.inference_task(name), clips)
+    items = requests.from_clips(
+      tasks.inference_task(name), clips,
+      has_pictures=pipeline.plan.reads_references,
+    )  # fmt: skip
     made = pipeline.generate(
       items, batch_size=len(items), finish=_decode_on_lead(pipeline)
     )

@@ -44,8 +44,8 @@ class Request:
     image, audio, video: a path or an array, where the task takes one.
     where: the line of a list that it is from, for messages.
     text: the prompt and the negative prompt if they are embedded already.
-    latents: of the inputs if they are encoded already: of a full stream, or
-      the first frame of the video.
+    latents: of the inputs if they are encoded already: of a full stream, the
+      first frame of the video, or a "picture".
   """
 
   prompt: str
@@ -62,8 +62,9 @@ class Request:
 
   @property
   def has_picture(self) -> bool:
-    """Returns whether its image is a reference picture, not a first frame."""
-    return self.task.reference and self.image is not None
+    """Returns whether it has a reference picture; no first frame is one."""
+    is_encoded = "picture" in (self.latents or ())
+    return is_encoded or (self.task.reference and self.image is not None)
 
 
 def make_request(fields: Mapping[str, Any], where: str = "") -> Request:
@@ -223,6 +224,7 @@ def from_clips(
   task: tasks.InferenceTask,
   clips: Mapping[str, Any],
   seeds: Sequence[int] | None = None,
+  has_pictures: bool = False,
 ) -> list[Request]:
   """Makes requests for the prompts and inputs of encoded clips.
 
@@ -230,10 +232,14 @@ def from_clips(
     clips: from `data.loader.read_clips`; neither text nor inputs are encoded
       again.
     seeds: one per clip; 0, 1, ... if None.
+    has_pictures: where the task takes a reference picture, that is the clip's
+      first latent frame.
   """
-  sources = dict.fromkeys(task.given, slice(None))
+  sources = {s: (s, slice(None)) for s in task.given}
   if task.first_frame:
-    sources["video"] = slice(1)
+    sources["video"] = ("video", slice(1))
+  if has_pictures and task.reference:
+    sources["picture"] = ("video", slice(1))
   seeds = range(len(clips["text"])) if seeds is None else seeds
   return [
     Request(
@@ -241,7 +247,7 @@ def from_clips(
       task=task,
       seed=seed,
       text=(text, clips["null_text"]),
-      latents={s: clips[s][i][part] for s, part in sources.items()},
+      latents={k: clips[s][i][part] for k, (s, part) in sources.items()},
     )
     for i, (text, seed) in enumerate(zip(clips["text"], seeds, strict=True))
   ]

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from ccl_jax.array_types import Array, Image, State
+from ccl_jax.array_types import STREAMS, Array, Image, State
 from ccl_jax.codecs.image_condition import make_image, stack_images
 from ccl_jax.data import decoding, records
 from ccl_jax.data.clip import GeneratedClip
@@ -116,10 +116,12 @@ def encode_pictures(
   components: Components, pictures: UInt8[np.ndarray, "b y x 3"]
 ) -> Image:
   """Encodes a reference picture of each sample, by itself."""
-  return Image(
-    references=components.codecs.video.encode(pictures[:, None]),
-    has_references=np.ones((len(pictures), 1), bool),
-  )
+  return _as_references(components.codecs.video.encode(pictures[:, None]))
+
+
+def _as_references(latents: Float[np.ndarray, "b r h w c"]) -> Image:
+  has = np.ones(latents.shape[:2], bool)
+  return Image(references=latents, has_references=has)
 
 
 def use_latents(
@@ -129,7 +131,10 @@ def use_latents(
   if task.first_frame and any(components.plan.image_conditioning.values()):
     frames = components.codecs.video.decode(latents["video"])[:, 0]
     return encode_first_frame(components, frames)
-  return EncodedInputs(latents)
+  given = {s: x for s, x in latents.items() if s in STREAMS}
+  if "picture" in latents:
+    return EncodedInputs(given, _as_references(latents["picture"]))
+  return EncodedInputs(given)
 
 
 def sample(

@@ -58,7 +58,7 @@ CASES = (
       fusion=dict(kind=kind, **fusion),
     )
     for kind, audio, fusion in (
-      ("avdit", SHARED, dict(lora_rank=3, adapter_ratio=0.5)),
+      ("avdit", SHARED, dict(lora_rank=3, adapter_ratio=0.5, window_radius=0)),
       ("frames", None, {}),
     )
   }
@@ -167,6 +167,15 @@ def test_pictures_run_as_frames_whose_sound_does_not_count(attention):
   cost = model["num_layers"] * 4 * VIDEO["width"]
   for name, num in expected.items():
     assert found[name] == cost * num, name
+
+
+def test_joint_attention_of_adapters_counts_what_its_window_shows():
+  fusion = dict(kind="avdit", window_radius=1)
+  model = settings(**CASES["avdit"] | dict(fusion=fusion))
+  s = SHAPE.tokens_per_frame("video", VIDEO) + SHARED["tokens_per_frame"]
+  found = flops.forward_flops(model, SHAPE)["joint/self_attention"]
+  pairs = flops.window_pairs(SHAPE.frames, s, s, radius=1)
+  assert found == model["num_layers"] * 4 * VIDEO["width"] * pairs
 
 
 def test_training_is_three_times_forward():

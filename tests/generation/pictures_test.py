@@ -2,10 +2,14 @@
 
 import json
 
+import numpy as np
 import pytest
 from PIL import Image
 
+from ccl_jax.app.session import Session
 from ccl_jax.diffusion import tasks
+from ccl_jax.generation import requests, stages
+from ccl_jax.generation.pipeline import Pipeline
 from tests import runs
 from tests.models.icac_test import settings
 from tests.sample_test import generate
@@ -68,3 +72,41 @@ def test_a_model_that_reads_none_says_so(run, inputs, tmp_path):
 def test_only_tasks_without_a_first_frame_have_pictures():
   taken = {n for n, t in tasks.INFERENCE_TASKS.items() if t.optional}
   assert taken == {"a2v", "t2v"}
+
+
+def test_pictures_of_encoded_clips_are_their_first_latent_frames(reader):
+  pipeline = Pipeline.load(reader)
+  picture, sound = runs.noise(9, frames=1)[0], runs.hum(1)[: runs.SAMPLES]
+  encoded = stages.encode_inputs(pipeline, {"audio": [sound]}).latents
+  data = encoded | {
+    "video": pipeline.codecs.video.encode(picture[None, None]),
+    "text": stages.embed(pipeline, ["A face."]),
+    "null_text": stages.embed(pipeline, [""])[0],
+  }
+
+  def made(**options):
+    items = requests.from_clips(tasks.inference_task("a2v"), data, **options)
+    return pipeline.generate(items)[0].video
+
+  asked = pipeline("a2v", "A face.", audios=[sound], images=[picture])[0]
+  np.testing.assert_array_equal(made(has_pictures=True), asked.video)
+  assert (made() != asked.video).any()
+
+
+def test_the_page_takes_a_picture_and_has_the_tasks_of_the_model(
+  reader, run, inputs, tmp_path
+):
+  session = Session(Pipeline.load(reader), {}, tmp_path, max_seconds=9.0)
+  assert session.pipeline.tasks == ("t2v", "i2v", "a2v")
+  assert set(Pipeline.load(run).tasks) == set(tasks.INFERENCE_TASKS)
+  fields = {"task": "a2v", "prompt": "A face.", "negative": "", "seed": 0}
+  fields |= {name: inputs[name] for name in ("image", "audio", "video")}
+  made = [
+    session.request(fields | {"image": image}, {"num_inference_steps": 1})
+    for image in (inputs["image"], None)
+  ]
+  assert made[0].clip.read_bytes() != made[1].clip.read_bytes()
+  said = ["reference_probability is 0" in x.note for x in made]
+  assert said == [True, False]
+  with pytest.raises(ValueError, match="takes audio as a condition only"):
+    session.request(fields | {"task": "t2a"}, {})

@@ -6,12 +6,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from ccl_jax import lora, trees
 from ccl_jax.array_types import Route
+from ccl_jax.attention import Attention
 from ccl_jax.checkpoints import restore
 from ccl_jax.lora import LoRAConfig
-from ccl_jax.models import functional
+from ccl_jax.models import functional, rope
+from ccl_jax.models.fusion.avdit import AVDiT
+from ccl_jax.models.fusion.base import FusionContext
 from ccl_jax.sharding import ONE_DEVICE, Layout, make_mesh
 from configs.avdit import get_config
 from tests.models import tiny
@@ -92,6 +96,53 @@ def test_adapters_join_frames_and_streams():
   last = run(params, state, *rest)["video"][:, 2]
   first = state | {"video": state["video"].at[:, 0].add(1)}
   assert jnp.abs(run(params, first, *rest)["video"][:, 2] - last).max() > 1e-5
+
+
+@pytest.mark.parametrize("frames", [F, F - 1])
+@pytest.mark.parametrize("radius", [0, 1, F])
+def test_attention_over_both_is_turned_by_the_frame_in_a_window(radius, frames):
+  """Video sees the sound in the first sample; the last frame may be padding."""
+  layer = AVDiT(
+    dict(video=24, audio=24), dict(video=12, audio=12), window_radius=radius,
+    rngs=nnx.Rngs(0), dtype=jnp.dtype("float32"),
+  )  # fmt: skip
+  b, sizes, rng = 2, {"video": 4, "audio": 2}, np.random.default_rng(0)
+  qkv = {
+    s: tuple(
+      jnp.asarray(rng.normal(size=(b, F * num, 2, 12)), "float32")
+      for _ in range(3)
+    )
+    for s, num in sizes.items()
+  }
+  yes = jnp.ones(b, bool)
+  sees = {"video": jnp.array([True, False]), "audio": yes}
+  grids = {"video": (F, 2, 2), "audio": (F, 1, 2)}
+  found = layer.attend_jointly(
+    qkv,
+    FusionContext(
+      grids, frames, Route(sees, dict.fromkeys(sizes, yes), yes), Attention()
+    ),
+  )
+  frame = {s: np.repeat(np.arange(F), num) for s, num in sizes.items()}
+  turned = {
+    s: [rope.rotate(x, rope.sequence_angles(frame[s], 12)) for x in qkv[s][:2]]
+    for s in sizes
+  }
+  k = jnp.concatenate([turned[s][1] for s in sizes], 1)
+  v = jnp.concatenate([qkv[s][2] for s in sizes], 1)
+  of = np.concatenate(list(frame.values()))
+  for s in sizes:
+    mask = abs(frame[s][:, None] - of) <= radius
+    mask = np.broadcast_to(mask & (of < frames), (b, *mask.shape)).copy()
+    if s == "video":
+      mask[1, :, len(frame["video"]) :] = False
+    logits = jnp.einsum("bnke,bmke->bknm", turned[s][0], k) / 12**0.5
+    weights = jax.nn.softmax(jnp.where(mask[:, None], logits, -jnp.inf))
+    expected = jnp.einsum("bknm,bmke->bnke", weights, v)
+    real = frame[s] < frames
+    np.testing.assert_allclose(
+      found[s][:, real], expected[:, real], rtol=1e-4, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("off", ["exchanges", "video", "audio"])

@@ -7,22 +7,26 @@ frame of the video and over the sound. All that learns of a layer is here:
             += temporal attention over the frames, at each token's place
     audio   attention to itself by q, k, v with LoRA
             += adapter: Linear(gelu(Linear(norm x))), `adapter_ratio` wide
-    both    the same frozen attention again, over the tokens of both, by q, k, v
-            with a LoRA of its own; its output through an adapter
+    both    the same frozen attention again, over the tokens of both in frames
+            at most `window_radius` away, by q, k, v with a LoRA of its own and
+            turned by their frame (RoPE); its output through an adapter
 
 in the order: attention, attention over both, what is added, feed-forward. All
 outputs start at zero, except the LoRA's, whose B does: at first the video is
-that of the image model, frame by frame.
+that of the image model, frame by frame. Its positions tell no frame, and
+without the turn what is seen and what is heard do not find each other's time.
 
 A stream that may not see the other attends to itself twice, as if it were
 alone. A reference is not detached: the adapters learn to read it.
 """
 
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
-from ccl_jax.array_types import STREAMS, Array, Int, other
-from ccl_jax.attention import Full, Mask
+from ccl_jax.array_types import STREAMS, Array, Float, Int, other
+from ccl_jax.attention import Mask, Window
+from ccl_jax.models import rope
 from ccl_jax.models.fusion import audio_tokens
 from ccl_jax.models.fusion.adapters import Adapter, QKVLoRA, TemporalAttention
 from ccl_jax.models.fusion.base import (
@@ -44,11 +48,13 @@ class AVDiT(FrameByFrame):
     widths, head_sizes: stream -> d, e; those of both are equal.
     adapter_ratio: width of the adapters over d.
     lora_rank: of both LoRA.
+    window_radius: frames on each side that attention over both reads; all if it
+      is as large as their number.
   """
 
   def __init__(
     self, widths: dict[str, int], head_sizes: dict[str, int], *, rngs, dtype,
-    adapter_ratio: float = 0.25, lora_rank: int = 16,
+    adapter_ratio: float = 0.25, lora_rank: int = 16, window_radius: int = 1,
   ):  # fmt: skip
     if len(widths) < 2 or len({*widths.values()}) > 1:
       raise ValueError(
@@ -61,7 +67,9 @@ class AVDiT(FrameByFrame):
         f"{adapter_ratio=}, {lora_rank=}: expected a ratio above 0, up to 4,"
         f" and a rank from 1 to {d}."
       )
-    options = dict(rngs=rngs, dtype=dtype)
+    if window_radius < 0:
+      raise ValueError(f"{window_radius=}: expected 0 or more frames.")
+    self.window_radius, options = window_radius, dict(rngs=rngs, dtype=dtype)
     hidden = max(1, round(d * adapter_ratio))
     self.temporal = TemporalAttention(d, e, **options)
     self.audio = Adapter(d, hidden, **options)
@@ -87,20 +95,22 @@ class AVDiT(FrameByFrame):
     return (own, self.attend), (joint, self.attend_jointly)
 
   def attend_jointly(self, qkv: QKV, shared: FusionContext) -> dict[str, Array]:
-    """Attends over all tokens that a stream may see."""
-    f, real = next(iter(shared.grids.values()))[0], shared.frames
-    streams = [s for s in STREAMS if s in qkv]
-    sizes = [qkv[s][0].shape[1] // f for s in streams]
-    mask = Mask(Full(real * sum(sizes) if real < f else None))
+    """Attends over the tokens of near frames that a stream may see."""
+    f = next(iter(shared.grids.values()))[0]
+    sizes = {s: q.shape[1] // f for s, (q, _, _) in qkv.items()}
+    turned = {s: turn_by_frame(*qkv[s], f) for s in STREAMS if s in qkv}
     k, v = (
-      audio_tokens.side_by_side({s: qkv[s][i] for s in streams}, f)
+      audio_tokens.side_by_side({s: x[i] for s, x in turned.items()}, f)
       for i in (1, 2)
     )
     attended = {}
-    for s in streams:
-      q, ids = qkv[s][0], audio_tokens.side_by_side(seen_by(s, qkv, shared), f)
-      seen = audio_tokens.with_ids(mask, jnp.ones(q.shape[:2], jnp.int32), ids)
-      attended[s] = shared.attention.cross_attention(s, q, k, v, seen)
+    for s, (q, _, _) in turned.items():
+      window = Window(sizes[s], sum(sizes.values()), self.window_radius)
+      ids = audio_tokens.side_by_side(seen_by(s, qkv, shared), f)
+      mask = audio_tokens.with_ids(
+        Mask(window), jnp.ones(q.shape[:2], jnp.int32), ids
+      )
+      attended[s] = shared.attention.cross_attention(s, q, k, v, mask)
     return attended
 
   def exchange(
@@ -124,17 +134,33 @@ class AVDiT(FrameByFrame):
     )
 
 
+def turn_by_frame(
+  q: Float[Array, "b n k e"],
+  k: Float[Array, "b n k e"],
+  v: Float[Array, "b n k e"],
+  f: int,
+) -> tuple[Array, Array, Array]:
+  """Returns queries and keys of f frames turned by their frame, and values."""
+  frame = np.repeat(np.arange(f), q.shape[1] // f)
+  angles = rope.sequence_angles(frame, q.shape[-1])
+  return rope.rotate(q, angles), rope.rotate(k, angles), v
+
+
 def seen_by(
   s: str, qkv: QKV, shared: FusionContext
 ) -> dict[str, Int[Array, "b m"]]:
-  """Returns stream -> ids of its keys: 1 where `s` sees them."""
+  """Returns stream -> ids of its keys: 1 where `s` sees them, 2 is padding."""
   sees = shared.route.sees[s] & shared.route.exchanges
   seen = {s: jnp.ones_like(sees), other(s): sees}
   ids = {
     o: jnp.broadcast_to(seen[o][:, None], k.shape[:2]).astype(jnp.int32)
     for o, (_, k, _) in qkv.items()
   }
-  if "audio" in ids:
-    padding = jnp.asarray(shared.audio_grid.is_padding)[None]
-    ids["audio"] = jnp.where(padding, 2, ids["audio"])
+  f = next(iter(shared.grids.values()))[0]
+  after_end = np.arange(f) >= shared.frames
+  for o, x in ids.items():
+    padding = np.repeat(after_end, x.shape[1] // f)
+    if o == "audio":
+      padding = padding | shared.audio_grid.is_padding
+    ids[o] = jnp.where(jnp.asarray(padding)[None], 2, x)
   return ids

@@ -86,6 +86,14 @@ def define_step() -> flags.FlagHolder:
   )
 
 
+def define_distributed() -> flags.FlagHolder:
+  """Defines --distributed, for `distributed.initialize`."""
+  return flags.DEFINE_string(
+    "distributed", "off",
+    "How processes find each other: off, auto, or HOST:PORT,PROCESSES,INDEX.",
+  )  # fmt: skip
+
+
 class Shape(NamedTuple):
   """The flags --size and --seconds."""
 

@@ -70,6 +70,8 @@ FORMS = {
   "lora.rules": "\"(('PATH REGEX', RANK),)\"",
   "lora.train_also": "\"('PATH REGEX',)\"",
   "optimizer.learning_rates": "\"(('PATH REGEX', RATE),)\"",
+  "sharding.activations": "\"(('NAME REGEX', ('AXIS', None)),)\"",
+  "sharding.params": "\"(('PATH REGEX', ('AXIS', None)),)\"",
   "xla_options": "\"(('xla_...', 'VALUE'),)\"",
 }
 

@@ -68,10 +68,7 @@ DECODE = flags.DEFINE_bool(
 )
 SPLIT = flags.DEFINE_string("split", "train", "Split to decode.")
 NUM = flags.DEFINE_integer("num", 8, "Clips to decode, at most.", lower_bound=1)
-DISTRIBUTED = flags.DEFINE_string(
-  "distributed", "off",
-  "How processes find each other: off, auto, or HOST:PORT,PROCESSES,INDEX.",
-)  # fmt: skip
+DISTRIBUTED = command.define_distributed()
 
 # Keys of encode.weights and the model that each file holds.
 LEARNED = {

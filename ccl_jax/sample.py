@@ -95,10 +95,7 @@ OFFLOAD = flags.DEFINE_bool(
   "offload", False,
   "Keep text encoder, codecs and model in memory only while they are used.",
 )  # fmt: skip
-DISTRIBUTED = flags.DEFINE_string(
-  "distributed", "off",
-  "How processes find each other: off, auto, or HOST:PORT,PROCESSES,INDEX.",
-)  # fmt: skip
+DISTRIBUTED = command.define_distributed()
 
 _SHOWN = 10  # problems that are repeated at the end
 

@@ -30,7 +30,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from ccl_jax import lora, trees
 from ccl_jax.array_types import Array, PyTree
-from ccl_jax.config import to_tuples
+from ccl_jax.config import check_pairs, check_patterns, to_tuples
 from ccl_jax.param_names import is_stacked
 
 AXES = ("data", "fsdp", "context", "tensor")
@@ -277,10 +277,29 @@ def make_layout(
     mesh: arguments of `make_mesh`.
     sharding: arguments of `Layout`.
     devices: by default all that this run has.
+
+  Raises:
+    ValueError: rules that are none, or what `make_mesh` and `Layout` refuse.
   """
+  for name in ("params", "activations"):
+    _check_rules(f"sharding.{name}", sharding.get(name, ()))
   devices = jax.devices() if devices is None else devices
   made = make_mesh(devices, **mesh)
   return Layout(None if made.size == 1 else made, **to_tuples(dict(sharding)))
+
+
+def _check_rules(key: str, rules: Any) -> None:
+  """Raises ValueError if a config's value is no rules."""
+  check_pairs(key, rules, (tuple, list))
+  check_patterns(key, (regex for regex, _ in rules))
+  for regex, spec in rules:
+    for entry in spec:
+      names = entry if isinstance(entry, (tuple, list)) else [entry or ""]
+      if not all(isinstance(name, str) for name in names):
+        raise ValueError(
+          f"{key}: '{regex}' has {spec!r}, expected an axis, a tuple of axes or"
+          " None for each dimension."
+        )
 
 
 def with_shardings(shapes: PyTree, shardings: PyTree) -> PyTree:

@@ -60,10 +60,7 @@ CONFIG = config_flags.DEFINE_config_file("config", lock_config=True)
 WORKDIR = flags.DEFINE_string(
   "workdir", None, "Folder of this run, local or in a bucket (gs://...)."
 )
-DISTRIBUTED = flags.DEFINE_string(
-  "distributed", "off",
-  "How processes find each other: off, auto, or HOST:PORT,PROCESSES,INDEX.",
-)  # fmt: skip
+DISTRIBUTED = command.define_distributed()
 
 SECTIONS = (
   "batch_size", "checkpoint", "data", "encode", "eval",

@@ -205,6 +205,24 @@ def test_rules_that_do_not_fit_are_named(rules, words):
     layout(rules).param_specs(SHAPES)
 
 
+@pytest.mark.parametrize("name", ["params", "activations"])
+@pytest.mark.parametrize(
+  "rules, words",
+  [
+    (3, "expected pairs"),
+    (("a",), "expected pairs"),
+    (((".*", "fsdp"),), "expected pairs"),
+    ((("(", ()),), "is no regex"),
+    (((".*", (3,)),), "expected an axis"),
+    (((".*", ("rows",)),), "expected each of"),
+  ],
+)
+def test_what_are_no_rules_is_named_on_one_device_too(name, rules, words):
+  with pytest.raises(ValueError, match=words) as caught:
+    sharding.make_layout({}, {name: rules}, jax.devices()[:1])
+  assert "\n" not in str(caught.value)
+
+
 def test_too_much_on_every_device_is_an_error():
   rules = (("a/bias", ()), ("a/kernel", ()), ("b", ("fsdp",)))
   shapes = SHAPES | {"b": jax.ShapeDtypeStruct((64,), jnp.float32)}

@@ -131,12 +131,13 @@ def sample_latents(
     route=task.route(len(condition.text)),
     cached=sampling.cached(task),
   )
+  model = dict(graph=graph, task=task, sampling=sampling)
   latents, states = _solve(
-    params, noise, given, condition, graph, task, sampling, on_step
+    params, noise, given, condition, **model, on_step=on_step
   )
   shares = {}
   if probe is not None:
-    shares = _shares(params, states, condition, graph, task, sampling, probe)
+    shares = _shares(params, states, condition, **model, probe=probe)
   return tuple(
     {s: layout.replicate(x) for s, x in each.items()}
     for each in (latents, shares)
@@ -144,7 +145,7 @@ def sample_latents(
 
 
 def _solve(
-  params, noise, given, condition, graph, task, sampling, on_step
+  params, noise, given, condition, *, graph, task, sampling, on_step
 ) -> tuple[State, State]:
   """Returns the latents, and all states on the way, (steps, b, ...)."""
   cached = condition.cached
@@ -238,7 +239,7 @@ def with_reference_cache(
 
 
 def _shares(
-  params, states, condition, graph, task, sampling, probe
+  params, states, condition, *, graph, task, sampling, probe
 ) -> dict[str, Array]:
   """Runs the conditional pass once more on the states of the probe's steps."""
   _check_indices("step", probe.steps, sampling.num_inference_steps)

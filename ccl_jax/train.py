@@ -186,7 +186,7 @@ class Run:
           step, metrics, self.max_nonfinite_steps, self.loader.names_at
         )
     except FloatingPointError:
-      self.checkpoints.save(done, state, force=True)
+      self.checkpoints.save(done, state)
       self.checkpoints.close()
       raise
 
@@ -200,7 +200,7 @@ class Run:
     """Saves the state, with the value by which the best one is chosen."""
     with self.clock("checkpoint"):
       value = self.logger.value_at(step, self.checkpoints.keep_best)
-      self.checkpoints.save(step, state, force=True, value=value)
+      self.checkpoints.save(step, state, value=value)
     self.logger.flush()
 
   def preview(self, step: int, state: PyTree) -> None:

@@ -56,7 +56,7 @@ def write(workdir, model=MODEL, sampling=None, **sections):
   files.write_json(workdir / "clip.json", dataclasses.asdict(SHAPE))
   codecs().save(workdir / "codecs")
   checkpoints = manager.CheckpointManager(workdir)
-  checkpoints.save(STEP, state, force=True)
+  checkpoints.save(STEP, state)
   checkpoints.close()
   return workdir
 

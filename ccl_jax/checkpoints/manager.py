@@ -174,22 +174,14 @@ class CheckpointManager:
     )
 
   def should_save(self, step: int) -> bool:
-    """Returns whether `save` saves this step without `force`.
+    """Returns whether this step is to be saved.
 
     All processes must ask, after every step.
     """
     return step % self.save_interval_steps == 0 or self._timer.is_due(step)
 
-  def save(
-    self,
-    step: int,
-    state: PyTree,
-    force: bool = False,
-    value: float | None = None,
-  ) -> None:
-    """Saves in the background, if `should_save(step)` or `force`.
-
-    A step that is already saved is not saved again.
+  def save(self, step: int, state: PyTree, value: float | None = None) -> None:
+    """Saves in the background; a step that is already saved, not again.
 
     Args:
       value: of the metric `keep_best`; without one it is not the best.
@@ -198,7 +190,7 @@ class CheckpointManager:
       RuntimeError: Orbax did not save it, as it has one of a later step.
       Exception: the save before failed in the background.
     """
-    if not (force or self.should_save(step)) or step in self._orbax.all_steps():
+    if step in self._orbax.all_steps():
       return
     self._timer.restart(step)
     with files.naming_errors(self.folder):

@@ -183,7 +183,7 @@ minutes = 1e-6 if index == 0 else 1e6
 checkpoints = manager.CheckpointManager(folder, 1000, every_minutes=minutes)
 for step in range(1, 4):
   if checkpoints.should_save(step):
-    checkpoints.save(step, {"a": array(step, sharding)}, force=True)
+    checkpoints.save(step, {"a": array(step, sharding)})
 checkpoints.close()
 saved = restore.all_steps(folder)
 print("saved", saved)

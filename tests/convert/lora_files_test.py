@@ -51,7 +51,7 @@ def write_run(workdir, settings, model):
   files.write_json(workdir / "config.json", config)
   trained, frozen = map(trees.unflatten, draw(settings, model))
   checkpoints = manager.CheckpointManager(workdir)
-  checkpoints.save(3, {"trainable": trained, "frozen": frozen}, force=True)
+  checkpoints.save(3, {"trainable": trained, "frozen": frozen})
   checkpoints.close()
   return workdir
 

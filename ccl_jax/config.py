@@ -10,6 +10,7 @@ before a key of `ADDED` goes on with the value that is there.
 import difflib
 import inspect
 import re
+import typing
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
@@ -193,8 +194,8 @@ def build(make: Callable[..., Any], section: Mapping, where: str, **extra):
     extra: arguments that do not come from the config.
 
   Raises:
-    ValueError: a key of `section` that `make` does not take, or one it needs
-      and did not get.
+    ValueError: a key of `section` that `make` does not take, one it needs and
+      did not get, or a tuple of other values than it takes.
   """
   # A metaclass may hide the signature of a class behind (*args, **kwargs).
   signed = make.__init__ if isinstance(make, type) else make
@@ -208,7 +209,25 @@ def build(make: Callable[..., Any], section: Mapping, where: str, **extra):
   ]
   if missing:
     raise ValueError(f"Config section '{where}' lacks {', '.join(missing)}.")
+  for name, value in section.items():
+    _check_items(f"{where}.{name}", value, parameters[name].annotation)
   return make(**section, **extra)
+
+
+def _check_items(key: str, value: Any, annotation: Any) -> None:
+  """Raises ValueError if a tuple[X, ...] has something else than X."""
+  kinds = {
+    (str, ...): ("texts", str),
+    (int, ...): ("whole numbers", int),
+    (float, ...): ("numbers", (int, float)),
+  }
+  of = typing.get_args(annotation)
+  if typing.get_origin(annotation) is not tuple or of not in kinds:
+    return
+  words, types = kinds[of]
+  items = value if isinstance(value, (tuple, list)) else [None]
+  if any(isinstance(x, bool) or not isinstance(x, types) for x in items):
+    raise ValueError(f"{key} is {value!r}: expected {words} in parentheses.")
 
 
 def to_tuples(value: Any) -> Any:

@@ -228,3 +228,30 @@ def test_the_paper_numbers():
     3200,
     None,
   )
+
+
+@pytest.mark.parametrize(
+  "value, wrong",
+  [
+    ({"names": ("a",), "sizes": (1, 2), "shares": (0.5, 1)}, None),
+    ({"names": (3,)}, r"section.names is \(3,\): expected texts"),
+    ({"sizes": (1, 2.5)}, "expected whole numbers in parentheses"),
+    ({"sizes": (True,)}, "expected whole numbers"),
+    ({"shares": ("a",)}, "expected numbers"),
+    ({"names": "a"}, "expected texts"),
+  ],
+)
+def test_tuples_have_the_items_of_the_constructor(value, wrong):
+  def make(
+    names: tuple[str, ...] = (),
+    sizes: tuple[int, ...] = (),
+    shares: tuple[float, ...] = (),
+    other: tuple[int, str] | None = None,
+  ):
+    return names, sizes, shares, other
+
+  if wrong is None:
+    assert build(make, value, "section")[:3] == tuple(value.values())
+    return
+  with pytest.raises(ValueError, match=wrong):
+    build(make, value, "section")

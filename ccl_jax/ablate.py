@@ -38,9 +38,10 @@ from etils import epath
 
 from ccl_jax import command
 from ccl_jax.diffusion import tasks
-from ccl_jax.files import replacing, write_json
+from ccl_jax.files import replacing
 from ccl_jax.metrics import bootstrap, synchworld, tables
 from ccl_jax.metrics.ablation_rows import Row, Run, chosen_rows
+from ccl_jax.text_files import read_json, write_json
 from ccl_jax.training import log
 
 DATA = flags.DEFINE_string("data", None, "Folder of encoded clips.")
@@ -159,7 +160,7 @@ def write_settings(output: epath.Path, runs: Mapping[str, Any]) -> None:
 def read_settings(output: epath.Path) -> tuple[epath.Path, dict[str, Any]]:
   """Returns the file of the settings, and what it has."""
   path = output / "settings.json"
-  return path, json.loads(path.read_text()) if path.exists() else {}
+  return path, read_json(path) if path.exists() else {}
 
 
 def list_settings(runs: Mapping[str, Any]) -> dict[str, Any]:
@@ -197,7 +198,7 @@ def score(folder: epath.Path, rules: Sequence[str]) -> Measured:
       f"--tasks={','.join(TASKS.value)}", f"--guidance={','.join(rules)}",
       f"--splits={','.join(SPLITS.value)}",
     )  # fmt: skip
-  results = json.loads((path / "results.json").read_text())
+  results = read_json(path / "results.json")
   return {split: found["clips"] for split, found in results.items()}
 
 

@@ -39,7 +39,7 @@ from ccl_jax.data import records
 from ccl_jax.data.clip import ClipShape, FileNames, GeneratedClip
 from ccl_jax.data.loader import read_clips
 from ccl_jax.diffusion import tasks
-from ccl_jax.files import check_folder, replacing, write_json
+from ccl_jax.files import check_folder, replacing
 from ccl_jax.generation import requests
 from ccl_jax.generation.components import choose_shape
 from ccl_jax.generation.pipeline import Pipeline
@@ -58,6 +58,7 @@ from ccl_jax.metrics import (
   synchworld,
   tables,
 )
+from ccl_jax.text_files import write_json
 
 WORKDIR = flags.DEFINE_string(
   "workdir", None, "Workdir of the training run to score."

@@ -6,21 +6,20 @@ must be installed). Libraries that know only local files work in both cases:
 `BucketMirror` has a local folder for files that grow.
 """
 
-import codecs
 import contextlib
 import errno
-import json
 import logging
 import os
 import pathlib
-import re
 import shutil
 import tempfile
 import time
+import zipfile
+import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
+import numpy as np
 from etils import epath
 
 from ccl_jax import partial_files
@@ -69,101 +68,6 @@ def require_space(path: pathlib.Path, needed: int) -> None:
       f"'{path}' needs up to {needed / 1e9:.1f} GB; its disk has"
       f" {free / 1e9:.1f} GB left."
     )
-
-
-def read_text(path: epath.PathLike) -> str:
-  """Returns the text of a UTF-8 file without its byte order mark.
-
-  Raises:
-    ValueError: another encoding; the message names the file.
-  """
-  return _decode(path)
-
-
-def _decode(path: epath.PathLike, errors: str = "strict") -> str:
-  is_member = isinstance(path, TarMember)
-  data = (path if is_member else epath.Path(path)).read_bytes()
-  problem = text = ""
-  try:
-    text = data.decode("utf-8-sig", errors)
-  except UnicodeDecodeError as error:
-    line = data[: error.start].count(b"\n") + 1
-    problem = (
-      f"line {line} has the byte {data[error.start]:#x}, as in Latin-1 or"
-      " Windows-1252"
-    )
-  if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-    problem = "it is UTF-16"
-  elif "\0" in text and errors == "strict":
-    problem = "it has bytes of zero, as in UTF-16"
-  if problem:
-    raise ValueError(
-      f"'{os.fspath(path)}' is not UTF-8: {problem}. Save it as UTF-8."
-    )
-  return text
-
-
-def read_lines(path: epath.PathLike) -> list[str]:
-  """Returns the lines of a UTF-8 file; see `read_text`.
-
-  Only line feeds and carriage returns end a line: `str.splitlines` would also
-  cut at U+2028 and others, which may stand in a JSON string.
-  """
-  return _split(read_text(path))
-
-
-def read_unchecked_lines(path: epath.PathLike) -> list[str]:
-  """Returns lines as `read_lines`, of which `check_line` may refuse some.
-
-  Raises:
-    ValueError: UTF-16, which concerns all of them.
-  """
-  return _split(_decode(path, "surrogateescape"))
-
-
-def check_line(line: str) -> None:
-  """Checks a line of `read_unchecked_lines`.
-
-  Raises:
-    ValueError: it is not UTF-8.
-  """
-  escaped = re.search("[\udc80-\udcff]", line)
-  byte = ord(escaped[0]) - 0xDC00 if escaped else 0
-  if escaped or "\0" in line:
-    raise ValueError(
-      f"it has the byte {byte:#x}, which is not of a UTF-8 text. Save it as"
-      " UTF-8."
-    )
-
-
-def _split(text: str) -> list[str]:
-  return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-
-
-def parse_object(text: str) -> dict[str, Any]:
-  """Parses a JSON object.
-
-  Raises:
-    ValueError: not JSON, not an object, or one that has a key twice.
-  """
-  try:
-    value = json.loads(text, object_pairs_hook=_unique_keys)
-  except json.JSONDecodeError as error:
-    raise ValueError(f"not JSON ({error}).") from error
-  except RecursionError as error:
-    raise ValueError("not JSON that can be read: nested too deeply.") from error
-  if not isinstance(value, dict):
-    raise ValueError(f"expected an object, {{...}}, got {str(value)[:40]}.")
-  return value
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-  found = dict(pairs)
-  if len(found) < len(pairs):
-    keys = [key for key, _ in pairs]
-    twice = next(key for key in keys if keys.count(key) > 1)
-    raise ValueError(f"the key '{twice}' stands there twice.")
-  return found
 
 
 def file_sizes(folder: epath.PathLike) -> dict[str, int]:
@@ -236,10 +140,22 @@ def naming_errors(
     raise OSError(errno.ENOSPC, text, os.fspath(path)) from error
 
 
-def write_json(path: epath.PathLike, value: Any) -> None:
-  """Writes JSON with sorted keys; readers see the old file or the new one."""
-  with replacing(path) as partial:
-    partial.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
+def read_arrays(path: epath.PathLike) -> dict[str, np.ndarray]:
+  """Returns the arrays of an .npz file, or that of an .npy file as "".
+
+  Raises:
+    ValueError: it is damaged, or has Python objects; the message names it.
+  """
+  try:
+    with local_copy(path) as local, local.open("rb") as file:
+      found = np.load(file, allow_pickle=False)
+      if isinstance(found, np.ndarray):
+        return {"": found}
+      return {name: found[name] for name in found.files}
+  except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    raise ValueError(
+      f"'{os.fspath(path)}' cannot be read as arrays. Is the copy complete?"
+    ) from error
 
 
 @contextlib.contextmanager

@@ -83,37 +83,6 @@ def test_a_bucket_that_fails_is_a_warning_and_tried_again(caplog, monkeypatch):
   assert not mirror.local.exists()
 
 
-@pytest.mark.parametrize(
-  ("data", "text"),
-  [(b"", ""), (b"\xef\xbb\xbfa", "a"), (b"a\r\nb", "a\r\nb")],
-)
-def test_text_is_utf_8(folder, data, text):
-  (folder / "a.txt").write_bytes(data)
-  assert files.read_text(folder / "a.txt") == text
-
-
-@pytest.mark.parametrize(
-  ("data", "reason"),
-  [
-    (b"a\nb\xe9c", "line 2 has the byte 0xe9, as in Latin-1"),
-    ("a".encode("utf-16"), "it is UTF-16"),
-    ("\ufeffa".encode("utf-16-be"), "it is UTF-16"),
-    ("ab".encode("utf-16-le"), "it has bytes of zero"),
-    ("a".encode("utf-32"), "it is UTF-16"),
-  ],
-)
-def test_another_encoding_is_an_error_with_the_name(tmp_path, data, reason):
-  (tmp_path / "a.txt").write_bytes(data)
-  with pytest.raises(ValueError, match=rf"a\.txt' is not UTF-8: {reason}"):
-    files.read_text(tmp_path / "a.txt")
-
-
-def test_line_separators_of_unicode_do_not_end_a_line(tmp_path):
-  (tmp_path / "a").write_bytes("a\u2028b\x0c\x85\nc\r\nd\re\n".encode())
-  lines = ["a\u2028b\x0c\x85", "c", "d", "e", ""]
-  assert files.read_lines(tmp_path / "a") == lines
-
-
 def test_a_folder_is_not_replaced_by_a_file(tmp_path):
   """As when --output names a folder of clips in place of a file."""
   (tmp_path / "clips").mkdir()
@@ -158,3 +127,17 @@ def test_a_folder_for_results_is_possible_or_refused_before_the_work(tmp_path):
     with pytest.raises(NotADirectoryError) as caught:
       files.check_folder(path)
     assert caught.value.filename == str(tmp_path / "file")
+
+
+@pytest.mark.parametrize("name", ["a.npz", "a.npy"])
+def test_arrays_that_are_damaged_are_named(folder, tmp_path, name):
+  save = {"a.npz": np.savez, "a.npy": np.save}[name]
+  save(tmp_path / name, np.arange(1000.0))
+  data = (tmp_path / name).read_bytes()
+  (folder / name).write_bytes(data)
+  (found,) = files.read_arrays(folder / name).values()
+  np.testing.assert_array_equal(found, np.arange(1000.0))
+  for part in (b"", data[: len(data) // 2], b"[1]"):
+    (folder / name).write_bytes(part)
+    with pytest.raises(ValueError, match=rf"{name}' cannot be read as arrays"):
+      files.read_arrays(folder / name)

@@ -25,8 +25,22 @@ from ccl_jax.models.fusion.icac import ATTENTIONS
 
 PACKAGE = pathlib.Path(__file__).parents[1] / "ccl_jax"
 LAYERS = (
-  {"array_types", "trees", "config", "files", "nnx_utils", "sharding"}
-  | {"tar_files", "partial_files", "bucket_errors", "noise_schedule"}
+  {
+    "array_types",
+    "trees",
+    "config",
+    "files",
+    "text_files",
+    "nnx_utils",
+    "sharding",
+  }
+  | {
+    "tar_files",
+    "partial_files",
+    "bucket_errors",
+    "noise_schedule",
+    "text_files",
+  }
   | {"command", "distributed", "cpu", "layers", "lora"}
   | {"param_names", "weight_gathering", "processes", "streams"}
   | {"signals"},

@@ -6,8 +6,8 @@ import jax
 import numpy as np
 from etils import epath
 
-from ccl_jax import files
-from ccl_jax.checkpoints import manager
+from ccl_jax import text_files
+from ccl_jax.checkpoints import manager, run_config
 from ccl_jax.codecs.api import Codecs
 from ccl_jax.codecs.hashed_text import HashedText
 from ccl_jax.codecs.linear import LinearAudioCodec, LinearVideoCodec
@@ -52,8 +52,8 @@ def write(workdir, model=MODEL, sampling=None, **sections):
     abstract_state(setup),
   )
   workdir = epath.Path(workdir)
-  manager.claim_workdir(workdir, config, ())
-  files.write_json(workdir / "clip.json", dataclasses.asdict(SHAPE))
+  run_config.claim(workdir, config, ())
+  text_files.write_json(workdir / "clip.json", dataclasses.asdict(SHAPE))
   codecs().save(workdir / "codecs")
   checkpoints = manager.CheckpointManager(workdir)
   checkpoints.save(STEP, state)

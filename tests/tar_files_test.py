@@ -5,7 +5,7 @@ import tarfile
 
 import pytest
 
-from ccl_jax import files
+from ccl_jax import files, text_files
 from ccl_jax.tar_files import list_members
 from tests import bucket
 
@@ -43,7 +43,7 @@ def test_members_are_read_in_place(tmp_path, format):
   assert f"{member}" == f"{tmp_path}/a.tar/a.mp4"
   with files.local_copy(member) as path:
     assert path.name == "a.mp4" and path.read_bytes() == CONTENTS["a.mp4"]
-  assert files.read_text(members["b/c.txt"]) == "text"
+  assert text_files.read_text(members["b/c.txt"]) == "text"
   assert [x.name for x in tmp_path.iterdir()] == ["a.tar"]
 
 

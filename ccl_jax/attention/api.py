@@ -41,9 +41,12 @@ BACKENDS = {
   "splash": splash.attend,
   "cudnn": cudnn.attend,
 }
-# Keys of a query up to which a window is narrow. "framed" stores the logits of
-# all queries, n times these keys; splash keeps them on the chip.
+# A window is narrow up to these keys of a query, and where that is more than a
+# splash block, up to these logits. "framed" stores the logits of all queries;
+# splash keeps them on the chip, but computes whole blocks.
 MAX_FRAMED_KEYS = 2048
+MAX_FRAMED_PAIRS = 2**20
+_BLOCK = 512
 _FULL = Mask()
 
 
@@ -56,7 +59,10 @@ def choose(platform: str, pattern: Pattern, n: int, m: int) -> tuple[str, ...]:
   if isinstance(pattern, Window):
     if platform == "cpu" and n * m <= cpu.MAX_DENSE_PAIRS:
       return ("reference",)
-    is_narrow = pattern.keys_per_query <= MAX_FRAMED_KEYS
+    keys = pattern.keys_per_query
+    is_narrow = keys <= _BLOCK or (
+      keys <= MAX_FRAMED_KEYS and n * keys <= MAX_FRAMED_PAIRS
+    )
     if platform != "tpu" or is_narrow:
       return "framed", "reference"
   best = {"tpu": ("splash",), "gpu": ("cudnn",)}.get(platform, ())

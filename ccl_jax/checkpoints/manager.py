@@ -1,4 +1,4 @@
-"""The workdir of a run: its config, and checkpoints that Orbax saves.
+"""The checkpoints of a run, which Orbax saves in its workdir.
 
 A workdir holds `config.json`, `checkpoints/STEP/` and the codecs that made its
 latents. The order of the data is a pure function of (seed, step), so a
@@ -7,11 +7,9 @@ workdir.
 """
 
 import functools
-import json
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable
 
 import jax
 import numpy as np
@@ -23,87 +21,8 @@ from ccl_jax import distributed, files
 from ccl_jax.array_types import Array, PyTree
 from ccl_jax.checkpoints import emergency, manifest, orbax_reader, restore
 from ccl_jax.checkpoints.save_timer import SaveTimer
-from ccl_jax.config import ADDED, dotted, upgrade
 
 _CHUNK_BYTES = 2**28
-_ABSENT = "absent"  # of a key that a config lacks
-
-
-def read_config(workdir: epath.PathLike) -> dict[str, Any]:
-  """Returns the config of a run, with its keys in today's names.
-
-  Raises:
-    ValueError: the folder is no workdir of a run.
-  """
-  path = epath.Path(workdir) / "config.json"
-  if not path.exists():
-    raise ValueError(f"No config.json in '{workdir}': not a training workdir.")
-  return upgrade(json.loads(path.read_text()))
-
-
-def claim_workdir(
-  workdir: epath.PathLike,
-  config: Mapping[str, Any],
-  may_differ: tuple[str, ...],
-) -> None:
-  """Writes the config into `workdir`, if `check_config` lets it."""
-  check_config(workdir, config, may_differ)
-  distributed.barrier("every process has read the old config")
-  if distributed.is_lead():
-    files.write_json(epath.Path(workdir) / "config.json", config)
-  distributed.barrier("the workdir is claimed")
-
-
-def check_config(
-  workdir: epath.PathLike,
-  config: Mapping[str, Any],
-  may_differ: tuple[str, ...],
-) -> None:
-  """Checks that `workdir` has the same config, or none; writes nothing.
-
-  Args:
-    may_differ: keys and sections, dotted, that may change between starts of one
-      run, such as how often to log.
-
-  Raises:
-    ValueError: the folder belongs to a run with another config.
-  """
-  if not (epath.Path(workdir) / "config.json").exists():
-    return
-  config = json.loads(json.dumps(config))
-  changes = describe_changes(read_config(workdir), config, may_differ)
-  if changes:
-    raise ValueError(
-      f"workdir '{workdir}' belongs to a run of another config"
-      f" ({'; '.join(changes)})."
-      " Choose another --workdir, or the same config to resume."
-    )
-
-
-def describe_changes(
-  old: Mapping[str, Any],
-  new: Mapping[str, Any],
-  may_differ: Sequence[str] = (),
-) -> list[str]:
-  """Returns a text for each key that differs, and is not in `may_differ`.
-
-  Args:
-    old, new: nested configs.
-    may_differ: dotted keys and sections.
-  """
-  old, new = ADDED | dotted(old), ADDED | dotted(new)
-  # Other keys of later versions are off where they are empty.
-  old = {key: x for key, x in new.items() if x in ((), [])} | old
-  keys = sorted(
-    key
-    for key in old.keys() | new.keys()
-    if old.get(key, _ABSENT) != new.get(key, _ABSENT)
-    and not any(f"{key}.".startswith(f"{each}.") for each in may_differ)
-  )
-  return [
-    f"{key}: {old.get(key, _ABSENT)} there, {new.get(key, _ABSENT)} now"
-    for key in keys
-  ]
 
 
 class CheckpointManager:

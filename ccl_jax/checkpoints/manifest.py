@@ -21,7 +21,7 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
-from ccl_jax import distributed, files
+from ccl_jax import distributed, files, text_files
 from ccl_jax.checkpoints import orbax_reader
 
 ITEM = "default"  # Orbax' name of the folder with a checkpoint's arrays
@@ -73,7 +73,7 @@ def write(folder: epath.Path, digests: bool = True) -> None:
       entry["crc32"] = found[name]
     for part in parts:
       part.unlink()
-  files.write_json(folder / _MANIFEST, entries)
+  text_files.write_json(folder / _MANIFEST, entries)
 
 
 def check(folder: epath.Path, digests: bool = True) -> None:
@@ -119,7 +119,7 @@ def _write_part(directory: epath.Path) -> None:
     names = [f"{own}/{name}" for name in files.file_sizes(directory / own)]
   digests = compute_digests(directory, names)
   part = _PART.format(jax.process_index())
-  files.write_json(directory.parent / part, digests)
+  text_files.write_json(directory.parent / part, digests)
 
 
 def _parse(entries: dict[str, Any]) -> dict[str, tuple[int, str | None]]:

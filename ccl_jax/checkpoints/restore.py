@@ -5,7 +5,6 @@ Orbax writes `checkpoints/STEP.orbax-checkpoint-tmp-N/` and renames it to
 """
 
 import functools
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -15,9 +14,9 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.sharding import NamedSharding, PartitionSpec
 
-from ccl_jax import lora, trees
+from ccl_jax import lora, text_files, trees
 from ccl_jax.array_types import PyTree
-from ccl_jax.checkpoints import manifest, orbax_reader
+from ccl_jax.checkpoints import manifest, orbax_reader, run_config
 from ccl_jax.checkpoints.manifest import ITEM
 from ccl_jax.checkpoints.orbax_reader import BrokenError
 
@@ -44,7 +43,7 @@ def best_step(workdir: epath.PathLike) -> int:
   for step in all_steps(workdir):
     file = epath.Path(workdir) / "checkpoints" / str(step) / _METRICS
     if file.exists():
-      values[step] = json.loads(file.read_text())
+      values[step] = text_files.read_json(file)
   if not values:
     raise ValueError(
       f"'{workdir}' has no best checkpoint: its run was trained without"
@@ -172,7 +171,7 @@ def lora_shapes(
 
 def lora_alpha(workdir: epath.PathLike) -> float:
   """Returns alpha of a run that has trained a LoRA."""
-  config = json.loads((epath.Path(workdir) / "config.json").read_text())
+  config = run_config.read(workdir)
   return config["lora"].get("alpha", lora.LoRAConfig.alpha)
 
 

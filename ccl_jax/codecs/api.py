@@ -10,7 +10,6 @@ is N(mean, exp(logvar)); `encode` returns its mean.
 
 import importlib
 import inspect
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -18,8 +17,9 @@ import numpy as np
 from etils import epath
 from jaxtyping import Float, Real, UInt8
 
-from ccl_jax.files import local_copy, replacing, write_json
+from ccl_jax.files import read_arrays, replacing
 from ccl_jax.sharding import ONE_DEVICE, Layout
+from ccl_jax.text_files import read_json, write_json
 
 # Kind -> class, which is imported at its first use.
 KINDS = {
@@ -198,12 +198,8 @@ class Codecs(NamedTuple):
     path = epath.Path(path)
     if not (path / "codecs.json").exists():
       raise ValueError(f"{path} holds no codecs.json: not a codec directory.")
-    settings = json.loads((path / "codecs.json").read_text())
-    with (
-      local_copy(path / "codecs.npz") as local,
-      np.load(local, allow_pickle=False) as file,
-    ):
-      arrays = {name: file[name] for name in file.files}
+    settings = read_json(path / "codecs.json")
+    arrays = read_arrays(path / "codecs.npz")
     return cls(
       **{
         name: _restore(name, settings[name], arrays, layout)

@@ -6,7 +6,6 @@ is made from PyTorch's files once, by `ccl_jax.convert`; codecs read no others.
 """
 
 import functools
-import json
 import logging
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -16,7 +15,8 @@ from etils import epath
 from ccl_jax.array_types import PyTree
 from ccl_jax.checkpoints import orbax_reader, streaming
 from ccl_jax.config import to_tuples
-from ccl_jax.files import replacing, write_json
+from ccl_jax.files import replacing
+from ccl_jax.text_files import read_json, write_json
 
 ARRAYS, _METADATA = "arrays", "about.json"
 Config = TypeVar("Config")
@@ -60,7 +60,7 @@ def read_metadata(path: epath.PathLike) -> dict[str, Any]:
       f"No {_METADATA} in '{path}': not a folder of converted weights. Make one"
       " by `python -m ccl_jax.convert from-torch`."
     )
-  return json.loads(file.read_text())
+  return read_json(file)
 
 
 def read_config(path: epath.PathLike, make: type[Config]) -> Config:

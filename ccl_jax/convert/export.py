@@ -40,7 +40,8 @@ from ccl_jax.convert import (
 from ccl_jax.convert.rules import Table
 from ccl_jax.convert.state_dict import iter_state_dict, state_dict_shapes
 from ccl_jax.convert.torch_files import open_state_dict
-from ccl_jax.files import replacing, write_json
+from ccl_jax.files import replacing
+from ccl_jax.text_files import write_json
 
 TRANSFORMER, RUN = "transformer", "run"  # folders
 CLASS, VERSION = "CCL", 1

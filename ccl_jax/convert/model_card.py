@@ -10,6 +10,7 @@ from ccl_jax.array_types import STREAMS
 from ccl_jax.convert import codecs
 from ccl_jax.convert.workdirs import ABOUT, Workdir
 from ccl_jax.lora import Changes, Full
+from ccl_jax.text_files import read_json
 
 # Kind of a codec in codecs.json -> its name in `codecs.MODELS`.
 _PUBLISHED = {
@@ -254,7 +255,7 @@ def _exact(run: Workdir) -> str:
 def _licences(run: Workdir) -> Iterator[str]:
   """Yields a line for each codec with weights and for each initial model."""
   file = run.path / "codecs" / "codecs.json"
-  described = json.loads(file.read_text()) if file.exists() else {}
+  described = read_json(file) if file.exists() else {}
   for codec in described.values():
     if (name := _PUBLISHED.get(codec["kind"])) is not None:
       model = codecs.MODELS[name]
@@ -263,6 +264,6 @@ def _licences(run: Workdir) -> Iterator[str]:
   initial = dict.fromkeys(workdir for _, workdir in from_runs)
   for folder in [run.path, *map(epath.Path, initial)]:
     if (folder / ABOUT).exists():
-      about = json.loads((folder / ABOUT).read_text())
+      about = read_json(folder / ABOUT)
       if "licence" in about:
         yield f"- initialised from {about['model']}: {about['licence']}"

@@ -8,7 +8,6 @@ exist.
 
 import dataclasses
 import functools
-import json
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -16,9 +15,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from etils import epath
 
-from ccl_jax import files, lora, trees
+from ccl_jax import files, lora, text_files, trees
 from ccl_jax.array_types import PyTree
-from ccl_jax.checkpoints import manager, manifest, restore, streaming
+from ccl_jax.checkpoints import manifest, restore, run_config, streaming
 from ccl_jax.config import upgrade
 from ccl_jax.models import functional
 from ccl_jax.param_names import is_stacked
@@ -141,13 +140,12 @@ def open_workdir(path: epath.PathLike) -> Workdir:
   """
   path = epath.Path(path)
   if (path / ABOUT).exists() and not (path / "config.json").exists():
-    settings = json.loads((path / ABOUT).read_text())["settings"]
+    settings = text_files.read_json(path / ABOUT)["settings"]
     video_alone = {"audio": None, "fusion": {"kind": "independent"}}
     return Workdir(path, upgrade({"model": video_alone | settings}), {})
-  config, clip = manager.read_config(path), path / "clip.json"
-  return Workdir(
-    path, config, json.loads(clip.read_text()) if clip.exists() else {}
-  )
+  config, clip = run_config.read(path), path / "clip.json"
+  about_clip = text_files.read_json(clip) if clip.exists() else {}
+  return Workdir(path, config, about_clip)
 
 
 def split_step(
@@ -180,7 +178,7 @@ def write(
   folder = path / "checkpoints" / str(step)
   streaming.write_arrays(folder / restore.ITEM, {"trainable": params})
   manifest.write(epath.Path(folder))
-  files.write_json(path / ABOUT, dict(about))
+  text_files.write_json(path / ABOUT, dict(about))
 
 
 def copy_run_files(source: epath.PathLike, target: pathlib.Path) -> None:

@@ -32,6 +32,7 @@ from ccl_jax.array_types import STREAMS
 from ccl_jax.data import records
 from ccl_jax.data.clip import ClipShape
 from ccl_jax.data.mixture import Mixture, Shapes, list_sources
+from ccl_jax.files import read_arrays
 
 _MANY = 2**56  # more than a run has steps
 _FLAGS = ("has_video", "has_audio")
@@ -273,8 +274,7 @@ def read_clips(
 
 def read_null_text(path: epath.PathLike) -> Float[np.ndarray, "l d"]:
   """Returns the embedding of the empty prompt."""
-  with (epath.Path(path) / "null_text.npy").open("rb") as file:
-    return np.load(file)
+  return read_arrays(epath.Path(path) / "null_text.npy")[""]
 
 
 def _stack(

@@ -14,12 +14,12 @@ lacks is one row of zeros); `caption` and `name`. Codecs with a variance add
 `video_logvar` or `audio_logvar`: latents are then N(mean, exp(logvar)).
 """
 
+import contextlib
 import dataclasses
 import hashlib
-import json
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,7 +31,8 @@ from ccl_jax.codecs.api import Codecs
 from ccl_jax.data import shards, tf_example
 from ccl_jax.data.bucket_records import BucketRecords
 from ccl_jax.data.clip import ClipShape
-from ccl_jax.files import is_remote, replacing, write_json
+from ccl_jax.files import is_remote, replacing
+from ccl_jax.text_files import read_json, write_json
 
 
 def split_by_hash(name: str, validation_fraction: float) -> str:
@@ -97,7 +98,7 @@ def read_metadata(path: epath.PathLike) -> dict[str, Any]:
       f"'{os.fspath(path)}' holds no metadata.json: not encoded data. Make it"
       " with python -m ccl_jax.encode."
     )
-  return json.loads(file.read_text())
+  return read_json(file)
 
 
 def list_buckets(path: epath.PathLike) -> list[epath.Path]:
@@ -133,6 +134,18 @@ def list_examples(
   return found
 
 
+@contextlib.contextmanager
+def naming_damage(folder: str) -> Iterator[None]:
+  """Raises a ValueError with the folder for what is damaged in its records."""
+  try:
+    yield
+  except RuntimeError as error:
+    reason = str(error).splitlines()[0][:200]
+    raise ValueError(
+      f"records in '{folder}' cannot be read ({reason}): copy them again."
+    ) from error
+
+
 class Split(Sequence):
   """Random access to the examples of one split.
 
@@ -144,15 +157,20 @@ class Split(Sequence):
   def __init__(self, paths: list[str], channels: dict[str, int]):
     is_in_bucket = any(map(is_remote, paths))
     reader = BucketRecords if is_in_bucket else ArrayRecordDataSource
-    self._records, self._channels = reader(paths), channels
+    self._folder, self._channels = os.path.dirname(paths[0]), channels
+    with naming_damage(self._folder):
+      self._records = reader(paths)
+      self._length = len(self._records)
 
   def __len__(self) -> int:
-    return len(self._records)
+    return self._length
 
   def __getitem__(self, index: int) -> dict[str, Any]:
     if not 0 <= index < len(self):
       raise IndexError(f"Example {index} of {len(self)}.")
-    values = tf_example.parse(self._records[index])
+    with naming_damage(self._folder):
+      record = self._records[index]
+    values = tf_example.parse(record)
     example: dict[str, Any] = {}
     for name, channels in self._channels.items():
       # TFDS writes the shape of arrays with more than one unknown dimension.

@@ -9,7 +9,6 @@ The manifest is written last: a shard that has one is complete.
 import contextlib
 import dataclasses
 import functools
-import json
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -24,7 +23,8 @@ from ccl_jax.array_types import STREAMS
 from ccl_jax.codecs.api import Codecs
 from ccl_jax.data import tf_example
 from ccl_jax.data.clip import ClipShape
-from ccl_jax.files import replacing, write_json
+from ccl_jax.files import replacing
+from ccl_jax.text_files import read_json, write_json
 
 # Codecs scale latents to mean 0 and standard deviation 1; beyond these limits
 # the clips are not of the kind that the codecs were made for.
@@ -226,7 +226,7 @@ def read_manifests(folder: epath.PathLike) -> list[ShardManifest]:
   """Returns the manifests of the complete shards, by split and index."""
   folder = epath.Path(folder) / "shards"
   paths = folder.glob("*.json") if folder.exists() else ()
-  manifests = [ShardManifest(**json.loads(path.read_text())) for path in paths]
+  manifests = [ShardManifest(**read_json(path)) for path in paths]
   return sorted(manifests, key=lambda m: (m.split, m.index))
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,7 +11,7 @@ from etils import epath
 
 from ccl_jax import trees
 from ccl_jax.array_types import PyTree
-from ccl_jax.checkpoints import manager, restore
+from ccl_jax.checkpoints import restore, run_config
 from ccl_jax.codecs.api import Codecs, free_weights
 from ccl_jax.config import build, to_tuples
 from ccl_jax.convert.loras import open_lora
@@ -24,6 +23,7 @@ from ccl_jax.diffusion.tasks import InferenceTask
 from ccl_jax.generation.requests import Request
 from ccl_jax.generation.sampling_config import SamplingConfig
 from ccl_jax.models.plan import ModelPlan, make_sampling_plan, sampling_params
+from ccl_jax.text_files import read_json
 
 _TENTH = 0.1 + 1e-6  # of a second
 
@@ -87,7 +87,7 @@ class Components:
         fit, a LoRA of another model, or no clips of this size or length.
     """
     workdir = epath.Path(workdir)
-    config = to_tuples(manager.read_config(workdir))
+    config = to_tuples(run_config.read(workdir))
     devices = jax.local_devices()[: None if mesh else 1]
     plan = make_sampling_plan(config, devices, mesh)
     _, step = restore.find_checkpoint(workdir, step)
@@ -226,7 +226,7 @@ def _read_params(
 
 def read_shapes(workdir: epath.Path) -> list[ClipShape]:
   """Returns the shapes of the clips that a run was trained on."""
-  clip = json.loads((workdir / "clip.json").read_text())
+  clip = read_json(workdir / "clip.json")
   first = ClipShape.from_dict(clip)
   return [
     ClipShape(first.fps, frames, (y, x))

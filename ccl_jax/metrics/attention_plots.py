@@ -14,8 +14,8 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 
 from ccl_jax.data.clip import GeneratedClip
-from ccl_jax.files import write_json
 from ccl_jax.metrics import contact_sheet
+from ccl_jax.text_files import write_json
 
 Shares = Mapping[str, np.ndarray]  # of one clip, see `save_plots`
 _COLUMNS, _WIDTH = 12, 1152

@@ -8,9 +8,9 @@ from typing import Any
 
 from etils import epath
 
-from ccl_jax import distributed, files
+from ccl_jax import distributed, text_files
 from ccl_jax.array_types import STREAMS, audio_per_frame, audio_starts
-from ccl_jax.checkpoints import manager
+from ccl_jax.checkpoints import run_config
 from ccl_jax.codecs.api import Codecs
 from ccl_jax.data import records
 from ccl_jax.data.mixture import list_shapes, list_sources, main_path
@@ -78,7 +78,7 @@ def check_workdir(workdir: epath.Path, config: Mapping[str, Any]) -> None:
   data = epath.Path(main_path(config["data"]))
   codecs = Codecs.load(data / "codecs")
   check_model_fits(config["model"], codecs)
-  manager.check_config(workdir, config, _may_change(config))
+  run_config.check(workdir, config, _may_change(config))
   if not (workdir / "codecs").exists():
     return
   if not codecs.equals(Codecs.load(workdir / "codecs")):
@@ -96,9 +96,9 @@ def prepare_workdir(workdir: epath.Path, config: Mapping[str, Any]) -> None:
   clip = dataclasses.asdict(shape)
   if others:  # What may be sampled.
     clip["buckets"] = [(s.frames, *s.size) for s in (shape, *others)]
-  manager.claim_workdir(workdir, config, _may_change(config))
+  run_config.claim(workdir, config, _may_change(config))
   if distributed.is_lead():
-    files.write_json(workdir / "clip.json", clip)
+    text_files.write_json(workdir / "clip.json", clip)
     if not (workdir / "codecs").exists():
       Codecs.load(f"{sources[0].path}/codecs").save(workdir / "codecs")
   distributed.barrier("the workdir has its codecs")

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from ccl_jax import files, trees
+from ccl_jax import text_files, trees
 from ccl_jax.checkpoints import manifest, restore, streaming
 from ccl_jax.models import functional
 from ccl_jax.sharding import is_stacked
@@ -80,7 +80,7 @@ def write(run: pathlib.Path, args: argparse.Namespace) -> int:
     folder / restore.ITEM, {"trainable": trees.unflatten(params)}
   )
   manifest.write(epath.Path(folder))
-  files.write_json(run / "config.json", config)
+  text_files.write_json(run / "config.json", config)
   return trees.count(shapes)
 
 

@@ -224,25 +224,6 @@ def test_of_another_model_it_is_an_error_that_shows_the_difference(tmp_path):
   assert (tmp_path / "checkpoints" / "1").is_dir()
 
 
-def test_a_workdir_belongs_to_one_config(tmp_path):
-  config = {"seed": 0, "log": {"every_steps": 1}, "size": (64, 64)}
-  manager.claim_workdir(tmp_path / "run", config, ("log",))
-  again = config | {"log": {"every_steps": 5}}
-  manager.claim_workdir(tmp_path / "run", again, ("log",))
-  assert manager.read_config(tmp_path / "run")["log"] == {"every_steps": 5}
-  with pytest.raises(ValueError, match="seed: 0 there, 1 now"):
-    manager.claim_workdir(tmp_path / "run", config | {"seed": 1}, ("log",))
-  sized = config | {"log": {"every_steps": 5, "more": None}, "data": {"a": 1}}
-  with pytest.raises(ValueError, match=r"\(data.a: absent there, 1 now\)"):
-    manager.claim_workdir(tmp_path / "run", sized, ("log",))
-  with pytest.raises(ValueError, match=r"log.more: absent there, None now"):
-    manager.claim_workdir(
-      tmp_path / "run", sized, ("data", "log.every", "log.every_steps")
-    )
-  with pytest.raises(ValueError, match="not a training workdir"):
-    manager.read_config(tmp_path)
-
-
 @pytest.mark.parametrize(
   "wrong",
   [{"save_interval_steps": 0}, {"max_to_keep": 0}, {"every_minutes": -1}],
@@ -294,23 +275,3 @@ def test_a_model_with_arrays_of_size_zero_is_another_model(tmp_path):
   save(tmp_path, 3, width=0)
   with pytest.raises(ValueError, match=r"only expected: .*video/in"):
     newest(tmp_path)
-
-
-def test_keys_of_later_versions_that_are_off_are_no_change(tmp_path):
-  config = {"seed": 0, "data": {"path": "a"}}
-  manager.claim_workdir(tmp_path / "run", config, ())
-  later = {"seed": 0, "data": {"path": "a", "buckets": ()}}
-  manager.claim_workdir(tmp_path / "run", later, ())
-  later["data"]["buckets"] = (1,)
-  with pytest.raises(ValueError, match=r"data.buckets: \[\] there, \[1\] now"):
-    manager.claim_workdir(tmp_path / "run", later, ())
-
-
-def test_a_run_goes_on_as_before_where_a_later_version_has_a_choice(tmp_path):
-  old = {"objective": {"video_weight": 0.5}}
-  manager.claim_workdir(tmp_path, old, ())
-  same = {"objective": {"video_weight": 0.5, "error": "velocity"}}
-  manager.check_config(tmp_path, same, ())
-  other = {"objective": {"video_weight": 0.5, "error": "noise"}}
-  with pytest.raises(ValueError, match="velocity there, noise now"):
-    manager.check_config(tmp_path, other, ())

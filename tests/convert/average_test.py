@@ -4,8 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from ccl_jax import files, trees
-from ccl_jax.checkpoints import manager, restore
+from ccl_jax import text_files, trees
+from ccl_jax.checkpoints import restore, run_config
 from ccl_jax.convert import inspection, workdirs
 from ccl_jax.convert.average import average
 from ccl_jax.generation.pipeline import Pipeline
@@ -63,8 +63,8 @@ def test_errors_leave_nothing(run, tmp_path):
       average(run, steps, output)
   other = tmp_path / "other"
   other.mkdir()
-  config = manager.read_config(run)
-  files.write_json(other / "config.json", config)
+  config = run_config.read(run)
+  text_files.write_json(other / "config.json", config)
   workdirs.write(other, 1, small_run.draw(1), {})
   wide = {**tiny.SETTINGS, "text_width": 7}
   workdirs.write(other, 2, small_run.draw(2, wide), {})

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from ccl_jax import files, trees
+from ccl_jax import files, text_files, trees
 from ccl_jax.array_types import STREAMS, Route
-from ccl_jax.checkpoints import manager, restore
+from ccl_jax.checkpoints import restore, run_config
 from ccl_jax.config import RENAMED
 from ccl_jax.convert import export, model_card, transformer, wan, workdirs
 from ccl_jax.convert.state_dict import iter_state_dict
@@ -325,7 +325,7 @@ def test_the_card_of_the_video_stream_says_what_is_exact(
 ):
   """Without context tokens it is not the model's own t2v."""
   copy = shutil.copytree(run, tmp_path / "run")
-  config = manager.read_config(copy)
+  config = run_config.read(copy)
   found = workdirs.open_workdir(copy)
   found = dataclasses.replace(
     found, config=config | {"model": config["model"] | {"fusion": fusion}}
@@ -348,8 +348,8 @@ def test_licences_of_what_it_was_made_with(run, tmp_path):
   (tmp_path / "wan" / "about.json").write_text(json.dumps(about))
   run = shutil.copytree(run, tmp_path / "run")
   sources = [["video/.*", str(tmp_path / "wan")]]
-  config = manager.read_config(run) | {"init": {"from_runs": sources}}
-  files.write_json(run / "config.json", config)
+  config = run_config.read(run) | {"init": {"from_runs": sources}}
+  text_files.write_json(run / "config.json", config)
   described = {"audio": {"kind": "mmaudio"}, "video": {"kind": "wan_video"}}
   (run / "codecs" / "codecs.json").write_text(json.dumps(described))
   export.to_torch(run, tmp_path / "x")
@@ -411,8 +411,8 @@ def test_a_damaged_checkpoint(run, tmp_path):
   with pytest.raises(ValueError, match=r"cannot be read: .* bytes of"):
     export.to_torch(tmp_path / "run", tmp_path / "x")
   other = {**tiny.SETTINGS, "num_layers": 3}
-  config = manager.read_config(run) | {"model": other}
-  files.write_json(tmp_path / "run" / "config.json", config)
+  config = run_config.read(run) | {"model": other}
+  text_files.write_json(tmp_path / "run" / "config.json", config)
   with pytest.raises(ValueError, match="lacks parameters of this model"):
     export.to_torch(tmp_path / "run", tmp_path / "x", step=2)
   assert [p.name for p in tmp_path.iterdir()] == ["run"]

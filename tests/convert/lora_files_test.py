@@ -8,7 +8,7 @@ import pytest
 import safetensors
 import safetensors.numpy
 
-from ccl_jax import files, lora, trees
+from ccl_jax import lora, text_files, trees
 from ccl_jax.checkpoints import manager, restore
 from ccl_jax.convert import export, lora_files, loras, torch_files, workdirs
 from tests.convert import small_run
@@ -48,7 +48,7 @@ def draw(settings, model, seed=1):
 def write_run(workdir, settings, model):
   """A run of LoRA, never trained; returns the workdir."""
   config = setups.make_config(model=model, lora=settings)
-  files.write_json(workdir / "config.json", config)
+  text_files.write_json(workdir / "config.json", config)
   trained, frozen = map(trees.unflatten, draw(settings, model))
   checkpoints = manager.CheckpointManager(workdir)
   checkpoints.save(3, {"trainable": trained, "frozen": frozen})
@@ -60,7 +60,7 @@ def write_run(workdir, settings, model):
 def base(tmp_path_factory):
   """A run of other random values."""
   folder = tmp_path_factory.mktemp("base") / "base"
-  files.write_json(folder / "config.json", setups.make_config(model=MODEL))
+  text_files.write_json(folder / "config.json", setups.make_config(model=MODEL))
   leaves = trees.flatten(tiny.randomize(small_run.described(MODEL)[1], 2))
   workdirs.write(folder, 0, trees.unflatten(leaves), {})
   return folder
@@ -116,7 +116,7 @@ def test_diffusers_loads_it_by_peft(run, tmp_path):
   from diffusers import WanTransformer3DModel
 
   base = tmp_path / "base"  # all of the run but A and B
-  files.write_json(base / "config.json", setups.make_config(model=MODEL))
+  text_files.write_json(base / "config.json", setups.make_config(model=MODEL))
   trained, frozen = draw(SETTINGS, MODEL)
   rest = {p: x for p, x in trained.items() if not lora.base_of(p)} | frozen
   workdirs.write(base, 0, trees.unflatten(rest), {})

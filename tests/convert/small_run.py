@@ -6,7 +6,7 @@ import jax
 import ml_dtypes
 import numpy as np
 
-from ccl_jax import files, trees
+from ccl_jax import text_files, trees
 from ccl_jax.checkpoints import manager
 from ccl_jax.models import functional
 from ccl_jax.sharding import ONE_DEVICE
@@ -50,9 +50,9 @@ def params(step, average=True):
 def write(workdir):
   """Three checkpoints, config, clip and codecs; returns the workdir."""
   config = setups.make_config()
-  files.write_json(workdir / "config.json", config)
+  text_files.write_json(workdir / "config.json", config)
   clip = {"fps": 25.0, "frames": 9, "size": [16, 24]}
-  files.write_json(workdir / "clip.json", clip)
+  text_files.write_json(workdir / "clip.json", clip)
   runs.codecs().save(workdir / "codecs")
   checkpoints = manager.CheckpointManager(workdir, save_interval_steps=1)
   for step in STEPS:

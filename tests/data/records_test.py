@@ -164,3 +164,20 @@ def test_absent_data_and_splits_are_errors(tmp_path, codecs):
   clips.write_records(tmp_path / "data", codecs, examples)
   with pytest.raises(ValueError, match=r"No split 'easy'.*'train': 4"):
     records.open_split(tmp_path / "data", "easy")
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed", "empty"])
+def test_damaged_records_are_named(tmp_path, codecs, damage):
+  examples = [clips.example(codecs, i) for i in range(3)]
+  clips.write_records(tmp_path / "data", codecs, examples)
+  (path,) = (tmp_path / "data").glob("ccl-train.array_record-*")
+  data = path.read_bytes()
+  place = data.index(b"clip 0")
+  damaged = {
+    "cut": data[:place],
+    "changed": data[:place] + b"X" + data[place + 1 :],
+    "empty": b"",
+  }
+  path.write_bytes(damaged[damage])
+  with pytest.raises(ValueError, match=r"data' cannot be read .*copy them"):
+    list(records.open_split(tmp_path / "data", "train"))

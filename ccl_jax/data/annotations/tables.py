@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from etils import epath
 
-from ccl_jax import files
+from ccl_jax import files, text_files
 from ccl_jax.config import suggest
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
@@ -53,7 +53,7 @@ def number_rows(
 def read_json(path: epath.PathLike) -> Any:
   """Returns the value of a JSON file; ValueError if it holds none."""
   try:
-    return json.loads(files.read_text(path))
+    return json.loads(text_files.read_text(path))
   except (json.JSONDecodeError, RecursionError) as error:
     raise ValueError(f"{path}: not JSON ({error}).") from error
 
@@ -98,7 +98,7 @@ def _read_csv(
   path: epath.Path, header: Sequence[str] | None = None
 ) -> Iterator[Row]:
   delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-  lines = io.StringIO(files.read_text(path), newline="")
+  lines = io.StringIO(text_files.read_text(path), newline="")
   reader = csv.reader(
     lines, delimiter=delimiter, skipinitialspace=True, strict=True
   )
@@ -120,10 +120,10 @@ def _read_csv(
 
 
 def _read_jsonl(path: epath.Path) -> Iterator[Row]:
-  for line, text in enumerate(files.read_lines(path), 1):
+  for line, text in enumerate(text_files.read_lines(path), 1):
     if text.strip():
       try:
-        yield files.parse_object(text)
+        yield text_files.parse_object(text)
       except ValueError as error:
         raise ValueError(f"{path}:{line}: {error}") from error
 

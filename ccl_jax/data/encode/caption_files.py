@@ -23,7 +23,7 @@ from typing import Any
 from absl import logging
 from etils import epath
 
-from ccl_jax import files
+from ccl_jax import text_files
 from ccl_jax.config import suggest
 
 TIMES = ("start", "end")
@@ -91,10 +91,10 @@ def read_rows(path: epath.PathLike) -> list[tuple[str, Row]]:
 
 
 def _read_jsonl(path: epath.Path) -> Iterator[tuple[int, dict[str, Any]]]:
-  for line, text in enumerate(files.read_lines(path), 1):
+  for line, text in enumerate(text_files.read_lines(path), 1):
     if text.strip():
       try:
-        row = _strip_keys(files.parse_object(text))
+        row = _strip_keys(text_files.parse_object(text))
       except ValueError as error:
         raise ValueError(f"{path}:{line}: {error}") from error
       yield line, row
@@ -115,7 +115,7 @@ def _strip_keys(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read_csv(path: epath.Path) -> Iterator[tuple[int, dict[str, str]]]:
-  text = files.read_text(path)
+  text = text_files.read_text(path)
   try:
     records = _split_cells(text)
     _, header = next(records, (0, []))

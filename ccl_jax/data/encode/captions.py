@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from etils import epath
 
-from ccl_jax import files
+from ccl_jax import files, text_files
 from ccl_jax.codecs.quotation import normalize_quotes
 from ccl_jax.data.clip import ClipShape, Extent, is_image
 from ccl_jax.data.encode.caption_files import (
@@ -330,7 +330,7 @@ def _read_sidecars(sidecars: Mapping[str, os.PathLike]) -> dict[str, str]:
   """Returns clip -> text of a file, on one line."""
 
   def read(path: os.PathLike) -> str:
-    return " ".join(files.read_text(path).split())
+    return " ".join(text_files.read_text(path).split())
 
   # In threads, as each is a slow request in a bucket.
   with ThreadPoolExecutor(16) as pool:

@@ -18,7 +18,8 @@ from etils import epath
 from flax.traverse_util import flatten_dict
 
 from ccl_jax import partial_files
-from ccl_jax.files import is_remote, write_json
+from ccl_jax.files import is_remote
+from ccl_jax.text_files import read_json, write_json
 
 _PLAN, _METADATA = "plan.json", "metadata.json"
 
@@ -151,7 +152,7 @@ def _explain(state: State, output: epath.Path, plan: Mapping[str, Any]) -> str:
 
 def _read_plan(work: epath.Path) -> dict[str, Any] | None:
   path = work / _PLAN
-  return json.loads(path.read_text()) if path.exists() else None
+  return read_json(path) if path.exists() else None
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> str:

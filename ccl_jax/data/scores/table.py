@@ -11,7 +11,7 @@ from typing import Any
 from etils import epath
 from tqdm import tqdm
 
-from ccl_jax import files
+from ccl_jax import files, text_files
 from ccl_jax.data import media
 from ccl_jax.data.encode.captions import ClipFile, list_clip_files
 from ccl_jax.data.encode.decode_pool import DecodePool
@@ -150,12 +150,12 @@ def _read(path: epath.Path, is_cut: bool = False) -> dict[str, Any]:
     ValueError: a line that is no row of scores.
   """
   rows = {}
-  lines = files.read_lines(path) if path.exists() else ()
+  lines = text_files.read_lines(path) if path.exists() else ()
   for number, line in enumerate(lines, 1):
     if not line.strip():
       continue
     try:
-      row = files.parse_object(line)
+      row = text_files.parse_object(line)
       rows[row["file"]] = row
     except (KeyError, ValueError) as error:
       if not is_cut:

@@ -1,0 +1,93 @@
+"""The config of a run, `config.json` of its workdir.
+
+A workdir belongs to one config: a later start may change only what changes
+nothing of the run, such as how often to log.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from etils import epath
+
+from ccl_jax import distributed, text_files
+from ccl_jax.config import ADDED, dotted, upgrade
+
+_ABSENT = "absent"  # of a key that a config lacks
+
+
+def read(workdir: epath.PathLike) -> dict[str, Any]:
+  """Returns the config of a run, with its keys in today's names.
+
+  Raises:
+    ValueError: the folder is no workdir of a run.
+  """
+  path = epath.Path(workdir) / "config.json"
+  if not path.exists():
+    raise ValueError(f"No config.json in '{workdir}': not a training workdir.")
+  return upgrade(text_files.read_json(path))
+
+
+def claim(
+  workdir: epath.PathLike,
+  config: Mapping[str, Any],
+  may_differ: tuple[str, ...],
+) -> None:
+  """Writes the config into `workdir`, if `check` lets it."""
+  check(workdir, config, may_differ)
+  distributed.barrier("every process has read the old config")
+  if distributed.is_lead():
+    text_files.write_json(epath.Path(workdir) / "config.json", config)
+  distributed.barrier("the workdir is claimed")
+
+
+def check(
+  workdir: epath.PathLike,
+  config: Mapping[str, Any],
+  may_differ: tuple[str, ...],
+) -> None:
+  """Checks that `workdir` has the same config, or none; writes nothing.
+
+  Args:
+    may_differ: keys and sections, dotted, that may change between starts of one
+      run, such as how often to log.
+
+  Raises:
+    ValueError: the folder belongs to a run with another config.
+  """
+  if not (epath.Path(workdir) / "config.json").exists():
+    return
+  config = json.loads(json.dumps(config))
+  changes = describe_changes(read(workdir), config, may_differ)
+  if changes:
+    raise ValueError(
+      f"workdir '{workdir}' belongs to a run of another config"
+      f" ({'; '.join(changes)})."
+      " Choose another --workdir, or the same config to resume."
+    )
+
+
+def describe_changes(
+  old: Mapping[str, Any],
+  new: Mapping[str, Any],
+  may_differ: Sequence[str] = (),
+) -> list[str]:
+  """Returns a text for each key that differs, and is not in `may_differ`.
+
+  Args:
+    old, new: nested configs.
+    may_differ: dotted keys and sections.
+  """
+  old, new = ADDED | dotted(old), ADDED | dotted(new)
+  # Other keys of later versions are off where they are empty.
+  old = {key: x for key, x in new.items() if x in ((), [])} | old
+  keys = sorted(
+    key
+    for key in old.keys() | new.keys()
+    if old.get(key, _ABSENT) != new.get(key, _ABSENT)
+    and not any(f"{key}.".startswith(f"{each}.") for each in may_differ)
+  )
+  return [
+    f"{key}: {old.get(key, _ABSENT)} there, {new.get(key, _ABSENT)} now"
+    for key in keys
+  ]

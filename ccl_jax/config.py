@@ -82,6 +82,7 @@ ADDED = {
   "model.video.prediction_type": "flow_prediction",
   "objective.error": "velocity",
   "objective.time_distribution": "logit_normal",
+  "optimizer.frozen_dtype": "float32",
 }
 
 

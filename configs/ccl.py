@@ -200,6 +200,7 @@ def make_config(
   c.optimizer.warmup_steps = 500  # [O]
   c.optimizer.schedule = "constant"  # or "cosine", to zero at the last step
   c.optimizer.ema_decay = 0.9999  # [O]
+  c.optimizer.frozen_dtype = "float32"  # or "compute": of what has rate 0
 
   # from_runs: ((path regex, workdir), ...), parameters that earlier runs have
   # trained; fresh: regexes of the parameters that start from random values.

@@ -114,6 +114,8 @@ def evaluate() -> None:
   pipeline = Pipeline.load(
     WORKDIR.value, STEP.value, size=shape.size, seconds=shape.seconds
   )
+  for name in TASKS.value:
+    pipeline.check_task(tasks.inference_task(name))
   world = open_world(pipeline, CLIPS.value)
   probe = make_probe(pipeline)
   results, texts, strips = {}, [], []

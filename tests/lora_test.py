@@ -100,7 +100,7 @@ def test_only_the_lora_is_trained_and_has_state(tmp_path):
   assert size(last["optimizer"]) == 2 * 4 * values + 2 * 4
   assert size(last["ema"]) == 4 * values
   saved = manager.CheckpointManager(tmp_path)
-  saved.save(2, run(first, range(2)), force=True)
+  saved.save(2, run(first, range(2)))
   saved.close()
   saved = manager.CheckpointManager(tmp_path)
   state, _ = saved.restore_latest(abstract_state(setup()))

@@ -41,12 +41,11 @@ BACKENDS = {
   "splash": splash.attend,
   "cudnn": cudnn.attend,
 }
-# A window is narrow up to these keys of a query, and where that is more than a
-# splash block, up to these logits. "framed" stores the logits of all queries;
-# splash keeps them on the chip, but computes whole blocks.
+# Keys of a query up to which a window is narrow, of one frame or of several.
+# "framed" stores the logits of all queries, n times these keys, and copies keys
+# for every frame that sees them; splash keeps logits on the chip, copies none.
 MAX_FRAMED_KEYS = 2048
-MAX_FRAMED_PAIRS = 2**20
-_BLOCK = 512
+MAX_COPIED_KEYS = 512
 _FULL = Mask()
 
 
@@ -59,10 +58,8 @@ def choose(platform: str, pattern: Pattern, n: int, m: int) -> tuple[str, ...]:
   if isinstance(pattern, Window):
     if platform == "cpu" and n * m <= cpu.MAX_DENSE_PAIRS:
       return ("reference",)
-    keys = pattern.keys_per_query
-    is_narrow = keys <= _BLOCK or (
-      keys <= MAX_FRAMED_KEYS and n * keys <= MAX_FRAMED_PAIRS
-    )
+    most = MAX_COPIED_KEYS if pattern.radius else MAX_FRAMED_KEYS
+    is_narrow = pattern.keys_per_query <= most
     if platform != "tpu" or is_narrow:
       return "framed", "reference"
   best = {"tpu": ("splash",), "gpu": ("cudnn",)}.get(platform, ())

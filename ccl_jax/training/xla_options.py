@@ -63,7 +63,7 @@ GROUPS = {
 
 
 def compiler_options(
-  entries: Sequence[str | tuple[str, Any]], device_kind: str
+  entries: Sequence[Any], device_kind: str
 ) -> dict[str, Any]:
   """Returns the options for a kind of device.
 
@@ -73,16 +73,22 @@ def compiler_options(
     device_kind: JAX's name of the device.
 
   Raises:
-    ValueError: a group that is unknown or not for this chip, an option that is
-      known to fail on it, or a name that is not XLA's.
+    ValueError: no name or pair, a group that is unknown or not for this chip, an
+      option that is known to fail on it, or a name that is not XLA's.
   """
   chip = chips.chip_of(device_kind)
   found: dict[str, Any] = {}
   for entry in entries:
     if isinstance(entry, str):
       found |= _group(entry, _kind(chip, device_kind))
-    else:
-      found |= dict([entry])
+      continue
+    is_pair = isinstance(entry, (tuple, list)) and len(entry) == 2
+    if not is_pair or not isinstance(entry[0], str):
+      raise ValueError(
+        f"xla_options has {entry!r}: expected names of groups, or pairs,"
+        f" --config.xla_options={FORMS['xla_options']}"
+      )
+    found |= dict([entry])
   for name, value in found.items():
     if not name.startswith("xla_"):
       raise ValueError(

@@ -46,6 +46,12 @@ def test_options_of_gpus_are_known_to_xla(kind):
     xla_options.compiler_options(["sparse_core"], kind)
 
 
+@pytest.mark.parametrize("entry", [3, ("xla_a", 1, 2), (3, "xla_a")])
+def test_what_is_no_name_and_no_pair_is_refused(entry):
+  with pytest.raises(ValueError, match="expected names of groups, or pairs"):
+    xla_options.compiler_options([entry], "cpu")
+
+
 def test_a_name_that_is_not_of_xla_is_refused():
   with pytest.raises(ValueError, match="scoped_vmem"):
     xla_options.compiler_options([("scoped_vmem", 1)], "cpu")

@@ -73,8 +73,8 @@ def compiler_options(
     device_kind: JAX's name of the device.
 
   Raises:
-    ValueError: no name or pair, a group that is unknown or not for this chip, an
-      option that is known to fail on it, or a name that is not XLA's.
+    ValueError: no name or pair, a group that is unknown or not for this chip,
+      an option that is known to fail on it, or a name that is not XLA's.
   """
   chip = chips.chip_of(device_kind)
   found: dict[str, Any] = {}

@@ -21,17 +21,14 @@ from ccl_jax.convert.torch_model import CCL, STREAMS, Stream, audio_starts
 
 # Options of the fusion that a config leaves out.
 DEFAULTS = dict(adapter_ratio=0.25, lora_rank=16, window_radius=1)
-
-
-def step_times():
-  """Returns the times of the 1000 steps of a DDPM, on the path of flow."""
-  a = (1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)).cumprod(0)
-  return (1 - a).sqrt() / (a.sqrt() + (1 - a).sqrt())
+# Times of the 1000 steps of a DDPM, on the path of flow, x = a x0 + s noise.
+_A2 = (1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)).cumprod(0)
+STEP_TIMES = (1 - _A2).sqrt() / (_A2.sqrt() + (1 - _A2).sqrt())
 
 
 def step_of(t):
   """Returns the step of times, between whole ones by linear interpolation."""
-  known = step_times().float().to(t.device)
+  known = STEP_TIMES.float().to(t.device)
   t = t.float().clamp(known[0], known[-1])
   above = torch.searchsorted(known, t.contiguous()).clamp(1, 999)
   low, high = known[above - 1], known[above]
@@ -40,7 +37,7 @@ def step_of(t):
 
 def before_end(t, x):
   """Returns times, the last step's at most, with the axes of latents."""
-  t = t.float().clamp(max=float(step_times()[-1]))
+  t = t.float().clamp(max=float(STEP_TIMES[-1]))
   return t.reshape(t.shape + (1,) * (x.ndim - t.ndim))
 
 

@@ -1,13 +1,7 @@
-"""The training objective (Eq. 7): from a batch of latents to the loss.
-
-    L = mean over samples of [ lv 1(video is generated) mse_v
-                            + la 1(audio is generated) mse_a ]
-
-with mse that of the velocity, or, as of a DDPM, that of the noise which follows
-from it: (1 - t)^2 mse (`models/prediction.py`, eq. 1).
+"""What a model is trained on: from a batch of latents to examples with targets.
 
 `make_training_example` draws everything random (task, times, noise, dropped
-text, given first frames), `loss` compares the model's velocities with it:
+text, given first frames), `loss.loss` compares the model's velocities with it:
 
     example = make_training_example(key, batch, objective)
     prediction = model(example.x_t, example.t, example.text, example.route)
@@ -38,7 +32,6 @@ from ccl_jax.diffusion import flow, tasks
 
 # A number, or stream -> its own; as pairs, which are hashable.
 ByStream = int | float | Mapping[str, float] | tuple
-_FIFTHS = ("0.0-0.2", "0.2-0.4", "0.4-0.6", "0.6-0.8", "0.8-1.0")  # of times
 
 
 @dataclass(frozen=True)
@@ -233,76 +226,6 @@ def make_training_example(
     key = jax.random.fold_in(key, len(STREAMS))
     return _add_reference(key, example, x0["video"], objective)
   return example
-
-
-def loss_names(streams: Sequence[str]) -> list[str]:
-  """Returns "loss" and the names of its parts, see `loss`."""
-  by_task = [
-    f"loss/{task.name}/{s}"
-    for task in tasks.TASKS
-    for s in streams
-    if s in task.generated
-  ]
-  by_time = [f"loss_t/{s}/{fifth}" for s in streams for fifth in _FIFTHS]
-  return ["loss", *by_task, *by_time]
-
-
-def loss(
-  prediction: State, example: Example, objective: Objective
-) -> tuple[Float[Array, ""], dict[str, dict[str, Array]]]:
-  """Returns the objective's value and its parts.
-
-  Args:
-    prediction: velocities, the same streams and shapes as the example's.
-    example: from `make_training_example`.
-    objective: its settings.
-
-  Returns:
-    The loss, and metrics `{"sum": {name: ()}, "count": {name: ()}}`: sums of
-    mse over the samples of a group, and their number. Groups of a stream are
-    its tasks, "loss/joint/video", and its noisy times, "loss_t/video/0.2-0.4".
-    Both add over steps; a mean is sum / count where count is not 0.
-  """
-  errors = {
-    s: flow.mse(prediction[s], example.target[s], example.loss_mask[s])
-    for s in example.target
-  }
-  if objective.error == "noise":
-    errors = {
-      s: (1 - _noisy_time(example, s)) ** 2 * x for s, x in errors.items()
-    }
-  value = sum(jnp.mean(objective.weight(s) * errors[s]) for s in errors)
-  metrics = {"sum": {}, "count": {}}
-  for s, error in errors.items():
-    for name, group in (_by_task(example, s) | _by_time(example, s)).items():
-      counted = group & example.route.is_generated[s]
-      metrics["sum"][name] = jnp.sum(jnp.where(counted, error, 0.0))
-      metrics["count"][name] = jnp.sum(counted)
-  return value, metrics
-
-
-def _by_task(example: Example, stream: str) -> dict[str, Bool[Array, " b"]]:
-  """Returns the samples of each task that generates the stream."""
-  return {
-    f"loss/{task.name}/{stream}": example.task == index
-    for index, task in enumerate(tasks.TASKS)
-    if stream in task.generated
-  }
-
-
-def _noisy_time(example: Example, stream: str) -> Float[Array, " b"]:
-  """Returns the time of the latents of a stream that are not clean."""
-  t = example.t[stream]
-  return t.reshape(len(t), -1).max(axis=1)
-
-
-def _by_time(example: Example, stream: str) -> dict[str, Bool[Array, " b"]]:
-  """Returns the samples of each fifth of [0, 1], by the noisy time."""
-  t = _noisy_time(example, stream)
-  fifth = jnp.clip((5 * t).astype(jnp.int32), 0, 4)
-  return {
-    f"loss_t/{stream}/{name}": fifth == i for i, name in enumerate(_FIFTHS)
-  }
 
 
 def _bernoulli(key, probability: float, batch: int):

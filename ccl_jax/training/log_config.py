@@ -12,7 +12,7 @@ from typing import Any
 from ccl_jax.array_types import STREAMS
 from ccl_jax.checkpoints.restore import SHARE
 from ccl_jax.config import suggest
-from ccl_jax.diffusion.objective import loss_names
+from ccl_jax.diffusion.loss import loss_names
 from ccl_jax.diffusion.tasks import inference_task
 from ccl_jax.metrics.synchworld import HEADLINES
 from ccl_jax.training.log import HELD_OUT_PREFIX

@@ -16,7 +16,8 @@ import optax
 
 from ccl_jax import cpu, lora, trees
 from ccl_jax.array_types import STREAMS, Array, Bool, PyTree
-from ccl_jax.diffusion.objective import Example, loss, make_training_example
+from ccl_jax.diffusion.loss import loss
+from ccl_jax.diffusion.objective import Example, make_training_example
 from ccl_jax.models import functional
 from ccl_jax.models.plan import ModelPlan, make_plan
 from ccl_jax.training.batch import split_microbatches
@@ -118,7 +119,7 @@ def train_step(
 
   Metrics are "loss", "grad_norm", "learning_rate_factor" (of the schedule,
   which counts updates: a skipped step does not move it),
-  "skipped" (steps in a row), and those of `objective.loss`: sums and counts,
+  "skipped" (steps in a row), and those of `loss.loss`: sums and counts,
   whose ratio is a mean.
   """
   key = make_key(setup.seed, state["step"], TRAIN)

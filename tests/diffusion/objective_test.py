@@ -9,6 +9,7 @@ from ml_collections import config_flags
 
 from ccl_jax import noise_schedule
 from ccl_jax.array_types import expand
+from ccl_jax.diffusion import loss
 from ccl_jax.diffusion import objective as objectives
 from ccl_jax.diffusion.objective import Objective
 from ccl_jax.diffusion.tasks import TASK_NAMES
@@ -59,13 +60,11 @@ def test_state_is_the_flow_of_its_own_data():
 def test_loss_covers_generated_streams_only(name, given):
   drawn = example(only(name))
   wrong = jax.tree.map(lambda x: x + 2.0, drawn.target)
-  value, metrics = objectives.loss(wrong, drawn, Objective())
+  value, metrics = loss.loss(wrong, drawn, Objective())
   weights = {"video": 0.85, "audio": 0.15}
   expected = sum(4 * weights[s] for s in weights if s != given)
   np.testing.assert_allclose(value, expected, rtol=1e-5)
-  gradient = jax.grad(lambda p: objectives.loss(p, drawn, Objective())[0])(
-    wrong
-  )
+  gradient = jax.grad(lambda p: loss.loss(p, drawn, Objective())[0])(wrong)
   for stream in weights:
     assert (gradient[stream] == 0).all() == (stream == given)
   for key, count in metrics["count"].items():
@@ -82,7 +81,7 @@ def test_metrics_split_the_loss_by_stream_and_task_or_time(groups):
   settings = Objective(first_frame_probability=0.5)
   drawn = example(settings)
   prediction = jax.tree.map(jnp.zeros_like, drawn.target)
-  value, metrics = objectives.loss(prediction, drawn, settings)
+  value, metrics = loss.loss(prediction, drawn, settings)
   for stream in ("video", "audio"):
     names = [k for k in metrics["sum"] if k.startswith(groups) and stream in k]
     count = sum(metrics["count"][name] for name in names)
@@ -99,7 +98,7 @@ def test_a_sample_counts_at_its_noisy_time():
   prediction = drawn.target | {
     "audio": drawn.target["audio"].at[3].set(jnp.nan)
   }
-  _, metrics = objectives.loss(prediction, drawn, Objective())
+  _, metrics = loss.loss(prediction, drawn, Objective())
   bins = ("0.0-0.2", "0.2-0.4", "0.4-0.6", "0.6-0.8", "0.8-1.0")
   for stream in ("video", "audio"):
     names = [f"loss_t/{stream}/{fifth}" for fifth in bins]
@@ -117,7 +116,7 @@ def test_absent_streams_have_no_loss_and_one_stream_may_be_left_out():
   only_audio = example(only("joint"), data=alone)
   assert set(only_audio.x_t) == {"audio"}
   np.testing.assert_array_equal(only_audio.x_t["audio"], drawn.x_t["audio"])
-  value, _ = objectives.loss(only_audio.target, only_audio, Objective())
+  value, _ = loss.loss(only_audio.target, only_audio, Objective())
   assert value == 0
 
 
@@ -283,5 +282,5 @@ def test_the_error_of_noise_is_that_of_the_noise_which_the_velocity_implies():
     mask = jnp.broadcast_to(drawn.loss_mask[s], error.shape)
     each = [e[m].mean() for e, m in zip(error, mask, strict=True)]
     expected += weight * np.mean(each)
-  value, _ = objectives.loss(wrong, drawn, settings)
+  value, _ = loss.loss(wrong, drawn, settings)
   np.testing.assert_allclose(value, expected, rtol=1e-4)

@@ -38,10 +38,10 @@ from etils import epath
 
 from ccl_jax import command
 from ccl_jax.diffusion import tasks
-from ccl_jax.files import replacing
 from ccl_jax.metrics import bootstrap, synchworld, tables
 from ccl_jax.metrics.ablation_rows import Row, Run, chosen_rows
-from ccl_jax.text_files import read_json, write_json
+from ccl_jax.storage.files import replacing
+from ccl_jax.storage.text_files import read_json, write_json
 from ccl_jax.training import log
 
 DATA = flags.DEFINE_string("data", None, "Folder of encoded clips.")

@@ -23,7 +23,7 @@ from absl import flags
 from etils import epath
 from ml_collections import config_flags
 
-from ccl_jax import command, distributed
+from ccl_jax import command
 from ccl_jax.codecs import converted_weights
 from ccl_jax.codecs.api import AudioCodec, Codecs, make_codec
 from ccl_jax.config import build
@@ -32,9 +32,10 @@ from ccl_jax.data.encode.captions import ClipFile
 from ccl_jax.data.encode.dataset import encode_dataset
 from ccl_jax.data.encode.settings import FITTED, EncodeSettings
 from ccl_jax.data.scores import table
-from ccl_jax.distributed import ShardOptions
-from ccl_jax.files import absolute
-from ccl_jax.sharding import ONE_DEVICE, Layout, make_mesh
+from ccl_jax.params.sharding import ONE_DEVICE, Layout, make_mesh
+from ccl_jax.processes import distributed
+from ccl_jax.processes.distributed import ShardOptions
+from ccl_jax.storage.files import absolute
 
 CONFIG = config_flags.DEFINE_config_file("config", lock_config=True)
 INPUT = flags.DEFINE_string(

@@ -35,11 +35,10 @@ from absl import flags
 from etils import epath
 
 from ccl_jax import command
-from ccl_jax.data import records
+from ccl_jax.data import contact_sheet, records
 from ccl_jax.data.clip import ClipShape, FileNames, GeneratedClip
 from ccl_jax.data.loader import read_clips
 from ccl_jax.diffusion import tasks
-from ccl_jax.files import check_folder, replacing
 from ccl_jax.generation import requests
 from ccl_jax.generation.components import choose_shape
 from ccl_jax.generation.pipeline import Pipeline
@@ -50,15 +49,9 @@ from ccl_jax.generation.scored_worlds import (
   open_world,
   share_settings,
 )
-from ccl_jax.metrics import (
-  attention_auc,
-  bootstrap,
-  contact_sheet,
-  sweep,
-  synchworld,
-  tables,
-)
-from ccl_jax.text_files import write_json
+from ccl_jax.metrics import attention_auc, bootstrap, sweep, synchworld, tables
+from ccl_jax.storage.files import check_folder, replacing
+from ccl_jax.storage.text_files import write_json
 
 WORKDIR = flags.DEFINE_string(
   "workdir", None, "Workdir of the training run to score."

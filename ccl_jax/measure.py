@@ -26,7 +26,6 @@ from etils import epath
 
 from ccl_jax import command
 from ccl_jax.data.encode.left_out import describe_reasons
-from ccl_jax.files import is_remote, replacing
 from ccl_jax.metrics.real import report
 from ccl_jax.metrics.real.measuring import MeasuredFolder, measure_folder
 from ccl_jax.metrics.real.metric import (
@@ -43,7 +42,8 @@ from ccl_jax.metrics.real.registry import (
 )
 from ccl_jax.metrics.real.rows import Features, RowFile
 from ccl_jax.metrics.real.transcribers import TRANSCRIBERS
-from ccl_jax.text_files import parse_object, read_text, write_json
+from ccl_jax.storage.files import is_remote, replacing
+from ccl_jax.storage.text_files import parse_object, read_text, write_json
 
 CLIPS = flags.DEFINE_string(
   "clips", None, "Folder of clips to measure: mp4, wav and others."

@@ -26,11 +26,13 @@ import tqdm
 from absl import flags
 from etils import epath
 
-from ccl_jax import command, distributed, files
+from ccl_jax import command
 from ccl_jax.generation import batch, requests
 from ccl_jax.generation.pipeline import Pipeline
 from ccl_jax.generation.sampling import AttentionProbe, first_middle_last
 from ccl_jax.generation.sampling_config import SamplingConfig
+from ccl_jax.processes import distributed
+from ccl_jax.storage import files
 from ccl_jax.training import throughput
 
 WORKDIR = flags.DEFINE_string(

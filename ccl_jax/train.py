@@ -24,7 +24,7 @@ from absl import flags
 from etils import epath
 from ml_collections import config_flags
 
-from ccl_jax import command, distributed, files
+from ccl_jax import command
 from ccl_jax.array_types import PyTree
 from ccl_jax.checkpoints.manager import CheckpointManager
 from ccl_jax.codecs.api import Codecs
@@ -36,6 +36,8 @@ from ccl_jax.generation.held_out_shares import HeldOutShares, open_shares
 from ccl_jax.generation.pipeline import Pipeline
 from ccl_jax.generation.previews import EvalConfig, write_previews
 from ccl_jax.generation.sampling_config import SamplingConfig
+from ccl_jax.processes import distributed
+from ccl_jax.storage import files
 from ccl_jax.training import buckets, preemption, program_cache, xla_options
 from ccl_jax.training.goodput import Goodput
 from ccl_jax.training.held_out import HeldOutLoss, make_held_out

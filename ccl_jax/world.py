@@ -22,13 +22,14 @@ from typing import Any, NamedTuple
 import tqdm
 from absl import flags
 
-from ccl_jax import command, processes
+from ccl_jax import command
 from ccl_jax.data import media
 from ccl_jax.data.synthetic import english
 from ccl_jax.data.synthetic.render import render_video
 from ccl_jax.data.synthetic.scene import STYLES, draw_scene, make_captions
 from ccl_jax.data.synthetic.sound import render_sound
-from ccl_jax.files import replacing
+from ccl_jax.processes import pools
+from ccl_jax.storage.files import replacing
 
 OUTPUT = flags.DEFINE_string(
   "output", None, "Folder to write; it must not exist."
@@ -124,7 +125,7 @@ def make_world(
     jobs += [SceneJob(split, seed, split == "hard") for seed in seeds]
   with (
     replacing(output) as partial,
-    processes.make_pool(workers) as pool,
+    pools.make_pool(workers) as pool,
   ):
     partial.mkdir()
     run = functools.partial(

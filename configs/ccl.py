@@ -81,7 +81,7 @@ def make_config(
   # Sizes of the mesh axes; -1 takes the remaining devices. `data` goes over the
   # slices of a multislice pod.
   c.mesh = dict(data=1, fsdp=-1, context=1, tensor=1, num_slices=1)
-  c.sharding = ConfigDict()  # see ccl_jax/sharding.py
+  c.sharding = ConfigDict()  # see ccl_jax/params/sharding.py
   c.sharding.self_attention = "gather"  # or "ulysses", over `context`
   c.sharding.max_unsharded = 0.02
   split = SPLITS[fsdp_over]

@@ -71,7 +71,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
 
 def make_lora(target: str, rank: int) -> ConfigDict:
-  """Returns the `lora` section; see `ccl_jax/lora.py`."""
+  """Returns the `lora` section; see `ccl_jax/params/lora.py`."""
   lora = ConfigDict()
   lora.rules = tuple((regex, rank) for regex in TARGETS[target])
   lora.alpha = float(rank)  # A B is added alpha / rank times

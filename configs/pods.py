@@ -12,7 +12,8 @@ from ml_collections import ConfigDict
 from configs import ccl
 
 # Overrides for each pod. A microbatch has at least data x fsdp samples. v5p has
-# no all-gather over 64 chips of one axis, but over 4 x 16 (see sharding.py).
+# no all-gather over 64 chips of one axis, but over 4 x 16, see
+# ccl_jax/params/sharding.py.
 # `remat` keeps as many activations as the memory takes. 320 samples do not fill
 # many more than 64 groups, so larger pods split frames (`context`) and take all
 # samples of a group at once: the weights are then gathered once a step.

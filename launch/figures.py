@@ -13,9 +13,8 @@ from matplotlib.patches import FancyBboxPatch
 from PIL import Image
 
 from ccl_jax import command
-from ccl_jax.codecs.mel import log_mel
 from ccl_jax.data import media
-from ccl_jax.metrics.contact_sheet import mel_image
+from ccl_jax.data.contact_sheet import sound_image
 
 RESULTS = flags.DEFINE_string("results", "runs/demo/results", "Folder to read.")
 OUTPUT = flags.DEFINE_string("output", "launch/figures", "Folder to write to.")
@@ -138,7 +137,7 @@ def draw_clip(x, clip):
   gap = ((0, 0), (0, 4), (0, 2), (0, 0))
   frames = np.pad(clip.video[6:48:12], gap, constant_values=255)
   frames = np.concatenate(frames, 1)[:, :-2].repeat(2, 0).repeat(2, 1)
-  mel = mel_image(log_mel(clip.audio[None])[0], (80, 524))
+  mel = sound_image(clip.audio, (80, 524))
   style = dict(extent=(x, x + 262, 146, 38), interpolation="nearest", zorder=2)
   pyplot.imshow(np.concatenate([frames, mel]), aspect="auto", **style)
 

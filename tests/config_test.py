@@ -4,7 +4,6 @@ import dataclasses
 
 import pytest
 
-from ccl_jax import trees
 from ccl_jax.config import (
   FORMS,
   RENAMED,
@@ -18,6 +17,7 @@ from ccl_jax.config import (
 )
 from ccl_jax.generation.sampling_config import SamplingConfig
 from ccl_jax.models import functional
+from ccl_jax.params import trees
 from configs import avdit, ccl, icac, lora, pods
 from configs.ccl import get_config
 

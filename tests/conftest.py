@@ -38,20 +38,20 @@ MARKERS = {
     "checkpoints/manifest_test.py::test_two_processes",
     "compile/kernels", "compile/main",
     "data/encode/staging_test.py::test_processes",
-    "distributed", "faults", "launch/local_pod",
+    "faults", "launch/local_pod", "processes/distributed",
     "sample_test.py::test_processes",
     "training/program_cache_test.py::test_all_hosts",
   ),
   "command": (
     "ablate_test", "app/main", "captions_test",
-    "command_test", "convert/main",
+    "command/", "convert/main",
     "data/decoding_test.py::test_the_command",
     "data/encode/dataset_test.py::test_the_command",
     "data/opening_test.py::test_bombs",
     "data/loader_test.py::test_tensorflow", "encode_test", "evaluate_test",
     "filter_test", "frame_rates_test", "fusions_test", "launch/",
-    "measure_test", "optimized", "processes", "sample_test", "shapes_test",
-    "train_test", "world_test",
+    "measure_test", "optimized", "processes/pools", "sample_test",
+    "shapes_test", "train_test", "world_test",
   ),
   "slow": (
     "app/session", "attention/splash_test", "checkpoints/manager",
@@ -71,11 +71,12 @@ MARKERS = {
     "models/avdit", "models/icac_test.py::test_a_mesh",
     "models/icac_test.py::test_positions",
     "models/icac_test.py::test_which", "models/joint_test.py::test_parts",
-    "lora_test.py::test_a_mesh",
-    "lora_test.py::test_every", "lora_test.py::test_only",
+    "params/lora_test.py::test_a_mesh",
+    "params/lora_test.py::test_every", "params/lora_test.py::test_only",
     "models/joint_test.py::test_scan", "models/reference",
     "models/unequal_frames_test.py::test_backends",
-    "sharding_test.py::test_a_mesh", "sharding_test.py::test_accumulation",
+    "params/sharding_test.py::test_a_mesh",
+    "params/sharding_test.py::test_accumulation",
     "training/avdit", "training/held_out", "training/in_context",
     "training/start", "training/step",
     "training/xla_options_test.py::test_options_reach",
@@ -133,4 +134,4 @@ def data(tmp_path_factory):
 @pytest.fixture
 def framed_windows(monkeypatch):
   """Windows read their own keys only, as those of larger models do."""
-  monkeypatch.setattr("ccl_jax.cpu.MAX_DENSE_PAIRS", 0)
+  monkeypatch.setattr("ccl_jax.ops.cpu.MAX_DENSE_PAIRS", 0)

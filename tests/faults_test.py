@@ -18,9 +18,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from ccl_jax import sharding
 from ccl_jax.checkpoints import manager, restore
 from ccl_jax.data.loader import Loader
+from ccl_jax.params import sharding
 from ccl_jax.training import step
 from ccl_jax.training.batch import put_batch
 from ccl_jax.training.setup import make_setup

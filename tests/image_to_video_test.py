@@ -6,7 +6,6 @@ import jax
 import numpy as np
 import pytest
 
-from ccl_jax import trees
 from ccl_jax.codecs import clip
 from ccl_jax.data.clip import ClipShape
 from ccl_jax.diffusion.tasks import inference_task
@@ -15,7 +14,8 @@ from ccl_jax.generation.pipeline import Pipeline
 from ccl_jax.generation.requests import from_clips
 from ccl_jax.generation.sampling_config import SamplingConfig
 from ccl_jax.models.plan import make_plan
-from ccl_jax.sharding import ONE_DEVICE
+from ccl_jax.params import trees
+from ccl_jax.params.sharding import ONE_DEVICE
 from tests import tiny_codecs
 from tests.data import clips
 from tests.models import tiny

@@ -10,12 +10,13 @@ compile.__main__ app.__main__ convert.__main__
   -> models  codecs
   -> attention  checkpoints
   -> cost                                reads programs, knows no model
-  -> array_types  trees  config  files  nnx_utils  sharding  distributed  cpu
-     lora  param_names  weight_gathering  processes  streams  tar_files
-     partial_files  bucket_errors  signals
+  -> command                             flags and errors, of entry points only
+  -> params  ops                         rules, sharding, LoRA; norms, CPU cases
+  -> array_types  config  storage  processes  streams
 """
 
 import ast
+import graphlib
 import pathlib
 import re
 
@@ -25,25 +26,9 @@ from ccl_jax.models.fusion.icac import ATTENTIONS
 
 PACKAGE = pathlib.Path(__file__).parents[1] / "ccl_jax"
 LAYERS = (
-  {
-    "array_types",
-    "trees",
-    "config",
-    "files",
-    "text_files",
-    "nnx_utils",
-    "sharding",
-  }
-  | {
-    "tar_files",
-    "partial_files",
-    "bucket_errors",
-    "noise_schedule",
-    "text_files",
-  }
-  | {"command", "distributed", "cpu", "layers", "lora"}
-  | {"param_names", "weight_gathering", "processes", "streams"}
-  | {"signals"},
+  {"array_types", "config", "storage", "processes", "streams"},
+  {"params", "ops"},
+  {"command"},
   {"cost"},
   {"attention", "checkpoints"},
   {"models", "codecs"},
@@ -121,9 +106,18 @@ def test_entry_points_are_the_only_ones_with_flags():
       for m in used
       if m.startswith(("absl.flags", "absl.app", "ml_collections"))
     }
-    assert not flags or own_part(path) in entries | {"command"}, (path, flags)
-    is_entry = own_part(path) in entries
-    assert is_entry or "ccl_jax.command" not in used, path
+    if own_part(path) not in entries | {"command"}:
+      assert not flags, (path, flags)
+      assert "command" not in map(part, used), path
+
+
+def test_no_circle_of_packages():
+  above = {}
+  for path in FILES:
+    own = own_part(path)
+    above.setdefault(own, set()).update(filter(None, map(part, imports(path))))
+  graph = {own: below - {own} for own, below in above.items()}
+  graphlib.TopologicalSorter(graph).prepare()  # raises CycleError
 
 
 def test_no_torch_and_no_tensorflow():

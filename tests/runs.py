@@ -6,13 +6,13 @@ import jax
 import numpy as np
 from etils import epath
 
-from ccl_jax import text_files
 from ccl_jax.checkpoints import manager, run_config
 from ccl_jax.codecs.api import Codecs
 from ccl_jax.codecs.hashed_text import HashedText
 from ccl_jax.codecs.linear import LinearAudioCodec, LinearVideoCodec
 from ccl_jax.data import media
 from ccl_jax.data.clip import ClipShape
+from ccl_jax.storage import text_files
 from ccl_jax.training.state import abstract_state
 from tests.models import tiny
 from tests.training.setups import make_config, make_setup

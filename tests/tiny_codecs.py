@@ -5,7 +5,6 @@ import dataclasses
 import jax
 import numpy as np
 
-from ccl_jax import nnx_utils
 from ccl_jax.codecs import (
   bigvgan,
   converted_weights,
@@ -14,6 +13,7 @@ from ccl_jax.codecs import (
   wan_vae,
   wav2vec2,
 )
+from ccl_jax.params import nnx_utils
 from tests.codecs import vocabulary
 
 VIDEO = wan_vae.WanVAEConfig(

@@ -9,9 +9,9 @@ import orbax.checkpoint as ocp
 import pytest
 from etils import epath
 
-from ccl_jax import trees
 from ccl_jax.checkpoints import orbax_reader
 from ccl_jax.data import media
+from ccl_jax.params import trees
 from tests import bucket, small_data, small_world
 from tests.commands import call
 from tests.small_data import AUDIO_FLAGS, FLAGS, FRAMES, SIZE

@@ -19,15 +19,13 @@ import numpy as np
 from etils import epath
 from jaxtyping import UInt8
 
-from ccl_jax.codecs.mel import log_mel
-from ccl_jax.data import media
+from ccl_jax.data import contact_sheet, media
 from ccl_jax.diffusion import tasks
 from ccl_jax.generation import requests
 from ccl_jax.generation.batch import BatchGenerator
 from ccl_jax.generation.pipeline import Pipeline
 from ccl_jax.generation.requests import Request
 from ccl_jax.generation.sampling import AttentionProbe, first_middle_last
-from ccl_jax.metrics import contact_sheet
 
 # Results that are kept, so that the page can still send them.
 _KEPT = 8
@@ -236,7 +234,7 @@ def collect_result(
   mel = None
   if "audio" in request.task.streams:
     sound = media.read_clip(clip, streams=("audio",)).audio
-    mel = contact_sheet.mel_image(log_mel(sound[None])[0], (160, 640))
+    mel = contact_sheet.sound_image(sound, (160, 640))
   maps = sorted(clip.parent.glob("*.attention.*"))
   return Result(
     clip,

@@ -18,11 +18,11 @@ import jax
 from absl import logging
 from jax.ad_checkpoint import checkpoint_name
 
-from ccl_jax import cpu
 from ccl_jax.array_types import Array, Float
 from ccl_jax.attention import cudnn, reference, splash, windowed
 from ccl_jax.attention.mask import Mask, Pattern, Window
 from ccl_jax.attention.target import CompileTarget, target_of
+from ccl_jax.ops import cpu
 
 
 def named(attend):

@@ -24,7 +24,7 @@ from ccl_jax.attention.api import BACKENDS, attend
 from ccl_jax.attention.mask import FrameBlocks, Mask, Window
 from ccl_jax.attention.merging import Part, attend_with_lse
 from ccl_jax.attention.target import target_of
-from ccl_jax.sharding import ONE_DEVICE, Layout, Spec
+from ccl_jax.params.sharding import ONE_DEVICE, Layout, Spec
 
 SELF_ATTENTION = "self_attention"  # its name for remat policies
 _FULL = Mask()

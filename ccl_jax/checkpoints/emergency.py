@@ -21,10 +21,11 @@ from jax.sharding import Mesh, NamedSharding
 from orbax.checkpoint import args, multihost
 from orbax.checkpoint.experimental.emergency import checkpoint_manager as orbax
 
-from ccl_jax import distributed, files
 from ccl_jax.array_types import PyTree
 from ccl_jax.checkpoints import orbax_reader
-from ccl_jax.sharding import axes_of
+from ccl_jax.params.sharding import axes_of
+from ccl_jax.processes import distributed
+from ccl_jax.storage import files
 
 _READING = "reading"  # A file that is there while a copy is read.
 

@@ -17,10 +17,11 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from ccl_jax import distributed, files
 from ccl_jax.array_types import Array, PyTree
 from ccl_jax.checkpoints import emergency, manifest, orbax_reader, restore
 from ccl_jax.checkpoints.save_timer import SaveTimer
+from ccl_jax.processes import distributed
+from ccl_jax.storage import files
 
 _CHUNK_BYTES = 2**28
 

@@ -21,8 +21,9 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
-from ccl_jax import distributed, files, text_files
 from ccl_jax.checkpoints import orbax_reader
+from ccl_jax.processes import distributed
+from ccl_jax.storage import files, text_files
 
 ITEM = "default"  # Orbax' name of the folder with a checkpoint's arrays
 _MANIFEST = "files.json"

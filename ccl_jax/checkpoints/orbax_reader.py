@@ -15,8 +15,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from ccl_jax import files
 from ccl_jax.array_types import PyTree
+from ccl_jax.storage import files
 
 _SHOWN = 10  # lines of a difference
 

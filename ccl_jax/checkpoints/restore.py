@@ -14,11 +14,12 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.sharding import NamedSharding, PartitionSpec
 
-from ccl_jax import lora, text_files, trees
 from ccl_jax.array_types import PyTree
 from ccl_jax.checkpoints import manifest, orbax_reader, run_config
 from ccl_jax.checkpoints.manifest import ITEM
 from ccl_jax.checkpoints.orbax_reader import BrokenError
+from ccl_jax.params import lora, trees
+from ccl_jax.storage import text_files
 
 _METRICS = "metrics/metrics"  # Orbax' file of a checkpoint's metrics, JSON
 SHARE = "held_out/share/"  # Names of metrics begin so of which more is better.

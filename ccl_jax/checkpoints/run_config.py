@@ -10,8 +10,9 @@ from typing import Any
 
 from etils import epath
 
-from ccl_jax import distributed, text_files
 from ccl_jax.config import ADDED, dotted, upgrade
+from ccl_jax.processes import distributed
+from ccl_jax.storage import text_files
 
 _ABSENT = "absent"  # of a key that a config lacks
 

@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable
 
-from ccl_jax import distributed
+from ccl_jax.processes import distributed
 
 
 class SaveTimer:

@@ -19,10 +19,10 @@ import orbax.checkpoint as ocp
 import tensorstore
 from etils import epath
 
-from ccl_jax import trees
 from ccl_jax.array_types import PyTree
 from ccl_jax.checkpoints import orbax_reader
-from ccl_jax.files import absolute, is_remote, require_space
+from ccl_jax.params import trees
+from ccl_jax.storage.files import absolute, is_remote, require_space
 
 _CHUNK_BYTES = 2**25  # of a chunk that is written, at most
 _WRITING_BYTES = 2**27  # in writes that have not finished

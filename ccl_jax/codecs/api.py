@@ -17,9 +17,9 @@ import numpy as np
 from etils import epath
 from jaxtyping import Float, Real, UInt8
 
-from ccl_jax.files import read_arrays, replacing
-from ccl_jax.sharding import ONE_DEVICE, Layout
-from ccl_jax.text_files import read_json, write_json
+from ccl_jax.params.sharding import ONE_DEVICE, Layout
+from ccl_jax.storage.files import read_arrays, replacing
+from ccl_jax.storage.text_files import read_json, write_json
 
 # Kind -> class, which is imported at its first use.
 KINDS = {

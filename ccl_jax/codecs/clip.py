@@ -19,12 +19,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ccl_jax import nnx_utils
 from ccl_jax.array_types import Array, Float, PyTree, UInt8
 from ccl_jax.attention import attend
 from ccl_jax.codecs import runner
-from ccl_jax.layers import LayerNorm, expand_like
-from ccl_jax.sharding import ONE_DEVICE, Layout
+from ccl_jax.ops.norms import LayerNorm, expand_like
+from ccl_jax.params import nnx_utils
+from ccl_jax.params.sharding import ONE_DEVICE, Layout
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)

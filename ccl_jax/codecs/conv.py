@@ -23,11 +23,11 @@ import tqdm
 from flax import nnx
 from jaxtyping import Float, UInt8
 
-from ccl_jax import nnx_utils, trees
 from ccl_jax.array_types import Array
 from ccl_jax.codecs import linear
 from ccl_jax.codecs.api import latent_frames
-from ccl_jax.layers import expand_like
+from ccl_jax.ops.norms import expand_like
+from ccl_jax.params import nnx_utils, trees
 
 WIDTH = 96
 NOISE = 0.5  # its largest deviation

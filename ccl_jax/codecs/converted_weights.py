@@ -15,8 +15,8 @@ from etils import epath
 from ccl_jax.array_types import PyTree
 from ccl_jax.checkpoints import orbax_reader, streaming
 from ccl_jax.config import to_tuples
-from ccl_jax.files import replacing
-from ccl_jax.text_files import read_json, write_json
+from ccl_jax.storage.files import replacing
+from ccl_jax.storage.text_files import read_json, write_json
 
 ARRAYS, _METADATA = "arrays", "about.json"
 Config = TypeVar("Config")

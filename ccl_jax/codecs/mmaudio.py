@@ -15,13 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Shaped
 
-from ccl_jax import nnx_utils
 from ccl_jax.array_types import Array, Int, PyTree
 from ccl_jax.codecs import bigvgan, converted_weights, mmaudio_vae, runner
 from ccl_jax.codecs import mel as mels
 from ccl_jax.codecs.api import check_channels
 from ccl_jax.codecs.chunking import map_windows
-from ccl_jax.sharding import ONE_DEVICE, Layout
+from ccl_jax.params import nnx_utils
+from ccl_jax.params.sharding import ONE_DEVICE, Layout
 
 MEL_CONFIGS = {x.sample_rate: x for x in (mels.MEL_16K, mels.MEL_44K)}
 _VAE_WINDOW, _VAE_OVERLAP = 4096, 256  # frames

@@ -9,10 +9,10 @@ import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
-from ccl_jax import nnx_utils
 from ccl_jax.array_types import Array, PyTree
 from ccl_jax.codecs import converted_weights
-from ccl_jax.sharding import ONE_DEVICE, Layout, Rules, Spec
+from ccl_jax.params import nnx_utils
+from ccl_jax.params.sharding import ONE_DEVICE, Layout, Rules, Spec
 
 ROWS = ("data", "fsdp")
 REPLICATED: Rules = ((".*", ()),)

@@ -26,10 +26,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ccl_jax import nnx_utils
 from ccl_jax.array_types import Array, Float, Int, PyTree
-from ccl_jax.layers import RMSNorm
-from ccl_jax.sharding import ONE_DEVICE, Layout
+from ccl_jax.ops.norms import RMSNorm
+from ccl_jax.params import nnx_utils
+from ccl_jax.params.sharding import ONE_DEVICE, Layout
 
 # Kernels are split over fsdp and gathered layer by layer; the token embedding
 # stays split.

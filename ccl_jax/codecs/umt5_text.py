@@ -17,7 +17,7 @@ from jaxtyping import Float
 from ccl_jax.array_types import Array
 from ccl_jax.codecs import runner, umt5
 from ccl_jax.codecs.tokenizer import Tokenizer, open_tokenizer
-from ccl_jax.sharding import ONE_DEVICE, Layout
+from ccl_jax.params.sharding import ONE_DEVICE, Layout
 
 LENGTHS = (32, 64, 128, 256, 512)
 

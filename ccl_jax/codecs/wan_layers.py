@@ -27,11 +27,11 @@ import numpy as np
 from einops import rearrange
 from flax import nnx
 
-from ccl_jax import cpu
 from ccl_jax.array_types import Array, Float
 from ccl_jax.codecs.runner import ROWS
-from ccl_jax.layers import expand_like
-from ccl_jax.sharding import ONE_DEVICE, Layout
+from ccl_jax.ops import cpu
+from ccl_jax.ops.norms import expand_like
+from ccl_jax.params.sharding import ONE_DEVICE, Layout
 
 # Columns of a picture are split over these axes of the mesh.
 COLUMNS = ("context", "tensor")

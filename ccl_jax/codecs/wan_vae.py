@@ -25,7 +25,6 @@ import jax.numpy as jnp
 from einops import rearrange
 from flax import nnx
 
-from ccl_jax import nnx_utils, trees
 from ccl_jax.array_types import Array, Float, PyTree
 from ccl_jax.codecs.wan_layers import (
   Attention,
@@ -38,8 +37,9 @@ from ccl_jax.codecs.wan_layers import (
   Upsample,
   causal_conv,
 )
-from ccl_jax.layers import expand_like
-from ccl_jax.sharding import ONE_DEVICE, Layout
+from ccl_jax.ops.norms import expand_like
+from ccl_jax.params import nnx_utils, trees
+from ccl_jax.params.sharding import ONE_DEVICE, Layout
 
 
 @dataclasses.dataclass(frozen=True)

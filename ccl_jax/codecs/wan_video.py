@@ -25,7 +25,7 @@ from ccl_jax.array_types import Array, Float, PyTree, Real, UInt8
 from ccl_jax.codecs import runner, wan_vae
 from ccl_jax.codecs.api import check_channels, check_video, latent_frames
 from ccl_jax.codecs.wan_layers import COLUMNS
-from ccl_jax.sharding import ONE_DEVICE, Layout
+from ccl_jax.params.sharding import ONE_DEVICE, Layout
 
 _SPEC = (runner.ROWS, None, None, COLUMNS)
 

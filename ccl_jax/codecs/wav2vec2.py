@@ -21,11 +21,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ccl_jax import nnx_utils
 from ccl_jax.array_types import Array, Float
 from ccl_jax.attention import attend
-from ccl_jax.layers import LayerNorm, expand_like
-from ccl_jax.sharding import ONE_DEVICE, Layout
+from ccl_jax.ops.norms import LayerNorm, expand_like
+from ccl_jax.params import nnx_utils
+from ccl_jax.params.sharding import ONE_DEVICE, Layout
 
 KERNELS = (10, 3, 3, 3, 3, 2, 2)
 STRIDES = (5, 2, 2, 2, 2, 2, 2)

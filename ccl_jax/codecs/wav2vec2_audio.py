@@ -13,11 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from ccl_jax import nnx_utils
 from ccl_jax.array_types import Array, PyTree
 from ccl_jax.codecs import runner, wav2vec2
-from ccl_jax.layers import normalize
-from ccl_jax.sharding import ONE_DEVICE, Layout
+from ccl_jax.ops.norms import normalize
+from ccl_jax.params import nnx_utils
+from ccl_jax.params.sharding import ONE_DEVICE, Layout
 
 _PADDING = (wav2vec2.REACH - wav2vec2.HOP) // 2
 _VARIANCE_FLOOR = 1e-7  # of the wave, as in transformers

@@ -16,7 +16,7 @@ from ml_collections import config_flags
 from ccl_jax import command
 from ccl_jax.compile.lowering import compile_report
 from ccl_jax.cost import report
-from ccl_jax.text_files import write_json
+from ccl_jax.storage.text_files import write_json
 
 CONFIG = config_flags.DEFINE_config_file("config", lock_config=True)
 TOPOLOGY = flags.DEFINE_string(

@@ -21,7 +21,7 @@ from ccl_jax.diffusion.forward_passes import Condition
 from ccl_jax.generation.sampling import count_runs, sample_latents
 from ccl_jax.generation.sampling_config import SamplingConfig
 from ccl_jax.models.plan import ModelPlan, make_plan, sampling_params
-from ccl_jax.sharding import make_layout
+from ccl_jax.params.sharding import make_layout
 from ccl_jax.training import step, xla_options
 from ccl_jax.training.batch import abstract_batch
 from ccl_jax.training.setup import flop_shape, make_setup

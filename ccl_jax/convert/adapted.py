@@ -9,11 +9,11 @@ They are our own paths, with PyTorch's word for the leaf:
 from collections.abc import Mapping
 from typing import Any
 
-from ccl_jax import trees
 from ccl_jax.convert.layouts import LINEAR, SAME
 from ccl_jax.convert.rules import LAYER, Rule, Table
 from ccl_jax.models import functional
-from ccl_jax.param_names import is_kernel, is_stacked
+from ccl_jax.params import trees
+from ccl_jax.params.param_names import is_kernel, is_stacked
 
 _NAMES = {"embed": "patches"}  # in PyTorch, "embed" is a method
 _LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias"}

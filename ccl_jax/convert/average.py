@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from ccl_jax import trees
 from ccl_jax.checkpoints.streaming import LazyArray, StreamedArray
 from ccl_jax.convert import workdirs
-from ccl_jax.files import replacing
-from ccl_jax.param_names import is_stacked
+from ccl_jax.params import trees
+from ccl_jax.params.param_names import is_stacked
+from ccl_jax.storage.files import replacing
 
 
 def average(

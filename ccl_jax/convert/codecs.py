@@ -14,7 +14,6 @@ from typing import Any
 
 from etils import epath
 
-from ccl_jax import nnx_utils, trees
 from ccl_jax.array_types import PyTree
 from ccl_jax.codecs import bigvgan as bigvgan_model
 from ccl_jax.codecs import (
@@ -37,6 +36,7 @@ from ccl_jax.convert.torch_files import (
   local_path,
   open_state_dict,
 )
+from ccl_jax.params import nnx_utils, trees
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,7 +25,6 @@ import ml_dtypes
 import numpy as np
 from etils import epath
 
-from ccl_jax import trees
 from ccl_jax.checkpoints.restore import find_checkpoint
 from ccl_jax.config import upgrade
 from ccl_jax.convert import (
@@ -40,8 +39,9 @@ from ccl_jax.convert import (
 from ccl_jax.convert.rules import Table
 from ccl_jax.convert.state_dict import iter_state_dict, state_dict_shapes
 from ccl_jax.convert.torch_files import open_state_dict
-from ccl_jax.files import replacing
-from ccl_jax.text_files import write_json
+from ccl_jax.params import trees
+from ccl_jax.storage.files import replacing
+from ccl_jax.storage.text_files import write_json
 
 TRANSFORMER, RUN = "transformer", "run"  # folders
 CLASS, VERSION = "CCL", 1

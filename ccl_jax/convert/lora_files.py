@@ -21,7 +21,6 @@ import jax
 import numpy as np
 from etils import epath
 
-from ccl_jax import lora, trees
 from ccl_jax.convert import safetensors_writer
 from ccl_jax.convert.lora_names import (
   STYLES,
@@ -38,9 +37,10 @@ from ccl_jax.convert.torch_files import (
   open_state_dict,
   without_prefixes,
 )
-from ccl_jax.files import replacing
-from ccl_jax.lora import Factors, Full
 from ccl_jax.models import functional
+from ccl_jax.params import lora, trees
+from ccl_jax.params.lora import Factors, Full
+from ccl_jax.storage.files import replacing
 
 STEM = "pytorch_lora_weights"
 _PART = re.compile(

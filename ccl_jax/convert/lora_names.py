@@ -19,10 +19,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ccl_jax import trees
 from ccl_jax.convert import ccl, matching, wan
 from ccl_jax.convert.layouts import WeightLayout
 from ccl_jax.models import functional
+from ccl_jax.params import trees
 
 # Style -> (prefix of the video stream's layers, naming scheme of `wan.tables`).
 STYLES = {

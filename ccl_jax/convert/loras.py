@@ -7,12 +7,12 @@ import jax
 import numpy as np
 from etils import epath
 
-from ccl_jax import lora, trees
 from ccl_jax.checkpoints import manifest, orbax_reader, restore
 from ccl_jax.convert import lora_files, workdirs
-from ccl_jax.files import replacing
-from ccl_jax.lora import Factors, Full
 from ccl_jax.models import functional
+from ccl_jax.params import lora, trees
+from ccl_jax.params.lora import Factors, Full
+from ccl_jax.storage.files import replacing
 
 
 def open_lora(text: str, model: Mapping[str, Any]) -> dict[str, Factors | Full]:

@@ -9,8 +9,8 @@ from etils import epath
 from ccl_jax.array_types import STREAMS
 from ccl_jax.convert import codecs
 from ccl_jax.convert.workdirs import ABOUT, Workdir
-from ccl_jax.lora import Changes, Full
-from ccl_jax.text_files import read_json
+from ccl_jax.params.lora import Changes, Full
+from ccl_jax.storage.text_files import read_json
 
 # Kind of a codec in codecs.json -> its name in `codecs.MODELS`.
 _PUBLISHED = {

@@ -18,8 +18,8 @@ import jax
 import numpy as np
 
 from ccl_jax.convert.torch_files import SAFETENSORS_DTYPES
-from ccl_jax.files import require_space
-from ccl_jax.text_files import write_json
+from ccl_jax.storage.files import require_space
+from ccl_jax.storage.text_files import write_json
 
 _DTYPE_NAMES = {np.dtype(x): name for name, x in SAFETENSORS_DTYPES.items()}
 _METADATA = {"format": "pt"}  # diffusers and transformers require it

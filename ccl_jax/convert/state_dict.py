@@ -13,13 +13,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ccl_jax import trees
 from ccl_jax.array_types import PyTree
 from ccl_jax.checkpoints.streaming import StreamedArray
 from ccl_jax.convert import matching
 from ccl_jax.convert.matching import Assignment
 from ccl_jax.convert.rules import Table
 from ccl_jax.convert.torch_files import LazyStateDict, describe_quantization
+from ccl_jax.params import trees
 
 
 def streamed_params(

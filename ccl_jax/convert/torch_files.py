@@ -23,7 +23,7 @@ import ml_dtypes
 import numpy as np
 from etils import epath
 
-from ccl_jax.files import is_remote
+from ccl_jax.storage.files import is_remote
 
 _SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
 MAX_MAPPED_BYTES = 2**28  # that are read before a file is mapped again

@@ -14,7 +14,6 @@ from typing import Any
 
 from etils import epath
 
-from ccl_jax import trees
 from ccl_jax.array_types import PyTree
 from ccl_jax.convert import ccl, dit, export, matching, wan, workdirs
 from ccl_jax.convert.state_dict import streamed_params
@@ -24,8 +23,9 @@ from ccl_jax.convert.torch_files import (
   open_state_dict,
   without_prefixes,
 )
-from ccl_jax.files import replacing
 from ccl_jax.models import functional
+from ccl_jax.params import trees
+from ccl_jax.storage.files import replacing
 
 # Each has the names, sizes and licence of a published video stream.
 FAMILIES = {"wan": wan, "dit": dit}

@@ -15,12 +15,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from etils import epath
 
-from ccl_jax import files, lora, text_files, trees
 from ccl_jax.array_types import PyTree
 from ccl_jax.checkpoints import manifest, restore, run_config, streaming
 from ccl_jax.config import upgrade
 from ccl_jax.models import functional
-from ccl_jax.param_names import is_stacked
+from ccl_jax.params import lora, trees
+from ccl_jax.params.param_names import is_stacked
+from ccl_jax.storage import files, text_files
 
 ABOUT = "about.json"
 _RUN_FILES = ("config.json", "clip.json", "codecs")

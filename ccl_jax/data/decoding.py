@@ -12,7 +12,7 @@ from ccl_jax.array_types import STREAMS
 from ccl_jax.codecs.api import Codecs
 from ccl_jax.data import loader, media, records
 from ccl_jax.data.clip import ClipShape, FileNames, GeneratedClip
-from ccl_jax.files import replacing
+from ccl_jax.storage.files import replacing
 
 
 def decode_clips(

@@ -22,8 +22,8 @@ from ccl_jax.array_types import STREAMS
 from ccl_jax.codecs.api import Codecs
 from ccl_jax.data import decoding, loader, records
 from ccl_jax.data.clip import ClipShape, GeneratedClip
-from ccl_jax.files import replacing
-from ccl_jax.metrics.contact_sheet import frame_strip, mel_image
+from ccl_jax.data.contact_sheet import frame_strip, mel_image
+from ccl_jax.storage.files import replacing
 
 PAGE = 50
 _QUALITY = 60

@@ -32,7 +32,7 @@ from ccl_jax.array_types import STREAMS
 from ccl_jax.data import records
 from ccl_jax.data.clip import ClipShape
 from ccl_jax.data.mixture import Mixture, Shapes, list_sources
-from ccl_jax.files import read_arrays
+from ccl_jax.storage.files import read_arrays
 
 _MANY = 2**56  # more than a run has steps
 _FLAGS = ("has_video", "has_audio")

@@ -28,7 +28,7 @@ from ccl_jax.data.opening import (
 )
 from ccl_jax.data.pictures import image_to_rgb
 from ccl_jax.data.video_sync import FrameResampler
-from ccl_jax.files import replacing
+from ccl_jax.storage.files import replacing
 from ccl_jax.streams import STREAMS
 
 # x264's tree of macroblocks, with B-frames, reads memory that nobody has set:

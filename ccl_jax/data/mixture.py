@@ -21,11 +21,11 @@ import grain
 import numpy as np
 from etils import epath
 
-from ccl_jax import files
 from ccl_jax.codecs.api import Codecs
 from ccl_jax.config import check_pairs
 from ccl_jax.data import records
 from ccl_jax.data.clip import ClipShape
+from ccl_jax.storage import files
 
 Shapes = dict[str, list[int]]
 

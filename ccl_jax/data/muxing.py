@@ -13,7 +13,7 @@ from ccl_jax.data.media import X264_OPTIONS, yuv_frame
 from ccl_jax.data.opening import ClipError, Path, find_stream, open_media
 from ccl_jax.data.pictures import RgbConverter, is_plain_yuv
 from ccl_jax.data.video_sync import Deinterlacer, decode
-from ccl_jax.files import replacing
+from ccl_jax.storage.files import replacing
 
 # What players of mp4 files decode; blocks of FLAC and ALAC may be too long to
 # end with the clip, and nothing is lost when they are made anew.

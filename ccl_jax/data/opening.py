@@ -14,8 +14,8 @@ from collections.abc import Iterator
 import av
 from PIL import Image
 
-from ccl_jax.files import is_remote, local_copy
-from ccl_jax.tar_files import TarMember
+from ccl_jax.storage.files import is_remote, local_copy
+from ccl_jax.storage.tar_files import TarMember
 
 Path = str | os.PathLike
 

@@ -31,8 +31,8 @@ from ccl_jax.codecs.api import Codecs
 from ccl_jax.data import shards, tf_example
 from ccl_jax.data.bucket_records import BucketRecords
 from ccl_jax.data.clip import ClipShape
-from ccl_jax.files import is_remote, replacing
-from ccl_jax.text_files import read_json, write_json
+from ccl_jax.storage.files import is_remote, replacing
+from ccl_jax.storage.text_files import read_json, write_json
 
 
 def split_by_hash(name: str, validation_fraction: float) -> str:

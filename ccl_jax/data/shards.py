@@ -23,8 +23,8 @@ from ccl_jax.array_types import STREAMS
 from ccl_jax.codecs.api import Codecs
 from ccl_jax.data import tf_example
 from ccl_jax.data.clip import ClipShape
-from ccl_jax.files import replacing
-from ccl_jax.text_files import read_json, write_json
+from ccl_jax.storage.files import replacing
+from ccl_jax.storage.text_files import read_json, write_json
 
 # Codecs scale latents to mean 0 and standard deviation 1; beyond these limits
 # the clips are not of the kind that the codecs were made for.

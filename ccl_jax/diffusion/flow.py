@@ -23,8 +23,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Key
 
-from ccl_jax import noise_schedule
 from ccl_jax.array_types import STREAMS, Array, Bool, Float, State, expand
+from ccl_jax.ops import noise_schedule
 
 # (state, t of each stream, condition) -> velocity of each stream.
 Velocity = Callable[[State, State, Any], State]

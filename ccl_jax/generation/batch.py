@@ -14,9 +14,7 @@ import numpy as np
 import tqdm
 from etils import epath
 
-from ccl_jax import distributed
 from ccl_jax.data import decoding, muxing
-from ccl_jax.distributed import ShardOptions
 from ccl_jax.generation.pipeline import Pipeline
 from ccl_jax.generation.requests import (
   Request,
@@ -27,7 +25,9 @@ from ccl_jax.generation.requests import (
 from ccl_jax.generation.sampling import AttentionProbe, describe_skipped
 from ccl_jax.generation.sampling_config import SamplingConfig
 from ccl_jax.metrics import attention_plots
-from ccl_jax.text_files import write_json
+from ccl_jax.processes import distributed
+from ccl_jax.processes.distributed import ShardOptions
+from ccl_jax.storage.text_files import write_json
 
 Latents = Mapping[str, np.ndarray]
 

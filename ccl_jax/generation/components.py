@@ -9,7 +9,6 @@ import jax
 import numpy as np
 from etils import epath
 
-from ccl_jax import trees
 from ccl_jax.array_types import PyTree
 from ccl_jax.checkpoints import restore, run_config
 from ccl_jax.codecs.api import Codecs, free_weights
@@ -23,7 +22,8 @@ from ccl_jax.diffusion.tasks import InferenceTask
 from ccl_jax.generation.requests import Request
 from ccl_jax.generation.sampling_config import SamplingConfig
 from ccl_jax.models.plan import ModelPlan, make_sampling_plan, sampling_params
-from ccl_jax.text_files import read_json
+from ccl_jax.params import trees
+from ccl_jax.storage.text_files import read_json
 
 _TENTH = 0.1 + 1e-6  # of a second
 

@@ -12,7 +12,6 @@ from typing import Any
 
 from etils import epath
 
-from ccl_jax import distributed
 from ccl_jax.checkpoints.restore import SHARE
 from ccl_jax.codecs.api import Codecs
 from ccl_jax.data import records
@@ -35,6 +34,7 @@ from ccl_jax.generation.scored_worlds import (
 from ccl_jax.metrics import bootstrap, synchworld
 from ccl_jax.metrics.synchworld import HEADLINES
 from ccl_jax.models.plan import ModelPlan
+from ccl_jax.processes import distributed
 from ccl_jax.training.log_config import share_name, share_names
 
 

@@ -76,7 +76,8 @@ class Pipeline(Components):
     """
     prompts = [prompts] if isinstance(prompts, str) else _listed(prompts)
     num, inputs = len(prompts), dict(image=images, audio=audios, video=videos)
-    check_inputs(tasks.inference_task(task), inputs)
+    kind = tasks.inference_task(task)
+    check_inputs(kind, inputs)
     columns = {"prompt": prompts, "seed": seeds, "negative": negative} | inputs
     if seeds is None or isinstance(seeds, numbers.Integral):
       first = int(seeds or 0)
@@ -93,10 +94,8 @@ class Pipeline(Components):
       make_request({"task": task, "name": str(i)} | dict(zip(columns, row)))  # noqa: B905
       for i, row in enumerate(zip(*columns.values(), strict=True))
     ]
-    plan = tasks.inference_task(task)
-    if note := self.describe_untrained(
-      plan, plan.reference and "image" in columns
-    ):
+    has_picture = kind.reference and "image" in columns
+    if note := self.describe_untrained(kind, has_picture):
       logging.warning(note)
     return self.generate(requests, sampling=sampling, batch_size=num)
 

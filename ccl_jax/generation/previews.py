@@ -5,14 +5,13 @@ from collections.abc import Callable, Mapping, Sequence
 
 from etils import epath
 
-from ccl_jax import distributed
-from ccl_jax.data import records
+from ccl_jax.data import contact_sheet, records
 from ccl_jax.data.clip import ClipShape, GeneratedClip
 from ccl_jax.data.loader import read_clips
 from ccl_jax.diffusion import tasks
 from ccl_jax.generation import requests, stages
 from ccl_jax.generation.pipeline import Pipeline
-from ccl_jax.metrics import contact_sheet
+from ccl_jax.processes import distributed
 from ccl_jax.training.log import MetricWriter
 from ccl_jax.training.log_config import share_names
 

@@ -23,7 +23,11 @@ from ccl_jax.data import media
 from ccl_jax.data.clip import MAX_BYTES, ClipShape
 from ccl_jax.diffusion import tasks
 from ccl_jax.generation.sampling_config import SamplingConfig
-from ccl_jax.text_files import check_line, parse_object, read_unchecked_lines
+from ccl_jax.storage.text_files import (
+  check_line,
+  parse_object,
+  read_unchecked_lines,
+)
 
 INPUTS = ("image", "audio", "video")
 _MAX_NAME, _MAX_PARTS = 1000, 20  # bytes, and folders with the file

@@ -27,7 +27,7 @@ from ccl_jax.diffusion.tasks import InferenceTask
 from ccl_jax.generation.sampling_config import SamplingConfig
 from ccl_jax.models import functional
 from ccl_jax.models.attention_probe import attention_shares
-from ccl_jax.sharding import Layout
+from ccl_jax.params.sharding import Layout
 
 
 class AttentionProbe(NamedTuple):

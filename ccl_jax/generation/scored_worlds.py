@@ -26,7 +26,7 @@ from ccl_jax.generation import stages
 from ccl_jax.generation.pipeline import Pipeline
 from ccl_jax.metrics import blind, bootstrap, english, synchworld
 from ccl_jax.metrics.real.words import spoken_words
-from ccl_jax.text_files import read_lines
+from ccl_jax.storage.text_files import read_lines
 
 Clips = Mapping[str, Any]  # of `data.loader.read_clips`
 # Name of what to compare with -> measurements of its clips.

@@ -21,8 +21,8 @@ from jaxtyping import Bool, Float
 
 from ccl_jax.codecs.mel import SILENCE, log_mel
 from ccl_jax.data.clip import GeneratedClip
-from ccl_jax.files import replacing
 from ccl_jax.metrics import tracks
+from ccl_jax.storage.files import replacing
 
 # Stream -> its parts that are foreground; a mouth is in its face.
 FOREGROUND = {"video": ("face", "ball"), "audio": ("speech", "clicks")}

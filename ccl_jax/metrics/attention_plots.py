@@ -13,9 +13,9 @@ from etils import epath
 from jaxtyping import Float, UInt8
 from PIL import Image
 
+from ccl_jax.data import contact_sheet
 from ccl_jax.data.clip import GeneratedClip
-from ccl_jax.metrics import contact_sheet
-from ccl_jax.text_files import write_json
+from ccl_jax.storage.text_files import write_json
 
 Shares = Mapping[str, np.ndarray]  # of one clip, see `save_plots`
 _COLUMNS, _WIDTH = 12, 1152

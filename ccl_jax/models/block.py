@@ -19,8 +19,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ccl_jax.array_types import Array, Float
-from ccl_jax.layers import LayerNorm, expand_like
 from ccl_jax.models import layers
+from ccl_jax.ops.norms import LayerNorm, expand_like
 
 
 class StreamOps(NamedTuple):

@@ -26,14 +26,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ccl_jax import nnx_utils
 from ccl_jax.array_types import Array, Float, Image
-from ccl_jax.layers import LayerNorm, expand_like
 from ccl_jax.models import layers, rope
 from ccl_jax.models.ada_norm import modulate
 from ccl_jax.models.audio_grid import AudioGrid
 from ccl_jax.models.block import Block, CrossAttentionInputs
 from ccl_jax.models.prediction import PREDICTIONS, FlowPrediction
+from ccl_jax.ops.norms import LayerNorm, expand_like
+from ccl_jax.params import nnx_utils
 
 IMAGE_EPSILON = 1e-5  # of the norms of eq. 2
 NO_IMAGE = Image()

@@ -6,16 +6,16 @@ from collections.abc import Mapping, Sequence
 import jax
 from flax import nnx
 
-from ccl_jax import trees
 from ccl_jax.array_types import Array, Float, Image, PyTree, Route, State
 from ccl_jax.config import build
-from ccl_jax.lora import LoRAConfig
 from ccl_jax.models.fusion import NO_CACHE, KVCache
 from ccl_jax.models.joint import Joint
 from ccl_jax.models.layers import add_lora
-from ccl_jax.param_names import is_stacked
-from ccl_jax.sharding import ONE_DEVICE, Layout
-from ccl_jax.weight_gathering import gather
+from ccl_jax.params import trees
+from ccl_jax.params.lora import LoRAConfig
+from ccl_jax.params.param_names import is_stacked
+from ccl_jax.params.sharding import ONE_DEVICE, Layout
+from ccl_jax.params.weight_gathering import gather
 
 NO_LORA = LoRAConfig()
 

@@ -23,7 +23,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ccl_jax import nnx_utils
 from ccl_jax.array_types import Array, Float, Image
 from ccl_jax.models import layers
 from ccl_jax.models.ada_norm import modulate
@@ -36,6 +35,7 @@ from ccl_jax.models.block import (
 )
 from ccl_jax.models.dit import NO_IMAGE, DiT, normal_02
 from ccl_jax.models.prediction import PREDICTIONS
+from ccl_jax.params import nnx_utils
 
 
 class ImageBlock(Block):

@@ -17,7 +17,6 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
-from ccl_jax import nnx_utils
 from ccl_jax.array_types import STREAMS, Array, Float, Image, Route, State
 from ccl_jax.attention import Attention
 from ccl_jax.models.dit import NO_IMAGE, DiT
@@ -36,8 +35,9 @@ from ccl_jax.models.fusion import (
 )
 from ccl_jax.models.remat import BLOCK_INPUT, REMAT
 from ccl_jax.models.towers import host_of, make_stream
-from ccl_jax.sharding import ONE_DEVICE, Layout
-from ccl_jax.weight_gathering import gather
+from ccl_jax.params import nnx_utils
+from ccl_jax.params.sharding import ONE_DEVICE, Layout
+from ccl_jax.params.weight_gathering import gather
 
 PATHS = {s: f"{s}/blocks/" for s in STREAMS} | {"fusion": "fusion/"}
 # (fusion, snapshot, shared) -> what is collected from a layer.

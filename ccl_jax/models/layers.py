@@ -13,11 +13,12 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
-from ccl_jax import cpu, nnx_utils, trees
 from ccl_jax.array_types import Array, Float
-from ccl_jax.layers import RMSNorm, expand_like
-from ccl_jax.lora import LoRAConfig
-from ccl_jax.param_names import is_stacked
+from ccl_jax.ops import cpu
+from ccl_jax.ops.norms import RMSNorm, expand_like
+from ccl_jax.params import nnx_utils, trees
+from ccl_jax.params.lora import LoRAConfig
+from ccl_jax.params.param_names import is_stacked
 
 MLP_HIDDEN = "mlp_hidden"  # its name for remat policies
 xavier = nnx.initializers.xavier_uniform()
@@ -40,7 +41,7 @@ class Linear(nnx.Linear):
 
 
 class LoRA(nnx.Module):
-  """x -> scale (x A) B, with B = 0 at first; see `ccl_jax.lora`."""
+  """x -> scale (x A) B, with B = 0 at first; see `ccl_jax.params.lora`."""
 
   def __init__(
     self, d_in: int, d_out: int, rank: int, scale: float, *, rngs, dtype

@@ -11,12 +11,18 @@ from typing import Any
 import jax.numpy as jnp
 from flax import nnx
 
-from ccl_jax import trees
 from ccl_jax.array_types import STREAMS, PyTree
-from ccl_jax.lora import LoRAConfig
 from ccl_jax.models import functional
-from ccl_jax.param_names import is_kernel, is_time_embedding
-from ccl_jax.sharding import Layout, Rules, axes_of, make_layout, with_shardings
+from ccl_jax.params import trees
+from ccl_jax.params.lora import LoRAConfig
+from ccl_jax.params.param_names import is_kernel, is_time_embedding
+from ccl_jax.params.sharding import (
+  Layout,
+  Rules,
+  axes_of,
+  make_layout,
+  with_shardings,
+)
 
 
 @dataclasses.dataclass(frozen=True)

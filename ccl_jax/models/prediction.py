@@ -6,7 +6,7 @@ By the names of diffusers' `prediction_type`:
     epsilon           v = (e - x_t) / (1 - t),   e = F((a_k + s_k) x_t, k)   (1)
 
 The second is a DDPM's prediction of noise at its step k, as of the published
-weights of DiT: `ccl_jax/noise_schedule.py` has k, a_k and s_k of t. It follows
+weights of DiT: `ops/noise_schedule.py` has k, a_k and s_k of t. It follows
 from x_t = (1 - t) x0 + t noise and v = noise - x0. Thus Euler's steps are those
 of DDIM (eta 0), and guidance of v is guidance of e. After the last step of the
 schedule, t is taken as that step's, where 1 - t is 0.006.
@@ -14,8 +14,8 @@ schedule, t is taken as that step's, where 1 - t is 0.006.
 
 import jax.numpy as jnp
 
-from ccl_jax import noise_schedule
 from ccl_jax.array_types import Array, Float, expand
+from ccl_jax.ops import noise_schedule
 
 TIME_SCALE = 1000.0
 

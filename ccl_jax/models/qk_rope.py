@@ -27,10 +27,10 @@ from jax.sharding import PartitionSpec as P
 
 from ccl_jax.array_types import Array, Float
 from ccl_jax.attention.target import target_of
-from ccl_jax.layers import EPSILON
 from ccl_jax.models.layers import split_heads
 from ccl_jax.models.rope import rotate
-from ccl_jax.sharding import Layout
+from ccl_jax.ops.norms import EPSILON
+from ccl_jax.params.sharding import Layout
 
 # Bytes of a block, of which the backward kernel has several, and copies in
 # float32; all must fit in the 16 MiB of VMEM that a kernel gets by default.

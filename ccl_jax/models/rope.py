@@ -18,8 +18,8 @@ import einops
 import jax.numpy as jnp
 import numpy as np
 
-from ccl_jax import cpu
 from ccl_jax.array_types import Array, Float, Int, Real
+from ccl_jax.ops import cpu
 
 THETA = 1e4
 

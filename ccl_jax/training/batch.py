@@ -10,7 +10,7 @@ import numpy as np
 
 from ccl_jax.array_types import STREAMS, Array, PyTree
 from ccl_jax.diffusion.objective import Example
-from ccl_jax.sharding import Layout, put_rows
+from ccl_jax.params.sharding import Layout, put_rows
 from ccl_jax.training.setup import TrainSetup
 
 

@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 
 import jax
 
-from ccl_jax import sharding
 from ccl_jax.config import build
 from ccl_jax.data.loader import Loader
 from ccl_jax.data.mixture import Shapes
+from ccl_jax.params import sharding
 from ccl_jax.training import step, throughput
 from ccl_jax.training.batch import abstract_batch, put_batch, samples_of
 from ccl_jax.training.setup import TrainSetup, check_parts, flop_shape

@@ -40,7 +40,7 @@ from etils import epath
 from jaxtyping import Float, UInt8
 
 from ccl_jax.array_types import PyTree
-from ccl_jax.files import BucketMirror, naming_errors, replacing
+from ccl_jax.storage.files import BucketMirror, naming_errors, replacing
 from ccl_jax.training.goodput import Goodput
 from ccl_jax.training.metrics import summarize
 from ccl_jax.training.throughput import (

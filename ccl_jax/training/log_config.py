@@ -52,7 +52,8 @@ def share_name(task: str, score: str) -> str:
 def share_names(tasks: Sequence[str]) -> list[str]:
   """Returns the names of the headline shares of tasks that have both streams.
 
-  tasks: for inference.
+  Args:
+    tasks: names of tasks for inference.
   """
   scored = [t for t in tasks if set(inference_task(t).streams) == set(STREAMS)]
   return [share_name(task, score) for task in scored for score in HEADLINES]

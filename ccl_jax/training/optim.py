@@ -14,10 +14,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ccl_jax import trees
 from ccl_jax.array_types import PyTree
 from ccl_jax.config import check_pairs, check_patterns
-from ccl_jax.param_names import is_kernel
+from ccl_jax.params import trees
+from ccl_jax.params.param_names import is_kernel
 
 SCHEDULES = ("constant", "cosine")
 FROZEN_DTYPES = ("float32", "bfloat16", "compute")

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 import jax
 from etils import epath
 
-from ccl_jax.files import replacing
+from ccl_jax.storage.files import replacing
 from ccl_jax.training.goodput import Goodput
 
 

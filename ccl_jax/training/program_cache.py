@@ -22,7 +22,7 @@ import secrets
 import jax
 from etils import epath
 
-from ccl_jax import distributed
+from ccl_jax.processes import distributed
 
 _KEY_BYTES = 32
 _NAME_BYTES = 16

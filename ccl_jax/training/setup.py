@@ -20,9 +20,9 @@ from ccl_jax.config import build
 from ccl_jax.cost import flops
 from ccl_jax.diffusion.objective import Objective
 from ccl_jax.diffusion.tasks import TASKS
-from ccl_jax.lora import LoRAConfig
 from ccl_jax.models.plan import ModelPlan, make_plan
-from ccl_jax.sharding import Layout, make_layout
+from ccl_jax.params.lora import LoRAConfig
+from ccl_jax.params.sharding import Layout, make_layout
 from ccl_jax.training import xla_options
 from ccl_jax.training.optim import Optimizer
 

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 
 from etils import epath
 
-from ccl_jax import lora
 from ccl_jax.array_types import Array, PyTree
 from ccl_jax.checkpoints import manager, restore
 from ccl_jax.config import FORMS, check_pairs, check_patterns
+from ccl_jax.params import lora
 from ccl_jax.training.setup import TrainSetup
 from ccl_jax.training.state import (
   abstract_params,

@@ -15,10 +15,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ccl_jax import trees
 from ccl_jax.array_types import Array, PyTree
 from ccl_jax.models import functional
-from ccl_jax.sharding import with_shardings
+from ccl_jax.params import trees
+from ccl_jax.params.sharding import with_shardings
 from ccl_jax.training.setup import INIT, TrainSetup, make_key
 
 

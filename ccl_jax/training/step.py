@@ -14,12 +14,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ccl_jax import cpu, lora, trees
 from ccl_jax.array_types import STREAMS, Array, Bool, PyTree
 from ccl_jax.diffusion.loss import loss
 from ccl_jax.diffusion.objective import Example, make_training_example
 from ccl_jax.models import functional
 from ccl_jax.models.plan import ModelPlan, make_plan
+from ccl_jax.ops import cpu
+from ccl_jax.params import lora, trees
 from ccl_jax.training.batch import split_microbatches
 from ccl_jax.training.setup import DROPOUT, TRAIN, TrainSetup, make_key
 from ccl_jax.training.state import state_shardings

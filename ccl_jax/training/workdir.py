@@ -8,12 +8,13 @@ from typing import Any
 
 from etils import epath
 
-from ccl_jax import distributed, text_files
 from ccl_jax.array_types import STREAMS, audio_per_frame, audio_starts
 from ccl_jax.checkpoints import run_config
 from ccl_jax.codecs.api import Codecs
 from ccl_jax.data import records
 from ccl_jax.data.mixture import list_shapes, list_sources, main_path
+from ccl_jax.processes import distributed
+from ccl_jax.storage import text_files
 
 # Sections and keys that may change between two starts of one run.
 MAY_CHANGE = (

@@ -24,10 +24,11 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from ccl_jax import text_files, trees
 from ccl_jax.checkpoints import manifest, restore, streaming
 from ccl_jax.models import functional
-from ccl_jax.sharding import is_stacked
+from ccl_jax.params import trees
+from ccl_jax.params.sharding import is_stacked
+from ccl_jax.storage import text_files
 from configs.ccl import get_config
 
 

@@ -1,4 +1,4 @@
-"""Times a CPU's training step without each replacement of `ccl_jax.cpu`.
+"""Times a CPU's training step without each replacement of `ccl_jax.ops.cpu`.
 
     python -m tests.bench.cpu_cases [--size=tiny|mid] [--steps=N]
 
@@ -11,7 +11,7 @@ from unittest import mock
 
 import jax
 
-from ccl_jax import cpu
+from ccl_jax.ops import cpu
 from ccl_jax.training.setup import make_setup
 from ccl_jax.training.state import init_state
 from tests.bench.train_step import (

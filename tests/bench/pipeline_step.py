@@ -22,14 +22,14 @@ import torch
 from diffusers import UniPCMultistepScheduler, WanPipeline
 from einops import rearrange
 
-from ccl_jax import trees
 from ccl_jax.convert import wan
 from ccl_jax.diffusion import tasks
 from ccl_jax.diffusion.forward_passes import Condition
 from ccl_jax.generation.sampling import sample_latents
 from ccl_jax.generation.sampling_config import SamplingConfig
 from ccl_jax.models import functional
-from ccl_jax.sharding import ONE_DEVICE
+from ccl_jax.params import trees
+from ccl_jax.params.sharding import ONE_DEVICE
 from tests.bench.train_step import measure, report
 from tests.convert.loading import from_dict, load
 from tests.parity.wan_dit_test import original

@@ -20,13 +20,13 @@ import jax
 import numpy as np
 import torch
 
-from ccl_jax import trees
 from ccl_jax.array_types import STREAMS
 from ccl_jax.convert import ccl
 from ccl_jax.convert.state_dict import iter_state_dict
 from ccl_jax.convert.torch_model import CCL
 from ccl_jax.diffusion import tasks
 from ccl_jax.models import functional
+from ccl_jax.params import trees
 from ccl_jax.training import step
 from ccl_jax.training.setup import TrainSetup, make_setup
 from ccl_jax.training.state import init_state, state_params

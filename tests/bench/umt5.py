@@ -19,10 +19,10 @@ import jax
 import numpy as np
 import torch
 
-from ccl_jax import nnx_utils
 from ccl_jax.codecs import umt5
 from ccl_jax.convert.torch_files import from_torch
 from ccl_jax.convert.umt5 import TRANSFORMERS
+from ccl_jax.params import nnx_utils
 from tests.convert.loading import load
 from tests.parity.redraw import redraw
 from tests.parity.umt5_test import original

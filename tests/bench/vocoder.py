@@ -57,9 +57,9 @@ def ours(width: int, weights: str, mel: np.ndarray):
   """Returns the same compiled by JAX, with those weights."""
   import jax
 
-  from ccl_jax import nnx_utils
   from ccl_jax.codecs import bigvgan
   from ccl_jax.convert.bigvgan import DIFFUSERS
+  from ccl_jax.params import nnx_utils
   from tests.convert.loading import from_dict, load
 
   config = bigvgan.BigVGANConfig(width=width, tanh=False, bias=False)

@@ -70,10 +70,10 @@ def ours(folder: pathlib.Path, tasks: dict[str, np.ndarray]):
   """Returns task -> function, with the weights of diffusers' folder."""
   import jax
 
-  from ccl_jax import nnx_utils
   from ccl_jax.codecs import wan_vae
   from ccl_jax.convert import wan_vae as tables
   from ccl_jax.convert.torch_files import open_state_dict
+  from ccl_jax.params import nnx_utils
   from tests.convert.loading import load
 
   shapes = nnx_utils.param_shapes(wan_vae.Autoencoder, wan_vae.PUBLISHED)

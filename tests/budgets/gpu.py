@@ -16,8 +16,8 @@ from typing import Any
 
 import jax
 
-from ccl_jax import trees
 from ccl_jax.compile.lowering import latent_shapes
+from ccl_jax.params import trees
 from ccl_jax.training.batch import abstract_batch
 from ccl_jax.training.setup import TrainSetup, make_setup
 from ccl_jax.training.state import abstract_state

@@ -14,12 +14,12 @@ import time
 import jax
 import jax.numpy as jnp
 
-from ccl_jax import nnx_utils
 from ccl_jax.codecs import runner, wan_vae, wan_video
 from ccl_jax.codecs.wan_layers import COLUMNS
 from ccl_jax.compile import topology
 from ccl_jax.cost import chips, collectives, hlo, report
-from ccl_jax.sharding import Layout, make_mesh
+from ccl_jax.params import nnx_utils
+from ccl_jax.params.sharding import Layout, make_mesh
 
 FILE = pathlib.Path(__file__).with_suffix(".json")
 TOPOLOGY = "v5e:2x2"

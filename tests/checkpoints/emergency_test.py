@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from ccl_jax import sharding
 from ccl_jax.checkpoints import emergency
+from ccl_jax.params import sharding
 from tests import commands
 
 # Two processes of two devices are two slices; each start adds 4 to the steps.
@@ -20,7 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 from jax.sharding import NamedSharding, PartitionSpec
-from ccl_jax import distributed, sharding
+from ccl_jax.processes import distributed
+from ccl_jax.params import sharding
 from ccl_jax.checkpoints.manager import CheckpointManager
 
 flags.FLAGS(["test"])  # Orbax reads some.

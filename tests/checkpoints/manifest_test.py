@@ -7,8 +7,8 @@ import random
 import pytest
 from etils import epath
 
-from ccl_jax import files
 from ccl_jax.checkpoints import manager, manifest, orbax_reader, restore
+from ccl_jax.storage import files
 from tests import bucket, commands
 from tests.training import states
 
@@ -165,7 +165,7 @@ PROGRAM = """
 import sys
 import jax
 import numpy as np
-from ccl_jax import distributed
+from ccl_jax.processes import distributed
 from ccl_jax.checkpoints import manager, manifest, restore
 from tests.training import states
 distributed.initialize(sys.argv[-1].split("=")[1])

@@ -7,8 +7,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from ccl_jax import sharding
 from ccl_jax.checkpoints import orbax_reader
+from ccl_jax.params import sharding
 
 RNG = np.random.default_rng(0)
 TREE = {

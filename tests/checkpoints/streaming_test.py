@@ -12,9 +12,9 @@ import pytest
 import tensorstore
 from etils import epath
 
-from ccl_jax import sharding, trees
 from ccl_jax.checkpoints import orbax_reader, streaming
 from ccl_jax.checkpoints.streaming import StreamedArray, row_windows
+from ccl_jax.params import sharding, trees
 
 RNG = np.random.default_rng(0)
 ROWS = RNG.standard_normal((3, 4, 8)).astype(np.float32)

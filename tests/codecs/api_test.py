@@ -10,7 +10,7 @@ import pytest
 from ccl_jax.codecs import api
 from ccl_jax.codecs.api import Codecs
 from ccl_jax.codecs.clip import CLIPImageCodec
-from ccl_jax.sharding import ONE_DEVICE
+from ccl_jax.params.sharding import ONE_DEVICE
 from tests.data import clips, learned
 
 

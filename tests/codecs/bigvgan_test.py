@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ccl_jax import nnx_utils, trees
 from ccl_jax.codecs import bigvgan
 from ccl_jax.codecs.bigvgan import BigVGAN, BigVGANConfig
 from ccl_jax.codecs.chunking import map_windows
+from ccl_jax.params import nnx_utils, trees
 
 SMALL = BigVGANConfig(
   num_mels=6, width=16, rates=(4, 2), kernels=(8, 4), block_kernels=(3, 5),

@@ -6,9 +6,9 @@ import jax
 import numpy as np
 import pytest
 
-from ccl_jax import nnx_utils
 from ccl_jax.codecs import clip, converted_weights
-from ccl_jax.sharding import Layout, make_mesh
+from ccl_jax.params import nnx_utils
+from ccl_jax.params.sharding import Layout, make_mesh
 from tests.codecs.draw import draw
 
 CONFIG = clip.CLIPVisionConfig(

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ccl_jax import trees
+from ccl_jax.params import trees
 
 
 def draw(shapes, seed=0):

@@ -6,14 +6,14 @@ import jax
 import numpy as np
 import pytest
 
-from ccl_jax import nnx_utils
 from ccl_jax.codecs import api, mel
 from ccl_jax.codecs.bigvgan import BigVGAN
 from ccl_jax.codecs.hashed_text import HashedText
 from ccl_jax.codecs.linear import LinearVideoCodec
 from ccl_jax.codecs.mmaudio import MMAudioCodec
 from ccl_jax.codecs.mmaudio_vae import MMAudioVAE
-from ccl_jax.sharding import Layout, make_mesh
+from ccl_jax.params import nnx_utils
+from ccl_jax.params.sharding import Layout, make_mesh
 from tests.tiny_codecs import AUDIO, MODELS, VOCODER, write_weights
 
 

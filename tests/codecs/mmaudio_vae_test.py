@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ccl_jax import nnx_utils, trees
 from ccl_jax.codecs import mmaudio_vae
 from ccl_jax.codecs.mmaudio_vae import MMAudioVAE, MMAudioVAEConfig
+from ccl_jax.params import nnx_utils, trees
 
 SMALL = MMAudioVAEConfig(num_mels=6, channels=3, width=8, num_blocks=1)
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from ccl_jax.codecs import runner
-from ccl_jax.sharding import make_mesh
+from ccl_jax.params.sharding import make_mesh
 
 
 @pytest.mark.parametrize("rows", [1, 3, 4, 5])

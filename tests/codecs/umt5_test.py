@@ -7,9 +7,9 @@ import jax
 import numpy as np
 import pytest
 
-from ccl_jax import nnx_utils, sharding, trees
 from ccl_jax.codecs import runner, umt5
-from ccl_jax.sharding import make_mesh
+from ccl_jax.params import nnx_utils, sharding, trees
+from ccl_jax.params.sharding import make_mesh
 from tests.codecs.draw import draw
 
 CONFIG = umt5.UMT5Config(

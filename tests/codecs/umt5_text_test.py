@@ -5,11 +5,11 @@ import dataclasses
 import numpy as np
 import pytest
 
-from ccl_jax import nnx_utils
 from ccl_jax.codecs import converted_weights, umt5
 from ccl_jax.codecs.api import kind_of, make_codec
 from ccl_jax.codecs.umt5_text import UMT5TextCodec
-from ccl_jax.sharding import ONE_DEVICE
+from ccl_jax.params import nnx_utils
+from ccl_jax.params.sharding import ONE_DEVICE
 from tests.codecs.draw import draw
 from tests.codecs.vocabulary import SENTENCES, train
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from ccl_jax import nnx_utils, trees
 from ccl_jax.codecs import wan_vae
+from ccl_jax.params import nnx_utils, trees
 
 SMALL = wan_vae.WanVAEConfig(
   base=4,

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ccl_jax import nnx_utils
 from ccl_jax.codecs import runner, wan_layers, wan_vae
 from ccl_jax.cost import collectives, hlo
-from ccl_jax.sharding import ONE_DEVICE, Layout, make_mesh
+from ccl_jax.params import nnx_utils
+from ccl_jax.params.sharding import ONE_DEVICE, Layout, make_mesh
 from tests.budgets import wan_vae as budget
 from tests.codecs.wan_small import SMALL, random_params
 

@@ -11,7 +11,7 @@ import pytest
 from ccl_jax.codecs import converted_weights, wan_video
 from ccl_jax.codecs.api import free_weights
 from ccl_jax.codecs.wan_video import WanVideoCodec
-from ccl_jax.sharding import Layout, make_mesh
+from ccl_jax.params.sharding import Layout, make_mesh
 from tests.codecs.wan_small import SMALL, random_params
 
 

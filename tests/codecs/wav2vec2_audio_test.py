@@ -9,7 +9,7 @@ from flax import nnx
 
 from ccl_jax.codecs import wav2vec2
 from ccl_jax.codecs.api import AudioCodec, make_codec
-from ccl_jax.sharding import ONE_DEVICE
+from ccl_jax.params.sharding import ONE_DEVICE
 from tests import tiny_codecs
 
 

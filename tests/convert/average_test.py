@@ -4,11 +4,12 @@ import jax
 import numpy as np
 import pytest
 
-from ccl_jax import text_files, trees
 from ccl_jax.checkpoints import restore, run_config
 from ccl_jax.convert import inspection, workdirs
 from ccl_jax.convert.average import average
 from ccl_jax.generation.pipeline import Pipeline
+from ccl_jax.params import trees
+from ccl_jax.storage import text_files
 from tests.convert import small_run
 from tests.models import tiny
 

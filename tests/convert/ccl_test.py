@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ccl_jax import trees
 from ccl_jax.convert import ccl, matching, wan
 from ccl_jax.convert.state_dict import iter_state_dict
 from ccl_jax.convert.torch_files import from_torch
 from ccl_jax.models import functional
+from ccl_jax.params import trees
 from configs.ccl import get_config
 from tests.convert.joints import MODELS, describe, draw
 from tests.convert.loading import from_dict, load

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from ccl_jax import trees
 from ccl_jax.codecs import (
   bigvgan,
   clip,
@@ -21,6 +20,7 @@ from ccl_jax.codecs import (
 )
 from ccl_jax.convert import codecs
 from ccl_jax.convert.state_dict import iter_state_dict
+from ccl_jax.params import trees
 from tests.convert.loading import from_dict, load
 
 TINY = {

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from ccl_jax import files, text_files, trees
 from ccl_jax.array_types import STREAMS, Route
 from ccl_jax.checkpoints import restore, run_config
 from ccl_jax.config import RENAMED
@@ -21,6 +20,8 @@ from ccl_jax.convert.state_dict import iter_state_dict
 from ccl_jax.convert.torch_files import open_state_dict
 from ccl_jax.generation.pipeline import Pipeline
 from ccl_jax.models import functional
+from ccl_jax.params import trees
+from ccl_jax.storage import files, text_files
 from tests import bucket, gcs
 from tests.convert import small_run
 from tests.models import tiny

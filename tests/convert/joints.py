@@ -5,9 +5,9 @@ import functools
 import jax.numpy as jnp
 import numpy as np
 
-from ccl_jax import trees
 from ccl_jax.models import functional
 from ccl_jax.models.fusion.icac import ATTENTIONS
+from ccl_jax.params import trees
 from tests.models import tiny
 
 CCA = tiny.SETTINGS | dict(

@@ -3,9 +3,9 @@
 import jax
 import numpy as np
 
-from ccl_jax import trees
 from ccl_jax.convert.state_dict import streamed_params
 from ccl_jax.convert.torch_files import LazyStateDict
+from ccl_jax.params import trees
 
 
 def from_dict(arrays):

@@ -8,9 +8,10 @@ import pytest
 import safetensors
 import safetensors.numpy
 
-from ccl_jax import lora, text_files, trees
 from ccl_jax.checkpoints import manager, restore
 from ccl_jax.convert import export, lora_files, loras, torch_files, workdirs
+from ccl_jax.params import lora, trees
+from ccl_jax.storage import text_files
 from tests.convert import small_run
 from tests.models import tiny
 from tests.training import setups

@@ -6,10 +6,11 @@ import jax
 import ml_dtypes
 import numpy as np
 
-from ccl_jax import text_files, trees
 from ccl_jax.checkpoints import manager
 from ccl_jax.models import functional
-from ccl_jax.sharding import ONE_DEVICE
+from ccl_jax.params import trees
+from ccl_jax.params.sharding import ONE_DEVICE
+from ccl_jax.storage import text_files
 from tests import runs
 from tests.models import tiny
 from tests.training import setups

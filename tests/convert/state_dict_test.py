@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from ccl_jax import sharding, trees
 from ccl_jax.checkpoints import orbax_reader, streaming
 from ccl_jax.convert import layouts
 from ccl_jax.convert.rules import Rule
 from ccl_jax.convert.state_dict import iter_state_dict, streamed_params
 from ccl_jax.convert.torch_files import open_state_dict
+from ccl_jax.params import sharding, trees
 from tests.convert.loading import from_dict, load
 
 TABLE = (

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from ccl_jax import trees
 from ccl_jax.checkpoints import restore
 from ccl_jax.convert import (
   inspection,
@@ -15,6 +14,7 @@ from ccl_jax.convert import (
   wan,
 )
 from ccl_jax.convert.state_dict import iter_state_dict
+from ccl_jax.params import trees
 from ccl_jax.training.state import abstract_params
 from tests.models import tiny
 from tests.training.setups import make_setup

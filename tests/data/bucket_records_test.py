@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from array_record.python.array_record_module import ArrayRecordWriter
 
-from ccl_jax import files
 from ccl_jax.data import records
 from ccl_jax.data.bucket_records import BucketRecords
 from ccl_jax.data.loader import Loader
+from ccl_jax.storage import files
 from tests import bucket, small_data
 
 # Of blocks of 64 KiB: within one, over one and three, and at their edges.

@@ -8,7 +8,7 @@ import numpy as np
 
 from ccl_jax.codecs import api
 from ccl_jax.codecs.hashed_text import HashedText
-from ccl_jax.sharding import ONE_DEVICE
+from ccl_jax.params.sharding import ONE_DEVICE
 
 KINDS = {
   "fake_video": "tests.data.learned:FakeVideo",

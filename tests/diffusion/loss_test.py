@@ -3,10 +3,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ccl_jax import noise_schedule
 from ccl_jax.array_types import expand
 from ccl_jax.diffusion import loss
 from ccl_jax.diffusion.objective import Objective
+from ccl_jax.ops import noise_schedule
 from tests.diffusion.examples import B, F, batch, example, only
 
 

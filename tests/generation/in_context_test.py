@@ -11,7 +11,7 @@ from ccl_jax.diffusion.forward_passes import Condition
 from ccl_jax.generation import sampling
 from ccl_jax.generation.sampling_config import SamplingConfig
 from ccl_jax.models import functional
-from ccl_jax.sharding import ONE_DEVICE
+from ccl_jax.params.sharding import ONE_DEVICE
 from tests.models import tiny
 from tests.models.icac_test import B, settings
 from tests.models.pictures_test import pictures

@@ -18,7 +18,7 @@ from ccl_jax.generation.sampling import (
 )
 from ccl_jax.generation.sampling_config import SamplingConfig
 from ccl_jax.models import functional
-from ccl_jax.sharding import AXES, ONE_DEVICE
+from ccl_jax.params.sharding import AXES, ONE_DEVICE
 from ccl_jax.training.state import abstract_state, state_params
 from tests.bench import reference_once
 from tests.models import tiny

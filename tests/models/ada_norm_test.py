@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ccl_jax.models import ada_norm
-from ccl_jax.sharding import ONE_DEVICE, Layout, make_mesh
+from ccl_jax.params.sharding import ONE_DEVICE, Layout, make_mesh
 
 RULES = (("video/.*", ("data", "context")), (".*", ()))
 

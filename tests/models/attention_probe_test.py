@@ -9,7 +9,7 @@ from ccl_jax.attention import Attention
 from ccl_jax.models import functional, qk_rope
 from ccl_jax.models.attention_probe import attention_shares
 from ccl_jax.models.fusion import NO_CACHE, FusionContext
-from ccl_jax.sharding import ONE_DEVICE
+from ccl_jax.params.sharding import ONE_DEVICE
 from tests.models import tiny
 from tests.models.cca_golden_test import load
 

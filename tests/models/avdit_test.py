@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from ccl_jax import lora, trees
 from ccl_jax.array_types import Route
 from ccl_jax.attention import Attention
 from ccl_jax.checkpoints import restore
-from ccl_jax.lora import LoRAConfig
 from ccl_jax.models import functional, rope
 from ccl_jax.models.fusion.avdit import AVDiT
 from ccl_jax.models.fusion.base import FusionContext
-from ccl_jax.sharding import ONE_DEVICE, Layout, make_mesh
+from ccl_jax.params import lora, trees
+from ccl_jax.params.lora import LoRAConfig
+from ccl_jax.params.sharding import ONE_DEVICE, Layout, make_mesh
 from configs.avdit import get_config
 from tests.models import tiny
 

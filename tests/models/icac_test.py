@@ -14,7 +14,7 @@ from ccl_jax.models.audio_grid import AudioGrid
 from ccl_jax.models.fusion import FusionContext
 from ccl_jax.models.fusion.attention_3d import Attention3D
 from ccl_jax.models.fusion.icac import ATTENTIONS
-from ccl_jax.sharding import ONE_DEVICE, Layout, make_mesh
+from ccl_jax.params.sharding import ONE_DEVICE, Layout, make_mesh
 from configs.ccl import get_config
 from tests.models import tiny
 

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ccl_jax import trees
 from ccl_jax.array_types import STREAMS, Image, Route, other
 from ccl_jax.models import functional
+from ccl_jax.params import trees
 from tests.models import tiny
 
 

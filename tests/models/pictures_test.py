@@ -10,7 +10,7 @@ import pytest
 from ccl_jax.array_types import Image
 from ccl_jax.models import functional
 from ccl_jax.models.fusion.icac import ATTENTIONS
-from ccl_jax.sharding import ONE_DEVICE
+from ccl_jax.params.sharding import ONE_DEVICE
 from tests.models import tiny
 from tests.models.icac_test import (
   B,

@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from ccl_jax.models import layers, qk_rope
-from ccl_jax.sharding import ONE_DEVICE, Layout, make_mesh
+from ccl_jax.params.sharding import ONE_DEVICE, Layout, make_mesh
 
 B, D = 2, 256  # two heads of 128 channels
 RULES = (("video/.*", ("data", "context")), (".*", ()))

@@ -6,11 +6,11 @@ import jax
 import numpy as np
 import pytest
 
-from ccl_jax import nnx_utils, trees
 from ccl_jax.codecs import bigvgan
 from ccl_jax.codecs.bigvgan import BigVGAN
 from ccl_jax.convert import bigvgan as tables
 from ccl_jax.convert import matching
+from ccl_jax.params import nnx_utils, trees
 from tests.convert.loading import from_dict, load
 
 SIZES = dict(rates=(4, 2), kernels=(8, 4), block_kernels=(3, 5))

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ccl_jax import noise_schedule, trees
 from ccl_jax.array_types import STREAMS, Route, expand
 from ccl_jax.checkpoints import restore
 from ccl_jax.convert import dit, matching, transformer
@@ -15,6 +14,8 @@ from ccl_jax.convert.state_dict import iter_state_dict, state_dict_shapes
 from ccl_jax.convert.torch_files import LazyStateDict
 from ccl_jax.diffusion import solvers
 from ccl_jax.models import functional
+from ccl_jax.ops import noise_schedule
+from ccl_jax.params import trees
 from tests.convert.loading import from_dict, load
 
 torch = pytest.importorskip("torch")

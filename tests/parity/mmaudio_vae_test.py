@@ -4,11 +4,11 @@ import jax
 import numpy as np
 import pytest
 
-from ccl_jax import nnx_utils, trees
 from ccl_jax.codecs import mmaudio_vae
 from ccl_jax.codecs.mmaudio_vae import MMAudioVAE
 from ccl_jax.convert import matching, mmaudio
 from ccl_jax.convert.state_dict import iter_state_dict
+from ccl_jax.params import nnx_utils, trees
 from tests.convert.loading import from_dict, load
 
 SMALL = mmaudio_vae.MMAudioVAEConfig(num_mels=10, channels=4, width=12)

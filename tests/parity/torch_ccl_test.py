@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from ccl_jax import trees
 from ccl_jax.array_types import STREAMS, Image, Route
 from ccl_jax.attention import Attention
 from ccl_jax.convert import ccl, export, workdirs
 from ccl_jax.convert.state_dict import iter_state_dict
 from ccl_jax.models.fusion import FusionContext, make_fusion
 from ccl_jax.models.fusion.cca import POSITIONS, frame_times
-from ccl_jax.sharding import ONE_DEVICE
+from ccl_jax.params import trees
+from ccl_jax.params.sharding import ONE_DEVICE
 from tests.convert.joints import MODELS, random_like
 from tests.parity.torch_ccl import (
   BOUND,

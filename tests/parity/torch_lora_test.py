@@ -6,10 +6,10 @@ import jax
 import numpy as np
 import pytest
 
-from ccl_jax import lora, trees
 from ccl_jax.checkpoints import restore
 from ccl_jax.convert import lora_files
 from ccl_jax.models import functional
+from ccl_jax.params import lora, trees
 from tests.convert.joints import MODELS
 from tests.models import tiny
 from tests.parity.torch_ccl import (

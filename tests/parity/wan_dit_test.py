@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from ccl_jax import trees
 from ccl_jax.array_types import STREAMS, Image, Route
 from ccl_jax.attention import Attention
 from ccl_jax.convert import matching, transformer, wan
@@ -18,7 +17,8 @@ from ccl_jax.models import functional
 from ccl_jax.models.block import CrossAttentionInputs
 from ccl_jax.models.dual_block import EmbeddedInputs, dual_block, stream_ops
 from ccl_jax.models.fusion import FusionContext
-from ccl_jax.sharding import ONE_DEVICE
+from ccl_jax.params import trees
+from ccl_jax.params.sharding import ONE_DEVICE
 from configs.ccl import get_config
 from tests.convert.loading import from_dict, load
 

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from einops import rearrange
 
-from ccl_jax import nnx_utils, trees
 from ccl_jax.codecs import converted_weights, image_condition, wan_vae
 from ccl_jax.codecs.wan_video import WanVideoCodec
 from ccl_jax.convert import matching
 from ccl_jax.convert import wan_vae as tables
 from ccl_jax.convert.state_dict import iter_state_dict
 from ccl_jax.convert.torch_files import from_torch
+from ccl_jax.params import nnx_utils, trees
 from tests.convert.loading import from_dict, load
 
 SMALL = wan_vae.WanVAEConfig(

@@ -6,11 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ccl_jax import nnx_utils, trees
 from ccl_jax.codecs import wav2vec2
 from ccl_jax.convert import wav2vec2 as tables
 from ccl_jax.convert.matching import match
 from ccl_jax.convert.torch_files import from_torch
+from ccl_jax.params import nnx_utils, trees
 from tests.convert.loading import load
 from tests.parity.redraw import redraw
 

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from ccl_jax import sharding, trees
+from ccl_jax.params import sharding, trees
 from ccl_jax.training import step
 from ccl_jax.training.batch import put_batch
 from ccl_jax.training.setup import make_key, make_setup

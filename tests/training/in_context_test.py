@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from ccl_jax import trees
+from ccl_jax.params import trees
 from ccl_jax.training import step
 from ccl_jax.training.batch import split_microbatches
 from ccl_jax.training.state import init_state, state_params

@@ -50,7 +50,7 @@ PROGRAM = """
 import os
 import sys
 import jax
-from ccl_jax import distributed
+from ccl_jax.processes import distributed
 from ccl_jax.training import program_cache
 distributed.initialize(sys.argv[-1].split("=")[1])
 # Hosts have homes of their own.

@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ccl_jax import trees
 from ccl_jax.models import functional
 from ccl_jax.models.plan import sampling_params
+from ccl_jax.params import trees
 from tests.models import tiny
 from tests.training.setups import make_setup
 

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ccl_jax import trees
 from ccl_jax.checkpoints import manager
 from ccl_jax.models import functional
+from ccl_jax.params import trees
 from ccl_jax.training import step
 from ccl_jax.training.state import abstract_state, init_state, state_params
 from tests.models import tiny

@@ -12,7 +12,7 @@ from ccl_jax.data.annotations.layouts import Annotation
 from ccl_jax.data.clip import SUFFIXES, without_suffix
 from ccl_jax.data.encode.caption_files import TIMES, check_row
 from ccl_jax.data.encode.captions import list_clip_files
-from ccl_jax.files import replacing
+from ccl_jax.storage.files import replacing
 
 
 class Joined(NamedTuple):

@@ -20,7 +20,7 @@ from ccl_jax.data.annotations.tables import (
   read_object,
 )
 from ccl_jax.data.encode.folder import expand_tars, list_files
-from ccl_jax.text_files import read_text
+from ccl_jax.storage.text_files import read_text
 
 _SPLITS = ("train", "val", "validation", "test")
 _AIST_GENRES = {

@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 
 from etils import epath
 
-from ccl_jax import files, text_files
 from ccl_jax.config import suggest
+from ccl_jax.storage import files, text_files
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 Row = dict[str, Any]

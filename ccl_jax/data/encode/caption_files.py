@@ -23,8 +23,8 @@ from typing import Any
 from absl import logging
 from etils import epath
 
-from ccl_jax import text_files
 from ccl_jax.config import suggest
+from ccl_jax.storage import text_files
 
 TIMES = ("start", "end")
 COLUMNS = ("file", "video", "speech", "audio", "split", "text", *TIMES)

@@ -18,7 +18,6 @@ from typing import NamedTuple
 
 from etils import epath
 
-from ccl_jax import files, text_files
 from ccl_jax.codecs.quotation import normalize_quotes
 from ccl_jax.data.clip import ClipShape, Extent, is_image
 from ccl_jax.data.encode.caption_files import (
@@ -30,7 +29,8 @@ from ccl_jax.data.encode.caption_files import (
 )
 from ccl_jax.data.encode.folder import expand_tars, list_files
 from ccl_jax.data.opening import SUFFIXES
-from ccl_jax.tar_files import TarMember
+from ccl_jax.storage import files, text_files
+from ccl_jax.storage.tar_files import TarMember
 
 _MAX_NAMES = 5  # in an error message
 

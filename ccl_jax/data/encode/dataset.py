@@ -22,7 +22,6 @@ from typing import Any
 from absl import logging
 from etils import epath
 
-from ccl_jax import distributed
 from ccl_jax.array_types import STREAMS
 from ccl_jax.codecs.api import Codecs
 from ccl_jax.codecs.linear import LinearAudioCodec
@@ -38,8 +37,9 @@ from ccl_jax.data.encode.settings import FITTED, EncodeSettings
 from ccl_jax.data.encode.splits import assign_splits
 from ccl_jax.data.encode.summary import Summary, summarize
 from ccl_jax.data.encode.windows import cut_windows
-from ccl_jax.distributed import SINGLE_PROCESS, ShardOptions
-from ccl_jax.sharding import ONE_DEVICE, Layout
+from ccl_jax.params.sharding import ONE_DEVICE, Layout
+from ccl_jax.processes import distributed
+from ccl_jax.processes.distributed import SINGLE_PROCESS, ShardOptions
 
 # Settings that do not change the examples: they may differ when resuming.
 _NOT_IN_PLAN = ("num_workers", "batch_size", "weights")

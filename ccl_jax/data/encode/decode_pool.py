@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
-from ccl_jax import processes
 from ccl_jax.data import media
 from ccl_jax.data.clip import is_image
 from ccl_jax.data.encode.captions import ClipFile
+from ccl_jax.processes import pools
 
 # A decoded clip, or the error that says why there is none.
 DecodedClip = media.Clip | media.ClipError
@@ -48,7 +48,7 @@ class DecodePool:
 
   def __enter__(self) -> "DecodePool":
     workers = self._num_workers
-    self._executor = workers and processes.make_pool(workers)
+    self._executor = workers and pools.make_pool(workers)
     return self
 
   def __exit__(self, *error) -> None:
@@ -86,7 +86,7 @@ class DecodePool:
       pass
     clip = self._read_alone(file)
     self._executor.shutdown(cancel_futures=True)
-    self._executor = processes.make_pool(self._num_workers)
+    self._executor = pools.make_pool(self._num_workers)
     for i, (other, old) in enumerate(pending):
       if old is None or not old.done() or old.cancelled() or old.exception():
         pending[i] = other, self._submit(other)
@@ -98,7 +98,7 @@ class DecodePool:
     Raises:
       ValueError: several such processes in a row died.
     """
-    with processes.make_pool(1) as alone:
+    with pools.make_pool(1) as alone:
       try:
         clip = alone.submit(self._read, file).result()
         self._deaths = 0

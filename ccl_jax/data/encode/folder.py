@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 from etils import epath
 
-from ccl_jax import files
-from ccl_jax.tar_files import SUFFIX, TarMember, list_members
+from ccl_jax.storage import files
+from ccl_jax.storage.tar_files import SUFFIX, TarMember, list_members
 
 _NOT_UTF8 = "has a name that is not UTF-8"
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from etils import epath
 
-from ccl_jax.files import replacing
+from ccl_jax.storage.files import replacing
 
 FILE = "left_out.jsonl"  # in the data set, if there are any
 _MAX_REASONS = 10

@@ -17,9 +17,9 @@ from typing import Any
 from etils import epath
 from flax.traverse_util import flatten_dict
 
-from ccl_jax import partial_files
-from ccl_jax.files import is_remote
-from ccl_jax.text_files import read_json, write_json
+from ccl_jax.storage import partial_files
+from ccl_jax.storage.files import is_remote
+from ccl_jax.storage.text_files import read_json, write_json
 
 _PLAN, _METADATA = "plan.json", "metadata.json"
 

@@ -11,14 +11,14 @@ from typing import Any
 from etils import epath
 from tqdm import tqdm
 
-from ccl_jax import files, text_files
 from ccl_jax.data import media
 from ccl_jax.data.encode.captions import ClipFile, list_clip_files
 from ccl_jax.data.encode.decode_pool import DecodePool
 from ccl_jax.data.scores import expression
 from ccl_jax.data.scores.duplicates import find_duplicates
 from ccl_jax.data.scores.measures import NAMES, Scores, score_file
-from ccl_jax.tar_files import TarMember
+from ccl_jax.storage import files, text_files
+from ccl_jax.storage.tar_files import TarMember
 
 FILE = "scores.jsonl"
 # What a condition may name, besides what a file of scores has.

@@ -13,7 +13,6 @@ from ccl_jax.data.clip import without_suffix
 from ccl_jax.data.encode.captions import ClipFile, list_clips
 from ccl_jax.data.encode.decode_pool import read_or_error
 from ccl_jax.data.encode.left_out import no_usable_clip
-from ccl_jax.files import local_copy
 from ccl_jax.metrics.real.metric import (
   FPS,
   SAMPLE_RATE,
@@ -24,6 +23,7 @@ from ccl_jax.metrics.real.metric import (
 )
 from ccl_jax.metrics.real.registry import METRICS
 from ccl_jax.metrics.real.rows import FAILED, Features, Row, RowFile
+from ccl_jax.storage.files import local_copy
 
 _WHY = {"video": "without pictures", "audio": "without sound"}
 

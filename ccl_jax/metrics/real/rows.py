@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from ccl_jax.files import replacing
-from ccl_jax.text_files import read_lines
+from ccl_jax.storage.files import replacing
+from ccl_jax.storage.text_files import read_lines
 
 Row = dict[str, Any]
 FAILED = "failed: "  # begins the reason of what is tried again

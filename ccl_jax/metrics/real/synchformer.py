@@ -20,7 +20,7 @@ from einops import rearrange
 from jaxtyping import Array, Float
 
 from ccl_jax.convert.torch_files import LazyStateDict, open_torch_file
-from ccl_jax.layers import expand_like, normalize
+from ccl_jax.ops.norms import expand_like, normalize
 
 FILE = "synchformer_state_dict.pth"
 FRAMES, SIZE, MELS, MEL_FRAMES = 16, 224, 128, 66  # of a segment

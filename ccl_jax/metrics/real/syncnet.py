@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ccl_jax.convert.torch_files import LazyStateDict, open_torch_file
-from ccl_jax.layers import expand_like
+from ccl_jax.ops.norms import expand_like
 
 FILE = "syncnet_v2.model"
 FACE_SIZE, FACE_WINDOW = 224, 5

@@ -7,10 +7,10 @@ import numpy as np
 from flax import nnx
 
 from ccl_jax.array_types import Array, Float
-from ccl_jax.layers import LayerNorm
 from ccl_jax.models import layers, qk_rope, rope
 from ccl_jax.models.block import flatten
 from ccl_jax.models.fusion.base import FusionContext
+from ccl_jax.ops.norms import LayerNorm
 
 
 class TemporalAttention(nnx.Module):

@@ -35,7 +35,6 @@ from flax import nnx
 
 from ccl_jax.array_types import STREAMS, Array, Float, audio_starts, other
 from ccl_jax.attention import Full, Mask, Window
-from ccl_jax.layers import LayerNorm
 from ccl_jax.models import layers, qk_rope, rope
 from ccl_jax.models.block import flatten
 from ccl_jax.models.fusion.base import (
@@ -45,6 +44,7 @@ from ccl_jax.models.fusion.base import (
   KVCache,
   Pair,
 )
+from ccl_jax.ops.norms import LayerNorm
 
 POSITIONS = ("index", "seconds", "fine", "unscaled")
 _AUDIO_RATE = 31.25  # latents a second

@@ -9,7 +9,7 @@ import pytest
 from ccl_jax.codecs.api import Codecs
 from ccl_jax.data import loader, media, records
 from ccl_jax.data.encode import batches, captions, dataset, decode_pool
-from ccl_jax.sharding import Layout, make_mesh
+from ccl_jax.params.sharding import Layout, make_mesh
 from tests.data import clips
 
 NUM = 7

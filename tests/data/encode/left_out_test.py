@@ -1,7 +1,7 @@
 """What is said of clips that cannot be used."""
 
 from ccl_jax.data.encode import left_out
-from ccl_jax.text_files import parse_object, read_lines
+from ccl_jax.storage.text_files import parse_object, read_lines
 
 REASONS = {
   "c.mp4": "has no audio stream",

@@ -1,0 +1,1 @@
+"""Numerical parts that models, codecs and diffusion share."""

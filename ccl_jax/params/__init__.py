@@ -1,0 +1,1 @@
+"""Parameters as a nested dict: rules on paths, their place on a mesh, LoRA."""

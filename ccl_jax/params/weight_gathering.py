@@ -1,0 +1,100 @@
+"""Weights on a mesh: stored split, gathered where they are used.
+
+This happens layer by layer, in the dtype that the weights are used in; their
+gradients take the same way back:
+
+    forward   w -> cast -> all-gather       backward   reduce-scatter <- dw  (1)
+
+Left to the compiler, weights are gathered nearly twice in the backward pass.
+
+The TPU compiler knows no gather over two axes of a torus at once, so there is
+one step for each axis, the last axis of a tuple first. `tensor` stays: the
+products with the weight are split over it. A weight of the rule
+(None, (fsdp, data), tensor):
+
+    forward             spec of the weight             backward
+    as stored           (None, (fsdp, data), tensor)   reduce-scatter over data
+    all-gather, data    (None, (fsdp,), tensor)        reduce-scatter over fsdp
+    all-gather, fsdp    (None, None, tensor)           gradient of the product
+"""
+
+import functools
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from ccl_jax.array_types import Array, PyTree
+from ccl_jax.params import trees
+from ccl_jax.params.param_names import is_kernel, is_stacked
+from ccl_jax.params.sharding import Layout, Spec, axes_of
+
+
+def gather(
+  layout: Layout, params: PyTree, prefix: str, cast: Any = None
+) -> PyTree:
+  """Gathers one layer's parameters, or those outside of the layers (eq. 1).
+
+  Args:
+    params: nested dict; leaves lack the layer axis of the stacked ones.
+    prefix: path of the dict in the model ("video/blocks/").
+    cast: dtype of kernels while they are used.
+  """
+  leaves = trees.flatten(params)
+  if cast is not None:
+    leaves = {
+      path: x.astype(cast) if is_kernel(path) else x
+      for path, x in leaves.items()
+    }
+  if layout.mesh is None:
+    return trees.unflatten(leaves)
+  paths = trees.unflatten({prefix + path: 0 for path in leaves})
+  specs = layout.match(paths, idle_ok=True)
+  gathered = {}
+  for path, x in leaves.items():
+    spec = specs[prefix + path]
+    # The rules are for stacked parameters, x is one layer's.
+    spec = spec[1:] if is_stacked(prefix + path) else spec
+    gathered[path] = _gather(layout.mesh, gather_steps(spec), x)
+  return trees.unflatten(gathered)
+
+
+def gather_steps(spec: Spec) -> tuple[Spec, ...]:
+  """Returns the specs from a parameter's own to one split over `tensor` only.
+
+  These are the rows of the module's table.
+  """
+  steps = [tuple(spec)]
+  while any(set(axes_of(entry)) - {"tensor"} for entry in steps[-1]):
+    last = list(steps[-1])
+    i = next(i for i, e in enumerate(last) if set(axes_of(e)) - {"tensor"})
+    kept = tuple(a for a in axes_of(last[i]) if a != "tensor")[:-1]
+    kept += tuple(a for a in axes_of(last[i]) if a == "tensor")
+    last[i] = kept or None
+    steps.append(tuple(last))
+  return tuple(steps)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _gather(mesh: Mesh, steps: tuple[Spec, ...], x: Array) -> Array:
+  for spec in steps[1:]:
+    x = _constrain(mesh, spec, x)
+  return x
+
+
+def _gather_forward(mesh, steps, x):
+  return _gather(mesh, steps, x), None
+
+
+def _scatter(mesh, steps, _, gradient):
+  for spec in reversed(steps[:-1]):
+    gradient = _constrain(mesh, spec, gradient)
+  return (gradient,)
+
+
+_gather.defvjp(_gather_forward, _scatter)
+
+
+def _constrain(mesh: Mesh, spec: Spec, x: Array) -> Array:
+  sharding = NamedSharding(mesh, PartitionSpec(*spec))
+  return jax.lax.with_sharding_constraint(x, sharding)

@@ -1,0 +1,1 @@
+"""Processes: pools, signals, and the hosts of one run."""

@@ -1,0 +1,1 @@
+"""Files and text, on disk or in a bucket: complete or absent."""

@@ -1,0 +1,127 @@
+"""Text and JSON of users and of runs, as UTF-8."""
+
+import codecs
+import json
+import os
+import re
+from typing import Any
+
+from etils import epath
+
+from ccl_jax.storage.files import replacing
+from ccl_jax.storage.tar_files import TarMember
+
+
+def read_text(path: epath.PathLike) -> str:
+  """Returns the text of a UTF-8 file without its byte order mark.
+
+  Raises:
+    ValueError: another encoding; the message names the file.
+  """
+  return _decode(path)
+
+
+def _decode(path: epath.PathLike, errors: str = "strict") -> str:
+  is_member = isinstance(path, TarMember)
+  data = (path if is_member else epath.Path(path)).read_bytes()
+  problem = text = ""
+  try:
+    text = data.decode("utf-8-sig", errors)
+  except UnicodeDecodeError as error:
+    line = data[: error.start].count(b"\n") + 1
+    problem = (
+      f"line {line} has the byte {data[error.start]:#x}, as in Latin-1 or"
+      " Windows-1252"
+    )
+  if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+    problem = "it is UTF-16"
+  elif "\0" in text and errors == "strict":
+    problem = "it has bytes of zero, as in UTF-16"
+  if problem:
+    raise ValueError(
+      f"'{os.fspath(path)}' is not UTF-8: {problem}. Save it as UTF-8."
+    )
+  return text
+
+
+def read_lines(path: epath.PathLike) -> list[str]:
+  """Returns the lines of a UTF-8 file; see `read_text`.
+
+  Only line feeds and carriage returns end a line: `str.splitlines` would also
+  cut at U+2028 and others, which may stand in a JSON string.
+  """
+  return _split(read_text(path))
+
+
+def read_unchecked_lines(path: epath.PathLike) -> list[str]:
+  """Returns lines as `read_lines`, of which `check_line` may refuse some.
+
+  Raises:
+    ValueError: UTF-16, which concerns all of them.
+  """
+  return _split(_decode(path, "surrogateescape"))
+
+
+def check_line(line: str) -> None:
+  """Checks a line of `read_unchecked_lines`.
+
+  Raises:
+    ValueError: it is not UTF-8.
+  """
+  escaped = re.search("[\udc80-\udcff]", line)
+  byte = ord(escaped[0]) - 0xDC00 if escaped else 0
+  if escaped or "\0" in line:
+    raise ValueError(
+      f"it has the byte {byte:#x}, which is not of a UTF-8 text. Save it as"
+      " UTF-8."
+    )
+
+
+def _split(text: str) -> list[str]:
+  return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+
+
+def parse_object(text: str) -> dict[str, Any]:
+  """Parses a JSON object.
+
+  Raises:
+    ValueError: not JSON, not an object, or one that has a key twice.
+  """
+  try:
+    value = json.loads(text, object_pairs_hook=_unique_keys)
+  except json.JSONDecodeError as error:
+    raise ValueError(f"not JSON ({error}).") from error
+  except RecursionError as error:
+    raise ValueError("not JSON that can be read: nested too deeply.") from error
+  if not isinstance(value, dict):
+    raise ValueError(f"expected an object, {{...}}, got {str(value)[:40]}.")
+  return value
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+  found = dict(pairs)
+  if len(found) < len(pairs):
+    keys = [key for key, _ in pairs]
+    twice = next(key for key in keys if keys.count(key) > 1)
+    raise ValueError(f"the key '{twice}' stands there twice.")
+  return found
+
+
+def read_json(path: epath.PathLike) -> dict[str, Any]:
+  """Returns the object of a JSON file.
+
+  Raises:
+    ValueError: it has none; the message names the file.
+  """
+  try:
+    return parse_object(read_text(path))
+  except ValueError as error:
+    raise ValueError(
+      f"'{os.fspath(path)}' cannot be read: {error} Is the copy complete?"
+    ) from error
+
+
+def write_json(path: epath.PathLike, value: Any) -> None:
+  """Writes JSON with sorted keys; readers see the old file or the new one."""
+  with replacing(path) as partial:
+    partial.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")

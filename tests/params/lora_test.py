@@ -18,8 +18,8 @@ from ccl_jax.training import step
 from ccl_jax.training.batch import put_batch
 from ccl_jax.training.state import abstract_state, make_state
 from configs.lora import get_config
-from tests import sharding_test
 from tests.models import tiny
+from tests.params import sharded
 from tests.training import setups
 from tests.training.step_test import batch, equal
 
@@ -114,9 +114,9 @@ def test_a_mesh_changes_nothing_but_rounding():
   found = []
   for sizes, devices in (((1, 2, 2, 2), 8), ((1, 1, 1, 1), 1)):
     s = setups.make_setup(
-      jax.devices()[:devices], model=sharding_test.MODEL, lora=config,
+      jax.devices()[:devices], model=sharded.MODEL, lora=config,
       mesh=dict(zip(AXES, sizes, strict=True)),
-      sharding=sharding_test.SMALL,
+      sharding=sharded.SMALL,
     )  # fmt: skip
     params = tiny.randomize(s.plan.shapes)
     if s.plan.layout.mesh is not None:
@@ -131,7 +131,7 @@ def test_a_mesh_changes_nothing_but_rounding():
         {"trainable": trainable, "frozen": frozen}, example, s
       )[1]
 
-    given = put_batch(s, rows, sharding_test.batch())
+    given = put_batch(s, rows, sharded.batch())
     found.append(trees.flatten(jax.device_get(take(trainable, frozen, given))))
   assert found[0].keys() == found[1].keys()
   for path, g in found[1].items():

@@ -157,7 +157,7 @@ def _claim(parent: epath.PathLike, name: str) -> pathlib.Path:
     print(f"A process ended while it read {folder}, which is removed.")
     shutil.rmtree(folder)
   for each in folder.parent.glob("ccl_jax-*"):
-    if not each.name.startswith(name):
+    if not each.name.startswith(f"{name}-"):
       shutil.rmtree(each, ignore_errors=True)
   try:
     if files.is_remote(parent):

@@ -73,14 +73,14 @@ def compile_report(
   lower = {"train": lower_train, "sample": lower_sample}[program]
   lowered = lower(config, devices, shapes, task)
   compiled = topology.compile_for(lowered.program)
-  rows = lowered.batch_size
+  rows, mesh = lowered.batch_size, lowered.plan.layout.mesh
   about = {
     "program": program,
     "topology": name,
     "slices": slices,
     "chips": chips.count_chips(devices),
     "devices": len(devices),
-    "mesh": dict(lowered.plan.layout.mesh.shape),
+    "mesh": dict(mesh.shape) if mesh else {},
     "batch_size": rows,
     "parts": lowered.parts,
     "compile_seconds": time.monotonic() - began,

@@ -93,8 +93,9 @@ def make_request(fields: Mapping[str, Any], where: str = "") -> Request:
     for name, x in fields.items()
     if x is not None
   }
-  if "prompt" not in fields:
-    raise ValueError('expected a "prompt".')
+  for name in ("prompt", "seed"):
+    if name not in fields:
+      raise ValueError(f'expected a "{name}".')
   for name, value in fields.items():
     is_array = name in INPUTS and isinstance(value, np.ndarray)
     if type(value) is not _TYPES[name] and not is_array:

@@ -47,7 +47,8 @@ class LoRAConfig:
     train_also: regexes of parameters that are trained themselves.
 
   Raises:
-    ValueError: rules that are not pairs, or a number out of range.
+    ValueError: rules that are not pairs, a number out of range, or
+      `train_also` without rules, which would freeze nothing.
   """
 
   rules: tuple[tuple[str, int], ...] = ()
@@ -59,6 +60,11 @@ class LoRAConfig:
     check_pairs("lora.rules", self.rules, int)
     check_patterns("lora.rules", (regex for regex, _ in self.rules))
     check_patterns("lora.train_also", self.train_also)
+    if self.train_also and not self.rules:
+      raise ValueError(
+        f"lora.train_also={self.train_also} without lora.rules freezes nothing:"
+        " expected rules of a LoRA, or optimizer.learning_rates of 0.0."
+      )
     check_scale("lora.alpha", self.alpha)
     if not 0 <= self.dropout < 1:
       raise ValueError(f"lora.dropout is {self.dropout}: expected 0 <= it < 1.")

@@ -5,7 +5,6 @@ microbatches, and an update that is skipped if the loss or the gradient is not
 finite.
 """
 
-import dataclasses
 import functools
 from collections.abc import Mapping
 from typing import Any
@@ -36,11 +35,18 @@ def make_example(
 
 
 def loss_and_metrics(
-  params: PyTree, example: Example, setup: TrainSetup
+  params: PyTree,
+  example: Example,
+  setup: TrainSetup,
+  plan: ModelPlan | None = None,
 ) -> tuple[Array, dict[str, dict[str, Array]]]:
-  """Returns the mixed-task loss, and its sums and counts by task."""
+  """Returns the mixed-task loss, and its sums and counts by task.
+
+  Args:
+    plan: of the model, if its layout is not that of the whole batch.
+  """
   predicted = functional.velocity(
-    setup.plan.graph, params,
+    (plan or setup.plan).graph, params,
     example.x_t, example.t, example.text, example.route, example.image,
   )  # fmt: skip
   value, metrics = loss(predicted, example, setup.objective)
@@ -60,18 +66,16 @@ def gradients(
   """
   count, layout = setup.grad_accumulation_steps, setup.plan.layout
   copies = layout.copies("data") if count > 1 else 1
+  plan = setup.plan
   if copies > 1:
-    plan = make_plan(
-      setup.plan.settings, layout.without("data"), setup.plan.lora
-    )
-    setup = dataclasses.replace(setup, plan=plan)
+    plan = make_plan(plan.settings, layout.without("data"), plan.lora)
 
   def loss_of(trainable, example):
     params = trees.join(trainable, state["frozen"])
     if rate := setup.plan.lora.dropout:
       key = make_key(setup.seed, state["step"], DROPOUT)
       params = lora.drop(params, key, rate)
-    return loss_and_metrics(params, example, setup)
+    return loss_and_metrics(params, example, setup, plan)
 
   value_and_grad = functools.partial(
     jax.value_and_grad(loss_of, has_aux=True), state["trainable"]
@@ -93,7 +97,7 @@ def gradients(
   )
   zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), first)
   if copies > 1:
-    zeros = (zeros[0], _own_gradients(zeros[1], setup.plan))
+    zeros = (zeros[0], _own_gradients(zeros[1], plan))
   total, _ = jax.lax.scan(add, zeros, microbatches)
   if copies > 1:
     total = jax.tree.map(lambda x: x.sum(0), total)

@@ -224,7 +224,11 @@ def test_dropout_leaves_out_channels_and_keeps_the_mean():
     ({"rules": (("audio/.*/kernel", 0),)}, "expected 1 to 2"),
     ({"rules": (("audio/.*/kernel", 3),)}, "expected 1 to 2"),
     ({"rules": (("audio/(/kernel", 2),)}, "is no regex"),
-    ({"rules": (), "train_also": ("fusion/x",)}, "train_also: 'fusion/x'"),
+    ({"rules": (), "train_also": ("fusion/.*",)}, "without lora.rules"),
+    (
+      {"rules": (("audio/.*/kernel", 2),), "train_also": ("fusion/x",)},
+      "train_also: 'fusion/x'",
+    ),
     (
       {"rules": (("audio/.*/kernel", 2),), "train_also": ("audio/.*",)},
       "one of the two",

@@ -23,7 +23,7 @@ from tests.params.sharded import FRAMES, MODEL, SMALL, batch
 from tests.training import setups
 
 
-def gradients(sizes, devices, **options):
+def gradients(sizes, devices, b=8, **options):
   """(loss, gradients by path) of random parameters, on a mesh."""
   self_attention = options.pop("self_attention", "gather")
   rules = {}
@@ -36,6 +36,7 @@ def gradients(sizes, devices, **options):
     mesh=dict(zip(AXES, sizes, strict=True)),
     sharding=SMALL | {"self_attention": self_attention} | rules,
     objective={"first_frame_probability": 0.5},
+    batch_size=b,
     **options,
   )
   params = tiny.randomize(setup.plan.shapes)
@@ -43,7 +44,8 @@ def gradients(sizes, devices, **options):
     params = jax.device_put(params, setup.plan.shardings(setup.plan.shapes))
   rows = sharding.local_rows(setup.plan.layout, setup.num_rows)
   samples = samples_of(setup, rows)
-  local = {k: v if k == "null_text" else v[samples] for k, v in batch().items()}
+  local = batch(b)
+  local |= {k: v[samples] for k, v in local.items() if k != "null_text"}
 
   @jax.jit
   def take(params, batch):
@@ -70,6 +72,11 @@ def single(**options):
     ((2, 1, 2, 2), {"grad_accumulation_steps": 2}),
     ((2, 1, 2, 2), {"grad_accumulation_steps": 3}),  # 4 of 12 rows are padding
     ((2, 2, 2, 1), {"grad_accumulation_steps": 2, "fsdp_over": "slice"}),
+    # 7 of 16 rows are padding, and each copy of the parameters has 8 rows.
+    (
+      (2, 2, 2, 1),
+      {"b": 9, "grad_accumulation_steps": 2, "fsdp_over": "slice"},
+    ),
     ((1, 2, 4, 1), {"fsdp_over": "context"}),
     ((1, 2, 4, 1), {"c": 2.1}),  # as many latents, on more tokens
   ],
@@ -77,7 +84,7 @@ def single(**options):
 )
 def test_a_mesh_changes_nothing_but_rounding(sizes, options):
   value, grads, metrics = gradients(sizes, jax.devices(), **options)
-  kind = {name: options[name] for name in options if name == "c"}
+  kind = {name: options[name] for name in options if name in ("b", "c")}
   expected, single_grads, single_metrics = single(**kind)
   assert abs(value - expected) < 1e-6 * expected
   for path, g in single_grads.items():

@@ -1,8 +1,10 @@
 """Generators that read a SynchWorld prompt and ignore the other stream.
 
 A strategy says when, without having seen or heard it, the words of the prompt
-are spoken and the ball strikes. The best of them is the floor that a model must
-pass before it can be said to listen or to look.
+are spoken and the ball strikes. One more shows in each clip the mean of all
+mouths, which follows more of a voice than any guess of its words: it is what a
+model learns that does not listen. The best of all is the floor that a model
+must pass before it can be said to listen or to look.
 """
 
 import dataclasses
@@ -10,15 +12,18 @@ import functools
 from collections.abc import Callable
 
 import numpy as np
+from jaxtyping import Float
 
 from ccl_jax.data.synthetic.scene import (
   BALL_CAPTIONS,
   STYLES,
+  VOWELS,
   Scene,
   Syllable,
   draw_scene,
   envelope,
   make_ball,
+  mouth_shape,
 )
 from ccl_jax.metrics.synchworld import parse_prompt
 
@@ -65,6 +70,18 @@ def _histogram(seconds: float, words: int) -> tuple[np.ndarray, np.ndarray]:
   speaks = sum(envelope(s, time) for s in openings)
   num = round(len(openings) / max(len(like), 1))
   return _peaks(speaks, max(num, 1), LENGTH + 0.05), _peaks(struck, 2, 0.3)
+
+
+@functools.cache
+def mean_mouth(
+  frames: int, fps: float
+) -> tuple[Float[np.ndarray, " t"], Float[np.ndarray, " t"]]:
+  """Returns half height and half width of the mean mouth, wide open at most."""
+  time, widest = np.arange(frames) / fps, VOWELS["a"]
+  drawn = [mouth_shape(s.syllables, time) for s in _draw_many(frames / fps)]
+  height, _ = np.mean(drawn, 0)
+  opening = (height - height.min()) / max(np.ptp(height), 1e-6)
+  return 1 + 7 * widest.opening * opening, np.full(frames, widest.width)
 
 
 # Name -> (seconds, number of words) -> middles of the openings, impacts.

@@ -1,6 +1,7 @@
 """python -m ccl_jax.convert, from the flags to the files."""
 
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -74,6 +75,11 @@ def test_a_run_to_torch_and_the_mean_of_its_steps(tmp_path):
   assert " parameters of step 2, in float32." in done.stdout
   found = sorted(path.name for path in (tmp_path / "x").iterdir())
   assert found == ["README.md", "run", "scheduler", "transformer"]
+  status, text = commands.call("convert", "inspect", tmp_path / "x")
+  assert status == 0 and text.startswith("shown: transformer\n"), text
+  count = re.search(r"with ([\d,]+) parameters", done.stdout)[1]
+  rows = [line.split() for line in text.splitlines()]
+  assert count in next(row for row in rows if row[:1] == ["all"])
   for at in ("run", "run/checkpoints", "."):  # the run, a part, and around
     status, text = commands.call(
       "convert", "to-torch", f"--workdir={workdir}/checkpoints/2",

@@ -22,6 +22,7 @@ from ccl_jax.config import suggest
 from ccl_jax.data.annotations.joining import join, write_rows
 from ccl_jax.data.annotations.layouts import LAYOUTS, by_columns
 from ccl_jax.data.encode.caption_files import COLUMNS
+from ccl_jax.storage.files import check_apart, check_file
 
 DATASET = flags.DEFINE_string(
   "dataset", None, f"Layout of the annotations: {', '.join(LAYOUTS)}."
@@ -44,9 +45,9 @@ STRICT = flags.DEFINE_bool(
 
 def main() -> None:
   """Writes the captions of the flags."""
-  output = epath.Path(
-    OUTPUT.value or epath.Path(CLIPS.value) / "captions.jsonl"
-  )
+  output = OUTPUT.value or epath.Path(CLIPS.value) / "captions.jsonl"
+  check_apart(output, ANNOTATIONS.value, CLIPS.value)
+  output = check_file(output)
   if output.exists() and not FORCE.value:
     raise ValueError(
       f"{output} exists: choose another --output, or replace it with --force."

@@ -130,6 +130,8 @@ def generate() -> None:
   output = files.check_folder(OUTPUT.value)
   batch.reset_problems(output, share)
   items, problems = read_requests()
+  if PROMPT.value is not None:  # a list names its results, and may be edited
+    batch.check_same_request(items[0], output)
   SamplingConfig(**sampling_overrides())  # fail before anything is loaded
   SHAPE.read()
   problems = problems if share.is_lead else []

@@ -24,17 +24,22 @@ def open_lora(text: str, model: Mapping[str, Any]) -> dict[str, Factors | Full]:
     ValueError: the scale is no finite number, or as
       `lora_files.read` and `read_run`.
   """
-  path, colon, scale = text.rpartition(":")
-  try:
-    path, factor = (path, float(scale)) if colon else (text, 1.0)
-  except ValueError:
-    path, factor = text, 1.0  # gs://bucket/run
+  path, factor = split_scale(text)
   lora.check_scale(f"The scale of --lora={text}", factor)
   if not epath.Path(path).exists():
     raise ValueError(f"--lora={text}: no '{path}'; expected PATH:SCALE.")
   is_run = (epath.Path(path) / "checkpoints").exists()
   changes = (read_run if is_run else lora_files.read)(path, model)
   return {k: x._replace(scale=factor * x.scale) for k, x in changes.items()}
+
+
+def split_scale(text: str) -> tuple[str, float]:
+  """Returns path and scale of "PATH" or "PATH:SCALE"."""
+  path, colon, scale = text.rpartition(":")
+  try:
+    return (path, float(scale)) if colon else (text, 1.0)
+  except ValueError:
+    return text, 1.0  # gs://bucket/run
 
 
 def merge(

@@ -2,7 +2,7 @@
 
 A workdir that a converter writes has one checkpoint, of parameters alone, and
 `about.json`. Training can start from any (`config.init.from_runs`); the
-pipeline also needs the files of `_RUN_FILES`, which are copied where they
+pipeline also needs the files of `RUN_FILES`, which are copied where they
 exist.
 """
 
@@ -24,7 +24,7 @@ from ccl_jax.params.param_names import is_stacked
 from ccl_jax.storage import files, text_files
 
 ABOUT = "about.json"
-_RUN_FILES = ("config.json", "clip.json", "codecs")
+RUN_FILES = ("config.json", "clip.json", "codecs")
 
 
 class FoldedArray:
@@ -184,7 +184,7 @@ def write(
 
 def copy_run_files(source: epath.PathLike, target: pathlib.Path) -> None:
   """Copies the files of a run beside its checkpoints, those that exist."""
-  for name in _RUN_FILES:
+  for name in RUN_FILES:
     found = epath.Path(source) / name
     if found.is_dir():
       for file in files.file_sizes(found):

@@ -299,6 +299,12 @@ def describe_unused(request: Request, shape: ClipShape) -> str:
   return ""
 
 
+def fields_of(request: Request) -> dict[str, Any]:
+  """Returns the fields of a request as `make_request` takes them."""
+  fields = {name: getattr(request, name) for name in _TYPES}
+  return fields | {"task": request.task.name}
+
+
 def metadata(
   request: Request, sampling: SamplingConfig, about: Mapping[str, Any]
 ) -> dict[str, Any]:
@@ -307,7 +313,9 @@ def metadata(
   Args:
     about: further entries.
   """
-  fields = {name: getattr(request, name) for name in _TYPES}
-  fields["task"] = request.task.name
-  entries = fields | {"sampling": dataclasses.asdict(sampling)} | dict(about)
+  entries = (
+    fields_of(request)
+    | {"sampling": dataclasses.asdict(sampling)}
+    | dict(about)
+  )
   return json.loads(json.dumps(entries))  # tuples as they will be read

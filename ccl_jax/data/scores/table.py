@@ -51,7 +51,10 @@ def score_folder(
   partial = output.with_name(f"{output.name}.partial")
   clip_files = list_clip_files(folder, images=True)
   sizes = {file.name: _size(file) for file in clip_files}
-  old = {} if force else _read(output) | _read(partial, is_cut=True)
+  files.check_file(output)
+  done = _read(output)
+  _check_own(output, done)
+  old = {} if force else done | _read(partial, is_cut=True)
   rows = {
     name: row
     for name, row in old.items()
@@ -161,6 +164,15 @@ def _read(path: epath.Path, is_cut: bool = False) -> dict[str, Any]:
       if not is_cut:
         raise ValueError(f"{path}:{number}: no scores ({error}).") from error
   return rows
+
+
+def _check_own(path: epath.Path, rows: Mapping[str, Scores]) -> None:
+  """Raises ValueError if rows are not those that `score_folder` writes."""
+  if not all("bytes" in row for row in rows.values()):
+    raise ValueError(
+      f"'{path}' is not of ccl_jax.filter, which would replace it: choose"
+      " another --output."
+    )
 
 
 def _size(file: ClipFile) -> int:

@@ -26,6 +26,9 @@ class RowFile:
     path: of the file.
     stale: metrics whose scores are dropped.
 
+  Raises:
+    ValueError: the file has something else.
+
   Attributes:
     rows: name of a clip -> row.
   """
@@ -99,7 +102,11 @@ class Features:
 
 
 def _read(path: pathlib.Path) -> list[Row]:
-  """Returns the complete lines of a file; the last may be cut short."""
+  """Returns the complete lines of a file; the last may be cut short.
+
+  Raises:
+    ValueError: lines of something else, as of the scores of `filter`.
+  """
   if not path.exists():
     return []
   rows = []
@@ -108,6 +115,10 @@ def _read(path: pathlib.Path) -> list[Row]:
       row = json.loads(line)
     except json.JSONDecodeError:
       continue
-    if isinstance(row, dict) and "file" in row:
-      rows.append(row)
+    if not isinstance(row, dict) or not {"file", "sha256"} <= row.keys():
+      raise ValueError(
+        f"'{path}' is not of ccl_jax.measure, which would replace it: choose"
+        " another --output."
+      )
+    rows.append(row)
   return rows

@@ -101,6 +101,28 @@ def test_a_tar_that_is_cut_short_costs_what_is_missing(folder, tmp_path):
   assert "no tar" in summary.skipped["bad.tar"]
 
 
+def test_links_are_clips_and_what_leads_out_has_a_reason(folder, tmp_path):
+  with tarfile.open(folder / "00001.tar", "a") as tar:
+    for name, kind, target in (
+      ("hard.mp4", tarfile.LNKTYPE, "2.mp4"),
+      ("hard.txt", tarfile.LNKTYPE, "2.txt"),
+      ("soft.mp4", tarfile.SYMTYPE, "3.mp4"),
+      ("soft.txt", tarfile.SYMTYPE, "3.txt"),
+      ("lost.mp4", tarfile.SYMTYPE, "none.mp4"),
+      ("../out.mp4", tarfile.REGTYPE, ""),
+      ("/root.mp4", tarfile.REGTYPE, ""),
+    ):
+      info = tarfile.TarInfo(name)
+      info.type, info.linkname = kind, target
+      tar.addfile(info)
+  summary = dataset.encode_dataset(folder, tmp_path / "data", SETTINGS)
+  assert summary.encoded == {"train": NUM + 2}
+  lines = (tmp_path / "data" / "left_out.jsonl").read_text().splitlines()
+  assert [json.loads(line)["file"] for line in lines] == [
+    "00001.tar/../out.mp4", "00001.tar//root.mp4", "00001.tar/lost.mp4",
+  ]  # fmt: skip
+
+
 def test_a_list_of_files_in_a_tar_is_not_followed(folder, tmp_path):
   with tarfile.open(folder / "00002.tar", "w") as tar:
     secret = tmp_path / "plain" / "0.mp4"

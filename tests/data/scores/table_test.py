@@ -163,6 +163,23 @@ def test_a_second_run_scores_what_is_new(folder, scores, tmp_path, monkeypatch):
   assert read == []
 
 
+@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize(
+  "text", ['{"file": "a.mp4", "text": "A."}\n', "no JSON"]
+)
+def test_a_file_of_something_else_is_not_replaced(
+  folder, tmp_path, text, force
+):
+  output = tmp_path / "captions.jsonl"
+  output.write_text(text)
+  with pytest.raises(ValueError, match=r"captions\.jsonl"):
+    table.score_folder(folder, output, num_workers=0, force=force)
+  with pytest.raises(IsADirectoryError):
+    table.score_folder(folder, tmp_path, num_workers=0, force=force)
+  assert [path.name for path in tmp_path.iterdir()] == ["captions.jsonl"]
+  assert output.read_text() == text
+
+
 def test_processes_score_the_same(folder, scores, tmp_path):
   found = table.score_folder(folder, tmp_path / "s.jsonl", num_workers=2)
   assert found == scores

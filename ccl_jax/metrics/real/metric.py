@@ -35,7 +35,7 @@ class MeasuredClip:
   """One clip, decoded: pictures at `FPS`, mono sound at `SAMPLE_RATE`.
 
   Attributes:
-    name: relative to the folder of the clips.
+    name: relative to the folder of the clips; of a segment with its times.
     caption: its prompt, "" without one.
     video: at the size of the file; None if it has no pictures.
     audio: as long as the pictures; None if it has no sound.

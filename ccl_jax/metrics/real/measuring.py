@@ -1,5 +1,6 @@
 """All metrics on all clips of a folder."""
 
+import math
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -10,6 +11,7 @@ from tqdm import tqdm
 from ccl_jax.array_types import STREAMS
 from ccl_jax.data import media
 from ccl_jax.data.clip import without_suffix
+from ccl_jax.data.clipping import clipped_share
 from ccl_jax.data.encode.captions import ClipFile, list_clips
 from ccl_jax.data.encode.decode_pool import read_or_error
 from ccl_jax.data.encode.left_out import no_usable_clip
@@ -134,7 +136,11 @@ def _read(file: ClipFile, max_seconds: float) -> MeasuredClip:
   )  # fmt: skip
   if isinstance(read, media.ClipError):
     raise read
-  return MeasuredClip(file.name, file.caption, read.video, read.audio)
+  seconds = file.end - file.start if file.end else math.inf
+  clipped = 0.0
+  if read.audio is not None:
+    clipped = clipped_share(file.path, file.start, seconds)
+  return MeasuredClip(file.name, file.caption, *read, clipped)
 
 
 def _check_length(file: ClipFile, max_seconds: float) -> None:

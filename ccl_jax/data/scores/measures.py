@@ -68,7 +68,9 @@ def _score(file: ClipFile, max_seconds: float) -> Scores:
   if not header.seconds:
     raise ValueError("has neither pictures nor sound")
   scores = {f"has_{stream}": stream in header.seconds for stream in STREAMS}
-  scores["height"], scores["width"] = header.size or (None, None)
+  if "video" in header.seconds:  # Only a frame says how it is turned.
+    first = media.read_clip(file.path, frames=1, streams=("video",)).video
+    scores["height"], scores["width"] = first.shape[1:3]
   found = []
   # One by one, as each may have a length of its own.
   for stream, seconds in header.seconds.items():

@@ -60,8 +60,9 @@ def measure_folder(
   Raises:
     ValueError: no clips, captions that cannot be read, or no usable clip.
   """
-  listed, left_out = list_clips(folder, captions).clips, {}
-  clips = [_named_by_times(file) for file in _without_own_sound(listed)]
+  listed = list_clips(folder, captions).clips
+  left_out = _find_sounds(listed)
+  clips = [_named_by_times(x) for x in listed if x.name not in left_out]
   start()
   for file in tqdm(clips, title, unit=" clips"):
     try:
@@ -74,12 +75,23 @@ def measure_folder(
   return MeasuredFolder(rows.finish(names), left_out)
 
 
-def _without_own_sound(clips: Sequence[ClipFile]) -> list[ClipFile]:
-  """Returns the clips but a.wav beside a.mp4, which is the sound of that."""
-  videos = {without_suffix(x.name) for x in clips if not _is_wav(x)}
-  return [
-    x for x in clips if not _is_wav(x) or without_suffix(x.name) not in videos
-  ]
+def _find_sounds(clips: Sequence[ClipFile]) -> dict[str, str]:
+  """Returns name -> reason of each a.wav beside a film, such as a.mp4."""
+  wavs = {without_suffix(x.name): x.name for x in clips if _is_wav(x)}
+  beside = {x.name: x for x in clips if without_suffix(x.name) in wavs}
+  return {
+    wavs[without_suffix(name)]: f"taken for the sound of {name}"
+    for name, file in beside.items()
+    if not _is_wav(file) and _has_pictures(file)
+  }
+
+
+def _has_pictures(file: ClipFile) -> bool:
+  """Returns whether a file has pictures; one that is damaged has none."""
+  try:
+    return not file.problem and media.read_header(file.path).size is not None
+  except media.ClipError:
+    return False
 
 
 def _is_wav(file: ClipFile) -> bool:

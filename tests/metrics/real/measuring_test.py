@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import soundfile
 
 from ccl_jax.data import media
 from ccl_jax.metrics.real.measuring import measure_folder
@@ -77,3 +78,17 @@ def test_segments_that_cannot_be_measured_are_named(folder, tmp_path):
     measure(folder, tmp_path)
   assert "a.wav#t=0,0.01: segment is too short: 0.01 s" in str(error.value)
   assert "a.wav#t=3: segment begins at 3.00 s, the file" in str(error.value)
+
+
+def test_only_clips_with_pictures_hide_a_wav(folder, tmp_path):
+  video, audio = clip(0, frames=10)
+  for stem in ("film", "song", "voice"):
+    media.write_wav(folder / f"{stem}.wav", audio)
+  media.write_mp4(folder / "film.mp4", video, 25.0, audio)
+  (folder / "song.mp4").write_bytes(b"no clip")
+  soundfile.write(folder / "voice.flac", audio, 16_000)
+  found = measure(folder, tmp_path)
+  names = [row["file"] for row in found.rows]
+  assert names == ["film.mp4", "song.wav", "voice.flac", "voice.wav"]
+  assert found.left_out.keys() == {"film.wav", "song.mp4"}
+  assert found.left_out["film.wav"] == "taken for the sound of film.mp4"

@@ -42,7 +42,7 @@ def test_from_clips_to_a_table_and_again(tmp_path):
   assert line.count(f"{np.mean(levels):.4g}") == 2  # and of the reference
   assert "not run: put syncnet_v2.model into --weights=FOLDER" in table
   protocol = json.loads((out / "protocol.json").read_text())
-  assert protocol["scores"]["left_out"].keys() == {"broken.mp4"}
+  assert protocol["scores"]["left_out"].keys() == {"0.wav", "broken.mp4"}
   assert protocol["metrics"].keys() == {"sound", "pictures", "loudness", "wer"}
 
   # Scores of before are kept, others are added, those of a new file are new.

@@ -36,6 +36,7 @@ class AudioResampler:
   def __init__(self, stream: av.AudioStream, sample_rate: int):
     self.stream, self._rate = stream, sample_rate
     self.start: float | None = None
+    self.passed_over = 0.0  # seconds of the stream before `start`
     self.end = -math.inf
     self._skipped = 0.0
     self._format, self._resampler, self._gains = None, None, None
@@ -90,7 +91,9 @@ class AudioResampler:
       )
     start = self.start if start is None else start
     length = self.end - start
-    needed = declared_seconds(self.stream) if seconds is None else seconds
+    needed = seconds
+    if seconds is None:
+      needed = declared_seconds(self.stream) - self.passed_over
     check_length("audio", length, needed - MAX_MISSING_TAIL)
     seconds = length if seconds is None else seconds
     num = round(seconds * self._rate)

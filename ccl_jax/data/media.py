@@ -72,7 +72,7 @@ def read_clip(
     need_audio: raise an error if the file has no audio.
     streams: "video", "audio" or both; nothing else is read, so that it may be
       short, damaged or in an unknown format.
-    start: seconds after time zero, if there is a number of `frames`.
+    start: seconds after time zero.
 
   Raises:
     ClipError: the file is unreadable, damaged, shorter than needed or lacks a
@@ -94,7 +94,7 @@ def read_clip(
     video = video_stream and FrameResampler(video_stream, fps, size, frames)
     audio = audio_stream and AudioResampler(audio_stream, sample_rate)
     if start:
-      (video or audio).start = begin
+      (video or audio).start, (video or audio).passed_over = begin, start
     seconds = None if frames is None else frames / fps
     decode_into(container, video, audio, seconds)
     images = video and video.finish()

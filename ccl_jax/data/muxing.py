@@ -36,7 +36,7 @@ def restore_stream(path: Path, kind: str, source: Path, seconds: float) -> None:
   not, or that cannot be cut there as later ones are referred to, are encoded
   once, with their size and rate; sound, such as PCM and ALAC, becomes FLAC of
   its own rate and channels, of which it has at most eight: more stay mixed to
-  one.
+  one. So is what an edit list has cut something out of.
 
   Args:
     path: an mp4 file.
@@ -48,10 +48,12 @@ def restore_stream(path: Path, kind: str, source: Path, seconds: float) -> None:
   with open_media(source) as given, open_media(path) as made:
     stream = find_stream(given, kind, True)
     is_copied = stream.codec.canonical_name in _COPIED[kind]
+    end = start + seconds
+    is_copied = is_copied and not _is_edited(source, kind, start, end)
     if not is_copied and kind == "audio" and stream.channels > _MAX_CHANNELS:
       return
     if kind == "video":
-      is_copied = is_copied and _can_be_cut(source, start + seconds)
+      is_copied = is_copied and _can_be_cut(source, end)
     with (
       replacing(path) as partial,
       av.open(str(partial), "w", format="mp4") as output,
@@ -96,6 +98,16 @@ def _start(source: Path, kind: str) -> float:
     if frame is None or frame.time is None:
       raise ClipError(f"has no decodable {kind}")
     return frame.time
+
+
+def _is_edited(source: Path, kind: str, start: float, end: float) -> bool:
+  """Returns whether an edit list cuts out packets within a time."""
+  with open_media(source) as container:
+    return any(
+      packet.is_discard and start <= packet.pts * packet.time_base < end
+      for packet in container.demux(find_stream(container, kind, True))
+      if packet.pts is not None
+    )
 
 
 def _can_be_cut(source: Path, end: float) -> bool:

@@ -34,7 +34,7 @@ class RgbConverter:
   """Frames of one stream -> RGB that covers a size, cropped at the centre.
 
   Args:
-    size: (y, x); None is that of the frames.
+    size: (y, x); None is that of the first frame.
     pixel_aspect: width of a stored pixel by its height.
   """
 
@@ -61,6 +61,7 @@ class RgbConverter:
     if b or c:
       image = image.swapaxes(0, 1)
     image = image[:: -1 if b + d < 0 else 1, :: -1 if a + c < 0 else 1]
+    self._size = self._size or image.shape[:2]
     return np.ascontiguousarray(image)
 
   def _make_plan(self, frame: av.VideoFrame):

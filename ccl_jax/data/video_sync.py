@@ -36,6 +36,7 @@ class FrameResampler:
   ):
     self.stream, self._fps, self._frames = stream, fps, frames
     self.start: float | None = None
+    self.passed_over = 0.0  # seconds of the stream before `start`
     self._deinterlacer = Deinterlacer()
     pixel_aspect = float(stream.sample_aspect_ratio or 1)
     self._to_rgb = RgbConverter(size, pixel_aspect)
@@ -61,8 +62,8 @@ class FrameResampler:
       end = self._last.time + self._last_duration()
       self._repeat_last(until=end)
       if self._frames is None:
-        needed = declared_seconds(self.stream) - MAX_MISSING_TAIL
-        check_length("video", end - self.start, needed)
+        needed = declared_seconds(self.stream) - self.passed_over
+        check_length("video", end - self.start, needed - MAX_MISSING_TAIL)
       elif not self.is_full:
         check_length("video", end - self.start, self._frames / self._fps)
     return np.stack(self._chosen)

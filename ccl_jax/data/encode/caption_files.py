@@ -178,12 +178,13 @@ def check_row(row: Mapping[str, Any]) -> Row:
       raise ValueError(f"'{key}' is {value!r}, expected a string.")
     if chosen[column]:
       raise ValueError(f"'{column}' and '{key}' are the same column.")
-    chosen[column] = value.strip()
+    # A file's name may begin with a space: who looks for it decides.
+    chosen[column] = value if column == "file" else value.strip()
     try:
       value.encode()
     except UnicodeEncodeError as error:
       raise ValueError(f"'{key}' has half a character: {value!r}.") from error
-  if not chosen["file"]:
+  if not chosen["file"].strip():
     raise ValueError(f"expected a column 'file', got {dict(row)!r}.")
   if chosen["text"] and any(chosen[name] for name in _TEXTS):
     raise ValueError(

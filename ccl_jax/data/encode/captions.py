@@ -245,7 +245,9 @@ def _read_sources(
   placed: dict[str, list[tuple[Row, str]]] = {}
   for path, base in sources.items():
     for place, row in read_rows(path):
-      name = _relative(row["file"], folder, base)
+      name = posixpath.join(base, row["file"])
+      if name not in found:
+        name = _relative(row["file"].strip(), folder, base)
       if name not in found:
         name = by_nfc.get(unicodedata.normalize("NFC", name), name)
       placed.setdefault(name, []).append((row, place))

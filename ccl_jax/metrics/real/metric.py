@@ -35,16 +35,18 @@ class MeasuredClip:
   """One clip, decoded: pictures at `FPS`, mono sound at `SAMPLE_RATE`.
 
   Attributes:
-    name: relative to the folder of the clips.
+    name: relative to the folder of the clips; of a segment with its times.
     caption: its prompt, "" without one.
     video: at the size of the file; None if it has no pictures.
     audio: as long as the pictures; None if it has no sound.
+    clipped: share of the samples that are cut off in the file.
   """
 
   name: str
   caption: str = ""
   video: UInt8[np.ndarray, "t y x 3"] | None = None
   audio: Float[np.ndarray, " s"] | None = None
+  clipped: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)

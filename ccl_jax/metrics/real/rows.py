@@ -2,7 +2,8 @@
 
 A row has the clip's `file`, `sha256`, `caption`, `seconds` and `size`, its
 `scores` (metric -> name -> value) and, for metrics without a value, why
-(`not_measured`: metric -> reason). Features are arrays in a folder beside it.
+(`not_measured`: metric -> reason). Of a segment, `file` and `sha256` end with
+its times, #t=START,END. Features are arrays in a folder beside it.
 """
 
 import json

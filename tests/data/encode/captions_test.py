@@ -253,3 +253,13 @@ def test_captions_of_absent_files_are_counted_or_with_strict_an_error(tmp_path):
   write_rows(tmp_path / "captions.jsonl", *rows[1:])
   with pytest.raises(ValueError, match=r"Did you mean a\.mp4"):
     captions.list_clips(tmp_path)
+
+
+@pytest.mark.parametrize("base", ["", "sub/"])
+@pytest.mark.parametrize("name", ["back\\slash.mp4", " a.mp4", "a.mp4 .mp4"])
+def test_odd_names_are_taken_as_they_are(tmp_path, base, name):
+  make_folder(tmp_path, base + name, base + "b.mp4")
+  rows = {"file": name, "video": "A."}, {"file": " b.mp4 ", "video": "B."}
+  write_rows(tmp_path / f"{base}captions.jsonl", *rows)
+  found = captions_of(tmp_path)
+  assert found == {base + name: "A.", base + "b.mp4": "B."}

@@ -31,7 +31,7 @@ from ccl_jax.codecs.api import Codecs
 from ccl_jax.config import build, check_keys
 from ccl_jax.data.loader import Loader
 from ccl_jax.data.mixture import main_path
-from ccl_jax.generation.components import scale_shift
+from ccl_jax.generation.components import scale_time_shift
 from ccl_jax.generation.held_out_shares import HeldOutShares, open_shares
 from ccl_jax.generation.pipeline import Pipeline
 from ccl_jax.generation.previews import EvalConfig, write_previews
@@ -218,7 +218,7 @@ class Run:
         pipeline = Pipeline(
           plan=self.setup.plan, params=params, codecs=codecs, shape=shape,
           step=step,
-          sampling=scale_shift(self.sampling, shape, codecs, shift_shape),
+          sampling=scale_time_shift(self.sampling, shape, codecs, shift_shape),
         )  # fmt: skip
         label = data.name if i else ""
         write_previews(

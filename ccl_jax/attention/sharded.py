@@ -10,7 +10,7 @@ the batch's axes, heads over `tensor`, queries over `context`. Keys and values:
     text, full      every shard has all keys
     windows         over `context`, frames are a batch axis of the "framed"
                     backend, which the compiler splits by itself: a frame's
-                    keys are on its own shard, save a halo of `half` frames
+                    keys are on its own shard, save a halo of `radius` frames
 """
 
 import dataclasses

@@ -39,7 +39,7 @@ class SaveTimer:
     """Returns whether to save; all processes must ask after every step."""
     if not self._seconds or step < self._next_step:
       return False
-    is_due, wait = distributed.values_of_lead(self._look(step))
+    is_due, wait = distributed.broadcast_ints(self._look(step))
     self._next_step = step if is_due else step + wait
     return bool(is_due)
 

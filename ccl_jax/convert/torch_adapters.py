@@ -167,7 +167,7 @@ class Adapted(CCL):
       for _ in range(self.config["num_layers"] * has_adapters)
     )
 
-  def host(self, s):
+  def trunk(self, s):
     """Returns the stream whose blocks and times a stream has."""
     return self.video
 

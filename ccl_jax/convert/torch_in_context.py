@@ -102,7 +102,7 @@ class InContext(CCL):
       nn.ModuleDict({"video": CrossAttention(d, d, e, 0)}) for _ in range(depth)
     )
 
-  def host(self, s):
+  def trunk(self, s):
     """Returns the stream whose blocks and times a stream has."""
     return self.video
 

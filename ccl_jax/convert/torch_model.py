@@ -150,7 +150,7 @@ class CCL(nn.Module):
       for _ in range(self.config["num_layers"] * is_joint)
     )
 
-  def host(self, s):
+  def trunk(self, s):
     """Returns the stream that embeds the time and the prompt of a stream."""
     return getattr(self, s)
 
@@ -201,8 +201,8 @@ class CCL(nn.Module):
     grids = {s: stream.grid(state[s]) for s, stream in streams.items()}
     self.check_frames(grids, route)
     ropes = {s: streams[s].rope(*grids[s], text.device) for s in streams}
-    prompts = {s: self.host(s).embed_prompt(text, images[s]) for s in streams}
-    times = {s: self.host(s).embed_time(t[s], text) for s in streams}
+    prompts = {s: self.trunk(s).embed_prompt(text, images[s]) for s in streams}
+    times = {s: self.trunk(s).embed_time(t[s], text) for s in streams}
     x = {s: stream.embed(state[s], images[s]) for s, stream in streams.items()}
     x = self.run_layers(x, times, prompts, ropes, grids, route, text.device)
     return {s: streams[s].output(x[s], times[s][0], state[s].shape) for s in x}

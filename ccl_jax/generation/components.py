@@ -104,7 +104,7 @@ class Components:
       params=None if offload else read(),
       codecs=codecs,
       shape=shape,
-      sampling=scale_shift(sampling, shape, codecs, shift_shape),
+      sampling=scale_time_shift(sampling, shape, codecs, shift_shape),
       step=step,
       read_params=read,
       offload=offload,
@@ -192,7 +192,7 @@ class Components:
       self.params = self.read_params()
     return self.params
 
-  def free(self) -> None:
+  def offload_weights(self) -> None:
     """Frees all weights if they are offloaded; their next use reads them."""
     if self.offload:
       self.params = None
@@ -234,7 +234,7 @@ def read_shapes(workdir: epath.Path) -> list[ClipShape]:
   ]
 
 
-def scale_shift(
+def scale_time_shift(
   sampling: SamplingConfig,
   shape: ClipShape,
   codecs: Codecs,

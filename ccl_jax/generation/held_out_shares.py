@@ -97,7 +97,7 @@ class HeldOutShares:
       return {}
     found = self._scored.shares(task, made) if self._scored else {}
     values = [found.get(name, math.nan) for name in names]
-    return dict(zip(names, distributed.floats_of_lead(values), strict=True))
+    return dict(zip(names, distributed.broadcast_floats(values), strict=True))
 
 
 def open_shares(
@@ -133,7 +133,7 @@ def open_shares(
   if not distributed.all_agree(error is None):
     raise error or ValueError("Process 0 cannot score eval.world, see there.")
   is_known = [scored is not None and name in known for name in names]
-  is_known = distributed.values_of_lead(is_known)
+  is_known = distributed.broadcast_ints(is_known)
   return HeldOutShares(
     scored, [n for n, x in zip(names, is_known, strict=True) if x]
   )

@@ -140,21 +140,21 @@ class Pipeline(Components):
       texts = {}
       for batch in chunked(group, rows):
         texts |= self._embed(batch, guard)
-      self.free()
+      self.offload_weights()
       inputs: dict[Request, EncodedInputs] = {}
       for batch in chunked(list(texts), rows):
         inputs |= self._encode(batch, guard)
-      self.free()
+      self.offload_weights()
       sampled = []
       for batch in chunked(list(inputs), rows):
         with guard(*batch):
           found = self._sample(batch, rows, texts, inputs, sampling, probe)
           sampled.append((batch, *found))
-      self.free()
+      self.offload_weights()
       for batch, latents, shares in sampled:
         with guard(*batch):
           results += finish(batch, latents, shares)
-      self.free()
+      self.offload_weights()
     return results
 
   def decode(

@@ -33,7 +33,7 @@ def describe(error: Exception) -> str | None:
       return None
   elif not _is_of_library(error):
     return None
-  if may_pass(error):
+  if is_transient(error):
     return f"A bucket could not be reached: {text}. Start again to go on."
   return (
     f"A bucket refused a request: {text}. Check its name, and log in with"
@@ -41,8 +41,8 @@ def describe(error: Exception) -> str | None:
   )
 
 
-def may_pass(error: Exception) -> bool:
-  """Returns whether another start may end without this error of a bucket."""
+def is_transient(error: Exception) -> bool:
+  """Returns whether this error of a bucket may not occur at another start."""
   is_lasting = isinstance(
     error, FileNotFoundError | ImportError | PermissionError
   )

@@ -34,7 +34,7 @@ def enable(folder: epath.PathLike) -> None:
   A folder in JAX_COMPILATION_CACHE_DIR has precedence. All processes must call
   this.
   """
-  name = bytes(distributed.values_of_lead(list(_name(folder))))
+  name = bytes(distributed.broadcast_ints(list(_name(folder))))
   if jax.config.jax_compilation_cache_dir is None and any(name):
     path = epath.Path(folder) / name.hex()
     jax.config.update("jax_compilation_cache_dir", os.fspath(path))

@@ -137,8 +137,9 @@ def _read_csv(path: epath.Path) -> Iterator[tuple[int, dict[str, str]]]:
 
 def _split_cells(text: str) -> Iterator[tuple[int, list[str]]]:
   """Yields the cells of each record, and the line on which it begins."""
-  told = re.match(r"sep=(.)\r?\n", text)  # Excel's way to name the delimiter
-  delimiter = told[1] if told else _find_delimiter(text)
+  # Excel's way to name the delimiter.
+  declared = re.match(r"sep=(.)\r?\n", text)
+  delimiter = declared[1] if declared else _find_delimiter(text)
   lines = io.StringIO(text, newline="")
   start = 1
   reader = csv.reader(
@@ -146,7 +147,7 @@ def _split_cells(text: str) -> Iterator[tuple[int, list[str]]]:
   )
   try:
     for cells in reader:
-      if any(cell.strip() for cell in cells) and not (told and start == 1):
+      if any(cell.strip() for cell in cells) and not (declared and start == 1):
         yield start, [cell.strip() for cell in cells]
       start = reader.line_num + 1
   except csv.Error as error:

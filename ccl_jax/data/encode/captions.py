@@ -60,13 +60,13 @@ class ClipFile(NamedTuple):
 class Listing(NamedTuple):
   """The clips of a folder, and what belongs to none.
 
-  `passed_over` is suffix -> number of files; `absent` has the files that have a
+  `not_clips` is suffix -> number of files; `missing` has the files that have a
   caption and are not there.
   """
 
   clips: list[ClipFile]
-  passed_over: Counter[str]
-  absent: Sequence[str] = ()
+  not_clips: Counter[str]
+  missing: Sequence[str] = ()
 
 
 def make_prompt(video: str = "", speech: str = "", audio: str = "") -> str:
@@ -120,9 +120,9 @@ def list_clips(
     sources = {epath.Path(captions): ""}
   rows = _read_sources(folder, found, sources)
   _check_are_clips((rows.keys() & found.keys()) - set(clips), folder)
-  absent = sorted(rows.keys() - found.keys())
-  if absent and (strict or len(absent) == len(rows)):
-    raise ValueError(_describe_absent(absent, folder, found))
+  missing = sorted(rows.keys() - found.keys())
+  if missing and (strict or len(missing) == len(rows)):
+    raise ValueError(_describe_missing(missing, folder, found))
   without = [x for x in clips if not any(map(_prompt, rows.get(x, ())))]
   sidecars = _find_sidecars(without, others)
   texts = _read_sidecars(
@@ -144,7 +144,7 @@ def list_clips(
       for row in rows.get(name, [dict.fromkeys(COLUMNS, "")])
     ],
     _count_suffixes([name for name in others if folder / name not in used]),
-    absent,
+    missing,
   )
 
 
@@ -298,15 +298,15 @@ def _check_are_clips(names: set[str], folder: epath.Path) -> None:
     )
 
 
-def _describe_absent(
-  absent: list[str], folder: epath.Path, found: Mapping[str, str]
+def _describe_missing(
+  missing: list[str], folder: epath.Path, found: Mapping[str, str]
 ) -> str:
   lower = {name.lower(): name for name in found}
-  near = difflib.get_close_matches(absent[0].lower(), lower, n=1)
+  near = difflib.get_close_matches(missing[0].lower(), lower, n=1)
   hint = f" Did you mean {lower[near[0]]}?" if near else ""
   return (
-    f"Captions name {len(absent)} files that are not in {folder}:"
-    f" {_join_some(absent)}.{hint}"
+    f"Captions name {len(missing)} files that are not in {folder}:"
+    f" {_join_some(missing)}.{hint}"
   )
 
 

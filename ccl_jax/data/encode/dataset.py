@@ -97,8 +97,8 @@ def encode_dataset(
     raise
   summary = summarize(read_all_manifests(output, settings))
   summary.without_caption = sum(not file.caption for file in clip_files)
-  summary.passed_over = dict(listing.passed_over)
-  summary.absent = listing.absent
+  summary.not_clips = dict(listing.not_clips)
+  summary.missing = listing.missing
   summary.filtered = len(listing.clips) - len(kept)
   summary.fresh -= num_before
   summary.seconds = seconds
@@ -223,17 +223,17 @@ def finalize(
   manifests = read_all_manifests(work, settings)
   summary = summarize(manifests)
   if not summary.encoded:
-    raise no_usable_clip(summary.skipped)
+    raise no_usable_clip(summary.left_out)
   folders = bucket_folders(work, settings)
   for shape, path in folders.items():
     own = shards.read_manifests(path)
     if not sum(manifest.count for manifest in own):
       raise ValueError(
         f"encode.buckets: leave out {shape} (frames x y x x)."
-        f" {no_usable_clip(summarize(own).skipped)}"
+        f" {no_usable_clip(summarize(own).left_out)}"
       )
   statistics = shards.latent_statistics(manifests)
-  write_left_out(work, summary.skipped)
+  write_left_out(work, summary.left_out)
   below = [f"{shape}" for shape in settings.shapes[1:]]
   # The first one last, as its metadata.json says that all are complete.
   for shape, path in reversed(folders.items()):

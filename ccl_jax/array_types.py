@@ -31,6 +31,7 @@ __all__ = [
   "UInt8",
   "audio_per_frame",
   "audio_starts",
+  "expand",
   "interleave",
   "other",
 ]

@@ -121,10 +121,13 @@ def check_pairs(key: str, pairs: Any, second: type | tuple[type, ...]) -> None:
 
 
 def check_patterns(key: str, patterns: Iterable[str]) -> None:
-  """Checks that a config's regexes of parameters' paths are some.
+  """Checks that patterns are valid regexes.
+
+  Args:
+    key: config key of the patterns, for the message.
 
   Raises:
-    ValueError: one is none; the message names the key and it.
+    ValueError: a pattern is not a valid regex.
   """
   for pattern in patterns:
     try:

@@ -5,9 +5,9 @@ A block of queries and one of keys take five products (x' is x transposed):
     s' = k q'      p' = exp(s' - lse)     dv += p' do
     dp' = v do'    ds' = p' (dp' - di)    dk += ds' q    dq += ds k
 
-with di = sum(out do) of each query, less the gradient of its lse, of which the
-derivative by s' is p'. jax's own kernels take seven, as the one of
-dq computes s and dp again; its fused one stores a dq for each block of keys.
+with di = sum(out do) - dlse for each query (d lse / d s' = p'). jax's own
+kernels take seven: that of dq recomputes s and dp. Its fused kernel stores a dq
+for each block of keys.
 
 A head's blocks are visited with the queries innermost. dk and dv are summed
 over one such row of blocks, dq over all: its float32 sum, n x e, stays in VMEM,

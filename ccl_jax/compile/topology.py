@@ -13,8 +13,8 @@ from typing import Any
 import jax
 from jax.experimental import topologies
 
-# Without these, libtpu looks for its host and allows one process at a time.
 _MAX_BLOCKS = 4  # of memory, that a message names
+# Without these, libtpu looks for its host and allows one process at a time.
 _ENVIRONMENT = {
   "TPU_SKIP_MDS_QUERY": "1",
   "TPU_WORKER_HOSTNAMES": "localhost",

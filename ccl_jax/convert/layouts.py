@@ -112,12 +112,12 @@ def _permute(x: np.ndarray, order: np.ndarray) -> np.ndarray:
 def weight_norm(layout: WeightLayout, axis: int = 0) -> WeightLayout:
   """Returns the layout that folds a weight norm: (g, v) -> w = v g / |v|.
 
-  |v| is over all axes but one, in float32. The way back takes v = w
-  and g = |w|, from which the same w is computed again, bit for bit.
+  |v| is over all axes but one, in float32. The inverse takes v = w and g = |w|,
+  from which the same w is computed again, bit for bit.
 
   Args:
-    layout: of v, towards ours.
-    axis: of v, that g has too.
+    layout: from v to our array.
+    axis: axis of v that is not normalised.
   """
 
   def fold(g, v):

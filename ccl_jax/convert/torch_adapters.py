@@ -1,4 +1,4 @@
-"""A frozen image model, and adapters, in PyTorch: of configs/avdit.py.
+"""AV-DiT (configs/avdit.py) in PyTorch: a frozen image model with adapters.
 
 `torch_model.CCL.from_pretrained` makes these models, whose audio runs through
 the video's blocks. See `ccl_jax/models/image_dit.py` and

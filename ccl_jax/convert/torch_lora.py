@@ -26,7 +26,7 @@ def add_lora(model, path, scale=1.0):
 
   Args:
     path: a file of --lora_style=diffusers, or the folder with it.
-    scale: how often it is added; -1 takes it away again, but for rounding.
+    scale: factor of the change; -1 undoes it, up to rounding.
   """
   if not math.isfinite(scale):
     raise ValueError(f"scale={scale}: expected a finite number.")

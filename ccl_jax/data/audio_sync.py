@@ -29,8 +29,8 @@ class AudioResampler:
   """Sound on the clock: mixed to one channel, at one sample rate.
 
   Channels are mixed to stereo by the matrix of ITU-R BS.775 (the centre at
-  -3 dB in both), whose mean is the result; of those whose place is not known
-  it is their mean. Loud passages may exceed 1.
+  -3 dB in both), and the result is the mean of both sides; channels of unknown
+  position are averaged. Loud passages may exceed 1.
   """
 
   def __init__(self, stream: av.AudioStream, sample_rate: int):

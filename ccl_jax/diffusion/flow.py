@@ -60,8 +60,8 @@ def shift_factors(
   """Returns the factor of each stream's shift, sqrt(n / n0).
 
   Args:
-    latents: the grid (f, h, w) of the clips, of n latents; f count for sound.
-    clip: frames, y and x pixels of the clip that has n0.
+    latents: (f, h, w) of the clips; n = f h w, for sound n = f.
+    clip: frames, y and x pixels of the clip with n0 latents.
   """
   f, h, w = latents
   f0, h0, w0 = 1 + (clip[0] - 1) // 4, clip[1] // 8, clip[2] // 8

@@ -41,9 +41,9 @@ class Objective:
   Attributes:
     time_shift: time shift, or stream -> its own, as time_mean and time_std; 5
       is Wan2.1's at 480p.
-    time_shift_shape: frames, y and x of the clips that `time_shift` is for;
-      it grows with the root of the latents of others (Esser et al. 2024), of a
-      frame's number for sound. () takes it for all.
+    time_shift_shape: frames, y and x of the clips that `time_shift` is meant
+      for; for other clips it is scaled by sqrt(n / n0) (Esser et al. 2024), n
+      the number of latents (for sound, of frames). () never scales.
     time_mean: mean of the normal inside the logit-normal time.
     time_std: its standard deviation.
     time_distribution: "logit_normal"; or "ddpm", the times of its steps, each

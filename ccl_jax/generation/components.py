@@ -78,9 +78,8 @@ class Components:
         None takes the first of them.
       offload: see the class.
       loras: "PATH" or "PATH:SCALE" of each LoRA to add, a run or a file.
-      size: (y, x) of the clips, and
-      seconds: their length, of those that the run was trained on; () and None
-        take the first that fits.
+      size: (y, x) of one of the trained shapes; () takes any.
+      seconds: its length; None takes any.
 
     Raises:
       ValueError: no run, no such checkpoint, no codecs, a mesh that does not

@@ -88,8 +88,8 @@ class SharedDiT(DiT):
       the published weights. No solver here reads the variance.
 
   Raises:
-    ValueError: an unknown prediction, a variance of none of noise, or a width
-      that is not a multiple of 4 * heads.
+    ValueError: an unknown prediction, a learned variance with a prediction
+      other than noise, or a width that is not a multiple of 4 * heads.
   """
 
   condition_channels = image_width = 0  # no reference image

@@ -44,7 +44,10 @@ class FlowPrediction:
 
 
 class EpsilonPrediction(FlowPrediction):
-  """Eq. 1. Channels of F after those of the latents, a variance, are unread."""
+  """Eq. 1.
+
+  Ignores the channels of F after those of the latents (a learned variance).
+  """
 
   def scale_input(self, x, t):
     scale = noise_schedule.scale_of(_before_end(t))

@@ -279,7 +279,7 @@ def make_layout(
     devices: by default all that this run has.
 
   Raises:
-    ValueError: rules that are none, or what `make_mesh` and `Layout` refuse.
+    ValueError: malformed rules, or what `make_mesh` and `Layout` refuse.
   """
   for name in ("params", "activations"):
     _check_rules(f"sharding.{name}", sharding.get(name, ()))
@@ -289,7 +289,7 @@ def make_layout(
 
 
 def _check_rules(key: str, rules: Any) -> None:
-  """Raises ValueError if a config's value is no rules."""
+  """Checks the rules of a config; raises ValueError if they are malformed."""
   check_pairs(key, rules, (tuple, list))
   check_patterns(key, (regex for regex, _ in rules))
   for regex, spec in rules:

@@ -120,11 +120,13 @@ def replacing(path: epath.PathLike) -> Iterator[pathlib.Path]:
 def naming_errors(
   path: epath.PathLike, partial: epath.PathLike | None = None
 ) -> Iterator[None]:
-  """Puts a path into errors of the system that have none, as of a full disk.
+  """Adds a path to errors of the system that name none, such as a full disk.
 
-  Libraries in C++ have errors of their own for that.
+  Libraries in C++ report a full disk by errors of their own.
 
-  partial: what is written in the path's place; not worth a name either.
+  Args:
+    partial: temporary file written in place of `path`; errors that name it are
+      renamed too.
   """
   try:
     yield

@@ -103,7 +103,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
   if len(found) < len(pairs):
     keys = [key for key, _ in pairs]
     twice = next(key for key in keys if keys.count(key) > 1)
-    raise ValueError(f"the key '{twice}' stands there twice.")
+    raise ValueError(f"duplicate key '{twice}'.")
   return found
 
 

@@ -32,7 +32,7 @@ class InitConfig:
     fresh: path regexes of parameters that no earlier run has.
 
   Raises:
-    ValueError: `from_runs` is not made of pairs, or a regex is none.
+    ValueError: `from_runs` is not made of pairs, or a regex is invalid.
   """
 
   from_runs: tuple[tuple[str, str], ...] = ()

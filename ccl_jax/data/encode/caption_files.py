@@ -109,7 +109,7 @@ def _strip_keys(row: dict[str, Any]) -> dict[str, Any]:
   stripped: dict[str, Any] = {}
   for key, value in row.items():
     if key.strip() in stripped:
-      raise ValueError(f"the key '{key.strip()}' stands there twice.")
+      raise ValueError(f"duplicate key '{key.strip()}'.")
     stripped[key.strip()] = value
   return stripped
 
@@ -121,7 +121,7 @@ def _read_csv(path: epath.Path) -> Iterator[tuple[int, dict[str, str]]]:
     _, header = next(records, (0, []))
     for name in header:
       if header.count(name) > 1:
-        raise ValueError(f"1: the column '{name}' stands there twice.")
+        raise ValueError(f"1: duplicate column '{name}'.")
     for line, cells in records:
       if len(cells) != len(header):
         raise ValueError(

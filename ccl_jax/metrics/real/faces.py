@@ -44,7 +44,7 @@ def open_detector(name: str) -> Detector:
   """Returns the function "module:function".
 
   Raises:
-    NotRunError: no name, or one of nothing that can be called.
+    NotRunError: no name, or it names nothing callable.
   """
   if not name:
     raise NotRunError(

@@ -149,7 +149,7 @@ class Fusion(nnx.Module):
   reads_references = False
 
   def angles_of(self, shared: FusionContext) -> dict[str, Array]:
-    """Returns RoPE of self-attention, for streams that take not their own."""
+    """Returns RoPE of self-attention, for streams that do not use their own."""
     return {}
 
   def self_attentions(
@@ -157,8 +157,9 @@ class Fusion(nnx.Module):
   ) -> tuple[tuple[dict[str, nnx.Module], Attend], ...]:
     """Returns the self-attentions of a layer, which run one after another.
 
-    Each is the block of every stream, of whose projections it is, and how these
-    attend.
+    Returns:
+      For each self-attention, stream -> the block whose projections are used,
+      and the function that attends.
     """
     return ((blocks, self.attend),)
 

@@ -225,7 +225,8 @@ def collect(
 ) -> tuple[dict[str, list], list, list]:
   """Returns each row's clips, of all seeds together, the floor and the ceiling.
 
-  measured: for each seed, of each run.
+  Args:
+    measured: for each seed, of each run.
   """
 
   def pooled(run: Run, name: str) -> list[synchworld.ClipScores]:

@@ -141,7 +141,8 @@ def find_stale(path: pathlib.Path, protocol: dict[str, Any]) -> set[str]:
 
   Those that are not measured now stay; they are added to the protocol.
 
-  path: of the earlier run's protocol.
+  Args:
+    path: of the earlier run's protocol.
   """
   if not path.exists():
     return set()

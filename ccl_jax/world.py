@@ -112,7 +112,8 @@ def make_world(
 ) -> None:
   """Renders all clips into the folder, which appears when it is complete.
 
-  make: renders a clip, `make_clip` by default.
+  Args:
+    make: renders a clip, `make_clip` by default.
 
   Raises:
     ValueError: the folder exists, or the clips are too short.

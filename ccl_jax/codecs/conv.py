@@ -40,7 +40,8 @@ Draw = Callable[[np.random.Generator], tuple[np.ndarray, np.ndarray]]
 class Net(nnx.Module):
   """D: convolutions of 3 along each axis, and a layer on single vectors.
 
-  sizes: number of axes with neighbours, of channels and of values of x.
+  Args:
+    sizes: number of axes with neighbours, of channels and of values of x.
   """
 
   def __init__(self, sizes: tuple[int, int, int], *, rngs):
@@ -137,9 +138,10 @@ class ConvVideoCodec(_ConvCodec, linear.LinearVideoCodec):
   ) -> "ConvVideoCodec":
     """Returns the fitted codec.
 
-    num_steps, batch_size: of training, in latent frames.
-    foreground: the error of a patch has weight 1 + `foreground` times its mean
-      change in [0, 1].
+    Args:
+      num_steps, batch_size: of training, in latent frames.
+      foreground: the error of a patch has weight 1 + `foreground` times its
+        mean change in [0, 1].
     """
 
     def draw(rng):
@@ -172,7 +174,8 @@ class ConvAudioCodec(_ConvCodec, linear.LinearAudioCodec):
   ) -> "ConvAudioCodec":
     """Returns the fitted codec.
 
-    num_steps, batch_size: of training, in parts as long as the shortest.
+    Args:
+      num_steps, batch_size: of training, in parts as long as the shortest.
     """
     pairs = [linear.mel_pairs(wave[None])[0] for wave in waves]
     length = min(map(len, pairs))

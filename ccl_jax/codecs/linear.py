@@ -88,9 +88,10 @@ class LinearVideoCodec(_LinearCodec):
   ) -> "LinearVideoCodec":
     """Returns the fitted codec.
 
-    foreground: a patch has weight 1 + `foreground` times its mean change in
-      [0, 1]. Otherwise a still background, which is most of the pixels, would
-      take the channels that lips and hands need.
+    Args:
+      foreground: a patch has weight 1 + `foreground` times its mean change in
+        [0, 1]. Otherwise a still background, which is most of the pixels, would
+        take the channels that lips and hands need.
     """
 
     def patches(clip):
@@ -224,7 +225,8 @@ def _fit(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   """Returns (mean, basis, scale) of (1).
 
-  vectors: clip -> (x, weight of each row).
+  Args:
+    vectors: clip -> (x, weight of each row).
   """
   if not len(clips):
     raise ValueError("A codec cannot be fitted on no clips.")

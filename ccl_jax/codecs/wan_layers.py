@@ -63,7 +63,8 @@ class FeatureCache:
   ) -> Float[Array, "b s y x c"]:
     """Returns x after the `frames` frames before it, and stores its last ones.
 
-    start: frames before the clip; None for zeros.
+    Args:
+      start: frames before the clip; None for zeros.
     """
     if self.is_start:
       zeros = jnp.zeros_like(x, shape=(len(x), frames, *x.shape[2:]))

@@ -218,7 +218,8 @@ def decode(
 ) -> Array:
   """Returns video (b, t, y, x, 3), float32 in [-1, 1], the inverse of `encode`.
 
-  write: applied to the pixels of each chunk.
+  Args:
+    write: applied to the pixels of each chunk.
   """
   model = _model(config, params, dtype)
   run = functools.partial(_decode, model, config, dtype, layout, write)
@@ -237,7 +238,8 @@ def decode_chunk(
 ) -> tuple[Array, Frames]:
   """Returns the pixels of one chunk of `decode`, and the cache for the next.
 
-  frames: cache of the chunk before; None at the start of a clip.
+  Args:
+    frames: cache of the chunk before; None at the start of a clip.
   """
   model = _model(config, params, dtype)
   return _decode(model, config, dtype, layout, write, latents, frames)

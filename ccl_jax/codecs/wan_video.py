@@ -91,7 +91,8 @@ class WanVideoCodec(runner.LearnedCodec):
   ) -> tuple[Float[np.ndarray, "b f h w c"], Float[np.ndarray, "b f h w c"]]:
     """Returns mean and log-variance of the normalised latents.
 
-    video: in [0, 255].
+    Args:
+      video: in [0, 255].
 
     Raises:
       ValueError: frames that are not 1 + 4k, sides that are not multiples of 8,
@@ -166,7 +167,8 @@ class WanVideoCodec(runner.LearnedCodec):
   ) -> np.ndarray:
     """Returns `run(params, x)`, in tiles if there are any.
 
-    unit, scale: width of one latent in x and in the result.
+    Args:
+      unit, scale: width of one latent in x and in the result.
     """
 
     def call(x):

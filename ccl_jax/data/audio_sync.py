@@ -73,8 +73,9 @@ class AudioResampler:
   ) -> Float[np.ndarray, " s"]:
     """Returns `seconds` of sound from the time `start` on.
 
-    start: None is the sound's own start.
-    seconds: None is all.
+    Args:
+      start: None is the sound's own start.
+      seconds: None is all.
 
     Raises:
       ClipError: the sound ends more than `MAX_MISSING_TAIL` too early, or its

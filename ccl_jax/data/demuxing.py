@@ -24,8 +24,9 @@ def find_point(
 ) -> tuple[float, int | None]:
   """Returns the time of a point, and where to seek so as to decode it.
 
-  seconds: after time zero. In a file without an index there may be no earlier
-    point to seek: None, to decode from the start.
+  Args:
+    seconds: after time zero. In a file without an index there may be no earlier
+      point to seek: None, to decode from the start.
   """
   with open_media(path) as container:
     found = [find_stream(container, s, False) for s in STREAMS if s in streams]

@@ -238,7 +238,8 @@ def sample_posterior(
 ) -> dict[str, Any]:
   """Returns the example with latents sampled by (1) where it has a variance.
 
-  index: of the example in the endless stream.
+  Args:
+    index: of the example in the endless stream.
   """
   noise = np.random.Generator(np.random.Philox(key=[seed, index]))
   sampled = {}

@@ -114,7 +114,8 @@ def read_image(
 
   Transparent pixels are on white; of several pictures the first one is read.
 
-  path: png, jpeg, webp, bmp, gif or tiff.
+  Args:
+    path: png, jpeg, webp, bmp, gif or tiff.
 
   Raises:
     ClipError: unreadable, too large, or not one of these formats.
@@ -204,8 +205,9 @@ def writing_mp4(
   The file appears, complete, when the block ends. H.264 (yuv420p) and AAC; odd
   sizes gain an edge row or column.
 
-  crf: x264's quality: 0 is lossless, 18 looks lossless, 23 is small.
-  audio_codec: "aac", or "flac", which is lossless.
+  Args:
+    crf: x264's quality: 0 is lossless, 18 looks lossless, 23 is small.
+    audio_codec: "aac", or "flac", which is lossless.
 
   Raises:
     ValueError: no frames, or a frame rate that is not positive.

@@ -116,7 +116,8 @@ def list_examples(
 ) -> list[tuple[epath.Path, str, int]]:
   """Returns the data set of its shape, the split and the place of each clip.
 
-  splits: () is all.
+  Args:
+    splits: () is all.
 
   Raises:
     ValueError: no data set, or no clip in one of the splits.

@@ -241,7 +241,8 @@ def scale_time_shift(
 ) -> SamplingConfig:
   """Returns the settings with the shift of clips of a shape.
 
-  shift_shape: `time_shift_shape` of the run's objective.
+  Args:
+    shift_shape: `time_shift_shape` of the run's objective.
   """
   f, h, w, _ = shape.latent_shapes(codecs)["video"]
   return sampling.for_grid((f, h, w), tuple(shift_shape))

@@ -90,7 +90,8 @@ class HeldOutShares:
   ) -> dict[str, float]:
     """Returns name in the log -> share; none of a task without both streams.
 
-    made: in process 0, one clip for each that is scored.
+    Args:
+      made: in process 0, one clip for each that is scored.
     """
     names = [n for n in self._names if n.startswith(f"{SHARE}{task}/")]
     if not names:

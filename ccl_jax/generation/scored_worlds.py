@@ -210,7 +210,8 @@ def share_settings(
 ) -> dict[str, bootstrap.Scores]:
   """Returns the share of the way from blind to ceiling, of each setting.
 
-  measured: (task,) or (task, guidance rule) -> measurements of its clips.
+  Args:
+    measured: (task,) or (task, guidance rule) -> measurements of its clips.
   """
   rows = {" ".join(s): (s[0], x) for s, x in measured.items()}
   rows["shuffled"] = ("", references["shuffled"])

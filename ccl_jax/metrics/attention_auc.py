@@ -73,7 +73,8 @@ def find_video_parts(
 ) -> Parts | None:
   """Returns the pixels; the first latent frame has one, the others have four.
 
-  grid: latent frames, and rows and columns of tokens.
+  Args:
+    grid: latent frames, and rows and columns of tokens.
   """
   masks = tracks.video_parts(clip.video)
   if not masks:
@@ -101,7 +102,8 @@ def score_parts(
 ) -> Found:
   """Returns (1) and the mean share of the background and of each part.
 
-  on_lct: of each token, at each step and layer.
+  Args:
+    on_lct: of each token, at each step and layer.
   """
   masks = [parts.masks[name] for name in foreground]
   rest = {"background": ~np.any(masks, 0)}
@@ -129,7 +131,8 @@ def weighted_auc(
 ) -> float:
   """Returns P(value of a "high" one > of a "low" one) + P(equal) / 2.
 
-  high, low: how many ones of each kind have value i; nan without either.
+  Args:
+    high, low: how many ones of each kind have value i; nan without either.
   """
   if not (high.any() and low.any()):
     return float("nan")

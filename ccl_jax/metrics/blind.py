@@ -84,7 +84,8 @@ def make_scene(
 ) -> Scene:
   """Returns the scene that a strategy makes of a prompt.
 
-  seed: of what the prompt does not tell and scores do not measure.
+  Args:
+    seed: of what the prompt does not tell and scores do not measure.
   """
   wanted = parse_prompt(prompt)
   words, (face, voices) = wanted.words or ["a"], STYLES[wanted.style]

@@ -58,7 +58,8 @@ def open_measure() -> Measure:
   ) -> synchworld.ClipScores:
     """Returns the scores of one clip; none without sound.
 
-    audio: at 16 kHz.
+    Args:
+      audio: at 16 kHz.
     """
     reference = normalize(words.spoken_words(prompt), False)
     if audio is None or not reference:
@@ -81,7 +82,8 @@ def open_measure() -> Measure:
 def align(audio: Float[np.ndarray, " s"], text: str) -> list[Phone]:
   """Returns the phones of a text where they are heard; [] if they are not.
 
-  text: words of pocketsphinx' dictionary.
+  Args:
+    text: words of pocketsphinx' dictionary.
   """
   import pocketsphinx
 

@@ -104,7 +104,8 @@ def measure(
 
   Without sound there are none, without video only SER.
 
-  mel: log10-mel as of `codecs.mel`; it is cut to the video's length.
+  Args:
+    mel: log10-mel as of `codecs.mel`; it is cut to the video's length.
 
   Raises:
     ValueError: neither stream, or a mel that ends long before the video.

@@ -120,7 +120,8 @@ def encode_batch(
 ) -> Batch:
   """Returns the batch with its encoded clips.
 
-  logvar: the streams whose variance is stored.
+  Args:
+    logvar: the streams whose variance is stored.
   """
   usable = [(f, c) for f, c in batch.decoded if isinstance(c, media.Clip)]
   if not usable:

@@ -277,7 +277,8 @@ def _check_apart(
 def _relative(name: str, folder: epath.Path, base: str) -> str:
   """Returns a name as it was written in captions, relative to the folder.
 
-  base: the folder, below `folder`, of the file of captions.
+  Args:
+    base: the folder, below `folder`, of the file of captions.
   """
   if "\\" in name and "/" not in name:  # written on Windows
     name = name.replace("\\", "/")

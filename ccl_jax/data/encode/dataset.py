@@ -278,8 +278,9 @@ def load_or_fit_codecs(
 ) -> Codecs:
   """Returns the codecs of the staging folder; the lead process saves them.
 
-  codecs: saved as they are; None fits new ones, or loads what an earlier run
-    fitted.
+  Args:
+    codecs: saved as they are; None fits new ones, or loads what an earlier run
+      fitted.
 
   Raises:
     ValueError: the folder holds other codecs.

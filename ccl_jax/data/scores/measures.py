@@ -45,7 +45,8 @@ Scores = dict[str, Any]
 def score_file(file: ClipFile, *, max_seconds: float) -> Scores:
   """Returns the scores of a file; whatever is wrong with it is its "error".
 
-  max_seconds: that are looked at, from its start.
+  Args:
+    max_seconds: that are looked at, from its start.
   """
   scores: Scores = {"error": None} | dict.fromkeys(NAMES)
   try:
@@ -115,7 +116,8 @@ def score_pictures(video: UInt8[np.ndarray, "t y x 3"]) -> Scores:
 def count_cuts(changes: Float[np.ndarray, " t"]) -> int:
   """Returns the number of changes that are large, also beside their neighbours.
 
-  changes: mean absolute differences of successive frames.
+  Args:
+    changes: mean absolute differences of successive frames.
   """
   padded = np.pad(changes, 2)
   around = np.stack([padded[i : i + len(changes)] for i in (0, 1, 3, 4)])

@@ -144,7 +144,8 @@ def _write(output: epath.Path, rows: Mapping[str, Scores]) -> None:
 def _read(path: epath.Path, is_cut: bool = False) -> dict[str, Any]:
   """Returns name -> row, {} if there is no file.
 
-  is_cut: a line may not be complete.
+  Args:
+    is_cut: a line may not be complete.
 
   Raises:
     ValueError: a line that is no row of scores.

@@ -128,7 +128,8 @@ def check_flite() -> None:
 def speak(sentence: str, stretch: float = 1.0) -> Utterance:
   """Returns the sentence as flite speaks it, the same bits every time.
 
-  stretch: of durations.
+  Args:
+    stretch: of durations.
 
   Raises:
     ValueError: flite is not installed, or cannot speak this.

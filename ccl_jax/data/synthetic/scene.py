@@ -237,7 +237,8 @@ def _draw_ball(rng, seconds: float) -> Ball:
 def make_ball(surface: str, impacts, reach=1.0) -> Ball:
   """Returns a ball that goes `reach` as far as the time between impacts lets.
 
-  reach: one number, or one before each impact and one after all.
+  Args:
+    reach: one number, or one before each impact and one after all.
   """
   apart = np.diff(np.r_[-np.inf, impacts, np.inf])
   heights = reach * 60 * np.minimum(apart / 2, FLIGHT)

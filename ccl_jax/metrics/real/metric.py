@@ -123,7 +123,8 @@ class Metric:
 def require(module: str, install: str) -> Any:
   """Returns an optional package's module.
 
-  install: what pip installs.
+  Args:
+    install: what pip installs.
 
   Raises:
     NotRunError: it is not installed, or cannot be imported.

@@ -69,7 +69,8 @@ def speech_probability(
 ) -> Float[np.ndarray, " n"]:
   """Returns silero's probability of speech in each window of 32 ms.
 
-  session: onnxruntime's, of silero_vad.onnx.
+  Args:
+    session: onnxruntime's, of silero_vad.onnx.
   """
   num = -(-len(audio) // _VAD_WINDOW)
   padded = np.zeros((num * _VAD_WINDOW + _VAD_CONTEXT,), np.float32)

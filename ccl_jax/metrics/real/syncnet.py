@@ -159,7 +159,8 @@ def embed_faces(
 ) -> Float[np.ndarray, "n d"]:
   """Returns a vector of every window of 5 frames: n = t - 4.
 
-  faces: BGR, 0 to 255, `FACE_SIZE` pixels on a side.
+  Args:
+    faces: BGR, 0 to 255, `FACE_SIZE` pixels on a side.
   """
   num = len(faces) - FACE_WINDOW + 1
   parts = []

@@ -55,7 +55,8 @@ def make_normalizer() -> Callable[[str, bool], str]:
 def count_errors(reference: str, found: str) -> dict[str, int | float]:
   """Returns errors, words and their ratio "wer", of normalised texts.
 
-  reference: has a word.
+  Args:
+    reference: has a word.
 
   Raises:
     NotRunError: jiwer is not installed.

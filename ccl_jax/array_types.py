@@ -1,4 +1,4 @@
-"""Array types, dimension letters and what every part of the package shares.
+"""Array types, dimension letters and helpers that all packages share.
 
 Letters: `b` batch, `f h w` latent grid, `s` tokens per frame, `c` channels,
 `n` video tokens, `m` audio tokens, `l` text tokens, `j` context tokens,

@@ -1,4 +1,4 @@
-"""The entry point of attention: it checks the arguments, chooses a backend.
+"""Entry point of attention: checks the arguments and chooses a backend.
 
 Backends are functions of (q, k, v, mask, target, name), equal in value and in
 all gradients. One that does not support its arguments raises

@@ -1,14 +1,14 @@
-"""The state in the memory of the hosts, by Orbax's emergency manager.
+"""Copies of the state in the hosts' memory, by Orbax's emergency manager.
 
-Where every row of the mesh's `data` axis has all of the state, as slices do,
-each row but the first copies it to its hosts every few steps, without a bucket:
+If every row of the mesh's `data` axis holds the entire state, as slices do, all
+rows but the first copy it to their hosts every few steps, without a bucket:
 
-    row 0            keeps none; its state is what `manager` saves
-    rows 1, 2, ...   the last copy, each host what its devices hold
+    row 0            keeps no copy; `manager` saves its state
+    rows 1, 2, ...   keep the last copy; each host has the part of its devices
 
 The folder is on each host's own memory disk, such as /dev/shm, and outlives the
-processes. After a preemption the newest copy that some row has complete is read
-there, and sent to the other rows over the network that joins them.
+processes. After a preemption, the newest copy that is complete in some row is
+read there and sent to the other rows over the network between them.
 """
 
 import pathlib

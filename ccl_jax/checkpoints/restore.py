@@ -1,7 +1,7 @@
-"""Reading of checkpoints: onto any mesh, in part, and only if complete.
+"""Reads checkpoints: onto any mesh, in part, and only if complete.
 
 Orbax writes `checkpoints/STEP.orbax-checkpoint-tmp-N/` and renames it to
-`checkpoints/STEP/` when all is written. Damage is found by its `manifest`.
+`checkpoints/STEP/` when all is written. Its `manifest` reveals damage.
 """
 
 import functools

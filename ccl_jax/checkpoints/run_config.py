@@ -1,7 +1,7 @@
 """The config of a run, `config.json` of its workdir.
 
-A workdir belongs to one config: a later start may change only what changes
-nothing of the run, such as how often to log.
+A workdir belongs to one config: a later start may change only keys that do not
+affect the result, such as how often to log.
 """
 
 import json

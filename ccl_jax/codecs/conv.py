@@ -1,14 +1,15 @@
-"""Linear codecs with a small convolutional net behind, trained in a minute.
+"""Linear codecs followed by a small convolutional net, trained in a minute.
 
 Latents are those of the linear codecs (`codecs.linear`: mean m, basis B, scale
-s). On the way back a net D, which sees the neighbours of a latent, adds what
-the linear codec lacks, such as edges that no patch ends:
+s). In decoding, a net D, which sees the neighbours of a latent, adds what the
+linear codec lacks, such as edges that continue across patches:
 
   z = (x - m) B / s            x' = m + (z s) B' + D(z)                    (1)
 
-D is trained on clips of the data set, with noise on z: a model that samples z
-adds some too, and D learns to take it away. Shapes, rates and causality are
-those of the linear codecs: pixel frames depend on one latent frame only.
+D is trained on clips of the data set, with noise added to z: latents sampled by
+a model are noisy too, and D learns to remove the noise. Shapes, rates and
+causality are those of the linear codecs: pixel frames depend on one latent
+frame only.
 """
 
 import functools

@@ -5,7 +5,7 @@
 B holds the leading eigenvectors of the covariance of x; mean and scale give
 every channel mean 0 and deviation 1 over the clips of the fit. The shapes are
 those of the learned codecs (Wan's causal 4 x 8 x 8 video latents, 31.25 audio
-latents per second). No weights are needed, and a fit is deterministic and takes
+latents per second). No weights are needed; fitting is deterministic and takes
 seconds.
 
 Video: x is a patch of 4 frames x 8 x 8 pixels x RGB. Like a causal codec,

@@ -5,9 +5,9 @@
 
 The middle is residual, attention, residual. Both process a clip in chunks:
 `lax.scan` carries the cache of the layers (`wan_layers.FeatureCache`), so that
-memory does not grow with the clip. Two bodies are compiled: for the first
-chunk, of 1 + (k mod chunk) latents, and for the others, of `chunk` each. One
-chunk for the entire clip (chunk > k) gives the same numbers.
+memory does not grow with the clip. Two loop bodies are compiled: one for the
+first chunk, of 1 + (k mod chunk) latents, and one for the others, of `chunk`
+latents. One chunk for the entire clip (chunk > k) gives the same numbers.
 
 Inputs and outputs of this module are latents of mean 0 and deviation about 1:
 

@@ -1,7 +1,7 @@
 """Wan2.1's autoencoder as a video codec: bytes <-> normalised latents.
 
 Clips are encoded and decoded in chunks of time (see `wan_vae`); a mesh splits
-rows and columns. Where a picture is too large for a device, square tiles are
+rows and columns. If a picture is too large for a device, square tiles are
 processed one after the other. Tiles overlap, and each has weight w at a pixel
 at distance d from its nearest border:
 

@@ -1,4 +1,4 @@
-"""Flags and config overrides: their spelling, names of before, messages."""
+"""Flags and config overrides: spelling, former names, messages."""
 
 import difflib
 import re

@@ -1,8 +1,8 @@
-"""Memory layouts of weights: PyTorch's, ours, and the exact way between them.
+"""Memory layouts of weights: exact conversions between PyTorch's and ours.
 
 PyTorch stores a linear layer as (out, in) and a convolution as
-(out, in, space...); here both end with (in, out). A `WeightLayout` moves
-numbers and changes none, so that a round trip is exact. Patterns are einops';
+(out, in, space...); here both end with (in, out). A `WeightLayout` moves values
+without changing them, so a round trip is exact. Patterns are those of einops;
 `o` is out, `i` in, and `t y x` are space.
 """
 

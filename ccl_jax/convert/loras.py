@@ -1,4 +1,4 @@
-"""LoRA of runs and of files: by the text of --lora, and merged into a run."""
+"""Reads the LoRA that --lora names, of runs and of files, and merges them."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

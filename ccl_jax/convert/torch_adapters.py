@@ -2,7 +2,7 @@
 
 `torch_model.CCL.from_pretrained` makes these models, whose audio runs through
 the video's blocks. See `ccl_jax/models/image_dit.py` and
-`ccl_jax/models/fusion/avdit.py` for what each part does; names are theirs.
+`ccl_jax/models/fusion/avdit.py` for what each part does; names are the same.
 """
 
 import torch

@@ -1,12 +1,12 @@
-"""PyTorch's files of weights, as state dicts that are read array by array.
+"""Opens PyTorch's weights as state dicts that are read array by array.
 
   PATH.safetensors            by the library's memory map
   PATH.pth, .pt, .bin, .ckpt  torch.load(weights_only=True, mmap=True)
   FOLDER                      with one of them, or with shards and their index
                               (`*.safetensors.index.json`, `*.bin.index.json`)
 
-A pickle can hold code; such a file is refused, never run. Arrays keep their
-dtypes; bfloat16 is that of ml_dtypes.
+A pickle can contain code; such a file is refused and its code never run. Arrays
+keep their dtypes; bfloat16 is that of ml_dtypes.
 """
 
 import dataclasses

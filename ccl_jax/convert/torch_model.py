@@ -9,12 +9,12 @@ imports. Latents are channels last, "video" (b, f, h, w, c) and "audio"
 (b, m, c); either may be absent. Times are in [0, 1], 1 is noise;
 torch_sampling.make_route makes routes.
 
-Each stream has the names of diffusers' WanTransformer3DModel; in every layer
-`fusion` lets each attend to the other: to learnable context tokens, and to
-tokens of nearby frames if the sample's route says so. A video stream like
-Wan2.1's I2V is conditioned on an image by channels beside its latents, which
-are zeros without one, and by tokens beside the text. Matrices are multiplied in
-the model's dtype, everything else is in float32.
+Each stream has the names of diffusers' WanTransformer3DModel. In every layer,
+each stream attends through `fusion` to learnable context tokens and, if the
+sample's route says so, to tokens of nearby frames of the other stream. A video
+stream like Wan2.1's I2V is conditioned on an image by channels beside its
+latents, which are zeros without an image, and by tokens beside the text.
+Matrices are multiplied in the model's dtype, everything else is in float32.
 """
 
 import json

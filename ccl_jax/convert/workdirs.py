@@ -1,9 +1,8 @@
-"""Workdirs of training runs: reading their parameters, and making new ones.
+"""Reads parameters of training workdirs, and makes new workdirs.
 
 A workdir that a converter writes has one checkpoint, of parameters alone, and
-`about.json`. Training can start from any (`config.init.from_runs`); the
-pipeline also needs the files of `_RUN_FILES`, which are copied where they
-exist.
+`about.json`. Training can start from it (`config.init.from_runs`); the pipeline
+also needs the files of `_RUN_FILES`, which are copied if they exist.
 """
 
 import dataclasses

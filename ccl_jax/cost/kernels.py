@@ -1,4 +1,4 @@
-"""Pallas kernels of a program, with FLOPs by formula, as they are opaque."""
+"""Pallas kernels of a program; they are opaque, so FLOPs are by formula."""
 
 import base64
 import dataclasses

@@ -1,4 +1,4 @@
-"""Decoded sound, in the order of its time stamps, at one rate and channel."""
+"""Decoded sound, in the order of its time stamps, at one rate, as mono."""
 
 import math
 

@@ -1,8 +1,8 @@
 """Packets of a container, decoded into resamplers up to the end of a clip.
 
-Packets of the streams are not in one order: a clip is complete when each stream
-has what it needs, and one that begins in the middle of a file is decoded from a
-point before it.
+Packets of different streams are not in a common order: a clip is complete when
+each stream has what it needs. A clip that begins in the middle of a file is
+decoded from an earlier point.
 """
 
 from collections.abc import Collection

@@ -1,4 +1,4 @@
-"""Streams of a result that leave as the user's file had them."""
+"""Copies streams of the user's file into a result, unchanged if possible."""
 
 import itertools
 import math

@@ -1,8 +1,8 @@
 """The one place that opens files that users bring.
 
-A file may be a list of other files and addresses (a playlist, a manifest), and
-a name may be an address itself: none of them is followed. A header may claim
-any size, so that sizes are checked before a picture is decoded.
+A file may list other files and addresses (a playlist, a manifest), and a name
+may itself be an address: none of these is followed. A header may claim any
+size, so sizes are checked before a picture is decoded.
 """
 
 import contextlib

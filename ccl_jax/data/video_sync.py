@@ -1,7 +1,7 @@
 """Decoded frames, in the order of their time stamps, at one frame rate.
 
-Frames are held, as players show them: output frame k is the last one whose time
-is not after start + k / fps plus half an output frame.
+Frames are held, as in players: output frame k is the last input frame whose
+time is at most start + k / fps plus half an output frame.
 """
 
 import collections

@@ -1,7 +1,8 @@
-"""What a model is trained on: from a batch of latents to examples with targets.
+"""The training objective: from a batch of latents to examples with targets.
 
 `make_training_example` draws everything random (task, times, noise, dropped
-text, given first frames), `loss.loss` compares the model's velocities with it:
+text, given first frames); `loss.loss` compares the model's velocities with the
+targets:
 
     example = make_training_example(key, batch, objective)
     prediction = model(example.x_t, example.t, example.text, example.route)

@@ -1,8 +1,8 @@
 """The steps of a solver whose field changes along the way.
 
 A *phase* is (field, number of steps), a `lax.scan` over its own rows, or
-(phases, number of times) of phases that repeat. What a field has to remember
-from step to step is handed on beside the state.
+(phases, number of times) of phases that repeat. The state that a field keeps
+from step to step is passed on beside that of the solver.
 """
 
 import functools

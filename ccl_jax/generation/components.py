@@ -1,4 +1,4 @@
-"""The trained model, its codecs and what describes its clips."""
+"""The trained model, its codecs and the shape of its clips."""
 
 import dataclasses
 import functools

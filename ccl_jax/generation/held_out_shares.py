@@ -1,9 +1,9 @@
 """The headline shares of clips that are sampled while a model trains.
 
-They are those of `evaluate` on the same clips with one seed: the part of the
-way from the best blind generators to the codecs' ceiling. These depend on clips
-and codecs alone, and are measured once, before training. Process 0 scores and
-broadcasts the values to the others: all have to agree on the best checkpoint.
+They equal those of `evaluate` on the same clips with one seed: the share of the
+way from the best blind generators to the codecs' ceiling. Both ends depend on
+clips and codecs alone, and are measured once, before training. Process 0 scores
+and broadcasts the values to the others: all must agree on the best checkpoint.
 """
 
 import math

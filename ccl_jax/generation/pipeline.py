@@ -8,7 +8,7 @@ The workdir of a training run has everything that is needed. Latents are
 sampled by one compiled program per task and batch size; the noise of a sample
 comes from its own seed, so a result does not depend on the rest of its batch.
 On accelerators another batch size is another program, with other rounding. A
-CPU runs one clip at a time, which takes it as long, and gives the same bits.
+CPU runs one clip at a time, which is as fast and gives the same bits.
 """
 
 import contextlib

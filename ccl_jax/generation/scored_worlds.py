@@ -1,8 +1,8 @@
-"""Worlds whose generated clips are scored, and what they are read beside.
+"""Worlds whose generated clips are scored, and the references beside them.
 
-References are ground truth (the clips themselves), the codecs' ceiling (the
+References are the ground truth (the clips themselves), the codecs' ceiling (the
 clips encoded and decoded), generators that read the prompt and ignore the other
-stream, through the same codecs, and clips with the sound of another one.
+stream, through the same codecs, and clips with the sound of another clip.
 """
 
 import functools

@@ -1,4 +1,4 @@
-"""Annotations of a data set joined with the clips that are there."""
+"""Joins the annotations of a data set with the clips in a folder."""
 
 import json
 import posixpath

@@ -1,7 +1,7 @@
-"""The files of annotations of published data sets -> `Annotation`s.
+"""Reads annotation files of published data sets as `Annotation`s.
 
-Each reader takes a file, or a folder of files, as its authors publish them. One
-file of several splits' has the split as its stem, such as train.csv.
+Each reader takes a file, or a folder of files, as its authors publish them. If
+each split has a file, its stem is the split, such as train.csv.
 """
 
 import math

@@ -10,8 +10,8 @@ semicolons or tabs) or `captions.tsv`, in UTF-8, with the columns
   start    seconds in the file; the row describes the segment from start to
   end      end, which is a clip of its own
 
-`metadata.jsonl` and `metadata.csv`, as Hugging Face's data sets have them, say
-`file_name`; other columns of theirs are not read.
+In `metadata.jsonl` and `metadata.csv`, the files of Hugging Face's data sets,
+the first column is called `file_name`; their other columns are not read.
 """
 
 import csv

@@ -1,9 +1,9 @@
 """The clips of a folder and their captions.
 
-Media files of a folder and its subfolders, joined by file name with the rows of
-`captions.jsonl` and others (`caption_files`), of the folder or of subfolders. A
-clip a.mp4 without a row takes the text of a.txt beside it, if there is one. A
-file may have several rows, of segments of it; each is a clip of its own.
+The media files of a folder and its subfolders are joined by file name with the
+rows of `captions.jsonl` and similar files (`caption_files`) in any of these
+folders. A clip a.mp4 without a row takes the text of a.txt beside it, if there
+is one. A file may have several rows for its segments; each is a separate clip.
 """
 
 import difflib

@@ -1,11 +1,11 @@
-"""A folder of clips -> a data set of latents.
+"""Encodes a folder of clips as a data set of latents.
 
 The first `frames` frames of every clip and their sound become one example, or
-some windows of it one each (`data.encode.windows`), in the format of
+each of several windows becomes one (`data.encode.windows`), in the format of
 `data.records`. A clip that cannot be used is left out, and the reason is in
-left_out.jsonl. Captions come from `data.encode.captions`; a clip's split is the
-one that they name, else chosen by a hash of its name. With several shapes, see
-`data.encode.buckets`, there is a data set of each.
+left_out.jsonl. Captions come from `data.encode.captions`; they may name the
+split of a clip, which is otherwise chosen by a hash of its name. With several
+shapes (`data.encode.buckets`), there is a data set for each.
 
 Shards are written one by one, and a complete shard is not encoded again when
 the same command runs again (`data.encode.staging`). With n processes, each

@@ -1,4 +1,4 @@
-"""The split of clips for which the captions name none."""
+"""Chooses the split of clips whose captions name none."""
 
 from collections.abc import Sequence
 

@@ -1,6 +1,6 @@
-"""Cheap scores of one clip: what a decoder, a histogram or a filter can tell.
+"""Cheap scores of one clip, by a decoder, histograms and filters.
 
-    error               why it cannot be decoded; then nothing else is known
+    error               why it cannot be decoded; then there are no other scores
     seconds width height has_video has_audio
     black static blurred    shares of the frames (see below), 0 to 1
     cuts                hard cuts
@@ -9,12 +9,12 @@
     rms_db lufs         level; loudness of BS.1770, if pyloudnorm is installed
     picture_hash sound_hash     see `duplicates`
 
-A score of a stream that a clip lacks is null. Pictures are seen 10 times a
-second, as 256 x 256 pixels, grey levels are 0 to 255. A frame is black below 10
-on average, static if it differs by less than 0.1 from the one before, and
+A score of a stream that a clip lacks is null. Frames are taken 10 times a
+second, as 256 x 256 pixels with grey levels of 0 to 255. A frame is black below
+10 on average, static if it differs by less than 0.1 from the one before, and
 blurred if its Laplacian's variance is below 20. Sound is silent where 50 ms
-have an RMS below -60 dB, and clipped at 0.999 of full scale. A still image has
-one frame, so that it is not static, and 0 seconds.
+have an RMS below -60 dB, and clipped from 0.999 of full scale on. A still image
+has one frame, so it is not static, and 0 seconds.
 """
 
 from collections.abc import Mapping

@@ -1,7 +1,7 @@
-"""The scores of a folder: scored in processes, kept in scores.jsonl.
+"""Scores the files of a folder in several processes, into scores.jsonl.
 
 Rows are appended to FILE.partial as they come, and FILE appears when all are
-there. A second run scores only the files that are new or of another size.
+there. A second run scores only files that are new or whose size has changed.
 """
 
 import json

@@ -1,4 +1,4 @@
-r"""Trains and scores variants on equal steps, as the paper's Table 2 does:
+r"""Trains and scores variants with equal steps, as in the paper's Table 2:
 
     python -m ccl_jax.ablate --data=LATENTS --clips=WORLD --output=DIR \
         [--rows=gate,tarp,lct,ucg,sync] [--row='wide cca ucg2 KEY=VALUE']... \
@@ -13,14 +13,14 @@ A row is a model, config keys that it changes, and a guidance rule:
     sync   as lct      sync    guided by a null stream (SyncCFG)
 
 In `--row='NAME MODEL RULE [after=ROW] KEY=VALUE ...'` the model is a fusion of
---config, or a config such as configs/icac.py:size=tiny; with `after` training
+--config, or a config such as configs/icac.py:size=tiny; with `after`, training
 starts from the parameters of an earlier row.
 
-Rows that differ in guidance only share a run. Every run has the same data,
+Rows that differ only in guidance share a run. All runs have the same data,
 steps and seeds; `train` and `evaluate` make them in DIR, one after the other,
 and what is complete is not made again. Clips of all seeds of a prompt are
 pooled, so an interval is that of drawing other prompts, for these seeds; gains
-are paired, prompt by prompt, with the row before.
+are paired, prompt by prompt, with the previous row.
 
 Writes table.md, results.json, and loss.png with the losses of the tasks.
 """

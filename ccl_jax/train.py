@@ -3,14 +3,14 @@ r"""Trains a model:
     python -m ccl_jax.train --config=configs/ccl.py:size=tiny \
         --workdir=DIR --config.data.path=DIR
 
-The same command resumes: state comes from the newest checkpoint, data and
-noise are pure functions of (seed, step), so a run that was killed equals one
-that was not. A workdir in the end holds
+The same command resumes: the state comes from the newest checkpoint, and data
+and noise are pure functions of (seed, step), so a run that was killed equals
+one that was not. At the end, a workdir holds
 
     config.json clip.json codecs/     the run's settings, clips and codecs
     checkpoints/STEP/                 Orbax, the newest few
-    compiled/                         programs, loaded at the next start
-                                      (of this user only: `program_cache`)
+    compiled/                         this user's programs, loaded at the next
+                                      start (`program_cache`)
     metrics.jsonl loss.png tensorboard/
     samples/STEP/                     mp4 and a contact sheet at evaluations
 """

@@ -1,6 +1,6 @@
 """One request of a page's visitor: fields and uploads -> clip, pictures, files.
 
-What the page (`app.ui`) does, without the page.
+It does the work of the page (`app.ui`), without its components.
 """
 
 import dataclasses

@@ -1,15 +1,15 @@
-"""How well attention on the context tokens tells background from foreground.
+"""Measures how well attention on the context tokens separates the background.
 
-The paper's Fig. 6 claims that the learnable context tokens (LCT) are what the
-background attends to, and the other stream what the foreground does. With A the
-share of a token's cross-modal attention that is on the LCT, and the known parts
-of the synthetic world (face, with its mouth, and ball; speech and clicks), the
-claim's number is, within a clip,
+The paper's Fig. 6 claims that the background attends to the learnable context
+tokens (LCT), and the foreground to the other stream. With A the share of a
+token's cross-modal attention that is on the LCT, and the known parts of the
+synthetic world (face, with its mouth, and ball; speech and clicks) as the
+foreground, the claim is measured within a clip by
 
     AUC = P(A_background > A_foreground) + P(equal) / 2                    (1)
 
-of pixels, or of mel frames, that have their token's share: 1 is the claim, 0.5
-is no relation. A clip without a recognised face has none.
+over pixels or mel frames, each with the share of its token: 1 supports the
+claim fully, 0.5 is no relation. A clip without a recognised face has no AUC.
 """
 
 from collections.abc import Mapping, Sequence

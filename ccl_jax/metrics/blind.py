@@ -1,8 +1,8 @@
 """Generators that read a SynchWorld prompt and ignore the other stream.
 
-A strategy says when, without having seen or heard it, the words of the prompt
-are spoken and the ball strikes. The best of them is the floor that a model must
-pass before it can be said to listen or to look.
+A strategy guesses when the words of the prompt are spoken and the ball strikes,
+without seeing or hearing the other stream. The best strategy is the floor that
+a model must pass before it can be said to listen or to look.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""Scores of rows of clips as tables in Markdown."""
+"""Writes scores as Markdown tables."""
 
 from collections.abc import Mapping
 

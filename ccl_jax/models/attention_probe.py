@@ -1,7 +1,7 @@
-"""Shares of cross-modal attention: other stream against context tokens.
+"""Shares of cross-modal attention on the other stream and on context tokens.
 
 A token reads context tokens (LCT) and the other stream's tokens under one
-softmax. Its *share* is the part on the other stream, the mean over heads,
+softmax. Its *share* is the part on the other stream, as a mean over heads,
 
     share_i = mean_heads sum_{j in window(i)} softmax(q_i . [k0; k] / sqrt(e))_j
 

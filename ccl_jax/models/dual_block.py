@@ -1,14 +1,14 @@
 """A block of both streams, with the fusion between them.
 
-The streams' blocks run side by side, and the fusion has a part in two places:
+The streams' blocks run side by side, and the fusion takes part in two places:
 
-    self-attention     of both streams, by `fusion.self_attentions`, one or more
+    self-attention     one or more of both streams, by `fusion.self_attentions`
     text               each stream reads the prompt
     exchange           both sides of the fusion read the same snapshot
     feed-forward
 
-A stream may have no block of its own: it is updated by the other one's, and
-reads no text.
+A stream may have no block of its own: the other stream's block updates it, and
+it reads no text.
 """
 
 import functools

@@ -1,16 +1,17 @@
 """An image diffusion transformer (DiT, arXiv 2212.09748), frame by frame.
 
-A frame of video is an image of h x w patches; so is the sound, as f x s tokens
-of one audio latent each: a row for every frame. Time t in [0, 1] and the text
-modulate every block together (adaLN-zero), and nothing else reads the text:
+A frame of video is an image of h x w patches. The sound is one image too, of f
+x s tokens with one audio latent each: a row for every frame. Time t in [0, 1]
+and the text modulate every block together (adaLN-zero), and nothing else reads
+the text:
 
     e = MLP(sinusoid(1000 t)) + mean(text) W + b,   rows = Linear(silu(e))  (1)
     x += g1 * o(attention(q, k, v)),  q, k, v of mod(norm x, b1, s1)
     x += g2 * mlp(mod(norm x, b2, s2))
 
-with rows (b1, s1, g1, b2, s2, g2) by a matrix of each block. The mean is over
-the tokens of the text that are not zero. A class is a text of one token,
-one-hot, and no class is zeros, so that b is the published null class.
+where each block has its own matrix for the rows (b1, s1, g1, b2, s2, g2). The
+mean is over the tokens of the text that are not zero. A class is a text of one
+one-hot token; zeros stand for no class, so that b is the published null class.
 
 Positions are fixed: half of the channels are sines and cosines of the column,
 half of the row,

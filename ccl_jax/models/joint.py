@@ -1,9 +1,9 @@
 """The joint model: two streams, run block by block, joined by a fusion.
 
 Either stream may be absent: then the other runs alone and reads only its
-context tokens, exactly as if it were routed so. A stream may have no blocks:
-those of the other one update its tokens too.
-Layers are stacked, (num_layers, ...), and scanned.
+context tokens, exactly as if it were routed so. A stream may have no blocks of
+its own: it runs through those of the other stream, its trunk. Layers are
+stacked, (num_layers, ...), and scanned.
 
 On a mesh, frames are padded to a multiple of the context axis, parameters are
 gathered layer by layer, and `sharding.Layout` lays out activations.

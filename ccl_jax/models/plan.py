@@ -1,7 +1,7 @@
-"""A plan of the model: all that is known of it before it has arrays.
+"""A plan of the model: all that is known before its arrays exist.
 
-Generation, export and compiling a sampler need no more. Training adds an
-objective and an optimizer (`training.setup`).
+It suffices for generation, for export and for compiling a sampler. Training
+adds an objective and an optimizer (`training.setup`).
 """
 
 import dataclasses

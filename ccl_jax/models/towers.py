@@ -1,8 +1,10 @@
-"""The kinds of streams, by `model.STREAM.backbone`, and whose blocks they have.
+"""The kinds of streams, by `model.STREAM.backbone`, and their trunks.
 
-wan      its own blocks, as Wan2.1's (`dit`)
-dit      its own, an image transformer's, frame by frame (`image_dit`)
-shared   those of the other stream, beside its own first and last layer
+A trunk is the stream through whose blocks a stream runs.
+
+wan      its own blocks, as in Wan2.1 (`dit`)
+dit      its own blocks, of an image transformer, frame by frame (`image_dit`)
+shared   the other stream's blocks, with its own first and last layer
 """
 
 from collections.abc import Mapping

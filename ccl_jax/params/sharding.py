@@ -1,21 +1,22 @@
 """Sharding: one mesh of four axes, and rules from names to axes.
 
-    data     other samples; the axis that runs between slices
-    fsdp     other samples; the parameters are split over it
-    context  other frames of the same samples
-    tensor   other heads and channels of the same tokens
+    data     splits samples; the axis that runs between slices
+    fsdp     splits samples and parameters
+    context  splits the frames of a sample
+    tensor   splits the heads and channels of a token
 
 A rule is `(regex, spec)`; a spec has an axis, a tuple of axes or None for each
-dimension, and None for those it leaves out. The first rule that matches the
-path of a parameter, or the name of an activation, holds:
+dimension; dimensions that it leaves out count as None. The first rule that
+matches the path of a parameter, or the name of an activation, applies:
 
     video/tokens, audio/tokens   (b, f, s, d)    the residual streams
-    video/heads, audio/heads     (b, n, k, e)    queries, and what they get
+    video/heads, audio/heads     (b, n, k, e)    queries, and their outputs
     batch                        (b, ...)        text, images, rows of a batch
 
-Parameters are stored split, see `weight_gathering`. Rules may split them over
+Parameters are stored sharded, see `weight_gathering`. Rules may shard them over
 `data` too, (fsdp, data): one axis is then gathered after the other, which on a
-TPU torus is half the traffic of one long axis. Over slices they should not.
+TPU torus is half the traffic of one long axis. They should not do so across
+slices.
 """
 
 import dataclasses

@@ -1,9 +1,9 @@
-"""Processes of one run on several hosts: start, barriers, and end.
+"""Processes of one run on several hosts: start, barriers, broadcasts and end.
 
 Each host of a pod runs the same command. If a process dies, the others end
 within `CCL_PEER_TIMEOUT` seconds (an environment variable, default 100): JAX's
 coordinator misses its heartbeat and ends them with an error, or a collective
-fails at once because the connection is gone. None waits forever.
+fails at once because the connection is gone. No process waits forever.
 """
 
 import os

@@ -1,8 +1,8 @@
-"""Errors of buckets in one line, and whether another start may help.
+"""Describes errors of buckets in one line, and tells whether they are transient.
 
 gcsfs, and aiohttp and google.auth below it, have types of their own.
-TensorStore raises ValueError for all, also after it could not reach a server
-for long.
+TensorStore raises ValueError for every error, also for a server that it could
+not reach for a long time.
 """
 
 import re

@@ -1,8 +1,8 @@
 """Files that are complete or absent, on disk or in a bucket.
 
-Paths are `etils.epath.PathLike`: local ones, or `gs://bucket/name` (then gcsfs
+Paths are `etils.epath.PathLike`: local paths, or `gs://bucket/name` (then gcsfs
 must be installed). Libraries that know only local files work in both cases:
-`replacing` yields a local path to write, `local_copy` one to read, and
+`replacing` yields a local path to write, `local_copy` a local path to read, and
 `BucketMirror` has a local folder for files that grow.
 """
 

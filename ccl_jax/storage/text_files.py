@@ -1,4 +1,4 @@
-"""Text and JSON of users and of runs, as UTF-8."""
+"""Reads and writes text and JSON of users and of runs, as UTF-8."""
 
 import codecs
 import json

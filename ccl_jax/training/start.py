@@ -1,4 +1,4 @@
-"""The state that a run starts from, the first of these that there is:
+"""The state that a run starts from, the first of these that exists:
 
 1. the newest checkpoint of its workdir;
 2. parameters of earlier runs, by the rules of `config.init`;

@@ -1,11 +1,11 @@
-"""The training state: a plain dict, split on a mesh by the parameters' rules.
+"""The training state: a plain dict, sharded by the rules of the parameters.
 
     step, skipped          counts; skipped: consecutive steps without an update
     trainable, frozen      the parameters, in two trees
     ema                    the moving average of the trainable ones, or nothing
     optimizer              optax's, for the trainable ones
 
-It is created where it will live; its shapes are known before it exists.
+It is created on its devices; its shapes are known before.
 """
 
 import functools

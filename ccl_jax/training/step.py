@@ -1,8 +1,7 @@
 """One training step as a pure function of (state, batch).
 
-It has the loss of a batch of mixed tasks, gradients accumulated over
-microbatches, and an update that is skipped if the loss or the gradient is not
-finite.
+It computes the loss of a batch of mixed tasks, accumulates gradients over
+microbatches, and skips the update if the loss or the gradient is not finite.
 """
 
 import dataclasses

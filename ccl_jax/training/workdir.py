@@ -1,4 +1,4 @@
-"""The workdir of a run: what it is, and whether data and model fit it."""
+"""The workdir of a run, and checks that data and model fit it."""
 
 import copy
 import dataclasses

@@ -1,4 +1,4 @@
-"""All metrics on all clips of a folder."""
+"""Runs all metrics on all clips of a folder."""
 
 import pathlib
 from collections.abc import Callable, Mapping, Sequence

@@ -1,10 +1,10 @@
-"""What a metric of real clips is.
+"""The interface of a metric of real clips.
 
 A metric is a row of `registry.METRICS`. `open` loads its packages and weights
 once and returns a `Scorer`, or raises `NotRunError`, whose message says what to
-do; the others run all the same. `Scorer.measure` returns the scores of a clip,
-or raises `NotMeasuredError`: such a clip is counted by reason and is in no
-mean.
+do; the other metrics still run. `Scorer.measure` returns the scores of a clip,
+or raises `NotMeasuredError`: such clips are counted by reason and left out of
+means.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""The metrics of real clips by name, in the order of cost."""
+"""The metrics of real clips by name, ordered by cost."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

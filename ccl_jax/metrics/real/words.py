@@ -1,9 +1,9 @@
 """Word error rate of what is said against the quoted words of the caption.
 
-Both texts go through Whisper's English normaliser; where the caption has
-Chinese, Japanese or Korean, through its basic one, and characters are the
-words. A clip's rate is (substitutions + deletions + insertions) / words, which
-may exceed 1; the corpus' is that of the sums over clips.
+Both texts go through Whisper's English normaliser. If the caption has Chinese,
+Japanese or Korean, they go through its basic normaliser, and each character is
+a word. A clip's rate is (substitutions + deletions + insertions) / words, which
+may exceed 1; the corpus rate is that of the sums over clips.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""What learns beside frozen blocks; all of it adds nothing at first."""
+"""Trainable adapters of frozen blocks; at first they add nothing."""
 
 import einops
 import jax

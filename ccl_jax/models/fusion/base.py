@@ -1,15 +1,15 @@
 """A fusion joins two streams by two hooks, called once in every block.
 
-`attend` is the streams' self-attention, `exchange` what each adds to itself
-from the other, both computed from the same snapshot. Streams stay independent
-where a fusion does not override the hook. `self_attentions` may adapt the
-blocks that `attend` is for, and run them again.
+`attend` is the streams' self-attention; `exchange` returns what each stream
+adds from the other, both computed from the same snapshot. Streams stay
+independent if a fusion overrides neither hook. `self_attentions` may adapt the
+blocks that `attend` uses, and run them again.
 
-When sampling, some of what `exchange` reads never changes: the context tokens,
-and a stream that is a reference at t = 0 and does not see the other. A
-`KVCache` holds the keys and values of these; `context_kv` and `reference_kv`
-compute them. This needs that a stream which sees nothing equals the stream
-alone: true for all fusions whose `attend` keeps the streams apart.
+In sampling, some inputs of `exchange` never change: the context tokens, and a
+stream that is a reference at t = 0 and does not see the other. A `KVCache`
+holds their keys and values; `context_kv` and `reference_kv` compute them. The
+cache requires that a stream that sees nothing equals the stream alone, which is
+true for all fusions whose `attend` keeps the streams apart.
 """
 
 import dataclasses

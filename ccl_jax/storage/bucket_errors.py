@@ -1,4 +1,4 @@
-"""Describes errors of buckets in one line, and tells whether they are transient.
+"""Describes errors of buckets in one line, and tells which are transient.
 
 gcsfs, and aiohttp and google.auth below it, have types of their own.
 TensorStore raises ValueError for every error, also for a server that it could

@@ -134,7 +134,7 @@ def ablate() -> None:
 
 
 def check_settings(output: epath.Path, runs: Mapping[str, Any]) -> None:
-  """Compares the settings with those that a folder has results of.
+  """Compares the settings with those of the results in a folder.
 
   Args:
     runs: name -> settings of each variant.
@@ -152,13 +152,13 @@ def check_settings(output: epath.Path, runs: Mapping[str, Any]) -> None:
 
 
 def write_settings(output: epath.Path, runs: Mapping[str, Any]) -> None:
-  """Adds what the results of a folder are of; see `check_settings`."""
+  """Adds the settings of new results to a folder; see `check_settings`."""
   path, known = read_settings(output)
   write_json(path, known | list_settings(runs))
 
 
 def read_settings(output: epath.Path) -> tuple[epath.Path, dict[str, Any]]:
-  """Returns the file of the settings, and what it has."""
+  """Returns the path of the settings file, and its contents."""
   path = output / "settings.json"
   return path, read_json(path) if path.exists() else {}
 
@@ -174,7 +174,7 @@ def list_settings(runs: Mapping[str, Any]) -> dict[str, Any]:
 def train(
   folder: epath.Path, run: Run, seed: int, first: epath.Path | None
 ) -> None:
-  """Trains a variant, or goes on with it.
+  """Trains a variant, or resumes its training.
 
   Args:
     first: folder of the variant whose parameters this one starts from.
@@ -245,7 +245,7 @@ def collect(
 def paired_gains(
   clips: Mapping[str, list[synchworld.ClipScores]],
 ) -> dict[str, bootstrap.Scores]:
-  """Returns each row's scores minus those of the row before."""
+  """Returns each row's scores minus those of the previous row."""
   names = list(clips)
   return {
     f"{name} - {before}": bootstrap.compare(clips[name], clips[before])

@@ -164,7 +164,7 @@ def choose_data(
 
   Args:
     path: of a data set of one shape or several; the first that fits is taken.
-    size, seconds: as of `choose_shape`.
+    size, seconds: as in `choose_shape`.
 
   Raises:
     ValueError: no data set, no clips of this shape, or some that are not square

@@ -148,7 +148,7 @@ def generate() -> None:
 def read_requests() -> tuple[list[requests.Request], list[str]]:
   """Returns the request of --prompt, or those of --prompts.
 
-  And a message for each line of --prompts that is none.
+  It also returns a message for each invalid line of --prompts.
   """
   if (PROMPT.value is None) == (PROMPTS.value is None):
     raise ValueError("Give either --prompt or --prompts.")

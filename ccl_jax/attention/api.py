@@ -99,7 +99,7 @@ def dispatch(backends, q, k, v, mask, backend, target, name):
   """Returns what the first of some backends that supports this returns.
 
   Args:
-    backends: name -> function; the others are as of `attend`.
+    backends: name -> function; the others are as in `attend`.
 
   Raises:
     ValueError: as `attend` does.

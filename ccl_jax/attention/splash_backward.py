@@ -73,7 +73,7 @@ def gradients(
   """Returns the gradients of q, k and v.
 
   Args:
-    ids: of queries and keys, of which equal ones may meet; None: all may.
+    ids: of queries and of keys; queries see keys of equal id, or all if None.
     out, lse: the output and the log-sum-exp of each query's logits.
     do, dlse: their gradients; None if nobody reads the log-sum-exp.
     states: `block_states`.

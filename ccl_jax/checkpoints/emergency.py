@@ -31,7 +31,7 @@ _READING = "reading"  # A file that is there while a copy is read.
 
 
 def find_mesh(shapes: PyTree) -> Mesh:
-  """Returns the mesh of the state, of which each row of `data` has all.
+  """Returns the mesh of a state that each row of `data` holds entirely.
 
   Args:
     shapes: ShapeDtypeStructs of the state, with shardings.
@@ -112,7 +112,7 @@ class EmergencyManager:
   def restore_newer(self, than: int) -> tuple[PyTree, int] | None:
     """Returns the newest copy and its step; None if it is not newer.
 
-    A copy at whose reading a process ended is not read again.
+    A copy is not read again if a process ended while reading it.
     """
     step = self._orbax.latest_step()
     if step is None or step <= than:
@@ -136,7 +136,7 @@ class EmergencyManager:
 
 
 def _run_id(workdir: epath.Path) -> str:
-  """Returns what names this run: a path may be used again by another one."""
+  """Returns an id of this run, as another run may reuse its path."""
   path = workdir / "emergency_id"
   if distributed.is_lead() and not path.exists():
     with files.replacing(path) as partial:

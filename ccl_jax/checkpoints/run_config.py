@@ -21,7 +21,7 @@ def read(workdir: epath.PathLike) -> dict[str, Any]:
   """Returns the config of a run, with its keys in today's names.
 
   Raises:
-    ValueError: the folder is no workdir of a run.
+    ValueError: the folder is not the workdir of a run.
   """
   path = epath.Path(workdir) / "config.json"
   if not path.exists():

@@ -56,7 +56,7 @@ class LazyArray:
   """An array in a folder: `np.asarray(x)` reads all of it, `iter(x)` its rows.
 
   Attributes:
-    shape, dtype, size: as of a NumPy array.
+    shape, dtype, size: as in a NumPy array.
     chunk_shape: shape of the parts that are stored, and read, as one.
   """
 

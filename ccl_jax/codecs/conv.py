@@ -65,7 +65,8 @@ class Net(nnx.Module):
 class _ConvCodec:
   """Eq. 1, to be mixed with a linear codec.
 
-  params: of D, path -> array.
+  Args:
+    params: of D, path -> array.
 
   Attributes:
     axes: number of axes on which a latent has neighbours.

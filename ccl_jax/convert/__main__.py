@@ -197,7 +197,7 @@ def parse_bytes(text: str) -> int:
   """Returns the bytes of a size such as "5GB".
 
   Raises:
-    ValueError: the text is no size.
+    ValueError: the text is not a size.
   """
   found = re.fullmatch(r"(\d+) ?([KMG]B|)", text)
   if not found or not int(found[1]):

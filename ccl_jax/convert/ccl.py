@@ -57,7 +57,7 @@ def is_of_images(model: Mapping[str, Any]) -> bool:
 
 
 def check_is_wan(model: Mapping[str, Any]) -> None:
-  """Raises ValueError if a video stream is none of Wan's."""
+  """Raises ValueError if a video stream is not one of Wan's."""
   if is_of_images(model):
     raise ValueError(
       "the video stream is an image transformer, which has no place in Wan's"

@@ -188,7 +188,7 @@ def open_weights(name: str, path: epath.PathLike) -> epath.Path:
 
   Args:
     name: a key of MODELS; "wan_vae" is "wan-vae".
-    path: such a folder, or as of `convert`.
+    path: such a folder, or as in `convert`.
 
   Raises:
     ValueError: no such model or file, or weights of another model.

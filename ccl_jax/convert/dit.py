@@ -90,7 +90,7 @@ def tables(settings: Mapping[str, Any]) -> dict[str, Table]:
 
 
 def check(state_dict: LazyStateDict) -> None:
-  """Raises nothing: all that differs is seen in names and shapes."""
+  """Checks nothing: names and shapes show every difference."""
 
 
 def _table(source: int, patch: int) -> list[Rule]:

@@ -21,8 +21,8 @@ def open_lora(text: str, model: Mapping[str, Any]) -> dict[str, Factors | Full]:
   PATH is the workdir of a run, a file of others or the folder with it.
 
   Raises:
-    ValueError: the scale is no finite number, or as
-      `lora_files.read` and `read_run`.
+    ValueError: the scale is not a finite number; or as `lora_files.read` and
+      `read_run`.
   """
   path, colon, scale = text.rpartition(":")
   try:

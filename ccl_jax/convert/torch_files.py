@@ -201,7 +201,7 @@ def open_torch_file(path: pathlib.Path) -> LazyStateDict:
   """Returns the state dict of a file of PyTorch's, whatever its suffix.
 
   Raises:
-    ValueError: as of `open_state_dict`.
+    ValueError: as in `open_state_dict`.
   """
   read = _MappedFile(
     lambda: _load_torch(path), lambda file, name: _to_numpy(file[0][name])

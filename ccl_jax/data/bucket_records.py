@@ -85,7 +85,7 @@ def _read(path: str, begin: int, end: int | None) -> bytes:
 
 
 def _parse_chunk(data: bytes) -> list[memoryview]:
-  """Returns the records of a chunk; ValueError or IndexError if it is none."""
+  """Returns the records of a chunk; ValueError or IndexError for others."""
   view = memoryview(data)
   if view[24] != ord("r") or view[_CHUNK_HEADER] != 0:
     raise ValueError("no chunk, or a compressed one")

@@ -82,8 +82,8 @@ class Extent(NamedTuple):
   """The size and length of a file.
 
   Attributes:
-    size: (y, x) pixels as shown; None of a sound.
-    seconds: 0 if they are not known, or of an image.
+    size: (y, x) pixels as shown; None for a sound.
+    seconds: 0 if unknown, or for an image.
   """
 
   size: tuple[int, int] | None

@@ -135,7 +135,7 @@ def declared_duration(path: Path) -> float:
 
 
 class Header(NamedTuple):
-  """What a file says of itself.
+  """The contents of a file's header.
 
   Attributes:
     seconds: of each stream, "video" or "audio", that the file has; 0 if it does
@@ -262,7 +262,7 @@ def write_wav(
 def yuv_frame(image: UInt8[np.ndarray, "y x 3"]) -> av.VideoFrame:
   """Returns a frame in yuv420p; odd sizes gain an edge row or column.
 
-  From 720 lines on in BT.709, and tagged so; else as players take it, BT.601.
+  From 720 lines on it is BT.709, with this tag, else BT.601, as players assume.
   """
   frame = av.VideoFrame.from_ndarray(_pad_to_even(image), format="rgb24")
   matrix = "ITU709" if frame.height >= 720 else None

@@ -94,8 +94,8 @@ def check_alike(sources: Sequence[Source]) -> None:
   """Checks that the latents of all sources are of one kind.
 
   Raises:
-    ValueError: one is no data set, or of another frame rate or other codecs
-      than the first.
+    ValueError: one is not a data set, or its frame rate or codecs differ from
+      those of the first.
   """
   first = _kind(sources[0].path)
   for source in sources[1:]:
@@ -122,7 +122,7 @@ def check_alike(sources: Sequence[Source]) -> None:
 
 
 def _kind(path: str) -> dict[str, Any]:
-  """Returns what all sources have alike; lengths and sizes may differ."""
+  """Returns what must be equal in all sources; lengths and sizes may differ."""
   metadata = records.read_metadata(path)
   shapes = metadata["shapes"]
   return {

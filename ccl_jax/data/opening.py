@@ -103,8 +103,8 @@ def find_stream(
 ) -> av.VideoStream | av.AudioStream | None:
   """Returns the first stream of a kind that can be decoded and is no thumbnail.
 
-  Of several, those whose decoder refuses most of the first packets are not, nor
-  is one of few pictures beside a film.
+  Among several streams, it skips those whose decoder refuses most of the first
+  packets, and one of few pictures beside a film.
 
   Raises:
     ClipError: pictures that are too large, or no such stream and `is_needed`.

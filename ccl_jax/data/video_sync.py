@@ -97,9 +97,9 @@ class FrameResampler:
 class PacketDecoder:
   """Decodes packets to frames with their times.
 
-  AVI has times of decoding alone, and FFmpeg's guess of those of B-frames goes
-  to and fro: frames, which come in the order of display, get them in turn.
-  Those of packets before the first key frame, which give none, are left out.
+  AVI has decoding times only, and FFmpeg's guesses for B-frames are out of
+  order: frames, which come in display order, get these times in turn. The times
+  of packets before the first key frame, which give no frame, are left out.
   """
 
   def __init__(self, container: av.container.InputContainer):

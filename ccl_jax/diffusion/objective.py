@@ -49,7 +49,7 @@ class Objective:
     time_std: its standard deviation.
     time_distribution: "logit_normal"; or "ddpm", the times of its steps, each
       as likely: then shift, mean and deviation do not count.
-    error: of what the squared error is: "velocity" or "noise".
+    error: quantity of the squared error, "velocity" or "noise".
     video_weight: lv, 0.85 from Ovi.
     audio_weight: la, 0.15 from Ovi.
     text_dropout: fraction of samples whose text is replaced by the null text.

@@ -31,11 +31,11 @@ def split(
   """Splits the steps into runs inside and outside of the window.
 
   Args:
-    every: of the steps in the window, only each of this distance is inside.
+    every: only every n-th step in the window is inside.
 
   Returns:
     (is inside, number of steps) of each run, or (runs, number of times) of runs
-    that repeat; nothing where there is no step.
+    that repeat; empty without steps.
   """
   low, high = window
   is_inside = [bool(low <= sigma <= high) for sigma in sigmas[:-1]]

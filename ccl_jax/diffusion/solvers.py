@@ -83,9 +83,9 @@ def solve(
     condition: handed to `velocity` as it is.
     window: the (lowest, highest) `leading_sigma` at which `velocity` is
       evaluated.
-    outside: evaluated at the others; `velocity` if None.
+    outside: evaluated at the other steps; `velocity` if None.
     on_step: called on the host at every step, with its sigma.
-    every: of the steps in the window, only each of this distance counts.
+    every: `velocity` is evaluated only at every n-th step in the window.
     transform_state: if not None, what both take at the first step as a fourth
       argument, to return (velocity, transform_state of the next).
 
@@ -123,7 +123,7 @@ def _make_field(
   given: State,
   on_step: OnStep | None,
 ) -> Field:
-  """Returns the field of a velocity; arguments as of `solve`."""
+  """Returns the field of a velocity; arguments as in `solve`."""
 
   def field(
     state: State, sigma: State, transform_state: Any

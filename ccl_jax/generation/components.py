@@ -260,7 +260,7 @@ def choose_shape(
     seconds: to a tenth; None is any.
 
   Raises:
-    ValueError: there is none; the message has those that there are.
+    ValueError: no such shape; the message lists all shapes.
   """
   for shape in shapes:
     is_long = seconds is None or abs(shape.seconds - seconds) <= _TENTH

@@ -39,7 +39,7 @@ from ccl_jax.training.log_config import share_name, share_names
 
 
 class ScoredClips:
-  """Held-out clips of a world, and what their scores are read beside.
+  """Held-out clips of a world, and the references of their scores.
 
   Args:
     world: of the clips.
@@ -60,7 +60,7 @@ class ScoredClips:
     return self._share(task, self._world.measure(self._clips, made, given))
 
   def known(self, task: str) -> list[str]:
-    """Returns the names of the shares that these clips and codecs can tell."""
+    """Returns the names of the shares that these clips and codecs determine."""
     return list(self._share(task, self.references["codec ceiling"]))
 
   def _share(
@@ -194,7 +194,7 @@ def _check_known(
   keep_best: str,
   references: References,
 ) -> None:
-  """Raises ValueError if there is no share, or not the one that is needed."""
+  """Raises ValueError without any share, or without the one that is needed."""
   if known and (keep_best in known or not keep_best.startswith(SHARE)):
     return
   lacks = f"that checkpoint.keep_best={keep_best} names" if known else "at all"

@@ -55,7 +55,7 @@ def _draw_many(seconds: float) -> list[Scene]:
 
 @functools.cache
 def _histogram(seconds: float, words: int) -> tuple[np.ndarray, np.ndarray]:
-  """Returns where the world speaks (so many words) and strikes most often."""
+  """Returns histograms over time of speech (of `words` words) and impacts."""
   drawn = _draw_many(seconds)
   time = np.arange(round(seconds * _RATE)) / _RATE
   like = [s for s in drawn if len(s.speech.split()) == words]

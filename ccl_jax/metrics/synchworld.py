@@ -105,7 +105,7 @@ def measure(
   Without sound there are none, without video only SER.
 
   Args:
-    mel: log10-mel as of `codecs.mel`; it is cut to the video's length.
+    mel: log10-mel as in `codecs.mel`; it is cut to the video's length.
 
   Raises:
     ValueError: neither stream, or a mel that ends long before the video.
@@ -140,7 +140,7 @@ def measure(
 def _cut_mel(
   mel: np.ndarray, video: np.ndarray | None, fps: float
 ) -> np.ndarray:
-  """Returns the mel as long as the video, with silence for what is no number.
+  """Returns the mel cut to the video's length, with silence in place of NaN.
 
   Raises:
     ValueError: it ends long before the video.

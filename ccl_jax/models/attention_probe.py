@@ -29,7 +29,7 @@ def attention_shares(
   route: Route,
   image: Image | None = None,
 ) -> dict[str, Array]:
-  """Computes shares of all tokens in all layers; arguments as of `velocity`.
+  """Computes shares of all tokens in all layers; arguments as in `velocity`.
 
   Returns:
     "video": (layers, b, f, h, w), the grid of tokens, "audio": (layers, b, m);

@@ -61,7 +61,7 @@ def dual_block(
   """Runs one dual block.
 
   Args:
-    blocks: stream -> what updates it; a stream without keeps its tokens.
+    blocks: stream -> the block that updates it; others keep their tokens.
     x: tokens, (b, f, s, d).
     angles: stream -> RoPE of self-attention.
     ops: of `stream_ops`.

@@ -82,8 +82,8 @@ class SharedDiT(DiT):
 
   Args:
     width, ffn, heads: of the other stream.
-    channels, patch, tokens_per_frame: as of `DiT`.
-    prediction_type: of `prediction.PREDICTIONS`; "epsilon", as of the published
+    channels, patch, tokens_per_frame: as in `DiT`.
+    prediction_type: of `prediction.PREDICTIONS`; "epsilon", as in the published
       weights, is that of DDPM.
     learns_variance: the output is a noise and its variance, side by side, as of
       the published weights. No solver here reads the variance.
@@ -153,7 +153,7 @@ class ImageDiT(SharedDiT):
 
   Args:
     kind: "video".
-    width, ffn, heads, channels, patch: as of `DiT`.
+    width, ffn, heads, channels, patch: as in `DiT`.
     text_width: of the text encoder's output, or the number of classes.
   """
 

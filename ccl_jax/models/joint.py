@@ -172,7 +172,7 @@ class Joint(nnx.Module):
     route: Route,
     image: Image | None = None,
   ) -> EmbeddedInputs:
-    """Embeds latents, times and text; arguments as of a call."""
+    """Embeds latents, times and text; arguments as in a call."""
     # Latents to tokens; both streams have the same number of frames.
     towers = self.towers(state)
     images = self.images(state, image)

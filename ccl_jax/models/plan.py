@@ -34,7 +34,7 @@ class ModelPlan:
     graph: static half of the model.
     shapes: nested dict of the parameters' shapes and dtypes.
     layout: mesh and sharding rules.
-    lora: what is trained in place of some kernels.
+    lora: the LoRA that is trained in place of some kernels.
   """
 
   settings: Mapping[str, Any]

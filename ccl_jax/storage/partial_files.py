@@ -55,7 +55,7 @@ def _host() -> str:
 
 
 def _is_alive(process: int) -> bool:
-  """Returns whether a process of this number exists, whoever's it is."""
+  """Returns whether a process of this number exists, of any user."""
   try:
     os.kill(process, 0)
   except (ProcessLookupError, OverflowError):

@@ -54,10 +54,10 @@ def read_lines(path: epath.PathLike) -> list[str]:
 
 
 def read_unchecked_lines(path: epath.PathLike) -> list[str]:
-  """Returns lines as `read_lines`, of which `check_line` may refuse some.
+  """Returns lines as `read_lines`, but `check_line` may refuse some of them.
 
   Raises:
-    ValueError: UTF-16, which concerns all of them.
+    ValueError: UTF-16, which affects all lines.
   """
   return _split(_decode(path, "surrogateescape"))
 

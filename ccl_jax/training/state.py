@@ -43,7 +43,7 @@ def make_state(setup: TrainSetup, params: PyTree) -> PyTree:
 
 
 def init_state(setup: TrainSetup) -> PyTree:
-  """Returns a new state, made by one compiled program where it will live."""
+  """Returns a new state, made on its devices by one compiled program."""
 
   def init():
     key = make_key(setup.seed, 0, INIT)

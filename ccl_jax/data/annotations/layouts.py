@@ -288,7 +288,7 @@ def _without_wav(name: str) -> str:
 
 
 def _name(value: Any, where: str) -> str:
-  """Returns the name of a clip; of none, what to say of it."""
+  """Returns the name of a clip, or a text that says that it is missing."""
   return f"no name in {where}" if value in (None, "") else str(value)
 
 

@@ -42,8 +42,8 @@ class ClipFile(NamedTuple):
 
   `problem` says why it cannot be read, if that is known without reading it.
   `start` and `end` are seconds in the file; `end` None is its end. `shape` is
-  what becomes of it, if a data set has several; `extent` is the file's, once it
-  was measured.
+  that of its examples, if a data set has several; `extent` is that of the file,
+  once measured.
   """
 
   path: os.PathLike
@@ -100,9 +100,9 @@ def list_clips(
     images: still images are clips too.
 
   Raises:
-    ValueError: no clips; captions that cannot be read, that name a file twice,
-      or segments of it that overlap, or that name files which are no clips or,
-      one if `strict` and else all of them, do not exist.
+    ValueError: no clips; captions that cannot be read, or that name a file
+      twice, overlapping segments, or files that are not clips; or captions of
+      which all files (with `strict`, any file) do not exist.
   """
   folder = epath.Path(folder)
   found, clips, members = _find_clips(folder, images)
@@ -174,7 +174,7 @@ def _find_clips(
 ) -> tuple[dict[str, str], list[str], dict[str, TarMember]]:
   """Returns name -> problem or "" of all files, and the names of the clips.
 
-  And what of both is in a tar; a/b.tar/c.mp4 is c.mp4 in a/b.tar.
+  This includes files in tars; a/b.tar/c.mp4 is c.mp4 in a/b.tar.
 
   Raises:
     ValueError: no clips.
@@ -259,7 +259,7 @@ def _read_sources(
 def _check_apart(
   name: str, before: tuple[Row, str], after: tuple[Row, str]
 ) -> None:
-  """Raises ValueError if two rows of a file, in order, share some of it."""
+  """Raises ValueError if two rows of a file, in order, overlap."""
   (first, place), (row, later_place) = before, after
   if first["end"] != "" and first["end"] <= (row["start"] or 0.0):
     return

@@ -112,7 +112,7 @@ def _choose(
   """Returns the clips that `keep` returns; all without it.
 
   Raises:
-    ValueError: none is left.
+    ValueError: no clip is left.
   """
   kept = clips if keep is None else keep(clips)
   if not kept:

@@ -182,7 +182,7 @@ def draw_scene(
   """Draws the scene of a seed; easy and hard ones have the same sound.
 
   Args:
-    style: one of STYLES; of another one all else is the same.
+    style: one of STYLES; all else does not depend on it.
 
   Raises:
     ValueError: `seconds` is too short for the longest speech.
@@ -235,7 +235,7 @@ def _draw_ball(rng, seconds: float) -> Ball:
 
 
 def make_ball(surface: str, impacts, reach=1.0) -> Ball:
-  """Returns a ball that goes `reach` as far as the time between impacts lets.
+  """Returns a ball that moves `reach` times as far as its impacts allow.
 
   Args:
     reach: one number, or one before each impact and one after all.

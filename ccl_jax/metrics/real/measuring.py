@@ -46,7 +46,7 @@ def measure_folder(
   title: str = "measuring",
   start: Callable[[], None] = lambda: None,
 ) -> MeasuredFolder:
-  """Measures every clip of a folder with what it has not been measured by.
+  """Measures every clip of a folder by the metrics that it lacks.
 
   Args:
     rows, features: where scores are, and go.
@@ -167,7 +167,7 @@ def _measure(
 
 
 def _check_finite(scores: Mapping[str, Any]) -> None:
-  """Raises NotMeasuredError for a score that is no number."""
+  """Raises NotMeasuredError for a score that is not finite."""
   for key, value in scores.items():
     if isinstance(value, float) and not np.isfinite(value):
       raise NotMeasuredError(f"{key} is {value}")

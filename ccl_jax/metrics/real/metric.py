@@ -52,8 +52,8 @@ class Options:
   """What the user chose.
 
   Attributes:
-    weights: folder of all weights that are no part of packages.
-    asr: who writes down what is said, a key of `transcribers.TRANSCRIBERS`.
+    weights: folder of all weights that are not in packages.
+    asr: speech recogniser, a key of `transcribers.TRANSCRIBERS`.
     faces: "module:function" that finds faces, see `faces`; "" for none.
   """
 
@@ -65,7 +65,7 @@ class Options:
     """Returns the first of the files or folders that is among the weights.
 
     Raises:
-      NotRunError: none is.
+      NotRunError: none of them exists.
     """
     for name in names:
       if self.weights is not None and (self.weights / name).exists():

@@ -28,7 +28,7 @@ _CHARACTERS = re.compile("[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 
 
 def spoken_words(caption: str) -> str:
-  """Returns what stands in quotation marks.
+  """Returns the text in quotation marks.
 
   >>> spoken_words('A man waves. "Hello there!" Wind. "Bye."')
   'Hello there! Bye.'

@@ -44,7 +44,7 @@ QKV = dict[str, tuple[Array, Array, Array]]
 
 
 class AVDiT(FrameByFrame):
-  """All that learns of one layer.
+  """The trainable parts of one layer.
 
   Args:
     widths, head_sizes: stream -> d, e; those of both are equal.

@@ -61,7 +61,7 @@ class FusionContext(NamedTuple):
 
   @property
   def clip_frames(self) -> int:
-    """Returns the number of real frames that are no reference picture."""
+    """Returns the number of real frames without reference pictures."""
     r = 0 if self.references is None else self.references.shape[1]
     return self.frames - r
 
@@ -201,7 +201,7 @@ class Fusion(nnx.Module):
   ) -> dict[str, Array]:
     """Returns each side's attention to the other stream, (b, n).
 
-    The mean over heads; the rest goes to the context tokens. Only sides that
-    read another stream have an entry.
+    It is a mean over heads; the rest goes to the context tokens. Only sides
+    that read another stream have an entry.
     """
     return {}

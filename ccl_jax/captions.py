@@ -3,8 +3,9 @@ r"""Writes captions.jsonl from the annotations of a data set:
     python -m ccl_jax.captions --dataset=vggsound --annotations=vggsound.csv \
         --clips=CLIPS [--output=CLIPS/captions.jsonl]
 
-for the clips that are there, and says how many are. Annotations are a file as
-its authors publish it, or a folder of such files; of anything else
+It covers the clips that are in the folder, and reports how many these are.
+Annotations are a file as its authors publish it, or a folder of such files. For
+any other table
 
     python -m ccl_jax.captions --annotations=list.parquet --clips=CLIPS \
         --columns=file=video_name,video=long_caption,start=begin

@@ -3,13 +3,13 @@ r"""Encodes a folder of clips into latents, ready for training:
     python -m ccl_jax.encode --input=CLIPS --output=LATENTS \
         --config=configs/ccl.py:size=tiny [--config.encode.fps=25]
 
-`data.encode.dataset` describes the result. Codecs are fitted on some of the
-clips, linear ones or, with --config.encode.codec=conv, ones that also train a
-net to decode, unless --codecs names those of another data set (LATENTS/codecs)
-or they are published ones: --config.encode.codec=wan, with files named by
+`data.encode.dataset` describes the result. By default, linear codecs are fitted
+on some of the clips; --config.encode.codec=conv also trains a net to decode.
+--codecs takes those of another data set (LATENTS/codecs). The published codecs
+are --config.encode.codec=wan, with files named by
 --config.encode.weights.{video,audio,vocoder,text,tokenizer}=FILE and, for
 models that read CLIP's tokens of an image, image. The same command resumes.
-Start it on several hosts with --distributed, and each encodes a part.
+Started on several hosts with --distributed, each encodes a part.
 
     python -m ccl_jax.encode --decode --input=LATENTS --output=DIR [--num=8]
 

@@ -3,14 +3,14 @@ r"""Trains a model:
     python -m ccl_jax.train --config=configs/ccl.py:size=tiny \
         --workdir=DIR --config.data.path=DIR
 
-The same command resumes: state comes from the newest checkpoint, data and
-noise are pure functions of (seed, step), so a run that was killed equals one
-that was not. A workdir in the end holds
+The same command resumes: the state comes from the newest checkpoint, and data
+and noise are pure functions of (seed, step), so a run that was killed equals
+one that was not. At the end, a workdir holds
 
     config.json clip.json codecs/     the run's settings, clips and codecs
     checkpoints/STEP/                 Orbax, the newest few
-    compiled/                         programs, loaded at the next start
-                                      (of this user only: `program_cache`)
+    compiled/                         this user's programs, loaded at the next
+                                      start (`program_cache`)
     metrics.jsonl loss.png tensorboard/
     samples/STEP/                     mp4 and a contact sheet at evaluations
 """
@@ -31,7 +31,7 @@ from ccl_jax.codecs.api import Codecs
 from ccl_jax.config import build, check_keys
 from ccl_jax.data.loader import Loader
 from ccl_jax.data.mixture import main_path
-from ccl_jax.generation.components import scale_shift
+from ccl_jax.generation.components import scale_time_shift
 from ccl_jax.generation.held_out_shares import HeldOutShares, open_shares
 from ccl_jax.generation.pipeline import Pipeline
 from ccl_jax.generation.previews import EvalConfig, write_previews
@@ -218,7 +218,7 @@ class Run:
         pipeline = Pipeline(
           plan=self.setup.plan, params=params, codecs=codecs, shape=shape,
           step=step,
-          sampling=scale_shift(self.sampling, shape, codecs, shift_shape),
+          sampling=scale_time_shift(self.sampling, shape, codecs, shift_shape),
         )  # fmt: skip
         label = data.name if i else ""
         write_previews(

@@ -4,8 +4,8 @@
 
 The folder holds mp4 files with sound and captions.jsonl. Its splits are `train`
 (half easy, half hard scenes), `easy` and `hard`; clip i of `easy` and clip i of
-`hard` have the same sound. `data.synthetic.scene` describes the scenes, and
---style=square a world of other faces and voices, to fine-tune a model to.
+`hard` have the same sound. `data.synthetic.scene` describes the scenes;
+--style=square makes a world of other faces and voices, for fine-tuning.
 
     python -m ccl_jax.world --output=DIR --speech=english
 
@@ -112,7 +112,8 @@ def make_world(
 ) -> None:
   """Renders all clips into the folder, which appears when it is complete.
 
-  make: renders a clip, `make_clip` by default.
+  Args:
+    make: renders a clip, `make_clip` by default.
 
   Raises:
     ValueError: the folder exists, or the clips are too short.

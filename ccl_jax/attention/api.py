@@ -1,4 +1,4 @@
-"""The entry point of attention: it checks the arguments, chooses a backend.
+"""Entry point of attention: checks the arguments and chooses a backend.
 
 Backends are functions of (q, k, v, mask, target, name), equal in value and in
 all gradients. One that does not support its arguments raises
@@ -99,7 +99,7 @@ def dispatch(backends, q, k, v, mask, backend, target, name):
   """Returns what the first of some backends that supports this returns.
 
   Args:
-    backends: name -> function; the others are as of `attend`.
+    backends: name -> function; the others are as in `attend`.
 
   Raises:
     ValueError: as `attend` does.

@@ -39,11 +39,11 @@ def attend_with_lse(
 ) -> Part:
   """Returns `attend` and each query's log-sum-exp; arguments are the same.
 
-  Where a query sees no key, its log-sum-exp is about -1e30, so that eq. 1 takes
-  nothing of it.
+  If a query sees no key, its log-sum-exp is about -1e30, so it has no weight in
+  eq. 1.
 
   Raises:
-    ValueError: as `attend` does; of the backends cuDNN has no log-sum-exp.
+    ValueError: as `attend` does; the cuDNN backend has no log-sum-exp.
   """
   return api.dispatch(BACKENDS, q, k, v, mask, backend, target, name)
 

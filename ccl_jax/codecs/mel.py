@@ -1,4 +1,4 @@
-"""Log-mel spectrograms and the way back to a waveform, by librosa.
+"""Log-mel spectrograms and their inversion to a waveform, by librosa.
 
 The wave is clipped to [-1, 1] and padded by reflection with (n_fft - hop) / 2
 samples on each side, so that s samples make s // hop frames of n_fft samples

@@ -104,10 +104,8 @@ def compile_report(
 def latent_shapes(config: Mapping[str, Any]) -> Shapes:
   """Returns the shapes of one sample, from the config's `encode` section.
 
-  Of several buckets it is the first.
-
-  Strides of 4 x 8 x 8 with the first frame alone, and the audio latents of
-  as many frames.
+  It is a clip of the first bucket: latents with strides of 4 x 8 x 8, the first
+  frame alone, and as many audio latents as these frames need.
   """
   encode = config["encode"]
   frames, *size = (

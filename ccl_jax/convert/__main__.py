@@ -14,13 +14,14 @@ r"""Converts weights from and to PyTorch, and shows what files of weights hold.
 from-torch reads the published files of Wan-AI, DiT, MMAudio and BigVGAN, and
 folders of diffusers and transformers. With --model=wan or dit (transformers of
 video and of images) it writes a workdir that training starts from
-(`config.init.from_runs`); with
---model=ccl, for what to-torch wrote, one that can also be sampled from; with
-another, a folder that the codecs open (`weights.*` of `encode`).
-to-torch writes a run as a folder like those of diffusers. average writes the
-mean of several checkpoints as a new workdir, merge a run with LoRA added to its
-matrices; --component=lora exports a LoRA alone. inspect prints the arrays of
-any of these. Workdirs and outputs may be in a bucket, files of PyTorch may not.
+(`config.init.from_runs`). With --model=ccl it reads what to-torch wrote, and
+the workdir can also be sampled from. With any other model it writes a folder
+that the codecs open (`weights.*` of `encode`).
+
+to-torch writes a run as a folder like those of diffusers; with --component=lora
+it exports a LoRA alone. average writes the mean of several checkpoints as a new
+workdir; merge adds LoRA to the matrices of a run. inspect prints the arrays of
+any of these. Workdirs and outputs may be in a bucket, PyTorch's files may not.
 """
 
 import re
@@ -216,7 +217,7 @@ def parse_bytes(text: str) -> int:
   """Returns the bytes of a size such as "5GB".
 
   Raises:
-    ValueError: the text is no size.
+    ValueError: the text is not a size.
   """
   found = re.fullmatch(r"(\d+) ?([KMG]B|)", text)
   if not found or not int(found[1]):

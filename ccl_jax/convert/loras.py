@@ -1,4 +1,4 @@
-"""LoRA of runs and of files: by the text of --lora, and merged into a run."""
+"""Reads the LoRA that --lora names, of runs and of files, and merges them."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,8 +21,8 @@ def open_lora(text: str, model: Mapping[str, Any]) -> dict[str, Factors | Full]:
   PATH is the workdir of a run, a file of others or the folder with it.
 
   Raises:
-    ValueError: the scale is no finite number, or as
-      `lora_files.read` and `read_run`.
+    ValueError: the scale is not a finite number; or as `lora_files.read` and
+      `read_run`.
   """
   path, factor = split_scale(text)
   lora.check_scale(f"The scale of --lora={text}", factor)

@@ -1,12 +1,12 @@
-"""PyTorch's files of weights, as state dicts that are read array by array.
+"""Opens PyTorch's weights as state dicts that are read array by array.
 
   PATH.safetensors            by the library's memory map
   PATH.pth, .pt, .bin, .ckpt  torch.load(weights_only=True, mmap=True)
   FOLDER                      with one of them, or with shards and their index
                               (`*.safetensors.index.json`, `*.bin.index.json`)
 
-A pickle can hold code; such a file is refused, never run. Arrays keep their
-dtypes; bfloat16 is that of ml_dtypes.
+A pickle can contain code; such a file is refused and its code never run. Arrays
+keep their dtypes; bfloat16 is that of ml_dtypes.
 """
 
 import dataclasses
@@ -211,7 +211,7 @@ def open_torch_file(path: pathlib.Path) -> LazyStateDict:
   """Returns the state dict of a file of PyTorch's, whatever its suffix.
 
   Raises:
-    ValueError: as of `open_state_dict`.
+    ValueError: as in `open_state_dict`.
   """
   read = _MappedFile(
     lambda: _load_torch(path), lambda file, name: _to_numpy(file[0][name])

@@ -1,9 +1,8 @@
-"""Workdirs of training runs: reading their parameters, and making new ones.
+"""Reads parameters of training workdirs, and makes new workdirs.
 
 A workdir that a converter writes has one checkpoint, of parameters alone, and
-`about.json`. Training can start from any (`config.init.from_runs`); the
-pipeline also needs the files of `RUN_FILES`, which are copied where they
-exist.
+`about.json`. Training can start from it (`config.init.from_runs`); the pipeline
+also needs the files of `RUN_FILES`, which are copied if they exist.
 """
 
 import dataclasses
@@ -31,7 +30,7 @@ class FoldedArray:
   """A parameter with LoRA, in float32, computed row by row when it is read.
 
   Attributes:
-    shape, dtype, size: as of a NumPy array.
+    shape, dtype, size: as in a NumPy array.
   """
 
   def __init__(self, array: Any, changes: Sequence[lora.Factors | lora.Full]):
@@ -137,7 +136,7 @@ def open_workdir(path: epath.PathLike) -> Workdir:
   """Returns the workdir with its config, under today's names of the keys.
 
   Raises:
-    ValueError: the folder is no workdir.
+    ValueError: the folder is not a workdir.
   """
   path = epath.Path(path)
   if (path / ABOUT).exists() and not (path / "config.json").exists():

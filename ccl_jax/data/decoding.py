@@ -26,7 +26,8 @@ def decode_clips(
 
   Clips are silent where the sound's codec has no decoder.
 
-  latents: "video" (b, f, h, w, c), "audio" (b, m, c), or one of them.
+  Args:
+    latents: "video" (b, f, h, w, c), "audio" (b, m, c), or one of them.
   """
   num, fields = len(next(iter(latents.values()))), {}
   if "video" in latents:

@@ -1,7 +1,7 @@
 """Encoded clips as one page of HTML: frames, log-mel and caption of each.
 
-The page needs no server and no network. An index of all texts is searched; the
-pictures stand in parts of `PAGE` clips, each parsed only when it is shown. All
+The page needs no server and no network. It searches an index of all texts; the
+pictures are in parts of `PAGE` clips, each parsed only when it is shown. All
 text of the clips is data (JSON in scripts that do not run, and textContent).
 """
 

@@ -1,4 +1,4 @@
-"""Streams of a result that leave as the user's file had them."""
+"""Copies streams of the user's file into a result, unchanged if possible."""
 
 import itertools
 import math
@@ -32,11 +32,12 @@ _TICKS = Fraction(1, 90_000)
 def restore_stream(path: Path, kind: str, source: Path, seconds: float) -> None:
   """Replaces a stream of an mp4 file by that of the file it was read from.
 
-  Packets are copied up to the end of the clip. Pictures whose format mp4 has
-  not, or that cannot be cut there as later ones are referred to, are encoded
-  once, with their size and rate; sound, such as PCM and ALAC, becomes FLAC of
-  its own rate and channels, of which it has at most eight: more stay mixed to
-  one. So is what an edit list has cut something out of.
+  Packets are copied up to the end of the clip. Video is encoded anew, with its
+  own size and rate, if players of mp4 do not support its codec, or if frames
+  before the end depend on later ones. Audio of other codecs, such as PCM or
+  ALAC, becomes FLAC with its own rate and channels; with more than eight
+  channels it stays mono. A stream from which an edit list cuts something out is
+  encoded anew, too.
 
   Args:
     path: an mp4 file.
@@ -111,7 +112,7 @@ def _is_edited(source: Path, kind: str, start: float, end: float) -> bool:
 
 
 def _can_be_cut(source: Path, end: float) -> bool:
-  """Returns whether what is decoded up to a time is shown before it, too."""
+  """Returns whether no frame before `end` depends on one after it."""
   later = False
   with open_media(source) as container:
     if container.format.name == "avi":

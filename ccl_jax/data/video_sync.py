@@ -1,7 +1,7 @@
 """Decoded frames, in the order of their time stamps, at one frame rate.
 
-Frames are held, as players show them: output frame k is the last one whose time
-is not after start + k / fps plus half an output frame.
+Frames are held, as in players: output frame k is the last input frame whose
+time is at most start + k / fps plus half an output frame.
 """
 
 import collections
@@ -98,9 +98,9 @@ class FrameResampler:
 class PacketDecoder:
   """Decodes packets to frames with their times.
 
-  AVI has times of decoding alone, and FFmpeg's guess of those of B-frames goes
-  to and fro: frames, which come in the order of display, get them in turn.
-  Those of packets before the first key frame, which give none, are left out.
+  AVI has decoding times only, and FFmpeg's guesses for B-frames are out of
+  order: frames, which come in display order, get these times in turn. The times
+  of packets before the first key frame, which give no frame, are left out.
   """
 
   def __init__(self, container: av.container.InputContainer):

@@ -1,4 +1,4 @@
-"""Tasks: who is generated, who sees whom (dynamic context routing, 4.2.2).
+"""Tasks: what is generated, and who sees whom (dynamic context routing, 4.2.2).
 
     task     p    t_video  t_audio   video sees    audio sees    loss
     apart   .10      t1       t2     context       context       both
@@ -12,8 +12,8 @@ reference. `apart` trains text/image-to-video and text-to-audio at once, the
 streams being independent; a sample that lacks a stream can only be `apart`.
 Tasks differ per sample within one batch: they are data, not code.
 
-Generation uses the same rows: each inference task names the row it runs and
-the streams that take part.
+Generation uses the same rows: each inference task names its row and the streams
+that take part.
 """
 
 from collections.abc import Callable, Mapping

@@ -1,4 +1,4 @@
-"""The trained model, its codecs and what describes its clips."""
+"""The trained model, its codecs and the shape of its clips."""
 
 import dataclasses
 import functools
@@ -78,9 +78,8 @@ class Components:
         None takes the first of them.
       offload: see the class.
       loras: "PATH" or "PATH:SCALE" of each LoRA to add, a run or a file.
-      size: (y, x) of the clips, and
-      seconds: their length, of those that the run was trained on; () and None
-        take the first that fits.
+      size: (y, x) of one of the trained shapes; () takes any.
+      seconds: its length; None takes any.
 
     Raises:
       ValueError: no run, no such checkpoint, no codecs, a mesh that does not
@@ -104,7 +103,7 @@ class Components:
       params=None if offload else read(),
       codecs=codecs,
       shape=shape,
-      sampling=scale_shift(sampling, shape, codecs, shift_shape),
+      sampling=scale_time_shift(sampling, shape, codecs, shift_shape),
       step=step,
       read_params=read,
       offload=offload,
@@ -192,7 +191,7 @@ class Components:
       self.params = self.read_params()
     return self.params
 
-  def free(self) -> None:
+  def offload_weights(self) -> None:
     """Frees all weights if they are offloaded; their next use reads them."""
     if self.offload:
       self.params = None
@@ -234,7 +233,7 @@ def read_shapes(workdir: epath.Path) -> list[ClipShape]:
   ]
 
 
-def scale_shift(
+def scale_time_shift(
   sampling: SamplingConfig,
   shape: ClipShape,
   codecs: Codecs,
@@ -242,7 +241,8 @@ def scale_shift(
 ) -> SamplingConfig:
   """Returns the settings with the shift of clips of a shape.
 
-  shift_shape: `time_shift_shape` of the run's objective.
+  Args:
+    shift_shape: `time_shift_shape` of the run's objective.
   """
   f, h, w, _ = shape.latent_shapes(codecs)["video"]
   return sampling.for_grid((f, h, w), tuple(shift_shape))
@@ -260,7 +260,7 @@ def choose_shape(
     seconds: to a tenth; None is any.
 
   Raises:
-    ValueError: there is none; the message has those that there are.
+    ValueError: no such shape; the message lists all shapes.
   """
   for shape in shapes:
     is_long = seconds is None or abs(shape.seconds - seconds) <= _TENTH

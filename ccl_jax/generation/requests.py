@@ -189,7 +189,7 @@ def read_list(
     has_maps: whether NAME.attention is the name of files too.
 
   Returns:
-    The requests, and a message for each line that is none.
+    The requests, and a message for each invalid line.
 
   Raises:
     ValueError: no such file, or an empty one.

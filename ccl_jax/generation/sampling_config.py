@@ -208,7 +208,7 @@ class SamplingConfig:
   def num_guided(self, task: InferenceTask) -> int:
     """Returns the number of steps with guidance."""
     iterated = [s for s in task.streams if s not in self.cached(task)]
-    sigmas = solvers.first({s: self.sigmas[s] for s in iterated})
+    sigmas = solvers.leading_sigma({s: self.sigmas[s] for s in iterated})
     runs = phases.split(sigmas, self.window, self.guidance_every)
     return phases.count(runs, True)
 

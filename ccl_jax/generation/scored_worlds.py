@@ -1,8 +1,8 @@
-"""Worlds whose generated clips are scored, and what they are read beside.
+"""Worlds whose generated clips are scored, and the references beside them.
 
-References are ground truth (the clips themselves), the codecs' ceiling (the
+References are the ground truth (the clips themselves), the codecs' ceiling (the
 clips encoded and decoded), generators that read the prompt and ignore the other
-stream, through the same codecs, and clips with the sound of another one.
+stream, through the same codecs, and clips with the sound of another clip.
 """
 
 import functools
@@ -230,7 +230,8 @@ def share_settings(
 ) -> dict[str, bootstrap.Scores]:
   """Returns the share of the way from blind to ceiling, of each setting.
 
-  measured: (task,) or (task, guidance rule) -> measurements of its clips.
+  Args:
+    measured: (task,) or (task, guidance rule) -> measurements of its clips.
   """
   rows = {" ".join(s): (s[0], x) for s, x in measured.items()}
   rows["shuffled"] = ("", references["shuffled"])

@@ -1,10 +1,10 @@
 """Generators that read a SynchWorld prompt and ignore the other stream.
 
-A strategy says when, without having seen or heard it, the words of the prompt
-are spoken and the ball strikes. One more shows in each clip the mean of all
-mouths, which follows more of a voice than any guess of its words: it is what a
-model learns that does not listen. The best of all is the floor that a model
-must pass before it can be said to listen or to look.
+A strategy guesses when the words of the prompt are spoken and the ball strikes,
+without seeing or hearing the other stream. One more shows the mean of all
+mouths in each clip: a model learns it that does not listen, and it follows a
+voice better than any guess of the words. The best of all is the floor that a
+model must pass before it can be said to listen or to look.
 """
 
 import dataclasses
@@ -60,7 +60,7 @@ def _draw_many(seconds: float) -> list[Scene]:
 
 @functools.cache
 def _histogram(seconds: float, words: int) -> tuple[np.ndarray, np.ndarray]:
-  """Returns where the world speaks (so many words) and strikes most often."""
+  """Returns histograms over time of speech (of `words` words) and impacts."""
   drawn = _draw_many(seconds)
   time = np.arange(round(seconds * _RATE)) / _RATE
   like = [s for s in drawn if len(s.speech.split()) == words]
@@ -101,7 +101,8 @@ def make_scene(
 ) -> Scene:
   """Returns the scene that a strategy makes of a prompt.
 
-  seed: of what the prompt does not tell and scores do not measure.
+  Args:
+    seed: of what the prompt does not tell and scores do not measure.
   """
   wanted = parse_prompt(prompt)
   words, (face, voices) = wanted.words or ["a"], STYLES[wanted.style]

@@ -1,21 +1,22 @@
 """Sharding: one mesh of four axes, and rules from names to axes.
 
-    data     other samples; the axis that runs between slices
-    fsdp     other samples; the parameters are split over it
-    context  other frames of the same samples
-    tensor   other heads and channels of the same tokens
+    data     splits samples; the axis that runs between slices
+    fsdp     splits samples and parameters
+    context  splits the frames of a sample
+    tensor   splits the heads and channels of a token
 
 A rule is `(regex, spec)`; a spec has an axis, a tuple of axes or None for each
-dimension, and None for those it leaves out. The first rule that matches the
-path of a parameter, or the name of an activation, holds:
+dimension; dimensions that it leaves out count as None. The first rule that
+matches the path of a parameter, or the name of an activation, applies:
 
     video/tokens, audio/tokens   (b, f, s, d)    the residual streams
-    video/heads, audio/heads     (b, n, k, e)    queries, and what they get
+    video/heads, audio/heads     (b, n, k, e)    queries, and their outputs
     batch                        (b, ...)        text, images, rows of a batch
 
-Parameters are stored split, see `weight_gathering`. Rules may split them over
+Parameters are stored sharded, see `weight_gathering`. Rules may shard them over
 `data` too, (fsdp, data): one axis is then gathered after the other, which on a
-TPU torus is half the traffic of one long axis. Over slices they should not.
+TPU torus is half the traffic of one long axis. They should not do so across
+slices.
 """
 
 import dataclasses
@@ -279,7 +280,7 @@ def make_layout(
     devices: by default all that this run has.
 
   Raises:
-    ValueError: rules that are none, or what `make_mesh` and `Layout` refuse.
+    ValueError: malformed rules, or what `make_mesh` and `Layout` refuse.
   """
   for name in ("params", "activations"):
     _check_rules(f"sharding.{name}", sharding.get(name, ()))
@@ -289,7 +290,7 @@ def make_layout(
 
 
 def _check_rules(key: str, rules: Any) -> None:
-  """Raises ValueError if a config's value is no rules."""
+  """Checks the rules of a config; raises ValueError if they are malformed."""
   check_pairs(key, rules, (tuple, list))
   check_patterns(key, (regex for regex, _ in rules))
   for regex, spec in rules:

@@ -1,8 +1,8 @@
 """Files that are complete or absent, on disk or in a bucket.
 
-Paths are `etils.epath.PathLike`: local ones, or `gs://bucket/name` (then gcsfs
+Paths are `etils.epath.PathLike`: local paths, or `gs://bucket/name` (then gcsfs
 must be installed). Libraries that know only local files work in both cases:
-`replacing` yields a local path to write, `local_copy` one to read, and
+`replacing` yields a local path to write, `local_copy` a local path to read, and
 `BucketMirror` has a local folder for files that grow.
 """
 
@@ -188,11 +188,13 @@ def replacing(path: epath.PathLike) -> Iterator[pathlib.Path]:
 def naming_errors(
   path: epath.PathLike, partial: epath.PathLike | None = None
 ) -> Iterator[None]:
-  """Puts a path into errors of the system that have none, as of a full disk.
+  """Adds a path to errors of the system that name none, such as a full disk.
 
-  Libraries in C++ have errors of their own for that.
+  Libraries in C++ report a full disk by errors of their own.
 
-  partial: what is written in the path's place; not worth a name either.
+  Args:
+    partial: temporary file written in place of `path`; errors that name it are
+      renamed too.
   """
   try:
     yield

@@ -1,4 +1,4 @@
-"""The training step of each shape of clips: a program of its own."""
+"""The training steps of all shapes of clips, a separate program each."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence

@@ -4,8 +4,8 @@
     p -= rate(path) * f(step) * (m / (sqrt(v) + eps) + decay * p)          (1)
 
 f rises linearly to 1 over `warmup_steps`, then stays there or falls as a half
-cosine to 0 at the last step. Weight decay is on matrices ("kernel") only. A
-rate of 0 freezes parameters: they get neither optimizer state nor gradients.
+cosine to 0 at the last step. Weight decay applies to matrices ("kernel") only.
+A rate of 0 freezes parameters: they get neither optimizer state nor gradients.
 """
 
 import dataclasses

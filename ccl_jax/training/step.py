@@ -1,8 +1,7 @@
 """One training step as a pure function of (state, batch).
 
-It has the loss of a batch of mixed tasks, gradients accumulated over
-microbatches, and an update that is skipped if the loss or the gradient is not
-finite.
+It computes the loss of a batch of mixed tasks, accumulates gradients over
+microbatches, and skips the update if the loss or the gradient is not finite.
 """
 
 import functools
@@ -123,9 +122,8 @@ def train_step(
   If the loss or the gradient is not finite, only `step` and `skipped` change.
 
   Metrics are "loss", "grad_norm", "learning_rate_factor" (of the schedule,
-  which counts updates: a skipped step does not move it),
-  "skipped" (steps in a row), and those of `loss.loss`: sums and counts,
-  whose ratio is a mean.
+  which counts updates, not skipped steps), "skipped" (steps in a row), and
+  those of `loss.loss`: sums and counts, whose ratio is a mean.
   """
   key = make_key(setup.seed, state["step"], TRAIN)
   example = make_example(batch, key, setup)
@@ -149,7 +147,7 @@ def update_if(
 ) -> PyTree:
   """Returns the updated state if the step is finite, else the same state.
 
-  A select and no branch: a GPU's host would wait for a branch's condition.
+  It selects instead of branching: a GPU's host would wait for the condition.
   """
   step = functools.partial(update, setup=setup)
 

@@ -1,4 +1,4 @@
-"""Annotations of a data set joined with the clips that are there."""
+"""Joins the annotations of a data set with the clips in a folder."""
 
 import json
 import posixpath
@@ -43,9 +43,9 @@ class Joined(NamedTuple):
 def join(annotations: Iterable[Annotation], folder: epath.PathLike) -> Joined:
   """Returns a row for every annotation whose clip is in the folder.
 
-  A name fits a file if one of both paths is the end of the other, whatever
-  their suffixes; of the files that fit a video comes before a sound. Of several
-  captions of one clip the first is taken, unless they are of segments of it.
+  A name fits a file if either path ends with the other, ignoring suffixes; if
+  several files fit, a video comes before a sound. If a clip has several
+  captions, the first is taken, unless they describe segments of it.
 
   Raises:
     ValueError: no clip in the folder, a row that captions cannot have, or

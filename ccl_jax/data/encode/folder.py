@@ -1,4 +1,4 @@
-"""Every file below a folder of clips, and what cannot be read there."""
+"""Lists the files below a folder of clips, and what cannot be read there."""
 
 import os
 from collections.abc import Iterator

@@ -1,9 +1,9 @@
-"""The folder in which a data set is made, over several runs of a program.
+"""The folder in which a data set is made, perhaps by several runs of a program.
 
-Until the data set is complete it is in DIR.partial, beside its final place DIR;
-a bucket cannot rename folders, so there it is in DIR itself and lacks
-metadata.json, without which nothing reads it as a data set. `plan.json` holds
-what is being made: a run resumes only what was started with an equal plan.
+Until the data set is complete it is in DIR.partial, beside its final place DIR.
+A bucket cannot rename folders: there it is in DIR itself, but lacks
+metadata.json, without which nothing reads it as a data set. `plan.json`
+describes what is being made: a run resumes only work with an equal plan.
 """
 
 import enum

@@ -1,8 +1,8 @@
-"""The examples of long clips: windows of one length, each with its time.
+"""Cuts long clips into examples: windows of one length, each with its time.
 
-A clip is a file, or a segment of one that captions name. Its windows begin
-every `window_stride` seconds from its start, as far as whole ones fit; a window
-is named after its time as in W3C's Media Fragments, a.mp4#t=5,9.84.
+A clip is a file, or a segment of it that captions name. Its windows begin every
+`window_stride` seconds from its start, as long as entire windows fit. The name
+of a window contains its time as in W3C's Media Fragments, a.mp4#t=5,9.84.
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
-"""Cheap scores of one clip: what a decoder, a histogram or a filter can tell.
+"""Cheap scores of one clip, by a decoder, histograms and filters.
 
-    error               why it cannot be decoded; then nothing else is known
+    error               why it cannot be decoded; then there are no other scores
     seconds width height has_video has_audio
     black static blurred    shares of the frames (see below), 0 to 1
     cuts                hard cuts
@@ -9,12 +9,12 @@
     rms_db lufs         level; loudness of BS.1770, if pyloudnorm is installed
     picture_hash sound_hash     see `duplicates`
 
-A score of a stream that a clip lacks is null. Pictures are seen 10 times a
-second, as 256 x 256 pixels, grey levels are 0 to 255. A frame is black below 10
-on average, static if it differs by less than 0.1 from the one before, and
+A score of a stream that a clip lacks is null. Frames are taken 10 times a
+second, as 256 x 256 pixels with grey levels of 0 to 255. A frame is black below
+10 on average, static if it differs by less than 0.1 from the one before, and
 blurred if its Laplacian's variance is below 20. Sound is silent where 50 ms
 have an RMS below -60 dB; `data.clipping` says what is clipped in the file. A
-still image has one frame, so that it is not static, and 0 seconds.
+still image has one frame, so it is not static, and 0 seconds.
 """
 
 from collections.abc import Mapping
@@ -46,7 +46,8 @@ Scores = dict[str, Any]
 def score_file(file: ClipFile, *, max_seconds: float) -> Scores:
   """Returns the scores of a file; whatever is wrong with it is its "error".
 
-  max_seconds: that are looked at, from its start.
+  Args:
+    max_seconds: that are looked at, from its start.
   """
   scores: Scores = {"error": None} | dict.fromkeys(NAMES)
   try:
@@ -119,7 +120,8 @@ def score_pictures(video: UInt8[np.ndarray, "t y x 3"]) -> Scores:
 def count_cuts(changes: Float[np.ndarray, " t"]) -> int:
   """Returns the number of changes that are large, also beside their neighbours.
 
-  changes: mean absolute differences of successive frames.
+  Args:
+    changes: mean absolute differences of successive frames.
   """
   padded = np.pad(changes, 2)
   around = np.stack([padded[i : i + len(changes)] for i in (0, 1, 3, 4)])

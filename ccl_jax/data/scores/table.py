@@ -1,8 +1,8 @@
-"""The scores of a folder: scored in processes, kept in scores.jsonl.
+"""Scores the files of a folder in several processes, into scores.jsonl.
 
 Rows are appended to FILE.partial as they come, and FILE appears when all are
-there. A second run scores only the files that are new, of another size or time
-of change, or of which another length was looked at.
+there. A second run scores only files that are new, or whose size, time of
+change or `max_seconds` differs.
 """
 
 import json
@@ -159,7 +159,8 @@ def _write(output: epath.Path, rows: Mapping[str, Scores]) -> None:
 def _read(path: epath.Path, is_cut: bool = False) -> dict[str, Any]:
   """Returns name -> row, {} if there is no file.
 
-  is_cut: a line may not be complete.
+  Args:
+    is_cut: a line may not be complete.
 
   Raises:
     ValueError: a line that is no row of scores.

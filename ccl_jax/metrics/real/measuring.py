@@ -1,4 +1,4 @@
-"""All metrics on all clips of a folder."""
+"""Runs all metrics on all clips of a folder."""
 
 import math
 import pathlib
@@ -49,7 +49,7 @@ def measure_folder(
   title: str = "measuring",
   start: Callable[[], None] = lambda: None,
 ) -> MeasuredFolder:
-  """Measures every clip of a folder with what it has not been measured by.
+  """Measures every clip of a folder by the metrics that it lacks.
 
   Args:
     rows, features: where scores are, and go.
@@ -208,7 +208,7 @@ def _measure(
 
 
 def _check_finite(scores: Mapping[str, Any]) -> None:
-  """Raises NotMeasuredError for a score that is no number."""
+  """Raises NotMeasuredError for a score that is not finite."""
   for key, value in scores.items():
     if isinstance(value, float) and not np.isfinite(value):
       raise NotMeasuredError(f"{key} is {value}")

@@ -1,4 +1,4 @@
-"""Scores of clips on disk, a line of JSON each, that grow while they are made.
+"""Scores of clips on disk, one line of JSON each, appended while measuring.
 
 A row has the clip's `file`, `sha256`, `caption`, `seconds` and `size`, its
 `scores` (metric -> name -> value) and, for metrics without a value, why

@@ -64,7 +64,7 @@ def test_a_run_that_goes_on_equals_one_that_never_stopped(
     assert (output / path.name).stat().st_mtime_ns == changed
   assert summary.fresh == len(codecs.video.shapes) < NUM - 1
   assert sum(summary.encoded.values()) == NUM - 1
-  assert summary.skipped.keys() == {"3.mp4"}
+  assert summary.left_out.keys() == {"3.mp4"}
 
 
 def test_other_settings_clips_and_codecs_do_not_go_on(

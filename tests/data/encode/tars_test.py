@@ -52,10 +52,10 @@ def test_clips_in_tars_are_those_of_a_folder(folder, tmp_path):
   assert [x.caption for x in listing.clips] == [
     f"Disc {i}." for i in range(NUM)
   ]
-  assert dict(listing.passed_over) == {".json": 4}
+  assert dict(listing.not_clips) == {".json": 4}
   summary = dataset.encode_dataset(folder, tmp_path / "data", SETTINGS)
   dataset.encode_dataset(tmp_path / "plain", tmp_path / "other", SETTINGS)
-  assert summary.encoded == {"train": NUM} and not summary.skipped
+  assert summary.encoded == {"train": NUM} and not summary.left_out
   found, expected = (
     loader.read_clips(tmp_path / x, "train") for x in ("data", "other")
   )
@@ -95,10 +95,11 @@ def test_a_tar_that_is_cut_short_costs_what_is_missing(folder, tmp_path):
   (folder / "bad.tar").write_text("no tar")
   summary = dataset.encode_dataset(folder, tmp_path / "data", SETTINGS)
   assert summary.encoded == {"train": 3}
-  assert set(summary.skipped) == {"00001.tar", "bad.tar"}
-  assert "cut short" in summary.skipped["00001.tar"]
-  assert "3 files of it are whole, up to 2.json" in summary.skipped["00001.tar"]
-  assert "no tar" in summary.skipped["bad.tar"]
+  assert set(summary.left_out) == {"00001.tar", "bad.tar"}
+  reason = summary.left_out["00001.tar"]
+  assert "cut short" in reason
+  assert "3 files of it are whole, up to 2.json" in reason
+  assert "no tar" in summary.left_out["bad.tar"]
 
 
 def test_links_are_clips_and_what_leads_out_has_a_reason(folder, tmp_path):

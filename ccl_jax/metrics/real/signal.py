@@ -1,10 +1,10 @@
 """Checks of sound and pictures that need nothing but numpy.
 
 Sound: level is the RMS of all samples; silence is the share of windows of 20 ms
-below -60 dBFS; `data.clipping` says what is clipped in the file. Pictures, at 64
-pixels: a frame is black if its mean is below 16 of 255 and 99 % of its pixels
-are below 32; a step between frames is static if pixels change by less than 0.1
-of 255 on average.
+below -60 dBFS; `data.clipping` says what is clipped in the file. Pictures, at
+64 pixels: a frame is black if its mean is below 16 of 255 and 99 % of its
+pixels are below 32; a step between frames is static if pixels change by less
+than 0.1 of 255 on average.
 """
 
 import numpy as np

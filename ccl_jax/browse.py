@@ -12,7 +12,6 @@ from etils import epath
 from ccl_jax import command
 from ccl_jax.data.gallery import write_gallery
 from ccl_jax.data.scores import table
-from ccl_jax.storage.files import check_file
 
 DATA = flags.DEFINE_string("data", None, "Folder of encoded clips.")
 OUTPUT = flags.DEFINE_string(
@@ -35,7 +34,7 @@ SCORES = flags.DEFINE_string(
 
 def main() -> None:
   """Writes the page of the flags."""
-  output = check_file(OUTPUT.value or epath.Path(DATA.value) / "browse.html")
+  output = OUTPUT.value or epath.Path(DATA.value) / "browse.html"
   num = write_gallery(
     DATA.value,
     output,

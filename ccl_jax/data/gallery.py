@@ -23,7 +23,7 @@ from ccl_jax.codecs.api import Codecs
 from ccl_jax.data import decoding, loader, records
 from ccl_jax.data.clip import ClipShape, GeneratedClip
 from ccl_jax.data.contact_sheet import frame_strip, mel_image
-from ccl_jax.storage.files import replacing
+from ccl_jax.storage.files import check_file, replacing
 
 PAGE = 50
 _QUALITY = 60
@@ -50,7 +50,9 @@ def write_gallery(
 
   Raises:
     ValueError: no data set, or no such split.
+    OSError: the output cannot be written.
   """
+  output = check_file(output)
   every = records.list_examples(data, splits)
   num = min(num, len(every))
   chosen = [every[i * len(every) // num] for i in range(num)]

@@ -2,7 +2,7 @@
 
 from ccl_jax.attention.api import attend
 from ccl_jax.attention.mask import FrameBlocks, Full, Mask, Window
-from ccl_jax.attention.merging import attend_with_lse, merge
+from ccl_jax.attention.merging import merge
 from ccl_jax.attention.sharded import Attention
 
 __all__ = [
@@ -12,6 +12,5 @@ __all__ = [
   "Mask",
   "Window",
   "attend",
-  "attend_with_lse",
   "merge",
 ]

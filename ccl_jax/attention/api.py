@@ -1,7 +1,7 @@
 """Entry point of attention: checks the arguments and chooses a backend.
 
-Backends are functions of (q, k, v, mask, target, name), equal in value and in
-all gradients. One that does not support its arguments raises
+Backends are functions of (q, k, v, mask, target, name, with_lse), equal in
+value and in all gradients. One that does not support its arguments raises
 NotImplementedError(reason) while it is traced; the reason is logged once and
 the next one is tried:
 
@@ -21,23 +21,24 @@ from jax.ad_checkpoint import checkpoint_name
 from ccl_jax.array_types import Array, Float
 from ccl_jax.attention import cudnn, reference, splash, windowed
 from ccl_jax.attention.mask import Mask, Pattern, Window
+from ccl_jax.attention.merging import Part
 from ccl_jax.attention.target import CompileTarget, target_of
 from ccl_jax.ops import cpu
 
 
-def named(attend):
+def _named(attend):
   """Returns the backend with its result named for remat."""
 
-  def call(q, k, v, mask, target, name):
-    out = attend(q, k, v, mask, target)
+  def call(q, k, v, mask, target, name, with_lse):
+    out = attend(q, k, v, mask, target, with_lse)
     return out if name is None else checkpoint_name(out, name)
 
   return call
 
 
 BACKENDS = {
-  "reference": named(reference.attend),
-  "framed": named(windowed.attend),
+  "reference": _named(reference.attend),
+  "framed": _named(windowed.attend),
   "splash": splash.attend,
   "cudnn": cudnn.attend,
 }
@@ -75,7 +76,8 @@ def attend(
   backend: str | None = None,
   target: CompileTarget | None = None,
   name: str | None = None,
-) -> Float[Array, "b n k e"]:
+  with_lse: bool = False,
+) -> Float[Array, "b n k e"] | Part:
   """Returns softmax(q k^T / sqrt(e)) v over the keys that `mask` allows.
 
   The softmax is float32, the output has q's dtype. The output of a query that
@@ -87,43 +89,33 @@ def attend(
       CPU compiles for a TPU that is elsewhere.
     name: of the result (and of splash's and cuDNN's log-sum-exp) for remat
       policies that save by name.
+    with_lse: return the output and each query's log-sum-exp, about -1e30 where
+      it sees no key, which has no weight in `merging.merge`.
 
   Raises:
     ValueError: shapes that do not fit, an unknown `backend`, or one that does
       not support this.
   """
-  return dispatch(BACKENDS, q, k, v, mask, backend, target, name)
-
-
-def dispatch(backends, q, k, v, mask, backend, target, name):
-  """Returns what the first of some backends that supports this returns.
-
-  Args:
-    backends: name -> function; the others are as in `attend`.
-
-  Raises:
-    ValueError: as `attend` does.
-  """
   _check_shapes(q, k, v, mask)
   target = target or target_of(jax.devices()[0])
+  arguments = q, k, v, mask, target, name, with_lse
   if backend is not None:
-    return _call_by_name(backends, backend, q, k, v, mask, target, name)
-  chosen = choose(target.platform, mask.pattern, q.shape[1], k.shape[1])
-  for each in filter(backends.__contains__, chosen):
+    return _call_by_name(backend, arguments)
+  for each in choose(target.platform, mask.pattern, q.shape[1], k.shape[1]):
     try:
-      return backends[each](q, k, v, mask, target, name)
+      return BACKENDS[each](*arguments)
     except NotImplementedError as reason:
       _log_once(f"Attention backend '{each}' was passed over: {reason}")
   raise AssertionError("unreachable: the reference supports everything")
 
 
-def _call_by_name(backends, backend, q, k, v, mask, target, name):
-  if backend not in backends:
+def _call_by_name(backend: str, arguments):
+  if backend not in BACKENDS:
     raise ValueError(
-      f"Unknown attention backend '{backend}'. Known: {', '.join(backends)}."
+      f"Unknown attention backend '{backend}'. Known: {', '.join(BACKENDS)}."
     )
   try:
-    return backends[backend](q, k, v, mask, target, name)
+    return BACKENDS[backend](*arguments)
   except NotImplementedError as reason:
     raise ValueError(
       f"Attention backend '{backend}' cannot do this: {reason}"

@@ -26,6 +26,7 @@ def attend(
   mask: Mask,
   target: CompileTarget,
   name: str | None = None,
+  with_lse: bool = False,
 ) -> Float[Array, "b n k e"]:
   """Computes attention by cuDNN.
 
@@ -33,8 +34,11 @@ def attend(
     name: of the result and of what its gradient needs, for remat policies.
 
   Raises:
-    NotImplementedError: anything but half-precision full attention on a GPU.
+    NotImplementedError: anything but half-precision full attention on a GPU,
+      or its log-sum-exp.
   """
+  if with_lse:
+    raise NotImplementedError("jax has no gradient of cuDNN's log-sum-exp")
   if target.platform != "gpu":
     raise NotImplementedError(
       f"cuDNN needs a GPU, compiling for {target.platform}"

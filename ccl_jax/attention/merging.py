@@ -12,40 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from ccl_jax.array_types import Array, Float
-from ccl_jax.attention import api, reference, splash, windowed
-from ccl_jax.attention.mask import Mask
-from ccl_jax.attention.target import CompileTarget
 
 Part = tuple[Float[Array, "b n k e"], Float[Array, "b n k"]]
-_FULL = Mask()
-
-
-BACKENDS = {
-  "reference": api.named(reference.attend_with_lse),
-  "framed": api.named(windowed.attend_with_lse),
-  "splash": splash.attend_with_lse,
-}
-
-
-def attend_with_lse(
-  q: Float[Array, "b n k e"],
-  k: Float[Array, "b m k e"],
-  v: Float[Array, "b m k e"],
-  mask: Mask = _FULL,
-  *,
-  backend: str | None = None,
-  target: CompileTarget | None = None,
-  name: str | None = None,
-) -> Part:
-  """Returns `attend` and each query's log-sum-exp; arguments are the same.
-
-  If a query sees no key, its log-sum-exp is about -1e30, so it has no weight in
-  eq. 1.
-
-  Raises:
-    ValueError: as `attend` does; the cuDNN backend has no log-sum-exp.
-  """
-  return api.dispatch(BACKENDS, q, k, v, mask, backend, target, name)
 
 
 def merge(first: Part, second: Part) -> Float[Array, "b n k e"]:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from ccl_jax.array_types import Array, Float
 from ccl_jax.attention.mask import Full, Mask
+from ccl_jax.attention.merging import Part
 from ccl_jax.attention.target import CompileTarget
 
 # Finite, so that a row that sees nothing is a mean and not a NaN.
@@ -22,19 +23,9 @@ def attend(
   v: Float[Array, "b m k e"],
   mask: Mask,
   target: CompileTarget,
-) -> Float[Array, "b n k e"]:
-  """Computes attention by its definition; O(n m) memory."""
-  return attend_with_lse(q, k, v, mask, target)[0]
-
-
-def attend_with_lse(
-  q: Float[Array, "b n k e"],
-  k: Float[Array, "b m k e"],
-  v: Float[Array, "b m k e"],
-  mask: Mask,
-  target: CompileTarget,
-) -> tuple[Float[Array, "b n k e"], Float[Array, "b n k"]]:
-  """Computes attention and the log-sum-exp of each query's logits.
+  with_lse: bool = False,
+) -> Float[Array, "b n k e"] | Part:
+  """Computes attention by its definition; O(n m) memory.
 
   Heads join the batch, as (b k, n, e), and the softmax divides the result
   instead of the weights: several times faster on a CPU, the same numbers.
@@ -53,8 +44,8 @@ def attend_with_lse(
   out = jnp.einsum("bnm,bme->bne", weights, v.astype(jnp.float32))
   total = weights.sum(-1, keepdims=True)
   out = (out / total).astype(q.dtype)
+  out = einops.rearrange(out, "(b k) n e -> b n k e", b=b)
+  if not with_lse:
+    return out
   lse = (highest + jnp.log(total))[..., 0]
-  return (
-    einops.rearrange(out, "(b k) n e -> b n k e", b=b),
-    einops.rearrange(lse, "(b k) n -> b n k", b=b),
-  )
+  return out, einops.rearrange(lse, "(b k) n -> b n k", b=b)

@@ -23,7 +23,7 @@ from jax.sharding import PartitionSpec
 from ccl_jax.array_types import Array, Float
 from ccl_jax.attention.api import BACKENDS, attend
 from ccl_jax.attention.mask import FrameBlocks, Mask, Window
-from ccl_jax.attention.merging import Part, attend_with_lse
+from ccl_jax.attention.merging import Part
 from ccl_jax.attention.target import target_of
 from ccl_jax.params.sharding import ONE_DEVICE, Layout, Spec
 
@@ -66,11 +66,10 @@ class Attention:
     """
     options = dict(
       backend=self.backend, target=target_of(self.layout.device),
-      name=SELF_ATTENTION,
+      name=SELF_ATTENTION, with_lse=with_lse,
     )  # fmt: skip
-    function = attend_with_lse if with_lse else attend
     if self.layout.mesh is None:
-      return function(q, k, v, mask, **options)
+      return attend(q, k, v, mask, **options)
     spec, arrays = self._heads(stream, q.shape[2]), _arrays(mask)
     mode = self.layout.self_attention
     is_split = self.layout.size(spec[1]) > 1
@@ -82,7 +81,7 @@ class Attention:
       )
 
     def call(q, k, v, arrays):
-      return function(q, k, v, Mask(mask.pattern, **arrays), **options)
+      return attend(q, k, v, Mask(mask.pattern, **arrays), **options)
 
     if is_split:
       call = MODES[mode](call, spec[1])
@@ -102,7 +101,7 @@ class Attention:
     with_lse: bool = False,
   ) -> Float[Array, "b n k e"] | Part:
     """Runs a stream's queries on keys of the text or of the other stream."""
-    function = attend_with_lse if with_lse else attend
+    function = functools.partial(attend, with_lse=with_lse)
     if self.layout.mesh is None:
       return function(q, k, v, mask, backend=self.backend)
     # Plain jax: the compiler splits the frames and fetches each halo.

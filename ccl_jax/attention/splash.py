@@ -35,6 +35,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (
 from ccl_jax.array_types import Array, Float
 from ccl_jax.attention import splash_backward
 from ccl_jax.attention.mask import Full, Mask, Pattern
+from ccl_jax.attention.merging import Part
 from ccl_jax.attention.splash_block_sizes import BlockSizes, choose, padded
 from ccl_jax.attention.target import CompileTarget
 from ccl_jax.cost import chips
@@ -49,29 +50,14 @@ def attend(
   mask: Mask,
   target: CompileTarget,
   name: str | None = None,
-) -> Float[Array, "b n k e"]:
-  """Computes attention for any mask; interpreted, slowly, without a TPU."""
-  return _attend(q, k, v, mask, target, name)
-
-
-def attend_with_lse(
-  q: Float[Array, "b n k e"],
-  k: Float[Array, "b m k e"],
-  v: Float[Array, "b m k e"],
-  mask: Mask,
-  target: CompileTarget,
-  name: str | None = None,
-) -> tuple[Float[Array, "b n k e"], Float[Array, "b n k"]]:
-  """Computes the same and the log-sum-exp of each query's logits.
+  with_lse: bool = False,
+) -> Float[Array, "b n k e"] | Part:
+  """Computes attention for any mask; interpreted, slowly, without a TPU.
 
   Raises:
-    NotImplementedError: more queries than the fused backward kernel takes, as
-      jax's own has no gradient of the log-sum-exp.
+    NotImplementedError: a log-sum-exp of more queries than the fused backward
+      kernel takes, as jax's own has no gradient of it.
   """
-  return _attend(q, k, v, mask, target, name, with_lse=True)
-
-
-def _attend(q, k, v, mask, target, name, with_lse=False):
   (b, n, heads, e), m = q.shape, k.shape[1]
   groups = count_groups(heads, target.kind)
   attend_heads = make_kernel(

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 
 from ccl_jax.array_types import Array, Float
 from ccl_jax.attention.mask import Mask, Window
+from ccl_jax.attention.merging import Part
 from ccl_jax.attention.reference import UNSEEN
 from ccl_jax.attention.target import CompileTarget
 
@@ -31,7 +32,8 @@ def attend(
   v: Float[Array, "b m k e"],
   mask: Mask,
   target: CompileTarget,
-) -> Float[Array, "b n k e"]:
+  with_lse: bool = False,
+) -> Float[Array, "b n k e"] | Part:
   """Computes attention for `Window` masks, frame by frame.
 
   Raises:
@@ -40,19 +42,8 @@ def attend(
   """
   del target
   logits, v = _logits(q, k, v, mask)
-  return _average(logits, v, q)
-
-
-def attend_with_lse(
-  q: Float[Array, "b n k e"],
-  k: Float[Array, "b m k e"],
-  v: Float[Array, "b m k e"],
-  mask: Mask,
-  target: CompileTarget,
-) -> tuple[Float[Array, "b n k e"], Float[Array, "b n k"]]:
-  """Computes the same and the log-sum-exp of each query's logits."""
-  del target
-  logits, v = _logits(q, k, v, mask)
+  if not with_lse:
+    return _average(logits, v, q)
   lse = jax.nn.logsumexp(logits, axis=-1)
   return _average(logits, v, q), einops.rearrange(lse, "b f k s -> b (f s) k")
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ccl_jax.attention import Full, Mask, Window, attend, attend_with_lse, merge
+from ccl_jax.attention import Full, Mask, Window, attend, merge
 from ccl_jax.attention.target import CompileTarget
 from tests.attention import cases
 
@@ -44,7 +44,7 @@ def test_the_output_and_its_log_sum_exp_by_their_definition(backend):
     return out, jax.nn.logsumexp(logits, -1)
 
   def run(q, k, v):
-    return attend_with_lse(q, k, v, mask, backend=backend)
+    return attend(q, k, v, mask, backend=backend, with_lse=True)
 
   compare(run, expected, cases.draw(N, M))
 
@@ -53,7 +53,7 @@ def test_the_output_and_its_log_sum_exp_by_their_definition(backend):
 def test_two_sets_of_keys_merged_are_one_softmax(backend):
   def run(q, k, v):
     parts = (
-      attend_with_lse(q, k[:, at], v[:, at], backend=backend)
+      attend(q, k[:, at], v[:, at], backend=backend, with_lse=True)
       for at in (slice(0, 5), slice(5, M))
     )
     return merge(*parts)
@@ -68,13 +68,13 @@ def test_a_set_that_is_not_seen_adds_nothing():
     q_segments=jnp.ones((2, 6), jnp.int32),
     k_segments=jnp.zeros((2, 4), jnp.int32),
   )
-  seen = attend_with_lse(q, k, v)
+  seen = attend(q, k, v, with_lse=True)
   for backend in ("framed", "reference"):
-    unseen = attend_with_lse(q, k, v, of_frame, backend=backend)
+    unseen = attend(q, k, v, of_frame, backend=backend, with_lse=True)
     np.testing.assert_array_equal(merge(seen, unseen), seen[0])
 
 
 def test_a_backend_without_it_is_named():
   arrays = cases.draw(6, 4)
-  with pytest.raises(ValueError, match="Unknown attention backend 'cudnn'"):
-    attend_with_lse(*arrays, target=CompileTarget("gpu"), backend="cudnn")
+  with pytest.raises(ValueError, match="'cudnn' cannot do this"):
+    attend(*arrays, target=CompileTarget("gpu"), backend="cudnn", with_lse=True)

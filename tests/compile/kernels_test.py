@@ -53,7 +53,7 @@ def run(program):
 
 ATTENTION = """
 import jax, jax.numpy as jnp
-from ccl_jax.attention import FrameBlocks, Full, Mask, attend, attend_with_lse
+from ccl_jax.attention import FrameBlocks, Full, Mask, attend
 from ccl_jax.attention.target import target_of
 from ccl_jax.compile import topology
 
@@ -65,7 +65,7 @@ def total(x):
   return jnp.sum(jnp.sin(x.astype(jnp.float32)))
 
 def merged(q, k, v, ids):
-  out, lse = attend_with_lse(q, k, v, Mask(Full(2 * s)), target=target)
+  out, lse = attend(q, k, v, Mask(Full(2 * s)), target=target, with_lse=True)
   return total(out) + total(lse)
 
 def blocks(q, k, v, ids):

@@ -45,7 +45,7 @@ from ccl_jax.data.clip import ClipShape, FileNames, GeneratedClip
 from ccl_jax.data.loader import read_clips
 from ccl_jax.diffusion import tasks
 from ccl_jax.generation import requests
-from ccl_jax.generation.components import choose_shape
+from ccl_jax.generation.clip_shapes import choose_shape
 from ccl_jax.generation.pipeline import Pipeline
 from ccl_jax.generation.sampling import AttentionProbe, first_middle_last
 from ccl_jax.generation.scored_worlds import (

@@ -31,10 +31,11 @@ from ccl_jax.codecs.api import Codecs
 from ccl_jax.config import build, check_keys
 from ccl_jax.data.loader import Loader
 from ccl_jax.data.mixture import main_path
-from ccl_jax.generation.components import scale_time_shift
+from ccl_jax.generation.clip_shapes import scale_time_shift
+from ccl_jax.generation.eval_config import EvalConfig
 from ccl_jax.generation.held_out_shares import HeldOutShares, open_shares
 from ccl_jax.generation.pipeline import Pipeline
-from ccl_jax.generation.previews import EvalConfig, write_previews
+from ccl_jax.generation.previews import write_previews
 from ccl_jax.generation.sampling_config import SamplingConfig
 from ccl_jax.processes import distributed
 from ccl_jax.storage import files

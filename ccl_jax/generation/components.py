@@ -19,13 +19,15 @@ from ccl_jax.data.clip import ClipShape
 from ccl_jax.diffusion import tasks
 from ccl_jax.diffusion.solvers import OnStep
 from ccl_jax.diffusion.tasks import InferenceTask
+from ccl_jax.generation.clip_shapes import (
+  choose_shape,
+  read_shapes,
+  scale_time_shift,
+)
 from ccl_jax.generation.requests import Request
 from ccl_jax.generation.sampling_config import SamplingConfig
 from ccl_jax.models.plan import ModelPlan, make_sampling_plan, sampling_params
 from ccl_jax.params import trees
-from ccl_jax.storage.text_files import read_json
-
-_TENTH = 0.1 + 1e-6  # of a second
 
 
 @dataclasses.dataclass
@@ -221,56 +223,3 @@ def _read_params(
   """Returns the parameters of a checkpoint, with LoRAs added to them."""
   params, _ = restore.read_params(workdir, sampling_params(plan), step, average)
   return trees.unflatten(restore.fold_lora(trees.flatten(params), *loras))
-
-
-def read_shapes(workdir: epath.Path) -> list[ClipShape]:
-  """Returns the shapes of the clips that a run was trained on."""
-  clip = read_json(workdir / "clip.json")
-  first = ClipShape.from_dict(clip)
-  return [
-    ClipShape(first.fps, frames, (y, x))
-    for frames, y, x in clip.get("buckets", [(first.frames, *first.size)])
-  ]
-
-
-def scale_time_shift(
-  sampling: SamplingConfig,
-  shape: ClipShape,
-  codecs: Codecs,
-  shift_shape: Sequence[int] = (),
-) -> SamplingConfig:
-  """Returns the settings with the shift of clips of a shape.
-
-  Args:
-    shift_shape: `time_shift_shape` of the run's objective.
-  """
-  f, h, w, _ = shape.latent_shapes(codecs)["video"]
-  return sampling.for_grid((f, h, w), tuple(shift_shape))
-
-
-def choose_shape(
-  shapes: Sequence[ClipShape],
-  size: Sequence[int] = (),
-  seconds: float | None = None,
-) -> ClipShape:
-  """Returns the first of some shapes that has a size and a length.
-
-  Args:
-    size: (y, x); () is any.
-    seconds: to a tenth; None is any.
-
-  Raises:
-    ValueError: no such shape; the message lists all shapes.
-  """
-  for shape in shapes:
-    is_long = seconds is None or abs(shape.seconds - seconds) <= _TENTH
-    if is_long and (not size or tuple(size) == tuple(shape.size)):
-      return shape
-  wanted = [f"--size={size[0]},{size[-1]}"] if size else []
-  wanted += [] if seconds is None else [f"--seconds={seconds:g}"]
-  known = "; ".join(
-    f"--size={s.size[0]},{s.size[1]} --seconds={s.seconds:.2f}" for s in shapes
-  )
-  raise ValueError(
-    f"{' '.join(wanted)}: there are no such clips, expected one of: {known}."
-  )

@@ -21,8 +21,8 @@ from ccl_jax.data.loader import read_clips
 from ccl_jax.data.synthetic import english
 from ccl_jax.data.synthetic.scene import VOWELS
 from ccl_jax.diffusion import tasks
+from ccl_jax.generation.eval_config import EvalConfig
 from ccl_jax.generation.pipeline import Pipeline
-from ccl_jax.generation.previews import EvalConfig
 from ccl_jax.generation.sampling_config import SamplingConfig
 from ccl_jax.generation.scored_worlds import (
   EnglishWorld,

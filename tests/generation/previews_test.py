@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from ccl_jax.generation.previews import EvalConfig
+from ccl_jax.generation.eval_config import EvalConfig
 from tests.data import clips
 
 STREAMS = ("video", "audio")

@@ -11,7 +11,7 @@ import pytest
 from ccl_jax.cost import hlo
 from ccl_jax.cost.collectives import collectives
 from ccl_jax.models import functional
-from ccl_jax.params import sharding, trees
+from ccl_jax.params import batch_rows, sharding, trees
 from ccl_jax.params.sharding import AXES, Layout, make_mesh
 from ccl_jax.training import step
 from ccl_jax.training.batch import abstract_batch, put_batch, samples_of
@@ -42,7 +42,7 @@ def gradients(sizes, devices, b=8, **options):
   params = tiny.randomize(setup.plan.shapes)
   if setup.plan.layout.mesh is not None:
     params = jax.device_put(params, setup.plan.shardings(setup.plan.shapes))
-  rows = sharding.local_rows(setup.plan.layout, setup.num_rows)
+  rows = batch_rows.local_rows(setup.plan.layout, setup.num_rows)
   samples = samples_of(setup, rows)
   local = batch(b)
   local |= {k: v[samples] for k, v in local.items() if k != "null_text"}
@@ -233,9 +233,9 @@ def test_rows_of_a_host_are_those_of_its_devices():
   rules = get_config("size=tiny").sharding.activations
   mesh = make_mesh(jax.devices(), data=2, fsdp=2, context=2)
   placed = Layout(mesh, (), rules)
-  assert sharding.local_rows(placed, 8) == list(range(8))
+  assert batch_rows.local_rows(placed, 8) == list(range(8))
   array = np.arange(16.0).reshape(8, 2)
-  put = sharding.put_rows(placed, 8, range(8), array)
+  put = batch_rows.put_rows(placed, 8, range(8), array)
   np.testing.assert_array_equal(put, array)
   assert {s.data.shape for s in put.addressable_shards} == {(2, 2)}
 

@@ -65,8 +65,9 @@ SEEDS = flags.DEFINE_integer(
   "seeds", 3, "Runs of each variant, with seeds 0, 1, ...", lower_bound=1
 )
 STEPS = flags.DEFINE_integer(
-  "steps", None, "Training steps of each run; the config's if unset."
-)
+  "steps", None, "Training steps of each run; the config's if unset.",
+  lower_bound=1,
+)  # fmt: skip
 TASKS = flags.DEFINE_list(
   "tasks", ["a2v", "v2a", "t2av"], "Tasks to score, separated by commas."
 )
@@ -91,6 +92,8 @@ def ablate() -> None:
     subprocess.CalledProcessError: one of them failed.
   """
   rows = chosen_rows(ROW_NAMES.value, MORE_ROWS.value)
+  if not (rows and TASKS.value and SPLITS.value):
+    raise ValueError("--rows, --tasks or --splits is empty: expected some.")
   for task in TASKS.value:
     tasks.inference_task(task)
   output = epath.Path(OUTPUT.value)

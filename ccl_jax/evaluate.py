@@ -189,6 +189,9 @@ def list_settings(names: Sequence[str], rules: Sequence[str]) -> list[Setting]:
   Raises:
     ValueError: an unknown task or rule.
   """
+  for flag, values in {"tasks": names, "splits": SPLITS.value}.items():
+    if not values:
+      raise ValueError(f"--{flag} is empty: expected one or more.")
   for name in names:
     tasks.inference_task(name)
   for rule in rules:

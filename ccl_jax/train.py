@@ -15,6 +15,7 @@ one that was not. At the end, a workdir holds
     samples/STEP/                     mp4 and a contact sheet at evaluations
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -91,7 +92,18 @@ def train(config: Mapping[str, Any], workdir: epath.Path) -> None:
   clock = Goodput()
   with clock("setup"):
     run, state = make_run(config, workdir, clock)
+  try:
+    run_steps(run, state, clock)
+  except Exception:
+    # Completes a save that has begun; the first error is the one to show.
+    with contextlib.suppress(Exception):
+      run.checkpoints.close()
+    raise
+  run.close()
 
+
+def run_steps(run: "Run", state: PyTree, clock: Goodput) -> None:
+  """Runs the steps of a run from where it starts; raises as `train`."""
   # The metrics of one step are read while the device does the next.
   delayed = DelayedMetrics()
   with preemption.StopSignal() as stop, run.profiler:
@@ -131,7 +143,6 @@ def train(config: Mapping[str, Any], workdir: epath.Path) -> None:
         run.preview(done, state)
       if is_last:
         break
-  run.close()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,7 +201,6 @@ class Run:
         )
     except FloatingPointError:
       self.checkpoints.save(done, state)
-      self.checkpoints.close()
       raise
 
   def measure(self, step: int, state: PyTree) -> None:
@@ -255,9 +265,8 @@ def make_run(
   data = main_path(config["data"])
   loader = buckets.make_loader(setup, config["data"])
   print_mixture(loader)
-  evaluation = evaluation.for_data(
-    setup.plan.streams, data, config["data"]["split"]
-  )
+  can_do = setup.plan.streams, setup.plan.conditions
+  evaluation = evaluation.for_data(*can_do, data, config["data"]["split"])
   checkpoints = build(
     CheckpointManager, config["checkpoint"], "checkpoint", workdir=workdir
   )

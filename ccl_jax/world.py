@@ -86,7 +86,7 @@ def main() -> None:
     ValueError: a size or a number of frames that cannot be encoded.
   """
   if SIZE.value < 8 or SIZE.value % 8:
-    raise ValueError(f"--size={SIZE.value}: expected a multiple of 8.")
+    raise ValueError(f"--size={SIZE.value}: expected a positive multiple of 8.")
   if FRAMES.value and FRAMES.value % 4 != 1:
     raise ValueError(f"--frames={FRAMES.value}: expected 1 + 4k, such as 49.")
   make = make_clip

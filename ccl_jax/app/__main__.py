@@ -30,7 +30,9 @@ STEP = command.define_step()
 HOST = flags.DEFINE_string(
   "host", "127.0.0.1", "Address to listen on; 0.0.0.0 for all."
 )
-PORT = flags.DEFINE_integer("port", 7860, "Port to listen on.")
+PORT = flags.DEFINE_integer(
+  "port", 7860, "Port to listen on.", lower_bound=1, upper_bound=65_535
+)
 MAX_QUEUE = flags.DEFINE_integer(
   "max_queue", 8, "Requests that may wait; further ones are refused.",
   lower_bound=1,

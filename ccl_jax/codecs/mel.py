@@ -24,6 +24,7 @@ from jaxtyping import Float
 
 _FLOOR = 1e-5
 _GRIFFIN_LIM_STEPS = 32
+_LOUDEST = 5.0  # log-mel, far above that of any sound
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +88,11 @@ def griffin_lim(
   mel: Float[np.ndarray, "b t mel"],
   config: MelConfig = MEL_16K,
 ) -> Float[np.ndarray, "b s"]:
-  """Returns a wave of s = hop t samples whose log-mel is close to `mel`."""
+  """Returns a wave of s = hop t samples whose log-mel is close to `mel`.
+
+  What an untrained model makes may not be finite: that is silence, or loud.
+  """
+  mel = np.minimum(np.nan_to_num(mel, nan=SILENCE), _LOUDEST)
   magnitudes = rearrange(_magnitude(mel, config), "b t bin -> b bin t")
   waves = [
     librosa.griffinlim(

@@ -111,6 +111,8 @@ class Loader:
     self._rows = [_check_rows(rows, size) for size in self.batch_sizes]
     sizes = zip(self.buckets, self.batch_sizes, strict=True)
     self._order = _StepOrder([bucket.share / size for bucket, size in sizes])
+    if num_threads < 0:
+      raise ValueError(f"data.{num_threads=}: expected at least 0.")
     self._batches = _Prefetcher(self._load, num_threads)
 
   def batch_at(self, step: int) -> dict[str, np.ndarray]:

@@ -99,8 +99,10 @@ class Objective:
         f"time_shift_shape={shape} must be (frames, y, x) in pixels, or ()."
       )
     for name in ("video_weight", "audio_weight"):
-      if not getattr(self, name) >= 0:
-        raise ValueError(f"{name}={getattr(self, name)} must not be negative.")
+      if not 0 <= getattr(self, name) < math.inf:
+        raise ValueError(
+          f"{name}={getattr(self, name)} must not be negative or infinite."
+        )
     for name in (
       "text_dropout", "first_frame_probability", "reference_probability",
     ):  # fmt: skip

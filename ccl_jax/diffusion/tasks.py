@@ -16,7 +16,7 @@ Generation uses the same rows: each inference task names its row and the streams
 that take part.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -245,3 +245,45 @@ def inference_task(name: str) -> InferenceTask:
       f" {', '.join(INFERENCE_TASKS)}."
     )
   return INFERENCE_TASKS[name]
+
+
+def possible_tasks(
+  streams: Sequence[str], conditions: Sequence[str]
+) -> tuple[str, ...]:
+  """Returns the names of the tasks for inference that a model can do.
+
+  It has their streams, and takes none that they generate as a condition only.
+
+  Args:
+    streams: of the model.
+    conditions: those of them that it takes as a condition only.
+  """
+  return tuple(
+    name
+    for name, task in INFERENCE_TASKS.items()
+    if set(streams).issuperset(task.streams)
+    and set(conditions).isdisjoint(task.generated)
+  )
+
+
+def check_task(
+  task: InferenceTask, streams: Sequence[str], conditions: Sequence[str]
+) -> None:
+  """Checks that a model can do a task; arguments are as in `possible_tasks`.
+
+  Raises:
+    ValueError: it cannot.
+  """
+  possible = possible_tasks(streams, conditions)
+  if task.name in possible:
+    return
+  lacking = sorted(set(task.streams) - set(streams))
+  given = sorted(set(task.generated) & set(conditions))
+  why = (
+    f"has no {', '.join(lacking)}" if lacking
+    else f"takes {', '.join(given)} as a condition only"
+  )  # fmt: skip
+  raise ValueError(
+    f"task {task.name}: this model {why}. Expected one of"
+    f" {', '.join(possible)}."
+  )

@@ -144,12 +144,7 @@ class Components:
 
     It has their streams, and takes none that they generate as a condition only.
     """
-    has, given = set(self.plan.streams), set(self.plan.conditions)
-    return tuple(
-      name
-      for name, task in tasks.INFERENCE_TASKS.items()
-      if has.issuperset(task.streams) and given.isdisjoint(task.generated)
-    )
+    return tasks.possible_tasks(self.plan.streams, self.plan.conditions)
 
   def inputs_of(self, task: InferenceTask) -> tuple[str, ...]:
     """Returns the inputs that a task takes of this model's users."""
@@ -161,18 +156,7 @@ class Components:
     Raises:
       ValueError: it cannot, see `tasks`.
     """
-    if task.name in self.tasks:
-      return
-    given = set(task.generated) & set(self.plan.conditions)
-    lacking = set(task.streams) - set(self.plan.streams)
-    why = (
-      f"has no {', '.join(sorted(lacking))}" if lacking
-      else f"takes {', '.join(given)} as a condition only"
-    )  # fmt: skip
-    raise ValueError(
-      f"task {task.name}: this model {why}. Expected one of"
-      f" {', '.join(self.tasks)}."
-    )
+    tasks.check_task(task, self.plan.streams, self.plan.conditions)
 
   def check_picture(self, request: Request) -> None:
     """Checks that the model reads a request's reference picture, if any.

@@ -1,6 +1,7 @@
 """The `eval` section of a config."""
 
 import dataclasses
+from collections.abc import Sequence
 
 from etils import epath
 
@@ -65,22 +66,27 @@ class EvalConfig:
       tasks.inference_task(name)
 
   def for_data(
-    self, streams: tuple[str, ...], data: str, train_split: str
+    self,
+    streams: Sequence[str],
+    conditions: Sequence[str],
+    data: str,
+    train_split: str,
   ) -> "EvalConfig":
-    """Checks that the model has the tasks' streams and the data the split.
+    """Checks that the model can do the tasks, and the data have the split.
+
+    Args:
+      streams, conditions: of the model, see `tasks.possible_tasks`.
 
     Returns:
       These settings; with `train_split` in place of the default split if the
       data have no such clips.
 
     Raises:
-      ValueError: a stream or another split that does not exist.
+      ValueError: a task that the model cannot do, or another split that does
+        not exist.
     """
     for name in self.tasks:
-      if set(tasks.inference_task(name).streams) - set(streams):
-        raise ValueError(
-          f"eval.tasks has '{name}', but the model has only {streams}."
-        )
+      tasks.check_task(tasks.inference_task(name), streams, conditions)
     if self.loss_every_steps or self.world:
       records.open_split(data, self.split)
     if not self.tasks:

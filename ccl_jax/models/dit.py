@@ -69,8 +69,8 @@ class DiT(nnx.Module):
     image_width: width of the image's tokens, for video only: CLIP's have 1280.
 
   Raises:
-    ValueError: width is not a multiple of 2 * heads, an unknown kind, or an
-      audio stream with image conditioning.
+    ValueError: width is not a multiple of 2 * heads, a number out of range, an
+      unknown kind, or an audio stream with image conditioning.
   """
 
   prediction_type = "flow_prediction"
@@ -83,6 +83,11 @@ class DiT(nnx.Module):
   ):  # fmt: skip
     if kind not in ("video", "audio"):
       raise ValueError(f"{kind=}: expected 'video' or 'audio'.")
+    if min(width, ffn, heads, channels, patch) < 1 or condition_channels < 0:
+      raise ValueError(
+        f"model.{kind} has {width=}, {ffn=}, {heads=}, {channels=}, {patch=},"
+        f" {condition_channels=}: expected at least 1, of the last 0."
+      )
     if width % (2 * heads):
       raise ValueError(f"{width=} is not a multiple of 2 * {heads=}.")
     if kind == "audio" and (condition_channels or image_width):

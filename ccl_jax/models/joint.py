@@ -71,6 +71,8 @@ class Joint(nnx.Module):
   ):  # fmt: skip
     if remat not in REMAT:
       raise ValueError(f"{remat=}: expected one of {', '.join(REMAT)}.")
+    if num_layers < 1:
+      raise ValueError(f"model.{num_layers=}: expected at least 1.")
     self.num_layers, self.remat, self.scan = num_layers, remat, scan
     self.attention, self.dtype = Attention(backend, layout), jnp.dtype(dtype)
     settings = {"video": video, "audio": audio}

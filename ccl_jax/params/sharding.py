@@ -63,6 +63,8 @@ def make_mesh(
   shown = dict(zip(AXES, sizes, strict=True))
   if sizes.count(-1) > 1 or any(s < 1 and s != -1 for s in sizes):
     raise ValueError(f"mesh {shown}: expected sizes >= 1, at most one -1.")
+  if num_slices < 1:
+    raise ValueError(f"mesh {num_slices=}: expected at least 1.")
   known = math.prod(s for s in sizes if s != -1)
   sizes = [len(devices) // known if s == -1 else s for s in sizes]
   if math.prod(sizes) != len(devices) or sizes[0] % num_slices:

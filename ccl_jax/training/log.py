@@ -183,7 +183,9 @@ class MetricWriter:
     if not self._is_lead:
       return
     keep = [m for m in read_metrics(workdir) if m["step"] <= self._start]
-    self._skipped = int(keep[-1].get("skipped", 0)) if keep else 0
+    # The line of a held-out loss has no count of skipped steps.
+    counts = (m["skipped"] for m in reversed(keep) if "skipped" in m)
+    self._skipped = int(next(counts, 0))
     self._lines = self._mirror.local / "metrics.jsonl"
     with replacing(self._lines) as partial:
       partial.write_text("".join(json.dumps(m) + "\n" for m in keep))

@@ -157,6 +157,8 @@ def test_sizes_that_do_not_fit_are_an_error(sizes):
 def test_data_runs_between_slices():
   with pytest.raises(ValueError, match="data a multiple of the slices"):
     make_mesh(jax.devices(), data=1, num_slices=2)
+  with pytest.raises(ValueError, match="num_slices=0: expected at least 1"):
+    make_mesh(jax.devices(), num_slices=0)
 
 
 RULES = ((".*/kernel", ("fsdp",)), (".*", ()))

@@ -140,6 +140,12 @@ class CCA(Fusion):
   ):  # fmt: skip
     if positions not in POSITIONS:
       raise ValueError(f"{positions=}: expected one of {POSITIONS}.")
+    numbers = num_audio_lct, num_video_lct, audio_window_radius
+    if min(*numbers, video_window_radius) < 0:
+      raise ValueError(
+        f"model.fusion has {num_audio_lct=}, {num_video_lct=},"
+        f" {audio_window_radius=}, {video_window_radius=}: expected at least 0."
+      )
     self.positions = positions if tarp else "unscaled"
     self.tarp, self.dcr, self.fps = tarp, dcr, fps
     # In the order of STREAMS: the video side reads audio, the audio side video.

@@ -77,7 +77,7 @@ def walk(fps, folder):
   m = metadata["shapes"]["audio"][0]
   assert abs(m * LATENT / RATE - frames / fps) <= 4 / fps + LATENT / RATE
   do("encode", "--decode", f"--input={data}", f"--output={folder / 'decoded'}")
-  for file in (folder / "decoded").iterdir():
+  for file in (folder / "decoded").glob("*.mp4"):
     check_file(file, fps, frames, lit)
   flags = [f for f in FLAGS if not f.startswith("--config.eval")]
   do(

@@ -45,7 +45,7 @@ def test_flashes_and_beeps_stay_together(fps, tmp_path):
     validation_fraction=0.0, audio_channels=20,
   )  # fmt: skip
   summary = dataset.encode_dataset(folder, out, settings)
-  assert not summary.skipped
+  assert not summary.left_out
 
   shape = ClipShape.from_dict(records.read_metadata(out))
   codecs = Codecs.load(out / "codecs")

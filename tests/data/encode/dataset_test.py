@@ -208,11 +208,15 @@ def test_an_existing_output_is_kept_unless_forced(folder, tmp_path):
   output = tmp_path / "data"
   output.mkdir()
   (output / "mine.txt").touch()
+  for force in (False, True):
+    with pytest.raises(ValueError, match="exists and is no data set"):
+      dataset.encode_dataset(folder, output, SETTINGS, force=force)
+  assert [path.name for path in output.iterdir()] == ["mine.txt"]
+  (output / "mine.txt").unlink()
+  dataset.encode_dataset(folder, output, SETTINGS, force=True)
   with pytest.raises(ValueError, match="exists"):
     dataset.encode_dataset(folder, output, SETTINGS)
-  assert [path.name for path in output.iterdir()] == ["mine.txt"]
   dataset.encode_dataset(folder, output, SETTINGS, force=True)
-  assert not (output / "mine.txt").exists()
   assert records.read_metadata(output)["frames"] == clips.FRAMES
 
 

@@ -43,7 +43,7 @@ def _describe(file: ClipFile, settings: EncodeSettings) -> str:
   if not isinstance(extent, Extent):  # It will be left out, with its reason.
     return ""
   shape, parts = file.shape or settings.shape, []
-  kept = shape.frames / shape.fps
+  kept = shape.seconds
   if settings.windows == "first" and extent.seconds > kept + _MIN_SECONDS:
     parts.append(f"the first {kept:.2f} s of {extent.seconds:.1f} s")
   if extent.size is not None:

@@ -5,7 +5,7 @@ import sys
 from typing import Any
 
 # A command, `python -m ccl_jax.NAME`, imports for seconds: until `command.run`
-# a Ctrl-C ends it without a traceback. What ignores Ctrl-C goes on to do so.
+# a Ctrl-C ends it without a traceback. If it ignores Ctrl-C, this stays so.
 if sys.argv[:1] == ["-m"] and (
   signal.getsignal(signal.SIGINT) == signal.default_int_handler
 ):

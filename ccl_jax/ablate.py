@@ -1,4 +1,4 @@
-r"""Trains and scores variants on equal steps, as the paper's Table 2 does:
+r"""Trains and scores variants with equal steps, as in the paper's Table 2:
 
     python -m ccl_jax.ablate --data=LATENTS --clips=WORLD --output=DIR \
         [--rows=gate,tarp,lct,ucg,sync] [--row='wide cca ucg2 KEY=VALUE']... \
@@ -13,14 +13,14 @@ A row is a model, config keys that it changes, and a guidance rule:
     sync   as lct      sync    guided by a null stream (SyncCFG)
 
 In `--row='NAME MODEL RULE [after=ROW] KEY=VALUE ...'` the model is a fusion of
---config, or a config such as configs/icac.py:size=tiny; with `after` training
+--config, or a config such as configs/icac.py:size=tiny; with `after`, training
 starts from the parameters of an earlier row.
 
-Rows that differ in guidance only share a run. Every run has the same data,
+Rows that differ only in guidance share a run. All runs have the same data,
 steps and seeds; `train` and `evaluate` make them in DIR, one after the other,
 and what is complete is not made again. Clips of all seeds of a prompt are
 pooled, so an interval is that of drawing other prompts, for these seeds; gains
-are paired, prompt by prompt, with the row before.
+are paired, prompt by prompt, with the previous row.
 
 Writes table.md, results.json, and loss.png with the losses of the tasks.
 """
@@ -65,8 +65,9 @@ SEEDS = flags.DEFINE_integer(
   "seeds", 3, "Runs of each variant, with seeds 0, 1, ...", lower_bound=1
 )
 STEPS = flags.DEFINE_integer(
-  "steps", None, "Training steps of each run; the config's if unset."
-)
+  "steps", None, "Training steps of each run; the config's if unset.",
+  lower_bound=1,
+)  # fmt: skip
 TASKS = flags.DEFINE_list(
   "tasks", ["a2v", "v2a", "t2av"], "Tasks to score, separated by commas."
 )
@@ -91,6 +92,8 @@ def ablate() -> None:
     subprocess.CalledProcessError: one of them failed.
   """
   rows = chosen_rows(ROW_NAMES.value, MORE_ROWS.value)
+  if not (rows and TASKS.value and SPLITS.value):
+    raise ValueError("--rows, --tasks or --splits is empty: expected some.")
   for task in TASKS.value:
     tasks.inference_task(task)
   output = epath.Path(OUTPUT.value)
@@ -134,7 +137,7 @@ def ablate() -> None:
 
 
 def check_settings(output: epath.Path, runs: Mapping[str, Any]) -> None:
-  """Compares the settings with those that a folder has results of.
+  """Compares the settings with those of the results in a folder.
 
   Args:
     runs: name -> settings of each variant.
@@ -152,13 +155,13 @@ def check_settings(output: epath.Path, runs: Mapping[str, Any]) -> None:
 
 
 def write_settings(output: epath.Path, runs: Mapping[str, Any]) -> None:
-  """Adds what the results of a folder are of; see `check_settings`."""
+  """Adds the settings of new results to a folder; see `check_settings`."""
   path, known = read_settings(output)
   write_json(path, known | list_settings(runs))
 
 
 def read_settings(output: epath.Path) -> tuple[epath.Path, dict[str, Any]]:
-  """Returns the file of the settings, and what it has."""
+  """Returns the path of the settings file, and its contents."""
   path = output / "settings.json"
   return path, read_json(path) if path.exists() else {}
 
@@ -174,7 +177,7 @@ def list_settings(runs: Mapping[str, Any]) -> dict[str, Any]:
 def train(
   folder: epath.Path, run: Run, seed: int, first: epath.Path | None
 ) -> None:
-  """Trains a variant, or goes on with it.
+  """Trains a variant, or resumes its training.
 
   Args:
     first: folder of the variant whose parameters this one starts from.
@@ -225,7 +228,8 @@ def collect(
 ) -> tuple[dict[str, list], list, list]:
   """Returns each row's clips, of all seeds together, the floor and the ceiling.
 
-  measured: for each seed, of each run.
+  Args:
+    measured: for each seed, of each run.
   """
 
   def pooled(run: Run, name: str) -> list[synchworld.ClipScores]:
@@ -244,7 +248,7 @@ def collect(
 def paired_gains(
   clips: Mapping[str, list[synchworld.ClipScores]],
 ) -> dict[str, bootstrap.Scores]:
-  """Returns each row's scores minus those of the row before."""
+  """Returns each row's scores minus those of the previous row."""
   names = list(clips)
   return {
     f"{name} - {before}": bootstrap.compare(clips[name], clips[before])

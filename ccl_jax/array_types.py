@@ -1,4 +1,4 @@
-"""Array types, dimension letters and what every part of the package shares.
+"""Array types, dimension letters and helpers that all packages share.
 
 Letters: `b` batch, `f h w` latent grid, `s` tokens per frame, `c` channels,
 `n` video tokens, `m` audio tokens, `l` text tokens, `j` context tokens,
@@ -31,6 +31,7 @@ __all__ = [
   "UInt8",
   "audio_per_frame",
   "audio_starts",
+  "expand",
   "interleave",
   "other",
 ]
@@ -61,10 +62,10 @@ class Image(NamedTuple):
   Attributes:
     latents: mask and latents of a clip that begins with the image, as channels
       beside the noisy ones, (b, f, h, w, 20), as Wan2.1's I2V.
-    tokens: CLIP's features, (b, 257, 1280), read beside the text, as the same.
+    tokens: CLIP's features, (b, 257, 1280), read beside the text, as in I2V.
     references: latents of r reference pictures, which are clean frames beside
       those of the clip, (b, r, h, w, c).
-    has_references: which of them there are, (b, r); with `references` only.
+    has_references: which of them each sample has, (b, r).
   """
 
   latents: Float[Array, "b f h w c"] | None = None
@@ -115,7 +116,7 @@ def audio_starts(f: int, c: float | int) -> Int[np.ndarray, " n"]:
 
     i c <= j + 1/2 < (i + 1) c.
 
-  For a whole c these are c to each frame, else counts vary by one.
+  If c is an integer, each frame has c latents, else counts vary by one.
   """
   # Rounded: a middle on a border must fall to the same side on any machine.
   return np.ceil(np.round(np.arange(f + 1) * c - 0.5, 6)).astype(int)

@@ -2,8 +2,8 @@
 
     python -m ccl_jax.browse --data=LATENTS [--output=LATENTS/browse.html]
 
-has the frames, the log-mel and the caption of each clip as the codecs decode
-them, and finds clips by words. It is one file and needs no server.
+The page shows the frames and the log-mel of each clip, decoded by the codecs,
+and its caption, and finds clips by words. It is one file and needs no server.
 """
 
 from absl import flags

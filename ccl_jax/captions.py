@@ -3,8 +3,9 @@ r"""Writes captions.jsonl from the annotations of a data set:
     python -m ccl_jax.captions --dataset=vggsound --annotations=vggsound.csv \
         --clips=CLIPS [--output=CLIPS/captions.jsonl]
 
-for the clips that are there, and says how many are. Annotations are a file as
-its authors publish it, or a folder of such files; of anything else
+It covers the clips that are in the folder, and reports how many these are.
+Annotations are a file as its authors publish it, or a folder of such files. For
+any other table
 
     python -m ccl_jax.captions --annotations=list.parquet --clips=CLIPS \
         --columns=file=video_name,video=long_caption,start=begin
@@ -19,7 +20,7 @@ from etils import epath
 
 from ccl_jax import command
 from ccl_jax.config import suggest
-from ccl_jax.data.annotations.joining import join, write_rows
+from ccl_jax.data.annotations.joining import check_output, join, write_rows
 from ccl_jax.data.annotations.layouts import LAYOUTS, by_columns
 from ccl_jax.data.encode.caption_files import COLUMNS
 
@@ -44,13 +45,8 @@ STRICT = flags.DEFINE_bool(
 
 def main() -> None:
   """Writes the captions of the flags."""
-  output = epath.Path(
-    OUTPUT.value or epath.Path(CLIPS.value) / "captions.jsonl"
-  )
-  if output.exists() and not FORCE.value:
-    raise ValueError(
-      f"{output} exists: choose another --output, or replace it with --force."
-    )
+  output = OUTPUT.value or epath.Path(CLIPS.value) / "captions.jsonl"
+  check_output(output, (ANNOTATIONS.value, CLIPS.value), FORCE.value)
   joined = join(read_annotations(), CLIPS.value)
   if not joined.total:
     raise ValueError(f"{ANNOTATIONS.value}: it has no annotations.")

@@ -1,10 +1,10 @@
-"""Config sections become constructor calls; the constructor is the schema.
+"""Turns config sections into constructor calls; the constructor is the schema.
 
-A key that no constructor takes is an error that names the nearest key, so
-nothing in a config is ever silently unread. Keys that had another name in
-earlier versions are in `RENAMED`: a config that is written today may not use
-them, one that a run has stored is upgraded when it is read. A run that began
-before a key of `ADDED` goes on with the value that is there.
+A key that no constructor takes is an error that names the nearest key, so no
+part of a config is silently ignored. `RENAMED` has the former names of keys:
+a new config may not use them, and the stored config of a run is upgraded when
+it is read. A run that began before a key of `ADDED` existed goes on with the
+value in that table.
 """
 
 import difflib
@@ -121,10 +121,13 @@ def check_pairs(key: str, pairs: Any, second: type | tuple[type, ...]) -> None:
 
 
 def check_patterns(key: str, patterns: Iterable[str]) -> None:
-  """Checks that a config's regexes of parameters' paths are some.
+  """Checks that patterns are valid regexes.
+
+  Args:
+    key: config key of the patterns, for the message.
 
   Raises:
-    ValueError: one is none; the message names the key and it.
+    ValueError: a pattern is not a valid regex.
   """
   for pattern in patterns:
     try:

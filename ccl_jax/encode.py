@@ -3,13 +3,13 @@ r"""Encodes a folder of clips into latents, ready for training:
     python -m ccl_jax.encode --input=CLIPS --output=LATENTS \
         --config=configs/ccl.py:size=tiny [--config.encode.fps=25]
 
-`data.encode.dataset` describes the result. Codecs are fitted on some of the
-clips, linear ones or, with --config.encode.codec=conv, ones that also train a
-net to decode, unless --codecs names those of another data set (LATENTS/codecs)
-or they are published ones: --config.encode.codec=wan, with files named by
+`data.encode.dataset` describes the result. By default, linear codecs are fitted
+on some of the clips; --config.encode.codec=conv also trains a net to decode.
+--codecs takes those of another data set (LATENTS/codecs). The published codecs
+are --config.encode.codec=wan, with files named by
 --config.encode.weights.{video,audio,vocoder,text,tokenizer}=FILE and, for
 models that read CLIP's tokens of an image, image. The same command resumes.
-Start it on several hosts with --distributed, and each encodes a part.
+Started on several hosts with --distributed, each encodes a part.
 
     python -m ccl_jax.encode --decode --input=LATENTS --output=DIR [--num=8]
 
@@ -35,7 +35,7 @@ from ccl_jax.data.scores import table
 from ccl_jax.params.sharding import ONE_DEVICE, Layout, make_mesh
 from ccl_jax.processes import distributed
 from ccl_jax.processes.distributed import ShardOptions
-from ccl_jax.storage.files import absolute
+from ccl_jax.storage.files import absolute, check_apart
 
 CONFIG = config_flags.DEFINE_config_file("config", lock_config=True)
 INPUT = flags.DEFINE_string(
@@ -63,7 +63,9 @@ SCORES = flags.DEFINE_string(
 CODECS = flags.DEFINE_string(
   "codecs", None, "Folder of another data set's codecs to encode with."
 )
-FORCE = flags.DEFINE_bool("force", False, "Replace an --output that exists.")
+FORCE = flags.DEFINE_bool(
+  "force", False, "Replace an --output that this command wrote."
+)
 DECODE = flags.DEFINE_bool(
   "decode", False, "Decode latents into clips instead."
 )
@@ -85,6 +87,7 @@ OPTIONAL = ("image", "wav2vec2")
 
 def main() -> None:
   """Encodes or decodes the folder of the flags."""
+  check_apart(OUTPUT.value, INPUT.value, CAPTIONS.value, SCORES.value)
   if DECODE.value:
     names = decode_records(
       INPUT.value, OUTPUT.value, SPLIT.value, NUM.value, force=FORCE.value

@@ -5,21 +5,26 @@ r"""Scores a run on held-out clips of the synthetic world:
         [--guidance=text,ucg2] [--seeds=3] [--size=64,64] [--seconds=1.96] \
         [--attention] [--sweep=EAC]
 
-Prints, per split, scores of `metrics.synchworld` (in a world of English those
-of `metrics.english`) of clips generated from held-out prompts (and sound, or
-video), beside those of the ground truth (the clips themselves), the codecs'
-ceiling (the clips encoded and decoded), the best blind generators
-(`metrics.blind`: they read the prompt but not the sound or the video, through
-the same codecs) and shuffled clips (the sound of another clip with as many
-words). The first table is the headline: which share of the way from blind to
-ceiling each row goes. All is measured on decoded pixels and sound.
+Generates clips from held-out prompts (and sound, or video) and prints, for each
+split, their scores by `metrics.synchworld` (in a world of English by
+`metrics.english`), beside the scores of
+
+  - the ground truth: the clips themselves;
+  - the codecs' ceiling: the clips encoded and decoded;
+  - the best blind generators (`metrics.blind`), which read the prompt but not
+    the sound or the video, through the same codecs;
+  - shuffled clips: the sound of another clip with as many words.
+
+The first table has the headline: the share of the way from blind to ceiling
+that each row goes. All is measured on decoded pixels and sound.
 
 Guidance rules of --guidance are compared on the same prompts and noise: each
-has a row, and all but the first another one with its gain on the first. With
---seeds every clip is generated that often; intervals are those of drawing other
-prompts, each with all its clips. `ucg2:3` is a rule with its scale, and --sweep
-chooses each rule's best one on clips that are not scored. --attention measures
-how attention on the context tokens tells background from foreground.
+has a row, and all but the first have another row with the gain over the first.
+With --seeds=N every clip is generated N times; intervals are those of drawing
+other prompts, each with all its clips. `ucg2:3` is a rule with its scale;
+--sweep chooses the best scale of each rule on clips that are not scored.
+--attention measures how well attention on the context tokens separates
+background from foreground.
 
 Writes results.json (all tables, and each clip's totals and counts), table.md,
 the first seed's clips as mp4, sheet.png, and SPLIT_attention.png.
@@ -40,7 +45,7 @@ from ccl_jax.data.clip import ClipShape, FileNames, GeneratedClip
 from ccl_jax.data.loader import read_clips
 from ccl_jax.diffusion import tasks
 from ccl_jax.generation import requests
-from ccl_jax.generation.components import choose_shape
+from ccl_jax.generation.clip_shapes import choose_shape
 from ccl_jax.generation.pipeline import Pipeline
 from ccl_jax.generation.sampling import AttentionProbe, first_middle_last
 from ccl_jax.generation.scored_worlds import (
@@ -159,7 +164,7 @@ def choose_data(
 
   Args:
     path: of a data set of one shape or several; the first that fits is taken.
-    size, seconds: as of `choose_shape`.
+    size, seconds: as in `choose_shape`.
 
   Raises:
     ValueError: no data set, no clips of this shape, or some that are not square
@@ -184,6 +189,9 @@ def list_settings(names: Sequence[str], rules: Sequence[str]) -> list[Setting]:
   Raises:
     ValueError: an unknown task or rule.
   """
+  for flag, values in {"tasks": names, "splits": SPLITS.value}.items():
+    if not values:
+      raise ValueError(f"--{flag} is empty: expected one or more.")
   for name in names:
     tasks.inference_task(name)
   for rule in rules:

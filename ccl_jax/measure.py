@@ -4,8 +4,8 @@ r"""Measures clips by the metrics of the field, whoever made them:
         [--metrics=sound,loudness,wer,sync] [--weights=FOLDER] [--reference=GT]
 
 `ccl_jax/metrics/real/README.md` lists the metrics, their packages and their
-weights; one that lacks something is a line "not run: ..." of the table.
-Captions are read as by `ccl_jax.encode`; the words that should be spoken stand
+weights; a metric that lacks one of these has a line "not run: ..." in the
+table. Captions are read as by `ccl_jax.encode`; words that should be spoken are
 in quotes.
 
 Writes scores.jsonl (a line for each clip), table.md and protocol.json
@@ -141,7 +141,8 @@ def find_stale(path: pathlib.Path, protocol: dict[str, Any]) -> set[str]:
 
   Those that are not measured now stay; they are added to the protocol.
 
-  path: of the earlier run's protocol.
+  Args:
+    path: of the earlier run's protocol.
   """
   if not path.exists():
     return set()

@@ -7,13 +7,13 @@ Tasks: t2av, i2av, t2v, i2v, t2a, a2v, v2a. The tasks i2av and i2v take --image,
 a2v takes --audio and v2a --video (either may be an mp4). A model with reference
 pictures takes --image for a2v and t2v too. Put spoken words in quotation marks.
 
---prompts=FILE.jsonl generates a list of any length (`generation.requests`
-describes a line; fields that it lacks come from the flags), --batch clips at
-once, over all devices of this host. Start the same command on every host with
---distributed, and each generates its share. The same command resumes. Results
-depend on their seeds and not on what else is in the list; on a CPU they are the
-same bytes whatever --batch, order and restarts. A line that fails is
-reported and the others go on; the exit code is then 2.
+--prompts=FILE.jsonl generates a list of any length, --batch clips at once, over
+all devices of this host (`generation.requests` describes a line; the flags
+supply fields that it lacks). Start the same command on every host with
+--distributed, and each generates its share. The same command resumes. A result
+depends on its seed and not on the rest of the list; on a CPU it has the same
+bytes for every --batch, order and restart. A line that fails is reported and
+the others go on; the exit code is then 2.
 """
 
 import dataclasses
@@ -130,6 +130,8 @@ def generate() -> None:
   output = files.check_folder(OUTPUT.value)
   batch.reset_problems(output, share)
   items, problems = read_requests()
+  if PROMPT.value is not None:  # a list names its results, and may be edited
+    batch.check_same_request(items[0], output)
   SamplingConfig(**sampling_overrides())  # fail before anything is loaded
   SHAPE.read()
   problems = problems if share.is_lead else []
@@ -148,7 +150,7 @@ def generate() -> None:
 def read_requests() -> tuple[list[requests.Request], list[str]]:
   """Returns the request of --prompt, or those of --prompts.
 
-  And a message for each line of --prompts that is none.
+  It also returns a message for each invalid line of --prompts.
   """
   if (PROMPT.value is None) == (PROMPTS.value is None):
     raise ValueError("Give either --prompt or --prompts.")

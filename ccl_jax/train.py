@@ -3,18 +3,19 @@ r"""Trains a model:
     python -m ccl_jax.train --config=configs/ccl.py:size=tiny \
         --workdir=DIR --config.data.path=DIR
 
-The same command resumes: state comes from the newest checkpoint, data and
-noise are pure functions of (seed, step), so a run that was killed equals one
-that was not. A workdir in the end holds
+The same command resumes: the state comes from the newest checkpoint, and data
+and noise are pure functions of (seed, step), so a run that was killed equals
+one that was not. At the end, a workdir holds
 
     config.json clip.json codecs/     the run's settings, clips and codecs
     checkpoints/STEP/                 Orbax, the newest few
-    compiled/                         programs, loaded at the next start
-                                      (of this user only: `program_cache`)
+    compiled/                         this user's programs, loaded at the next
+                                      start (`program_cache`)
     metrics.jsonl loss.png tensorboard/
     samples/STEP/                     mp4 and a contact sheet at evaluations
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -31,10 +32,11 @@ from ccl_jax.codecs.api import Codecs
 from ccl_jax.config import build, check_keys
 from ccl_jax.data.loader import Loader
 from ccl_jax.data.mixture import main_path
-from ccl_jax.generation.components import scale_shift
+from ccl_jax.generation.clip_shapes import scale_time_shift
+from ccl_jax.generation.eval_config import EvalConfig
 from ccl_jax.generation.held_out_shares import HeldOutShares, open_shares
 from ccl_jax.generation.pipeline import Pipeline
-from ccl_jax.generation.previews import EvalConfig, write_previews
+from ccl_jax.generation.previews import write_previews
 from ccl_jax.generation.sampling_config import SamplingConfig
 from ccl_jax.processes import distributed
 from ccl_jax.storage import files
@@ -90,7 +92,18 @@ def train(config: Mapping[str, Any], workdir: epath.Path) -> None:
   clock = Goodput()
   with clock("setup"):
     run, state = make_run(config, workdir, clock)
+  try:
+    run_steps(run, state, clock)
+  except Exception:
+    # Completes a save that has begun; the first error is the one to show.
+    with contextlib.suppress(Exception):
+      run.checkpoints.close()
+    raise
+  run.close()
 
+
+def run_steps(run: "Run", state: PyTree, clock: Goodput) -> None:
+  """Runs the steps of a run from where it starts; raises as `train`."""
   # The metrics of one step are read while the device does the next.
   delayed = DelayedMetrics()
   with preemption.StopSignal() as stop, run.profiler:
@@ -130,7 +143,6 @@ def train(config: Mapping[str, Any], workdir: epath.Path) -> None:
         run.preview(done, state)
       if is_last:
         break
-  run.close()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,7 +201,6 @@ class Run:
         )
     except FloatingPointError:
       self.checkpoints.save(done, state)
-      self.checkpoints.close()
       raise
 
   def measure(self, step: int, state: PyTree) -> None:
@@ -218,7 +229,7 @@ class Run:
         pipeline = Pipeline(
           plan=self.setup.plan, params=params, codecs=codecs, shape=shape,
           step=step,
-          sampling=scale_shift(self.sampling, shape, codecs, shift_shape),
+          sampling=scale_time_shift(self.sampling, shape, codecs, shift_shape),
         )  # fmt: skip
         label = data.name if i else ""
         write_previews(
@@ -254,9 +265,8 @@ def make_run(
   data = main_path(config["data"])
   loader = buckets.make_loader(setup, config["data"])
   print_mixture(loader)
-  evaluation = evaluation.for_data(
-    setup.plan.streams, data, config["data"]["split"]
-  )
+  can_do = setup.plan.streams, setup.plan.conditions
+  evaluation = evaluation.for_data(*can_do, data, config["data"]["split"])
   checkpoints = build(
     CheckpointManager, config["checkpoint"], "checkpoint", workdir=workdir
   )

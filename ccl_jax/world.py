@@ -4,8 +4,8 @@
 
 The folder holds mp4 files with sound and captions.jsonl. Its splits are `train`
 (half easy, half hard scenes), `easy` and `hard`; clip i of `easy` and clip i of
-`hard` have the same sound. `data.synthetic.scene` describes the scenes, and
---style=square a world of other faces and voices, to fine-tune a model to.
+`hard` have the same sound. `data.synthetic.scene` describes the scenes;
+--style=square makes a world of other faces and voices, for fine-tuning.
 
     python -m ccl_jax.world --output=DIR --speech=english
 
@@ -86,7 +86,7 @@ def main() -> None:
     ValueError: a size or a number of frames that cannot be encoded.
   """
   if SIZE.value < 8 or SIZE.value % 8:
-    raise ValueError(f"--size={SIZE.value}: expected a multiple of 8.")
+    raise ValueError(f"--size={SIZE.value}: expected a positive multiple of 8.")
   if FRAMES.value and FRAMES.value % 4 != 1:
     raise ValueError(f"--frames={FRAMES.value}: expected 1 + 4k, such as 49.")
   make = make_clip
@@ -112,7 +112,8 @@ def make_world(
 ) -> None:
   """Renders all clips into the folder, which appears when it is complete.
 
-  make: renders a clip, such as `make_clip`.
+  Args:
+    make: renders a clip, such as `make_clip`.
 
   Raises:
     ValueError: the folder exists, or the clips are too short.

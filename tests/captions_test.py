@@ -37,6 +37,17 @@ def test_captions_are_written_once_for_what_is_there(folder):
   assert json.loads(written.read_text())["text"] == "One."
 
 
+def test_annotations_and_folders_are_not_replaced(folder):
+  before = (folder / "table.csv").read_text()
+  for name in ("table.csv", "clips", "."):
+    status, text = captions(
+      folder, "--columns=file=clip,text=what", "--force",
+      f"--output={folder / name}",
+    )  # fmt: skip
+    assert status == 2 and "the input" in text and text.count("\n") == 1
+  assert (folder / "table.csv").read_text() == before
+
+
 @pytest.mark.parametrize(
   ("arguments", "reason"),
   [

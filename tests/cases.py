@@ -38,7 +38,8 @@ def read(path, *streams, **arguments):
 def times(flashes=TIMES, sounds=TIMES, frames=50, fps=FPS, late=0.0):
   """Flash and beep at these times, each flash within a frame of its beep.
 
-  late: how much later each flash is in the file itself.
+  Args:
+    late: how much later each flash is in the file itself.
   """
 
   # A flash that is not in a frame of its beep's time has another offset.

@@ -20,7 +20,7 @@ import pytest
 
 from ccl_jax.checkpoints import manager, restore
 from ccl_jax.data.loader import Loader
-from ccl_jax.params import sharding
+from ccl_jax.params import batch_rows
 from ccl_jax.training import step
 from ccl_jax.training.batch import put_batch
 from ccl_jax.training.setup import make_setup
@@ -227,7 +227,7 @@ def program(devices, data):
 def run_on(devices, data, workdir, until):
   """The loop of `ccl_jax.train`: names and loss of each step."""
   setup, init, take_step = program(devices, data)
-  rows = sharding.local_rows(setup.plan.layout, setup.batch_size)
+  rows = batch_rows.local_rows(setup.plan.layout, setup.batch_size)
   loader = Loader(data, batch_size=setup.batch_size, rows=rows)
   checkpoints = manager.CheckpointManager(workdir, save_interval_steps=1)
   found = checkpoints.restore_latest(abstract_state(setup))

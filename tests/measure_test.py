@@ -42,7 +42,7 @@ def test_from_clips_to_a_table_and_again(tmp_path):
   assert line.count(f"{np.mean(levels):.4g}") == 2  # and of the reference
   assert "not run: put syncnet_v2.model into --weights=FOLDER" in table
   protocol = json.loads((out / "protocol.json").read_text())
-  assert protocol["scores"]["left_out"].keys() == {"broken.mp4"}
+  assert protocol["scores"]["left_out"].keys() == {"0.wav", "broken.mp4"}
   assert protocol["metrics"].keys() == {"sound", "pictures", "loudness", "wer"}
 
   # Scores of before are kept, others are added, those of a new file are new.
@@ -64,6 +64,28 @@ def test_from_clips_to_a_table_and_again(tmp_path):
   assert all("speech" in row["scores"] for row in after)
   protocol = json.loads((out / "protocol.json").read_text())
   assert protocol["metrics"].keys() >= {"wer", "speech"}
+
+
+def test_scores_of_filter_and_of_measure_do_not_replace_each_other(tmp_path):
+  clips, file = tmp_path / "clips", tmp_path / "clips" / "scores.jsonl"
+  clips.mkdir()
+  write_clips(clips, 1, frames=30)
+  commands = {
+    "filter": ("filter", f"--input={clips}", "--workers=0"),
+    "measure": (
+      "measure", f"--clips={clips}", f"--output={clips}", "--metrics=sound"
+    ),
+  }  # fmt: skip
+  for first, second in (("filter", "measure"), ("measure", "filter")):
+    status, text = call(*commands[first])
+    assert status == 0, text
+    before = {path.name: path.read_bytes() for path in clips.iterdir()}
+    status, text = call(*commands[second])
+    assert status == 2 and text.count("\n") == 1, text
+    assert f"'{file}' is not of ccl_jax.{second}, which would" in text
+    assert {x.name: x.read_bytes() for x in clips.iterdir()} == before
+    assert call(*commands[first])[0] == 0  # its own goes on
+    file.unlink()
 
 
 def test_what_cannot_be_used_is_one_line(tmp_path):

@@ -107,6 +107,27 @@ def test_files_depend_on_seeds_alone(run, inputs, tmp_path):
   assert alone.items() <= one.items() and len(alone) == 2
 
 
+@pytest.mark.parametrize(
+  ("changed", "words"),
+  [
+    ({"prompt": "B."}, "prompt was 'A.', now it is 'B.': choose another --out"),
+    ({"negative": "No."}, "negative was '', now it is 'No.'"),
+    ({"audio": "b.wav"}, "audio was 'a.wav', now it is 'b.wav'"),
+    ({}, "not a training workdir"),  # the same goes on
+    ({"seed": 1}, "not a training workdir"),
+  ],
+)
+def test_a_result_of_another_prompt_is_not_replaced(tmp_path, changed, words):
+  old = {"prompt": "A.", "negative": "", "audio": "a.wav", "seed": 0}
+  said = json.dumps(old | {"task": "a2v", "image": None, "sampling": {}})
+  (tmp_path / "a2v_0.json").write_text(said)
+  given = [f"--{key}={value}" for key, value in (old | changed).items()]
+  with pytest.raises(ValueError, match=words) as caught:
+    generate("nowhere", tmp_path, "--task=a2v", *given)
+  assert "\n" not in str(caught.value)
+  assert (tmp_path / "a2v_0.json").read_text() == said
+
+
 PROMPTS = ["One.", "Two.", "Three.", "", "Five."]
 
 

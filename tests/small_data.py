@@ -34,7 +34,8 @@ AUDIO_FLAGS = [f for f in FLAGS if ".video." not in f and ".eval." not in f]
 def write(path, lacks=()):
   """Writes them as records with their codecs; returns the path.
 
-  lacks: streams that the clips do not have.
+  Args:
+    lacks: streams that the clips do not have.
   """
   rng = np.random.default_rng(0)
   videos = rng.integers(0, 255, (6, FRAMES, *SIZE, 3), np.uint8)

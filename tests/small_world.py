@@ -22,7 +22,8 @@ SPLITS = {"train": SEEDS, "easy": SEEDS, "ball-less": (1, 5)}
 def write(path, channels=CHANNELS):
   """Writes world/ and latents/; returns both.
 
-  channels: of both codecs.
+  Args:
+    channels: of both codecs.
   """
   world, latents = path / "world", path / "latents"
   scenes = [draw_scene(seed) for seed in SEEDS]

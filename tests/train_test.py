@@ -201,7 +201,7 @@ def test_a_lora_is_trained_on_a_run_and_resumed(data, runs, tmp_path):
     ("--config.lora.rules=(('vido/.*',2),)", "'vido/.*' matches no parameter"),
     ("--config.lora.rules=('video/.*',2)", '--config.lora.rules="(('),
     ("--config.lora.rules=(('video/.*',1.5),)", "expected pairs"),
-    ("--config.lora.train_also=x", "train_also: 'x' matches no parameter"),
+    ("--config.lora.train_also=x", "train_also=('x',) without lora.rules"),
     ("--config.lora.alpha=nan", "lora.alpha is nan"),
     ("--config.lora.rank=2", "no config key 'lora.rank'"),
   ],

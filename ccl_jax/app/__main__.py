@@ -1,11 +1,11 @@
 """A page to try a model: python -m ccl_jax.app --workdir=DIR
 
-It offers every task, with uploads where a task takes them, and shows the
+It offers every task, with uploads for tasks that need them, and shows the
 progress, the clip with its sound, mel and files and, if ticked, its attention.
 It is served on this machine only; --host=0.0.0.0 opens it to everyone who can
 reach the machine, without a password. Up to --max_queue requests wait; further
-ones are refused. Uploads and results are deleted when it ends; those of a page
-that was killed, when the next one starts.
+ones are refused. Uploads and results are deleted when the page ends, or, if it
+was killed, when the next one starts.
 
 Needs gradio: pip install "gradio>=6.31,<7"
 """
@@ -30,7 +30,9 @@ STEP = command.define_step()
 HOST = flags.DEFINE_string(
   "host", "127.0.0.1", "Address to listen on; 0.0.0.0 for all."
 )
-PORT = flags.DEFINE_integer("port", 7860, "Port to listen on.")
+PORT = flags.DEFINE_integer(
+  "port", 7860, "Port to listen on.", lower_bound=1, upper_bound=65_535
+)
 MAX_QUEUE = flags.DEFINE_integer(
   "max_queue", 8, "Requests that may wait; further ones are refused.",
   lower_bound=1,

@@ -1,6 +1,6 @@
 """One request of a page's visitor: fields and uploads -> clip, pictures, files.
 
-What the page (`app.ui`) does, without the page.
+It does the work of the page (`app.ui`), without its components.
 """
 
 import dataclasses
@@ -100,7 +100,7 @@ class Session:
       fields: of a request, but "name"; uploads that the task does not take are
         ignored.
       sampling: fields of `SamplingConfig`.
-      progress: called again and again with the stage (Reading, Compiling,
+      progress: called repeatedly with the stage (Reading, Compiling,
         Sampling, Decoding), the number of finished steps and of all steps.
       attention: whether to draw attention, which compiles another program.
       owner: who may `stop` it.
@@ -125,7 +125,7 @@ class Session:
         self._owner = None
 
   def stop(self, owner: str) -> None:
-    """Stops the request of this owner at its next step; no other one."""
+    """Stops this owner's request, and no other, at its next step."""
     if owner == self._owner:
       self._is_stopped = True
 

@@ -1,4 +1,4 @@
-"""The entry point of attention: it checks the arguments, chooses a backend.
+"""Entry point of attention: checks the arguments and chooses a backend.
 
 Backends are functions of (q, k, v, mask, target, name, with_lse), equal in
 value and in all gradients. One that does not support its arguments raises
@@ -90,7 +90,7 @@ def attend(
     name: of the result (and of splash's and cuDNN's log-sum-exp) for remat
       policies that save by name.
     with_lse: return the output and each query's log-sum-exp, about -1e30 where
-      it sees no key, so that `merge` takes nothing of it.
+      it sees no key, which has no weight in `merging.merge`.
 
   Raises:
     ValueError: shapes that do not fit, an unknown `backend`, or one that does

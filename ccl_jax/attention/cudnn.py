@@ -1,12 +1,11 @@
 """cuDNN flash attention, through jax.nn: full attention in half precision.
 
-What it takes is narrow, and everything else is refused with its reason: a
-GPU, bfloat16 or float16, no pattern and no segments. Key lengths are passed
-on as cuDNN's own padding mask.
+It needs a GPU, bfloat16 or float16, no pattern and no segments; anything else
+is refused with the reason. Key lengths become cuDNN's own padding mask.
 
-The backward pass needs the softmax's statistics beside the output. Both have
-the name that remat policies save by, or the forward pass would run twice
-although its output is kept.
+The backward pass needs the statistics of the softmax as well as the output.
+Both carry the name that remat policies save; otherwise the forward pass would
+run twice although its output is kept.
 """
 
 import functools

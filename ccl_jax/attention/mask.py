@@ -76,7 +76,7 @@ class Window:
 def _divide(index, by: int):
   """Returns index // by of indices that are not negative.
 
-  Without the sign, which Mosaic cannot compile for a chip that is elsewhere.
+  It does not use the sign, which Mosaic cannot compile for a remote chip.
   """
   if isinstance(index, jax.Array):
     return jax.lax.div(index, index.dtype.type(by))
@@ -86,10 +86,10 @@ def _divide(index, by: int):
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class FrameBlocks:
-  """Video sees all video; what is of one frame sees each other.
+  """Video sees all video; the tokens of a frame see each other.
 
-  Queries and keys are frame by frame the same: `video` tokens of video, then
-  `audio` of audio. `FrameBlocks(2, 1)`, three frames, is
+  Queries and keys have the same order: in each frame `video` tokens of video,
+  then `audio` of audio. `FrameBlocks(2, 1)`, three frames, is
 
       frame   v0 v0 a0 | v1 v1 a1 | v2 v2 a2
        v0      1  1  1 |  1  1  0 |  1  1  0

@@ -1,16 +1,17 @@
 """Attention on a mesh: what each shard holds, and what it fetches first.
 
-A kernel sees one shard, so every call is inside of `shard_map`: samples over
-the batch's axes, heads over `tensor`, queries over `context`. Keys and values:
+A kernel sees one shard, so every call is inside `shard_map`: samples are split
+over the batch's axes, heads over `tensor`, queries over `context`. Keys and
+values:
 
     self-attention  "gather": all-gathered over context (their gradients are
-                    reduce-scattered); "ulysses": tokens are exchanged for
-                    heads, k heads over c shards, and the result back; segments
-                    go along
+                    reduce-scattered); "ulysses": an all-to-all exchanges
+                    tokens for heads, k heads over c shards, and another one
+                    reverts this; every shard has all segments
     text, full      every shard has all keys
     windows         over `context`, frames are a batch axis of the "framed"
                     backend, which the compiler splits by itself: a frame's
-                    keys are on its own shard, save a halo of `half` frames
+                    keys are on its own shard, except a halo of `radius` frames
 """
 
 import dataclasses

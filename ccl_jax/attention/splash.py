@@ -4,16 +4,16 @@ The pattern is the kernel's static mask, evaluated from indices block by block,
 so blocks that no query sees are skipped and no n x m array exists. Lengths and
 segments are its segment ids. The kernel needs full blocks and full lanes:
 
-  - queries are padded with copies, in position and id, of the last query: no
-    row is empty, and rows that are cut off pass back no gradient;
-  - keys past the true m are outside of the static mask;
+  - queries are padded with copies of the last query, with its position and id:
+    no row is empty, and rows that are cut off pass back no gradient;
+  - keys after the true m are hidden by the static mask;
   - heads are padded with zeros to a multiple of 128, which changes no logit;
-  - on chips with two cores (v4, v5p) an even number of heads is two groups.
+  - on chips with two cores (v4, v5p), an even number of heads forms two groups.
 
 The forward kernel is jax's. The backward pass is `splash_backward`, or jax's
 two kernels where the chip has too little memory for it. The output and its
-log-sum-exp carry the caller's `name`, so that a remat policy can keep them. As
-for any Mosaic kernel, a program for several chips calls it inside `shard_map`.
+log-sum-exp carry the caller's `name`, so that a remat policy can keep them.
+Like any Mosaic kernel, it must be called inside `shard_map` on several chips.
 """
 
 import dataclasses

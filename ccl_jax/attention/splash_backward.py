@@ -1,18 +1,19 @@
 """The backward pass of splash attention in one Pallas kernel, for TPUs.
 
-A block of queries and one of keys take five products (x' is x transposed):
+A pair of a query block and a key block takes five products (x' is x
+transposed):
 
     s' = k q'      p' = exp(s' - lse)     dv += p' do
     dp' = v do'    ds' = p' (dp' - di)    dk += ds' q    dq += ds k
 
-with di = sum(out do) of each query, less the gradient of its lse, of which the
-derivative by s' is p'. jax's own kernels take seven, as the one of
-dq computes s and dp again; its fused one stores a dq for each block of keys.
+with di = sum(out do) - dlse for each query (d lse / d s' = p'). jax's own
+kernels take seven: that of dq recomputes s and dp. Its fused kernel stores a dq
+for each block of keys.
 
-A head's blocks are visited with the queries innermost. dk and dv are summed
-over one such row of blocks, dq over all: its float32 sum, n x e, stays in VMEM,
-which limits n (`splash_block_sizes`). The axis of the heads is "parallel", so
-that the cores of a chip share it.
+The innermost loop is over the query blocks. dk and dv are summed over this loop
+and dq over all blocks: its float32 sum, n x e, stays in VMEM, which limits n
+(`splash_block_sizes`). The axis of the heads is "parallel", so that the cores
+of a chip share it.
 """
 
 import functools
@@ -72,7 +73,7 @@ def gradients(
   """Returns the gradients of q, k and v.
 
   Args:
-    ids: of queries and keys, of which equal ones may meet; None: all may.
+    ids: of queries and of keys; queries see keys of equal id, or all if None.
     out, lse: the output and the log-sum-exp of each query's logits.
     do, dlse: their gradients; None if nobody reads the log-sum-exp.
     states: `block_states`.

@@ -1,16 +1,16 @@
 """Block sizes of the splash kernel: a small table by chip and length.
 
-A length is padded to a multiple of 512, 256 or 128, the largest that adds an
-eighth at most. The table has the wanted size of a block; the one used is the
-largest multiple of 128 up to it that divides the padded length:
+A length is padded to a multiple of 512, 256 or 128: the largest of these that
+adds at most an eighth. The table has the maximum size of a block; the size used
+is the largest multiple of 128 up to it that divides the padded length:
 
-  27,280 tokens -> 27,648 = 27 x 1024; wanted 4096 -> 3072 = 3 x 1024       (1)
+  27,280 tokens -> 27,648 = 27 x 1024; maximum 4096 -> 3072 = 3 x 1024      (1)
 
 The forward kernel reads all keys once for each block of queries, n / q times in
 all, so blocks of queries are as large as the chip's memory allows. The backward
 pass is one kernel (`splash_backward`) where a head's float32 dq, n x e, fits
-into the VMEM of a core, else jax's two. The figures were chosen by these counts
-and by what libtpu compiles, with how many instructions, not by timing.
+into the VMEM of a core, else jax's two. The sizes were chosen by these counts,
+by what libtpu can compile and by its number of instructions, not by timing.
 """
 
 from typing import NamedTuple

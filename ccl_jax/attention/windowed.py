@@ -2,16 +2,17 @@
 
 With queries reshaped to frames, frame i reads the keys
 
-    [context | frame i - half | ... | frame i + half]
+    [context | frame i - radius | ... | frame i + radius]
 
-laid side by side by shifting and concatenating (no gather). Beyond both ends
-the end frames are repeated (padding with zeros crashes libtpu 0.0.51) with an
-id that no query has. Memory is O(n keys_per_query) and never O(n m). The
-context keys are copied to every frame, so that one softmax covers both.
+placed side by side by shifting and concatenating (no gather). Beyond both ends,
+the first and the last frame are repeated (padding with zeros crashes libtpu
+0.0.51) with an id that no query has. Memory is O(n keys_per_query) and never
+O(n m). The context keys are copied to every frame, so that one softmax covers
+both.
 
-Frames are a batch axis throughout, and heads the next one, so that both
-products are plain batched ones: sharding frames needs a halo of `half` key
-frames and nothing else.
+Frames are a batch axis throughout, followed by the axis of the heads, so both
+products are plain batched products: sharding frames needs a halo of `radius`
+key frames and nothing else.
 """
 
 import einops

@@ -1,14 +1,14 @@
-"""The state in the memory of the hosts, by Orbax's emergency manager.
+"""Copies of the state in the hosts' memory, by Orbax's emergency manager.
 
-Where every row of the mesh's `data` axis has all of the state, as slices do,
-each row but the first copies it to its hosts every few steps, without a bucket:
+If every row of the mesh's `data` axis holds the entire state, as slices do, all
+rows but the first copy it to their hosts every few steps, without a bucket:
 
-    row 0            keeps none; its state is what `manager` saves
-    rows 1, 2, ...   the last copy, each host what its devices hold
+    row 0            keeps no copy; `manager` saves its state
+    rows 1, 2, ...   keep the last copy; each host has the part of its devices
 
 The folder is on each host's own memory disk, such as /dev/shm, and outlives the
-processes. After a preemption the newest copy that some row has complete is read
-there, and sent to the other rows over the network that joins them.
+processes. After a preemption, the newest copy that is complete in some row is
+read there and sent to the other rows over the network between them.
 """
 
 import pathlib
@@ -31,7 +31,7 @@ _READING = "reading"  # A file that is there while a copy is read.
 
 
 def find_mesh(shapes: PyTree) -> Mesh:
-  """Returns the mesh of the state, of which each row of `data` has all.
+  """Returns the mesh of a state that each row of `data` holds entirely.
 
   Args:
     shapes: ShapeDtypeStructs of the state, with shardings.
@@ -112,7 +112,7 @@ class EmergencyManager:
   def restore_newer(self, than: int) -> tuple[PyTree, int] | None:
     """Returns the newest copy and its step; None if it is not newer.
 
-    A copy at whose reading a process ended is not read again.
+    A copy is not read again if a process ended while reading it.
     """
     step = self._orbax.latest_step()
     if step is None or step <= than:
@@ -136,7 +136,7 @@ class EmergencyManager:
 
 
 def _run_id(workdir: epath.Path) -> str:
-  """Returns what names this run: a path may be used again by another one."""
+  """Returns an id of this run, as another run may reuse its path."""
   path = workdir / "emergency_id"
   if distributed.is_lead() and not path.exists():
     with files.replacing(path) as partial:
@@ -157,7 +157,7 @@ def _claim(parent: epath.PathLike, name: str) -> pathlib.Path:
     print(f"A process ended while it read {folder}, which is removed.")
     shutil.rmtree(folder)
   for each in folder.parent.glob("ccl_jax-*"):
-    if not each.name.startswith(name):
+    if not each.name.startswith(f"{name}-"):
       shutil.rmtree(each, ignore_errors=True)
   try:
     if files.is_remote(parent):

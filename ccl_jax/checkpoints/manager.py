@@ -101,14 +101,14 @@ class CheckpointManager:
     return step % self.save_interval_steps == 0 or self._timer.is_due(step)
 
   def save(self, step: int, state: PyTree, value: float | None = None) -> None:
-    """Saves in the background; a step that is already saved, not again.
+    """Saves in the background, unless the step is saved already.
 
     Args:
       value: of the metric `keep_best`; without one it is not the best.
 
     Raises:
       RuntimeError: Orbax did not save it, as it has one of a later step.
-      Exception: the save before failed in the background.
+      Exception: the previous save failed in the background.
     """
     if step in self._orbax.all_steps():
       return
@@ -127,7 +127,7 @@ class CheckpointManager:
       )
 
   def check_mesh(self, make_shapes: Callable[[], PyTree]) -> None:
-    """Checks that there can be copies in the hosts' memory, if they are on.
+    """Checks that copies in the hosts' memory are possible, if enabled.
 
     Raises:
       ValueError: see `emergency.find_mesh`.

@@ -1,11 +1,11 @@
 """The manifest of a checkpoint: size and digest of each of its files.
 
 `checkpoints/STEP/files.json` has file -> {"bytes": N, "crc32": HEX}, so that a
-file that is lost, cut short or changed, be it by one bit, is found before any
-array is read. Each host computes the digests of the files that it has written,
-and at restore those of its share of all files, in threads: each file is read
-once more, by one host. A CRC-32 finds every change of up to 32 bits in a row,
-and of others all but one in 4 billion; it is no help against a forger.
+lost, truncated or changed file is found before any array is read. Each host
+computes, in threads, the digests of the files that it has written, and at
+restore those of its share of all files: each file is read once more, by one
+host. A CRC-32 detects every change within 32 successive bits, and misses one in
+4 billion of other changes; it does not detect forgery.
 
 Earlier versions wrote sizes alone.
 """

@@ -1,10 +1,10 @@
-"""Reading of arrays from a folder that Orbax, or `streaming`, has written.
+"""Reads arrays from a folder that Orbax or `streaming` has written.
 
-Arrays are read straight into the shardings that are asked for: each host reads
-the parts of its own devices, however many devices and hosts had written them.
+Arrays are read directly into the requested shardings: each host reads the parts
+of its own devices, whatever number of devices and hosts has written them.
 
-Orbax stores no arrays of size 0: a folder lacks them (see `without_empty`), and
-they are made by their shape when it is read.
+Orbax does not store arrays of size 0 (see `without_empty`): they are created
+from their shapes when the folder is read.
 """
 
 from collections.abc import Mapping

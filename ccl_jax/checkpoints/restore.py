@@ -1,7 +1,7 @@
-"""Reading of checkpoints: onto any mesh, in part, and only if complete.
+"""Reads checkpoints: onto any mesh, in part, and only if complete.
 
 Orbax writes `checkpoints/STEP.orbax-checkpoint-tmp-N/` and renames it to
-`checkpoints/STEP/` when all is written. Damage is found by its `manifest`.
+`checkpoints/STEP/` when all is written. Its `manifest` reveals damage.
 """
 
 import functools
@@ -22,7 +22,7 @@ from ccl_jax.params import lora, trees
 from ccl_jax.storage import text_files
 
 _METRICS = "metrics/metrics"  # Orbax' file of a checkpoint's metrics, JSON
-SHARE = "held_out/share/"  # Names of metrics begin so of which more is better.
+SHARE = "held_out/share/"  # Prefix of metrics where more is better.
 
 
 def all_steps(workdir: epath.PathLike) -> list[int]:
@@ -35,10 +35,10 @@ def all_steps(workdir: epath.PathLike) -> list[int]:
 def best_step(workdir: epath.PathLike) -> int:
   """Returns the step of the best checkpoint by `checkpoint.keep_best`.
 
-  That is of the metric that the latest one with a metric was saved with.
+  The metric is that of the latest checkpoint that has one.
 
   Raises:
-    ValueError: none was saved with one.
+    ValueError: no checkpoint has a metric.
   """
   values = {}
   for step in all_steps(workdir):
@@ -59,7 +59,7 @@ def best_step(workdir: epath.PathLike) -> int:
 def cost_of(name: str) -> Callable[[Mapping[str, float]], float]:
   """Returns a function of a checkpoint's metrics that is lowest for the best.
 
-  Checkpoints of an earlier start may have another metric: it is no match.
+  Checkpoints of an earlier start may have another metric; these are ignored.
 
   Args:
     name: of the metric to choose by, a loss or a share.

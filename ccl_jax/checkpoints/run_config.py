@@ -1,7 +1,7 @@
 """The config of a run, `config.json` of its workdir.
 
-A workdir belongs to one config: a later start may change only what changes
-nothing of the run, such as how often to log.
+A workdir belongs to one config: a later start may change only keys that do not
+affect the result, such as how often to log.
 """
 
 import json
@@ -21,7 +21,7 @@ def read(workdir: epath.PathLike) -> dict[str, Any]:
   """Returns the config of a run, with its keys in today's names.
 
   Raises:
-    ValueError: the folder is no workdir of a run.
+    ValueError: the folder is not the workdir of a run.
   """
   path = epath.Path(workdir) / "config.json"
   if not path.exists():

@@ -11,16 +11,16 @@ class SaveTimer:
   """Timer that decides after which steps to save, by minutes since the last.
 
   The clocks of hosts differ, and saves after different steps would wait for one
-  another forever: host 0 looks at its clock, and the others do as it says. To
-  hear it they wait for their devices. So they ask only when half of the steps
-  are done that the time left allows, at the pace since the last question.
+  another forever: process 0 looks at its clock, and the others follow it.
+  Asking waits for the devices, so processes ask only after half of the steps
+  that fit in the time left, at the pace since the last question.
 
   Args:
     minutes: 0 is never.
     clock: returns seconds.
 
   Raises:
-    ValueError: `minutes` is no number of at least 0.
+    ValueError: `minutes` is negative or not finite.
   """
 
   def __init__(
@@ -39,7 +39,7 @@ class SaveTimer:
     """Returns whether to save; all processes must ask after every step."""
     if not self._seconds or step < self._next_step:
       return False
-    is_due, wait = distributed.values_of_lead(self._look(step))
+    is_due, wait = distributed.broadcast_ints(self._look(step))
     self._next_step = step if is_due else step + wait
     return bool(is_due)
 

@@ -1,8 +1,8 @@
-"""Arrays on disk that need not fit in memory, in Orbax' format.
+"""Writes arrays that need not fit in memory, in Orbax's format.
 
-Orbax wants all arrays in memory before it writes the first. Here Orbax writes a
-folder and its metadata for empty arrays; TensorStore then writes each array in
-its place, a row at a time. `orbax_reader`, and Orbax itself, read the folder.
+Orbax needs all arrays in memory before it writes the first. Here Orbax writes
+the folder and its metadata for empty arrays; TensorStore then writes each array
+in its place, a row at a time. `orbax_reader` and Orbax itself read the folder.
 """
 
 import dataclasses
@@ -56,7 +56,7 @@ class LazyArray:
   """An array in a folder: `np.asarray(x)` reads all of it, `iter(x)` its rows.
 
   Attributes:
-    shape, dtype, size: as of a NumPy array.
+    shape, dtype, size: as in a NumPy array.
     chunk_shape: shape of the parts that are stored, and read, as one.
   """
 

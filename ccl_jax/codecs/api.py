@@ -148,7 +148,8 @@ class ImageCodec(CodecState, Protocol):
 class Codecs(NamedTuple):
   """Video and audio codec, text encoder, and image encoder if there is one.
 
-  image: for models that read tokens of an image, for sampling only.
+  Attributes:
+    image: for models that read tokens of an image, for sampling only.
   """
 
   video: VideoCodec
@@ -190,7 +191,8 @@ class Codecs(NamedTuple):
   def load(cls, path: epath.PathLike, layout: Layout = ONE_DEVICE) -> "Codecs":
     """Returns the codecs of a directory.
 
-    layout: learned codecs split rows over its mesh.
+    Args:
+      layout: learned codecs split rows over its mesh.
 
     Raises:
       ValueError: `path` holds no codecs, or one of an unknown kind.

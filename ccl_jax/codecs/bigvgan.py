@@ -1,9 +1,9 @@
-"""BigVGAN: a log-mel (b, t, num_mels) to a wave (b, hop t) in [-1, 1].
+"""BigVGAN: log-mel (b, t, num_mels) -> wave (b, hop t) in [-1, 1].
 
 Each stage multiplies the rate and halves the channels, then takes the mean of
 residual blocks of dilated convolutions with periodic activations (`snake`) in
-between (Lee et al. 2022). Everything is float32: bfloat16 breaks the phase of
-the activation audibly, and is an error.
+between (Lee et al. 2022). Everything is float32; bfloat16 is an error, because
+it audibly breaks the phase of the activation.
 
 `num` (see `time_conv`) is the number of valid frames.
 """

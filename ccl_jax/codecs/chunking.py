@@ -5,9 +5,9 @@ A longer one is split into windows that share `overlap` steps at each end:
 
   window k    steps [k core, k core + window),  core = window - 2 overlap  (1)
 
-Of each the middle is kept; of the first and the last one everything up to the
-end of the sequence. Where no result depends on steps further than `overlap`
-away, the concatenation equals one pass over the sequence.
+Only the middle of each window is kept, and in the first and the last window
+also the part up to the end of the sequence. If no result depends on steps
+further than `overlap` away, the concatenation equals one pass.
 """
 
 from collections.abc import Callable, Iterator

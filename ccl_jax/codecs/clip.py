@@ -6,7 +6,7 @@
 
 The features are x before the last block: for ViT-H/14 257 tokens of 1280
 channels, the first of them the class token. Images are preprocessed as Wan2.1
-does it: resized to 224 x 224 by bicubic interpolation with a = -0.75, without
+does: resized to 224 x 224 by bicubic interpolation with a = -0.75, without
 antialiasing or cropping, then normalised by CLIP's mean and deviation.
 """
 

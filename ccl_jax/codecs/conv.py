@@ -1,14 +1,15 @@
-"""Linear codecs with a small convolutional net behind, trained in a minute.
+"""Linear codecs followed by a small convolutional net, trained in a minute.
 
 Latents are those of the linear codecs (`codecs.linear`: mean m, basis B, scale
-s). On the way back a net D, which sees the neighbours of a latent, adds what
-the linear codec lacks, such as edges that no patch ends:
+s). In decoding, a net D, which sees the neighbours of a latent, adds what the
+linear codec lacks, such as edges that continue across patches:
 
   z = (x - m) B / s            x' = m + (z s) B' + D(z)                    (1)
 
-D is trained on clips of the data set, with noise on z: a model that samples z
-adds some too, and D learns to take it away. Shapes, rates and causality are
-those of the linear codecs: pixel frames depend on one latent frame only.
+D is trained on clips of the data set, with noise added to z: latents sampled by
+a model are noisy too, and D learns to remove the noise. Shapes, rates and
+causality are those of the linear codecs: pixel frames depend on one latent
+frame only.
 """
 
 import functools
@@ -40,7 +41,8 @@ Draw = Callable[[np.random.Generator], tuple[np.ndarray, np.ndarray]]
 class Net(nnx.Module):
   """D: convolutions of 3 along each axis, and a layer on single vectors.
 
-  sizes: number of axes with neighbours, of channels and of values of x.
+  Args:
+    sizes: number of axes with neighbours, of channels and of values of x.
   """
 
   def __init__(self, sizes: tuple[int, int, int], *, rngs):
@@ -63,7 +65,8 @@ class Net(nnx.Module):
 class _ConvCodec:
   """Eq. 1, to be mixed with a linear codec.
 
-  params: of D, path -> array.
+  Args:
+    params: of D, path -> array.
 
   Attributes:
     axes: number of axes on which a latent has neighbours.
@@ -137,9 +140,10 @@ class ConvVideoCodec(_ConvCodec, linear.LinearVideoCodec):
   ) -> "ConvVideoCodec":
     """Returns the fitted codec.
 
-    num_steps, batch_size: of training, in latent frames.
-    foreground: the error of a patch has weight 1 + `foreground` times its mean
-      change in [0, 1].
+    Args:
+      num_steps, batch_size: of training, in latent frames.
+      foreground: the error of a patch has weight 1 + `foreground` times its
+        mean change in [0, 1].
     """
 
     def draw(rng):
@@ -172,7 +176,8 @@ class ConvAudioCodec(_ConvCodec, linear.LinearAudioCodec):
   ) -> "ConvAudioCodec":
     """Returns the fitted codec.
 
-    num_steps, batch_size: of training, in parts as long as the shortest.
+    Args:
+      num_steps, batch_size: of training, in parts as long as the shortest.
     """
     pairs = [linear.mel_pairs(wave[None])[0] for wave in waves]
     length = min(map(len, pairs))

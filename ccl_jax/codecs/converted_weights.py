@@ -1,8 +1,8 @@
 """Weights of a codec in this package's own format: a folder that opens fast.
 
 It holds `arrays/`, the parameters by their paths, and `about.json`, the
-metadata: the model's name and settings, the source and the licence. The folder
-is made from PyTorch's files once, by `ccl_jax.convert`; codecs read no others.
+metadata: the model's name and settings, the source and the licence. It is made
+once from PyTorch's files, by `ccl_jax.convert`; codecs read only such folders.
 """
 
 import functools

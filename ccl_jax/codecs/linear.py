@@ -5,7 +5,7 @@
 B holds the leading eigenvectors of the covariance of x; mean and scale give
 every channel mean 0 and deviation 1 over the clips of the fit. The shapes are
 those of the learned codecs (Wan's causal 4 x 8 x 8 video latents, 31.25 audio
-latents per second). No weights are needed, and a fit is deterministic and takes
+latents per second). No weights are needed; fitting is deterministic and takes
 seconds.
 
 Video: x is a patch of 4 frames x 8 x 8 pixels x RGB. Like a causal codec,
@@ -88,9 +88,10 @@ class LinearVideoCodec(_LinearCodec):
   ) -> "LinearVideoCodec":
     """Returns the fitted codec.
 
-    foreground: a patch has weight 1 + `foreground` times its mean change in
-      [0, 1]. Otherwise a still background, which is most of the pixels, would
-      take the channels that lips and hands need.
+    Args:
+      foreground: a patch has weight 1 + `foreground` times its mean change in
+        [0, 1]. Otherwise a still background, which is most of the pixels, would
+        take the channels that lips and hands need.
     """
 
     def patches(clip):
@@ -224,7 +225,8 @@ def _fit(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   """Returns (mean, basis, scale) of (1).
 
-  vectors: clip -> (x, weight of each row).
+  Args:
+    vectors: clip -> (x, weight of each row).
   """
   if not len(clips):
     raise ValueError("A codec cannot be fitted on no clips.")

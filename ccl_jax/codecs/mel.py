@@ -1,4 +1,4 @@
-"""Log-mel spectrograms and the way back to a waveform, by librosa.
+"""Log-mel spectrograms and their inversion to a waveform, by librosa.
 
 The wave is clipped to [-1, 1] and padded by reflection with (n_fft - hop) / 2
 samples on each side, so that s samples make s // hop frames of n_fft samples
@@ -24,6 +24,7 @@ from jaxtyping import Float
 
 _FLOOR = 1e-5
 _GRIFFIN_LIM_STEPS = 32
+_LOUDEST = 5.0  # log-mel, far above that of any sound
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +88,11 @@ def griffin_lim(
   mel: Float[np.ndarray, "b t mel"],
   config: MelConfig = MEL_16K,
 ) -> Float[np.ndarray, "b s"]:
-  """Returns a wave of s = hop t samples whose log-mel is close to `mel`."""
+  """Returns a wave of s = hop t samples whose log-mel is close to `mel`.
+
+  What an untrained model makes may not be finite: that is silence, or loud.
+  """
+  mel = np.minimum(np.nan_to_num(mel, nan=SILENCE), _LOUDEST)
   magnitudes = rearrange(_magnitude(mel, config), "b t bin -> b bin t")
   waves = [
     librosa.griffinlim(

@@ -2,8 +2,8 @@
 
 At 16 kHz it has 80 bins, 20 channels and 31.25 latents per second; at 44.1 kHz
 128 bins, 40 channels and 43.07. The VAE and the vocoder (BigVGAN) run in
-float32. Long sound is processed in windows (see `chunking`). For the vocoder
-they give exactly the result of one pass. The VAE attends over up to a minute;
+float32. Long sound is processed in windows (see `chunking`). For the vocoder,
+the result is exactly that of one pass. The VAE attends over up to a minute, and
 only longer sound is split.
 """
 

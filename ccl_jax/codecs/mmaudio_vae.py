@@ -8,9 +8,10 @@ has norm 1 over its inputs, and activations, sums and norms are
   silu(x) / 0.596        (0.7 a + 0.3 b) / sqrt(0.7^2 + 0.3^2)              (1)
   x / (1e-4 + rms(x) over channels)                                         (2)
 
-The kernels in MMAudio's files are not normalised; MMAudio does it when it loads
-them, our converter once. Here kernels are used as stored. Everything runs in
-the dtype of the input, means over channels and the softmax in float32.
+The kernels in MMAudio's files are not normalised: MMAudio normalises them when
+it loads them, our converter once. Here kernels are used as stored. Everything
+runs in the dtype of the input, except means over channels and the softmax,
+which are in float32.
 
 `num` (see `time_conv`) is the number of valid steps of the input.
 """

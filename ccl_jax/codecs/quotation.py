@@ -1,7 +1,8 @@
 """Quotation marks in prompts: what stands between them is spoken.
 
-Straight, curly, German, French and East Asian marks are known, also within each
-other. Inches after a digit (a 6" pipe) and marks that nothing closes are none.
+Straight, curly, German, French and East Asian marks are known, also nested. A
+mark for inches after a digit (a 6" pipe) and a mark that is never closed do not
+count.
 """
 
 from collections.abc import Sequence

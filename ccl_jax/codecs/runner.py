@@ -82,7 +82,8 @@ def read_params(
 def put_batch(layout: Layout, x: np.ndarray, spec: Spec = (ROWS,)) -> Array:
   """Returns x on the devices, padded with its last row so that it divides.
 
-  spec: of all axes; the first is that of rows.
+  Args:
+    spec: of all axes; the first is that of rows.
   """
   x = np.concatenate([x, np.repeat(x[-1:], -len(x) % layout.size(ROWS), 0)])
   return jax.device_put(x, layout.sharding(*spec))

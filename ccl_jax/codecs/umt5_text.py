@@ -2,8 +2,8 @@
 
 Prompts are sorted by length and padded to one of a few lengths, so that few
 programs are compiled and little padding is computed. Padding is masked, and cut
-off the result. Weights and tokenizer are read at their first use: encoded data
-can be trained on without them.
+off the result. Weights and tokenizer are read at their first use, so training
+on encoded data does not need them.
 """
 
 import functools

@@ -1,14 +1,14 @@
 """The layers of Wan2.1's video autoencoder, which are causal in time.
 
-A clip can therefore be processed in chunks. A layer that mixes frames takes its
-last frames of the chunk before from a `FeatureCache` and stores its own for the
-next one; before a clip there are zeros. With x[t] frames and W[k] a kernel's,
+A clip can therefore be processed in chunks. A layer that mixes frames reads the
+last frames of the previous chunk from a `FeatureCache` and stores its own for
+the next chunk; a clip is preceded by zeros. With frames x[t] and kernel W[k],
 
     conv   y[t] = sum_k W[k] x[t-2+k]                                      (1)
     down   y[0] = x[0]    y[1+j] = sum_k W[k] x[2j+k]                      (2)
     up     y[0] = x[0]    y[1+2j], y[2+2j] = sum_k W[k] x[j-1+k]           (3)
 
-where (3) reads zeros in the place of x[0]. Layers that change the frame rate
+where (3) reads zeros instead of x[0]. Layers that change the frame rate
 copy the clip's first frame: 1 + 4k frames are 1 + k latents.
 
 Nearest-neighbour upsampling and a 3 x 3 convolution are one step: with S the
@@ -63,7 +63,8 @@ class FeatureCache:
   ) -> Float[Array, "b s y x c"]:
     """Returns x after the `frames` frames before it, and stores its last ones.
 
-    start: frames before the clip; None for zeros.
+    Args:
+      start: frames before the clip; None for zeros.
     """
     if self.is_start:
       zeros = jnp.zeros_like(x, shape=(len(x), frames, *x.shape[2:]))

@@ -5,9 +5,9 @@
 
 The middle is residual, attention, residual. Both process a clip in chunks:
 `lax.scan` carries the cache of the layers (`wan_layers.FeatureCache`), so that
-memory does not grow with the clip. Two bodies are compiled: for the first
-chunk, of 1 + (k mod chunk) latents, and for the others, of `chunk` each. One
-chunk for the entire clip (chunk > k) gives the same numbers.
+memory does not grow with the clip. Two loop bodies are compiled: one for the
+first chunk, of 1 + (k mod chunk) latents, and one for the others, of `chunk`
+latents. One chunk for the entire clip (chunk > k) gives the same numbers.
 
 Inputs and outputs of this module are latents of mean 0 and deviation about 1:
 
@@ -218,7 +218,8 @@ def decode(
 ) -> Array:
   """Returns video (b, t, y, x, 3), float32 in [-1, 1], the inverse of `encode`.
 
-  write: applied to the pixels of each chunk.
+  Args:
+    write: applied to the pixels of each chunk.
   """
   model = _model(config, params, dtype)
   run = functools.partial(_decode, model, config, dtype, layout, write)
@@ -237,7 +238,8 @@ def decode_chunk(
 ) -> tuple[Array, Frames]:
   """Returns the pixels of one chunk of `decode`, and the cache for the next.
 
-  frames: cache of the chunk before; None at the start of a clip.
+  Args:
+    frames: cache of the chunk before; None at the start of a clip.
   """
   model = _model(config, params, dtype)
   return _decode(model, config, dtype, layout, write, latents, frames)

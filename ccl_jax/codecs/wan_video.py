@@ -1,7 +1,7 @@
 """Wan2.1's autoencoder as a video codec: bytes <-> normalised latents.
 
 Clips are encoded and decoded in chunks of time (see `wan_vae`); a mesh splits
-rows and columns. Where a picture is too large for a device, square tiles are
+rows and columns. If a picture is too large for a device, square tiles are
 processed one after the other. Tiles overlap, and each has weight w at a pixel
 at distance d from its nearest border:
 
@@ -91,7 +91,8 @@ class WanVideoCodec(runner.LearnedCodec):
   ) -> tuple[Float[np.ndarray, "b f h w c"], Float[np.ndarray, "b f h w c"]]:
     """Returns mean and log-variance of the normalised latents.
 
-    video: in [0, 255].
+    Args:
+      video: in [0, 255].
 
     Raises:
       ValueError: frames that are not 1 + 4k, sides that are not multiples of 8,
@@ -166,7 +167,8 @@ class WanVideoCodec(runner.LearnedCodec):
   ) -> np.ndarray:
     """Returns `run(params, x)`, in tiles if there are any.
 
-    unit, scale: width of one latent in x and in the result.
+    Args:
+      unit, scale: width of one latent in x and in the result.
     """
 
     def call(x):

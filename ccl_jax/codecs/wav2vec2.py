@@ -1,17 +1,18 @@
 """Wav2Vec2: a wave at 16 kHz -> features of speech (arXiv 2006.11477).
 
-Convolutions of strides 5, 2, 2, 2, 2, 2, 2 without padding make a frame of
-every 320 samples, which sees 400: frame j is centred at sample 320 j + 200.
-Then, with a grouped convolution p over 128 frames for positions,
+Convolutions of strides 5, 2, 2, 2, 2, 2, 2 without padding make a frame for
+every 320 samples, which depends on 400: frame j is centred at 320 j + 200.
+Then, with c their result and p a grouped convolution over 128 frames, which
+encodes positions,
 
     x_0 = W norm(c) + gelu(p(W norm(c)))                                  (1)
     y = norm(x + attend(x)),  x <- norm(y + MLP(y))                       (2)
 
 In the large models that normalise early (`is_pre_norm`, transformers' "stable"
 layer norm) the blocks are x + attend(norm(x)) and x + MLP(norm(x)) instead, and
-the norm before the blocks is after them. There every convolution has a bias and
-a norm over channels; in the others only the first has a norm, of each channel
-over time. All gelus are by erf, and all is float32.
+the norm before the blocks comes after them. There every convolution has a bias
+and a norm over channels; in the other models only the first convolution has a
+norm, of each channel over time. Every gelu uses erf, and all is float32.
 """
 
 import dataclasses

@@ -1,8 +1,8 @@
-"""Features of speech as audio latents, for models that sound controls.
+"""Features of speech as audio latents, for models controlled by sound.
 
 With 40 zeros on either side a wave of s samples has s // 320 frames, and frame
-j is centred at (j + 1/2) / 50 seconds, as other codecs' latents are at their
-rate. Features are normalised over the channels; no sound can be made of them.
+j is centred at (j + 1/2) / 50 seconds, like other codecs' latents at their
+rate. Features are normalised over the channels; they cannot be decoded.
 """
 
 import functools

@@ -27,9 +27,9 @@ class UserError(SystemExit):
 
 
 def as_user_error(error: Exception) -> UserError | None:
-  """Returns the error of one line for an error, None if it has none."""
+  """Returns the one-line error for an error, or None if it has none."""
   if text := bucket_errors.describe(error):
-    return UserError(text, 1 if bucket_errors.may_pass(error) else 2)
+    return UserError(text, 1 if bucket_errors.is_transient(error) else 2)
   if isinstance(error, ValueError | FloatingPointError):
     return UserError(str(error))
   if isinstance(error, OSError) and error.errno in _LASTING:

@@ -1,4 +1,4 @@
-"""Flags and config overrides: their spelling, names of before, messages."""
+"""Flags and config overrides: spelling, former names, messages."""
 
 import difflib
 import re
@@ -39,7 +39,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     argv: the program's name and its arguments.
 
   Returns:
-    The program's name and the arguments that are no flags.
+    The program's name and the arguments that are not flags.
 
   Raises:
     UserError: a flag or config override that is unknown, has an old name or a

@@ -49,7 +49,7 @@ class Shape(NamedTuple):
   seconds: flags.FlagHolder
 
   def read(self) -> dict[str, Any]:
-    """Returns the arguments of `components.choose_shape`.
+    """Returns the arguments of `clip_shapes.choose_shape`.
 
     Raises:
       ValueError: --size is no pair of numbers.

@@ -30,7 +30,7 @@ def run(command: Callable[[], None], required: Sequence[str]) -> None:
     signals.handle()
     if not flags.FLAGS["verbosity"].present:
       logging.set_verbosity(logging.WARNING)  # Orbax logs each step of a save.
-      logging.get_absl_handler().addFilter(_is_worth_a_line)
+      logging.get_absl_handler().addFilter(_should_log)
     try:
       if len(argv) > 1:
         raise ValueError(f"Unknown arguments {argv[1:]}: flags begin with --.")
@@ -54,11 +54,11 @@ def run(command: Callable[[], None], required: Sequence[str]) -> None:
     raise
 
 
-def _is_worth_a_line(record: LogRecord) -> bool:
+def _should_log(record: LogRecord) -> bool:
   """Returns False for errors that Orbax and gcsfs raise too.
 
-  They log them in each thread that they pass, with a traceback. Nor is it news
-  that Orbax does not log a size, at each copy of its emergency manager.
+  They log them with a traceback in each thread that they pass. It also returns
+  False for the notice of Orbax's emergency manager that sizes are not logged.
   """
   is_raised = any(name in record.pathname for name in ("orbax", "gcsfs"))
   is_copy = str(record.msg).startswith("Global object size logging disabled")

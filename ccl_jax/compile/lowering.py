@@ -73,14 +73,14 @@ def compile_report(
   lower = {"train": lower_train, "sample": lower_sample}[program]
   lowered = lower(config, devices, shapes, task)
   compiled = topology.compile_for(lowered.program)
-  rows = lowered.batch_size
+  rows, mesh = lowered.batch_size, lowered.plan.layout.mesh
   about = {
     "program": program,
     "topology": name,
     "slices": slices,
     "chips": chips.count_chips(devices),
     "devices": len(devices),
-    "mesh": dict(lowered.plan.layout.mesh.shape),
+    "mesh": dict(mesh.shape) if mesh else {},
     "batch_size": rows,
     "parts": lowered.parts,
     "compile_seconds": time.monotonic() - began,
@@ -104,10 +104,8 @@ def compile_report(
 def latent_shapes(config: Mapping[str, Any]) -> Shapes:
   """Returns the shapes of one sample, from the config's `encode` section.
 
-  Of several buckets it is the first.
-
-  Strides of 4 x 8 x 8 with the first frame alone, and the audio latents of
-  as many frames.
+  It is a clip of the first bucket: latents with strides of 4 x 8 x 8, the first
+  frame alone, and as many audio latents as these frames need.
   """
   encode = config["encode"]
   frames, *size = (

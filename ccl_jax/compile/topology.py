@@ -1,8 +1,8 @@
-"""Compiling for a TPU pod on a machine that has none.
+"""Compiles for a TPU pod on a machine without TPUs.
 
 libtpu (pip install libtpu) knows every topology, "v5p:4x4x4", and compiles for
 it on a CPU. The result is the program that the pod would run, with its memory.
-A program that does not fit is one clear error.
+A program that does not fit raises an error of one line.
 """
 
 import os
@@ -13,8 +13,8 @@ from typing import Any
 import jax
 from jax.experimental import topologies
 
-# Without these, libtpu looks for its host and allows one process at a time.
 _MAX_BLOCKS = 4  # of memory, that a message names
+# Without these, libtpu looks for its host and allows one process at a time.
 _ENVIRONMENT = {
   "TPU_SKIP_MDS_QUERY": "1",
   "TPU_WORKER_HOSTNAMES": "localhost",

@@ -14,17 +14,19 @@ r"""Converts weights from and to PyTorch, and shows what files of weights hold.
 from-torch reads the published files of Wan-AI, DiT, MMAudio and BigVGAN, and
 folders of diffusers and transformers. With --model=wan or dit (transformers of
 video and of images) it writes a workdir that training starts from
-(`config.init.from_runs`); with
---model=ccl, for what to-torch wrote, one that can also be sampled from; with
-another, a folder that the codecs open (`weights.*` of `encode`).
-to-torch writes a run as a folder like those of diffusers. average writes the
-mean of several checkpoints as a new workdir, merge a run with LoRA added to its
-matrices; --component=lora exports a LoRA alone. inspect prints the arrays of
-any of these. Workdirs and outputs may be in a bucket, files of PyTorch may not.
+(`config.init.from_runs`). With --model=ccl it reads what to-torch wrote, and
+the workdir can also be sampled from. With any other model it writes a folder
+that the codecs open (`weights.*` of `encode`).
+
+to-torch writes a run as a folder like those of diffusers; with --component=lora
+it exports a LoRA alone. average writes the mean of several checkpoints as a new
+workdir; merge adds LoRA to the matrices of a run. inspect prints the arrays of
+any of these. Workdirs and outputs may be in a bucket, PyTorch's files may not.
 """
 
 import re
 import sys
+from collections.abc import Set
 
 from absl import flags
 from etils import epath
@@ -38,7 +40,9 @@ from ccl_jax.convert import (
   lora_files,
   loras,
   transformer,
+  workdirs,
 )
+from ccl_jax.storage import files
 
 MODEL = flags.DEFINE_enum(
   "model", None, [*transformer.FAMILIES, "ccl", *codecs.MODELS],
@@ -53,7 +57,9 @@ SIZE = flags.DEFINE_string(
   "Size of --model=wan, such as 14b or 1.3b-i2v, or of --model=dit, such as"
   " xl-2; recognised from the file if unset.",
 )  # fmt: skip
-FORCE = flags.DEFINE_bool("force", False, "Replace --output if it exists.")
+FORCE = flags.DEFINE_bool(
+  "force", False, "Replace an --output that these commands wrote."
+)
 ALL = flags.DEFINE_bool(
   "all", False,
   "Print every array (inspect), where those of all layers share a line by"
@@ -103,12 +109,21 @@ LORA = flags.DEFINE_multi_string(
   "LoRA to merge, PATH or PATH:SCALE, a run or a file; repeatable, all are"
   " added. The scale is 1 if unset.",
 )  # fmt: skip
+# What the commands write into a folder: one of the first, and others.
+_MAIN_NAMES = {
+  workdirs.ABOUT, export.TRANSFORMER, f"{export.SINGLE}.safetensors",
+  f"{lora_files.STEM}.safetensors",
+}  # fmt: skip
+_OTHER_NAMES = {
+  "arrays", "checkpoints", "scheduler", "README.md", export.RUN,
+  *workdirs.RUN_FILES,
+}  # fmt: skip
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
 def from_torch() -> None:
   """Converts weights of PyTorch."""
-  output = new_output()
+  output = new_output(INPUT.value)
   if MODEL.value not in transformer.FAMILIES and SIZE.value is not None:
     raise ValueError("--size is for --model=wan and --model=dit only.")
   if MODEL.value != "wan" and EXPERT.value is not None:
@@ -133,9 +148,10 @@ def from_torch() -> None:
 
 def to_torch() -> None:
   """Exports a run to PyTorch."""
+  run, _ = workdirs.split_step(WORKDIR.value)
   about = export.to_torch(
     WORKDIR.value,
-    new_output(),
+    new_output(run),
     step=STEP.value,
     ema=EMA.value,
     dtype=DTYPE.value,
@@ -156,7 +172,7 @@ def average_steps() -> None:
   if not all(step.isdigit() for step in STEPS.value):
     raise ValueError(f"--steps={','.join(STEPS.value)}: expected numbers.")
   steps = [int(step) for step in STEPS.value]
-  about = average.average(WORKDIR.value, steps, new_output())
+  about = average.average(WORKDIR.value, steps, new_output(WORKDIR.value))
   print(
     f"Wrote {OUTPUT.value}: mean of steps"
     f" {', '.join(map(str, about['mean_of']))}, {about['parameters']:,}"
@@ -166,9 +182,9 @@ def average_steps() -> None:
 
 def merge_lora() -> None:
   """Adds LoRA to the kernels of a run."""
-  about = loras.merge(
-    WORKDIR.value, LORA.value, new_output(), STEP.value, EMA.value
-  )
+  paths = [loras.split_scale(text)[0] for text in LORA.value]
+  output = new_output(WORKDIR.value, *paths)
+  about = loras.merge(WORKDIR.value, LORA.value, output, STEP.value, EMA.value)
   print(
     f"Wrote {OUTPUT.value}: {about['parameters']:,} parameters with"
     f" {', '.join(about['loras'])}."
@@ -180,23 +196,28 @@ def inspect() -> None:
   print(inspection.report(INPUT.value, ALL.value))
 
 
-def new_output() -> epath.Path:
+def new_output(*inputs: epath.PathLike) -> epath.Path:
   """Returns the folder to write.
 
   Raises:
-    ValueError: it exists, without --force.
+    ValueError: it is one of the inputs or holds one, or it exists without
+      --force, or was not written by these commands.
   """
-  output = epath.Path(OUTPUT.value)
-  if output.exists() and not FORCE.value:
-    raise ValueError(f"'{output}' exists; --force replaces it.")
-  return output
+  files.check_apart(OUTPUT.value, *inputs)
+  files.check_new(OUTPUT.value, FORCE.value, is_written)
+  return epath.Path(OUTPUT.value)
+
+
+def is_written(names: Set[str]) -> bool:
+  """Returns whether a folder with these names in it was written here."""
+  return bool(names & _MAIN_NAMES) and names <= _MAIN_NAMES | _OTHER_NAMES
 
 
 def parse_bytes(text: str) -> int:
   """Returns the bytes of a size such as "5GB".
 
   Raises:
-    ValueError: the text is no size.
+    ValueError: the text is not a size.
   """
   found = re.fullmatch(r"(\d+) ?([KMG]B|)", text)
   if not found or not int(found[1]):

@@ -1,6 +1,6 @@
-"""Names of a model of image blocks in the state dict of its PyTorch class.
+"""Names of a model with image blocks in the state dict of its PyTorch class.
 
-They are our own paths, with PyTorch's word for the leaf:
+They are our own paths, with PyTorch's name for the leaf:
 
     video/blocks/ffn/up/kernel     video.blocks.{layer}.ffn.up.weight
     fusion/temporal/norm/scale     fusion.{layer}.temporal.norm.weight

@@ -2,7 +2,7 @@
 
     mean_k = mean_{k-1} + (x_k - mean_{k-1}) / k       in float32           (1)
 
-so that parameters that are equal in all stay exactly as they are. Stacked
+so parameters that are equal in all checkpoints stay exactly the same. Stacked
 layers are read and written row by row.
 """
 

@@ -1,9 +1,9 @@
 """Names of BigVGAN's generator, the same in v1 and v2.
 
-Published files (best_netG.pt, bigvgan_generator.pt) keep each kernel as a
-weight norm, whose two arrays PyTorch has named in two ways; diffusers' vocoder
-has plain kernels. Files also hold the filters of the activations, which are
-computed here and so ignored.
+Published files (best_netG.pt, bigvgan_generator.pt) store each kernel as a
+weight norm, for whose two arrays PyTorch has two naming schemes; diffusers'
+vocoder has plain kernels. The filters of the activations, which files also
+hold, are ignored, as they are computed here.
 """
 
 from collections.abc import Callable

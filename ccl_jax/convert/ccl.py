@@ -6,12 +6,12 @@
                              to_k, to_v, to_out.0, norm_q, norm_k, context
     fusion.{layer}.audio.*   audio attends to video, the same
 
-RoPE rotates pairs of neighbouring channels there and channels half a head apart
-here (see `models.rope`). So the queries and keys of self-attention and of the
-fusion are permuted, on each side within its own head size. The keys of the
-context tokens come from the same projection and are permuted with it.
+RoPE rotates pairs of neighbouring channels there, and channels half a head
+apart here (see `models.rope`). The queries and keys of self-attention and of
+the fusion are therefore permuted, on each side within its own head size. The
+keys of the context tokens come from the same projection and are permuted too.
 
-A model of image blocks has names of its own, see `adapted`.
+The names of a model with image blocks are in `adapted`.
 
 In a single file (`single_table`) the video part has Wan's own names, without a
 prefix, beside audio.* and fusion.* as above.
@@ -57,7 +57,7 @@ def is_of_images(model: Mapping[str, Any]) -> bool:
 
 
 def check_is_wan(model: Mapping[str, Any]) -> None:
-  """Raises ValueError if a video stream is none of Wan's."""
+  """Raises ValueError if a video stream is not one of Wan's."""
   if is_of_images(model):
     raise ValueError(
       "the video stream is an image transformer, which has no place in Wan's"

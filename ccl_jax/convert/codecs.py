@@ -1,7 +1,7 @@
-"""Weights of the codecs: PyTorch's files become folders that open fast.
+"""Converts weights of the codecs: PyTorch's files -> folders that open fast.
 
 A model may be published in several sizes and with several naming schemes; both
-are recognised from the file. A licence that restricts the use of weights is
+are recognised from the file. If a licence restricts the use of weights, it is
 logged when they are converted and when they are opened.
 """
 
@@ -188,7 +188,7 @@ def open_weights(name: str, path: epath.PathLike) -> epath.Path:
 
   Args:
     name: a key of MODELS; "wan_vae" is "wan-vae".
-    path: such a folder, or as of `convert`.
+    path: such a folder, or as in `convert`.
 
   Raises:
     ValueError: no such model or file, or weights of another model.

@@ -1,9 +1,9 @@
 """Names of DiT's image transformer (arXiv 2212.09748): `models.image_dit`.
 
-There are two tables: of facebookresearch/DiT's own files (DiT-XL-2-256x256.pt),
-and of diffusers' DiTTransformer2DModel. The last class of the published table
-of embeddings is no class; here it is a bias, and each other class the
-difference from it. Positions are computed, not read.
+There are two tables: for facebookresearch/DiT's own files
+(DiT-XL-2-256x256.pt), and for diffusers' DiTTransformer2DModel. The last row of
+the published class embeddings stands for "no class"; here it is a bias, and
+each class is the difference from it. Positions are computed, not read.
 """
 
 from collections.abc import Mapping
@@ -84,7 +84,7 @@ def tables(settings: Mapping[str, Any]) -> dict[str, Table]:
 
 
 def check(state_dict: LazyStateDict) -> None:
-  """Raises nothing: all that differs is seen in names and shapes."""
+  """Checks nothing: names and shapes show every difference."""
 
 
 def _table(source: int, patch: int) -> list[Rule]:

@@ -182,7 +182,8 @@ def read_config(path: pathlib.Path) -> dict[str, Any]:
     path: of the folder, or of a single file.
 
   Raises:
-    ValueError: it is no export, of the video stream alone, or of another
+    ValueError: it is not an export, or one of the video stream alone, or of
+    another
       version.
   """
   file = path if path.is_file() else path / TRANSFORMER / "config.json"

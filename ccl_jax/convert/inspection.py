@@ -1,8 +1,9 @@
 """A table of the arrays in a checkpoint, and of the sizes of its parts.
 
 No array is read. A checkpoint is a file or folder of PyTorch (see
-`torch_files`), a workdir of training, the folder of one of its steps, or a
-folder of converted weights.
+`torch_files`) or one with such a folder in `transformer`, as exports are, a
+workdir of training, the folder of one of its steps, or a folder of converted
+weights.
 """
 
 import collections
@@ -16,6 +17,7 @@ from etils import epath
 
 from ccl_jax.checkpoints import orbax_reader, restore
 from ccl_jax.codecs import converted_weights
+from ccl_jax.convert.export import TRANSFORMER
 from ccl_jax.convert.torch_files import open_state_dict
 
 _SEPARATOR = re.compile(r"[./]")
@@ -61,8 +63,10 @@ def read_shapes(
   for folder in (path, path / restore.ITEM, path / converted_weights.ARRAYS):
     if (folder / "_METADATA").exists():
       return orbax_reader.read_metadata(folder), about
+  if (path / TRANSFORMER).is_dir():
+    path, about = path / TRANSFORMER, {"shown": TRANSFORMER}
   state_dict = open_state_dict(path)
-  return state_dict.shapes, state_dict.metadata
+  return state_dict.shapes, about | state_dict.metadata
 
 
 def _grouped(

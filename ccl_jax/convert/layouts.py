@@ -1,8 +1,8 @@
-"""Memory layouts of weights: PyTorch's, ours, and the exact way between them.
+"""Memory layouts of weights: exact conversions between PyTorch's and ours.
 
 PyTorch stores a linear layer as (out, in) and a convolution as
-(out, in, space...); here both end with (in, out). A `WeightLayout` moves
-numbers and changes none, so that a round trip is exact. Patterns are einops';
+(out, in, space...); here both end with (in, out). A `WeightLayout` moves values
+without changing them, so a round trip is exact. Patterns are those of einops;
 `o` is out, `i` in, and `t y x` are space.
 """
 
@@ -109,12 +109,11 @@ def _permute(x: np.ndarray, order: np.ndarray) -> np.ndarray:
 def weight_norm(layout: WeightLayout) -> WeightLayout:
   """Returns the layout that folds a weight norm: (g, v) -> w = v g / |v|.
 
-  |v| is over all axes but the last, of which g has a value each, in float32.
-  The way back takes v = w and g = |w|, from which the same w is computed again,
-  bit for bit.
+  |v| is over all axes but the last, which is g's, in float32. The inverse takes
+  v = w and g = |w|, from which the same w is computed again, bit for bit.
 
   Args:
-    layout: of v (o, i, x), towards ours.
+    layout: from v (o, i, x) to our array.
   """
 
   def fold(g, v):

@@ -1,13 +1,13 @@
-"""LoRA files that other programs load, and theirs.
+"""LoRA files: writes those that other programs load, and reads theirs.
 
-A is (r, in) there, B (out, r); `lora_names` has the names. The metadata have
-alpha and the ranks, in diffusers' form too; ComfyUI reads alpha beside each
-layer.
+In a file, A is (r, in) and B (out, r); `lora_names` has the names. The metadata
+hold alpha and the ranks, also in diffusers' form; ComfyUI reads alpha beside
+each layer.
 
-Files of others may have any of `PREFIXES`, lora_down and lora_up for A and B,
-kohya's names (lora_unet_blocks_0_self_attn_q), and differences of weights and
-biases (.diff, .diff_b). Where alpha is not told it is the rank; other ranks in
-other layers are filled up with zeros.
+Files of other programs may have any of `PREFIXES`, lora_down and lora_up for A
+and B, kohya's names (lora_unet_blocks_0_self_attn_q), and differences of
+weights and biases (.diff, .diff_b). If a file does not state alpha, it is the
+rank; layers of smaller rank are padded with zeros.
 """
 
 import collections

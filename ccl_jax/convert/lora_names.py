@@ -9,8 +9,8 @@ them alone.
 
 Parameters that were trained in full (`lora.train_also`) stand beside them:
 
-    lora_full.fusion.0.video.context                 what others leave alone
-    diffusion_model.blocks.0.norm3.set_weight        the video's for ComfyUI
+    lora_full.fusion.0.video.context                 ignored by other programs
+    diffusion_model.blocks.0.norm3.set_weight        of the video, for ComfyUI
 """
 
 import re

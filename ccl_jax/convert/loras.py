@@ -1,4 +1,4 @@
-"""LoRA of runs and of files: by the text of --lora, and merged into a run."""
+"""Reads the LoRA that --lora names, of runs and of files, and merges them."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,20 +21,25 @@ def open_lora(text: str, model: Mapping[str, Any]) -> dict[str, Factors | Full]:
   PATH is the workdir of a run, a file of others or the folder with it.
 
   Raises:
-    ValueError: the scale is no finite number, or as
-      `lora_files.read` and `read_run`.
+    ValueError: the scale is not a finite number; or as `lora_files.read` and
+      `read_run`.
   """
-  path, colon, scale = text.rpartition(":")
-  try:
-    path, factor = (path, float(scale)) if colon else (text, 1.0)
-  except ValueError:
-    path, factor = text, 1.0  # gs://bucket/run
+  path, factor = split_scale(text)
   lora.check_scale(f"The scale of --lora={text}", factor)
   if not epath.Path(path).exists():
     raise ValueError(f"--lora={text}: no '{path}'; expected PATH:SCALE.")
   is_run = (epath.Path(path) / "checkpoints").exists()
   changes = (read_run if is_run else lora_files.read)(path, model)
   return {k: x._replace(scale=factor * x.scale) for k, x in changes.items()}
+
+
+def split_scale(text: str) -> tuple[str, float]:
+  """Returns path and scale of "PATH" or "PATH:SCALE"."""
+  path, colon, scale = text.rpartition(":")
+  try:
+    return (path, float(scale)) if colon else (text, 1.0)
+  except ValueError:
+    return text, 1.0  # gs://bucket/run
 
 
 def merge(

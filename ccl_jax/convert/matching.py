@@ -1,6 +1,6 @@
-"""Tables of rules against the arrays of a file and the parameters of a model.
+"""Matches tables of rules with the arrays of a file and the parameters of ours.
 
-Every parameter must be filled by exactly one rule, every array of the file used
+Exactly one rule must fill each parameter, each array of the file must be used
 exactly once, and shapes and kinds of numbers must agree; otherwise one error
 lists all differences.
 """

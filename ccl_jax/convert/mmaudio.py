@@ -1,8 +1,8 @@
 """Names of MMAudio's VAE: its own files (v1-16.pth, v1-44.pth) and diffusers'.
 
-MMAudio stores kernels of any norm and normalises each output over its inputs
-when it loads them (see `codecs.mmaudio_vae`); in diffusers' files kernels are
-normalised already.
+MMAudio stores kernels unnormalised, and normalises each output over its inputs
+when it loads them (see `codecs.mmaudio_vae`); the kernels in diffusers' files
+are normalised already.
 """
 
 import numpy as np

@@ -247,7 +247,9 @@ def _exact(run: Workdir) -> str:
   """Returns what an export of the video stream alone computes exactly."""
   fusion = run.model.get("fusion") or {}
   reads = (
-    fusion.get("kind", "cca") == "cca" and fusion.get("num_audio_lct") != 0
+    fusion.get("kind", "cca") == "cca"
+    and fusion.get("num_audio_lct") != 0
+    and fusion.get("dcr", True)
   )
   return _WITH_CONTEXT if reads else _WITHOUT_CONTEXT
 

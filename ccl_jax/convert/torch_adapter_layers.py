@@ -109,7 +109,7 @@ def turn(x, cos, sin):
 
 
 class Layer(nn.Module):
-  """All that learns of one layer."""
+  """The trainable parts of one layer."""
 
   def __init__(self, d, e, adapter_ratio, lora_rank):
     super().__init__()

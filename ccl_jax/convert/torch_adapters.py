@@ -1,8 +1,8 @@
-"""A frozen image model, and adapters, in PyTorch: of configs/avdit.py.
+"""AV-DiT (configs/avdit.py) in PyTorch: a frozen image model with adapters.
 
 `torch_model.CCL.from_pretrained` makes these models, whose audio runs through
 the video's blocks. See `ccl_jax/models/image_dit.py` and
-`ccl_jax/models/fusion/avdit.py` for what each part does; names are theirs.
+`ccl_jax/models/fusion/avdit.py` for what each part does; names are the same.
 """
 
 import torch
@@ -36,7 +36,7 @@ def step_of(t):
 
 
 def before_end(t, x):
-  """Returns times, the last step's at most, with the axes of latents."""
+  """Returns times, at most that of the last step, with the axes of latents."""
   t = t.float().clamp(max=float(STEP_TIMES[-1]))
   return t.reshape(t.shape + (1,) * (x.ndim - t.ndim))
 
@@ -144,7 +144,7 @@ class Adapted(CCL):
   """An image model on frames and sound, with adapters or without."""
 
   def forward(self, state, t, text, route, image=None):
-    """Returns the velocity, as of `CCL`."""
+    """Returns the velocity, as in `CCL`."""
     self.check(state, image or {})
     streams = {s: getattr(self, s) for s in state}
     scaled = {s: streams[s].scale_input(z, t[s]) for s, z in state.items()}
@@ -167,7 +167,7 @@ class Adapted(CCL):
       for _ in range(self.config["num_layers"] * has_adapters)
     )
 
-  def host(self, s):
+  def trunk(self, s):
     """Returns the stream whose blocks and times a stream has."""
     return self.video
 

@@ -1,16 +1,15 @@
-"""PyTorch's files of weights, as state dicts that are read array by array.
+"""Opens PyTorch's weights as state dicts that are read array by array.
 
   PATH.safetensors            by the library's memory map
   PATH.pth, .pt, .bin, .ckpt  torch.load(weights_only=True, mmap=True)
   FOLDER                      with one of them, or with shards and their index
                               (`*.safetensors.index.json`, `*.bin.index.json`)
 
-A pickle can hold code; such a file is refused, never run. Arrays keep their
-dtypes; bfloat16 is that of ml_dtypes.
+A pickle can contain code; such a file is refused and its code never run. Arrays
+keep their dtypes; bfloat16 is that of ml_dtypes.
 """
 
 import dataclasses
-import json
 import pathlib
 import re
 import warnings
@@ -24,6 +23,7 @@ import numpy as np
 from etils import epath
 
 from ccl_jax.storage.files import is_remote
+from ccl_jax.storage.text_files import parse_object, read_text
 
 _SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
 MAX_MAPPED_BYTES = 2**28  # that are read before a file is mapped again
@@ -70,7 +70,17 @@ class LazyStateDict:
 def from_torch(
   state: Mapping[str, Any], origin: str = "memory"
 ) -> LazyStateDict:
-  """Returns a torch `state_dict`; on the meta device only shapes are known."""
+  """Returns a torch `state_dict`; on the meta device only shapes are known.
+
+  Raises:
+    ValueError: a tensor that is not dense, or of a dtype that is not read.
+  """
+  for name, x in state.items():
+    if f"{x.layout}" != "torch.strided":
+      raise ValueError(
+        f"'{origin}' has '{name}' as {x.layout}, expected a dense tensor: save"
+        " its to_dense()."
+      )
   shapes = {
     name: _torch_shape(origin, name, tuple(x.shape), x.dtype)
     for name, x in state.items()
@@ -201,7 +211,7 @@ def open_torch_file(path: pathlib.Path) -> LazyStateDict:
   """Returns the state dict of a file of PyTorch's, whatever its suffix.
 
   Raises:
-    ValueError: as of `open_state_dict`.
+    ValueError: as in `open_state_dict`.
   """
   read = _MappedFile(
     lambda: _load_torch(path), lambda file, name: _to_numpy(file[0][name])
@@ -314,14 +324,9 @@ def _open_folder(folder: pathlib.Path) -> LazyStateDict:
 
 def _open_shards(folder: pathlib.Path, index: str) -> LazyStateDict:
   """Returns the shards of an index as one state dict."""
-  try:
-    weight_map = json.loads((folder / index).read_text())["weight_map"]
-  except (ValueError, KeyError) as error:
-    raise ValueError(
-      f"'{folder / index}' is not an index of shards."
-    ) from error
+  weight_map = _read_index(folder / index)
   files = sorted(set(weight_map.values()))
-  absent = [name for name in files if not (folder / name).exists()]
+  absent = [name for name in files if not (folder / name).is_file()]
   if absent:
     raise ValueError(f"'{folder}' lacks shards of {index}: {absent}.")
   shards = {name: open_state_dict(folder / name) for name in files}
@@ -337,6 +342,21 @@ def _open_shards(folder: pathlib.Path, index: str) -> LazyStateDict:
     lambda name: shards[found[name]].read(name),
     next(iter(shards.values())).metadata,
   )
+
+
+def _read_index(path: pathlib.Path) -> dict[str, str]:
+  """Returns name of an array -> file; ValueError if the file is no index."""
+  try:
+    weight_map = parse_object(read_text(path)).get("weight_map")
+  except ValueError as error:
+    raise ValueError(f"'{path}' is not an index of shards: {error}") from error
+  is_map = isinstance(weight_map, dict) and weight_map
+  if not is_map or not all(isinstance(x, str) for x in weight_map.values()):
+    raise ValueError(
+      f"'{path}' is not an index of shards: expected a weight_map from names of"
+      " arrays to files."
+    )
+  return weight_map
 
 
 def _first_line(error: Exception) -> str:

@@ -49,10 +49,10 @@ class InContext(CCL):
   """A video stream whose blocks have audio tokens, or layers that read them."""
 
   def forward(self, state, t, text, route, image=None):
-    """Returns the velocity, as of `CCL`.
+    """Returns the velocity, as in `CCL`.
 
     Args:
-      state, t, text, route: as of `CCL`.
+      state, t, text, route: as in `CCL`.
       image: may have reference pictures, "references" (b, r, h, w, c) and
         "has_references" (b, r), for a model that reads them: more frames of the
         video, at time 0.
@@ -102,7 +102,7 @@ class InContext(CCL):
       nn.ModuleDict({"video": CrossAttention(d, d, e, 0)}) for _ in range(depth)
     )
 
-  def host(self, s):
+  def trunk(self, s):
     """Returns the stream whose blocks and times a stream has."""
     return self.video
 

@@ -3,9 +3,9 @@
     model.load_lora("FILE", 0.8).load_lora("ANOTHER")
 
 A file has A (r, in) and B (out, r) of each linear layer, and alpha in its
-header; its weight becomes W + scale alpha / r B A. Parameters P that were
-trained in full (lora_full.*) become W + scale (P - W0), W0 being those that the
-model had before any LoRA.
+header; a weight W becomes W + scale alpha / r B A. Where a parameter P was
+trained in full (lora_full.*), it becomes W + scale (P - W0), with W0 the
+model's parameter before any LoRA.
 """
 
 import math
@@ -26,7 +26,7 @@ def add_lora(model, path, scale=1.0):
 
   Args:
     path: a file of --lora_style=diffusers, or the folder with it.
-    scale: how often it is added; -1 takes it away again, but for rounding.
+    scale: factor of the change; -1 undoes it, up to rounding.
   """
   if not math.isfinite(scale):
     raise ValueError(f"scale={scale}: expected a finite number.")

@@ -9,12 +9,12 @@ imports. Latents are channels last, "video" (b, f, h, w, c) and "audio"
 (b, m, c); either may be absent. Times are in [0, 1], 1 is noise;
 torch_sampling.make_route makes routes.
 
-Each stream has the names of diffusers' WanTransformer3DModel; in every layer
-`fusion` lets each attend to the other: to learnable context tokens, and to
-tokens of nearby frames if the sample's route says so. A video stream like
-Wan2.1's I2V is conditioned on an image by channels beside its latents, which
-are zeros without one, and by tokens beside the text. Matrices are multiplied in
-the model's dtype, everything else is in float32.
+Each stream has the names of diffusers' WanTransformer3DModel. In every layer,
+each stream attends through `fusion` to learnable context tokens and, if the
+sample's route says so, to tokens of nearby frames of the other stream. A video
+stream like Wan2.1's I2V is conditioned on an image by channels beside its
+latents, which are zeros without an image, and by tokens beside the text.
+Matrices are multiplied in the model's dtype, everything else is in float32.
 """
 
 import json
@@ -150,7 +150,7 @@ class CCL(nn.Module):
       for _ in range(self.config["num_layers"] * is_joint)
     )
 
-  def host(self, s):
+  def trunk(self, s):
     """Returns the stream that embeds the time and the prompt of a stream."""
     return getattr(self, s)
 
@@ -201,8 +201,8 @@ class CCL(nn.Module):
     grids = {s: stream.grid(state[s]) for s, stream in streams.items()}
     self.check_frames(grids, route)
     ropes = {s: streams[s].rope(*grids[s], text.device) for s in streams}
-    prompts = {s: self.host(s).embed_prompt(text, images[s]) for s in streams}
-    times = {s: self.host(s).embed_time(t[s], text) for s in streams}
+    prompts = {s: self.trunk(s).embed_prompt(text, images[s]) for s in streams}
+    times = {s: self.trunk(s).embed_time(t[s], text) for s in streams}
     x = {s: stream.embed(state[s], images[s]) for s, stream in streams.items()}
     x = self.run_layers(x, times, prompts, ropes, grids, route, text.device)
     return {s: streams[s].output(x[s], times[s][0], state[s].shape) for s in x}

@@ -2,9 +2,9 @@
 
 UniPC (order 2, data prediction; arXiv 2302.04867) and Euler are tables of
 coefficients: with m_i = x_i - sigma_i v(x_i), the predicted data, x_{i+1} is a
-combination of x_i, m_i, m_{i-1}, and once m_{i+1} is known a corrected one of
-x_i, m_{i+1}, m_i, m_{i-1}. Results equal diffusers', but here the model's time
-is sigma itself.
+combination of x_i, m_i, m_{i-1}, and once m_{i+1} is known, a corrected one of
+x_i, m_{i+1}, m_i, m_{i-1}. Results equal those of diffusers, except that the
+model's time is sigma itself here.
 """
 
 import itertools

@@ -1,11 +1,11 @@
-"""Diffusion transformers of PyTorch as workdirs that training starts from.
+"""Converts PyTorch's diffusion transformers to workdirs for training.
 
     config.init.from_runs = (("video/.*", DIR),)
 
 reads the video stream from DIR, which was made from Wan2.1's or DiT's files. A
-workdir made from an export of ours has the parameters of that model; if a run
-was exported, also its config, clip and codecs, so that the pipeline can load
-it.
+workdir made from an export of `to-torch` has all parameters of that model and,
+if a run was exported, also its config, clip and codecs, so that the pipeline
+can load it.
 """
 
 import pathlib

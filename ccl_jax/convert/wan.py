@@ -1,11 +1,11 @@
 """Names of Wan2.1's transformer, text- or image-to-video: our video stream.
 
-Those of Wan2.2-A14B are the same: each of its two experts is a 14b model, and
-its image-to-video ("14b-i2v-2.2") has no tokens of the image.
+Wan2.2-A14B has the same names: each of its two experts is a 14b model, and its
+image-to-video model ("14b-i2v-2.2") has no image tokens.
 
-There are two tables: of Wan-AI's own files (wan/modules/model.py), and of
+There are two tables: for Wan-AI's own files (wan/modules/model.py), and for
 diffusers' WanTransformer3DModel (the `transformer` folder). Both hold the same
-arrays. Our layers are stacked, and our RoPE wants the channels of a head in
+arrays. Our layers are stacked, and our RoPE needs the channels of a head in
 another order (see `models.rope`): the tables permute the queries and keys of
 self-attention, in kernels, biases and norms.
 """

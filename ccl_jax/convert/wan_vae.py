@@ -2,8 +2,8 @@
 
 `WAN` is the table of Wan2.1_VAE.pth, `DIFFUSERS` that of a `vae` folder
 (AutoencoderKLWan). Both hold the same arrays. The tables are for the published
-architecture, of any width: three halvings of the resolution, and at each
-resolution two residual blocks in the encoder and three in the decoder.
+architecture with any width: the resolution is halved three times, and each
+resolution has two residual blocks in the encoder and three in the decoder.
 """
 
 from collections.abc import Mapping, Sequence

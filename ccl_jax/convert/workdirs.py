@@ -1,9 +1,8 @@
-"""Workdirs of training runs: reading their parameters, and making new ones.
+"""Reads parameters of training workdirs, and makes new workdirs.
 
 A workdir that a converter writes has one checkpoint, of parameters alone, and
-`about.json`. Training can start from any (`config.init.from_runs`); the
-pipeline also needs the files of `_RUN_FILES`, which are copied where they
-exist.
+`about.json`. Training can start from it (`config.init.from_runs`); the pipeline
+also needs the files of `RUN_FILES`, which are copied if they exist.
 """
 
 import dataclasses
@@ -25,14 +24,14 @@ from ccl_jax.params.param_names import is_stacked
 from ccl_jax.storage import files, text_files
 
 ABOUT = "about.json"
-_RUN_FILES = ("config.json", "clip.json", "codecs")
+RUN_FILES = ("config.json", "clip.json", "codecs")
 
 
 class FoldedArray:
   """A parameter with LoRA, in float32, computed row by row when it is read.
 
   Attributes:
-    shape, dtype, size: as of a NumPy array.
+    shape, dtype, size: as in a NumPy array.
   """
 
   def __init__(self, array: Any, changes: Sequence[lora.Factors | lora.Full]):
@@ -138,7 +137,7 @@ def open_workdir(path: epath.PathLike) -> Workdir:
   """Returns the workdir with its config, under today's names of the keys.
 
   Raises:
-    ValueError: the folder is no workdir.
+    ValueError: the folder is not a workdir.
   """
   path = epath.Path(path)
   if (path / ABOUT).exists() and not (path / "config.json").exists():
@@ -185,7 +184,7 @@ def write(
 
 def copy_run_files(source: epath.PathLike, target: pathlib.Path) -> None:
   """Copies the files of a run beside its checkpoints, those that exist."""
-  for name in _RUN_FILES:
+  for name in RUN_FILES:
     found = epath.Path(source) / name
     if found.is_dir():
       for file in files.file_sizes(found):

@@ -1,17 +1,18 @@
 """A table of the chips, with published figures.
 
-All are per chip and for dense bfloat16, in plain units: FLOP/s, bytes, bytes/s
-(vendors print decimal G and T). Sources:
+All are per chip and for dense bfloat16, in FLOP/s, bytes and bytes/s (vendors
+print decimal G and T). Sources:
 
   TPU peak, HBM and ICI bandwidth, DCN: cloud.google.com/tpu/docs/v4, v5e, v5p,
     v6e, tpu7x. ICI is printed there as the sum of both directions of all links;
     here it is half of that, which is what one chip can send. v4: "6 links at 50
     GB/s" (Jouppi et al., arXiv:2304.01433).
   TPU HBM capacity: the limit of the compiler (libtpu 0.0.51) for one program, a
-    little less than printed (v5p: 95.73 of 96 GiB). v4 is twice its limit for
+    little less than printed (v5p: 95.73 of 96 GiB). For v4, twice the limit for
     one core.
-  DCN: printed for v5p, v6e, tpu7x; v5e two 100 Gb/s cards for 8 chips. Assumed:
-    v4 as v5p; GPUs one network card each, as in a DGX (200 and 400 Gb/s).
+  DCN: printed for v5p, v6e, tpu7x; for v5e, two 100 Gb/s cards for 8 chips.
+    Assumed: v4 like v5p; one network card per GPU, as in a DGX (200 and 400
+    Gb/s).
   GPU: NVIDIA's data sheets of A100, H100 and H200 (SXM), without sparsity;
     "ici" is NVLink, half of the printed sum.
 

@@ -12,13 +12,14 @@ sends
 TPU compilers write two of them as an all-reduce. A reduce-scatter becomes an
 all-reduce in a fusion (`all-reduce-scatter`) that cuts out one share; it is
 counted as a reduce-scatter. A gather becomes an all-reduce of zeros into which
-each member writes its share, "all-reduce gather"; it is counted at the price of
-an all-reduce, since that is sent. An asynchronous collective may appear in
-several fusions; only the one with an `AsyncCollectiveStart` is counted.
+each member writes its share, "all-reduce gather"; it is counted as an
+all-reduce, since that many bytes are sent. An asynchronous collective may
+appear in several fusions; only the one with an `AsyncCollectiveStart` is
+counted.
 
-Between slices the program sends to its host, which reduces: "dcn all-reduce",
-with the number of slices as its group and ("dcn",) as its axes. Groups inside a
-slice are numbered from the slice's first device.
+Between slices, a program sends to its host, which reduces: this is "dcn
+all-reduce", with the number of slices as its group and ("dcn",) as its axes.
+Groups inside a slice are numbered from the slice's first device.
 """
 
 import dataclasses

@@ -1,9 +1,9 @@
 """Data that a program copies without changing it.
 
-Activations change their layout at transposes between matrix products and
-kernels. The compiled program has separate ops for that, or fusions that consist
-only of copies and transposes. Prefetches into on-chip memory (`copy-start`) are
-not counted, except to and from the host.
+The layout of activations changes at transposes between matrix products and
+kernels. The compiled program does this by separate ops, or by fusions that
+consist only of copies and transposes. Prefetches into on-chip memory
+(`copy-start`) are not counted, except to and from the host.
 """
 
 import dataclasses

@@ -29,9 +29,9 @@ padding and masked keys add nothing. Routing saves nothing: in training all
 streams run.
 
 In sampling, the context is projected once per call, and a stream without the
-other attends to the context only, a = n j. A cached reference stream runs by
-itself, without its head, and is projected for the other, 4 m e d, once for each
-text that guidance uses with it; then the steps do not repeat this. For audio in
+other attends to the context only, a = n j. A cached reference stream runs alone
+and without its head, and is projected for the other one, 4 m e d, once for each
+text that guidance uses with it; the steps do not repeat this. For audio in
 context see `in_context_flops`, for a frozen image model `image_flops`.
 """
 

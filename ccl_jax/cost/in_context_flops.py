@@ -2,23 +2,23 @@
 
 With s tokens of video and r of audio in each of f frames, n = f s, m = f r, and
 L layers of width d and FFN width g, where a token reads the other stream in w
-frames, f of them unmasked and else 1:
+frames (w = f if unmasked, else 1):
 
     video/cross_attention   L 4 n r w d          audio that video reads
     audio/self_attention    L 4 m (s + r) w d    3-D forms
     audio/linear, ffn       L 8 m d^2, L 4 m d g
     audio/embed             2 m c d + 2 (256 d + 7 d^2)
 
-A layer of frames has its own projections. With s' = s where it reads video, and
-else 0:
+A layer of frames (`frame_attention`) has its own projections. With s' = s if it
+reads video, else 0:
 
     video/cross_attention   L 4 n (s' + r) d
     video/cross_linear      L 4 n d^2, and as much if s'    q, o; k, v
     audio/cross_linear      L 4 m d^2, and as much if audio reads
     audio/cross_attention   L 4 m (s + r) d, if audio reads
 
-A reference picture is a frame of s more tokens of video without audio. What the
-program pads audio with, beside it, is not counted.
+A reference picture is a frame of s more video tokens without audio. The audio
+tokens that the program pads this frame with are not counted.
 """
 
 from collections.abc import Mapping

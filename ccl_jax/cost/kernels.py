@@ -1,4 +1,4 @@
-"""Pallas kernels of a program, with FLOPs by formula, as they are opaque."""
+"""Pallas kernels of a program; they are opaque, so FLOPs are by formula."""
 
 import base64
 import dataclasses
@@ -90,8 +90,9 @@ def splash_flops(kernel: Kernel) -> tuple[float, float]:
 def parallel_turns(text: str) -> int:
   """Returns the product of the parallel axes of a Mosaic kernel's grid.
 
-  text: of the custom call; its config holds the module, base64 of MLIR
-    bytecode.
+  Args:
+    text: of the custom call; its config holds the module, base64 of MLIR
+      bytecode.
   """
   body = re.search(r'body(?:\\22|"): ?(?:\\22|")([A-Za-z0-9+/=]+)', text)
   if body is None:

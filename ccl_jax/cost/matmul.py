@@ -6,8 +6,8 @@ FLOPs are twice the multiplications that are executed:
     convolution   2 batch out_features in_features prod_d valid_d
 
 (a TPU compiler writes dots as convolutions), where valid_d counts the pairs of
-output and window position along spatial axis d that hit an element, neither
-padding nor a hole of dilation.
+output and window position along spatial axis d that read an element, not
+padding or a hole of dilation.
 """
 
 import dataclasses

@@ -1,16 +1,16 @@
 """How long a core waits for asynchronous collectives.
 
-The text has a computation's ops in the order in which a core runs them. One
-that begins a collective, `x-start`, takes no time; the links send one after
-another, and the core waits at `x-done` for what is not over by then:
+The HLO text lists the ops of a computation in the order in which a core runs
+them. An op that begins a collective, `x-start`, takes no time; the links send
+one collective after another, and the core waits at `x-done` for its end:
 
     free = end = max(now, free) + sent(start)         at x-start
     now = max(now, end)                               at x-done            (1)
     now = now + busy(op)                              at any other op
 
-`free` is when the links have sent all that was begun, and a loop is busy for as
-long as its trips take. A loop's collectives begin and end in one trip, as they
-do in the program.
+`free` is the time at which the links have sent all collectives begun so far,
+and a loop is busy for as long as its trips take. The collectives of a loop are
+taken to begin and end in one trip, as they do in the program.
 """
 
 from collections.abc import Mapping

@@ -7,10 +7,10 @@ All are per jax device. FLOPs:
                plus those that the attention kernels need
     inner      what these kernels recompute inside (scores, in backward)
 
-so that hardware / model shows rematerialisation and padding, and
-(hardware + inner) / model everything that is executed. Seconds are given twice:
-"roofline" bounds them by the chip's rates, "schedule" is what the compiler
-expects of the program.
+Hardware / model thus shows rematerialisation and padding, and
+(hardware + inner) / model all that is executed. There are two estimates of
+seconds: "roofline" is a bound by the chip's rates, "schedule" is what the
+compiler expects of the program.
 """
 
 from collections.abc import Mapping

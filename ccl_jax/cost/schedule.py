@@ -6,21 +6,21 @@ follow one another, so that on one device
 
     seconds = sum over ops of executions * cycles / clock                    (1)
 
-A Pallas kernel is opaque and has no cycles. Attention is counted at the peak of
-the cores that it runs on: Mosaic splits only the "parallel" axes of a grid over
-the cores of a chip,
+A Pallas kernel is opaque and has no estimated cycles. Attention is counted at
+the peak of the cores that it runs on, where Mosaic splits only the "parallel"
+axes of a grid over the cores of a chip:
 
     seconds = FLOPs / (u * peak * min(cores, parallel turns) / cores)        (2)
 
-with u the use of the matrix units by the kernel's final schedule: 8192 cycles
-of products in 10019 bundles forward, and all of them backward (5 products of
-1024 x 1024 x 128 take 10240 cycles, in 9024 bundles; `tests.bench.bundles`
-counts them). Other kernels are counted at the rate of the memory, for all they
-read and write. A collective is counted at the rate of all links: whole if it is
-synchronous, else for as long as the core waits at its end (`overlap.py`). One
-that continues through fusions, as on v5e, or goes to another slice, is taken as
-hidden. So (1) is still optimistic, but much less so than a bound from FLOPs
-alone.
+with u the utilisation of the matrix units in the kernel's final schedule: 8192
+cycles of products in 10019 bundles forward, and 1 backward (5 products of 1024
+x 1024 x 128 take 10240 cycles, in 9024 bundles; `tests.bench.bundles` counts
+them). Other kernels are counted at the rate of the memory, for all bytes that
+they read and write. A collective is counted at the rate of all links: whole if
+it is synchronous, else for as long as the core waits at its end (`overlap.py`).
+One that continues through fusions, as on v5e, or goes to another slice, is
+taken as hidden. So (1) is still optimistic, but much less so than a bound from
+FLOPs alone.
 """
 
 import dataclasses

@@ -34,7 +34,8 @@ def join(
   A sample with time stamp t lands at index (t - start) * rate; where there is
   no sample there is silence.
 
-  pieces: each the time of its first sample and its samples.
+  Args:
+    pieces: each the time of its first sample and its samples.
   """
   result = np.zeros(length, np.float32)
   samples = [piece for _, piece in pieces]
@@ -54,8 +55,9 @@ def join(
 def _find_gaps(begins: np.ndarray, offsets: np.ndarray, rate: int) -> list[int]:
   """Returns the first piece, and each that comes after a gap.
 
-  begins: number of samples before each piece.
-  offsets: how many samples late each is by its own stamp.
+  Args:
+    begins: number of samples before each piece.
+    offsets: how many samples late each is by its own stamp.
   """
   before = np.searchsorted(begins, begins - _WINDOW * rate)
   after = np.searchsorted(begins, begins + _WINDOW * rate)

@@ -1,4 +1,4 @@
-"""Decoded sound, in the order of its time stamps, at one rate and channel."""
+"""Decoded sound, in the order of its time stamps, at one rate, as mono."""
 
 import math
 
@@ -29,13 +29,14 @@ class AudioResampler:
   """Sound on the clock: mixed to one channel, at one sample rate.
 
   Channels are mixed to stereo by the matrix of ITU-R BS.775 (the centre at
-  -3 dB in both), whose mean is the result; of those whose place is not known
-  it is their mean. Loud passages may exceed 1.
+  -3 dB in both), and the result is the mean of both sides; channels of unknown
+  position are averaged. Loud passages may exceed 1.
   """
 
   def __init__(self, stream: av.AudioStream, sample_rate: int):
     self.stream, self._rate = stream, sample_rate
     self.start: float | None = None
+    self.passed_over = 0.0  # seconds of the stream before `start`
     self.end = -math.inf
     self._skipped = 0.0
     self._format, self._resampler, self._gains = None, None, None
@@ -73,8 +74,9 @@ class AudioResampler:
   ) -> Float[np.ndarray, " s"]:
     """Returns `seconds` of sound from the time `start` on.
 
-    start: None is the sound's own start.
-    seconds: None is all.
+    Args:
+      start: None is the sound's own start.
+      seconds: None is all.
 
     Raises:
       ClipError: the sound ends more than `MAX_MISSING_TAIL` too early, or its
@@ -90,7 +92,9 @@ class AudioResampler:
       )
     start = self.start if start is None else start
     length = self.end - start
-    needed = declared_seconds(self.stream) if seconds is None else seconds
+    needed = seconds
+    if seconds is None:
+      needed = declared_seconds(self.stream) - self.passed_over
     check_length("audio", length, needed - MAX_MISSING_TAIL)
     seconds = length if seconds is None else seconds
     num = round(seconds * self._rate)

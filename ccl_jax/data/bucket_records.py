@@ -1,8 +1,8 @@
 """ArrayRecord files in a bucket, read record by record without a copy.
 
-The library reads local files only. A file is one of Riegeli's: blocks of 64 KiB
-that each begin with a header of 24 bytes, and chunks that run through them, a
-header of 40 bytes and the data:
+The library reads local files only. A file is in Riegeli's format: blocks of
+64 KiB that each begin with a header of 24 bytes, and chunks that run through
+the blocks, with a header of 40 bytes followed by the data:
 
     chunk   [24] 'r'   [25:32] number of records   [40] 0, not compressed
             varint n, n bytes with the varint length of each record, the records
@@ -10,8 +10,8 @@ header of 40 bytes and the data:
             a last block with a chunk that says where the footer begins
     footer  a chunk: metadata, then (offset, size, number) of each chunk above
 
-It is what `shards` writes, "group_size:1,uncompressed". A file takes two
-requests when it is opened, and each record one.
+`shards` writes such files, with "group_size:1,uncompressed". Opening a file
+takes two requests, and reading a record one.
 """
 
 import itertools
@@ -85,7 +85,7 @@ def _read(path: str, begin: int, end: int | None) -> bytes:
 
 
 def _parse_chunk(data: bytes) -> list[memoryview]:
-  """Returns the records of a chunk; ValueError or IndexError if it is none."""
+  """Returns the records of a chunk; ValueError or IndexError for others."""
   view = memoryview(data)
   if view[24] != ord("r") or view[_CHUNK_HEADER] != 0:
     raise ValueError("no chunk, or a compressed one")

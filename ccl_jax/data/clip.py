@@ -82,8 +82,8 @@ class Extent(NamedTuple):
   """The size and length of a file.
 
   Attributes:
-    size: (y, x) pixels as shown; None of a sound.
-    seconds: 0 if they are not known, or of an image.
+    size: (y, x) pixels as shown; None for a sound.
+    seconds: 0 if unknown, or for an image.
   """
 
   size: tuple[int, int] | None
@@ -103,7 +103,8 @@ class ClipShape:
   def from_dict(cls, mapping: Mapping[str, Any]) -> "ClipShape":
     """Returns the shape from plain values, such as a metadata.json's.
 
-    mapping: has `fps`, `frames` and `size`; other keys are ignored.
+    Args:
+      mapping: has `fps`, `frames` and `size`; other keys are ignored.
     """
     return cls(mapping["fps"], mapping["frames"], tuple(mapping["size"]))
 
@@ -133,8 +134,9 @@ class ClipShape:
   ) -> dict[str, tuple[int, ...]]:
     """Returns the shapes of one clip's latents: (f, h, w, c) and (m, c).
 
-    per_frame: audio latents of a frame, as a model has them; None takes
-      `audio_per_frame`. Models of early versions have it rounded.
+    Args:
+      per_frame: audio latents of a frame, as a model has them; None takes
+        `audio_per_frame`. Models of early versions have it rounded.
     """
     _, y, x = codecs.video.stride
     f = codecs.video.latent_frames(self.frames)
@@ -183,7 +185,8 @@ class GeneratedClip:
   def save(self, path: epath.PathLike) -> epath.Path:
     """Writes mp4, or wav if there is no video; returns the path written.
 
-    path: with the suffix of a clip, which is replaced, or without one.
+    Args:
+      path: with the suffix of a clip, which is replaced, or without one.
     """
     stem = without_suffix(path)
     if self.video is None:

@@ -1,6 +1,7 @@
 """Latents -> frames and sound, in memory or as files."""
 
 import contextlib
+import os
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -12,7 +13,10 @@ from ccl_jax.array_types import STREAMS
 from ccl_jax.codecs.api import Codecs
 from ccl_jax.data import loader, media, records
 from ccl_jax.data.clip import ClipShape, FileNames, GeneratedClip
-from ccl_jax.storage.files import replacing
+from ccl_jax.storage.files import check_apart, check_new, replacing
+from ccl_jax.storage.text_files import write_json
+
+FILE = "decoded.json"  # says what the clips beside it were decoded from
 
 
 def decode_clips(
@@ -22,7 +26,8 @@ def decode_clips(
 
   Clips are silent where the sound's codec has no decoder.
 
-  latents: "video" (b, f, h, w, c), "audio" (b, m, c), or one of them.
+  Args:
+    latents: "video" (b, f, h, w, c), "audio" (b, m, c), or one of them.
   """
   num, fields = len(next(iter(latents.values()))), {}
   if "video" in latents:
@@ -103,15 +108,16 @@ def decode_records(
 
   Each file is `output`/NAME.mp4, or NAME.wav for a clip without video. If that
   name is taken (a.mp4 and a.mov), the clip's index is appended to it; one that
-  is too long for a file system is cut.
+  is too long for a file system is cut. `FILE` marks the folder.
+
+  force: replace an `output` with such a file.
 
   Raises:
-    ValueError: no such records or split, or `output` exists and not `force`.
+    ValueError: no such records or split, or `output` exists and not `force`, or
+      is something else.
   """
-  if epath.Path(output).exists() and not force:
-    raise ValueError(
-      f"{output} exists: choose another, or replace it with --force."
-    )
+  check_apart(output, path)
+  check_new(output, force, lambda names: FILE in names)
   found = records.list_examples(path, [split])[:num]
   codecs = Codecs.load(epath.Path(path) / "codecs")
   names, written = FileNames(), []
@@ -126,4 +132,5 @@ def decode_records(
       suffix = ".wav" if decoded.video is None else ".mp4"
       written.append(names.make(clip["name"][0], suffix, i))
       decoded.save(partial / written[-1])
+    write_json(partial / FILE, {"data": os.fspath(path), "split": split})
   return written

@@ -1,8 +1,8 @@
 """Packets of a container, decoded into resamplers up to the end of a clip.
 
-Packets of the streams are not in one order: a clip is complete when each stream
-has what it needs, and one that begins in the middle of a file is decoded from a
-point before it.
+Packets of different streams are not in a common order: a clip is complete when
+each stream has what it needs. A clip that begins in the middle of a file is
+decoded from an earlier point.
 """
 
 from collections.abc import Collection
@@ -24,8 +24,9 @@ def find_point(
 ) -> tuple[float, int | None]:
   """Returns the time of a point, and where to seek so as to decode it.
 
-  seconds: after time zero. In a file without an index there may be no earlier
-    point to seek: None, to decode from the start.
+  Args:
+    seconds: after time zero. In a file without an index there may be no earlier
+      point to seek: None, to decode from the start.
   """
   with open_media(path) as container:
     found = [find_stream(container, s, False) for s in STREAMS if s in streams]

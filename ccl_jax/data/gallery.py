@@ -1,7 +1,7 @@
 """Encoded clips as one page of HTML: frames, log-mel and caption of each.
 
-The page needs no server and no network. An index of all texts is searched; the
-pictures stand in parts of `PAGE` clips, each parsed only when it is shown. All
+The page needs no server and no network. It searches an index of all texts; the
+pictures are in parts of `PAGE` clips, each parsed only when it is shown. All
 text of the clips is data (JSON in scripts that do not run, and textContent).
 """
 
@@ -23,7 +23,7 @@ from ccl_jax.codecs.api import Codecs
 from ccl_jax.data import decoding, loader, records
 from ccl_jax.data.clip import ClipShape, GeneratedClip
 from ccl_jax.data.contact_sheet import frame_strip, mel_image
-from ccl_jax.storage.files import replacing
+from ccl_jax.storage.files import check_file, replacing
 
 PAGE = 50
 _QUALITY = 60
@@ -50,7 +50,9 @@ def write_gallery(
 
   Raises:
     ValueError: no data set, or no such split.
+    OSError: the output cannot be written.
   """
+  output = check_file(output)
   every = records.list_examples(data, splits)
   num = min(num, len(every))
   chosen = [every[i * len(every) // num] for i in range(num)]

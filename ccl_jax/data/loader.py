@@ -4,11 +4,11 @@ Example i of the endless stream is record p_e(i mod N), where p_e permutes the N
 records anew in every epoch e; batch t holds examples t b .. t b + b - 1. The
 state of the data is therefore one integer, the step, and each of several hosts
 reads its own rows of the same global batch and no others. Grain supplies the
-permutation; its iterators hold state of their own, so they are not used. Of
-several data sets `mixture` makes one stream.
+permutation; its iterators hold state of their own, so they are not used.
+`mixture` makes one stream of several data sets.
 
-Clips of several shapes have a stream each. Step t belongs to one of the shapes,
-in a fixed interleaving (`grain.MapDataset.mix`): it is that one's next batch.
+If clips have several shapes, each shape has a stream. Step t takes the next
+batch of one of them, in a fixed interleaving (`grain.MapDataset.mix`).
 
 Where records store a variance, example i is sampled anew in every epoch,
 
@@ -111,6 +111,8 @@ class Loader:
     self._rows = [_check_rows(rows, size) for size in self.batch_sizes]
     sizes = zip(self.buckets, self.batch_sizes, strict=True)
     self._order = _StepOrder([bucket.share / size for bucket, size in sizes])
+    if num_threads < 0:
+      raise ValueError(f"data.{num_threads=}: expected at least 0.")
     self._batches = _Prefetcher(self._load, num_threads)
 
   def batch_at(self, step: int) -> dict[str, np.ndarray]:
@@ -238,7 +240,8 @@ def sample_posterior(
 ) -> dict[str, Any]:
   """Returns the example with latents sampled by (1) where it has a variance.
 
-  index: of the example in the endless stream.
+  Args:
+    index: of the example in the endless stream.
   """
   noise = np.random.Generator(np.random.Philox(key=[seed, index]))
   sampled = {}

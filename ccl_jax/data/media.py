@@ -1,10 +1,10 @@
 """Clips with sound: reading at one frame rate, size and sample rate; writing.
 
-One clock for both streams. Time zero is the first video frame (the first audio
-sample if no video is read). Output frame k is what a player shows half a frame
-after k / fps; an audio sample with time stamp t lands at index
-round(t * sample_rate), whatever the streams' start offsets are, and silence
-fills the gaps.
+Both streams share one clock. Time zero is the first video frame (the first
+audio sample if no video is read). Output frame k is what a player shows half a
+frame after k / fps; an audio sample with time stamp t lands at index round(t *
+sample_rate), whatever the streams' start offsets are, and silence fills the
+gaps.
 """
 
 import contextlib
@@ -72,7 +72,7 @@ def read_clip(
     need_audio: raise an error if the file has no audio.
     streams: "video", "audio" or both; nothing else is read, so that it may be
       short, damaged or in an unknown format.
-    start: seconds after time zero, if there is a number of `frames`.
+    start: seconds after time zero.
 
   Raises:
     ClipError: the file is unreadable, damaged, shorter than needed or lacks a
@@ -94,7 +94,7 @@ def read_clip(
     video = video_stream and FrameResampler(video_stream, fps, size, frames)
     audio = audio_stream and AudioResampler(audio_stream, sample_rate)
     if start:
-      (video or audio).start = begin
+      (video or audio).start, (video or audio).passed_over = begin, start
     seconds = None if frames is None else frames / fps
     decode_into(container, video, audio, seconds)
     images = video and video.finish()
@@ -114,7 +114,8 @@ def read_image(
 
   Transparent pixels are on white; of several pictures the first one is read.
 
-  path: png, jpeg, webp, bmp, gif or tiff.
+  Args:
+    path: png, jpeg, webp, bmp, gif or tiff.
 
   Raises:
     ClipError: unreadable, too large, or not one of these formats.
@@ -134,7 +135,7 @@ def declared_duration(path: Path) -> float:
 
 
 class Header(NamedTuple):
-  """What a file says of itself.
+  """The contents of a file's header.
 
   Attributes:
     seconds: of each stream, "video" or "audio", that the file has; 0 if it does
@@ -204,8 +205,9 @@ def writing_mp4(
   The file appears, complete, when the block ends. H.264 (yuv420p) and AAC; odd
   sizes gain an edge row or column.
 
-  crf: x264's quality: 0 is lossless, 18 looks lossless, 23 is small.
-  audio_codec: "aac", or "flac", which is lossless.
+  Args:
+    crf: x264's quality: 0 is lossless, 18 looks lossless, 23 is small.
+    audio_codec: "aac", or "flac", which is lossless.
 
   Raises:
     ValueError: no frames, or a frame rate that is not positive.
@@ -260,7 +262,7 @@ def write_wav(
 def yuv_frame(image: UInt8[np.ndarray, "y x 3"]) -> av.VideoFrame:
   """Returns a frame in yuv420p; odd sizes gain an edge row or column.
 
-  From 720 lines on in BT.709, and tagged so; else as players take it, BT.601.
+  From 720 lines on it is BT.709, with this tag, else BT.601, as players assume.
   """
   frame = av.VideoFrame.from_ndarray(_pad_to_even(image), format="rgb24")
   matrix = "ITU709" if frame.height >= 720 else None

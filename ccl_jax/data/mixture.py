@@ -1,15 +1,16 @@
 """Several data sets as one endless stream of examples.
 
-Position i of the stream belongs to one source, by the weights alone, in a fixed
-interleaving (`grain.MapDataset.mix`): among the first n positions source k has
-n w_k of them, up to a percent of that and one example. Source k then gives its
-own next example, in an order that depends on (seed, k). A position is thus one
-integer, for any number of hosts, and a source that is appended changes neither
-the order of the others nor the one place that each clip has in an epoch.
+Position i of the stream belongs to one source, in a fixed interleaving that
+depends on the weights alone (`grain.MapDataset.mix`): source k has n w_k of the
+first n positions, up to one percent and one example. It supplies its own next
+example there, in an order that depends on (seed, k). A position is thus one
+integer, for any number of hosts, and an appended source does not change the
+order of the other sources or the one place of each clip in an epoch.
 
-Of clips of several shapes there is such a stream for each shape, a bucket, as a
-batch has one shape. A source's share of a bucket is that which its clips are of
-all its clips, so that the weights are those of the examples of a run.
+If clips have several shapes, there is such a stream for each shape, a bucket,
+as a batch has one shape. The weight of a source in a bucket is multiplied by
+the share of its clips that have this shape, so that the weights hold for the
+examples of an entire run.
 """
 
 import math
@@ -93,8 +94,8 @@ def check_alike(sources: Sequence[Source]) -> None:
   """Checks that the latents of all sources are of one kind.
 
   Raises:
-    ValueError: one is no data set, or of another frame rate or other codecs
-      than the first.
+    ValueError: one is not a data set, or its frame rate or codecs differ from
+      those of the first.
   """
   first = _kind(sources[0].path)
   for source in sources[1:]:
@@ -121,7 +122,7 @@ def check_alike(sources: Sequence[Source]) -> None:
 
 
 def _kind(path: str) -> dict[str, Any]:
-  """Returns what all sources have alike; lengths and sizes may differ."""
+  """Returns what must be equal in all sources; lengths and sizes may differ."""
   metadata = records.read_metadata(path)
   shapes = metadata["shapes"]
   return {

@@ -1,4 +1,4 @@
-"""Streams of a result that leave as the user's file had them."""
+"""Copies streams of the user's file into a result, unchanged if possible."""
 
 import itertools
 import math
@@ -32,11 +32,12 @@ _TICKS = Fraction(1, 90_000)
 def restore_stream(path: Path, kind: str, source: Path, seconds: float) -> None:
   """Replaces a stream of an mp4 file by that of the file it was read from.
 
-  Packets are copied up to the end of the clip. Pictures whose format mp4 has
-  not, or that cannot be cut there as later ones are referred to, are encoded
-  once, with their size and rate; sound, such as PCM and ALAC, becomes FLAC of
-  its own rate and channels, of which it has at most eight: more stay mixed to
-  one.
+  Packets are copied up to the end of the clip. Video is encoded anew, with its
+  own size and rate, if players of mp4 do not support its codec, or if frames
+  before the end depend on later ones. Audio of other codecs, such as PCM or
+  ALAC, becomes FLAC with its own rate and channels; with more than eight
+  channels it stays mono. A stream from which an edit list cuts something out is
+  encoded anew, too.
 
   Args:
     path: an mp4 file.
@@ -48,10 +49,12 @@ def restore_stream(path: Path, kind: str, source: Path, seconds: float) -> None:
   with open_media(source) as given, open_media(path) as made:
     stream = find_stream(given, kind, True)
     is_copied = stream.codec.canonical_name in _COPIED[kind]
+    end = start + seconds
+    is_copied = is_copied and not _is_edited(source, kind, start, end)
     if not is_copied and kind == "audio" and stream.channels > _MAX_CHANNELS:
       return
     if kind == "video":
-      is_copied = is_copied and _can_be_cut(source, start + seconds)
+      is_copied = is_copied and _can_be_cut(source, end)
     with (
       replacing(path) as partial,
       av.open(str(partial), "w", format="mp4") as output,
@@ -98,8 +101,18 @@ def _start(source: Path, kind: str) -> float:
     return frame.time
 
 
+def _is_edited(source: Path, kind: str, start: float, end: float) -> bool:
+  """Returns whether an edit list cuts out packets within a time."""
+  with open_media(source) as container:
+    return any(
+      packet.is_discard and start <= packet.pts * packet.time_base < end
+      for packet in container.demux(find_stream(container, kind, True))
+      if packet.pts is not None
+    )
+
+
 def _can_be_cut(source: Path, end: float) -> bool:
-  """Returns whether what is decoded up to a time is shown before it, too."""
+  """Returns whether no frame before `end` depends on one after it."""
   later = False
   with open_media(source) as container:
     if container.format.name == "avi":

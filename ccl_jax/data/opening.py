@@ -1,8 +1,8 @@
 """The one place that opens files that users bring.
 
-A file may be a list of other files and addresses (a playlist, a manifest), and
-a name may be an address itself: none of them is followed. A header may claim
-any size, so that sizes are checked before a picture is decoded.
+A file may list other files and addresses (a playlist, a manifest), and a name
+may itself be an address: none of these is followed. A header may claim any
+size, so sizes are checked before a picture is decoded.
 """
 
 import contextlib
@@ -103,8 +103,8 @@ def find_stream(
 ) -> av.VideoStream | av.AudioStream | None:
   """Returns the first stream of a kind that can be decoded and is no thumbnail.
 
-  Of several, those whose decoder refuses most of the first packets are not, nor
-  is one of few pictures beside a film.
+  Among several streams, it skips those whose decoder refuses most of the first
+  packets, and one of few pictures beside a film.
 
   Raises:
     ClipError: pictures that are too large, or no such stream and `is_needed`.

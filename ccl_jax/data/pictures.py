@@ -4,9 +4,9 @@ Colours: YUV without tags is BT.709 from 720 lines on, else BT.601. HDR (HLG,
 PQ) and wider primaries are mapped to sRGB by swscale, whose mapping keeps hues
 and compresses what is brighter than white. Transparent pixels are on white.
 
-Of stills with more than 8 bits a channel the upper 8 are taken, so that their
-white stays white. Whole numbers of 32 bits or with a sign, and fractions, are
-refused: nothing in such a file says which value is white.
+Stills with more than 8 bits per channel keep the upper 8, so white stays white.
+Signed or 32-bit integers, and floating-point numbers, are refused: nothing in
+such a file says which value is white.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ class RgbConverter:
   """Frames of one stream -> RGB that covers a size, cropped at the centre.
 
   Args:
-    size: (y, x); None is that of the frames.
+    size: (y, x); None is that of the first frame.
     pixel_aspect: width of a stored pixel by its height.
   """
 
@@ -61,6 +61,7 @@ class RgbConverter:
     if b or c:
       image = image.swapaxes(0, 1)
     image = image[:: -1 if b + d < 0 else 1, :: -1 if a + c < 0 else 1]
+    self._size = self._size or image.shape[:2]
     return np.ascontiguousarray(image)
 
   def _make_plan(self, frame: av.VideoFrame):

@@ -9,8 +9,8 @@
     49x64x96/ ...                      a data set of clips of another shape
 
 An example has `video` (f, h, w, c), `audio` (m', c) and `text` (l', d), all
-float16 and not padded; `has_video` and `has_audio` (a stream that the clip
-lacks is one row of zeros); `caption` and `name`. Codecs with a variance add
+float16 and not padded; `has_video` and `has_audio` (if the clip lacks a stream,
+it is one row of zeros); `caption` and `name`. Codecs with a variance add
 `video_logvar` or `audio_logvar`: latents are then N(mean, exp(logvar)).
 """
 
@@ -116,7 +116,8 @@ def list_examples(
 ) -> list[tuple[epath.Path, str, int]]:
   """Returns the data set of its shape, the split and the place of each clip.
 
-  splits: () is all.
+  Args:
+    splits: () is all.
 
   Raises:
     ValueError: no data set, or no clip in one of the splits.

@@ -1,8 +1,8 @@
 """`tf.train.Example` messages, read without copying the bytes in them.
 
-Protobuf and TFDS copy every array three times, which would be a third of the
+Protobuf and TFDS copy every array three times, which would take a third of the
 loading time. Only one kind of field of protobuf's wire format occurs here, the
-length-delimited one (wire type 2),
+length-delimited field (wire type 2),
 
     field = varint(8 * number + 2)  varint(size)  size bytes                 (1)
 

@@ -1,7 +1,7 @@
 """Decoded frames, in the order of their time stamps, at one frame rate.
 
-Frames are held, as players show them: output frame k is the last one whose time
-is not after start + k / fps plus half an output frame.
+Frames are held, as in players: output frame k is the last input frame whose
+time is at most start + k / fps plus half an output frame.
 """
 
 import collections
@@ -36,6 +36,7 @@ class FrameResampler:
   ):
     self.stream, self._fps, self._frames = stream, fps, frames
     self.start: float | None = None
+    self.passed_over = 0.0  # seconds of the stream before `start`
     self._deinterlacer = Deinterlacer()
     pixel_aspect = float(stream.sample_aspect_ratio or 1)
     self._to_rgb = RgbConverter(size, pixel_aspect)
@@ -61,8 +62,8 @@ class FrameResampler:
       end = self._last.time + self._last_duration()
       self._repeat_last(until=end)
       if self._frames is None:
-        needed = declared_seconds(self.stream) - MAX_MISSING_TAIL
-        check_length("video", end - self.start, needed)
+        needed = declared_seconds(self.stream) - self.passed_over
+        check_length("video", end - self.start, needed - MAX_MISSING_TAIL)
       elif not self.is_full:
         check_length("video", end - self.start, self._frames / self._fps)
     return np.stack(self._chosen)
@@ -97,9 +98,9 @@ class FrameResampler:
 class PacketDecoder:
   """Decodes packets to frames with their times.
 
-  AVI has times of decoding alone, and FFmpeg's guess of those of B-frames goes
-  to and fro: frames, which come in the order of display, get them in turn.
-  Those of packets before the first key frame, which give none, are left out.
+  AVI has decoding times only, and FFmpeg's guesses for B-frames are out of
+  order: frames, which come in display order, get these times in turn. The times
+  of packets before the first key frame, which give no frame, are left out.
   """
 
   def __init__(self, container: av.container.InputContainer):

@@ -4,10 +4,10 @@
     v   = d x_t / dt = noise - x0              what the model predicts
     t   = shift(sigmoid(mean + std normal))    shift(t) = s t / (1 + (s - 1) t)
 
-*Clean* latents are given, not generated: there t = 0, hence x_t = x0, and
-there is no loss. A stream's time is therefore (b,), or (b, f, 1) as soon as
-its clean mask differs along its second axis (the first frame of an image-
-to-video sample): a time per frame, the same for every token of the frame.
+*Clean* latents are given, not generated: their t is 0, hence x_t = x0, and they
+have no loss. A stream's time is (b,), or (b, f, 1) if its clean mask differs
+along its second axis (the first frame of an image-to-video sample): a time per
+frame, the same for every token of the frame.
 
 Everything random of sample i is drawn from fold_in(key, i), so it does not
 depend on the rest of the batch. Sources: Liu et al. 2022 (arXiv 2209.03003);
@@ -60,8 +60,8 @@ def shift_factors(
   """Returns the factor of each stream's shift, sqrt(n / n0).
 
   Args:
-    latents: the grid (f, h, w) of the clips, of n latents; f count for sound.
-    clip: frames, y and x pixels of the clip that has n0.
+    latents: (f, h, w) of the clips; n = f h w, for sound n = f.
+    clip: frames, y and x pixels of the clip with n0 latents.
   """
   f, h, w = latents
   f0, h0, w0 = 1 + (clip[0] - 1) // 4, clip[1] // 8, clip[2] // 8

@@ -7,10 +7,10 @@ other one in one of four ways:
     context    learnable context tokens only
     dropped    not at all: the cross-modal module is off
     null       as a reference at t = 0 with null latents, a static video or a
-               muted sound; it differs for the two outputs, hence two passes
+               muted sound; they differ for the two outputs, hence two passes
 
-Passes run as one forward of p times the batch, interleaved sample by sample,
-(b p), so that a sharded batch stays on its devices; or in sequence.
+The p passes run as one forward pass of p times the batch, interleaved sample by
+sample, (b p), so that a sharded batch stays on its devices; or in sequence.
 """
 
 import functools

@@ -191,9 +191,9 @@ def guide(
       rule names.
     batched: all passes in one call; else a call for each, with p = 1: slower,
       in the memory of one pass.
-    rescale: r of eq. 1; a rule of your own then needs v(c,x).
-    transform: another way to add the terms, see `guidance_transforms`; a rule
-      of your own then needs v(c,x), and must be it where all scales are 1.
+    rescale: r of eq. 1; a custom rule then needs v(c,x).
+    transform: another way to add the terms, see `guidance_transforms`; a
+      custom rule then needs v(c,x), and must equal it if all scales are 1.
     zero_above: stream -> time from which on its velocity is 0.
 
   Returns:

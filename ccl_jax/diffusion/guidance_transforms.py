@@ -5,19 +5,19 @@ difference d_k = v(plus) - v(minus) for each scale. Products and norms below are
 over a sample's stream, without what is given (t = 0), in float32.
 
 cfg_zero, CFG-Zero* (Fan et al. 2025, arXiv 2503.18886), fits the length of the
-unconditional velocity; its zero-init is `zero_init` of the first steps:
+unconditional velocity; its zero-init of the first steps is `zero_init`:
 
     d_k = v(plus) - a v(minus),   a = <v(plus), v(minus)> / |v(minus)|^2     (1)
 
 apg, adaptive projected guidance (Sadat et al. 2024, arXiv 2410.02416), works on
-predicted data D = x - t v: differences longer than r are cut to it, and of the
-part along D(c,x), which saturates, only the share eta is kept:
+predicted data D = x - t v: differences longer than r are shortened to r, and
+only the share eta of their part along D(c,x), which saturates, is kept:
 
     e_k = -t d_k,   e_k <- e_k min(1, r / |e_k|),   p_k = <e_k, D> / |D|^2 D
     D <- D + sum_k (s_k - 1) (e_k - p_k + eta p_k)                       (2)
 
-With momentum b, which its paper wants negative, each e_k is first added to that
-of the guided step before, m_k, which a sampler hands on from step to step:
+With momentum b (negative in the paper), each e_k is first added to m_k, that of
+the previous guided step, which a sampler passes on from step to step:
 
     m_k <- e_k + b m_k,   e_k <- m_k      (m_k = 0 at first)               (3)
 """

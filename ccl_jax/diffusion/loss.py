@@ -3,8 +3,9 @@
     L = mean over samples of [ lv 1(video is generated) mse_v
                             + la 1(audio is generated) mse_a ]
 
-with mse that of the velocity, or, as of a DDPM, that of the noise which follows
-from it: (1 - t)^2 mse (`models/prediction.py`, eq. 1).
+with mse that of the velocity or, as in DDPM, that of the noise that follows
+from
+it: (1 - t)^2 mse (`models/prediction.py`, eq. 1).
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,8 @@
-"""What a model is trained on: from a batch of latents to examples with targets.
+"""The training objective: from a batch of latents to examples with targets.
 
 `make_training_example` draws everything random (task, times, noise, dropped
-text, given first frames), `loss.loss` compares the model's velocities with it:
+text, given first frames); `loss.loss` compares the model's velocities with the
+targets:
 
     example = make_training_example(key, batch, objective)
     prediction = model(example.x_t, example.t, example.text, example.route)
@@ -41,14 +42,14 @@ class Objective:
   Attributes:
     time_shift: time shift, or stream -> its own, as time_mean and time_std; 5
       is Wan2.1's at 480p.
-    time_shift_shape: frames, y and x of the clips that `time_shift` is for;
-      it grows with the root of the latents of others (Esser et al. 2024), of a
-      frame's number for sound. () takes it for all.
+    time_shift_shape: frames, y and x of the clips that `time_shift` is meant
+      for; for other clips it is scaled by sqrt(n / n0) (Esser et al. 2024), n
+      the number of latents (for sound, of frames). () never scales.
     time_mean: mean of the normal inside the logit-normal time.
     time_std: its standard deviation.
     time_distribution: "logit_normal"; or "ddpm", the times of its steps, each
       as likely: then shift, mean and deviation do not count.
-    error: of what the squared error is: "velocity" or "noise".
+    error: quantity of the squared error, "velocity" or "noise".
     video_weight: lv, 0.85 from Ovi.
     audio_weight: la, 0.15 from Ovi.
     text_dropout: fraction of samples whose text is replaced by the null text.
@@ -98,8 +99,10 @@ class Objective:
         f"time_shift_shape={shape} must be (frames, y, x) in pixels, or ()."
       )
     for name in ("video_weight", "audio_weight"):
-      if not getattr(self, name) >= 0:
-        raise ValueError(f"{name}={getattr(self, name)} must not be negative.")
+      if not 0 <= getattr(self, name) < math.inf:
+        raise ValueError(
+          f"{name}={getattr(self, name)} must not be negative or infinite."
+        )
     for name in (
       "text_dropout", "first_frame_probability", "reference_probability",
     ):  # fmt: skip

@@ -1,8 +1,8 @@
 """The steps of a solver whose field changes along the way.
 
 A *phase* is (field, number of steps), a `lax.scan` over its own rows, or
-(phases, number of times) of phases that repeat. What a field has to remember
-from step to step is handed on beside the state.
+(phases, number of times) of phases that repeat. The state that a field keeps
+from step to step is passed on beside that of the solver.
 """
 
 import functools
@@ -31,11 +31,11 @@ def split(
   """Splits the steps into runs inside and outside of the window.
 
   Args:
-    every: of the steps in the window, only each of this distance is inside.
+    every: only every n-th step in the window is inside.
 
   Returns:
     (is inside, number of steps) of each run, or (runs, number of times) of runs
-    that repeat; nothing where there is no step.
+    that repeat; empty without steps.
   """
   low, high = window
   is_inside = [bool(low <= sigma <= high) for sigma in sigmas[:-1]]

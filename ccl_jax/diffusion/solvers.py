@@ -81,11 +81,11 @@ def solve(
       `schedule`; all of one length.
     solver: a key of SOLVERS.
     condition: handed to `velocity` as it is.
-    window: the (lowest, highest) sigma, of `first`, at which `velocity` is
+    window: the (lowest, highest) `leading_sigma` at which `velocity` is
       evaluated.
-    outside: evaluated at the others; `velocity` if None.
+    outside: evaluated at the other steps; `velocity` if None.
     on_step: called on the host at every step, with its sigma.
-    every: of the steps in the window, only each of this distance counts.
+    every: `velocity` is evaluated only at every n-th step in the window.
     transform_state: if not None, what both take at the first step as a fourth
       argument, to return (velocity, transform_state of the next).
 
@@ -108,7 +108,7 @@ def solve(
   make_field = functools.partial(
     _make_field, condition=condition, clean=clean, given=given, on_step=on_step
   )
-  runs = split(first(sigmas), window, every)
+  runs = split(leading_sigma(sigmas), window, every)
   phases = with_fields(runs, make_field(velocity), make_field(outside))
   latents, states = SOLVERS[solver](
     phases, _float32(noise), sigmas, transform_state
@@ -123,13 +123,13 @@ def _make_field(
   given: State,
   on_step: OnStep | None,
 ) -> Field:
-  """Returns the field of a velocity; arguments as of `solve`."""
+  """Returns the field of a velocity; arguments as in `solve`."""
 
   def field(
     state: State, sigma: State, transform_state: Any
   ) -> tuple[State, Any]:
     if on_step is not None:
-      jax.debug.callback(on_step, first(sigma))
+      jax.debug.callback(on_step, leading_sigma(sigma))
     t = times(state, sigma, clean)
     x = _pin(state, clean, given)
     if transform_state is None:
@@ -156,7 +156,7 @@ def check_solver(name: str) -> None:
     )
 
 
-def first(sigma: Mapping[str, Any]) -> Any:
+def leading_sigma(sigma: Mapping[str, Any]) -> Any:
   """Returns the video's sigma, or that of a stream alone."""
   return next(sigma[s] for s in STREAMS if s in sigma)
 

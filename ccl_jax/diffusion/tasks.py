@@ -1,4 +1,4 @@
-"""Tasks: who is generated, who sees whom (dynamic context routing, 4.2.2).
+"""Tasks: what is generated, and who sees whom (dynamic context routing, 4.2.2).
 
     task     p    t_video  t_audio   video sees    audio sees    loss
     apart   .10      t1       t2     context       context       both
@@ -12,11 +12,11 @@ reference. `apart` trains text/image-to-video and text-to-audio at once, the
 streams being independent; a sample that lacks a stream can only be `apart`.
 Tasks differ per sample within one batch: they are data, not code.
 
-Generation uses the same rows: each inference task names the row it runs and
-the streams that take part.
+Generation uses the same rows: each inference task names its row and the streams
+that take part.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -245,3 +245,45 @@ def inference_task(name: str) -> InferenceTask:
       f" {', '.join(INFERENCE_TASKS)}."
     )
   return INFERENCE_TASKS[name]
+
+
+def possible_tasks(
+  streams: Sequence[str], conditions: Sequence[str]
+) -> tuple[str, ...]:
+  """Returns the names of the tasks for inference that a model can do.
+
+  It has their streams, and takes none that they generate as a condition only.
+
+  Args:
+    streams: of the model.
+    conditions: those of them that it takes as a condition only.
+  """
+  return tuple(
+    name
+    for name, task in INFERENCE_TASKS.items()
+    if set(streams).issuperset(task.streams)
+    and set(conditions).isdisjoint(task.generated)
+  )
+
+
+def check_task(
+  task: InferenceTask, streams: Sequence[str], conditions: Sequence[str]
+) -> None:
+  """Checks that a model can do a task; arguments are as in `possible_tasks`.
+
+  Raises:
+    ValueError: it cannot.
+  """
+  possible = possible_tasks(streams, conditions)
+  if task.name in possible:
+    return
+  lacking = sorted(set(task.streams) - set(streams))
+  given = sorted(set(task.generated) & set(conditions))
+  why = (
+    f"has no {', '.join(lacking)}" if lacking
+    else f"takes {', '.join(given)} as a condition only"
+  )  # fmt: skip
+  raise ValueError(
+    f"task {task.name}: this model {why}. Expected one of"
+    f" {', '.join(possible)}."
+  )

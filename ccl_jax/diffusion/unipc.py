@@ -1,4 +1,4 @@
-"""UniPC-2, B2, of predicted data (Zhao et al. 2023, arXiv 2302.04867).
+"""UniPC-2 (B2) with data prediction (Zhao et al. 2023, arXiv 2302.04867).
 
 With times sigma as in `solvers` and
 
@@ -7,7 +7,7 @@ With times sigma as in `solvers` and
     B   = exp(-h) - 1,  D = (m_{i-1} - m_i) / r,  r = (l_{i-1} - l_i) / h
     base(m) = sigma_{i+1} / sigma_i x_i - (1 - sigma_{i+1}) B m
 
-each step first predicts, and once m_{i+1} is known corrects itself:
+each step first predicts, and once m_{i+1} is known, corrects itself:
 
     x_{i+1}  = base(m_i + D / 2)
     x_{i+1} <- base(m_i + p D + q (m_{i+1} - m_i))

@@ -17,8 +17,11 @@ from etils import epath
 from ccl_jax.data import decoding, muxing
 from ccl_jax.generation.pipeline import Pipeline
 from ccl_jax.generation.requests import (
+  INPUTS,
   Request,
+  cut,
   describe_unused,
+  fields_of,
   metadata,
   read_inputs,
 )
@@ -27,7 +30,8 @@ from ccl_jax.generation.sampling_config import SamplingConfig
 from ccl_jax.metrics import attention_plots
 from ccl_jax.processes import distributed
 from ccl_jax.processes.distributed import ShardOptions
-from ccl_jax.storage.text_files import write_json
+from ccl_jax.storage.files import check_apart
+from ccl_jax.storage.text_files import parse_object, read_text, write_json
 
 Latents = Mapping[str, np.ndarray]
 
@@ -92,6 +96,7 @@ class BatchGenerator:
       progress, todo = Progress(bar, self.warn), []
       for request in requests:
         with progress.collect_errors(request):
+          check_apart(self.output_path(request), *_input_paths(request))
           if self.is_done(request):
             progress.bar.update(1)
           else:
@@ -195,6 +200,32 @@ class BatchGenerator:
       return json.loads(file.read_text()) == self.metadata(request)
     except ValueError:  # Not JSON, so none of this project's.
       return False
+
+
+def check_same_request(request: Request, output: epath.Path) -> None:
+  """Checks that a result of this name, if there is one, is of this request.
+
+  Other settings of sampling and another checkpoint make no other request.
+
+  Raises:
+    ValueError: it is of another one.
+  """
+  try:
+    old = parse_object(read_text(output / f"{request.name}.json"))
+  except (OSError, ValueError):  # there is none, or none of this project's
+    return
+  for key, new in fields_of(request).items():
+    if key in old and old[key] != new:
+      raise ValueError(
+        f"'{output / request.name}' is of another request, its {key} was"
+        f" {cut(repr(old[key]))}, now it is {cut(repr(new))}: choose another"
+        " --output or --seed."
+      )
+
+
+def _input_paths(request: Request) -> list[str]:
+  values = [getattr(request, name) for name in INPUTS]
+  return [x for x in values if isinstance(x, str)]
 
 
 def _take(rows: int | slice, *trees: Latents) -> tuple[Latents, ...]:

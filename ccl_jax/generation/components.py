@@ -1,4 +1,4 @@
-"""The trained model, its codecs and what describes its clips."""
+"""The trained model, its codecs and the shape of its clips."""
 
 import dataclasses
 import functools
@@ -19,13 +19,15 @@ from ccl_jax.data.clip import ClipShape
 from ccl_jax.diffusion import tasks
 from ccl_jax.diffusion.solvers import OnStep
 from ccl_jax.diffusion.tasks import InferenceTask
+from ccl_jax.generation.clip_shapes import (
+  choose_shape,
+  read_shapes,
+  scale_time_shift,
+)
 from ccl_jax.generation.requests import Request
 from ccl_jax.generation.sampling_config import SamplingConfig
 from ccl_jax.models.plan import ModelPlan, make_sampling_plan, sampling_params
 from ccl_jax.params import trees
-from ccl_jax.storage.text_files import read_json
-
-_TENTH = 0.1 + 1e-6  # of a second
 
 
 @dataclasses.dataclass
@@ -78,9 +80,8 @@ class Components:
         None takes the first of them.
       offload: see the class.
       loras: "PATH" or "PATH:SCALE" of each LoRA to add, a run or a file.
-      size: (y, x) of the clips, and
-      seconds: their length, of those that the run was trained on; () and None
-        take the first that fits.
+      size: (y, x) of one of the trained shapes; () takes any.
+      seconds: its length; None takes any.
 
     Raises:
       ValueError: no run, no such checkpoint, no codecs, a mesh that does not
@@ -104,7 +105,7 @@ class Components:
       params=None if offload else read(),
       codecs=codecs,
       shape=shape,
-      sampling=scale_shift(sampling, shape, codecs, shift_shape),
+      sampling=scale_time_shift(sampling, shape, codecs, shift_shape),
       step=step,
       read_params=read,
       offload=offload,
@@ -143,12 +144,7 @@ class Components:
 
     It has their streams, and takes none that they generate as a condition only.
     """
-    has, given = set(self.plan.streams), set(self.plan.conditions)
-    return tuple(
-      name
-      for name, task in tasks.INFERENCE_TASKS.items()
-      if has.issuperset(task.streams) and given.isdisjoint(task.generated)
-    )
+    return tasks.possible_tasks(self.plan.streams, self.plan.conditions)
 
   def inputs_of(self, task: InferenceTask) -> tuple[str, ...]:
     """Returns the inputs that a task takes of this model's users."""
@@ -160,18 +156,7 @@ class Components:
     Raises:
       ValueError: it cannot, see `tasks`.
     """
-    if task.name in self.tasks:
-      return
-    given = set(task.generated) & set(self.plan.conditions)
-    lacking = set(task.streams) - set(self.plan.streams)
-    why = (
-      f"has no {', '.join(sorted(lacking))}" if lacking
-      else f"takes {', '.join(given)} as a condition only"
-    )  # fmt: skip
-    raise ValueError(
-      f"task {task.name}: this model {why}. Expected one of"
-      f" {', '.join(self.tasks)}."
-    )
+    tasks.check_task(task, self.plan.streams, self.plan.conditions)
 
   def check_picture(self, request: Request) -> None:
     """Checks that the model reads a request's reference picture, if any.
@@ -192,7 +177,7 @@ class Components:
       self.params = self.read_params()
     return self.params
 
-  def free(self) -> None:
+  def offload_weights(self) -> None:
     """Frees all weights if they are offloaded; their next use reads them."""
     if self.offload:
       self.params = None
@@ -222,55 +207,3 @@ def _read_params(
   """Returns the parameters of a checkpoint, with LoRAs added to them."""
   params, _ = restore.read_params(workdir, sampling_params(plan), step, average)
   return trees.unflatten(restore.fold_lora(trees.flatten(params), *loras))
-
-
-def read_shapes(workdir: epath.Path) -> list[ClipShape]:
-  """Returns the shapes of the clips that a run was trained on."""
-  clip = read_json(workdir / "clip.json")
-  first = ClipShape.from_dict(clip)
-  return [
-    ClipShape(first.fps, frames, (y, x))
-    for frames, y, x in clip.get("buckets", [(first.frames, *first.size)])
-  ]
-
-
-def scale_shift(
-  sampling: SamplingConfig,
-  shape: ClipShape,
-  codecs: Codecs,
-  shift_shape: Sequence[int] = (),
-) -> SamplingConfig:
-  """Returns the settings with the shift of clips of a shape.
-
-  shift_shape: `time_shift_shape` of the run's objective.
-  """
-  f, h, w, _ = shape.latent_shapes(codecs)["video"]
-  return sampling.for_grid((f, h, w), tuple(shift_shape))
-
-
-def choose_shape(
-  shapes: Sequence[ClipShape],
-  size: Sequence[int] = (),
-  seconds: float | None = None,
-) -> ClipShape:
-  """Returns the first of some shapes that has a size and a length.
-
-  Args:
-    size: (y, x); () is any.
-    seconds: to a tenth; None is any.
-
-  Raises:
-    ValueError: there is none; the message has those that there are.
-  """
-  for shape in shapes:
-    is_long = seconds is None or abs(shape.seconds - seconds) <= _TENTH
-    if is_long and (not size or tuple(size) == tuple(shape.size)):
-      return shape
-  wanted = [f"--size={size[0]},{size[-1]}"] if size else []
-  wanted += [] if seconds is None else [f"--seconds={seconds:g}"]
-  known = "; ".join(
-    f"--size={s.size[0]},{s.size[1]} --seconds={s.seconds:.2f}" for s in shapes
-  )
-  raise ValueError(
-    f"{' '.join(wanted)}: there are no such clips, expected one of: {known}."
-  )

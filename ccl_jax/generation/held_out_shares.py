@@ -1,9 +1,9 @@
 """The headline shares of clips that are sampled while a model trains.
 
-They are those of `evaluate` on the same clips with one seed: the part of the
-way from the best blind generators to the codecs' ceiling. These depend on clips
-and codecs alone, and are measured once, before training. Process 0 scores and
-broadcasts the values to the others: all have to agree on the best checkpoint.
+They equal those of `evaluate` on the same clips with one seed: the share of the
+way from the best blind generators to the codecs' ceiling. Both ends depend on
+clips and codecs alone, and are measured once, before training. Process 0 scores
+and broadcasts the values to the others: all must agree on the best checkpoint.
 """
 
 import math
@@ -21,8 +21,8 @@ from ccl_jax.data.loader import read_clips
 from ccl_jax.data.synthetic import english
 from ccl_jax.data.synthetic.scene import VOWELS
 from ccl_jax.diffusion import tasks
+from ccl_jax.generation.eval_config import EvalConfig
 from ccl_jax.generation.pipeline import Pipeline
-from ccl_jax.generation.previews import EvalConfig
 from ccl_jax.generation.sampling_config import SamplingConfig
 from ccl_jax.generation.scored_worlds import (
   EnglishWorld,
@@ -39,7 +39,7 @@ from ccl_jax.training.log_config import share_name, share_names
 
 
 class ScoredClips:
-  """Held-out clips of a world, and what their scores are read beside.
+  """Held-out clips of a world, and the references of their scores.
 
   Args:
     world: of the clips.
@@ -60,7 +60,7 @@ class ScoredClips:
     return self._share(task, self._world.measure(self._clips, made, given))
 
   def known(self, task: str) -> list[str]:
-    """Returns the names of the shares that these clips and codecs can tell."""
+    """Returns the names of the shares that these clips and codecs determine."""
     return list(self._share(task, self.references["codec ceiling"]))
 
   def _share(
@@ -90,14 +90,15 @@ class HeldOutShares:
   ) -> dict[str, float]:
     """Returns name in the log -> share; none of a task without both streams.
 
-    made: in process 0, one clip for each that is scored.
+    Args:
+      made: in process 0, one clip for each that is scored.
     """
     names = [n for n in self._names if n.startswith(f"{SHARE}{task}/")]
     if not names:
       return {}
     found = self._scored.shares(task, made) if self._scored else {}
     values = [found.get(name, math.nan) for name in names]
-    return dict(zip(names, distributed.floats_of_lead(values), strict=True))
+    return dict(zip(names, distributed.broadcast_floats(values), strict=True))
 
 
 def open_shares(
@@ -133,7 +134,7 @@ def open_shares(
   if not distributed.all_agree(error is None):
     raise error or ValueError("Process 0 cannot score eval.world, see there.")
   is_known = [scored is not None and name in known for name in names]
-  is_known = distributed.values_of_lead(is_known)
+  is_known = distributed.broadcast_ints(is_known)
   return HeldOutShares(
     scored, [n for n, x in zip(names, is_known, strict=True) if x]
   )
@@ -193,7 +194,7 @@ def _check_known(
   keep_best: str,
   references: References,
 ) -> None:
-  """Raises ValueError if there is no share, or not the one that is needed."""
+  """Raises ValueError without any share, or without the one that is needed."""
   if known and (keep_best in known or not keep_best.startswith(SHARE)):
     return
   lacks = f"that checkpoint.keep_best={keep_best} names" if known else "at all"

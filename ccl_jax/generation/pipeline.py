@@ -8,7 +8,7 @@ The workdir of a training run has everything that is needed. Latents are
 sampled by one compiled program per task and batch size; the noise of a sample
 comes from its own seed, so a result does not depend on the rest of its batch.
 On accelerators another batch size is another program, with other rounding. A
-CPU runs one clip at a time, which takes it as long, and gives the same bits.
+CPU runs one clip at a time, which is as fast and gives the same bits.
 """
 
 import contextlib
@@ -140,21 +140,21 @@ class Pipeline(Components):
       texts = {}
       for batch in chunked(group, rows):
         texts |= self._embed(batch, guard)
-      self.free()
+      self.offload_weights()
       inputs: dict[Request, EncodedInputs] = {}
       for batch in chunked(list(texts), rows):
         inputs |= self._encode(batch, guard)
-      self.free()
+      self.offload_weights()
       sampled = []
       for batch in chunked(list(inputs), rows):
         with guard(*batch):
           found = self._sample(batch, rows, texts, inputs, sampling, probe)
           sampled.append((batch, *found))
-      self.free()
+      self.offload_weights()
       for batch, latents, shares in sampled:
         with guard(*batch):
           results += finish(batch, latents, shares)
-      self.free()
+      self.offload_weights()
     return results
 
   def decode(

@@ -93,8 +93,9 @@ def make_request(fields: Mapping[str, Any], where: str = "") -> Request:
     for name, x in fields.items()
     if x is not None
   }
-  if "prompt" not in fields:
-    raise ValueError('expected a "prompt".')
+  for name in ("prompt", "seed"):
+    if name not in fields:
+      raise ValueError(f'expected a "{name}".')
   for name, value in fields.items():
     is_array = name in INPUTS and isinstance(value, np.ndarray)
     if type(value) is not _TYPES[name] and not is_array:
@@ -188,7 +189,7 @@ def read_list(
     has_maps: whether NAME.attention is the name of files too.
 
   Returns:
-    The requests, and a message for each line that is none.
+    The requests, and a message for each invalid line.
 
   Raises:
     ValueError: no such file, or an empty one.
@@ -298,6 +299,12 @@ def describe_unused(request: Request, shape: ClipShape) -> str:
   return ""
 
 
+def fields_of(request: Request) -> dict[str, Any]:
+  """Returns the fields of a request as `make_request` takes them."""
+  fields = {name: getattr(request, name) for name in _TYPES}
+  return fields | {"task": request.task.name}
+
+
 def metadata(
   request: Request, sampling: SamplingConfig, about: Mapping[str, Any]
 ) -> dict[str, Any]:
@@ -306,7 +313,9 @@ def metadata(
   Args:
     about: further entries.
   """
-  fields = {name: getattr(request, name) for name in _TYPES}
-  fields["task"] = request.task.name
-  entries = fields | {"sampling": dataclasses.asdict(sampling)} | dict(about)
+  entries = (
+    fields_of(request)
+    | {"sampling": dataclasses.asdict(sampling)}
+    | dict(about)
+  )
   return json.loads(json.dumps(entries))  # tuples as they will be read

@@ -1,4 +1,4 @@
-"""One compiled program that samples latents, for each task and settings.
+"""Samples latents by one compiled program for each task and settings.
 
 A stream that the user provides in full, the sound of a2v or the video of v2a,
 is a reference: at t = 0 at every step, and routed to see context only. So it

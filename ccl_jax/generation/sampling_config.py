@@ -1,6 +1,7 @@
 """The `sampling` section of a config: how latents are sampled."""
 
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
@@ -100,8 +101,10 @@ class SamplingConfig:
       )
     for name in ("shift", "audio_shift"):
       value = getattr(self, name)
-      if value is not None and not value > 0:
-        raise ValueError(f"sampling.{name} is {value}: expected it positive.")
+      if value is not None and not 0 < value < math.inf:
+        raise ValueError(
+          f"sampling.{name} is {value}: expected it positive and finite."
+        )
     solvers.check_solver(self.solver)
     for field in dataclasses.fields(self):
       value = getattr(self, field.name)
@@ -208,7 +211,7 @@ class SamplingConfig:
   def num_guided(self, task: InferenceTask) -> int:
     """Returns the number of steps with guidance."""
     iterated = [s for s in task.streams if s not in self.cached(task)]
-    sigmas = solvers.first({s: self.sigmas[s] for s in iterated})
+    sigmas = solvers.leading_sigma({s: self.sigmas[s] for s in iterated})
     runs = phases.split(sigmas, self.window, self.guidance_every)
     return phases.count(runs, True)
 

@@ -1,8 +1,8 @@
-"""Worlds whose generated clips are scored, and what they are read beside.
+"""Worlds whose generated clips are scored, and the references beside them.
 
-References are ground truth (the clips themselves), the codecs' ceiling (the
+References are the ground truth (the clips themselves), the codecs' ceiling (the
 clips encoded and decoded), generators that read the prompt and ignore the other
-stream, through the same codecs, and clips with the sound of another one.
+stream, through the same codecs, and clips with the sound of another clip.
 """
 
 import functools
@@ -20,7 +20,7 @@ from ccl_jax.data import media
 from ccl_jax.data.clip import GeneratedClip
 from ccl_jax.data.synthetic import english as speech
 from ccl_jax.data.synthetic.render import render_video
-from ccl_jax.data.synthetic.scene import MARGIN
+from ccl_jax.data.synthetic.scene import MARGIN, Scene
 from ccl_jax.data.synthetic.sound import render_sound
 from ccl_jax.generation import stages
 from ccl_jax.generation.pipeline import Pipeline
@@ -68,9 +68,14 @@ class VowelWorld:
     found["codec ceiling"] = self._score(prompts, videos, mels)
     blind_a2v, blind_v2a = [], []
     for strategy in blind.STRATEGIES:
-      made = self.make_blind(prompts, strategy)
-      blind_a2v.append(self._score(prompts, made[0], mels))
-      blind_v2a.append(self._score(prompts, videos, made[1]))
+      scenes = self.make_blind(prompts, strategy)
+      blind_a2v.append(self._score(prompts, self.render_videos(scenes), mels))
+      blind_v2a.append(self._score(prompts, videos, self.render_mels(scenes)))
+    mouth = blind.mean_mouth(
+      self.pipeline.shape.frames, self.pipeline.shape.fps
+    )
+    made = self.render_videos(scenes, mouth)
+    blind_a2v.append(self._score(prompts, made, mels))
     found["blind a2v"] = bootstrap.best(blind_a2v)
     found["blind v2a"] = bootstrap.best(blind_v2a)
     found["blind"] = bootstrap.best(blind_a2v + blind_v2a)
@@ -78,23 +83,38 @@ class VowelWorld:
     found["shuffled"] = self._score(prompts, videos, [mels[i] for i in others])
     return found
 
-  def make_blind(
-    self, prompts: list[str], strategy: str
-  ) -> tuple[UInt8[np.ndarray, "b t y x 3"], Float[np.ndarray, "b k mels"]]:
-    """Returns videos and log-mels of a blind strategy, through the codecs."""
-    shape, codecs = self.pipeline.shape, self.pipeline.codecs
-    scenes = [
-      blind.make_scene(prompt, strategy, shape.seconds, seed)
+  def make_blind(self, prompts: Sequence[str], strategy: str) -> list[Scene]:
+    """Returns the scenes that a blind strategy makes of prompts."""
+    seconds = self.pipeline.shape.seconds
+    return [
+      blind.make_scene(prompt, strategy, seconds, seed)
       for seed, prompt in enumerate(prompts)
     ]
+
+  def render_videos(
+    self,
+    scenes: Sequence[Scene],
+    mouth: tuple[np.ndarray, np.ndarray] | None = None,
+  ) -> UInt8[np.ndarray, "b t y x 3"]:
+    """Returns the videos of scenes, through the codec.
+
+    Args:
+      mouth: of all of them, see `render_video`.
+    """
+    shape, codec = self.pipeline.shape, self.pipeline.codecs.video
     videos = [
-      render_video(x, shape.frames, shape.fps, shape.size[0]) for x in scenes
+      render_video(x, shape.frames, shape.fps, shape.size[0], mouth)
+      for x in scenes
     ]
-    sounds = [render_sound(x, codecs.audio.sample_rate) for x in scenes]
-    return (
-      codecs.video.decode(codecs.video.encode(np.stack(videos))),
-      codecs.audio.mel(codecs.audio.encode(np.stack(sounds))),
-    )
+    return codec.decode(codec.encode(np.stack(videos)))
+
+  def render_mels(
+    self, scenes: Sequence[Scene]
+  ) -> Float[np.ndarray, "b k mels"]:
+    """Returns the log-mels of the sounds of scenes, through the codec."""
+    codec = self.pipeline.codecs.audio
+    sounds = [render_sound(x, codec.sample_rate) for x in scenes]
+    return codec.mel(codec.encode(np.stack(sounds)))
 
 
 class EnglishWorld:
@@ -210,7 +230,8 @@ def share_settings(
 ) -> dict[str, bootstrap.Scores]:
   """Returns the share of the way from blind to ceiling, of each setting.
 
-  measured: (task,) or (task, guidance rule) -> measurements of its clips.
+  Args:
+    measured: (task,) or (task, guidance rule) -> measurements of its clips.
   """
   rows = {" ".join(s): (s[0], x) for s, x in measured.items()}
   rows["shuffled"] = ("", references["shuffled"])

@@ -1,4 +1,4 @@
-"""Rows of a table of variants: what each trains, and how it is guided."""
+"""Rows of an ablation table: what each trains, and how it is guided."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

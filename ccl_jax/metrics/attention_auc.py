@@ -1,15 +1,15 @@
-"""How well attention on the context tokens tells background from foreground.
+"""Measures how well attention on the context tokens separates the background.
 
-The paper's Fig. 6 claims that the learnable context tokens (LCT) are what the
-background attends to, and the other stream what the foreground does. With A the
-share of a token's cross-modal attention that is on the LCT, and the known parts
-of the synthetic world (face, with its mouth, and ball; speech and clicks), the
-claim's number is, within a clip,
+The paper's Fig. 6 claims that the background attends to the learnable context
+tokens (LCT), and the foreground to the other stream. With A the share of a
+token's cross-modal attention that is on the LCT, and the known parts of the
+synthetic world (face, with its mouth, and ball; speech and clicks) as the
+foreground, the claim is measured within a clip by
 
     AUC = P(A_background > A_foreground) + P(equal) / 2                    (1)
 
-of pixels, or of mel frames, that have their token's share: 1 is the claim, 0.5
-is no relation. A clip without a recognised face has none.
+over pixels or mel frames, each with the share of its token: 1 supports the
+claim fully, 0.5 is no relation. A clip without a recognised face has no AUC.
 """
 
 from collections.abc import Mapping, Sequence
@@ -73,7 +73,8 @@ def find_video_parts(
 ) -> Parts | None:
   """Returns the pixels; the first latent frame has one, the others have four.
 
-  grid: latent frames, and rows and columns of tokens.
+  Args:
+    grid: latent frames, and rows and columns of tokens.
   """
   masks = tracks.video_parts(clip.video)
   if not masks:
@@ -101,7 +102,8 @@ def score_parts(
 ) -> Found:
   """Returns (1) and the mean share of the background and of each part.
 
-  on_lct: of each token, at each step and layer.
+  Args:
+    on_lct: of each token, at each step and layer.
   """
   masks = [parts.masks[name] for name in foreground]
   rest = {"background": ~np.any(masks, 0)}
@@ -129,7 +131,8 @@ def weighted_auc(
 ) -> float:
   """Returns P(value of a "high" one > of a "low" one) + P(equal) / 2.
 
-  high, low: how many ones of each kind have value i; nan without either.
+  Args:
+    high, low: how many ones of each kind have value i; nan without either.
   """
   if not (high.any() and low.any()):
     return float("nan")

@@ -1,9 +1,9 @@
 """Plots of cross-modal attention (Fig. 6 of the paper).
 
 A share is the part of a token's attention that falls on the other stream; the
-rest falls on the context tokens (`models.attention_probe`). Black is 0, bright
-the largest share in the clip. A pixel frame t shows latent frame (t + 3) // 4:
-the first frame is one latent frame, then every four are one.
+rest falls on the context tokens (`models.attention_probe`). Black is 0, the
+brightest colour the largest share in the clip. Pixel frame t shows latent frame
+(t + 3) // 4: the first frame is one latent frame, then every four are one.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,8 +1,10 @@
 """Generators that read a SynchWorld prompt and ignore the other stream.
 
-A strategy says when, without having seen or heard it, the words of the prompt
-are spoken and the ball strikes. The best of them is the floor that a model must
-pass before it can be said to listen or to look.
+A strategy guesses when the words of the prompt are spoken and the ball strikes,
+without seeing or hearing the other stream. One more shows the mean of all
+mouths in each clip: a model learns it that does not listen, and it follows a
+voice better than any guess of the words. The best of all is the floor that a
+model must pass before it can be said to listen or to look.
 """
 
 import dataclasses
@@ -10,15 +12,18 @@ import functools
 from collections.abc import Callable
 
 import numpy as np
+from jaxtyping import Float
 
 from ccl_jax.data.synthetic.scene import (
   BALL_CAPTIONS,
   STYLES,
+  VOWELS,
   Scene,
   Syllable,
   draw_scene,
   envelope,
   make_ball,
+  mouth_shape,
 )
 from ccl_jax.metrics.synchworld import parse_prompt
 
@@ -55,7 +60,7 @@ def _draw_many(seconds: float) -> list[Scene]:
 
 @functools.cache
 def _histogram(seconds: float, words: int) -> tuple[np.ndarray, np.ndarray]:
-  """Returns where the world speaks (so many words) and strikes most often."""
+  """Returns histograms over time of speech (of `words` words) and impacts."""
   drawn = _draw_many(seconds)
   time = np.arange(round(seconds * _RATE)) / _RATE
   like = [s for s in drawn if len(s.speech.split()) == words]
@@ -65,6 +70,18 @@ def _histogram(seconds: float, words: int) -> tuple[np.ndarray, np.ndarray]:
   speaks = sum(envelope(s, time) for s in openings)
   num = round(len(openings) / max(len(like), 1))
   return _peaks(speaks, max(num, 1), LENGTH + 0.05), _peaks(struck, 2, 0.3)
+
+
+@functools.cache
+def mean_mouth(
+  frames: int, fps: float
+) -> tuple[Float[np.ndarray, " t"], Float[np.ndarray, " t"]]:
+  """Returns half height and half width of the mean mouth, wide open at most."""
+  time, widest = np.arange(frames) / fps, VOWELS["a"]
+  drawn = [mouth_shape(s.syllables, time) for s in _draw_many(frames / fps)]
+  height, _ = np.mean(drawn, 0)
+  opening = (height - height.min()) / max(np.ptp(height), 1e-6)
+  return 1 + 7 * widest.opening * opening, np.full(frames, widest.width)
 
 
 # Name -> (seconds, number of words) -> middles of the openings, impacts.
@@ -84,7 +101,8 @@ def make_scene(
 ) -> Scene:
   """Returns the scene that a strategy makes of a prompt.
 
-  seed: of what the prompt does not tell and scores do not measure.
+  Args:
+    seed: of what the prompt does not tell and scores do not measure.
   """
   wanted = parse_prompt(prompt)
   words, (face, voices) = wanted.words or ["a"], STYLES[wanted.style]

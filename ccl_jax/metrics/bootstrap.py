@@ -4,8 +4,8 @@ A score of one clip is a fraction (total, count), and that of many is
 
     sum of totals / sum of counts                                          (1)
 
-so a clip in which something cannot be measured has no weight. Its interval is
-the middle 95 % of (1) over resampled clips. Differences and shares are paired:
+so a clip in which a score cannot be measured has no weight. The interval is the
+middle 95 % of (1) over resampled clips. Differences and shares are paired:
 they are taken within each resample.
 """
 

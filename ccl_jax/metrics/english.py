@@ -1,15 +1,15 @@
 """Scores of clips of English speech (`data.synthetic.english`).
 
-WER     word errors of what pocketsphinx hears / words of the prompt
+WER     errors in the words that pocketsphinx hears / words of the prompt
 phones  share of the true phones that are heard within 80 ms of their time
-EAC ... as `synchworld`, of the mouth's opening read off the pixels and that
-        which the heard phones ask for
+EAC ... as in `synchworld`, between the mouth's opening in the pixels and the
+        opening that belongs to the phones heard
 
-Heard phones are those of pocketsphinx' forced alignment of the sound with the
-prompt's words: where these are not heard, no phone is in time. True ones are
-known where a stream is given. A clip without a face, or whose sound cannot be
+The phones heard are those of pocketsphinx's forced alignment of the sound with
+the prompt's words; if the alignment fails, no phone is in time. True phones are
+known if a stream is given. A clip without a face, or whose sound cannot be
 aligned, scores as unrelated streams do. Scores are fractions (total, count), as
-those of `synchworld`.
+in `synchworld`.
 """
 
 import difflib
@@ -58,7 +58,8 @@ def open_measure() -> Measure:
   ) -> synchworld.ClipScores:
     """Returns the scores of one clip; none without sound.
 
-    audio: at 16 kHz.
+    Args:
+      audio: at 16 kHz.
     """
     reference = normalize(words.spoken_words(prompt), False)
     if audio is None or not reference:
@@ -81,7 +82,8 @@ def open_measure() -> Measure:
 def align(audio: Float[np.ndarray, " s"], text: str) -> list[Phone]:
   """Returns the phones of a text where they are heard; [] if they are not.
 
-  text: words of pocketsphinx' dictionary.
+  Args:
+    text: words of pocketsphinx' dictionary.
   """
   import pocketsphinx
 

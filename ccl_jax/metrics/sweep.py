@@ -1,7 +1,7 @@
 """Guidance rules with their scales, and each rule at its own best ones.
 
-A rule is written "ucg2", with the run's scales, "ucg2:2", with one scale for
-both streams, or "ucg3:2:3", with that of the text and that of the other stream.
+A rule is written "ucg2", with the run's scales; "ucg2:2", with one scale for
+both streams; or "ucg3:2:3", with the scales of the text and the other stream.
 """
 
 from collections.abc import Mapping, Sequence

@@ -5,7 +5,7 @@ over n frames and lags |l| <= 0.375 s,
 
     rho(l) = 1/n sum_i z(a)_{i+l} z(e)_i    d(l) = mean_i |z(a)_{i+l} - z(e)_i|
 
-where 1/n instead of the mean favours small lags if syllables repeat. The scores
+where 1/n instead of a mean favours small lags if syllables repeat. The scores
 are
 
     EAC       rho(0), envelope-aperture correlation             1 is best
@@ -14,21 +14,21 @@ are
     Sync-C*   median d - min d, at whatever lag                 large
     Sync-D*   d(0)                                              0
     onset F1  impacts and clicks matched within 80 ms           1 (ball clips)
-    onset ms  mean |impact - click| over the matched, less bias 0 (ball clips)
+    onset ms  mean |impact - click| of matches, less the bias   0 (ball clips)
     SER       syllable error rate, edits / words in the prompt  0
     ID        share of voices whose pitch fits the face         1
               (and of faces that are square if the prompt says so)
     TV leak   correlation of the silent TV mouth with e         0 (hard clips)
 
 A clip without a recognised face whose mouth moves, or without speech of about
-the right level (`tracks`), scores as unrelated streams do, and not as nothing.
-The stars say that these resemble Sync-C, Sync-D, DeSync, WER and IB of real
-clips but are not the same. A score of one clip is a fraction (total, count);
-`bootstrap` adds up those of many.
+the right level (`tracks`), scores as unrelated streams do; it is not left out.
+The stars mark scores that resemble Sync-C and Sync-D of real clips but are not
+the same. A score of one clip is a fraction (total, count); `bootstrap` adds up
+those of many clips.
 
-A number by itself says little: of the way from a generator that reads the
-prompt but ignores the other stream (`blind`) to the codecs' ceiling,
-`bootstrap.share` returns the part that a model goes.
+A number by itself says little: `bootstrap.share` returns how much of the way a
+model goes from a generator that reads the prompt but ignores the other stream
+(`blind`) to the codecs' ceiling.
 """
 
 import math
@@ -104,7 +104,8 @@ def measure(
 
   Without sound there are none, without video only SER.
 
-  mel: log10-mel as of `codecs.mel`; it is cut to the video's length.
+  Args:
+    mel: log10-mel as in `codecs.mel`; it is cut to the video's length.
 
   Raises:
     ValueError: neither stream, or a mel that ends long before the video.
@@ -139,7 +140,7 @@ def measure(
 def _cut_mel(
   mel: np.ndarray, video: np.ndarray | None, fps: float
 ) -> np.ndarray:
-  """Returns the mel as long as the video, with silence for what is no number.
+  """Returns the mel cut to the video's length, with silence in place of NaN.
 
   Raises:
     ValueError: it ends long before the video.

@@ -1,4 +1,4 @@
-"""Scores of rows of clips as tables in Markdown."""
+"""Writes scores as Markdown tables."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -9,7 +9,8 @@ from ccl_jax.metrics.synchworld import SCORES
 def table(rows: Mapping[str, Scores], decimals: int | None = None) -> str:
   """Returns a Markdown table: a line for each row, a column for each score.
 
-  decimals: of all numbers; those of `SCORES` if None.
+  Args:
+    decimals: of all numbers; those of `SCORES` if None.
   """
   names = [name for name in SCORES if any(name in row for row in rows.values())]
   digits = SCORES if decimals is None else dict.fromkeys(SCORES, decimals)

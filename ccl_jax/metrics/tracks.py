@@ -47,8 +47,8 @@ class Face(NamedTuple):
 def find_face(video: UInt8[np.ndarray, "t y x 3"]) -> Face | None:
   """Returns the face of the most frequent colour, None if there is none.
 
-  In 9 of 10 frames the colour must fill the face, of which eyes and mouth are a
-  third at most, but not what is around it.
+  In 9 of 10 frames the colour must fill the face (eyes and mouth take at most a
+  third of it), but not its surroundings.
   """
   mass = [_likeness(video[::4], voice.rgb).sum() for voice in VOICES]
   voice = int(np.argmax(mass))

@@ -1,7 +1,7 @@
-"""Shares of cross-modal attention: other stream against context tokens.
+"""Shares of cross-modal attention on the other stream and on context tokens.
 
 A token reads context tokens (LCT) and the other stream's tokens under one
-softmax. Its *share* is the part on the other stream, the mean over heads,
+softmax. Its *share* is the part on the other stream, as a mean over heads,
 
     share_i = mean_heads sum_{j in window(i)} softmax(q_i . [k0; k] / sqrt(e))_j
 
@@ -29,7 +29,7 @@ def attention_shares(
   route: Route,
   image: Image | None = None,
 ) -> dict[str, Array]:
-  """Computes shares of all tokens in all layers; arguments as of `velocity`.
+  """Computes shares of all tokens in all layers; arguments as in `velocity`.
 
   Returns:
     "video": (layers, b, f, h, w), the grid of tokens, "audio": (layers, b, m);

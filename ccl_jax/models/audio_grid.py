@@ -1,9 +1,9 @@
 """Audio latents on the grid of frames that both streams share.
 
-A frame has the latents whose middle falls in its span (`audio_starts`): c of
-each, or, if c is not whole, one more in some frames than in others. Then the
-tokens of a frame are ceil(c), and the last of the shorter frames is padding: a
-copy that no token reads and that the output leaves out. For c = 2.6,
+A frame has the latents whose middle falls in its span (`audio_starts`): c
+latents or, if c is not an integer, floor(c) or ceil(c). Then each frame has
+ceil(c) tokens, and the last token of the shorter frames is padding: a copy that
+no token reads and that the output leaves out. For c = 2.6,
 
     frame    0        1        2        3
     latents  0 1 2  | 3 4 _  | 5 6 7  | 8 9 _

@@ -1,4 +1,4 @@
-"""One transformer block of one stream, as in Wan2.1, open in the middle.
+"""One transformer block of one stream, as in Wan2.1, with room for a fusion.
 
     x += g1 * o(attention(rope(q), rope(k), v)),  q, k, v of mod(norm x, b1, s1)
     x += text_attention(layer_norm(x), text)           no gate, no modulation

@@ -6,15 +6,16 @@ the c audio latents that share its time (`audio_grid`). Time t in [0, 1] is
     e = MLP(sinusoid(1000 t)),   six block rows = Linear(silu(e))          (1)
 
 per sample, shape (b,), or per token, shape (b, f, s) or (b, f, 1); both end as
-(b, f | 1, s | 1, d), so that the per-sample path costs one row a sample.
-The head is Linear(mod(norm x)) with its own two rows, from e itself.
+(b, f | 1, s | 1, d), so that times per sample cost one row per sample. The head
+is Linear(mod(norm x)) with its own two rows, from e itself.
 
-Image conditioning of a video stream (Wan2.1 I2V): the image's latents are
-channels after the noisy ones, and CLIP's tokens are embedded by
+For image conditioning of a video stream (Wan2.1 I2V), the image's latents are
+channels after the noisy latents, and the blocks read CLIP's tokens beside the
+text, embedded by
 
     norm(Linear(gelu(Linear(norm(tokens)))))                              (2)
 
-for the blocks to read beside the text. Without an image the channels are zero
+Without an image the channels are zero
 and the tokens are skipped, so an I2V checkpoint runs, and trains, as the T2V
 model that it contains. (Weight decay shrinks unused parameters, so freeze them:
 the paths are video/image/ and video/blocks/image/.)
@@ -68,8 +69,8 @@ class DiT(nnx.Module):
     image_width: width of the image's tokens, for video only: CLIP's have 1280.
 
   Raises:
-    ValueError: width is not a multiple of 2 * heads, an unknown kind, or an
-      audio stream with image conditioning.
+    ValueError: width is not a multiple of 2 * heads, a number out of range, an
+      unknown kind, or an audio stream with image conditioning.
   """
 
   prediction_type = "flow_prediction"
@@ -82,6 +83,11 @@ class DiT(nnx.Module):
   ):  # fmt: skip
     if kind not in ("video", "audio"):
       raise ValueError(f"{kind=}: expected 'video' or 'audio'.")
+    if min(width, ffn, heads, channels, patch) < 1 or condition_channels < 0:
+      raise ValueError(
+        f"model.{kind} has {width=}, {ffn=}, {heads=}, {channels=}, {patch=},"
+        f" {condition_channels=}: expected at least 1, of the last 0."
+      )
     if width % (2 * heads):
       raise ValueError(f"{width=} is not a multiple of 2 * {heads=}.")
     if kind == "audio" and (condition_channels or image_width):

@@ -1,14 +1,14 @@
 """A block of both streams, with the fusion between them.
 
-The streams' blocks run side by side, and the fusion has a part in two places:
+The streams' blocks run side by side, and the fusion takes part in two places:
 
-    self-attention     of both streams, by `fusion.self_attentions`, one or more
+    self-attention     one or more of both streams, by `fusion.self_attentions`
     text               each stream reads the prompt
     exchange           both sides of the fusion read the same snapshot
     feed-forward
 
-A stream may have no block of its own: it is updated by the other one's, and
-reads no text.
+A stream may have no block of its own: the other stream's block updates it, and
+it reads no text.
 """
 
 import functools
@@ -61,7 +61,7 @@ def dual_block(
   """Runs one dual block.
 
   Args:
-    blocks: stream -> what updates it; a stream without keeps its tokens.
+    blocks: stream -> the block that updates it; others keep their tokens.
     x: tokens, (b, f, s, d).
     angles: stream -> RoPE of self-attention.
     ops: of `stream_ops`.

@@ -1,4 +1,4 @@
-"""The joint model as functions of its parameters: the border of Flax."""
+"""The joint model as functions of its parameters; callers see no Flax."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence

@@ -1,16 +1,17 @@
 """An image diffusion transformer (DiT, arXiv 2212.09748), frame by frame.
 
-A frame of video is an image of h x w patches; so is the sound, as f x s tokens
-of one audio latent each: a row for every frame. Time t in [0, 1] and the text
-modulate every block together (adaLN-zero), and nothing else reads the text:
+A frame of video is an image of h x w patches. The sound is one image too, of f
+x s tokens with one audio latent each: a row for every frame. Time t in [0, 1]
+and the text modulate every block together (adaLN-zero), and nothing else reads
+the text:
 
     e = MLP(sinusoid(1000 t)) + mean(text) W + b,   rows = Linear(silu(e))  (1)
     x += g1 * o(attention(q, k, v)),  q, k, v of mod(norm x, b1, s1)
     x += g2 * mlp(mod(norm x, b2, s2))
 
-with rows (b1, s1, g1, b2, s2, g2) by a matrix of each block. The mean is over
-the tokens of the text that are not zero. A class is a text of one token,
-one-hot, and no class is zeros, so that b is the published null class.
+where each block has its own matrix for the rows (b1, s1, g1, b2, s2, g2). The
+mean is over the tokens of the text that are not zero. A class is a text of one
+one-hot token; zeros stand for no class, so that b is the published null class.
 
 Positions are fixed: half of the channels are sines and cosines of the column,
 half of the row,
@@ -81,15 +82,15 @@ class SharedDiT(DiT):
 
   Args:
     width, ffn, heads: of the other stream.
-    channels, patch, tokens_per_frame: as of `DiT`.
-    prediction_type: of `prediction.PREDICTIONS`; "epsilon", as of the published
+    channels, patch, tokens_per_frame: as in `DiT`.
+    prediction_type: of `prediction.PREDICTIONS`; "epsilon", as in the published
       weights, is that of DDPM.
     learns_variance: the output is a noise and its variance, side by side, as of
       the published weights. No solver here reads the variance.
 
   Raises:
-    ValueError: an unknown prediction, a variance of none of noise, or a width
-      that is not a multiple of 4 * heads.
+    ValueError: an unknown prediction, a learned variance with a prediction
+      other than noise, or a width that is not a multiple of 4 * heads.
   """
 
   condition_channels = image_width = 0  # no reference image
@@ -152,7 +153,7 @@ class ImageDiT(SharedDiT):
 
   Args:
     kind: "video".
-    width, ffn, heads, channels, patch: as of `DiT`.
+    width, ffn, heads, channels, patch: as in `DiT`.
     text_width: of the text encoder's output, or the number of classes.
   """
 

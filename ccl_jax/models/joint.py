@@ -1,9 +1,9 @@
 """The joint model: two streams, run block by block, joined by a fusion.
 
 Either stream may be absent: then the other runs alone and reads only its
-context tokens, exactly as if it were routed so. A stream may have no blocks:
-those of the other one update its tokens too.
-Layers are stacked, (num_layers, ...), and scanned.
+context tokens, exactly as if it were routed so. A stream may have no blocks of
+its own: it runs through those of the other stream, its trunk. Layers are
+stacked, (num_layers, ...), and scanned.
 
 On a mesh, frames are padded to a multiple of the context axis, parameters are
 gathered layer by layer, and `sharding.Layout` lays out activations.
@@ -34,7 +34,7 @@ from ccl_jax.models.fusion import (
   make_fusion,
 )
 from ccl_jax.models.remat import BLOCK_INPUT, REMAT
-from ccl_jax.models.towers import host_of, make_stream
+from ccl_jax.models.towers import make_stream, trunk_of
 from ccl_jax.params import nnx_utils
 from ccl_jax.params.sharding import ONE_DEVICE, Layout
 from ccl_jax.params.weight_gathering import gather
@@ -71,6 +71,8 @@ class Joint(nnx.Module):
   ):  # fmt: skip
     if remat not in REMAT:
       raise ValueError(f"{remat=}: expected one of {', '.join(REMAT)}.")
+    if num_layers < 1:
+      raise ValueError(f"model.{num_layers=}: expected at least 1.")
     self.num_layers, self.remat, self.scan = num_layers, remat, scan
     self.attention, self.dtype = Attention(backend, layout), jnp.dtype(dtype)
     settings = {"video": video, "audio": audio}
@@ -80,7 +82,7 @@ class Joint(nnx.Module):
     )
     for s in self.streams:
       setattr(self, s, make_stream(s, settings[s], **shared))
-    self.hosts = tuple((s, host_of(s, settings)) for s in self.streams)
+    self.trunks = tuple((s, trunk_of(s, settings)) for s in self.streams)
     towers = {s: getattr(self, s) for s in self.streams}
     self.fusion = nnx_utils.stack(
       lambda r: make_fusion(
@@ -94,15 +96,15 @@ class Joint(nnx.Module):
       rngs,
     )
     for s in set(self.streams) - set(self.fusion.updated):
-      if self.host(s) == s:
+      if self.trunk(s) == s:
         raise ValueError(
           f"model.fusion={dict(fusion)} leaves {s} tokens as they are embedded:"
           f" expected model.{s}.in_context=True, without blocks."
         )
 
-  def host(self, s: str) -> str:
-    """Returns the stream whose blocks update s: itself unless in context."""
-    return dict(self.hosts)[s]
+  def trunk(self, s: str) -> str:
+    """Returns the stream whose blocks update s: s unless it is in context."""
+    return dict(self.trunks)[s]
 
   def __call__(
     self,
@@ -172,7 +174,7 @@ class Joint(nnx.Module):
     route: Route,
     image: Image | None = None,
   ) -> EmbeddedInputs:
-    """Embeds latents, times and text; arguments as of a call."""
+    """Embeds latents, times and text; arguments as in a call."""
     # Latents to tokens; both streams have the same number of frames.
     towers = self.towers(state)
     images = self.images(state, image)
@@ -207,10 +209,10 @@ class Joint(nnx.Module):
       for s, a in x.items()
     }
     text = layout.constrain(text.astype(self.dtype), "batch")
-    own = {s: tower for s, tower in towers.items() if self.host(s) == s}
+    own = {s: tower for s, tower in towers.items() if self.trunk(s) == s}
     texts = {s: tower.prompt(text, images[s]) for s, tower in own.items()}
-    hosts = {s: getattr(self, self.host(s)) for s in towers}
-    times = {s: host.embed_time(t[s], text) for s, host in hosts.items()}
+    trunks = {s: getattr(self, self.trunk(s)) for s in towers}
+    times = {s: trunk.embed_time(t[s], text) for s, trunk in trunks.items()}
     has_audio = "audio" in self.streams
     per_frame = self.audio.tokens_per_frame if has_audio else None
     shared = FusionContext(
@@ -266,7 +268,7 @@ class Joint(nnx.Module):
       The tokens, and what was collected, stacked over layers.
     """
     # Static graphs and stacked parameters: each layer merges its own slice.
-    stacks = {s: getattr(self, s).blocks for s in map(self.host, inputs.x)}
+    stacks = {s: getattr(self, s).blocks for s in map(self.trunk, inputs.x)}
     stacks |= {"fusion": self.fusion}
     split = {name: nnx.split(stack) for name, stack in stacks.items()}
     graphs = {name: graph for name, (graph, _) in split.items()}
@@ -312,7 +314,7 @@ class Joint(nnx.Module):
       }
       blocks = {name: nnx.merge(g, params[name]) for name, g in graphs.items()}
       fusion = blocks.pop("fusion")
-      own = {s: blocks[self.host(s)] for s in x if s in fusion.updated}
+      own = {s: blocks[self.trunk(s)] for s in x if s in fusion.updated}
       x, snapshot = dual_block(own, fusion, x, inputs, angles, ops, cache)
       collected = collect and collect(fusion, snapshot, shared)
       return constrain(x), collected

@@ -1,7 +1,7 @@
-"""A plan of the model: all that is known of it before it has arrays.
+"""A plan of the model: all that is known before its arrays exist.
 
-Generation, export and compiling a sampler need no more. Training adds an
-objective and an optimizer (`training.setup`).
+It suffices for generation, for export and for compiling a sampler. Training
+adds an objective and an optimizer (`training.setup`).
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ class ModelPlan:
     graph: static half of the model.
     shapes: nested dict of the parameters' shapes and dtypes.
     layout: mesh and sharding rules.
-    lora: what is trained in place of some kernels.
+    lora: the LoRA that is trained in place of some kernels.
   """
 
   settings: Mapping[str, Any]

@@ -1,15 +1,15 @@
-"""What a stream's network F predicts, and the velocity that follows from it.
+"""The quantity that a stream's network F predicts, and the velocity from it.
 
-By the names of diffusers' `prediction_type`:
+With the names of diffusers' `prediction_type`:
 
     flow_prediction   v = F(x_t, 1000 t)
     epsilon           v = (e - x_t) / (1 - t),   e = F((a_k + s_k) x_t, k)   (1)
 
-The second is a DDPM's prediction of noise at its step k, as of the published
-weights of DiT: `ops/noise_schedule.py` has k, a_k and s_k of t. It follows
+The second is a DDPM's prediction of noise at its step k, as in the published
+weights of DiT: `ops/noise_schedule.py` has k, a_k and s_k for t. Eq. 1 follows
 from x_t = (1 - t) x0 + t noise and v = noise - x0. Thus Euler's steps are those
-of DDIM (eta 0), and guidance of v is guidance of e. After the last step of the
-schedule, t is taken as that step's, where 1 - t is 0.006.
+of DDIM (eta 0), and guidance of v is guidance of e. Times after the last step
+of the schedule are replaced by that step's, where 1 - t is 0.006.
 """
 
 import jax.numpy as jnp
@@ -44,7 +44,10 @@ class FlowPrediction:
 
 
 class EpsilonPrediction(FlowPrediction):
-  """Eq. 1. Channels of F after those of the latents, a variance, are unread."""
+  """Eq. 1.
+
+  Ignores the channels of F after those of the latents (a learned variance).
+  """
 
   def scale_input(self, x, t):
     scale = noise_schedule.scale_of(_before_end(t))

@@ -1,6 +1,6 @@
-"""Remat policies: what the backward pass of a block keeps.
+"""Remat policies: which values of a block are kept for the backward pass.
 
-The rest is recomputed.
+The others are recomputed.
 """
 
 import jax

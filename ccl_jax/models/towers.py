@@ -1,17 +1,19 @@
-"""The kinds of streams, by `model.STREAM.backbone`, and whose blocks they have.
+"""The kinds of streams, by `model.STREAM.backbone`, and their trunks.
 
-wan      its own blocks, as Wan2.1's (`dit`)
-dit      its own, an image transformer's, frame by frame (`image_dit`)
-shared   those of the other stream, beside its own first and last layer
+A trunk is the stream through whose blocks a stream runs.
+
+wan      its own blocks, as in Wan2.1 (`dit`)
+dit      its own blocks, of an image transformer, frame by frame (`image_dit`)
+shared   the other stream's blocks, with its own first and last layer
 """
 
 from collections.abc import Mapping
 
 from ccl_jax.array_types import other
 from ccl_jax.config import build
-from ccl_jax.models.condition import InContextStream
 from ccl_jax.models.dit import DiT
 from ccl_jax.models.image_dit import ImageDiT, SharedDiT
+from ccl_jax.models.in_context_stream import InContextStream
 
 BACKBONES = {"wan": DiT, "dit": ImageDiT, "shared": SharedDiT}
 
@@ -35,22 +37,22 @@ def make_stream(kind: str, settings: Mapping, **shared) -> DiT:
   return build(make, options, f"model.{kind}", kind=kind, **shared)
 
 
-def host_of(s: str, settings: Mapping[str, Mapping | None]) -> str:
+def trunk_of(s: str, settings: Mapping[str, Mapping | None]) -> str:
   """Returns the stream whose blocks update s: itself, if it has any.
 
   Raises:
     ValueError: the other stream is not there, or has other sizes.
   """
-  own, host = settings[s], other(s)
+  own, trunk = settings[s], other(s)
   key = "in_context" if own.get("in_context") else "backbone"
   if key == "backbone" and own.get("backbone") != "shared":
     return s
   names = ("width", "ffn", "heads")
-  theirs = settings[host] and tuple(settings[host][name] for name in names)
+  theirs = settings[trunk] and tuple(settings[trunk][name] for name in names)
   sizes = tuple(own[name] for name in names)
   if sizes != theirs:
     raise ValueError(
-      f"model.{s}.{key} needs the {host} stream, and its {names} {theirs}: got"
+      f"model.{s}.{key} needs the {trunk} stream, and its {names} {theirs}: got"
       f" {sizes}."
     )
-  return host
+  return trunk

@@ -1,13 +1,13 @@
-"""What is computed otherwise when XLA compiles for a CPU.
+"""Operations that are computed in another way when XLA compiles for a CPU.
 
-Nothing here changes a TPU's or a GPU's program. What a training step of the
-tiny model takes longer without each (2 cores of an AMD EPYC, jax 0.10.2,
-`python -m tests.bench.cpu_cases`):
+Nothing here changes the program of a TPU or a GPU. Without each of these, a
+training step of the tiny model takes longer by (2 cores of an AMD EPYC, jax
+0.10.2, `python -m tests.bench.cpu_cases`):
 
     dot_general 41 %   MAX_DENSE_PAIRS 10 %   rotate 5 %   branch 2 %
 
-The last two stay because without them results differ in the last bit from those
-of earlier versions.
+The last two are kept because results would differ in the last bit from those of
+earlier versions without them.
 """
 
 import functools

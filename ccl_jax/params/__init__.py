@@ -1,1 +1,1 @@
-"""Parameters as a nested dict: rules on paths, their place on a mesh, LoRA."""
+"""Parameters as a nested dict: rules on paths, sharding, LoRA."""

@@ -2,21 +2,21 @@
 
     y = x W + (alpha / r) (x A) B,    A (d_in, r),  B (r, d_out)           (1)
 
-B starts at zero. A and B are parameters beside W, X/lora/a/kernel and
-X/lora/b/kernel for X/kernel; stacked layers stack them too. In training eq. 1
-is computed as it stands: W + A B is never made, W gets no gradient, and a
-difference too small for the dtype of W is not lost. Everywhere else `fold`
-makes one matrix of the three.
+B starts at zero. A and B are parameters beside W: X/lora/a/kernel and
+X/lora/b/kernel for X/kernel; if layers are stacked, so are A and B. In
+training, eq. 1 is computed as written: W + A B is never formed, W gets no
+gradient, and a difference too small for the dtype of W is not lost. Everywhere
+else `fold` adds A and B to W.
 
-Small parts P may be trained in full beside it (`train_also`). At a scale s the
-difference counts, as that of a matrix does, and several LoRA add up:
+Small parameters P may be trained in full as well (`train_also`). A scale s
+applies to their difference from the base too, and several LoRA add up:
 
     W + sum s (alpha / r) A B,    W + sum s (P - W)                        (2)
 
-so that s = 1 is what was trained and s = 0 the base.
+Thus s = 1 is the trained model and s = 0 the base.
 
-With dropout, input channels of A are zero for one step, the same ones for all
-tokens of the batch, so that it is a function of the parameters alone.
+Dropout sets input channels of A to zero for one step, the same channels for all
+tokens of the batch, so it is a function of the parameters alone.
 """
 
 import dataclasses
@@ -47,7 +47,8 @@ class LoRAConfig:
     train_also: regexes of parameters that are trained themselves.
 
   Raises:
-    ValueError: rules that are not pairs, or a number out of range.
+    ValueError: rules that are not pairs, a number out of range, or
+      `train_also` without rules, which would freeze nothing.
   """
 
   rules: tuple[tuple[str, int], ...] = ()
@@ -59,6 +60,11 @@ class LoRAConfig:
     check_pairs("lora.rules", self.rules, int)
     check_patterns("lora.rules", (regex for regex, _ in self.rules))
     check_patterns("lora.train_also", self.train_also)
+    if self.train_also and not self.rules:
+      raise ValueError(
+        f"lora.train_also={self.train_also} without lora.rules freezes nothing:"
+        " expected rules of a LoRA, or optimizer.learning_rates of 0.0."
+      )
     check_scale("lora.alpha", self.alpha)
     if not 0 <= self.dropout < 1:
       raise ValueError(f"lora.dropout is {self.dropout}: expected 0 <= it < 1.")

@@ -1,4 +1,4 @@
-"""What the path of a parameter says about it.
+"""Properties of a parameter that follow from its path.
 
     .../kernel                         a matrix or a convolution: multiplied in
                                        the compute dtype, with weight decay

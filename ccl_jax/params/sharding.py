@@ -1,21 +1,22 @@
 """Sharding: one mesh of four axes, and rules from names to axes.
 
-    data     other samples; the axis that runs between slices
-    fsdp     other samples; the parameters are split over it
-    context  other frames of the same samples
-    tensor   other heads and channels of the same tokens
+    data     splits samples; the axis that runs between slices
+    fsdp     splits samples and parameters
+    context  splits the frames of a sample
+    tensor   splits the heads and channels of a token
 
 A rule is `(regex, spec)`; a spec has an axis, a tuple of axes or None for each
-dimension, and None for those it leaves out. The first rule that matches the
-path of a parameter, or the name of an activation, holds:
+dimension; dimensions that it leaves out count as None. The first rule that
+matches the path of a parameter, or the name of an activation, applies:
 
     video/tokens, audio/tokens   (b, f, s, d)    the residual streams
-    video/heads, audio/heads     (b, n, k, e)    queries, and what they get
+    video/heads, audio/heads     (b, n, k, e)    queries, and their outputs
     batch                        (b, ...)        text, images, rows of a batch
 
-Parameters are stored split, see `weight_gathering`. Rules may split them over
+Parameters are stored sharded, see `weight_gathering`. Rules may shard them over
 `data` too, (fsdp, data): one axis is then gathered after the other, which on a
-TPU torus is half the traffic of one long axis. Over slices they should not.
+TPU torus is half the traffic of one long axis. They should not do so across
+slices.
 """
 
 import dataclasses
@@ -24,7 +25,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -63,6 +63,8 @@ def make_mesh(
   shown = dict(zip(AXES, sizes, strict=True))
   if sizes.count(-1) > 1 or any(s < 1 and s != -1 for s in sizes):
     raise ValueError(f"mesh {shown}: expected sizes >= 1, at most one -1.")
+  if num_slices < 1:
+    raise ValueError(f"mesh {num_slices=}: expected at least 1.")
   known = math.prod(s for s in sizes if s != -1)
   sizes = [len(devices) // known if s == -1 else s for s in sizes]
   if math.prod(sizes) != len(devices) or sizes[0] % num_slices:
@@ -279,7 +281,7 @@ def make_layout(
     devices: by default all that this run has.
 
   Raises:
-    ValueError: rules that are none, or what `make_mesh` and `Layout` refuse.
+    ValueError: malformed rules, or what `make_mesh` and `Layout` refuse.
   """
   for name in ("params", "activations"):
     _check_rules(f"sharding.{name}", sharding.get(name, ()))
@@ -289,7 +291,7 @@ def make_layout(
 
 
 def _check_rules(key: str, rules: Any) -> None:
-  """Raises ValueError if a config's value is no rules."""
+  """Checks the rules of a config; raises ValueError if they are malformed."""
   check_pairs(key, rules, (tuple, list))
   check_patterns(key, (regex for regex, _ in rules))
   for regex, spec in rules:
@@ -309,28 +311,3 @@ def with_shardings(shapes: PyTree, shardings: PyTree) -> PyTree:
     shapes,
     shardings,
   )
-
-
-def local_rows(layout: Layout, batch: int) -> list[int]:
-  """Returns the rows of a global batch that this host's devices hold."""
-  if layout.mesh is None:
-    return list(range(batch))
-  parts = layout.rows().addressable_devices_indices_map((batch,)).values()
-  return sorted({row for (part,) in parts for row in range(batch)[part]})
-
-
-def put_rows(
-  layout: Layout, batch: int, rows: Sequence[int], local: np.ndarray
-) -> Array:
-  """Makes a global array from this host's `rows`, which are `local`."""
-  if layout.mesh is None:
-    return jax.numpy.asarray(local)
-  place = {row: i for i, row in enumerate(rows)}
-
-  def part(index):
-    wanted = range(batch)[index[0]]
-    start = place[wanted.start]
-    return local[start : start + len(wanted)][:, *index[1:]]
-
-  shape = (batch, *local.shape[1:])
-  return jax.make_array_from_callback(shape, layout.rows(), part)

@@ -2,7 +2,7 @@
 
 A path is `a/b/c`. A leaf that no rule matches and a rule that matches no leaf
 are errors: a misspelt pattern never passes silently. Freezing, learning rates,
-sharding and conversion all speak this language.
+sharding and conversion all use such rules.
 """
 
 import re

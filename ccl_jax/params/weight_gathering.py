@@ -1,15 +1,15 @@
-"""Weights on a mesh: stored split, gathered where they are used.
+"""Weights on a mesh: stored sharded, gathered where they are used.
 
-This happens layer by layer, in the dtype that the weights are used in; their
-gradients take the same way back:
+They are gathered layer by layer, in the dtype in which they are used; their
+gradients are scattered in reverse:
 
     forward   w -> cast -> all-gather       backward   reduce-scatter <- dw  (1)
 
 Left to the compiler, weights are gathered nearly twice in the backward pass.
 
-The TPU compiler knows no gather over two axes of a torus at once, so there is
-one step for each axis, the last axis of a tuple first. `tensor` stays: the
-products with the weight are split over it. A weight of the rule
+The TPU compiler has no gather over two axes of a torus at once, so there is one
+step for each axis, the last axis of a tuple first. `tensor` is not gathered:
+products with the weight are split over it. For the rule
 (None, (fsdp, data), tensor):
 
     forward             spec of the weight             backward

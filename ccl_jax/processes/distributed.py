@@ -1,9 +1,9 @@
-"""Processes of one run on several hosts: start, barriers, and end.
+"""Processes of one run on several hosts: start, barriers, broadcasts and end.
 
 Each host of a pod runs the same command. If a process dies, the others end
 within `CCL_PEER_TIMEOUT` seconds (an environment variable, default 100): JAX's
 coordinator misses its heartbeat and ends them with an error, or a collective
-fails at once because the connection is gone. None waits forever.
+fails at once because the connection is gone. No process waits forever.
 """
 
 import os
@@ -99,23 +99,23 @@ def all_agree(is_true: bool) -> bool:
   return bool(multihost_utils.process_allgather(np.asarray(is_true)).all())
 
 
-def values_of_lead(values: Sequence[int]) -> tuple[int, ...]:
-  """Returns the numbers that process 0 has; all must call this."""
+def broadcast_ints(values: Sequence[int]) -> tuple[int, ...]:
+  """Returns the integers of process 0; all processes must call this."""
   if jax.process_count() == 1:
     return tuple(values)
   shared = multihost_utils.broadcast_one_to_all(np.asarray(values, np.int32))
   return tuple(shared.tolist())
 
 
-def floats_of_lead(values: Sequence[float]) -> tuple[float, ...]:
-  """Returns the numbers that process 0 has, all bits; all must call this."""
+def broadcast_floats(values: Sequence[float]) -> tuple[float, ...]:
+  """Returns the floats of process 0, bit by bit; all must call this."""
   halves = np.asarray(values, np.float64).view(np.int32)
-  shared = np.asarray(values_of_lead(halves.tolist()), np.int32)
+  shared = np.asarray(broadcast_ints(halves.tolist()), np.int32)
   return tuple(shared.view(np.float64).tolist())
 
 
 def shutdown() -> None:
-  """Disconnects from the other processes, which may go on; none is no error."""
+  """Disconnects this process; does nothing if it is not connected."""
   if jax.distributed.is_initialized():
     jax.distributed.shutdown()
 

@@ -17,8 +17,8 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 def make_pool(num_workers: int) -> ProcessPoolExecutor:
   """Returns a pool whose processes also end if this one is killed.
 
-  They are not forked: a fork copies no threads, which JAX and codecs have. The
-  end of a `with` block cancels what they have not begun.
+  They are not forked, as a fork loses the threads of JAX and of codecs. The end
+  of a `with` block cancels work that they have not begun.
   """
   return _Pool(num_workers)
 
@@ -61,7 +61,7 @@ class _Pool(ProcessPoolExecutor):
 
 class _Process(SpawnProcess):
   def start(self) -> None:
-    """Starts the process, deaf to signals until `end_with_parent`."""
+    """Starts the process, which ignores signals until `end_with_parent`."""
     with _signals_held():
       super().start()
 

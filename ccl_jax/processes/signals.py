@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM of a command: the errors that they raise, and its end."""
+"""Turns Ctrl-C and SIGTERM into errors, and ends a command after them."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ from typing import NoReturn
 def handle() -> None:
   """Makes Ctrl-C and SIGTERM raise KeyboardInterrupt and SystemExit(143).
 
-  What a shell starts in the background ignores Ctrl-C, and goes on to do so.
+  A command started in the background by a shell continues to ignore Ctrl-C.
   """
   signal.signal(signal.SIGTERM, _raise)
   if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
@@ -19,10 +19,10 @@ def handle() -> None:
 
 
 def leave(code: int) -> NoReturn:
-  """Ends the process at once; what `finally` and `with` clean is clean.
+  """Ends the process at once; call it after `finally` and `with` blocks.
 
-  At its usual end Python takes down what threads of XLA may still use, which
-  ended one of three interrupted compilations by a segmentation fault.
+  At a normal exit, Python frees what threads of XLA may still use, which ended
+  one of three interrupted compilations with a segmentation fault.
   """
   sys.stdout.flush()
   sys.stderr.flush()
@@ -32,8 +32,8 @@ def leave(code: int) -> NoReturn:
 def _raise(number: int, frame: FrameType | None) -> None:
   """Raises the error of a signal, now or as soon as one is not ignored.
 
-  Python ignores what is raised while it collects garbage, as XLA's callback
-  and every `__del__` do: there the signal comes again a little later.
+  Python ignores errors raised during garbage collection, in XLA's callback and
+  in any `__del__`: the signal is then sent again a little later.
   """
   while frame is not None:
     if frame.f_code.co_name in ("_xla_gc_callback", "__del__"):

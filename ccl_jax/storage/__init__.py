@@ -1,1 +1,1 @@
-"""Files and text, on disk or in a bucket: complete or absent."""
+"""Files and text, on disk or in a bucket: files are complete or absent."""

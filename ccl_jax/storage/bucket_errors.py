@@ -1,8 +1,8 @@
-"""Errors of buckets in one line, and whether another start may help.
+"""Describes errors of buckets in one line, and tells which are transient.
 
 gcsfs, and aiohttp and google.auth below it, have types of their own.
-TensorStore raises ValueError for all, also after it could not reach a server
-for long.
+TensorStore raises ValueError for every error, also for a server that it could
+not reach for a long time.
 """
 
 import re
@@ -33,7 +33,7 @@ def describe(error: Exception) -> str | None:
       return None
   elif not _is_of_library(error):
     return None
-  if may_pass(error):
+  if is_transient(error):
     return f"A bucket could not be reached: {text}. Start again to go on."
   return (
     f"A bucket refused a request: {text}. Check its name, and log in with"
@@ -41,8 +41,8 @@ def describe(error: Exception) -> str | None:
   )
 
 
-def may_pass(error: Exception) -> bool:
-  """Returns whether another start may end without this error of a bucket."""
+def is_transient(error: Exception) -> bool:
+  """Returns whether this error of a bucket may not occur at another start."""
   is_lasting = isinstance(
     error, FileNotFoundError | ImportError | PermissionError
   )

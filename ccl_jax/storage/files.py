@@ -1,8 +1,8 @@
 """Files that are complete or absent, on disk or in a bucket.
 
-Paths are `etils.epath.PathLike`: local ones, or `gs://bucket/name` (then gcsfs
+Paths are `etils.epath.PathLike`: local paths, or `gs://bucket/name` (then gcsfs
 must be installed). Libraries that know only local files work in both cases:
-`replacing` yields a local path to write, `local_copy` one to read, and
+`replacing` yields a local path to write, `local_copy` a local path to read, and
 `BucketMirror` has a local folder for files that grow.
 """
 
@@ -11,12 +11,13 @@ import errno
 import logging
 import os
 import pathlib
+import posixpath
 import shutil
 import tempfile
 import time
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Set
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -53,6 +54,73 @@ def check_folder(path: epath.PathLike) -> epath.Path:
     if not os.access(there, os.W_OK | os.X_OK):
       raise OSError(errno.EACCES, "cannot be written", str(there))
   return path
+
+
+def check_file(path: epath.PathLike) -> epath.Path:
+  """Returns a file for results, before the work for them; makes nothing.
+
+  Raises:
+    OSError: it is a folder, or as of `check_folder`.
+  """
+  path = epath.Path(path)
+  if path.is_dir():
+    raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
+  check_folder(path.parent)
+  return path
+
+
+def check_apart(output: epath.PathLike, *inputs: epath.PathLike | None) -> None:
+  """Checks that no input is lost when an output is replaced.
+
+  An output inside an input may be: `check_new` keeps what is not an output.
+
+  Raises:
+    ValueError: the output is one of the inputs, or holds one.
+  """
+  place = _parts(output)
+  for path in filter(None, inputs):
+    if _parts(path)[: len(place)] == place:
+      verb = "is" if _parts(path) == place else "holds"
+      raise ValueError(
+        f"--output={output} {verb} the input '{path}': choose another --output."
+      )
+
+
+def check_new(
+  output: epath.PathLike, force: bool, is_own: Callable[[Set[str]], bool]
+) -> None:
+  """Checks that an output does not exist, or may be replaced.
+
+  Args:
+    force: one that the command wrote, or an empty folder, may be.
+    is_own: from the names in a folder to whether the command wrote it.
+
+  Raises:
+    ValueError: it may not.
+  """
+  if holds_other(output, is_own):
+    raise ValueError(
+      f"'{output}' exists, and this command did not write it: choose another"
+      " --output."
+    )
+  if epath.Path(output).exists() and not force:
+    raise ValueError(
+      f"'{output}' exists: choose another --output, or replace it with --force."
+    )
+
+
+def holds_other(
+  path: epath.PathLike, is_own: Callable[[Set[str]], bool]
+) -> bool:
+  """Returns whether there is something that a command did not write.
+
+  is_own: as of `check_new`.
+  """
+  path = epath.Path(path)
+  if not path.is_dir():
+    return path.exists()
+  names = {each.name for each in path.iterdir()}
+  return bool(names) and not is_own(names)
 
 
 def require_space(path: pathlib.Path, needed: int) -> None:
@@ -120,11 +188,13 @@ def replacing(path: epath.PathLike) -> Iterator[pathlib.Path]:
 def naming_errors(
   path: epath.PathLike, partial: epath.PathLike | None = None
 ) -> Iterator[None]:
-  """Puts a path into errors of the system that have none, as of a full disk.
+  """Adds a path to errors of the system that name none, such as a full disk.
 
-  Libraries in C++ have errors of their own for that.
+  Libraries in C++ report a full disk by errors of their own.
 
-  partial: what is written in the path's place; not worth a name either.
+  Args:
+    partial: temporary file written in place of `path`; errors that name it are
+      renamed too.
   """
   try:
     yield
@@ -226,6 +296,15 @@ class BucketMirror:
     self.copy()
     if self._scratch is not None:
       self._scratch.cleanup()
+
+
+def _parts(path: epath.PathLike) -> list[str]:
+  """Returns the parts of a path, on a disk those without links."""
+  text = os.fspath(epath.Path(path))
+  if is_remote(text):
+    scheme, _, rest = text.partition("://")
+    return [scheme, *posixpath.normpath(rest).split("/")]
+  return [x for x in os.path.realpath(text).split(os.sep) if x]
 
 
 @contextlib.contextmanager

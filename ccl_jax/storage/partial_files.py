@@ -1,8 +1,8 @@
-"""Names of files that are being written, and what killed processes left.
+"""Names files that are being written, and removes those of killed processes.
 
-A file NAME is written as .NAME.HOST.PROCESS.partial beside its place. HOST says
-on which host, and in which container, the number of the process counts: on a
-disk that several hosts share, each removes only its own.
+A file NAME is written as .NAME.HOST.PROCESS.partial beside its place. HOST is
+the host and the container in which the process number is valid: on a disk that
+several hosts share, each host removes only its own files.
 """
 
 import contextlib
@@ -55,7 +55,7 @@ def _host() -> str:
 
 
 def _is_alive(process: int) -> bool:
-  """Returns whether a process of this number exists, whoever's it is."""
+  """Returns whether a process of this number exists, of any user."""
   try:
     os.kill(process, 0)
   except (ProcessLookupError, OverflowError):

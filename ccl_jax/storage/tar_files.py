@@ -11,7 +11,7 @@ import os
 import posixpath
 import tarfile
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from etils import epath
 
@@ -50,16 +50,31 @@ class TarMember(os.PathLike):
       return file.read()
 
 
-def list_members(path: epath.PathLike) -> tuple[dict[str, TarMember], str]:
-  """Returns the files in a tar by name, and what is wrong with it, or "".
+class Contents(NamedTuple):
+  """What is in a tar.
 
-  Of a tar that is cut short those are returned that are whole. Names that lead
-  out of the tar, links and devices are left out; of two members of one name the
-  last counts, as when it is unpacked.
+  Attributes:
+    members: name -> file.
+    left_out: name -> why it cannot be read; folders are not among them.
+    problem: what is wrong with the tar, or "".
   """
-  path, members = epath.Path(path), {}
+
+  members: dict[str, TarMember]
+  left_out: dict[str, str]
+  problem: str = ""
+
+
+def list_members(path: epath.PathLike) -> Contents:
+  """Returns the files in a tar.
+
+  Of a tar that is cut short those are returned that are whole. A link is the
+  file of the tar that it leads to. Other links, names that lead out of the tar
+  and devices are left out; of two members of one name the last counts, as when
+  it is unpacked.
+  """
+  index = _Index(os.fspath(path))
   try:
-    with path.open("rb") as file:
+    with epath.Path(path).open("rb") as file:
       size = file.seek(0, io.SEEK_END)
       file.seek(0)
       problem = ""
@@ -67,24 +82,89 @@ def list_members(path: epath.PathLike) -> tuple[dict[str, TarMember], str]:
         try:
           for info in tar:
             if info.isreg() and info.offset_data + info.size > size:
-              problem = _cut(members)
+              problem = _cut(index.members)
               break
-            name = posixpath.normpath(info.name)
-            is_inside = not name.startswith(("/", "../"))
-            if info.isreg() and not info.issparse() and is_inside:
-              members[name] = TarMember(
-                os.fspath(path), name, info.offset_data, info.size
-              )
+            index.add(info)
         except tarfile.ReadError:
-          problem = _cut(members)
+          problem = _cut(index.members)
         # A whole one ends with blocks of zeros.
         if not problem and tar.offset + tarfile.BLOCKSIZE > size:
-          problem = _cut(members)
+          problem = _cut(index.members)
   except tarfile.ReadError as error:
-    return {}, f"is no tar, or a compressed one: unpack it ({error})"
+    reason = f"is no tar, or a compressed one: unpack it ({error})"
+    return Contents({}, {}, reason)
   except OSError as error:
-    return {}, error.strerror or str(error)
-  return members, problem
+    return Contents({}, {}, error.strerror or str(error))
+  index.follow_links()
+  return Contents(index.members, index.left_out, problem)
+
+
+class _Index:
+  """What is in a tar by name; the links are followed at the end.
+
+  Attributes:
+    members, left_out: as of `Contents`.
+  """
+
+  def __init__(self, tar: str):
+    self._tar, self._links = tar, {}
+    self.members: dict[str, TarMember] = {}
+    self.left_out: dict[str, str] = {}
+
+  def add(self, info: tarfile.TarInfo) -> None:
+    """Adds a member in place of those before it of the same name."""
+    name = posixpath.normpath(info.name)
+    if info.isdir():
+      return
+    # A hard link is to the file that has the name by now.
+    is_link = info.islnk() or info.issym()
+    target = _target(name, info) if is_link else ""
+    linked = self.members.get(target) if info.islnk() else None
+    for entries in (self.members, self.left_out, self._links):
+      entries.pop(name, None)
+    if reason := _describe_problem(name, info):
+      self.left_out[name] = reason
+    elif linked:
+      self.members[name] = dataclasses.replace(linked, name=name)
+    elif is_link:
+      self._links[name] = target
+    else:
+      self.members[name] = TarMember(
+        self._tar, name, info.offset_data, info.size
+      )
+
+  def follow_links(self) -> None:
+    """Makes links the files that they lead to, over other links or not."""
+    for name, target in self._links.items():
+      seen = {name}
+      while target in self._links and target not in seen:
+        seen.add(target)
+        target = self._links[target]
+      if target in self.members:
+        self.members[name] = dataclasses.replace(
+          self.members[target], name=name
+        )
+      else:
+        reason = f"is a link to no file in the tar ({self._links[name]})"
+        self.left_out[name] = reason
+
+
+def _target(name: str, info: tarfile.TarInfo) -> str:
+  """Returns the name that a link leads to; hard ones have it in full."""
+  folder = "" if info.islnk() else posixpath.dirname(name)
+  return posixpath.normpath(posixpath.join(folder, info.linkname))
+
+
+def _describe_problem(name: str, info: tarfile.TarInfo) -> str:
+  """Returns why a member cannot be read whatever else is there, or ""."""
+  if name.startswith("/"):
+    return "has an absolute name in the tar"
+  if name.split("/")[0] == "..":
+    return "has a name that leads out of the tar"
+  if info.issparse():
+    return "is a sparse file: make the tar without --sparse"
+  is_known = info.isreg() or info.islnk() or info.issym()
+  return "" if is_known else "is no regular file"
 
 
 def _cut(members: dict[str, TarMember]) -> str:

@@ -1,4 +1,4 @@
-"""Text and JSON of users and of runs, as UTF-8."""
+"""Reads and writes text and JSON of users and of runs, as UTF-8."""
 
 import codecs
 import json
@@ -54,10 +54,10 @@ def read_lines(path: epath.PathLike) -> list[str]:
 
 
 def read_unchecked_lines(path: epath.PathLike) -> list[str]:
-  """Returns lines as `read_lines`, of which `check_line` may refuse some.
+  """Returns lines as `read_lines`, but `check_line` may refuse some of them.
 
   Raises:
-    ValueError: UTF-16, which concerns all of them.
+    ValueError: UTF-16, which affects all lines.
   """
   return _split(_decode(path, "surrogateescape"))
 
@@ -103,7 +103,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
   if len(found) < len(pairs):
     keys = [key for key, _ in pairs]
     twice = next(key for key in keys if keys.count(key) > 1)
-    raise ValueError(f"the key '{twice}' stands there twice.")
+    raise ValueError(f"duplicate key '{twice}'.")
   return found
 
 

@@ -10,7 +10,8 @@ import numpy as np
 
 from ccl_jax.array_types import STREAMS, Array, PyTree
 from ccl_jax.diffusion.objective import Example
-from ccl_jax.params.sharding import Layout, put_rows
+from ccl_jax.params.batch_rows import put_rows
+from ccl_jax.params.sharding import Layout
 from ccl_jax.training.setup import TrainSetup
 
 

@@ -1,4 +1,4 @@
-"""The training step of each shape of clips: a program of its own."""
+"""The training steps of all shapes of clips, a separate program each."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -9,7 +9,7 @@ import jax
 from ccl_jax.config import build
 from ccl_jax.data.loader import Loader
 from ccl_jax.data.mixture import Shapes
-from ccl_jax.params import sharding
+from ccl_jax.params import batch_rows
 from ccl_jax.training import step, throughput
 from ccl_jax.training.batch import abstract_batch, put_batch, samples_of
 from ccl_jax.training.setup import TrainSetup, check_parts, flop_shape
@@ -64,7 +64,7 @@ def make_loader(
 
 def local_rows(setup: TrainSetup) -> list[int]:
   """Returns the rows of the padded batch that this host's devices hold."""
-  return sharding.local_rows(setup.plan.layout, setup.num_rows)
+  return batch_rows.local_rows(setup.plan.layout, setup.num_rows)
 
 
 def make_setups(setup: TrainSetup, loader: Loader) -> list[TrainSetup]:

@@ -4,15 +4,15 @@
     with clock("data"):
       batch = loader.batch_at(i)
 
-Time is counted for the innermost open event, or for "other", so that the
+Time is counted for the innermost open event, or for "other" without one, so the
 seconds of all events add up to the wall time since the clock was made.
 
     goodput = seconds of "step" / wall seconds                             (1)
 
 The loop waits for a step during the next one (see `metrics.DelayedMetrics`), so
-"step" is the time in which it only waited for the device. The device also works
-while the loop is in "data" or "other", unless they take longer than a step: (1)
-is a lower bound of the device's share.
+"step" is the time in which it only waits for the device. The device also works
+while the loop is in "data" or "other", unless these take longer than a step:
+(1) is a lower bound of the share of time in which the device works.
 """
 
 import contextlib

@@ -1,8 +1,8 @@
-"""The loss on held-out clips, at times and with noise that never change.
+"""The loss on held-out clips, with times and noise that never change.
 
-The keys of the draws come from the seed and the number of the batch alone, so
-that two steps of a run, or two runs, differ by their parameters only. No text
-is dropped. Names are those of the training metrics after "held_out/": tasks,
+The random keys depend on the seed and the index of the batch alone, so that the
+losses of two steps, or of two runs, differ only by their parameters. No text is
+dropped. The names are those of the training metrics after "held_out/": tasks,
 streams and fifths of the times.
 """
 

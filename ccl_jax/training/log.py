@@ -5,26 +5,26 @@ after the step it resumes from, so that the curve is that of one run. A line has
 these values, and TensorBoard has them under the same names:
 
     loss, grad_norm           means over the steps since the last line
-    learning_rate_factor      the same of the schedule, as used: 1 at the peak
-                              rates; it counts updates, not skipped steps
-    loss/TASK/STREAM          over the samples of a task in these steps
-    loss_t/STREAM/0.2-0.4     over those with a noise time in that fifth
+    learning_rate_factor      mean factor of the schedule: 1 at the peak rates;
+                              it depends on updates, not on skipped steps
+    loss/TASK/STREAM          mean over the samples of a task in these steps
+    loss_t/STREAM/0.2-0.4     mean over samples with a noise time in that fifth
     samples/STREAM            samples in a step whose stream is trained
-    held_out/loss...          the same of held-out clips: see `held_out`
+    held_out/loss...          losses of held-out clips: see `held_out`
     held_out/share/TASK/EAC, onset_F1
-                              of held-out clips of a synthetic world, the share
-                              of the way from blind generators to the codecs'
-                              ceiling: see `generation.held_out_shares`
+                              share of the way from blind generators to the
+                              codecs' ceiling, on held-out clips of a synthetic
+                              world: see `generation.held_out_shares`
     skipped                   steps without an update, since the run's start
     step_seconds, data_seconds, steps_, samples_, tokens_per_second,
     tflops_per_chip, mfu      speed since the last line: see `throughput`
     hbm_gib, hbm_peak_gib     of the fullest device of this host
-    weight/NAME, epochs/NAME  of each data set that the run is trained on
+    weight/NAME, epochs/NAME  of each data set in training
     goodput, time/EVENT       shares of the process's wall time: see `goodput`
 
-All losses are over the steps that made an update, and null if none did; so is
-any value that is not finite. A value that is not known, such as the MFU of an
-unknown chip or the memory of a CPU, is left out.
+All losses are means over the steps that made an update, and null if none did;
+other values that are not finite are null too. Unknown values, such as the MFU
+of an unknown chip or the memory of a CPU, are left out.
 
 A workdir in a bucket is written to once a minute, from a local copy.
 """
@@ -183,7 +183,9 @@ class MetricWriter:
     if not self._is_lead:
       return
     keep = [m for m in read_metrics(workdir) if m["step"] <= self._start]
-    self._skipped = int(keep[-1].get("skipped", 0)) if keep else 0
+    # The line of a held-out loss has no count of skipped steps.
+    counts = (m["skipped"] for m in reversed(keep) if "skipped" in m)
+    self._skipped = int(next(counts, 0))
     self._lines = self._mirror.local / "metrics.jsonl"
     with replacing(self._lines) as partial:
       partial.write_text("".join(json.dumps(m) + "\n" for m in keep))

@@ -1,8 +1,8 @@
-"""The `log` section of a config, and the check of a metric that must be known.
+"""The `log` section of a config, and a check of the metric of `keep_best`.
 
-A loss is in the log of every `log.every_steps` steps, one on held-out clips of
-every `eval.loss_every_steps`, a share of every `eval.every_steps`. Checkpoints
-can only be chosen by what is known whenever one is saved.
+Losses are logged every `log.every_steps` steps, held-out losses every
+`eval.loss_every_steps`, shares every `eval.every_steps`. Checkpoints can only
+be chosen by a metric that is known whenever a checkpoint is saved.
 """
 
 import dataclasses

@@ -4,11 +4,12 @@
     p -= rate(path) * f(step) * (m / (sqrt(v) + eps) + decay * p)          (1)
 
 f rises linearly to 1 over `warmup_steps`, then stays there or falls as a half
-cosine to 0 at the last step. Weight decay is on matrices ("kernel") only. A
-rate of 0 freezes parameters: they get neither optimizer state nor gradients.
+cosine to 0 at the last step. Weight decay applies to matrices ("kernel") only.
+A rate of 0 freezes parameters: they get neither optimizer state nor gradients.
 """
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -65,10 +66,20 @@ class Optimizer:
         f"optimizer.frozen_dtype={self.frozen_dtype!r}: expected one of"
         f" {FROZEN_DTYPES}."
       )
-    if not 0 <= self.ema_decay < 1:
-      raise ValueError(
-        f"optimizer.ema_decay={self.ema_decay!r}: expected 0 <= ema_decay < 1."
-      )
+    for name in ("b1", "b2", "ema_decay"):
+      self._check(name, 0 <= getattr(self, name) < 1, f"0 <= {name} < 1")
+    for name in ("eps", "clip_global_norm"):
+      self._check(name, getattr(self, name) > 0, "more than 0, perhaps inf")
+    for name in ("weight_decay", "warmup_steps"):
+      self._check(name, 0 <= getattr(self, name) < math.inf, "at least 0")
+    rated = all(0 <= rate < math.inf for _, rate in rates)
+    self._check("learning_rates", rated, "rates of at least 0")
+
+  def _check(self, name: str, is_right: bool, expected: str) -> None:
+    """Raises ValueError if a setting is not right."""
+    if not is_right:
+      value = getattr(self, name)
+      raise ValueError(f"optimizer.{name}={value!r}: expected {expected}.")
 
   def make_schedule(self, num_steps: int) -> optax.Schedule:
     """Returns f of eq. 1, a function of the step from 0; 1 is the peak."""

@@ -1,8 +1,9 @@
 """Preemption: SIGTERM, or one Ctrl-C, ends a run after the current step.
 
-A single process only remembers the signal. Several must stop after the same
-step, or some would wait in a collective forever: JAX receives the SIGTERM of
-any process, and all agree on the first step that none of them has passed.
+A single process only remembers the signal. Several processes must stop after
+the same step, or some would wait in a collective forever: JAX receives the
+SIGTERM of any process, and all agree on the first step that no process has
+passed.
 """
 
 import signal

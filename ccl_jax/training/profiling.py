@@ -6,8 +6,9 @@
           ...
 
 `tensorboard --logdir=WORKDIR` with its profile plugin, xprof, shows the trace.
-It has the devices of one process, as all run the same program. The plugin also
-takes a trace at any time, from `--config.log.profiler_port=PORT` of that one.
+It covers the devices of process 0, as all processes run the same program. The
+plugin can also take a trace at any time, from the port of this process that
+`--config.log.profiler_port=PORT` opens.
 """
 
 import contextlib

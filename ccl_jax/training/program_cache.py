@@ -1,16 +1,16 @@
 """Compiled programs of a run, kept for its next start.
 
-JAX runs them as they are, so that whoever can write them can run code here. A
-workdir that came from somebody else may hold some: those of this user are in a
-folder of `compiled/` whose name only this user can know, as it is made of the
-workdir's place and of a secret key,
+JAX runs them as they are, so whoever can write them can run code here. A
+workdir that came from somebody else may hold some. Those of this user are in a
+folder of `compiled/` whose name only this user can compute, from the workdir's
+path and a secret key:
 
     compiled/HMAC(key, absolute path of compiled/)
 
-The key is made at first need in ~/.cache/ccl_jax/key (XDG_CACHE_HOME/ccl_jax).
-With several hosts that of host 0 counts: JAX writes programs from there alone.
-Hosts that are made anew for every start set JAX_COMPILATION_CACHE_DIR to a
-folder that they trust.
+The key is made when first needed, in ~/.cache/ccl_jax/key
+(XDG_CACHE_HOME/ccl_jax). With several hosts, host 0's key is used, as JAX
+writes programs from there alone. Hosts that are created for each start should
+set JAX_COMPILATION_CACHE_DIR to a folder that they trust.
 """
 
 import hmac
@@ -34,7 +34,7 @@ def enable(folder: epath.PathLike) -> None:
   A folder in JAX_COMPILATION_CACHE_DIR has precedence. All processes must call
   this.
   """
-  name = bytes(distributed.values_of_lead(list(_name(folder))))
+  name = bytes(distributed.broadcast_ints(list(_name(folder))))
   if jax.config.jax_compilation_cache_dir is None and any(name):
     path = epath.Path(folder) / name.hex()
     jax.config.update("jax_compilation_cache_dir", os.fspath(path))

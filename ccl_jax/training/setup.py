@@ -1,11 +1,11 @@
-"""All of a config that a training step needs, checked and built once.
+"""Checks and builds once all parts of a config that a training step needs.
 
 Randomness in a step is
 
     key = fold_in(fold_in(key(seed), step), purpose)                       (1)
 
-so that a step does not depend on what ran before it, and a run that is killed
-and resumed equals one that never stopped.
+so a step does not depend on earlier ones, and a run that is killed and resumed
+equals one that never stopped.
 """
 
 import dataclasses

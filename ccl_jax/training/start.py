@@ -1,4 +1,4 @@
-"""The state that a run starts from, the first of these that there is:
+"""The state that a run starts from, the first of these that exists:
 
 1. the newest checkpoint of its workdir;
 2. parameters of earlier runs, by the rules of `config.init`;
@@ -32,7 +32,7 @@ class InitConfig:
     fresh: path regexes of parameters that no earlier run has.
 
   Raises:
-    ValueError: `from_runs` is not made of pairs, or a regex is none.
+    ValueError: `from_runs` is not made of pairs, or a regex is invalid.
   """
 
   from_runs: tuple[tuple[str, str], ...] = ()

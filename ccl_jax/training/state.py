@@ -1,11 +1,11 @@
-"""The training state: a plain dict, split on a mesh by the parameters' rules.
+"""The training state: a plain dict, sharded by the rules of the parameters.
 
     step, skipped          counts; skipped: consecutive steps without an update
     trainable, frozen      the parameters, in two trees
     ema                    the moving average of the trainable ones, or nothing
     optimizer              optax's, for the trainable ones
 
-It is created where it will live; its shapes are known before it exists.
+It is created on its devices; its shapes are known before.
 """
 
 import functools
@@ -43,7 +43,7 @@ def make_state(setup: TrainSetup, params: PyTree) -> PyTree:
 
 
 def init_state(setup: TrainSetup) -> PyTree:
-  """Returns a new state, made by one compiled program where it will live."""
+  """Returns a new state, made on its devices by one compiled program."""
 
   def init():
     key = make_key(setup.seed, 0, INIT)
@@ -72,8 +72,8 @@ def state_shardings(setup: TrainSetup) -> PyTree | None:
     functools.partial(make_state, setup), setup.plan.shapes
   )
   shardings = jax.tree.map(lambda _: layout.sharding(), shapes)
-  for half in ("trainable", "frozen", "ema"):
-    shardings[half] = setup.plan.shardings(shapes[half])
+  for part in ("trainable", "frozen", "ema"):
+    shardings[part] = setup.plan.shardings(shapes[part])
   shardings["optimizer"] = optax.tree.map_params(
     setup.transform, lambda _, s: s, shapes["optimizer"],
     shardings["trainable"], transform_non_params=lambda _: layout.sharding(),
@@ -94,12 +94,12 @@ def replace_params(state: PyTree, params: Mapping[str, Array]) -> PyTree:
     params: path -> array of the parameters to replace.
   """
   new = dict(state)
-  for half in ("trainable", "frozen", "ema"):
-    leaves = trees.flatten(state[half])
+  for part in ("trainable", "frozen", "ema"):
+    leaves = trees.flatten(state[part])
     found = {
       p: params[p].astype(leaves[p].dtype) for p in leaves if p in params
     }
-    new[half] = trees.unflatten(leaves | found)
+    new[part] = trees.unflatten(leaves | found)
   # The step donates its state: the average must not share its arrays.
   new["ema"] = jax.tree.map(jnp.copy, new["ema"])
   return new
@@ -107,8 +107,8 @@ def replace_params(state: PyTree, params: Mapping[str, Array]) -> PyTree:
 
 def state_params(state: PyTree, average: bool = False) -> PyTree:
   """Returns the model's parameters, or their moving average if it exists."""
-  half = state["ema" if average and state["ema"] else "trainable"]
-  return trees.join(half, state["frozen"])
+  part = state["ema" if average and state["ema"] else "trainable"]
+  return trees.join(part, state["frozen"])
 
 
 def _frozen_dtype(setup: TrainSetup, path: str) -> jnp.dtype:
@@ -119,6 +119,6 @@ def _frozen_dtype(setup: TrainSetup, path: str) -> jnp.dtype:
 
 def describe_trainable(state: PyTree) -> str:
   """Returns a line that says how many of the parameters learn."""
-  num, rest = (trees.count(state[half]) for half in ("trainable", "frozen"))
+  num, rest = (trees.count(state[part]) for part in ("trainable", "frozen"))
   total = num + rest
   return f"Training {num:,} of {total:,} parameters ({num / total:.1%})."

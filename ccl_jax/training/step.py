@@ -1,11 +1,9 @@
 """One training step as a pure function of (state, batch).
 
-It has the loss of a batch of mixed tasks, gradients accumulated over
-microbatches, and an update that is skipped if the loss or the gradient is not
-finite.
+It computes the loss of a batch of mixed tasks, accumulates gradients over
+microbatches, and skips the update if the loss or the gradient is not finite.
 """
 
-import dataclasses
 import functools
 from collections.abc import Mapping
 from typing import Any
@@ -36,11 +34,18 @@ def make_example(
 
 
 def loss_and_metrics(
-  params: PyTree, example: Example, setup: TrainSetup
+  params: PyTree,
+  example: Example,
+  setup: TrainSetup,
+  plan: ModelPlan | None = None,
 ) -> tuple[Array, dict[str, dict[str, Array]]]:
-  """Returns the mixed-task loss, and its sums and counts by task."""
+  """Returns the mixed-task loss, and its sums and counts by task.
+
+  Args:
+    plan: of the model, if its layout is not that of the whole batch.
+  """
   predicted = functional.velocity(
-    setup.plan.graph, params,
+    (plan or setup.plan).graph, params,
     example.x_t, example.t, example.text, example.route, example.image,
   )  # fmt: skip
   value, metrics = loss(predicted, example, setup.objective)
@@ -60,18 +65,16 @@ def gradients(
   """
   count, layout = setup.grad_accumulation_steps, setup.plan.layout
   copies = layout.copies("data") if count > 1 else 1
+  plan = setup.plan
   if copies > 1:
-    plan = make_plan(
-      setup.plan.settings, layout.without("data"), setup.plan.lora
-    )
-    setup = dataclasses.replace(setup, plan=plan)
+    plan = make_plan(plan.settings, layout.without("data"), plan.lora)
 
   def loss_of(trainable, example):
     params = trees.join(trainable, state["frozen"])
     if rate := setup.plan.lora.dropout:
       key = make_key(setup.seed, state["step"], DROPOUT)
       params = lora.drop(params, key, rate)
-    return loss_and_metrics(params, example, setup)
+    return loss_and_metrics(params, example, setup, plan)
 
   value_and_grad = functools.partial(
     jax.value_and_grad(loss_of, has_aux=True), state["trainable"]
@@ -93,7 +96,7 @@ def gradients(
   )
   zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), first)
   if copies > 1:
-    zeros = (zeros[0], _own_gradients(zeros[1], setup.plan))
+    zeros = (zeros[0], _own_gradients(zeros[1], plan))
   total, _ = jax.lax.scan(add, zeros, microbatches)
   if copies > 1:
     total = jax.tree.map(lambda x: x.sum(0), total)
@@ -119,9 +122,8 @@ def train_step(
   If the loss or the gradient is not finite, only `step` and `skipped` change.
 
   Metrics are "loss", "grad_norm", "learning_rate_factor" (of the schedule,
-  which counts updates: a skipped step does not move it),
-  "skipped" (steps in a row), and those of `loss.loss`: sums and counts,
-  whose ratio is a mean.
+  which counts updates, not skipped steps), "skipped" (steps in a row), and
+  those of `loss.loss`: sums and counts, whose ratio is a mean.
   """
   key = make_key(setup.seed, state["step"], TRAIN)
   example = make_example(batch, key, setup)
@@ -145,7 +147,7 @@ def update_if(
 ) -> PyTree:
   """Returns the updated state if the step is finite, else the same state.
 
-  A select and no branch: a GPU's host would wait for a branch's condition.
+  It selects instead of branching: a GPU's host would wait for the condition.
   """
   step = functools.partial(update, setup=setup)
 

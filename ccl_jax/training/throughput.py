@@ -5,9 +5,9 @@
     FLOP/s   = useful FLOPs of a step / seconds / chips
     MFU      = FLOP/s / peak of the chip (dense bfloat16)
 
-Useful FLOPs are counted by hand (`cost/flops.py`); what rematerialisation
-computes again is not counted. The peak of a chip that is not in `cost/chips.py`
-is unknown; then there is neither FLOP/s nor MFU.
+Useful FLOPs are counted by formula (`cost/flops.py`), without recomputation by
+rematerialisation. If a chip is not in `cost/chips.py`, its peak is unknown, and
+there is neither FLOP/s nor MFU.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""The workdir of a run: what it is, and whether data and model fit it."""
+"""The workdir of a run, and checks that data and model fit it."""
 
 import copy
 import dataclasses
@@ -29,7 +29,7 @@ def fit_to_data(config: Mapping[str, Any]) -> dict[str, Any]:
   """Returns a config with the rates of its data, and says what changed.
 
   A model needs the number of audio latents in the time of a video latent, and
-  for positions in seconds the rate itself. They are no choice of the user's.
+  for positions in seconds the rate itself. Users do not choose these.
 
   Raises:
     ValueError: there are no data.

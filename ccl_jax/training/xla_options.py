@@ -3,12 +3,13 @@
 They are passed to the compiler with the program and not through XLA_FLAGS, so
 that `ccl_jax.compile` uses the same ones for a pod that is not at hand. A group
 is a name for several options, which depend on the chip. libtpu compiles with
-all groups; none is on by default, since none was timed on a TPU. Those of GPUs
-are of JAX's "GPU performance tips", for communication, and not timed either.
+all groups; none is on by default, because none has been timed on a TPU. The GPU
+options follow the section on communication of JAX's "GPU performance tips" and
+are untimed too.
 
 Collectives that run beside computation need no option on v5e, where libtpu
 continues them through fusions, nor on tpu7x, whose sparse cores run them. On
-v6e those do with the group `sparse_core`; with libtpu 0.0.52
+v6e sparse cores run them with the group `sparse_core`; with libtpu 0.0.52
 `xla_tpu_enable_async_collective_fusion` changes nothing there, and fails
 together with `xla_enable_async_all_gather`.
 """

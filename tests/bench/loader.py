@@ -56,7 +56,8 @@ def write(
 ) -> int:
   """Writes `num` records of noise of each shape; returns their bytes.
 
-  lacks: streams that they do not have.
+  Args:
+    lacks: streams that they do not have.
   """
   rng, codecs, total = np.random.default_rng(0), make_codecs(), 0
   below = [f"{shape}" for shape in shapes[1:]]

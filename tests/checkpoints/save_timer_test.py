@@ -56,7 +56,7 @@ def test_it_is_seldom_asked_of_the_lead(monkeypatch):
   asked = []
   monkeypatch.setattr(
     save_timer.distributed,
-    "values_of_lead",
+    "broadcast_ints",
     lambda values: asked.append(values) or values,
   )
   assert [step for step, _ in saves(30, [0.125] * 30000)] == [14400, 28800]

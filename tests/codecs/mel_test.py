@@ -53,6 +53,13 @@ def test_griffin_lim_keeps_the_mel_and_is_deterministic():
   assert np.abs(mel.log_mel(wave) - original).mean() < 0.06
 
 
+def test_what_is_not_finite_or_far_too_loud_is_a_finite_wave():
+  wrong = np.array([np.nan, np.inf, -np.inf, 50.0], np.float32)
+  made = mel.griffin_lim(np.broadcast_to(wrong[:, None, None], (4, 20, 80)))
+  assert np.isfinite(made).all()
+  assert not made[[0, 2]].any() or np.abs(made[[0, 2]]).max() < 1e-3
+
+
 @pytest.mark.parametrize("config", [mel.MEL_16K, mel.MEL_44K], ids=str)
 def test_a_wave_does_not_depend_on_its_batch(config):
   """Bit for bit: not on the number of items, nor on the order."""

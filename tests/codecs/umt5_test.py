@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ccl_jax.codecs import runner, umt5
-from ccl_jax.params import nnx_utils, sharding, trees
+from ccl_jax.params import batch_rows, nnx_utils, trees
 from ccl_jax.params.sharding import make_mesh
 from tests.codecs.draw import draw
 
@@ -74,7 +74,7 @@ def test_a_mesh_gives_the_same(vectors):
   )
   up = trees.flatten(params)["encoder/blocks/up/kernel"]
   assert up.addressable_shards[0].data.shape == (2, 8, 12)
-  ids, lengths = (sharding.put_rows(layout, 4, range(4), x) for x in INPUTS)
+  ids, lengths = (batch_rows.put_rows(layout, 4, range(4), x) for x in INPUTS)
   program = umt5.encode.lower(
     params, ids, lengths, config=CONFIG, layout=layout
   ).compile()

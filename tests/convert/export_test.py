@@ -316,6 +316,7 @@ def test_what_the_folder_says(exported):
   [
     ({"kind": "cca", "num_audio_lct": 2, "num_video_lct": 3}, False),
     ({}, False),
+    ({"kind": "cca", "dcr": False}, True),
     ({"kind": "cca", "num_audio_lct": 0, "num_video_lct": 3}, True),
     ({"kind": "gated"}, True),
     ({"kind": "independent"}, True),

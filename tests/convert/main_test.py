@@ -1,6 +1,7 @@
 """python -m ccl_jax.convert, from the flags to the files."""
 
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -44,7 +45,11 @@ def test_errors_are_one_line(tmp_path):
       ("from-jax",),
       "expected a command: from-torch, to-torch, average, merge, inspect.",
     ),
-    (("from-torch", *flags), f"'{tmp_path}' exists; --force replaces it."),
+    (
+      ("from-torch", *flags, "--force"),
+      f"--output={tmp_path} holds the input '{tmp_path}/no.pth': choose another"
+      " --output.",
+    ),
   ):
     done = run(*arguments)
     assert done.returncode == 2
@@ -70,9 +75,36 @@ def test_a_run_to_torch_and_the_mean_of_its_steps(tmp_path):
   assert " parameters of step 2, in float32." in done.stdout
   found = sorted(path.name for path in (tmp_path / "x").iterdir())
   assert found == ["README.md", "run", "scheduler", "transformer"]
+  status, text = commands.call("convert", "inspect", tmp_path / "x")
+  assert status == 0 and text.startswith("shown: transformer\n"), text
+  count = re.search(r"with ([\d,]+) parameters", done.stdout)[1]
+  rows = [line.split() for line in text.splitlines()]
+  assert count in next(row for row in rows if row[:1] == ["all"])
+  for at in ("run", "run/checkpoints", "."):  # the run, a part, and around
+    status, text = commands.call(
+      "convert", "to-torch", f"--workdir={workdir}/checkpoints/2",
+      f"--output={tmp_path}/{at}", "--force",
+    )  # fmt: skip
+    assert status == 2 and text.count("\n") == 1, text
+    assert "choose another --output" in text
+  assert (workdir / "checkpoints" / "2").exists()
+  for force in ((), ("--force",)):  # what was exported is replaced
+    status, text = commands.call(
+      "convert", "to-torch", f"--workdir={workdir}", f"--output={tmp_path}/x",
+      "--component=video", *force,
+    )  # fmt: skip
+    assert (status == 0) == bool(force), text
+  found = sorted(path.name for path in (tmp_path / "x").iterdir())
+  assert found == ["README.md", "scheduler", "transformer"]
   done = run(
     "average", f"--workdir={workdir}", f"--output={tmp_path}/mean",
     "--steps=1,2",
   )  # fmt: skip
   assert done.returncode == 0, done.stderr
   assert "/mean: mean of steps 1, 2, " in done.stdout
+  status, text = commands.call(
+    "convert", "merge", f"--workdir={workdir}", f"--lora={tmp_path}/mean:0.8",
+    f"--output={tmp_path}/mean", "--force",
+  )  # fmt: skip
+  assert status == 2 and "mean is the input" in text
+  assert (tmp_path / "mean" / "about.json").exists()

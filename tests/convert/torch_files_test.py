@@ -157,6 +157,30 @@ def test_an_index_that_does_not_fit(tmp_path):
     torch_files.open_state_dict(tmp_path)
 
 
+MAPS = '["a"]', "{}", "null", '"a"', '{"a": 1}', '{"a": ["b"]}', '{"a": null}'
+
+
+@pytest.mark.parametrize(
+  "text", ["[]", "3", "{}", *(f'{{"weight_map": {x}}}' for x in MAPS)]
+)
+def test_what_is_no_index_is_one_error(tmp_path, text):
+  path, _ = shard(tmp_path)
+  path.write_text(text)
+  with pytest.raises(ValueError, match="is not an index of shards: ") as error:
+    torch_files.open_state_dict(tmp_path)
+  assert "\n" not in str(error.value)
+  path.write_text('{"weight_map": {"a": "."}}')  # the folder itself
+  refusal(tmp_path, "lacks shards")
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR")
+@pytest.mark.parametrize("layout", ["sparse_coo", "sparse_csr"])
+def test_sparse_tensors_are_refused_by_name(tmp_path, layout):
+  x = torch.eye(3).to_sparse(layout=getattr(torch, layout))
+  torch.save({"dense": torch.eye(2), "thin": x}, tmp_path / "x.bin")
+  refusal(tmp_path / "x.bin", "'thin'", f"torch.{layout}", "to_dense()")
+
+
 class Evil:
   def __init__(self, folder):
     self.folder = folder

@@ -90,7 +90,8 @@ def write_records(
 def write_shapes(path, name, shapes, lacks=()):
   """A set of clips of several shapes, as encoding writes it; returns its path.
 
-  shapes: (frames, size) -> number of clips, "NAME SHAPE NUMBER".
+  Args:
+    shapes: (frames, size) -> number of clips, "NAME SHAPE NUMBER".
   """
   made, folders = codecs(), {}
   for i, (frames, size) in enumerate(shapes):

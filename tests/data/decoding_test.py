@@ -31,7 +31,7 @@ def test_latents_become_the_clips_they_were(data, tmp_path):
   names = decoding.decode_records(data, tmp_path / "out", "train", 8)
   assert names == ["a/0.mp4", "1.mp4", "2.wav", "1_3.mp4"]
   files = [p for p in (tmp_path / "out").rglob("*") if p.is_file()]
-  assert len(files) == 4
+  assert len(files) == 5  # and decoded.json
   video, audio = media.read_clip(tmp_path / "out" / "a" / "0.mp4")
   original = clips.clip(0)
   assert video.shape == original.video.shape
@@ -52,12 +52,32 @@ def test_as_many_as_asked_for_of_the_split(data, tmp_path):
     decoding.decode_records(data, tmp_path / "out", "hard", 1, force=True)
   assert (tmp_path / "out" / "a" / "0.mp4").exists()
   names = decoding.decode_records(data, tmp_path / "out", "easy", 1, force=True)
-  assert [p.name for p in (tmp_path / "out").iterdir()] == names == ["3.mp4"]
+  assert names == ["3.mp4"]
+  found = {p.name for p in (tmp_path / "out").iterdir()}
+  assert found == {"3.mp4", decoding.FILE}
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_only_what_was_decoded_is_replaced(data, tmp_path, force):
+  (tmp_path / "mine").mkdir()
+  (tmp_path / "mine" / "a.mp4").touch()
+  (tmp_path / "link").symlink_to(data)
+  for output, reason in (
+    (data, "is the input"),
+    (tmp_path / "link", "is the input"),
+    (data.parent, "holds the input"),
+    (data / "codecs", "did not write it"),
+    (tmp_path / "mine", "did not write it"),
+  ):
+    with pytest.raises(ValueError, match=reason):
+      decoding.decode_records(data, output, "train", 1, force=force)
+  assert (data / "metadata.json").exists()
+  assert (tmp_path / "mine" / "a.mp4").exists()
 
 
 def test_long_names_are_cut_and_stay_different(data, tmp_path):
   names = decoding.decode_records(data, tmp_path / "out", "long", 2)
-  assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted(names)
+  assert sorted(p.name for p in (tmp_path / "out").glob("x*")) == sorted(names)
   assert len(set(names)) == 2 and all(len(name) < 220 for name in names)
 
 

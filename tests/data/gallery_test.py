@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from ccl_jax.data import decoding, gallery, media
+from tests import commands
 from tests.data import clips
 
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)> \u2028 é"
@@ -71,6 +72,14 @@ def test_a_page_has_frames_sound_and_text(data, tmp_path, monkeypatch):
   # No text of a clip became a tag, and nothing is fetched.
   assert page.tags.count("script") == 4 and "img" not in page.tags
   assert "http" not in output.read_text()
+
+
+def test_a_folder_is_refused_before_anything_is_drawn(data, tmp_path):
+  status, text = commands.call(
+    "browse", f"--data={data}", f"--output={tmp_path}"
+  )
+  assert status == 2
+  assert text == f"error: '{tmp_path}': Is a directory\n"
 
 
 def test_some_clips_are_evenly_chosen(data, tmp_path):

@@ -19,7 +19,8 @@ KINDS = {
 class FakeVideo:
   """Means of patches in three channels; logvar is the brightness.
 
-  stop_after: number of calls after which it raises KeyboardInterrupt.
+  Args:
+    stop_after: number of calls after which it raises KeyboardInterrupt.
   """
 
   channels, stride, has_logvar = 3, (4, 8, 8), True

@@ -1,5 +1,6 @@
 """Sound and pictures that leave as they came."""
 
+import struct
 from fractions import Fraction
 
 import av
@@ -266,3 +267,37 @@ def test_more_channels_than_flac_has_stay_mixed_to_one(tmp_path):
   media.write_mp4(path, film(), FPS, sound, audio_codec="flac")
   muxing.restore_stream(path, "audio", source, SECONDS)
   np.testing.assert_allclose(media.read_clip(path).audio, sound, atol=1e-4)
+
+
+def cut_by_edits(path, *spans):
+  """Gives the one track of an mp4 file an edit list of these seconds."""
+  data, delay = bytearray(path.read_bytes()), 1024
+  edits = b"".join(
+    struct.pack(
+      ">IiI", round((b - a) * 1000), delay + round(a * 48_000), 1 << 16
+    )
+    for a, b in spans
+  )
+  box = struct.pack(">I4sII", 16 + len(edits), b"elst", 0, len(spans)) + edits
+  box = struct.pack(">I4s", 8 + len(box), b"edts") + box
+  place = data.rindex(b"edts") - 4
+  (old,) = struct.unpack_from(">I", data, place)
+  data[place : place + old] = box
+  for name in (b"trak", b"moov"):  # which hold it, behind the data
+    start = data.rindex(name) - 4
+    (size,) = struct.unpack_from(">I", data, start)
+    struct.pack_into(">I", data, start, size + len(box) - old)
+  path.write_bytes(data)
+
+
+def test_sound_that_edits_cut_out_does_not_come_back(tmp_path):
+  source, path = tmp_path / "a.mp4", tmp_path / "made.mp4"
+  write_sound(source, "aac")
+  cut_by_edits(source, (0.2, 1.0), (1.1, 2.3))
+  sound = media.read_clip(source, frames=50, streams=("audio",)).audio
+  media.write_mp4(path, film(), FPS, sound)
+  muxing.restore_stream(path, "audio", source, SECONDS)
+  assert decoded(path).size / 2 / 48_000 == pytest.approx(SECONDS, abs=0.022)
+  found = media.read_clip(path).audio
+  np.testing.assert_allclose(flash.beep_times(found), [0.2, 0.9], atol=0.03)
+  np.testing.assert_allclose(found, sound, atol=1e-3)

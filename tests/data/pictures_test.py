@@ -8,6 +8,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from ccl_jax.data import media
+from ccl_jax.data.pictures import RgbConverter
 from tests.data import flash
 
 MATRICES = {  # (a, b, c, d) of a display matrix, and what it does.
@@ -359,3 +360,11 @@ def test_damaged_exif_turns_no_picture(tmp_path, suffix, data):
   image.save(path, exif=b"Exif\0\0" + data)
   found = flash.corners(media.read_image(path))
   np.testing.assert_allclose(found, flash.QUADRANTS, atol=4)
+
+
+def test_frames_of_another_size_are_scaled_to_the_first():
+  to_rgb = RgbConverter(None)
+  for size in ((48, 64), (24, 32), (64, 48)):
+    image = np.full((*size, 3), 90, np.uint8)
+    found = to_rgb(av.VideoFrame.from_ndarray(image))
+    assert found.shape == (48, 64, 3) and abs(found - 90.0).max() < 2

@@ -121,6 +121,16 @@ def test_what_cannot_be_made_is_told_and_the_others_go_on(
   assert np.corrcoef(made.audio[inner], given[inner])[0, 1] > 0.9
 
 
+def test_a_result_does_not_replace_its_own_input(pipeline, inputs, tmp_path):
+  (tmp_path / "a2v").mkdir()
+  own = tmp_path / "a2v" / "0.mp4"
+  own.write_bytes(b"mine")
+  generator, _ = make(pipeline, tmp_path)
+  (problem,) = generator.run(items(1, "a2v", audio=str(own)))
+  assert problem.startswith("line 0: ") and "is the input" in problem
+  assert own.read_bytes() == b"mine"
+
+
 def test_a_result_without_its_given_stream_is_not_left(
   pipeline, inputs, tmp_path, monkeypatch
 ):

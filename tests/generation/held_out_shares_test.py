@@ -9,8 +9,8 @@ from ccl_jax.codecs.api import Codecs
 from ccl_jax.data import decoding, records
 from ccl_jax.data.clip import ClipShape, GeneratedClip
 from ccl_jax.data.loader import read_clips
+from ccl_jax.generation.eval_config import EvalConfig
 from ccl_jax.generation.held_out_shares import open_shares
-from ccl_jax.generation.previews import EvalConfig
 from tests import small_world
 from tests.training import setups
 

@@ -98,6 +98,7 @@ def test_one_text_is_one_clip(pipeline):
       r"expected \(3200,\)",
     ),
     ({"task": "t2v", "prompts": ["word " * 5000]}, "has 5001 tokens"),
+    ({"task": "t2v", "prompts": ["x"], "seeds": [None]}, 'expected a "seed"'),
     (
       {"task": "t2v", "prompts": ["x"], "negative": "a " * 99},
       "has 100 tokens",

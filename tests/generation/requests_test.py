@@ -49,7 +49,7 @@ def test_lines_take_what_they_lack_from_the_flags(tmp_path):
     ('{"negative": "x"}', 'expected a "prompt"'),
     ('{"prompt": "x", "sede": 3}', "Did you mean 'seed'"),
     ('{"prompt": "x", "steps": 3}', "Unknown key 'steps' of a prompt. Known"),
-    ('{"prompt": "x", "prompt": "y"}', "'prompt' stands there twice"),
+    ('{"prompt": "x", "prompt": "y"}', "duplicate key 'prompt'"),
     ('{"prompt": ' + "[" * 100_000, "nested too deeply"),
     ('{"prompt": "x", "seed": ' + "9" * 5000 + "}", "4300 digits"),
     ('{"prompt": "\\udc00"}', '"prompt" has half a character'),

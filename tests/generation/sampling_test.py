@@ -247,6 +247,7 @@ def test_keys_of_a_14b_video_take_as_much_as_documented():
   [
     ({"num_inference_steps": 0}, "num_inference_steps is 0"),
     ({"shift": 0.0}, "sampling.shift is 0.0"),
+    ({"shift": float("inf")}, "sampling.shift is inf"),
     ({"audio_shift": -1.0}, "sampling.audio_shift is -1.0"),
     ({"video_guidance_scale": -1.0}, "video_guidance_scale is -1.0"),
     ({"audio_cross_guidance_scale": -0.5}, "cross_guidance_scale is -0.5"),

@@ -37,6 +37,9 @@ def floors(world):
     ]
     seen.append(measure(world, videos=[render_video(s) for s in scenes]))
     heard.append(measure(world, sounds=[render_sound(s) for s in scenes]))
+  mouth = blind.mean_mouth(49, FPS)
+  mean = [render_video(s, mouth=mouth) for s in scenes]
+  seen.append(measure(world, videos=mean))
   rows = {"videos": seen, "sounds": heard, "both": seen + heard}
   best = {name: bootstrap.best(row) for name, row in rows.items()}
   return best | {"truth": measure(world)}
@@ -101,6 +104,16 @@ def curtain(video, sound):
 
 
 TIME = np.arange(49) / FPS
+
+
+def one_opening(video, sound):
+  """The clip's own frames, from the mouth's rest to its widest and back."""
+  order = tracks.mouth_opening(video, tracks.find_face(video)).argsort()
+  return video[
+    order[np.round(48 * np.sin(np.pi * TIME / TIME[-1])).astype(int)]
+  ]
+
+
 VIDEOS = {
   "black": lambda v, s: np.zeros_like(v),
   "white": lambda v, s: np.full_like(v, 255),
@@ -131,6 +144,7 @@ VIDEOS = {
     (np.arange(49) % 2)[:, None, None, None] > 0,
     still(v), v[tracks.mouth_opening(v, tracks.find_face(v)).argmax()],
   ),
+  "mouth that opens once": one_opening,
   "reversed": lambda v, s: v[::-1],
   "still ball": ball_at(np.full(49, 50.0)),
   "yellow": lambda v, s: v // 255 + np.uint8([[[[247, 230, 38]]]]),

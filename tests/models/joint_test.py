@@ -233,6 +233,9 @@ def test_full_sizes_have_their_parameters(size, video, audio):
     ({"fusion": Frozen(kind="cc")}, "independent, gated, cca"),
     ({"fusion": Frozen(kind="cca", lct=3)}, "key 'model.fusion.lct'"),
     ({"fusion": Frozen(kind="cca", positions="x")}, "index"),
+    ({"fusion": Frozen(kind="cca", num_video_lct=-1)}, "num_video_lct=-1"),
+    ({"num_layers": 0}, "num_layers=0: expected at least 1"),
+    ({"video": Frozen(tiny.SETTINGS["video"] | {"heads": 0})}, "heads=0"),
   ],
 )  # fmt: skip
 def test_wrong_settings_are_named(fields, words):

@@ -11,7 +11,7 @@ from flax import nnx
 
 from ccl_jax.checkpoints import manager, restore
 from ccl_jax.models import functional, layers
-from ccl_jax.params import lora, sharding, trees
+from ccl_jax.params import batch_rows, lora, sharding, trees
 from ccl_jax.params.lora import LoRAConfig
 from ccl_jax.params.sharding import AXES
 from ccl_jax.training import step
@@ -122,7 +122,7 @@ def test_a_mesh_changes_nothing_but_rounding():
     if s.plan.layout.mesh is not None:
       params = jax.device_put(params, s.plan.shardings(params))
     trainable, frozen = s.optimizer.split(params)
-    rows = sharding.local_rows(s.plan.layout, s.batch_size)
+    rows = batch_rows.local_rows(s.plan.layout, s.batch_size)
 
     @jax.jit
     def take(trainable, frozen, batch, s=s):
@@ -224,7 +224,11 @@ def test_dropout_leaves_out_channels_and_keeps_the_mean():
     ({"rules": (("audio/.*/kernel", 0),)}, "expected 1 to 2"),
     ({"rules": (("audio/.*/kernel", 3),)}, "expected 1 to 2"),
     ({"rules": (("audio/(/kernel", 2),)}, "is no regex"),
-    ({"rules": (), "train_also": ("fusion/x",)}, "train_also: 'fusion/x'"),
+    ({"rules": (), "train_also": ("fusion/.*",)}, "without lora.rules"),
+    (
+      {"rules": (("audio/.*/kernel", 2),), "train_also": ("fusion/x",)},
+      "train_also: 'fusion/x'",
+    ),
     (
       {"rules": (("audio/.*/kernel", 2),), "train_also": ("audio/.*",)},
       "one of the two",

@@ -11,7 +11,7 @@ import pytest
 from ccl_jax.cost import hlo
 from ccl_jax.cost.collectives import collectives
 from ccl_jax.models import functional
-from ccl_jax.params import sharding, trees
+from ccl_jax.params import batch_rows, sharding, trees
 from ccl_jax.params.sharding import AXES, Layout, make_mesh
 from ccl_jax.training import step
 from ccl_jax.training.batch import abstract_batch, put_batch, samples_of
@@ -23,7 +23,7 @@ from tests.params.sharded import FRAMES, MODEL, SMALL, batch
 from tests.training import setups
 
 
-def gradients(sizes, devices, **options):
+def gradients(sizes, devices, b=8, **options):
   """(loss, gradients by path) of random parameters, on a mesh."""
   self_attention = options.pop("self_attention", "gather")
   rules = {}
@@ -36,14 +36,16 @@ def gradients(sizes, devices, **options):
     mesh=dict(zip(AXES, sizes, strict=True)),
     sharding=SMALL | {"self_attention": self_attention} | rules,
     objective={"first_frame_probability": 0.5},
+    batch_size=b,
     **options,
   )
   params = tiny.randomize(setup.plan.shapes)
   if setup.plan.layout.mesh is not None:
     params = jax.device_put(params, setup.plan.shardings(setup.plan.shapes))
-  rows = sharding.local_rows(setup.plan.layout, setup.num_rows)
+  rows = batch_rows.local_rows(setup.plan.layout, setup.num_rows)
   samples = samples_of(setup, rows)
-  local = {k: v if k == "null_text" else v[samples] for k, v in batch().items()}
+  local = batch(b)
+  local |= {k: v[samples] for k, v in local.items() if k != "null_text"}
 
   @jax.jit
   def take(params, batch):
@@ -70,6 +72,11 @@ def single(**options):
     ((2, 1, 2, 2), {"grad_accumulation_steps": 2}),
     ((2, 1, 2, 2), {"grad_accumulation_steps": 3}),  # 4 of 12 rows are padding
     ((2, 2, 2, 1), {"grad_accumulation_steps": 2, "fsdp_over": "slice"}),
+    # 7 of 16 rows are padding, and each copy of the parameters has 8 rows.
+    (
+      (2, 2, 2, 1),
+      {"b": 9, "grad_accumulation_steps": 2, "fsdp_over": "slice"},
+    ),
     ((1, 2, 4, 1), {"fsdp_over": "context"}),
     ((1, 2, 4, 1), {"c": 2.1}),  # as many latents, on more tokens
   ],
@@ -77,7 +84,7 @@ def single(**options):
 )
 def test_a_mesh_changes_nothing_but_rounding(sizes, options):
   value, grads, metrics = gradients(sizes, jax.devices(), **options)
-  kind = {name: options[name] for name in options if name == "c"}
+  kind = {name: options[name] for name in options if name in ("b", "c")}
   expected, single_grads, single_metrics = single(**kind)
   assert abs(value - expected) < 1e-6 * expected
   for path, g in single_grads.items():
@@ -150,6 +157,8 @@ def test_sizes_that_do_not_fit_are_an_error(sizes):
 def test_data_runs_between_slices():
   with pytest.raises(ValueError, match="data a multiple of the slices"):
     make_mesh(jax.devices(), data=1, num_slices=2)
+  with pytest.raises(ValueError, match="num_slices=0: expected at least 1"):
+    make_mesh(jax.devices(), num_slices=0)
 
 
 RULES = ((".*/kernel", ("fsdp",)), (".*", ()))
@@ -226,9 +235,9 @@ def test_rows_of_a_host_are_those_of_its_devices():
   rules = get_config("size=tiny").sharding.activations
   mesh = make_mesh(jax.devices(), data=2, fsdp=2, context=2)
   placed = Layout(mesh, (), rules)
-  assert sharding.local_rows(placed, 8) == list(range(8))
+  assert batch_rows.local_rows(placed, 8) == list(range(8))
   array = np.arange(16.0).reshape(8, 2)
-  put = sharding.put_rows(placed, 8, range(8), array)
+  put = batch_rows.put_rows(placed, 8, range(8), array)
   np.testing.assert_array_equal(put, array)
   assert {s.data.shape for s in put.addressable_shards} == {(2, 2)}
 

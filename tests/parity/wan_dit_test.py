@@ -110,10 +110,11 @@ def route(b):
 def both(latents, times, text, image=None):
   """Outputs of both as (b, f, h, w, c), and those of torch's every block.
 
-  times: (b,), or (b, f, tokens of a frame).
-  image: for the model that is told of one. The original takes the last 512 of
-    image and text tokens for the text's: there each comes as often as it needs,
-    which is the same to attention.
+  Args:
+    times: (b,), or (b, f, tokens of a frame).
+    image: for the model that is told of one. The original takes the last 512 of
+      image and text tokens for the text's: there each comes as often as it
+      needs, which is the same to attention.
   """
   module, graph, params, _, _ = pair("i2v" if image else "t2v")
   seen, told, tokens = text, latents, None

@@ -68,7 +68,7 @@ print(
   jax.process_count(), len(jax.devices()),
   distributed.is_lead() == (index == 0),
   distributed.all_agree(True), distributed.all_agree(index == 0),
-  distributed.floats_of_lead([0.1 + index, -1e-300, float("inf")]),
+  distributed.broadcast_floats([0.1 + index, -1e-300, float("inf")]),
 )
 distributed.shutdown()
 """

@@ -40,16 +40,16 @@ OTHERS = [
 
 
 @pytest.mark.parametrize("error", PASSING, ids=lambda e: type(e).__name__)
-def test_what_may_pass_is_said_so(error):
+def test_what_is_transient_is_said_so(error):
   text = bucket_errors.describe(error)
   assert text.startswith("A bucket could not be reached: ")
-  assert bucket_errors.may_pass(error) and "spec=" not in text
+  assert bucket_errors.is_transient(error) and "spec=" not in text
 
 
 @pytest.mark.parametrize("error", LASTING, ids=lambda e: type(e).__name__)
 def test_what_another_start_meets_again(error):
   text = bucket_errors.describe(error)
-  assert not bucket_errors.may_pass(error) and "\n" not in text
+  assert not bucket_errors.is_transient(error) and "\n" not in text
   assert "reached" not in text
 
 

@@ -95,6 +95,38 @@ def test_a_folder_is_not_replaced_by_a_file(tmp_path):
   assert [path.name for path in tmp_path.rglob("*")] == ["clips", "a.mp4"]
 
 
+def test_an_output_neither_is_nor_holds_an_input(folder):
+  for inside in ("a", "a/b", "a/./b/../c"):
+    with pytest.raises(ValueError, match="choose another --output"):
+      files.check_apart(folder / "a", None, folder / inside)
+  files.check_apart(folder / "a" / "b", folder / "a", folder / "ab")
+  files.check_apart(folder / "a", folder / "ab", "gs://other/a", "/other")
+
+
+def test_links_do_not_hide_an_input(tmp_path):
+  (tmp_path / "real").mkdir()
+  (tmp_path / "link").symlink_to("real")
+  with pytest.raises(ValueError, match="holds the input"):
+    files.check_apart(tmp_path / "link", tmp_path / "real" / "a.mp4")
+
+
+def test_only_what_the_command_wrote_is_replaced(folder):
+  def is_own(names):
+    return names == {"mark"}
+
+  output = folder / "out"
+  files.check_new(output, False, is_own)
+  output.mkdir()
+  (output / "mark").write_text("")
+  files.check_new(output, True, is_own)
+  with pytest.raises(ValueError, match="or replace it with --force"):
+    files.check_new(output, False, is_own)
+  (output / "mine").write_text("")
+  for force, path in ((True, output), (False, output / "mine")):
+    with pytest.raises(ValueError, match=r"did not write it: .* --output\.$"):
+      files.check_new(path, force, is_own)
+
+
 @pytest.mark.parametrize(
   "error",
   [

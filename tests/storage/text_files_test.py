@@ -42,7 +42,7 @@ def test_line_separators_of_unicode_do_not_end_a_line(tmp_path):
     ("", "not JSON"),
     ('{"a": [1, ', "not JSON"),
     ("[1]", "expected an object"),
-    ('{"a": 1, "a": 2}', "the key 'a' stands there twice"),
+    ('{"a": 1, "a": 2}', "duplicate key 'a'"),
   ],
 )
 def test_json_that_is_damaged_is_named(tmp_path, text, reason):

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from ccl_jax.params import sharding, trees
+from ccl_jax.params import batch_rows, trees
 from ccl_jax.training import step
 from ccl_jax.training.batch import put_batch
 from ccl_jax.training.setup import make_key, make_setup
@@ -81,7 +81,7 @@ def test_a_mesh_changes_nothing_but_rounding():
     params = tiny.randomize(s.plan.shapes)
     if s.plan.layout.mesh is not None:
       params = jax.device_put(params, s.plan.shardings(s.plan.shapes))
-    rows = sharding.local_rows(s.plan.layout, s.num_rows)
+    rows = batch_rows.local_rows(s.plan.layout, s.num_rows)
 
     @jax.jit
     def take(params, batch):

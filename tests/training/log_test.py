@@ -93,6 +93,11 @@ def test_a_resumed_run_drops_the_lines_of_steps_that_it_makes_again(workdir):
   lines = read(workdir)
   assert [line["step"] for line in lines] == [2, 4, 6, 8, 9]
   assert [line["skipped"] for line in lines] == [0, 1, 1, 1, 1]
+  # A line of held-out losses, which has no count, may be a step's last.
+  with (workdir / "metrics.jsonl").open("a") as file:
+    file.write('{"step": 9, "held_out/loss": 1.0}\n')
+  run(workdir, 9, 11)
+  assert read(workdir)[-1]["skipped"] == 1
   boards = list((workdir / "tensorboard").iterdir())
   assert all(path.name.startswith("events.") for path in boards)
 

@@ -28,6 +28,13 @@ def test_the_rate_rises_then_stays_or_falls(schedule, falling):
   [
     ({"schedule": "linear"}, "schedule='linear'"),
     ({"ema_decay": 1.5}, "ema_decay=1.5"),
+    ({"b1": 1.0}, "b1=1.0: expected 0 <= b1 < 1"),
+    ({"b2": float("nan")}, "b2=nan"),
+    ({"eps": -1.0}, "eps=-1.0"),
+    ({"clip_global_norm": 0.0}, "clip_global_norm=0.0: expected more than 0"),
+    ({"weight_decay": -1.0}, "weight_decay=-1.0"),
+    ({"warmup_steps": -1}, "warmup_steps=-1"),
+    ({"learning_rates": ((".*", -1.0),)}, "learning_rates=.*at least 0"),
     ({"frozen_dtype": "int8"}, "frozen_dtype='int8'"),
     ({"learning_rates": (("[", 1e-4),)}, "learning_rates: '\\[' is no regex"),
   ],

@@ -1,4 +1,4 @@
-"""Annotations of a data set joined with the clips that are there."""
+"""Joins the annotations of a data set with the clips in a folder."""
 
 import json
 import posixpath
@@ -12,7 +12,7 @@ from ccl_jax.data.annotations.layouts import Annotation
 from ccl_jax.data.clip import SUFFIXES, without_suffix
 from ccl_jax.data.encode.caption_files import TIMES, check_row
 from ccl_jax.data.encode.captions import list_clip_files
-from ccl_jax.storage.files import replacing
+from ccl_jax.storage.files import check_apart, check_file, replacing
 
 
 class Joined(NamedTuple):
@@ -43,9 +43,9 @@ class Joined(NamedTuple):
 def join(annotations: Iterable[Annotation], folder: epath.PathLike) -> Joined:
   """Returns a row for every annotation whose clip is in the folder.
 
-  A name fits a file if one of both paths is the end of the other, whatever
-  their suffixes; of the files that fit a video comes before a sound. Of several
-  captions of one clip the first is taken, unless they are of segments of it.
+  A name fits a file if either path ends with the other, ignoring suffixes; if
+  several files fit, a video comes before a sound. If a clip has several
+  captions, the first is taken, unless they describe segments of it.
 
   Raises:
     ValueError: no clip in the folder, a row that captions cannot have, or
@@ -85,6 +85,25 @@ def _check_one(first: str, name: str, clip: str) -> None:
     raise ValueError(
       f"The annotations of {first} and of {name} both fit {clip}: keep the"
       " clips in folders as the annotations name them."
+    )
+
+
+def check_output(
+  path: epath.PathLike, inputs: Iterable[epath.PathLike], force: bool
+) -> None:
+  """Checks that captions.jsonl may be written, before the work for it.
+
+  Args:
+    force: a file that exists may be replaced.
+
+  Raises:
+    ValueError: it exists, or is or holds an input.
+    OSError: it cannot be written.
+  """
+  check_apart(path, *inputs)
+  if check_file(path).exists() and not force:
+    raise ValueError(
+      f"{path} exists: choose another --output, or replace it with --force."
     )
 
 

@@ -1,7 +1,7 @@
-"""The files of annotations of published data sets -> `Annotation`s.
+"""Reads annotation files of published data sets as `Annotation`s.
 
-Each reader takes a file, or a folder of files, as its authors publish them. One
-file of several splits' has the split as its stem, such as train.csv.
+Each reader takes a file, or a folder of files, as its authors publish them. If
+each split has a file, its stem is the split, such as train.csv.
 """
 
 import math
@@ -288,7 +288,7 @@ def _without_wav(name: str) -> str:
 
 
 def _name(value: Any, where: str) -> str:
-  """Returns the name of a clip; of none, what to say of it."""
+  """Returns the name of a clip, or a text that says that it is missing."""
   return f"no name in {where}" if value in (None, "") else str(value)
 
 

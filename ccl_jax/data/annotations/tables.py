@@ -105,7 +105,7 @@ def _read_csv(
   try:
     names = [name.strip() for name in header or next(reader, [])]
     if twice := [x for x in names if x and names.count(x) > 1]:
-      raise ValueError(f"{path}: the column '{twice[0]}' stands there twice.")
+      raise ValueError(f"{path}: duplicate column '{twice[0]}'.")
     for cells in reader:
       if not any(cell.strip() for cell in cells):
         continue

@@ -1,9 +1,9 @@
-"""Batches of clips through the codecs, while the next ones are decoded.
+"""Runs batches of clips through the codecs while the next ones are decoded.
 
 Every batch has the same number of rows, so a codec is compiled once: a smaller
 batch repeats its last row. Three stages run at once: processes decode the clips
-of the next batches, the device encodes one, and the caller writes the one
-before.
+of the next batches, the device encodes one, and the caller writes the previous
+one.
 """
 
 import contextlib
@@ -120,7 +120,8 @@ def encode_batch(
 ) -> Batch:
   """Returns the batch with its encoded clips.
 
-  logvar: the streams whose variance is stored.
+  Args:
+    logvar: the streams whose variance is stored.
   """
   usable = [(f, c) for f, c in batch.decoded if isinstance(c, media.Clip)]
   if not usable:

@@ -1,13 +1,14 @@
-"""The shape that each clip of a data set with several shapes gets.
+"""Chooses the shape of each clip in a data set with several shapes.
 
-A clip keeps of itself
+For a shape, the part of a clip that is kept is
 
     share = (picture inside the crop) (seconds inside the windows)        (1)
 
-of those shapes that it is long enough for, and that do not enlarge it beyond
-`max_upscale`. Of those with about the largest share the one with the most
-pixels is taken: the sharpest. A sound alone goes to the one with the least, as
-its pictures are zeros. Stills, and only they, go to shapes of one frame.
+Only shapes count that the clip is long enough for and that do not enlarge it
+beyond `max_upscale`. Among the shapes with about the largest share, the one
+with the most pixels is chosen: the sharpest. Sound alone gets the longest shape
+with the fewest pixels, as its pictures are zeros. Stills, and only stills, get
+shapes of one frame.
 """
 
 from collections import Counter

@@ -10,8 +10,8 @@ semicolons or tabs) or `captions.tsv`, in UTF-8, with the columns
   start    seconds in the file; the row describes the segment from start to
   end      end, which is a clip of its own
 
-`metadata.jsonl` and `metadata.csv`, as Hugging Face's data sets have them, say
-`file_name`; other columns of theirs are not read.
+In `metadata.jsonl` and `metadata.csv`, the files of Hugging Face's data sets,
+the first column is called `file_name`; their other columns are not read.
 """
 
 import csv
@@ -109,7 +109,7 @@ def _strip_keys(row: dict[str, Any]) -> dict[str, Any]:
   stripped: dict[str, Any] = {}
   for key, value in row.items():
     if key.strip() in stripped:
-      raise ValueError(f"the key '{key.strip()}' stands there twice.")
+      raise ValueError(f"duplicate key '{key.strip()}'.")
     stripped[key.strip()] = value
   return stripped
 
@@ -121,7 +121,7 @@ def _read_csv(path: epath.Path) -> Iterator[tuple[int, dict[str, str]]]:
     _, header = next(records, (0, []))
     for name in header:
       if header.count(name) > 1:
-        raise ValueError(f"1: the column '{name}' stands there twice.")
+        raise ValueError(f"1: duplicate column '{name}'.")
     for line, cells in records:
       if len(cells) != len(header):
         raise ValueError(
@@ -137,8 +137,9 @@ def _read_csv(path: epath.Path) -> Iterator[tuple[int, dict[str, str]]]:
 
 def _split_cells(text: str) -> Iterator[tuple[int, list[str]]]:
   """Yields the cells of each record, and the line on which it begins."""
-  told = re.match(r"sep=(.)\r?\n", text)  # Excel's way to name the delimiter
-  delimiter = told[1] if told else _find_delimiter(text)
+  # Excel's way to name the delimiter.
+  declared = re.match(r"sep=(.)\r?\n", text)
+  delimiter = declared[1] if declared else _find_delimiter(text)
   lines = io.StringIO(text, newline="")
   start = 1
   reader = csv.reader(
@@ -146,7 +147,7 @@ def _split_cells(text: str) -> Iterator[tuple[int, list[str]]]:
   )
   try:
     for cells in reader:
-      if any(cell.strip() for cell in cells) and not (told and start == 1):
+      if any(cell.strip() for cell in cells) and not (declared and start == 1):
         yield start, [cell.strip() for cell in cells]
       start = reader.line_num + 1
   except csv.Error as error:
@@ -178,12 +179,13 @@ def check_row(row: Mapping[str, Any]) -> Row:
       raise ValueError(f"'{key}' is {value!r}, expected a string.")
     if chosen[column]:
       raise ValueError(f"'{column}' and '{key}' are the same column.")
-    chosen[column] = value.strip()
+    # A file's name may begin with a space: who looks for it decides.
+    chosen[column] = value if column == "file" else value.strip()
     try:
       value.encode()
     except UnicodeEncodeError as error:
       raise ValueError(f"'{key}' has half a character: {value!r}.") from error
-  if not chosen["file"]:
+  if not chosen["file"].strip():
     raise ValueError(f"expected a column 'file', got {dict(row)!r}.")
   if chosen["text"] and any(chosen[name] for name in _TEXTS):
     raise ValueError(

@@ -1,9 +1,9 @@
 """The clips of a folder and their captions.
 
-Media files of a folder and its subfolders, joined by file name with the rows of
-`captions.jsonl` and others (`caption_files`), of the folder or of subfolders. A
-clip a.mp4 without a row takes the text of a.txt beside it, if there is one. A
-file may have several rows, of segments of it; each is a clip of its own.
+The media files of a folder and its subfolders are joined by file name with the
+rows of `captions.jsonl` and similar files (`caption_files`) in any of these
+folders. A clip a.mp4 without a row takes the text of a.txt beside it, if there
+is one. A file may have several rows for its segments; each is a separate clip.
 """
 
 import difflib
@@ -42,8 +42,8 @@ class ClipFile(NamedTuple):
 
   `problem` says why it cannot be read, if that is known without reading it.
   `start` and `end` are seconds in the file; `end` None is its end. `shape` is
-  what becomes of it, if a data set has several; `extent` is the file's, once it
-  was measured.
+  that of its examples, if a data set has several; `extent` is that of the file,
+  once measured.
   """
 
   path: os.PathLike
@@ -60,13 +60,13 @@ class ClipFile(NamedTuple):
 class Listing(NamedTuple):
   """The clips of a folder, and what belongs to none.
 
-  `passed_over` is suffix -> number of files; `absent` has the files that have a
+  `not_clips` is suffix -> number of files; `missing` has the files that have a
   caption and are not there.
   """
 
   clips: list[ClipFile]
-  passed_over: Counter[str]
-  absent: Sequence[str] = ()
+  not_clips: Counter[str]
+  missing: Sequence[str] = ()
 
 
 def make_prompt(video: str = "", speech: str = "", audio: str = "") -> str:
@@ -100,9 +100,9 @@ def list_clips(
     images: still images are clips too.
 
   Raises:
-    ValueError: no clips; captions that cannot be read, that name a file twice,
-      or segments of it that overlap, or that name files which are no clips or,
-      one if `strict` and else all of them, do not exist.
+    ValueError: no clips; captions that cannot be read, or that name a file
+      twice, overlapping segments, or files that are not clips; or captions of
+      which all files (with `strict`, any file) do not exist.
   """
   folder = epath.Path(folder)
   found, clips, members = _find_clips(folder, images)
@@ -120,9 +120,9 @@ def list_clips(
     sources = {epath.Path(captions): ""}
   rows = _read_sources(folder, found, sources)
   _check_are_clips((rows.keys() & found.keys()) - set(clips), folder)
-  absent = sorted(rows.keys() - found.keys())
-  if absent and (strict or len(absent) == len(rows)):
-    raise ValueError(_describe_absent(absent, folder, found))
+  missing = sorted(rows.keys() - found.keys())
+  if missing and (strict or len(missing) == len(rows)):
+    raise ValueError(_describe_missing(missing, folder, found))
   without = [x for x in clips if not any(map(_prompt, rows.get(x, ())))]
   sidecars = _find_sidecars(without, others)
   texts = _read_sidecars(
@@ -144,7 +144,7 @@ def list_clips(
       for row in rows.get(name, [dict.fromkeys(COLUMNS, "")])
     ],
     _count_suffixes([name for name in others if folder / name not in used]),
-    absent,
+    missing,
   )
 
 
@@ -174,7 +174,7 @@ def _find_clips(
 ) -> tuple[dict[str, str], list[str], dict[str, TarMember]]:
   """Returns name -> problem or "" of all files, and the names of the clips.
 
-  And what of both is in a tar; a/b.tar/c.mp4 is c.mp4 in a/b.tar.
+  This includes files in tars; a/b.tar/c.mp4 is c.mp4 in a/b.tar.
 
   Raises:
     ValueError: no clips.
@@ -245,7 +245,9 @@ def _read_sources(
   placed: dict[str, list[tuple[Row, str]]] = {}
   for path, base in sources.items():
     for place, row in read_rows(path):
-      name = _relative(row["file"], folder, base)
+      name = posixpath.join(base, row["file"])
+      if name not in found:
+        name = _relative(row["file"].strip(), folder, base)
       if name not in found:
         name = by_nfc.get(unicodedata.normalize("NFC", name), name)
       placed.setdefault(name, []).append((row, place))
@@ -259,7 +261,7 @@ def _read_sources(
 def _check_apart(
   name: str, before: tuple[Row, str], after: tuple[Row, str]
 ) -> None:
-  """Raises ValueError if two rows of a file, in order, share some of it."""
+  """Raises ValueError if two rows of a file, in order, overlap."""
   (first, place), (row, later_place) = before, after
   if first["end"] != "" and first["end"] <= (row["start"] or 0.0):
     return
@@ -277,7 +279,8 @@ def _check_apart(
 def _relative(name: str, folder: epath.Path, base: str) -> str:
   """Returns a name as it was written in captions, relative to the folder.
 
-  base: the folder, below `folder`, of the file of captions.
+  Args:
+    base: the folder, below `folder`, of the file of captions.
   """
   if "\\" in name and "/" not in name:  # written on Windows
     name = name.replace("\\", "/")
@@ -298,15 +301,15 @@ def _check_are_clips(names: set[str], folder: epath.Path) -> None:
     )
 
 
-def _describe_absent(
-  absent: list[str], folder: epath.Path, found: Mapping[str, str]
+def _describe_missing(
+  missing: list[str], folder: epath.Path, found: Mapping[str, str]
 ) -> str:
   lower = {name.lower(): name for name in found}
-  near = difflib.get_close_matches(absent[0].lower(), lower, n=1)
+  near = difflib.get_close_matches(missing[0].lower(), lower, n=1)
   hint = f" Did you mean {lower[near[0]]}?" if near else ""
   return (
-    f"Captions name {len(absent)} files that are not in {folder}:"
-    f" {_join_some(absent)}.{hint}"
+    f"Captions name {len(missing)} files that are not in {folder}:"
+    f" {_join_some(missing)}.{hint}"
   )
 
 

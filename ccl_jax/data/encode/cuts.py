@@ -1,4 +1,4 @@
-"""How much of the clips of a folder encoding keeps."""
+"""Reports how much of the clips of a folder encoding keeps."""
 
 from collections.abc import Sequence
 

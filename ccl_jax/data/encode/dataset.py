@@ -1,11 +1,11 @@
-"""A folder of clips -> a data set of latents.
+"""Encodes a folder of clips as a data set of latents.
 
 The first `frames` frames of every clip and their sound become one example, or
-some windows of it one each (`data.encode.windows`), in the format of
+each of several windows becomes one (`data.encode.windows`), in the format of
 `data.records`. A clip that cannot be used is left out, and the reason is in
-left_out.jsonl. Captions come from `data.encode.captions`; a clip's split is the
-one that they name, else chosen by a hash of its name. With several shapes, see
-`data.encode.buckets`, there is a data set of each.
+left_out.jsonl. Captions come from `data.encode.captions`; they may name the
+split of a clip, which is otherwise chosen by a hash of its name. With several
+shapes (`data.encode.buckets`), there is a data set for each.
 
 Shards are written one by one, and a complete shard is not encoded again when
 the same command runs again (`data.encode.staging`). With n processes, each
@@ -97,8 +97,8 @@ def encode_dataset(
     raise
   summary = summarize(read_all_manifests(output, settings))
   summary.without_caption = sum(not file.caption for file in clip_files)
-  summary.passed_over = dict(listing.passed_over)
-  summary.absent = listing.absent
+  summary.not_clips = dict(listing.not_clips)
+  summary.missing = listing.missing
   summary.filtered = len(listing.clips) - len(kept)
   summary.fresh -= num_before
   summary.seconds = seconds
@@ -112,7 +112,7 @@ def _choose(
   """Returns the clips that `keep` returns; all without it.
 
   Raises:
-    ValueError: none is left.
+    ValueError: no clip is left.
   """
   kept = clips if keep is None else keep(clips)
   if not kept:
@@ -223,17 +223,17 @@ def finalize(
   manifests = read_all_manifests(work, settings)
   summary = summarize(manifests)
   if not summary.encoded:
-    raise no_usable_clip(summary.skipped)
+    raise no_usable_clip(summary.left_out)
   folders = bucket_folders(work, settings)
   for shape, path in folders.items():
     own = shards.read_manifests(path)
     if not sum(manifest.count for manifest in own):
       raise ValueError(
         f"encode.buckets: leave out {shape} (frames x y x x)."
-        f" {no_usable_clip(summarize(own).skipped)}"
+        f" {no_usable_clip(summarize(own).left_out)}"
       )
   statistics = shards.latent_statistics(manifests)
-  write_left_out(work, summary.skipped)
+  write_left_out(work, summary.left_out)
   below = [f"{shape}" for shape in settings.shapes[1:]]
   # The first one last, as its metadata.json says that all are complete.
   for shape, path in reversed(folders.items()):
@@ -278,8 +278,9 @@ def load_or_fit_codecs(
 ) -> Codecs:
   """Returns the codecs of the staging folder; the lead process saves them.
 
-  codecs: saved as they are; None fits new ones, or loads what an earlier run
-    fitted.
+  Args:
+    codecs: saved as they are; None fits new ones, or loads what an earlier run
+      fitted.
 
   Raises:
     ValueError: the folder holds other codecs.

@@ -36,10 +36,10 @@ class DecodePool:
       num_workers: processes; 0 decodes in this one.
       buffer_size: decoded clips that wait for the caller. At least four for
         each worker, which keeps the workers busy.
-      max_deaths: clips in a row, each at which a process dies, that are an
-        error; fewer are left out.
-      read: what is done with a file, if not `read_or_error`.
-      arguments: of it.
+      max_deaths: number of successive clips, each ending a process, that is an
+        error; fewer such clips are left out.
+      read: called with each file; by default `read_or_error`.
+      arguments: further arguments of `read`.
     """
     self._num_workers = num_workers
     self._buffer_size = max(buffer_size, 4 * num_workers)
@@ -93,7 +93,7 @@ class DecodePool:
     return file, clip
 
   def _read_alone(self, file: ClipFile) -> Any:
-    """Reads a clip in a process of its own, as it may be what ends one.
+    """Reads a clip in a separate process, as it may have ended the last one.
 
     Raises:
       ValueError: several such processes in a row died.
@@ -117,7 +117,7 @@ class DecodePool:
 def read_or_error(
   clip_file: ClipFile, *, need_caption: bool, **arguments
 ) -> DecodedClip:
-  """Reads a clip; returns why it cannot be used, without its name, if so."""
+  """Reads a clip, or returns why it cannot be used (without its name)."""
   if clip_file.problem:
     return media.ClipError(clip_file.problem)
   if need_caption and not clip_file.caption:

@@ -23,7 +23,7 @@ def measure(file: ClipFile) -> Extent | media.ClipError:
       first = media.read_clip(file.path, frames=1, streams=("video",))
       size = first.video.shape[1:3]
     return Extent(size, header.length)
-  # Encoding finds the same and says so.
+  # Encoding reports the same error.
   except Exception as error:
     return media.ClipError(str(error))
 

@@ -1,4 +1,4 @@
-"""Every file below a folder of clips, and what cannot be read there."""
+"""Lists the files below a folder of clips, and what cannot be read there."""
 
 import os
 from collections.abc import Iterator
@@ -41,7 +41,8 @@ def expand_tars(
 ) -> dict[str, TarMember]:
   """Puts the files in tars into a listing, in place of the tars.
 
-  A tar that cannot be read, or not to its end, stays, with its problem.
+  A tar that cannot be read, or not to its end, stays, with its problem. What is
+  left out of a tar is listed with the reason.
 
   Args:
     folder: that is listed.
@@ -54,12 +55,11 @@ def expand_tars(
   members = {}
   with ThreadPoolExecutor(16) as pool:  # each waits for its disk
     paths = [epath.Path(folder) / name for name in tars]
-    for name, (inside, problem) in zip(
-      tars, pool.map(list_members, paths), strict=True
-    ):
-      members |= {f"{name}/{each}": file for each, file in inside.items()}
-      found[name] = problem
-      if not problem:
+    for name, inside in zip(tars, pool.map(list_members, paths), strict=True):
+      members |= {f"{name}/{x}": file for x, file in inside.members.items()}
+      found |= {f"{name}/{x}": why for x, why in inside.left_out.items()}
+      found[name] = inside.problem
+      if not inside.problem:
         del found[name]
   for name in members:
     found[name] = "" if _is_utf8(name) else _NOT_UTF8

@@ -15,7 +15,8 @@ _MAX_REASONS = 10
 def write_left_out(folder: epath.PathLike, left_out: Mapping[str, str]) -> None:
   """Writes a line of JSON for each clip that is left out, if any is.
 
-  left_out: name -> reason.
+  Args:
+    left_out: name -> reason.
   """
   if left_out:
     rows = ({"file": f, "reason": r} for f, r in sorted(left_out.items()))

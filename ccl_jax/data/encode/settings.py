@@ -133,7 +133,8 @@ class EncodeSettings:
   def check_patch(self, patch: int) -> None:
     """Checks that a model can take clips of this size.
 
-    patch: rows and columns of latents that become a token of the model.
+    Args:
+      patch: rows and columns of latents that become a token of the model.
 
     Raises:
       ValueError: it cannot; the message names the nearest sizes that it can.

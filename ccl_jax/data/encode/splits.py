@@ -1,4 +1,4 @@
-"""The split of clips for which the captions name none."""
+"""Chooses the split of clips whose captions name none."""
 
 from collections.abc import Sequence
 
@@ -12,9 +12,9 @@ def assign_splits(
 ) -> list[ClipFile]:
   """Returns the clips with a split by hash where the captions name none.
 
-  If by chance none of several clips is in "validation", the one whose hash is
-  lowest is; likewise the one whose hash is highest is in "train". All segments
-  of a file are in one split.
+  If by chance "validation" would get none of several clips, it gets the one
+  with the lowest hash; "train" likewise gets the one with the highest. All
+  segments of a file are in one split.
   """
   fraction = settings.validation_fraction
   hashed = {

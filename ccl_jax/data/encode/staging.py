@@ -1,9 +1,9 @@
-"""The folder in which a data set is made, over several runs of a program.
+"""The folder in which a data set is made, perhaps by several runs of a program.
 
-Until the data set is complete it is in DIR.partial, beside its final place DIR;
-a bucket cannot rename folders, so there it is in DIR itself and lacks
-metadata.json, without which nothing reads it as a data set. `plan.json` holds
-what is being made: a run resumes only what was started with an equal plan.
+Until the data set is complete it is in DIR.partial, beside its final place DIR.
+A bucket cannot rename folders: there it is in DIR itself, but lacks
+metadata.json, without which nothing reads it as a data set. `plan.json`
+describes what is being made: a run resumes only work with an equal plan.
 """
 
 import enum
@@ -11,14 +11,14 @@ import json
 import os
 import pathlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any
 
 from etils import epath
 from flax.traverse_util import flatten_dict
 
 from ccl_jax.storage import partial_files
-from ccl_jax.storage.files import is_remote
+from ccl_jax.storage.files import holds_other, is_remote
 from ccl_jax.storage.text_files import read_json, write_json
 
 _PLAN, _METADATA = "plan.json", "metadata.json"
@@ -122,18 +122,26 @@ def _find_state(
   if work != output:
     # With `force`, only the staging folder counts: `commit` replaces `output`.
     is_complete = output.exists() and not force
-    is_foreign = started is None and work.exists() and any(work.iterdir())
+    is_foreign = holds_other(work, lambda names: _PLAN in names)
   else:
     has_metadata = (output / _METADATA).exists()
     is_complete = output.exists() and (started is None or has_metadata)
     is_foreign = False
+  if is_foreign or holds_other(output, _is_data_set):
+    return State.FOREIGN
   if is_complete:
     return State.COMPLETE
-  if is_foreign:
-    return State.FOREIGN
   if started is None:
     return State.ABSENT
   return State.SAME_PLAN if started == plan else State.OTHER_PLAN
+
+
+def _is_data_set(names: Set[str]) -> bool:
+  """Returns whether a folder with these names is a data set or part of one.
+
+  Folders of clips may have a metadata.json too.
+  """
+  return _PLAN in names or {_METADATA, "codecs"} <= names
 
 
 def _explain(state: State, output: epath.Path, plan: Mapping[str, Any]) -> str:
@@ -141,6 +149,8 @@ def _explain(state: State, output: epath.Path, plan: Mapping[str, Any]) -> str:
   work = staging_dir(output)
   if state is State.COMPLETE:
     return f"{output} exists: choose another, or replace it with --force."
+  if holds_other(output, _is_data_set):
+    return f"{output} exists and is no data set: choose another --output."
   if state is State.FOREIGN:
     return f"{work} is not an unfinished data set: move it away."
   return (

@@ -1,8 +1,8 @@
-"""The examples of long clips: windows of one length, each with its time.
+"""Cuts long clips into examples: windows of one length, each with its time.
 
-A clip is a file, or a segment of one that captions name. Its windows begin
-every `window_stride` seconds from its start, as far as whole ones fit; a window
-is named after its time as in W3C's Media Fragments, a.mp4#t=5,9.84.
+A clip is a file, or a segment of it that captions name. Its windows begin every
+`window_stride` seconds from its start, as long as entire windows fit. The name
+of a window contains its time as in W3C's Media Fragments, a.mp4#t=5,9.84.
 """
 
 from collections.abc import Sequence
@@ -76,22 +76,19 @@ def _cut(
     problem = f"segment is too short: {seconds:.2f} s of {length:.2f} s needed"
     return [
       file._replace(
-        name=_named(file.name, file.start, seconds), problem=problem
+        name=name_part(file.name, file.start, file.end), problem=problem
       )
     ]
   if settings.windows == "first":
     is_whole = not file.start and file.end is None
-    name = file.name if is_whole else _named(file.name, file.start, length)
-    return [file._replace(name=name)]
+    end = None if is_whole else file.start + length
+    return [file._replace(name=name_part(file.name, file.start, end))]
   starts = []
   if end is not None:
     starts = find_starts(end - file.start, length, settings)
   return [
-    file._replace(
-      name=_named(file.name, file.start + start, length),
-      start=file.start + start,
-    )
-    for start in starts or [0.0]
+    file._replace(name=name_part(file.name, start, start + length), start=start)
+    for start in [file.start + x for x in starts or [0.0]]
   ]
 
 
@@ -111,6 +108,14 @@ def _find_seconds(file: ClipFile) -> float:
     return 0.0
 
 
-def _named(name: str, start: float, seconds: float) -> str:
-  times = (f"{x:.3f}".rstrip("0").rstrip(".") for x in (start, start + seconds))
-  return f"{name}#t={','.join(times)}"
+def name_part(name: str, start: float, end: float | None) -> str:
+  """Returns the name of a part of a file; just the file's if it is all of it.
+
+  >>> name_part("a.mp4", 5.0, 9.84)
+  'a.mp4#t=5,9.84'
+  """
+  if not start and end is None:
+    return name
+  times = [start] if end is None else [start, end]
+  texts = (f"{x:.3f}".rstrip("0").rstrip(".") for x in times)
+  return f"{name}#t={','.join(texts)}"

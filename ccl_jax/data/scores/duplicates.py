@@ -1,8 +1,8 @@
-"""Clips that look and sound like an earlier one, by perceptual hashes.
+"""Finds clips that look and sound like an earlier one, by perceptual hashes.
 
 A hash has 256 bits, as hexadecimal digits: the signs of differences between
-neighbouring regions of four frames, or bands of sound, which encoding, scaling
-and small changes of colour or level leave as they are.
+neighbouring regions of four frames, or between bands of sound. Encoding,
+scaling and small changes of colour or level do not change them.
 """
 
 import itertools

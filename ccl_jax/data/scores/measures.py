@@ -1,6 +1,6 @@
-"""Cheap scores of one clip: what a decoder, a histogram or a filter can tell.
+"""Cheap scores of one clip, by a decoder, histograms and filters.
 
-    error               why it cannot be decoded; then nothing else is known
+    error               why it cannot be decoded; then there are no other scores
     seconds width height has_video has_audio
     black static blurred    shares of the frames (see below), 0 to 1
     cuts                hard cuts
@@ -9,12 +9,12 @@
     rms_db lufs         level; loudness of BS.1770, if pyloudnorm is installed
     picture_hash sound_hash     see `duplicates`
 
-A score of a stream that a clip lacks is null. Pictures are seen 10 times a
-second, as 256 x 256 pixels, grey levels are 0 to 255. A frame is black below 10
-on average, static if it differs by less than 0.1 from the one before, and
+A score of a stream that a clip lacks is null. Frames are taken 10 times a
+second, as 256 x 256 pixels with grey levels of 0 to 255. A frame is black below
+10 on average, static if it differs by less than 0.1 from the one before, and
 blurred if its Laplacian's variance is below 20. Sound is silent where 50 ms
-have an RMS below -60 dB, and clipped at 0.999 of full scale. A still image has
-one frame, so that it is not static, and 0 seconds.
+have an RMS below -60 dB; `data.clipping` says what is clipped in the file. A
+still image has one frame, so it is not static, and 0 seconds.
 """
 
 from collections.abc import Mapping
@@ -27,13 +27,14 @@ from jaxtyping import Float, UInt8
 from ccl_jax.array_types import STREAMS
 from ccl_jax.data import media
 from ccl_jax.data.clip import is_image
+from ccl_jax.data.clipping import clipped_share
 from ccl_jax.data.encode.captions import ClipFile
 from ccl_jax.data.scores import duplicates
 
 FPS, SIZE, RATE = 10.0, 256, 16_000
 _BLACK, _STATIC, _BLURRED = 10.0, 0.1, 20.0
 _CUT, _CUT_RATIO = 20.0, 3.0
-_WINDOW, _SILENT, _CLIPPED = RATE // 20, 1e-3, 0.999
+_WINDOW, _SILENT = RATE // 20, 1e-3
 NAMES = (
   "seconds", "width", "height", "has_video", "has_audio", "black", "static",
   "blurred", "cuts", "brightness", "sharpness", "silent", "clipped", "rms_db",
@@ -45,7 +46,8 @@ Scores = dict[str, Any]
 def score_file(file: ClipFile, *, max_seconds: float) -> Scores:
   """Returns the scores of a file; whatever is wrong with it is its "error".
 
-  max_seconds: that are looked at, from its start.
+  Args:
+    max_seconds: that are looked at, from its start.
   """
   scores: Scores = {"error": None} | dict.fromkeys(NAMES)
   try:
@@ -67,7 +69,9 @@ def _score(file: ClipFile, max_seconds: float) -> Scores:
   if not header.seconds:
     raise ValueError("has neither pictures nor sound")
   scores = {f"has_{stream}": stream in header.seconds for stream in STREAMS}
-  scores["height"], scores["width"] = header.size or (None, None)
+  if "video" in header.seconds:  # Only a frame says how it is turned.
+    first = media.read_clip(file.path, frames=1, streams=("video",)).video
+    scores["height"], scores["width"] = first.shape[1:3]
   found = []
   # One by one, as each may have a length of its own.
   for stream, seconds in header.seconds.items():
@@ -82,6 +86,7 @@ def _score(file: ClipFile, max_seconds: float) -> Scores:
       found.append(seconds or len(clip.video) / FPS)
     else:
       scores |= score_sound(clip.audio)
+      scores["clipped"] = clipped_share(file.path, seconds=max_seconds)
       found.append(seconds or len(clip.audio) / RATE)
   return scores | {"seconds": found[0]}
 
@@ -115,7 +120,8 @@ def score_pictures(video: UInt8[np.ndarray, "t y x 3"]) -> Scores:
 def count_cuts(changes: Float[np.ndarray, " t"]) -> int:
   """Returns the number of changes that are large, also beside their neighbours.
 
-  changes: mean absolute differences of successive frames.
+  Args:
+    changes: mean absolute differences of successive frames.
   """
   padded = np.pad(changes, 2)
   around = np.stack([padded[i : i + len(changes)] for i in (0, 1, 3, 4)])
@@ -131,7 +137,6 @@ def score_sound(audio: Float[np.ndarray, " s"]) -> Scores:
   mean = power.mean() if len(power) else 0.0
   return {
     "silent": float((windows < _SILENT**2).mean()),
-    "clipped": float((np.abs(audio) >= _CLIPPED).mean()) if len(audio) else 0.0,
     "rms_db": float(10 * np.log10(max(mean, 1e-12))),
     "lufs": _loudness(audio),
     "sound_hash": duplicates.hash_sound(audio),

@@ -1,7 +1,8 @@
-"""The scores of a folder: scored in processes, kept in scores.jsonl.
+"""Scores the files of a folder in several processes, into scores.jsonl.
 
 Rows are appended to FILE.partial as they come, and FILE appears when all are
-there. A second run scores only the files that are new or of another size.
+there. A second run scores only files that are new, or whose size, time of
+change or `max_seconds` differs.
 """
 
 import json
@@ -25,7 +26,15 @@ FILE = "scores.jsonl"
 _NUMBERS = (
   "bytes", *(x for x in NAMES if not x.endswith("_hash")), "duplicate"
 )  # fmt: skip
-_OTHERS = {"file", "error", "picture_hash", "sound_hash", "duplicate_of"}
+_OTHERS = {
+  "modified",
+  "max_seconds",
+  "file",
+  "error",
+  "picture_hash",
+  "sound_hash",
+  "duplicate_of",
+}
 
 
 def score_folder(
@@ -50,12 +59,18 @@ def score_folder(
   output = epath.Path(output)
   partial = output.with_name(f"{output.name}.partial")
   clip_files = list_clip_files(folder, images=True)
-  sizes = {file.name: _size(file) for file in clip_files}
-  old = {} if force else _read(output) | _read(partial, is_cut=True)
+  stamps = {
+    file.name: _stamp(file) | {"max_seconds": max_seconds}
+    for file in clip_files
+  }
+  files.check_file(output)
+  done = _read(output)
+  _check_own(output, done)
+  old = {} if force else done | _read(partial, is_cut=True)
   rows = {
     name: row
     for name, row in old.items()
-    if name in sizes and row.get("bytes") == sizes[name]
+    if name in stamps and stamps[name].items() <= row.items()
   }
   todo = [file for file in clip_files if file.name not in rows]
   output.parent.mkdir(parents=True, exist_ok=True)
@@ -70,7 +85,7 @@ def score_folder(
     for file, scores in bar:
       if isinstance(scores, media.ClipError):
         scores = {"error": str(scores)} | dict.fromkeys(NAMES)
-      row = {"file": file.name, "bytes": sizes[file.name]} | scores
+      row = {"file": file.name} | stamps[file.name] | scores
       rows[file.name] = row
       lines.write(json.dumps(row) + "\n")
       lines.flush()
@@ -144,7 +159,8 @@ def _write(output: epath.Path, rows: Mapping[str, Scores]) -> None:
 def _read(path: epath.Path, is_cut: bool = False) -> dict[str, Any]:
   """Returns name -> row, {} if there is no file.
 
-  is_cut: a line may not be complete.
+  Args:
+    is_cut: a line may not be complete.
 
   Raises:
     ValueError: a line that is no row of scores.
@@ -163,8 +179,20 @@ def _read(path: epath.Path, is_cut: bool = False) -> dict[str, Any]:
   return rows
 
 
-def _size(file: ClipFile) -> int:
+def _check_own(path: epath.Path, rows: Mapping[str, Scores]) -> None:
+  """Raises ValueError if rows are not those that `score_folder` writes."""
+  if not all("bytes" in row for row in rows.values()):
+    raise ValueError(
+      f"'{path}' is not of ccl_jax.filter, which would replace it: choose"
+      " another --output."
+    )
+
+
+def _stamp(file: ClipFile) -> dict[str, int | None]:
+  """Returns by what a file's change is seen; a tar's members have no time."""
   if file.problem:
-    return -1
-  is_member = isinstance(file.path, TarMember)
-  return file.path.size if is_member else file.path.stat().length
+    return {"bytes": -1, "modified": None}
+  if isinstance(file.path, TarMember):
+    return {"bytes": file.path.size, "modified": None}
+  stat = file.path.stat()
+  return {"bytes": stat.length, "modified": stat.mtime}

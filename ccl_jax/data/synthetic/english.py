@@ -1,10 +1,10 @@
-"""Spoken English for the synthetic world: sentences, phones, a mouth for them.
+"""Spoken English for the synthetic world: sentences, phones and mouth shapes.
 
 flite (Debian's package, voice slt) speaks a sentence of a small grammar and
-says when each phone ends. The mouth of the world's face follows the phones:
-vowels open it, each as far and as wide as it has to, m, b and p close it. When
-the sentence begins and how fast it is spoken is random, and the prompt does not
-tell. Sentences of the test splits are never in the train split.
+reports when each phone ends. The mouth of the face follows the phones: each
+vowel opens it by its own height and width; m, b and p close it. When the
+sentence begins and how fast it is spoken is random and not in the prompt.
+Sentences of the test splits are never in the train split.
 """
 
 import dataclasses
@@ -128,7 +128,8 @@ def check_flite() -> None:
 def speak(sentence: str, stretch: float = 1.0) -> Utterance:
   """Returns the sentence as flite speaks it, the same bits every time.
 
-  stretch: of durations.
+  Args:
+    stretch: of durations.
 
   Raises:
     ValueError: flite is not installed, or cannot speak this.

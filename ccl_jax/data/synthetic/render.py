@@ -102,8 +102,9 @@ def render_video(
 ) -> UInt8[np.ndarray, "t y x 3"]:
   """Returns the clip's frames; frame i shows time i / fps.
 
-  mouth: half height and half width of the talker's in each frame, in place of
-    that of the scene's syllables.
+  Args:
+    mouth: half height and half width of the talker's in each frame, in place of
+      that of the scene's syllables.
   """
   time = np.arange(frames) / fps
   look = scene.appearance

@@ -11,10 +11,10 @@ e(t) drives both its sound and its mouth, so the lag is 0 by construction:
 In 6 of 10 clips a *ball* strikes the floor or the wall and clicks, 1 to 3
 times; in between it bounces low, or hangs in the air until it drops.       (3)
 
-Times cannot be guessed. What is said and what is struck stand in the captions,
-but not how often the mouth opens for a word nor how often the ball strikes, and
-the rests before, between and after are random: openings cluster, start late, or
-fill one part of the clip only.
+Times cannot be guessed. The captions contain what is said and what is struck,
+but not how often the mouth opens for a word or how often the ball strikes. The
+rests before, between and after are random: openings cluster, start late, or
+fill only a part of the clip.
 
 Everything else is a distractor. Video: a drifting square that may have the
 face's colour and, in *hard* clips, a moving head and a silent "TV" mouth.
@@ -22,8 +22,8 @@ Sound: hum, a noise floor, chirps from off screen. Their bands are disjoint:
 speech energy 180-1300 Hz, chirps 1500-2000 Hz, clicks above 4200 Hz.
 
 `draw_scene` draws sound and video from separate random streams: the easy and
-the hard clip of one seed have the same sound. A world of another `Style` is one
-to fine-tune to. Lengths are 64ths of the frame, times are seconds, and frame i
+the hard clip of one seed have the same sound. A world of another `Style` serves
+for fine-tuning. Lengths are 64ths of the frame, times are seconds, and frame i
 shows time i / fps.
 """
 
@@ -182,7 +182,7 @@ def draw_scene(
   """Draws the scene of a seed; easy and hard ones have the same sound.
 
   Args:
-    style: one of STYLES; of another one all else is the same.
+    style: one of STYLES; all else does not depend on it.
 
   Raises:
     ValueError: `seconds` is too short for the longest speech.
@@ -235,9 +235,10 @@ def _draw_ball(rng, seconds: float) -> Ball:
 
 
 def make_ball(surface: str, impacts, reach=1.0) -> Ball:
-  """Returns a ball that goes `reach` as far as the time between impacts lets.
+  """Returns a ball that moves `reach` times as far as its impacts allow.
 
-  reach: one number, or one before each impact and one after all.
+  Args:
+    reach: one number, or one before each impact and one after all.
   """
   apart = np.diff(np.r_[-np.inf, impacts, np.inf])
   heights = reach * 60 * np.minimum(apart / 2, FLIGHT)

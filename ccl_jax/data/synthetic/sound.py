@@ -1,6 +1,6 @@
 """The sound of a scene: a voice by eq. 1 of `scene`, clicks, and distractors.
 
-A vowel v is harmonics of the pitch f0, each as loud as the two formants let it,
+A vowel v consists of harmonics of the pitch f0, with gains by two formants,
 
     gain_v(f) = 0.02 + sum_i exp(-((f - formant_i) / width_i)^2 / 2)        (1)
 

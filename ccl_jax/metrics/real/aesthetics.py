@@ -3,8 +3,8 @@
   pq  production quality    cu  content usefulness
   ce  content enjoyment     pc  production complexity, neither end is better
 
-The package cuts sound into windows of 10 s, of which a short clip fills a part.
-It pins its versions of PyTorch, so that it may need an environment of its own.
+The package cuts sound into windows of 10 s; a short clip fills only a part of
+one. It pins its version of PyTorch, so it may need its own environment.
 """
 
 from ccl_jax.metrics.real.metric import (

@@ -3,9 +3,9 @@
   similarity  cosine of the embeddings of the sound and of the whole caption
   fad         Frechet distance of the sound's embeddings to the reference's
 
-The folder is that of laion/clap-htsat-unfused (or -fused); its own processor
-resamples nothing, so sound is resampled to 48 kHz, and it cuts or repeats it to
-10 s, at the beginning.
+The folder is that of laion/clap-htsat-unfused (or -fused). Sound is resampled
+to 48 kHz here, as its processor does not resample; the processor cuts sound to
+its first 10 s, or repeats it.
 """
 
 from typing import Any

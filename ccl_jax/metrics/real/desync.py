@@ -1,6 +1,6 @@
-"""DeSync: by how many seconds sound is out of sync, by Synchformer.
+"""DeSync: the seconds by which sound is out of sync, by Synchformer.
 
-As of av-benchmark: frames at 25 fps, the short side scaled to 224 (bicubic) and
+As in av-benchmark: frames at 25 fps, the short side scaled to 224 (bicubic) and
 the centre cut; segments of 16 frames every 8, and of 0.64 s of sound every
 0.32 s; the most likely of 21 offsets from -2 to 2 s, for the first and for the
 last 14 segments. DeSync is the mean of the two absolute offsets. A clip needs

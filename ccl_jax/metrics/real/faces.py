@@ -1,12 +1,12 @@
-"""Faces of a clip: boxes by a plug-in, tracks and crops as SyncNet's.
+"""Faces of a clip: boxes by a plug-in, tracks and crops as for SyncNet.
 
 A detector is a function that --faces=MODULE:FUNCTION names:
 
   def detect(video):    # (t, y, x, 3) RGB bytes at 25 fps
     return [[(x0, y0, x1, y1), ...], ...]   # pixels; the faces of each frame
 
-Boxes of neighbouring frames belong to one face if they share more than half
-of their union; a face that is lost for up to 25 frames is interpolated.
+Boxes of neighbouring frames belong to one face if their intersection over union
+is more than half; a face that is lost for up to 25 frames is interpolated.
 `whole_picture` is for clips that are crops of a face already.
 """
 
@@ -44,7 +44,7 @@ def open_detector(name: str) -> Detector:
   """Returns the function "module:function".
 
   Raises:
-    NotRunError: no name, or one of nothing that can be called.
+    NotRunError: no name, or it names nothing callable.
   """
   if not name:
     raise NotRunError(

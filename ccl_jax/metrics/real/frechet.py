@@ -2,9 +2,9 @@
 
   d^2 = |m1 - m2|^2 + tr(C1 + C2 - 2 (C1^1/2 C2 C1^1/2)^1/2)
 
-with means m and unbiased covariances C. The matrix in the root is symmetric and
-positive, so that the trace of its root is the sum of the roots of its
-eigenvalues: exact also where covariances are singular.
+with means m and unbiased covariances C. The matrix under the outer root is
+symmetric and positive semidefinite, so the trace of its root is the sum of the
+roots of its eigenvalues, exactly, even if covariances are singular.
 """
 
 import numpy as np

@@ -1,5 +1,6 @@
-"""All metrics on all clips of a folder."""
+"""Runs all metrics on all clips of a folder."""
 
+import math
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -10,9 +11,11 @@ from tqdm import tqdm
 from ccl_jax.array_types import STREAMS
 from ccl_jax.data import media
 from ccl_jax.data.clip import without_suffix
+from ccl_jax.data.clipping import clipped_share
 from ccl_jax.data.encode.captions import ClipFile, list_clips
 from ccl_jax.data.encode.decode_pool import read_or_error
 from ccl_jax.data.encode.left_out import no_usable_clip
+from ccl_jax.data.encode.windows import name_part
 from ccl_jax.metrics.real.metric import (
   FPS,
   SAMPLE_RATE,
@@ -46,7 +49,7 @@ def measure_folder(
   title: str = "measuring",
   start: Callable[[], None] = lambda: None,
 ) -> MeasuredFolder:
-  """Measures every clip of a folder with what it has not been measured by.
+  """Measures every clip of a folder by the metrics that it lacks.
 
   Args:
     rows, features: where scores are, and go.
@@ -57,29 +60,47 @@ def measure_folder(
   Raises:
     ValueError: no clips, captions that cannot be read, or no usable clip.
   """
-  clips, left_out = _without_own_sound(list_clips(folder, captions).clips), {}
+  listed = list_clips(folder, captions).clips
+  left_out = _find_sounds(listed)
+  clips = [_named_by_times(x) for x in listed if x.name not in left_out]
   start()
   for file in tqdm(clips, title, unit=" clips"):
     try:
       _measure_file(file, rows, features, scorers, max_seconds)
     except media.ClipError as error:
       left_out[file.name] = str(error).removeprefix(f"{file.path}: ")
-  if len(left_out) == len(clips):
-    raise no_usable_clip(left_out)
   names = [file.name for file in clips if file.name not in left_out]
+  if not names:
+    raise no_usable_clip(left_out)
   return MeasuredFolder(rows.finish(names), left_out)
 
 
-def _without_own_sound(clips: Sequence[ClipFile]) -> list[ClipFile]:
-  """Returns the clips but a.wav beside a.mp4, which is the sound of that."""
-  videos = {without_suffix(x.name) for x in clips if not _is_wav(x)}
-  return [
-    x for x in clips if not _is_wav(x) or without_suffix(x.name) not in videos
-  ]
+def _find_sounds(clips: Sequence[ClipFile]) -> dict[str, str]:
+  """Returns name -> reason of each a.wav beside a film, such as a.mp4."""
+  wavs = {without_suffix(x.name): x.name for x in clips if _is_wav(x)}
+  beside = {x.name: x for x in clips if without_suffix(x.name) in wavs}
+  return {
+    wavs[without_suffix(name)]: f"taken for the sound of {name}"
+    for name, file in beside.items()
+    if not _is_wav(file) and _has_pictures(file)
+  }
+
+
+def _has_pictures(file: ClipFile) -> bool:
+  """Returns whether a file has pictures; one that is damaged has none."""
+  try:
+    return not file.problem and media.read_header(file.path).size is not None
+  except media.ClipError:
+    return False
 
 
 def _is_wav(file: ClipFile) -> bool:
   return file.name.lower().endswith(".wav")
+
+
+def _named_by_times(file: ClipFile) -> ClipFile:
+  """Returns a segment of a file by a name of its own, others as they are."""
+  return file._replace(name=name_part(file.name, file.start, file.end))
 
 
 def _measure_file(
@@ -97,7 +118,8 @@ def _measure_file(
   if file.problem:
     raise media.ClipError(file.problem)
   with local_copy(file.path) as path:
-    sha256 = file_hash(pathlib.Path(path))
+    # Features lie by it: those of the segments of a file are apart.
+    sha256 = name_part(file_hash(pathlib.Path(path)), file.start, file.end)
     row = rows.reuse(file.name, sha256, file.caption)
     todo = [x for x in scorers if not _is_done(x, row, features)]
     if not todo:
@@ -118,19 +140,38 @@ def _is_done(metric: str, row: Row, features: Features) -> bool:
 
 
 def _read(file: ClipFile, max_seconds: float) -> MeasuredClip:
-  seconds = media.declared_duration(file.path)
+  _check_length(file, max_seconds)
+  frames = file.end and round((file.end - file.start) * FPS)
+  read = read_or_error(
+    file, need_caption=False, need_video=False, need_audio=False,
+    fps=FPS, sample_rate=SAMPLE_RATE, frames=frames,
+  )  # fmt: skip
+  if isinstance(read, media.ClipError):
+    raise read
+  seconds = file.end - file.start if file.end else math.inf
+  clipped = 0.0
+  if read.audio is not None:
+    clipped = clipped_share(file.path, file.start, seconds)
+  return MeasuredClip(file.name, file.caption, *read, clipped)
+
+
+def _check_length(file: ClipFile, max_seconds: float) -> None:
+  """Raises ClipError if a clip is shorter than a frame, or too long."""
+  length = media.declared_duration(file.path)  # 0 if it is not known
+  if length and file.start >= length:
+    raise media.ClipError(
+      f"segment begins at {file.start:.2f} s, the file ends at {length:.2f} s"
+    )
+  seconds = (file.end or length) - file.start
+  if file.end and round(seconds * FPS) < 1:
+    raise media.ClipError(
+      f"segment is too short: {seconds:.2f} s of {1 / FPS:.2f} s needed"
+    )
   if seconds > max_seconds:
     raise media.ClipError(
       f"is {seconds:.0f} s long, expected at most {max_seconds:.0f}: cut it, or"
       " raise --max_seconds"
     )
-  read = read_or_error(
-    file, need_caption=False, need_video=False, need_audio=False,
-    fps=FPS, sample_rate=SAMPLE_RATE,
-  )  # fmt: skip
-  if isinstance(read, media.ClipError):
-    raise read
-  return MeasuredClip(file.name, file.caption, read.video, read.audio)
 
 
 def _describe(clip: MeasuredClip) -> dict[str, Any]:
@@ -167,7 +208,7 @@ def _measure(
 
 
 def _check_finite(scores: Mapping[str, Any]) -> None:
-  """Raises NotMeasuredError for a score that is no number."""
+  """Raises NotMeasuredError for a score that is not finite."""
   for key, value in scores.items():
     if isinstance(value, float) and not np.isfinite(value):
       raise NotMeasuredError(f"{key} is {value}")

@@ -1,10 +1,10 @@
-"""What a metric of real clips is.
+"""The interface of a metric of real clips.
 
 A metric is a row of `registry.METRICS`. `open` loads its packages and weights
 once and returns a `Scorer`, or raises `NotRunError`, whose message says what to
-do; the others run all the same. `Scorer.measure` returns the scores of a clip,
-or raises `NotMeasuredError`: such a clip is counted by reason and is in no
-mean.
+do; the other metrics still run. `Scorer.measure` returns the scores of a clip,
+or raises `NotMeasuredError`: such clips are counted by reason and left out of
+means.
 """
 
 import dataclasses
@@ -35,16 +35,18 @@ class MeasuredClip:
   """One clip, decoded: pictures at `FPS`, mono sound at `SAMPLE_RATE`.
 
   Attributes:
-    name: relative to the folder of the clips.
+    name: relative to the folder of the clips; of a segment with its times.
     caption: its prompt, "" without one.
     video: at the size of the file; None if it has no pictures.
     audio: as long as the pictures; None if it has no sound.
+    clipped: share of the samples that are cut off in the file.
   """
 
   name: str
   caption: str = ""
   video: UInt8[np.ndarray, "t y x 3"] | None = None
   audio: Float[np.ndarray, " s"] | None = None
+  clipped: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,8 +54,8 @@ class Options:
   """What the user chose.
 
   Attributes:
-    weights: folder of all weights that are no part of packages.
-    asr: who writes down what is said, a key of `transcribers.TRANSCRIBERS`.
+    weights: folder of all weights that are not in packages.
+    asr: speech recogniser, a key of `transcribers.TRANSCRIBERS`.
     faces: "module:function" that finds faces, see `faces`; "" for none.
   """
 
@@ -65,7 +67,7 @@ class Options:
     """Returns the first of the files or folders that is among the weights.
 
     Raises:
-      NotRunError: none is.
+      NotRunError: none of them exists.
     """
     for name in names:
       if self.weights is not None and (self.weights / name).exists():
@@ -123,7 +125,8 @@ class Metric:
 def require(module: str, install: str) -> Any:
   """Returns an optional package's module.
 
-  install: what pip installs.
+  Args:
+    install: what pip installs.
 
   Raises:
     NotRunError: it is not installed, or cannot be imported.

@@ -1,4 +1,4 @@
-"""The metrics of real clips by name, in the order of cost."""
+"""The metrics of real clips by name, ordered by cost."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -42,7 +42,7 @@ class OpenedMetrics(NamedTuple):
 
 
 def check_names(names: Sequence[str]) -> None:
-  """Raises ValueError if there is a name that is no metric, or none at all."""
+  """Raises ValueError for an unknown metric, or without any metric."""
   if not names:
     raise ValueError(f"No metrics: expected some of {', '.join(METRICS)}.")
   for name in names:

@@ -1,8 +1,9 @@
-"""Scores of clips on disk, a line of JSON each, that grow while they are made.
+"""Scores of clips on disk, one line of JSON each, appended while measuring.
 
 A row has the clip's `file`, `sha256`, `caption`, `seconds` and `size`, its
 `scores` (metric -> name -> value) and, for metrics without a value, why
-(`not_measured`: metric -> reason). Features are arrays in a folder beside it.
+(`not_measured`: metric -> reason). Of a segment, `file` and `sha256` end with
+its times, #t=START,END. Features are arrays in a folder beside it.
 """
 
 import json
@@ -25,6 +26,9 @@ class RowFile:
   Args:
     path: of the file.
     stale: metrics whose scores are dropped.
+
+  Raises:
+    ValueError: the file has something else.
 
   Attributes:
     rows: name of a clip -> row.
@@ -99,7 +103,11 @@ class Features:
 
 
 def _read(path: pathlib.Path) -> list[Row]:
-  """Returns the complete lines of a file; the last may be cut short."""
+  """Returns the complete lines of a file; the last may be cut short.
+
+  Raises:
+    ValueError: lines of something else, as of the scores of `filter`.
+  """
   if not path.exists():
     return []
   rows = []
@@ -108,6 +116,10 @@ def _read(path: pathlib.Path) -> list[Row]:
       row = json.loads(line)
     except json.JSONDecodeError:
       continue
-    if isinstance(row, dict) and "file" in row:
-      rows.append(row)
+    if not isinstance(row, dict) or not {"file", "sha256"} <= row.keys():
+      raise ValueError(
+        f"'{path}' is not of ccl_jax.measure, which would replace it: choose"
+        " another --output."
+      )
+    rows.append(row)
   return rows

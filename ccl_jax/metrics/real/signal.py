@@ -1,16 +1,16 @@
 """Checks of sound and pictures that need nothing but numpy.
 
-Sound, in windows of 20 ms: level is the RMS of all samples, silence windows
-below -60 dBFS, clipping samples in a row of two or more at the clip's own
-largest value, if that is above 0.98. Pictures, at 64 pixels: black frames are
-darker than 16 of 255 on average and in 99 % of their pixels below 32; a
-step between frames is static if pixels change by less than 0.1 of 255 on
-average.
+Sound: level is the RMS of all samples; silence is the share of windows of 20 ms
+below -60 dBFS; `data.clipping` says what is clipped in the file. Pictures, at
+64 pixels: a frame is black if its mean is below 16 of 255 and 99 % of its
+pixels are below 32; a step between frames is static if pixels change by less
+than 0.1 of 255 on average.
 """
 
 import numpy as np
 from jaxtyping import Float, Num, UInt8
 
+from ccl_jax.data.clipping import FULL, IN_ROW
 from ccl_jax.metrics.real.metric import (
   SAMPLE_RATE,
   Column,
@@ -24,12 +24,11 @@ WINDOW = SAMPLE_RATE // 50
 SILENCE_DB = -60.0
 SIDE = 64
 BLACK, STATIC = 16, 0.1
-_FULL = 0.98  # of the range, that a clipped wave reaches at least
 _FLOOR = 1e-10
 
 
 def measure_sound(audio: Float[np.ndarray, " s"]) -> dict[str, float]:
-  """Returns level_db, silent_share and clipped_share of a wave."""
+  """Returns level_db and silent_share of a wave."""
   audio = audio.astype(np.float64)
   num = max(len(audio) // WINDOW, 1)
   windows = np.array_split(audio, num)
@@ -37,7 +36,6 @@ def measure_sound(audio: Float[np.ndarray, " s"]) -> dict[str, float]:
   return {
     "level_db": _decibel(np.mean(audio**2)),
     "silent_share": float(np.mean(power < 10 ** (SILENCE_DB / 10))),
-    "clipped_share": _clipped_share(audio),
   }
 
 
@@ -57,15 +55,6 @@ def _decibel(power: float) -> float:
   return float(10 * np.log10(max(power, _FLOOR)))
 
 
-def _clipped_share(audio: Float[np.ndarray, " s"]) -> float:
-  peak = np.abs(audio).max(initial=0)
-  if peak < _FULL:
-    return 0.0
-  at_peak = (np.abs(audio) >= peak - 1e-4).astype(int)
-  in_row = np.convolve(at_peak, [1, 1, 1], mode="same") >= 2
-  return float(np.mean((at_peak == 1) & in_row))
-
-
 def _shrink(frame: UInt8[np.ndarray, "y x 3"]) -> Num[np.ndarray, "_ _"]:
   """Returns the mean over blocks, at most `SIDE` of them on a side."""
   grey = frame.astype(np.float32).mean(-1)
@@ -80,11 +69,15 @@ def _shrink(frame: UInt8[np.ndarray, "y x 3"]) -> Num[np.ndarray, "_ _"]:
 
 def _open_sound(_: Options) -> Scorer:
   def measure(clip: MeasuredClip) -> dict[str, float]:
-    return measure_sound(clip.audio)
+    return measure_sound(clip.audio) | {"clipped_share": clip.clipped}
 
   return Scorer(
     measure,
-    {"window_seconds": WINDOW / SAMPLE_RATE, "silence_dbfs": SILENCE_DB},
+    {
+      "window_seconds": WINDOW / SAMPLE_RATE,
+      "silence_dbfs": SILENCE_DB,
+      "clipped": {"rate": "the file's", "in_row": IN_ROW, "full": FULL},
+    },
   )
 
 

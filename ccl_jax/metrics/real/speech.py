@@ -1,8 +1,8 @@
 """Loudness, speech quality and speech share, by models inside packages.
 
 loudness  ITU-R BS.1770-4 by pyloudnorm, of the mono sound at 16 kHz
-dnsmos    DNSMOS P.835 and P.808 by speechmos; sound shorter than 9.01 s is
-          repeated, as the package does it
+dnsmos    DNSMOS P.835 and P.808 by speechmos; the package repeats sound
+          shorter than 9.01 s
 speech    share of windows of 32 ms that silero-vad calls speech, by the ONNX
           file in its package (whose own module needs PyTorch)
 """
@@ -69,7 +69,8 @@ def speech_probability(
 ) -> Float[np.ndarray, " n"]:
   """Returns silero's probability of speech in each window of 32 ms.
 
-  session: onnxruntime's, of silero_vad.onnx.
+  Args:
+    session: onnxruntime's, of silero_vad.onnx.
   """
   num = -(-len(audio) // _VAD_WINDOW)
   padded = np.zeros((num * _VAD_WINDOW + _VAD_CONTEXT,), np.float32)

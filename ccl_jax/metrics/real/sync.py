@@ -1,15 +1,15 @@
 """Sync-C, Sync-D and offset of a talking face, by SyncNet.
 
-With v_i and a_i the vectors of the face and the voice from frame i on, and a
-beyond the ends 0,
+With v_i and a_i the vectors of the face and the voice from frame i on, and a =
+0 beyond the ends,
 
   d_k = mean_i |v_i - a_(i+k) + 1e-6|      k = -15 ... 15 frames
   Sync-D = min d     Sync-C = median d - min d     offset = -argmin d
 
-so that a voice which comes s frames late has the offset -s. Pictures are at
-25 fps; MFCC are those of python_speech_features with its defaults, of 16 bit
-samples. The score of a clip is that of the face with the highest Sync-C; a clip
-without a face is not measured.
+so a voice that is s frames late has the offset -s. Pictures are at 25 fps; MFCC
+are those of python_speech_features with its defaults, of 16-bit samples. The
+score of a clip is that of the face with the highest Sync-C; a clip without a
+face is not measured.
 """
 
 import functools

@@ -1,10 +1,10 @@
-"""Synchformer (Iashin et al. 2024): by how much is the sound out of sync?
+"""Synchformer (Iashin et al. 2024) classifies the offset of a clip's sound.
 
-Each segment of 16 frames and 0.64 s of log-mel goes through a transformer of
-its own: pictures through one whose blocks attend over time, then over space
-(Motionformer, divided), sound through AST. A layer with a token of its own
-gathers space, or frequency, so that a segment becomes 8 and 6 vectors. Three
-more blocks read those of 14 segments and tell one of 21 offsets.
+Each segment has 16 frames and 0.64 s of log-mel. The frames go through a
+transformer whose blocks attend over time, then over space (Motionformer,
+divided), the sound through AST. Another layer with a learned token aggregates
+over space, or over frequency, so a segment becomes 8 and 6 vectors. Three more
+blocks read the vectors of 14 segments and classify one of 21 offsets.
 
 Parameters keep the names of `synchformer_state_dict.pth`.
 """

@@ -1,10 +1,11 @@
-"""SyncNet (Chung & Zisserman 2016): a mouth and a voice as nearby vectors.
+"""SyncNet (Chung & Zisserman 2016) embeds mouth and voice in one space.
 
-Two towers of convolutions, each followed by batch norm, ReLU and perhaps a
-pool, and two linear layers, make 1024 channels of 5 frames of a face (224
-pixels) and of 20 frames of MFCC (0.2 s). Batch norms are folded into the
-kernels before them when weights are read. The face's tower runs over all frames
-at once, which equals running it window by window.
+There are two towers, one for 5 frames of a face (224 pixels) and one for 20
+frames of MFCC (0.2 s). Each consists of convolutions, followed by batch norm,
+ReLU and perhaps a pool, and of two linear layers, and returns 1024 channels.
+Batch norms are folded into the preceding kernels when weights are read. The
+face's tower runs over all frames at once, which equals running it window by
+window.
 """
 
 import functools
@@ -159,7 +160,8 @@ def embed_faces(
 ) -> Float[np.ndarray, "n d"]:
   """Returns a vector of every window of 5 frames: n = t - 4.
 
-  faces: BGR, 0 to 255, `FACE_SIZE` pixels on a side.
+  Args:
+    faces: BGR, 0 to 255, `FACE_SIZE` pixels on a side.
   """
   num = len(faces) - FACE_WINDOW + 1
   parts = []

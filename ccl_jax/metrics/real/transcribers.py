@@ -1,8 +1,8 @@
-"""Who writes down what is said: audio at 16 kHz -> text.
+"""Speech recognisers: audio at 16 kHz -> text.
 
 pocketsphinx    its English model is in the package; fit for clean speech only
-faster-whisper  a CTranslate2 folder, as Systran/faster-whisper-large-v3
-transformers    Whisper's folder, as openai/whisper-large-v3; needs PyTorch
+faster-whisper  a CTranslate2 folder, such as Systran/faster-whisper-large-v3
+transformers    Whisper's folder, such as openai/whisper-large-v3, and PyTorch
 """
 
 from collections.abc import Callable

@@ -1,9 +1,9 @@
 """Word error rate of what is said against the quoted words of the caption.
 
-Both texts go through Whisper's English normaliser; where the caption has
-Chinese, Japanese or Korean, through its basic one, and characters are the
-words. A clip's rate is (substitutions + deletions + insertions) / words, which
-may exceed 1; the corpus' is that of the sums over clips.
+Both texts go through Whisper's English normaliser. If the caption has Chinese,
+Japanese or Korean, they go through its basic normaliser, and each character is
+a word. A clip's rate is (substitutions + deletions + insertions) / words, which
+may exceed 1; the corpus rate is that of the sums over clips.
 """
 
 import re
@@ -28,7 +28,7 @@ _CHARACTERS = re.compile("[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 
 
 def spoken_words(caption: str) -> str:
-  """Returns what stands in quotation marks.
+  """Returns the text in quotation marks.
 
   >>> spoken_words('A man waves. "Hello there!" Wind. "Bye."')
   'Hello there! Bye.'
@@ -55,7 +55,8 @@ def make_normalizer() -> Callable[[str, bool], str]:
 def count_errors(reference: str, found: str) -> dict[str, int | float]:
   """Returns errors, words and their ratio "wer", of normalised texts.
 
-  reference: has a word.
+  Args:
+    reference: has a word.
 
   Raises:
     NotRunError: jiwer is not installed.

@@ -1,4 +1,4 @@
-"""What learns beside frozen blocks; all of it adds nothing at first."""
+"""Trainable adapters of frozen blocks; at first they add nothing."""
 
 import einops
 import jax
@@ -79,11 +79,11 @@ class QKVLoRA(nnx.Module):
     block = nnx.merge(*nnx.split(block))
     for name in "qkv":
       linear, own = getattr(block.self_attention, name), getattr(self, name)
-      linear.lora = Sum(linear.lora, own) if linear.lora else own
+      linear.lora = LoRASum(linear.lora, own) if linear.lora else own
     return block
 
 
-class Sum(nnx.Module):
+class LoRASum(nnx.Module):
   """Two LoRA of one kernel, the block's own and another."""
 
   def __init__(self, first: layers.LoRA, second: layers.LoRA):

@@ -4,16 +4,16 @@ Unmasked, every token sees all others. Masked, with tokens frame by frame,
 
     M(q, k) = 1 if both are video, else [frame(q) = frame(k)]              (1)
 
-see `attention.FrameBlocks` for the matrix. Two forms of eq. 1 are equal in
-value and gradients:
+where [...] is 1 if true; `attention.FrameBlocks` shows the matrix. Two forms of
+eq. 1 are equal in value and gradients:
 
     blocks   one attention with the mask, computed from indices in the kernel
-    merged   of a video query, one softmax over two disjoint sets of keys, all
-             video and the audio of its frame, joined by their log-sum-exp; an
-             audio query attends to the tokens of its frame
+    merged   a video query attends to all video and to the audio of its frame,
+             two disjoint sets of keys that are merged to one softmax by their
+             log-sum-exp; an audio query attends to the tokens of its frame
 
-"merged" runs full attention of the video as it is, on any mesh. "blocks" needs
-all queries on one shard, hence no `context` axis or "ulysses".
+"merged" runs full attention of the video unchanged, on any mesh. "blocks" needs
+all queries on one shard, so either no `context` axis or "ulysses".
 """
 
 from ccl_jax.array_types import Array

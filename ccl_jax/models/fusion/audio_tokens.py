@@ -1,7 +1,7 @@
 """Audio tokens beside the video tokens of their frame: order, ids, positions.
 
-Both streams have the same frames, f, with s tokens of video and r of audio in
-each. Side by side they are frame by frame: s of video, then r of audio.
+Both streams have the same f frames, each with s tokens of video and r of audio.
+Joined, they are ordered by frame: s tokens of video, then r of audio.
 """
 
 import einops

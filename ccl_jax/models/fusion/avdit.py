@@ -1,22 +1,24 @@
 """Adapters of a frozen image transformer (AV-DiT, arXiv 2406.07686).
 
 One stack of `image_dit` blocks, trained on images and frozen, runs over each
-frame of the video and over the sound. All that learns of a layer is here:
+frame of the video and over the sound. This module has the trainable parts of a
+layer:
 
-    video   attention of each frame to itself, as the image model
+    video   attention of each frame to itself, as in the image model
             += temporal attention over the frames, at each token's place
-    audio   attention to itself by q, k, v with LoRA
+    audio   attention to itself, with LoRA of q, k, v
             += adapter: Linear(gelu(Linear(norm x))), `adapter_ratio` wide
-    both    the same frozen attention again, over the tokens of both in frames
-            at most `window_radius` away, by q, k, v with a LoRA of its own and
-            turned by their frame (RoPE); its output through an adapter
+    both    the same frozen attention again, over the tokens of both streams in
+            frames at most `window_radius` away, with another LoRA of q, k, v
+            and RoPE by frame; its output goes through an adapter
 
-in the order: attention, attention over both, what is added, feed-forward. All
-outputs start at zero, except the LoRA's, whose B does: at first the video is
-that of the image model, frame by frame. Its positions tell no frame, and
-without the turn what is seen and what is heard do not find each other's time.
+The order is: attention, attention over both, the additions (+=), feed-forward.
+All outputs start at zero, in LoRA the matrix B: at first the video is that of
+the image model, frame by frame. The image model's positions do not depend on
+the frame; without the RoPE, what is seen and what is heard could not be aligned
+in time.
 
-A stream that may not see the other attends to itself twice, as if it were
+A stream that may not see the other one attends to itself twice, as if it were
 alone. A reference is not detached: the adapters learn to read it.
 """
 
@@ -42,7 +44,7 @@ QKV = dict[str, tuple[Array, Array, Array]]
 
 
 class AVDiT(FrameByFrame):
-  """All that learns of one layer.
+  """The trainable parts of one layer.
 
   Args:
     widths, head_sizes: stream -> d, e; those of both are equal.

@@ -1,15 +1,15 @@
 """A fusion joins two streams by two hooks, called once in every block.
 
-`attend` is the streams' self-attention, `exchange` what each adds to itself
-from the other, both computed from the same snapshot. Streams stay independent
-where a fusion does not override the hook. `self_attentions` may adapt the
-blocks that `attend` is for, and run them again.
+`attend` is the streams' self-attention; `exchange` returns what each stream
+adds from the other, both computed from the same snapshot. Streams stay
+independent if a fusion overrides neither hook. `self_attentions` may adapt the
+blocks that `attend` uses, and run them again.
 
-When sampling, some of what `exchange` reads never changes: the context tokens,
-and a stream that is a reference at t = 0 and does not see the other. A
-`KVCache` holds the keys and values of these; `context_kv` and `reference_kv`
-compute them. This needs that a stream which sees nothing equals the stream
-alone: true for all fusions whose `attend` keeps the streams apart.
+In sampling, some inputs of `exchange` never change: the context tokens, and a
+stream that is a reference at t = 0 and does not see the other. A `KVCache`
+holds their keys and values; `context_kv` and `reference_kv` compute them. The
+cache requires that a stream that sees nothing equals the stream alone, which is
+true for all fusions whose `attend` keeps the streams apart.
 """
 
 import dataclasses
@@ -61,7 +61,7 @@ class FusionContext(NamedTuple):
 
   @property
   def clip_frames(self) -> int:
-    """Returns the number of real frames that are no reference picture."""
+    """Returns the number of real frames without reference pictures."""
     r = 0 if self.references is None else self.references.shape[1]
     return self.frames - r
 
@@ -149,7 +149,7 @@ class Fusion(nnx.Module):
   reads_references = False
 
   def angles_of(self, shared: FusionContext) -> dict[str, Array]:
-    """Returns RoPE of self-attention, for streams that take not their own."""
+    """Returns RoPE of self-attention, for streams that do not use their own."""
     return {}
 
   def self_attentions(
@@ -157,8 +157,9 @@ class Fusion(nnx.Module):
   ) -> tuple[tuple[dict[str, nnx.Module], Attend], ...]:
     """Returns the self-attentions of a layer, which run one after another.
 
-    Each is the block of every stream, of whose projections it is, and how these
-    attend.
+    Returns:
+      For each self-attention, stream -> the block whose projections are used,
+      and the function that attends.
     """
     return ((blocks, self.attend),)
 
@@ -200,7 +201,7 @@ class Fusion(nnx.Module):
   ) -> dict[str, Array]:
     """Returns each side's attention to the other stream, (b, n).
 
-    The mean over heads; the rest goes to the context tokens. Only sides that
-    read another stream have an entry.
+    It is a mean over heads; the rest goes to the context tokens. Only sides
+    that read another stream have an entry.
     """
     return {}

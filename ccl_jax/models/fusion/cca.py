@@ -8,11 +8,12 @@ One side reads the other, here video (width d) reading audio (width d_o):
 
 W_o starts at zero, so that a new fusion equals two independent towers.
 
-TARP: audio latent j sits at j / c on the axis of video frames, and a frame
-sees the audio of the frames next to it (window 3), an audio latent the video
-of its own frame (window 1); everyone sees the LCT. The c latents of a frame are
-those whose middle falls in its span, more or fewer if c is not whole: see
-`models.audio_grid`. For f = 4, c = 2, s = 1 and one LCT, video reads audio as
+TARP: audio latent j has position j / c on the axis of video frames. A frame
+sees the audio of itself and of its neighbours (window 3), an audio latent the
+video of its own frame (window 1); all tokens see the LCT. The c latents of a
+frame are those whose middle falls in its span; their number varies if c is not
+an integer, see `models.audio_grid`. For f = 4, c = 2, s = 1 and one LCT, video
+reads audio as
 
     frame  LCT | a0 a1 | a2 a3 | a4 a5 | a6 a7
       0     1  |  1  1 |  1  1 |  0  0 |  0  0
@@ -139,6 +140,12 @@ class CCA(Fusion):
   ):  # fmt: skip
     if positions not in POSITIONS:
       raise ValueError(f"{positions=}: expected one of {POSITIONS}.")
+    numbers = num_audio_lct, num_video_lct, audio_window_radius
+    if min(*numbers, video_window_radius) < 0:
+      raise ValueError(
+        f"model.fusion has {num_audio_lct=}, {num_video_lct=},"
+        f" {audio_window_radius=}, {video_window_radius=}: expected at least 0."
+      )
     self.positions = positions if tarp else "unscaled"
     self.tarp, self.dcr, self.fps = tarp, dcr, fps
     # In the order of STREAMS: the video side reads audio, the audio side video.

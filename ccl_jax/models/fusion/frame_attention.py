@@ -1,13 +1,13 @@
-"""A layer in each block in which a frame of video attends to its audio.
+"""A layer in each block by which a frame of video attends to its audio.
 
 With x the video tokens of a frame, y its audio tokens and z = y or [x; y],
 
     x += W_o softmax(q k^T / sqrt(e)) v,   q = rope(norm(W_q ln(x)))       (1)
     k = rope(norm(W_k ln(z))),  v = W_v ln(z)
 
-and, if audio is updated, y += the same with q of y. W_o starts at zero, so that
-a new model equals the video stream alone. Audio tokens take part in nothing
-else, so that all they see of the video is by eq. 1.
+and, if audio is updated, y += the same with q of y. W_o starts at zero, so a
+new model equals the video stream alone. Audio tokens take part in nothing else:
+they see the video only through eq. 1.
 """
 
 import jax.numpy as jnp

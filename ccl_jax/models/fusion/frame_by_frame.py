@@ -1,4 +1,4 @@
-"""A model of images on videos: each frame attends to itself."""
+"""An image model applied to videos: each frame attends to itself."""
 
 from ccl_jax.array_types import Array
 from ccl_jax.attention import Mask, Window

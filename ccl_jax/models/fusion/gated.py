@@ -2,7 +2,7 @@
 
     x += g * attention(x, y),   g = 1 where the sample's streams interact  (1)
 
-No context tokens, no windows, no routing: CCA with its three parts off.
+It has no context tokens, windows or routing: it is CCA without its three parts.
 """
 
 from ccl_jax.models.fusion.cca import CCA

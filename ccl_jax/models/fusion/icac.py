@@ -1,17 +1,17 @@
 """In-context audio control (ICAC, arXiv 2512.18772): audio is a condition.
 
-Five ways for the tokens of a video to meet the clean tokens of its audio, of
-which the first three add a layer to each block (`frame_attention`) and the last
+There are five ways to join the tokens of a video and the clean tokens of its
+audio. The first three add a layer to each block (`frame_attention`), the last
 two change its self-attention (`attention_3d`):
 
     cross2d        video reads the audio of its frame
     self2d_frozen  video reads video and audio of its frame
-    self2d         the same, and so does audio, whose tokens are carried on
+    self2d         the same, and so does audio, whose tokens are updated
     full3d         self-attention over all tokens of both
     masked3d       the same, but audio and video meet only within a frame
 
-No stream generates the audio, so one switch a sample decides whether both meet:
-`route.sees["video"]`. Where it is off, the sample has no sound.
+Audio is never generated, so one switch per sample decides whether the streams
+are joined: `route.sees["video"]`. If it is off, the sample has no sound.
 """
 
 from ccl_jax.models.fusion.attention_3d import Attention3D

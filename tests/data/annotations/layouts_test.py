@@ -314,7 +314,7 @@ def test_names_of_different_clips_that_fit_one_are_an_error(tmp_path):
   [
     ("a.csv", "id,text\n1\n", "a.csv:2: 1 cells, expected 2"),
     ("a.csv", 'id\n"open\n', "a.csv:2: unexpected end"),
-    ("a.csv", "id,id\n1,2\n", "'id' stands there twice"),
+    ("a.csv", "id,id\n1,2\n", "duplicate column 'id'"),
     ("a.jsonl", '{"id": "a"}\n[1]\n', "a.jsonl:2: expected an object"),
     ("a.json", "{", "not JSON"),
     ("a.json", "{}", "expected a list of objects"),

@@ -143,9 +143,9 @@ def test_each_clip_is_encoded_in_its_shape(folder, tmp_path, capsys):
   )
   summary = dataset.encode_dataset(folder, tmp_path / "data", settings)
   assert summary.encoded == {"train": 8}
-  assert set(summary.skipped) == {"short.mp4", "tiny.mp4"}
-  assert "too short" in summary.skipped["short.mp4"]
-  assert "enlarge it 3.00 times" in summary.skipped["tiny.mp4"]
+  assert set(summary.left_out) == {"short.mp4", "tiny.mp4"}
+  assert "too short" in summary.left_out["short.mp4"]
+  assert "enlarge it 3.00 times" in summary.left_out["tiny.mp4"]
   said = "Clips: 4 in 5x16x24, 4 in 9x24x16, 1 in 1x24x16"
   assert said in capsys.readouterr().out
   names, shapes = {}, {}

@@ -52,15 +52,15 @@ def test_clips_are_sorted_and_joined_with_captions(tmp_path):
     {"file": "sub/c.MOV", "video": "Sea.", "split": "test"},
     {"file": "a.wav", "audio": "Wind."},
   )
-  found, passed_over, _ = captions.list_clips(tmp_path)
+  found, not_clips, _ = captions.list_clips(tmp_path)
   assert [(s.name, s.caption, s.split, s.problem) for s in found] == [
     ("a.wav", "Wind.", "", ""),
     ("b.mp4", "", "", ""),
     ("sub/c.MOV", "Sea.", "test", ""),
   ]
   assert all(s.path.is_file() for s in found)
-  assert passed_over == {".txt": 1, ".jpg": 1}
-  assert captions.describe_counts(passed_over) == "1 .jpg, 1 .txt"
+  assert not_clips == {".txt": 1, ".jpg": 1}
+  assert captions.describe_counts(not_clips) == "1 .jpg, 1 .txt"
 
 
 @pytest.mark.parametrize("suffix", captions.SUFFIXES)
@@ -117,12 +117,12 @@ def test_text_beside_a_clip_is_its_caption_if_it_has_no_other(tmp_path):
     {"file": "c.mp4", "video": "C."},
     {"file": "d.mp4", "split": "test"},
   )
-  found, passed_over, _ = captions.list_clips(tmp_path)
+  found, not_clips, _ = captions.list_clips(tmp_path)
   assert {clip.name: clip.caption for clip in found} == {
     "a.mp4": 'A man says "hi".', "c.mp4": "C.", "d.mp4": "D.", "e.mp4": "",
     "sub/b.mp4": "B.",
   }  # fmt: skip
-  assert passed_over == {".txt": 2}  # of c.mp4, and beside nothing
+  assert not_clips == {".txt": 2}  # of c.mp4, and beside nothing
   (tmp_path / "a.txt").write_bytes(b"caf\xe9")
   with pytest.raises(ValueError, match=r"a\.txt' is not UTF-8"):
     captions.list_clips(tmp_path)
@@ -245,7 +245,7 @@ def test_captions_of_absent_files_are_counted_or_with_strict_an_error(tmp_path):
   rows = [{"file": f"{x}.mp4", "text": "A."} for x in ("a", "A", "z")]
   write_rows(tmp_path / "captions.jsonl", *rows)
   found = captions.list_clips(tmp_path)
-  assert found.absent == ["A.mp4", "z.mp4"]
+  assert found.missing == ["A.mp4", "z.mp4"]
   assert [x.caption for x in found.clips] == ["A."]
   with pytest.raises(ValueError, match="name 2 files that are not in"):
     captions.list_clips(tmp_path, strict=True)
@@ -253,3 +253,13 @@ def test_captions_of_absent_files_are_counted_or_with_strict_an_error(tmp_path):
   write_rows(tmp_path / "captions.jsonl", *rows[1:])
   with pytest.raises(ValueError, match=r"Did you mean a\.mp4"):
     captions.list_clips(tmp_path)
+
+
+@pytest.mark.parametrize("base", ["", "sub/"])
+@pytest.mark.parametrize("name", ["back\\slash.mp4", " a.mp4", "a.mp4 .mp4"])
+def test_odd_names_are_taken_as_they_are(tmp_path, base, name):
+  make_folder(tmp_path, base + name, base + "b.mp4")
+  rows = {"file": name, "video": "A."}, {"file": " b.mp4 ", "video": "B."}
+  write_rows(tmp_path / f"{base}captions.jsonl", *rows)
+  found = captions_of(tmp_path)
+  assert found == {base + name: "A.", base + "b.mp4": "B."}

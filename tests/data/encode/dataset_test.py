@@ -38,7 +38,7 @@ def folder(tmp_path):
 def test_clips_become_records_that_decode_to_them(folder, tmp_path):
   summary = dataset.encode_dataset(folder, tmp_path / "data", SETTINGS)
   assert sum(summary.encoded.values()) == NUM
-  assert not summary.skipped
+  assert not summary.left_out
   assert summary.cut_captions == NUM  # Disc 3 . " Oh ! " and the end are 8.
   train = loader.read_clips(tmp_path / "data", "train")
   assert train["caption"][0] == f'Disc {train["name"][0][:-4]}. "Oh!"'
@@ -63,7 +63,7 @@ def test_a_bad_clip_is_left_out_with_its_reason(folder, tmp_path):
   media.write_mp4(folder / "5.mp4", video[:3], 25.0, audio)
   media.write_mp4(folder / "new.mp4", video, 25.0, audio)
   summary = dataset.encode_dataset(folder, tmp_path / "data", SETTINGS)
-  reasons = summary.skipped
+  reasons = summary.left_out
   assert reasons.keys() == {"3.mp4", "4.mp4", "5.mp4", "new.mp4"}
   assert reasons["4.mp4"] == "has no audio stream"
   assert reasons["5.mp4"].startswith("video is too short")
@@ -169,7 +169,7 @@ def test_strange_clips_give_latents_or_a_reason(folder, tmp_path):
     SETTINGS, need_video=False, need_caption=False, validation_fraction=0.0
   )
   summary = dataset.encode_dataset(folder, tmp_path / "data", settings)
-  assert {name: reason[:19] for name, reason in summary.skipped.items()} == {
+  assert {name: reason[:19] for name, reason in summary.left_out.items()} == {
     "one.mp4": "video is too short:",
     "sample.wav": "audio is too short:",
     "nan.wav": "sound reaches nan, ",

@@ -64,7 +64,7 @@ def test_a_run_that_goes_on_equals_one_that_never_stopped(
     assert (output / path.name).stat().st_mtime_ns == changed
   assert summary.fresh == len(codecs.video.shapes) < NUM - 1
   assert sum(summary.encoded.values()) == NUM - 1
-  assert summary.skipped.keys() == {"3.mp4"}
+  assert summary.left_out.keys() == {"3.mp4"}
 
 
 def test_other_settings_clips_and_codecs_do_not_go_on(
@@ -168,6 +168,7 @@ def test_a_run_starts_resumes_or_is_refused(
     (staging.staging_dir(output) / "shard").write_text("of an earlier run")
   if is_complete and is_remote:
     (output / "metadata.json").write_text("{}")
+    (output / "codecs" / "codecs.json").write_text("{}")
   elif is_complete:
     output.mkdir()
   if is_remote and is_complete and force:
@@ -190,6 +191,31 @@ def test_a_folder_of_somebody_is_left_alone(tmp_path):
       staging.open_output(tmp_path / "data", {"a": 1}, force)
   staging.discard(tmp_path / "data")
   assert (tmp_path / "data.partial" / "mine").exists()
+
+
+@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize("is_remote", [False, True])
+def test_only_a_data_set_is_replaced(tmp_path, is_remote, force):
+  output = (bucket.make() if is_remote else tmp_path) / "clips"
+  output.mkdir()
+  for name in ("a.mp4", "metadata.json"):
+    (output / name).write_text("mine")
+  with pytest.raises(ValueError, match="is no data set: choose another"):
+    staging.open_output(output, PLAN, force)
+  assert {path.name for path in output.iterdir()} == {"a.mp4", "metadata.json"}
+
+
+def test_clips_are_not_replaced_by_their_latents(tmp_path):
+  clips.write_clips(tmp_path / "clips", 1)
+  for name, verb in (("clips", "is"), ("", "holds")):
+    status, text = commands.call(
+      "encode", f"--input={tmp_path}/clips", f"--output={tmp_path}/{name}",
+      "--config=configs/ccl.py:size=tiny", "--force",
+    )  # fmt: skip
+    assert status == 2 and text.count("\n") == 1
+    assert f" {verb} the input '{tmp_path}/clips': choose another" in text
+  assert [path.name for path in tmp_path.iterdir()] == ["clips"]
+  assert len(list((tmp_path / "clips").glob("*.mp4"))) == 1
 
 
 def test_in_a_bucket_it_lies_in_its_place(folder, learned):

@@ -143,7 +143,7 @@ def test_flash_and_beep_stay_together(folder, tmp_path, fps, kinds):
   frames = 1 + 4 * int(1.9 * fps / 4)
   settings = dataclasses.replace(SETTINGS, fps=fps, frames=frames)
   summary = dataset.encode_dataset(clips, tmp_path / "data", settings)
-  assert not summary.skipped
+  assert not summary.left_out
   names = decoding.decode_records(
     tmp_path / "data", tmp_path / "out", "train", len(kinds)
   )

@@ -52,10 +52,10 @@ def test_clips_in_tars_are_those_of_a_folder(folder, tmp_path):
   assert [x.caption for x in listing.clips] == [
     f"Disc {i}." for i in range(NUM)
   ]
-  assert dict(listing.passed_over) == {".json": 4}
+  assert dict(listing.not_clips) == {".json": 4}
   summary = dataset.encode_dataset(folder, tmp_path / "data", SETTINGS)
   dataset.encode_dataset(tmp_path / "plain", tmp_path / "other", SETTINGS)
-  assert summary.encoded == {"train": NUM} and not summary.skipped
+  assert summary.encoded == {"train": NUM} and not summary.left_out
   found, expected = (
     loader.read_clips(tmp_path / x, "train") for x in ("data", "other")
   )
@@ -95,10 +95,33 @@ def test_a_tar_that_is_cut_short_costs_what_is_missing(folder, tmp_path):
   (folder / "bad.tar").write_text("no tar")
   summary = dataset.encode_dataset(folder, tmp_path / "data", SETTINGS)
   assert summary.encoded == {"train": 3}
-  assert set(summary.skipped) == {"00001.tar", "bad.tar"}
-  assert "cut short" in summary.skipped["00001.tar"]
-  assert "3 files of it are whole, up to 2.json" in summary.skipped["00001.tar"]
-  assert "no tar" in summary.skipped["bad.tar"]
+  assert set(summary.left_out) == {"00001.tar", "bad.tar"}
+  reason = summary.left_out["00001.tar"]
+  assert "cut short" in reason
+  assert "3 files of it are whole, up to 2.json" in reason
+  assert "no tar" in summary.left_out["bad.tar"]
+
+
+def test_links_are_clips_and_what_leads_out_has_a_reason(folder, tmp_path):
+  with tarfile.open(folder / "00001.tar", "a") as tar:
+    for name, kind, target in (
+      ("hard.mp4", tarfile.LNKTYPE, "2.mp4"),
+      ("hard.txt", tarfile.LNKTYPE, "2.txt"),
+      ("soft.mp4", tarfile.SYMTYPE, "3.mp4"),
+      ("soft.txt", tarfile.SYMTYPE, "3.txt"),
+      ("lost.mp4", tarfile.SYMTYPE, "none.mp4"),
+      ("../out.mp4", tarfile.REGTYPE, ""),
+      ("/root.mp4", tarfile.REGTYPE, ""),
+    ):
+      info = tarfile.TarInfo(name)
+      info.type, info.linkname = kind, target
+      tar.addfile(info)
+  summary = dataset.encode_dataset(folder, tmp_path / "data", SETTINGS)
+  assert summary.encoded == {"train": NUM + 2}
+  lines = (tmp_path / "data" / "left_out.jsonl").read_text().splitlines()
+  assert [json.loads(line)["file"] for line in lines] == [
+    "00001.tar/../out.mp4", "00001.tar//root.mp4", "00001.tar/lost.mp4",
+  ]  # fmt: skip
 
 
 def test_a_list_of_files_in_a_tar_is_not_followed(folder, tmp_path):

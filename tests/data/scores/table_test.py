@@ -1,9 +1,12 @@
 """Scores of clips whose faults are known."""
 
+import functools
 import json
+import os
 import sys
 import types
 
+import av
 import numpy as np
 import pytest
 import scipy.ndimage
@@ -163,6 +166,23 @@ def test_a_second_run_scores_what_is_new(folder, scores, tmp_path, monkeypatch):
   assert read == []
 
 
+@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize(
+  "text", ['{"file": "a.mp4", "text": "A."}\n', "no JSON"]
+)
+def test_a_file_of_something_else_is_not_replaced(
+  folder, tmp_path, text, force
+):
+  output = tmp_path / "captions.jsonl"
+  output.write_text(text)
+  with pytest.raises(ValueError, match=r"captions\.jsonl"):
+    table.score_folder(folder, output, num_workers=0, force=force)
+  with pytest.raises(IsADirectoryError):
+    table.score_folder(folder, tmp_path, num_workers=0, force=force)
+  assert [path.name for path in tmp_path.iterdir()] == ["captions.jsonl"]
+  assert output.read_text() == text
+
+
 def test_processes_score_the_same(folder, scores, tmp_path):
   found = table.score_folder(folder, tmp_path / "s.jsonl", num_workers=2)
   assert found == scores
@@ -246,3 +266,33 @@ def test_scores_that_cannot_be_read_are_one_error(tmp_path):
   (tmp_path / "scores.jsonl").write_text('{"file": "a"}\nno\n')
   with pytest.raises(ValueError, match=r"scores\.jsonl:2"):
     table.read_scores(tmp_path / "scores.jsonl")
+
+
+def test_what_has_changed_is_scored_again(tmp_path):
+  path, output = tmp_path / "a.wav", tmp_path / "s.jsonl"
+  score = functools.partial(table.score_folder, tmp_path, output, num_workers=0)
+  write(path, audio=noise(0, 0.1))
+  before = score()["a.wav"]
+  write(path, audio=noise(0, 0.01))
+  os.utime(path, (0, 0))
+  after = score()["a.wav"]
+  assert after["bytes"] == before["bytes"]
+  assert after["rms_db"] == pytest.approx(before["rms_db"] - 20, abs=1)
+  wave = noise(0, 0.1)
+  wave[RATE:] = 0
+  write(path, audio=wave)
+  os.utime(path, (0, 9))
+  assert score()["a.wav"]["silent"] == pytest.approx(0.5, abs=0.06)
+  assert score(max_seconds=1.0)["a.wav"]["silent"] < 0.06
+
+
+def test_sizes_are_those_that_are_shown(tmp_path):
+  with av.open(str(tmp_path / "a.mp4"), "w") as container:
+    stream = container.add_stream("libx264", rate=25)
+    stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+    stream.codec_context.sample_aspect_ratio = 2
+    for image in moving(0)[:5]:
+      container.mux(stream.encode(av.VideoFrame.from_ndarray(image)))
+    container.mux(stream.encode(None))
+  row = table.score_folder(tmp_path, tmp_path / "s", num_workers=0)["a.mp4"]
+  assert (row["width"], row["height"]) == (128, 48)

@@ -6,7 +6,7 @@ import pytest
 from etils import epath
 
 from ccl_jax.data.clip import ClipShape
-from ccl_jax.generation.components import choose_shape, read_shapes
+from ccl_jax.generation.clip_shapes import choose_shape, read_shapes
 from ccl_jax.generation.sampling_config import SamplingConfig
 
 SHAPES = [

@@ -19,7 +19,7 @@ class InContextStream(DiT):
   Args:
     kind: "audio".
     width, ffn, heads: of the other stream.
-    channels, tokens_per_frame: as of `DiT`.
+    channels, tokens_per_frame: as in `DiT`.
 
   Raises:
     ValueError: another kind.

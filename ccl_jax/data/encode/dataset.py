@@ -28,7 +28,8 @@ from ccl_jax.codecs.linear import LinearAudioCodec
 from ccl_jax.data import records, shards
 from ccl_jax.data.clip import ClipShape
 from ccl_jax.data.encode import batches, buckets, staging
-from ccl_jax.data.encode.captions import ClipFile, list_clips
+from ccl_jax.data.encode.captions import list_clips
+from ccl_jax.data.encode.clip_files import ClipFile
 from ccl_jax.data.encode.cuts import describe_cuts
 from ccl_jax.data.encode.decode_pool import DecodePool
 from ccl_jax.data.encode.fit_codecs import fit_codecs

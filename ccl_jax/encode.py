@@ -28,7 +28,7 @@ from ccl_jax.codecs import converted_weights
 from ccl_jax.codecs.api import AudioCodec, Codecs, make_codec
 from ccl_jax.config import build
 from ccl_jax.data.decoding import decode_records
-from ccl_jax.data.encode.captions import ClipFile
+from ccl_jax.data.encode.clip_files import ClipFile
 from ccl_jax.data.encode.dataset import encode_dataset
 from ccl_jax.data.encode.settings import FITTED, EncodeSettings
 from ccl_jax.data.scores import table

@@ -13,7 +13,7 @@ from absl import flags
 from etils import epath
 
 from ccl_jax import command
-from ccl_jax.data.encode.captions import list_clip_files
+from ccl_jax.data.encode.clip_files import list_clip_files
 from ccl_jax.data.scores import measures, table
 
 INPUT = flags.DEFINE_string("input", None, "Folder of clips.")

@@ -104,16 +104,16 @@ def make_world(
   output: Path,
   num_train: int,
   num_test: int,
-  size: int = 64,
-  frames: int = 49,
-  workers: int = 2,
-  style: str = "round",
-  make: Callable[..., ClipRows] | None = None,
+  size: int,
+  frames: int,
+  workers: int,
+  style: str,
+  make: Callable[..., ClipRows],
 ) -> None:
   """Renders all clips into the folder, which appears when it is complete.
 
   Args:
-    make: renders a clip, `make_clip` by default.
+    make: renders a clip, such as `make_clip`.
 
   Raises:
     ValueError: the folder exists, or the clips are too short.
@@ -130,7 +130,7 @@ def make_world(
   ):
     partial.mkdir()
     run = functools.partial(
-      make or make_clip, folder=partial, size=size, frames=frames, style=style
+      make, folder=partial, size=size, frames=frames, style=style
     )
     rows = pool.map(run, jobs, chunksize=8)
     found = list(tqdm.tqdm(rows, "world", len(jobs), unit=" clips"))
@@ -140,7 +140,7 @@ def make_world(
 
 
 def make_clip(
-  job: SceneJob, folder: Path, size: int, frames: int, style: str = "round"
+  job: SceneJob, folder: Path, size: int, frames: int, style: str
 ) -> ClipRows:
   """Renders a scene to mp4; returns its line of captions.jsonl."""
   scene = draw_scene(job.seed, job.hard, frames / FPS, style)
@@ -152,7 +152,7 @@ def make_clip(
 
 
 def make_english_clip(
-  job: SceneJob, folder: Path, size: int, frames: int, style: str = "round"
+  job: SceneJob, folder: Path, size: int, frames: int, style: str
 ) -> ClipRows:
   """Renders an English sentence to mp4; returns its captions and phones."""
   is_test = job.split != "train"

@@ -148,7 +148,7 @@ def clip_text(pipeline: Pipeline) -> str:
   shape = pipeline.shape
   y, x = shape.size
   return (
-    f"Clips of {shape.frames / shape.fps:.2f} s, {x} x {y} pixels,"
+    f"Clips of {shape.seconds:.2f} s, {x} x {y} pixels,"
     f" {shape.fps:g} frames a second."
   )
 

@@ -207,16 +207,15 @@ def initial_params(
   shapes: PyTree,
   from_runs: Sequence[tuple[str, epath.PathLike]],
   fresh: Sequence[str],
-  average: bool = True,
 ) -> dict[str, jax.Array]:
   """Returns parameters of a new model that earlier runs have trained.
 
   Args:
     shapes: of the new model's parameters, with shardings.
     from_runs: (regex, workdir): parameters whose path matches are read from the
-      latest checkpoint there; the first match counts.
+      latest checkpoint there, of its moving average if it has them; the first
+      match counts.
     fresh: regexes of the parameters that no run has.
-    average: read the moving average, where a parameter has one.
 
   Returns:
     Path -> array for the parameters that are read.
@@ -229,9 +228,9 @@ def initial_params(
   origin = trees.flatten(trees.match(rules, shapes))
   leaves = trees.flatten(shapes)
   arrays = {}
-  for workdir in {w: None for w in origin.values() if w is not None}:
+  for workdir in dict.fromkeys(w for w in origin.values() if w is not None):
     part = {p: x for p, x in leaves.items() if origin[p] == workdir}
-    params, _ = read_params(workdir, trees.unflatten(part), average=average)
+    params, _ = read_params(workdir, trees.unflatten(part), average=True)
     arrays |= trees.flatten(params)
   return arrays
 

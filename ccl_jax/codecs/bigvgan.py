@@ -16,8 +16,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ccl_jax.array_types import Array, Float
-from ccl_jax.codecs.snake import REACH, Num, Snake
-from ccl_jax.codecs.time_conv import conv, conv_transpose
+from ccl_jax.codecs.snake import REACH, Snake
+from ccl_jax.codecs.time_conv import Num, conv, conv_transpose
 
 ACTIVATIONS = ("snake", "snakebeta")
 

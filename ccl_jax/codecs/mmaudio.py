@@ -113,25 +113,24 @@ class MMAudioCodec(runner.LearnedCodec):
       )
 
   def encode(
-    self, wave: Shaped[np.ndarray, "..."], sample_rate: int | None = None
+    self, wave: Shaped[np.ndarray, "..."]
   ) -> Float[np.ndarray, "b m c"]:
     """Returns the posterior's mean."""
-    return self.posterior(wave, sample_rate)[0]
+    return self.posterior(wave)[0]
 
   def posterior(
-    self, wave: Shaped[np.ndarray, "..."], sample_rate: int | None = None
+    self, wave: Shaped[np.ndarray, "..."]
   ) -> tuple[Float[np.ndarray, "b m c"], Float[np.ndarray, "b m c"]]:
     """Returns mean and log-variance of the latents, times `scale`.
 
     Args:
       wave: (b, s) floating, mono; clipped to [-1, 1].
-      sample_rate: of the wave, for a check.
 
     Raises:
-      ValueError: another rate, several channels, integers, NaN, sound that is
-        far beyond [-1, 1], or too short for one latent.
+      ValueError: several channels, integers, NaN, sound that is far beyond
+        [-1, 1], or too short for one latent.
     """
-    self.check(wave, sample_rate)
+    self.check(wave)
     both = map_windows(
       self._run(_encode, self.params, self.config),
       mels.log_mel(wave.astype(np.float32), self.mel_config),
@@ -183,16 +182,9 @@ class MMAudioCodec(runner.LearnedCodec):
     )
     return wave[..., 0]
 
-  def check(
-    self, wave: Shaped[np.ndarray, "..."], sample_rate: int | None = None
-  ) -> None:
+  def check(self, wave: Shaped[np.ndarray, "..."]) -> None:
     """Raises ValueError unless `wave` is sound that this codec takes."""
     rate, least = self.sample_rate, self.mel_config.least_samples
-    if sample_rate not in (None, rate):
-      raise ValueError(
-        f"{sample_rate=}: this codec takes {rate} Hz; resample first, as"
-        " data.media does when it reads a file."
-      )
     if wave.ndim != 2:
       raise ValueError(
         f"{wave.shape=}: expected mono sound (b, s); mix channels to their mean"

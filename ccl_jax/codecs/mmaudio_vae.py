@@ -24,12 +24,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ccl_jax.array_types import Array, Float, Int
-from ccl_jax.codecs.time_conv import PRECISION, conv
+from ccl_jax.array_types import Array, Float
+from ccl_jax.codecs.time_conv import PRECISION, Num, conv
 
 _CLIP = 256.0
 _LOGVAR_RANGE = (-30.0, 20.0)
-Num = Int[Array, ""] | None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,9 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ccl_jax.array_types import Array, Float, Int
+from ccl_jax.array_types import Array, Float
+from ccl_jax.codecs.time_conv import Num
 
-Num = Int[Array, ""] | None
 REACH = 5  # Steps on each side that a result depends on.
 _TAPS = 12
 

@@ -11,12 +11,11 @@ import jax.numpy as jnp
 
 from ccl_jax.array_types import Array, Float, Int
 
+Num = Int[Array, ""] | None
 PRECISION = jax.lax.Precision.HIGHEST
 
 
-def zero_after(
-  x: Float[Array, "b t c"], num: Int[Array, ""] | None
-) -> Float[Array, "b t c"]:
+def zero_after(x: Float[Array, "b t c"], num: Num) -> Float[Array, "b t c"]:
   """Returns x with zeros from step `num` on, like the padding."""
   if num is None:
     return x
@@ -27,7 +26,7 @@ def conv(
   x: Float[Array, "b t c"],
   kernel: Float[Array, "x c d"],
   dilation: int = 1,
-  num: Int[Array, ""] | None = None,
+  num: Num = None,
 ) -> Float[Array, "b t d"]:
   """Returns y[t] = sum_i x[t + (i - size // 2) dilation] kernel[i].
 
@@ -52,7 +51,7 @@ def conv_transpose(
   x: Float[Array, "b t c"],
   kernel: Float[Array, "x c d"],
   rate: int,
-  num: Int[Array, ""] | None = None,
+  num: Num = None,
 ) -> Float[Array, "b r d"]:
   """Returns a transposed convolution: y[rate t + i - cut] += x[t] kernel[i].
 

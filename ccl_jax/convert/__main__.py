@@ -37,7 +37,8 @@ from ccl_jax.convert import (
   codecs,
   export,
   inspection,
-  lora_files,
+  lora_names,
+  lora_writer,
   loras,
   transformer,
   workdirs,
@@ -100,7 +101,7 @@ EXPERT = flags.DEFINE_enum(
   " noise or that of low.",
 )  # fmt: skip
 LORA_STYLE = flags.DEFINE_enum(
-  "lora_style", "diffusers", list(lora_files.STYLES),
+  "lora_style", "diffusers", list(lora_names.STYLES),
   "Names in the file of --component=lora: those of diffusers, or of Wan as"
   " ComfyUI loads them.",
 )  # fmt: skip
@@ -112,7 +113,7 @@ LORA = flags.DEFINE_multi_string(
 # What the commands write into a folder: one of the first, and others.
 _MAIN_NAMES = {
   workdirs.ABOUT, export.TRANSFORMER, f"{export.SINGLE}.safetensors",
-  f"{lora_files.STEM}.safetensors",
+  f"{lora_writer.STEM}.safetensors",
 }  # fmt: skip
 _OTHER_NAMES = {
   "arrays", "checkpoints", "scheduler", "README.md", export.RUN,

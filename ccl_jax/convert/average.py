@@ -6,16 +6,15 @@ so parameters that are equal in all checkpoints stay exactly the same. Stacked
 layers are read and written row by row.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from etils import epath
 
-from ccl_jax.checkpoints.streaming import LazyArray, StreamedArray
+from ccl_jax.checkpoints.streaming import LazyArray
 from ccl_jax.convert import workdirs
 from ccl_jax.params import trees
-from ccl_jax.params.param_names import is_stacked
 from ccl_jax.storage.files import replacing
 
 
@@ -37,7 +36,7 @@ def average(
   source = workdirs.open_workdir(workdir)
   checkpoints = [source.params(step, ema=False).arrays for step in steps]
   params = {
-    path: _streamed_mean(path, [arrays[path] for arrays in checkpoints])
+    path: workdirs.streamed(path, *(x[path] for x in checkpoints), join=_mean)
     for path in checkpoints[0]
   }
   about = {
@@ -53,22 +52,9 @@ def average(
   return about
 
 
-def _streamed_mean(path: str, arrays: Sequence[LazyArray]) -> StreamedArray:
-  """Returns the mean of a parameter, which is computed while it is written."""
-  by_row = is_stacked(path)
-
-  def parts() -> Iterator[tuple[int | None, np.ndarray]]:
-    if by_row:
-      yield from enumerate(map(_mean, zip(*arrays, strict=True)))
-    else:
-      yield None, _mean(map(np.asarray, arrays))
-
-  return StreamedArray(arrays[0].shape, arrays[0].dtype, parts, by_row)
-
-
-def _mean(arrays: Iterable[np.ndarray]) -> np.ndarray:
+def _mean(*arrays: LazyArray | np.ndarray) -> np.ndarray:
   """Returns Eq. 1."""
   mean = np.float32(0)
-  for k, x in enumerate(arrays, 1):
+  for k, x in enumerate(map(np.asarray, arrays), 1):
     mean = mean + (x.astype(np.float32) - mean) / k
   return mean

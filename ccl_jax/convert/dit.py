@@ -11,13 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ccl_jax.convert.layouts import (
-  LINEAR,
-  WeightLayout,
-  each,
-  fused,
-  relayout,
-)
+from ccl_jax.convert.layouts import LINEAR, QKV, WeightLayout, each, relayout
 from ccl_jax.convert.rules import Rule, Table, weight_and_bias
 from ccl_jax.convert.torch_files import LazyStateDict
 
@@ -112,7 +106,6 @@ def _table(source: int, patch: int) -> list[Rule]:
 def _fused_qkv() -> tuple[Rule, Rule]:
   """Returns the rules of DiT's one matrix of queries, keys and values."""
   ours = "video/blocks/self_attention"
-  split = fused(3)
   return tuple(
     Rule(
       f"{_BLOCKS[0]}.attn.qkv.{part}",
@@ -120,8 +113,8 @@ def _fused_qkv() -> tuple[Rule, Rule]:
       layout,
     )
     for part, leaf, layout in (
-      ("weight", "kernel", split.then(each(LINEAR))),
-      ("bias", "bias", split),
+      ("weight", "kernel", QKV.then(each(LINEAR))),
+      ("bias", "bias", QKV),
     )
   )
 

@@ -29,7 +29,7 @@ from ccl_jax.checkpoints.restore import find_checkpoint
 from ccl_jax.config import upgrade
 from ccl_jax.convert import (
   ccl,
-  lora_files,
+  lora_writer,
   loras,
   model_card,
   safetensors_writer,
@@ -78,7 +78,7 @@ def to_torch(
     shard_size: most bytes of arrays in a file.
     component: one of COMPONENTS.
     layout: one of LAYOUTS; a single file is never split.
-    lora_style: of the names of component="lora", one of `lora_files.STYLES`.
+    lora_style: of the names of component="lora", one of `lora_names.STYLES`.
 
   Raises:
     ValueError: no such checkpoint or a damaged one, an unknown dtype or
@@ -168,7 +168,7 @@ def _write_lora(
     "is_ema": ema and run.config["optimizer"]["ema_decay"] > 0,
   }
   card = model_card.lora_text(run, about, changes, style)
-  names = lora_files.write(
+  names = lora_writer.write(
     output, run.model, changes, style, DTYPES[dtype], header, card
   )
   kind = f"a LoRA of {names} layers, named as in {style},"

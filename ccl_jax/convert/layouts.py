@@ -68,16 +68,13 @@ CONV3D = relayout("o i t y x", "t y x i o")
 CONV_TRANSPOSE1D = relayout("i o x", "x i o")
 
 
-def fused(num: int) -> WeightLayout:
-  """Returns the layout that splits one array of theirs into `num` of ours.
-
-  `fused(3).then(each(LINEAR))` splits a (3 o, i) projection into q, k and v.
-  """
-
-  def join(*ours):
-    return (np.concatenate(ours),)
-
-  return WeightLayout(f"split {num}", lambda x: tuple(np.split(x, num)), join)
+# One array of theirs is q, k and v of ours: `QKV.then(each(LINEAR))` splits a
+# (3 o, i) projection.
+QKV = WeightLayout(
+  "split 3",
+  lambda x: tuple(np.split(x, 3)),
+  lambda *ours: (np.concatenate(ours),),
+)
 
 
 def each(layout: WeightLayout) -> WeightLayout:
@@ -109,31 +106,29 @@ def _permute(x: np.ndarray, order: np.ndarray) -> np.ndarray:
   return heads[:, order].reshape(x.shape)
 
 
-def weight_norm(layout: WeightLayout, axis: int = 0) -> WeightLayout:
+def weight_norm(layout: WeightLayout) -> WeightLayout:
   """Returns the layout that folds a weight norm: (g, v) -> w = v g / |v|.
 
-  |v| is over all axes but one, in float32. The inverse takes v = w and g = |w|,
-  from which the same w is computed again, bit for bit.
+  |v| is over all axes but the last, which is g's, in float32. The inverse takes
+  v = w and g = |w|, from which the same w is computed again, bit for bit.
 
   Args:
-    layout: from v to our array.
-    axis: axis of v that is not normalised.
+    layout: from v (o, i, x) to our array.
   """
 
   def fold(g, v):
-    norm = _norm(v, axis)
+    norm = _norm(v)
     if g.shape != norm.shape:
       raise ValueError(f"{g.shape=}, of {v.shape=} expected {norm.shape}.")
     return layout.to_ours((v * (g / norm)).astype(v.dtype))
 
   def unfold(w):
     (v,) = layout.to_theirs(w)
-    return _norm(v, axis).astype(w.dtype), v
+    return _norm(v).astype(w.dtype), v
 
   return WeightLayout(f"weight norm, {layout.name}", fold, unfold)
 
 
-def _norm(v: np.ndarray, axis: int) -> np.ndarray:
-  axes = tuple(i for i in range(v.ndim) if i != axis)
-  square = np.square(v.astype(np.float32)).sum(axes, keepdims=True)
+def _norm(v: np.ndarray) -> np.ndarray:
+  square = np.square(v.astype(np.float32)).sum((0, 1), keepdims=True)
   return np.sqrt(square)

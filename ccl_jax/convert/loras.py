@@ -8,7 +8,7 @@ import numpy as np
 from etils import epath
 
 from ccl_jax.checkpoints import manifest, orbax_reader, restore
-from ccl_jax.convert import lora_files, workdirs
+from ccl_jax.convert import lora_reader, workdirs
 from ccl_jax.models import functional
 from ccl_jax.params import lora, trees
 from ccl_jax.params.lora import Factors, Full
@@ -21,7 +21,7 @@ def open_lora(text: str, model: Mapping[str, Any]) -> dict[str, Factors | Full]:
   PATH is the workdir of a run, a file of others or the folder with it.
 
   Raises:
-    ValueError: the scale is not a finite number; or as `lora_files.read` and
+    ValueError: the scale is not a finite number; or as `lora_reader.read` and
       `read_run`.
   """
   path, factor = split_scale(text)
@@ -29,7 +29,7 @@ def open_lora(text: str, model: Mapping[str, Any]) -> dict[str, Factors | Full]:
   if not epath.Path(path).exists():
     raise ValueError(f"--lora={text}: no '{path}'; expected PATH:SCALE.")
   is_run = (epath.Path(path) / "checkpoints").exists()
-  changes = (read_run if is_run else lora_files.read)(path, model)
+  changes = (read_run if is_run else lora_reader.read)(path, model)
   return {k: x._replace(scale=factor * x.scale) for k, x in changes.items()}
 
 
@@ -113,4 +113,4 @@ def read_run(
   leaves = {p: np.asarray(arrays[stored[p]]) for p in wanted}
   changes = lora.pairs(leaves, restore.lora_alpha(workdir))
   changes |= {p: Full(leaves[p]) for p in full}
-  return lora_files.checked(changes, shapes, str(workdir))
+  return lora_reader.checked(changes, shapes, str(workdir))

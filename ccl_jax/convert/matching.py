@@ -151,7 +151,7 @@ def count_differences(table: Table, theirs: Shapes, ours: Shapes) -> int:
   names = expected.symmetric_difference(theirs)
   if names := names.difference(_ignored(table, theirs)):
     return len(names)
-  return len(list(_differences(assignments, theirs, ours)))
+  return len(_differences(assignments, theirs, ours))
 
 
 def shapes_of_ours(

@@ -192,7 +192,7 @@ def lora_text(
     run: the run that trained it.
     about: step, parameters and dtype.
     changes: what it adds.
-    style: of its names, one of `lora_files.STYLES`.
+    style: of its names, one of `lora_names.STYLES`.
   """
   full = sorted(p for p, x in changes.items() if isinstance(x, Full))
   base = run.config.get("init", {}).get("from_runs", ())

@@ -3,11 +3,11 @@
 Wan2.2-A14B has the same names: each of its two experts is a 14b model, and its
 image-to-video model ("14b-i2v-2.2") has no image tokens.
 
-There are two tables: for Wan-AI's own files, and for diffusers'
-WanTransformer3DModel (the `transformer` folder). Both hold the same arrays. Our
-layers are stacked, and our RoPE needs the channels of a head in another order
-(see `models.rope`): the tables permute the queries and keys of self-attention,
-in kernels, biases and norms.
+There are two tables: for Wan-AI's own files (wan/modules/model.py), and for
+diffusers' WanTransformer3DModel (the `transformer` folder). Both hold the same
+arrays. Our layers are stacked, and our RoPE needs the channels of a head in
+another order (see `models.rope`): the tables permute the queries and keys of
+self-attention, in kernels, biases and norms.
 """
 
 from collections.abc import Mapping
@@ -98,21 +98,11 @@ _IMAGE_KEY_NORM = ("cross_attn.norm_k_img", "attn2.norm_added_k")
 _HEAD_MODULATION = ("head.modulation", "scale_shift_table")
 
 
-def wan(head_size: int = 128, patch: int = 2) -> Table:
-  """Returns the table of Wan-AI's files (wan/modules/model.py)."""
-  return _table(0, head_size, patch)
-
-
-def diffusers(head_size: int = 128, patch: int = 2) -> Table:
-  """Returns the table of diffusers' WanTransformer3DModel."""
-  return _table(1, head_size, patch)
-
-
 def tables(settings: Mapping[str, Any]) -> dict[str, Table]:
   """Returns both tables by name, for a model section like those of `SIZES`."""
   video = settings["video"]
   own = dict(head_size=video["width"] // video["heads"], patch=video["patch"])
-  return {"wan": wan(**own), "diffusers": diffusers(**own)}
+  return {"wan": _table(0, **own), "diffusers": _table(1, **own)}
 
 
 def check(state_dict: LazyStateDict) -> None:

@@ -7,8 +7,9 @@ also needs the files of `RUN_FILES`, which are copied if they exist.
 
 import dataclasses
 import functools
+import itertools
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -192,17 +193,23 @@ def copy_run_files(source: epath.PathLike, target: pathlib.Path) -> None:
       _copy(found, target / name)
 
 
-def streamed(path: str, array: Any) -> streaming.StreamedArray:
-  """Returns an unread array of a parameter as one to write, row by row."""
+def streamed(
+  path: str, *arrays: Any, join: Callable[..., np.ndarray] = np.asarray
+) -> streaming.StreamedArray:
+  """Returns unread arrays of a parameter as one to write, row by row.
+
+  join: makes what is written of each array, or of a row of each.
+  """
   by_row = is_stacked(path)
 
   def parts() -> Iterator[tuple[int | None, np.ndarray]]:
     if by_row:
-      yield from enumerate(array)
+      yield from enumerate(itertools.starmap(join, zip(*arrays, strict=True)))
     else:
-      yield None, np.asarray(array)
+      yield None, join(*arrays)
 
-  return streaming.StreamedArray(array.shape, array.dtype, parts, by_row)
+  first = arrays[0]
+  return streaming.StreamedArray(first.shape, first.dtype, parts, by_row)
 
 
 def _fold(

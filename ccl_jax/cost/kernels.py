@@ -58,9 +58,7 @@ def is_attention(kernel: Kernel) -> bool:
   return _PHASE.search(kernel.name) is not None
 
 
-def splash_flops(
-  kernel: Kernel, *, visible: float = 1.0
-) -> tuple[float, float]:
+def splash_flops(kernel: Kernel) -> tuple[float, float]:
   """Counts FLOPs of one run of a splash attention kernel, from shapes.
 
   Shapes are those of its queries (.., heads, n, e) and keys (.., heads, m, e)
@@ -71,9 +69,6 @@ def splash_flops(
     dq        dp, dq    s
     dkv       dk, dv    s, dp
     dkv_dq    all 4     s             one kernel for the backward pass
-
-  Args:
-    visible: share of the blocks that the mask does not skip.
 
   Returns:
     FLOPs: (needed, recomputed).
@@ -86,7 +81,7 @@ def splash_flops(
     raise ValueError(f"{kernel.name=} is not a kernel of splash attention.")
   products = {"fwd": (2, 0), "dq": (2, 1), "dkv": (2, 2), "dkv_dq": (4, 1)}
   q, k = [dims for dtype, dims in kernel.operands if "f" in dtype][:2]
-  product = 2.0 * visible * math.prod(q) * k[-2]
+  product = 2.0 * math.prod(q) * k[-2]
   needed, recomputed = products[phase[1]]
   return needed * product, recomputed * product
 

@@ -48,7 +48,8 @@ def matmul_flops(program: Program) -> float:
 def dot_flops(dot: ExecutedOp) -> float:
   """Counts FLOPs of one execution of a `dot`."""
   (_, result), (_, lhs) = dot.op.arrays[0], dot.operand(0).arrays[0]
-  contracted = [lhs[i] for i in _braced(dot.op, "lhs_contracting_dims")]
+  dims = (dot.op.attribute("lhs_contracting_dims") or "{}").strip("{}")
+  contracted = [lhs[int(i)] for i in dims.split(",") if i]
   return 2.0 * math.prod(result) * math.prod(contracted)
 
 
@@ -106,8 +107,3 @@ def _window(op: Op, rank: int) -> list[dict[str, int]]:
   )  # fmt: skip
   names = ("size", "stride", "pad", "dilate", "hole")
   return [dict(zip(names, row, strict=True)) for row in rows]
-
-
-def _braced(op: Op, key: str) -> list[int]:
-  value = (op.attribute(key) or "{}").strip("{}")
-  return [int(v) for v in value.split(",") if v]

@@ -2,9 +2,9 @@
 
 Per jax device, with the chip's published rates:
 
-    compute = hardware FLOPs / peak         HBM = bytes / rate
-    ICI of axes A = wire bytes / (rate of the torus axes that A lies on)
-    ICI total = all wire bytes / rate of all links           DCN likewise
+    compute = hardware FLOPs / peak
+    ICI = wire bytes / rate of all links, of each mesh axis and of all together
+    DCN likewise
     step >= max of these            if everything overlaps
     step >= compute + ICI + DCN     if nothing does (synchronous collectives)
     MFU <= model FLOPs / (peak * step)
@@ -31,7 +31,7 @@ class Roofline:
     chip: its rates.
     model_flops: useful FLOPs per device, see `flops`.
     hardware_flops: executed FLOPs per device, with recomputation and padding.
-    times: "compute", "hbm" if known, "ici", "ici/AXES" and "dcn".
+    times: "compute", "ici", "ici/AXES" and "dcn".
   """
 
   chip: Chip
@@ -60,20 +60,6 @@ class Roofline:
     """Returns model FLOPs over what the device could do in that time."""
     return self.model_flops * self.chip.devices / (self.chip.peak * seconds)
 
-  def table(self) -> str:
-    """Returns times and bounds as text."""
-    rows = [f"{'time':<24}{'ms':>10}"]
-    rows += [f"{k:<24}{1e3 * v:>10.2f}" for k, v in self.times.items()]
-    rows += [
-      f"{name:<24}{1e3 * t:>10.2f}  MFU <= {100 * self.mfu(t):.1f} %"
-      for name, t in (
-        (f"all overlap ({self.limit})", self.step),
-        ("nothing overlaps", self.serial),
-      )
-    ]
-    head = f"{self.chip.name}: upper bound, not a measurement"
-    return "\n".join([head, *rows])
-
 
 def roofline(
   chip: Chip,
@@ -81,35 +67,20 @@ def roofline(
   model_flops: float,
   hardware_flops: float,
   wire: Mapping[Axes, float],
-  hbm_bytes: float | None = None,
-  torus_axes: Mapping[str, int] | None = None,
   dcn_axes: Iterable[str] = ("dcn",),
 ) -> Roofline:
   """Computes the bounds of one step, from counts per jax device.
 
   Args:
     wire: mesh axes -> bytes that a device sends (`collectives`).
-    hbm_bytes: bytes read and written, where known.
-    torus_axes: mesh axis -> how many torus axes it lies on; None takes all for
-      each, which keeps the bound valid for any placement.
     dcn_axes: axes between slices; collectives over them use DCN.
   """
   share, slow = chip.devices, set(dcn_axes)
   times = {"compute": hardware_flops * share / chip.peak}
-  if hbm_bytes is not None:
-    times["hbm"] = hbm_bytes * share / chip.hbm_rate
   ici = {axes: n for axes, n in wire.items() if not slow & set(axes)}
   times["ici"] = sum(ici.values()) * share / chip.ici
   for axes, sent in ici.items():
-    rate = chip.axis_rate * _lanes(axes, torus_axes, chip.torus)
-    times["ici/" + "+".join(axes)] = sent * share / rate
+    times["ici/" + "+".join(axes)] = sent * share / chip.ici
   if len(ici) < len(wire):
     times["dcn"] = (sum(wire.values()) - sum(ici.values())) * share / chip.dcn
   return Roofline(chip, model_flops, hardware_flops, times)
-
-
-def _lanes(axes: Axes, torus_axes: Mapping[str, int] | None, torus: int) -> int:
-  """Returns how many torus axes a group along these mesh axes can use."""
-  if torus_axes is None:
-    return torus
-  return max(1, min(torus, sum(torus_axes.get(a, torus) for a in axes)))

@@ -148,7 +148,7 @@ class ClipShape:
 
   def num_samples(self, codecs: Codecs) -> int:
     """Returns the number of audio samples of a clip."""
-    return round(self.frames / self.fps * codecs.audio.sample_rate)
+    return round(self.seconds * codecs.audio.sample_rate)
 
   def check(
     self,

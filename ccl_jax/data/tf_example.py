@@ -43,12 +43,12 @@ def sort_features(record: bytes) -> bytes:
   ((_, features),) = _fields(memoryview(record))
   entries = [content for _, content in _fields(features)]
   entries.sort(key=lambda entry: bytes(dict(_fields(entry))[1]))
-  return _field(1, b"".join(_field(1, entry) for entry in entries))
+  return _field(b"".join(_field(entry) for entry in entries))
 
 
-def _field(number: int, content: bytes | memoryview) -> bytes:
-  """Encodes a field, eq. 1."""
-  size, prefix = len(content), [8 * number + 2]
+def _field(content: bytes | memoryview) -> bytes:
+  """Encodes a field of number 1, eq. 1."""
+  size, prefix = len(content), [8 + 2]
   while size > 127:
     prefix.append(size & 127 | 128)
     size >>= 7

@@ -40,12 +40,13 @@ class Progress:
   """A progress bar of requests, and what went wrong with some.
 
   Attributes:
+    bar: the progress bar.
     problems: a message for each request that failed.
     unused: a note for each request whose input is longer than a clip.
   """
 
   def __init__(self, bar: tqdm.tqdm, warn: Callable[[str], None]):
-    self._bar, self._warn = bar, warn
+    self.bar, self._warn = bar, warn
     self.problems: list[str] = []
     self.unused: list[str] = []
 
@@ -62,11 +63,7 @@ class Progress:
       for request in requests:
         self.problems.append(f"{request.where}: {error}".removeprefix(": "))
         self._warn(self.problems[-1])
-      self._bar.update(len(requests))
-
-  def update(self, num: int) -> None:
-    """Counts requests that are done."""
-    self._bar.update(num)
+      self.bar.update(len(requests))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +98,7 @@ class BatchGenerator:
         with progress.collect_errors(request):
           check_apart(self.output_path(request), *_input_paths(request))
           if self.is_done(request):
-            progress.update(1)
+            progress.bar.update(1)
           else:
             todo.append(request)
       kinds = [(request.task, request.has_picture) for request in todo]
@@ -124,7 +121,7 @@ class BatchGenerator:
             with progress.collect_errors(request):
               finish([request], *_take(slice(i, i + 1), latents, shares))
           return ()
-        progress.update(len(batch))
+        progress.bar.update(len(batch))
         notes = (describe_unused(r, self.pipeline.shape) for r in batch)
         progress.unused += filter(None, notes)
         return ()
@@ -248,7 +245,7 @@ def gather_problems(
     return problems
   files = [_problem_file(output, i) for i in range(share.shard_count)]
   write_json(files[share.shard_index], problems)
-  share.wait_until(lambda: all(file.exists() for file in files))
+  distributed.wait_until(lambda: all(file.exists() for file in files))
   return [each for file in files for each in json.loads(file.read_text())]
 
 

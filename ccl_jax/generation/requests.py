@@ -286,7 +286,7 @@ def read_inputs(
 
 def describe_unused(request: Request, shape: ClipShape) -> str:
   """Returns a note on how much of longer inputs is unused, or ""."""
-  length = shape.frames / shape.fps
+  length = shape.seconds
   for name in ("audio", "video"):
     path = getattr(request, name)
     if not isinstance(path, str):

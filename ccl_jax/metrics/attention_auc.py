@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float
 
 from ccl_jax.codecs.mel import SILENCE, log_mel
 from ccl_jax.data.clip import GeneratedClip
-from ccl_jax.metrics import tracks
+from ccl_jax.metrics import tables, tracks
 from ccl_jax.storage.files import replacing
 
 # Stream -> its parts that are foreground; a mouth is in its face.
@@ -182,17 +182,16 @@ def report(title: str, rows: Mapping[str, Row]) -> str:
   if not rows:
     return f"### {title}\n\n{_NONE}\n"
   names = [x for x in COLUMNS if any(x in row for row in rows.values())]
-  lines = [["", *names, "clips"], ["---", *["---:"] * (len(names) + 1)]]
+  lines = []
   for row_name, row in rows.items():
     cells = [
       "{:.2f} ±{:.2f}".format(*row[x]) if x in row else "-" for x in names
     ]
     lines.append([row_name, *cells, f"{row['clips'][0]:.0f}"])
-  table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
   return (
     f"### {title}\n\nShare of cross-modal attention on the context tokens, and"
     " AUC of background over\nforeground, with half of the 95 % interval:\n\n"
-    f"{table}\n"
+    f"{tables.markdown(['', *names, 'clips'], lines)}\n"
   )
 
 

@@ -91,18 +91,11 @@ def align(audio: Float[np.ndarray, " s"], text: str) -> list[Phone]:
   decoder = pocketsphinx.Decoder(
     samprate=SAMPLE_RATE, loglevel="FATAL", bestpath=False
   )
-  samples = np.round(np.clip(audio, -1, 1) * 32767).astype("<i2").tobytes()
-
-  def run() -> None:
-    decoder.start_utt()
-    decoder.process_raw(samples, full_utt=True)
-    decoder.end_utt()
-
   try:
     decoder.set_align_text(text)
-    run()  # Finds the words,
+    transcribers.decode(decoder, audio)  # Finds the words,
     decoder.set_alignment()
-    run()  # and then their phones.
+    transcribers.decode(decoder, audio)  # and then their phones.
     found = [phone for word in decoder.get_alignment() for phone in word]
   except (RuntimeError, TypeError):  # An unknown word, or it is not heard.
     return []

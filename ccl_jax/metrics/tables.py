@@ -1,6 +1,6 @@
 """Writes scores as Markdown tables."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from ccl_jax.metrics.bootstrap import Score, Scores
 from ccl_jax.metrics.synchworld import SCORES
@@ -13,13 +13,20 @@ def table(rows: Mapping[str, Scores], decimals: int | None = None) -> str:
     decimals: of all numbers; those of `SCORES` if None.
   """
   names = [name for name in SCORES if any(name in row for row in rows.values())]
-  digits = dict.fromkeys(SCORES, decimals) if decimals else SCORES
-  lines = [["", *names], ["---", *(["---:"] * len(names))]]
-  for title, row in rows.items():
-    lines.append(
+  digits = SCORES if decimals is None else dict.fromkeys(SCORES, decimals)
+  return markdown(
+    ["", *names],
+    (
       [title, *(_cell(row.get(name), digits[name]) for name in names)]
-    )
-  return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+      for title, row in rows.items()
+    ),
+  )
+
+
+def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+  """Returns a Markdown table whose first column is text, the others numbers."""
+  lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+  return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def report(

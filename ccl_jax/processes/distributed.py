@@ -34,15 +34,6 @@ class ShardOptions(NamedTuple):
     """Returns whether this process does the work that is done only once."""
     return self.shard_index == 0
 
-  def wait_until(self, is_done: Callable[[], bool]) -> None:
-    """Waits until `is_done()` is true through the work of another process.
-
-    A barrier is a collective, which has a timeout; this may take hours. If a
-    process dies, JAX ends the others.
-    """
-    while not is_done():
-      time.sleep(_POLL_SECONDS)
-
 
 SINGLE_PROCESS = ShardOptions()
 
@@ -89,6 +80,16 @@ def barrier(name: str) -> None:
   """Waits until every process has called this with the same name."""
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices(name)
+
+
+def wait_until(is_done: Callable[[], bool]) -> None:
+  """Waits until `is_done()` is true through the work of another process.
+
+  A barrier is a collective, which has a timeout; this may take hours. If a
+  process dies, JAX ends the others.
+  """
+  while not is_done():
+    time.sleep(_POLL_SECONDS)
 
 
 def all_agree(is_true: bool) -> bool:

@@ -118,17 +118,13 @@ def speed_metrics(
   return found
 
 
-def memory_metrics(devices: Sequence[Any] | None = None) -> dict[str, float]:
+def memory_metrics() -> dict[str, float]:
   """Returns the GiB in use, now and at the peak, of the fullest device.
-
-  Args:
-    devices: devices of this process; None takes all.
 
   Returns:
     Nothing if the backend does not report memory, as on CPUs.
   """
-  devices = jax.local_devices() if devices is None else devices
-  stats = [stat for d in devices if (stat := d.memory_stats())]
+  stats = [stat for d in jax.local_devices() if (stat := d.memory_stats())]
   keys = {"hbm_gib": "bytes_in_use", "hbm_peak_gib": "peak_bytes_in_use"}
   return {
     name: max(stat[key] for stat in stats) / chips.GIB

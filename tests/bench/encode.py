@@ -12,7 +12,7 @@ from ccl_jax import command
 from ccl_jax.codecs.api import Codecs
 from ccl_jax.data import records
 from ccl_jax.data.clip import ClipShape
-from ccl_jax.data.encode.captions import list_clip_files
+from ccl_jax.data.encode.clip_files import list_clip_files
 from ccl_jax.data.encode.decode_pool import DecodePool
 
 CLIPS = flags.DEFINE_string("clips", None, "Folder of clips.")

@@ -20,8 +20,8 @@ CASES = {
     [(3, 4, 1, 1, 1)],
   ),
   "sizes": (layouts.relayout("(k e) i", "i e k", e=2), [(6, 5)]),
-  "fused": (layouts.fused(3), [(6, 5)]),
-  "qkv": (layouts.fused(3).then(layouts.each(layouts.LINEAR)), [(6, 5)]),
+  "fused": (layouts.QKV, [(6, 5)]),
+  "qkv": (layouts.QKV.then(layouts.each(layouts.LINEAR)), [(6, 5)]),
   "each": (layouts.each(layouts.LINEAR), [(2, 3), (4, 5)]),
   "half": (layouts.half_split(6).then(layouts.LINEAR), [(12, 5)]),
   "half norm": (layouts.half_split(6), [(12,)]),
@@ -56,9 +56,9 @@ def test_half_split_pairs_what_wan_pairs():
 def test_weight_norm_folds_and_comes_back(dtype):
   layout = layouts.weight_norm(layouts.CONV1D)
   v = draw((4, 3, 5), dtype)
-  g = np.abs(draw((4, 1, 1), dtype, 1)) + dtype(0.5)
+  g = np.abs(draw((1, 1, 5), dtype, 1)) + dtype(0.5)
   (kernel,) = layout.to_ours(g, v)
-  norm = np.sqrt(np.square(v.astype(np.float64)).sum((1, 2), keepdims=True))
+  norm = np.sqrt(np.square(v.astype(np.float64)).sum((0, 1), keepdims=True))
   expected = np.transpose(g / norm * v, (2, 1, 0))
   assert kernel.dtype == dtype
   eps = float(ml_dtypes.finfo(dtype).eps)

@@ -9,7 +9,15 @@ import safetensors
 import safetensors.numpy
 
 from ccl_jax.checkpoints import manager, restore
-from ccl_jax.convert import export, lora_files, loras, torch_files, workdirs
+from ccl_jax.convert import (
+  export,
+  lora_names,
+  lora_reader,
+  lora_writer,
+  loras,
+  torch_files,
+  workdirs,
+)
 from ccl_jax.params import lora, trees
 from ccl_jax.storage import text_files
 from tests.convert import small_run
@@ -18,7 +26,7 @@ from tests.training import setups
 
 pytestmark = pytest.mark.usefixtures("describe_once")
 FULL = lora.Full
-FILE = f"{lora_files.STEM}.safetensors"
+FILE = f"{lora_writer.STEM}.safetensors"
 SETTINGS = {
   "rules": (
     ("(video|audio)/blocks/.*/kernel", 2), ("fusion/.*/kernel", 3),
@@ -80,7 +88,7 @@ def assert_equal(found, expected):
       np.testing.assert_array_equal(x, wanted, err_msg=path)
 
 
-@pytest.mark.parametrize("style", lora_files.STYLES)
+@pytest.mark.parametrize("style", lora_names.STYLES)
 def test_there_and_back_is_exact(run, tmp_path, style):
   about = export.to_torch(
     run, tmp_path / "lora", component="lora", lora_style=style
@@ -90,7 +98,7 @@ def test_there_and_back_is_exact(run, tmp_path, style):
   assert about["parameters"] == sum(x.size for x in trained.values())
   full = sorted(p for p in trained if not lora.base_of(p))
   assert full == sorted(p for p in expected if isinstance(expected[p], FULL))
-  assert_equal(lora_files.read(tmp_path / "lora", MODEL), expected)
+  assert_equal(lora_reader.read(tmp_path / "lora", MODEL), expected)
   assert_equal(loras.open_lora(f"{tmp_path}/lora/{FILE}", MODEL), expected)
   with safetensors.safe_open(tmp_path / "lora" / FILE, "np") as file:
     names, text = list(file.keys()), file.metadata()
@@ -197,7 +205,7 @@ def test_files_of_others(run, tmp_path):
       f"{name}.alpha": np.asarray(alpha, np.float32),
     }
   safetensors.numpy.save_file(arrays, tmp_path / "kohya.safetensors")
-  found = lora_files.read(tmp_path / "kohya.safetensors", MODEL)
+  found = lora_reader.read(tmp_path / "kohya.safetensors", MODEL)
   ((kernel, (a, b, scale)),) = found.items()
   assert kernel == "video/blocks/text_attention/v/kernel"
   for layer, factor in ((0, 0.5), (1, 1.0)):
@@ -227,7 +235,7 @@ def test_differences_of_others(tmp_path):
     )
   }  # fmt: skip
   safetensors.numpy.save_file(arrays, tmp_path / "x.safetensors")
-  found = lora_files.read(tmp_path / "x.safetensors", MODEL)
+  found = lora_reader.read(tmp_path / "x.safetensors", MODEL)
   shapes = trees.flatten(small_run.described(MODEL)[1])
   base = {p: np.ones(shapes[p].shape, np.float32) for p in found}
   added = restore.fold_lora({p: jnp.asarray(x) for p, x in base.items()}, found)
@@ -294,7 +302,7 @@ def test_a_file_of_another_model_is_refused(tmp_path, a, b, extra, words):
   }
   safetensors.numpy.save_file(arrays, tmp_path / "x.safetensors")
   with pytest.raises(ValueError, match=words):
-    lora_files.read(tmp_path / "x.safetensors", MODEL)
+    lora_reader.read(tmp_path / "x.safetensors", MODEL)
 
 
 def test_what_is_no_lora_is_refused(run, tmp_path):

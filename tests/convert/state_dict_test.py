@@ -26,7 +26,7 @@ TABLE = (
   Rule(
     "qkv",
     ("s/q", "s/k", "s/v"),
-    layouts.fused(3).then(layouts.each(layouts.LINEAR)),
+    layouts.QKV.then(layouts.each(layouts.LINEAR)),
   ),
   Rule(("left", "right"), "s/both", layouts.WeightLayout(
     "join",

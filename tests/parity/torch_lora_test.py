@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ccl_jax.checkpoints import restore
-from ccl_jax.convert import lora_files
+from ccl_jax.convert import lora_writer
 from ccl_jax.models import functional
 from ccl_jax.params import lora, trees
 from tests.convert.joints import MODELS
@@ -43,7 +43,7 @@ def factors():
 @pytest.fixture(scope="module")
 def file(factors, tmp_path_factory):
   folder = tmp_path_factory.mktemp("lora") / "file"
-  lora_files.write(folder, MODEL, factors, "diffusers")
+  lora_writer.write(folder, MODEL, factors, "diffusers")
   return folder
 
 

@@ -11,7 +11,7 @@ from etils import epath
 from ccl_jax.data.annotations.layouts import Annotation
 from ccl_jax.data.clip import SUFFIXES, without_suffix
 from ccl_jax.data.encode.caption_files import TIMES, check_row
-from ccl_jax.data.encode.captions import list_clip_files
+from ccl_jax.data.encode.clip_files import list_clip_files
 from ccl_jax.storage.files import check_apart, check_file, replacing
 
 

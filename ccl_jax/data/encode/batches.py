@@ -20,7 +20,7 @@ from tqdm import tqdm
 from ccl_jax.array_types import STREAMS
 from ccl_jax.codecs.api import AudioCodec, Codecs, VideoCodec
 from ccl_jax.data import media, shards
-from ccl_jax.data.encode.captions import ClipFile
+from ccl_jax.data.encode.clip_files import ClipFile
 from ccl_jax.data.encode.decode_pool import DecodedClip, DecodePool
 
 

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from tqdm import tqdm
 
 from ccl_jax.data.clip import ClipShape, Extent
-from ccl_jax.data.encode.captions import ClipFile
+from ccl_jax.data.encode.clip_files import ClipFile
 from ccl_jax.data.encode.decode_pool import DecodePool
 from ccl_jax.data.encode.extents import measure
 from ccl_jax.data.encode.settings import EncodeSettings

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from ccl_jax.data.clip import Extent, is_image
-from ccl_jax.data.encode.captions import ClipFile
+from ccl_jax.data.encode.clip_files import ClipFile
 from ccl_jax.data.encode.extents import measure
 from ccl_jax.data.encode.settings import EncodeSettings
 
@@ -43,7 +43,7 @@ def _describe(file: ClipFile, settings: EncodeSettings) -> str:
   if not isinstance(extent, Extent):  # It will be left out, with its reason.
     return ""
   shape, parts = file.shape or settings.shape, []
-  kept = shape.frames / shape.fps
+  kept = shape.seconds
   if settings.windows == "first" and extent.seconds > kept + _MIN_SECONDS:
     parts.append(f"the first {kept:.2f} s of {extent.seconds:.1f} s")
   if extent.size is not None:

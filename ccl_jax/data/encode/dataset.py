@@ -28,7 +28,8 @@ from ccl_jax.codecs.linear import LinearAudioCodec
 from ccl_jax.data import records, shards
 from ccl_jax.data.clip import ClipShape
 from ccl_jax.data.encode import batches, buckets, staging
-from ccl_jax.data.encode.captions import ClipFile, list_clips
+from ccl_jax.data.encode.captions import list_clips
+from ccl_jax.data.encode.clip_files import ClipFile
 from ccl_jax.data.encode.cuts import describe_cuts
 from ccl_jax.data.encode.decode_pool import DecodePool
 from ccl_jax.data.encode.fit_codecs import fit_codecs
@@ -179,10 +180,10 @@ def _encode(
       batches.encode_shards(path, mine, pool, codecs, schema, rows)
     seconds = time.monotonic() - start
   if not share.is_lead:
-    share.wait_until(lambda: staging.is_committed(output))
+    distributed.wait_until(lambda: staging.is_committed(output))
     return seconds
   folders = bucket_folders(work, settings).values()
-  share.wait_until(
+  distributed.wait_until(
     lambda: sum(map(shards.count_manifests, folders)) == num_jobs
   )
   finalize(work, settings, codecs)
@@ -288,7 +289,7 @@ def load_or_fit_codecs(
   path, last_file = work / "codecs", work / "codecs" / "codecs.json"
   if share.is_lead and not last_file.exists():
     (codecs or fit_codecs(clip_files, pool, settings)).save(path)
-  share.wait_until(last_file.exists)
+  distributed.wait_until(last_file.exists)
   saved = Codecs.load(path)
   if codecs is not None and not codecs.equals(saved):
     raise ValueError(

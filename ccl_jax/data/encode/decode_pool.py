@@ -9,7 +9,7 @@ from typing import Any
 
 from ccl_jax.data import media
 from ccl_jax.data.clip import is_image
-from ccl_jax.data.encode.captions import ClipFile
+from ccl_jax.data.encode.clip_files import ClipFile
 from ccl_jax.processes import pools
 
 # A decoded clip, or the error that says why there is none.

@@ -4,7 +4,7 @@ from PIL import ExifTags
 
 from ccl_jax.data import media
 from ccl_jax.data.clip import Extent, is_image
-from ccl_jax.data.encode.captions import ClipFile
+from ccl_jax.data.encode.clip_files import ClipFile
 from ccl_jax.data.opening import open_image
 
 

@@ -10,7 +10,7 @@ from ccl_jax.codecs.conv import ConvAudioCodec, ConvVideoCodec
 from ccl_jax.codecs.hashed_text import HashedText
 from ccl_jax.codecs.linear import LinearAudioCodec, LinearVideoCodec
 from ccl_jax.data import media
-from ccl_jax.data.encode.captions import ClipFile
+from ccl_jax.data.encode.clip_files import ClipFile
 from ccl_jax.data.encode.decode_pool import DecodePool
 from ccl_jax.data.encode.left_out import no_usable_clip
 from ccl_jax.data.encode.settings import EncodeSettings

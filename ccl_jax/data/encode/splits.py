@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from ccl_jax.data import records
-from ccl_jax.data.encode.captions import ClipFile
+from ccl_jax.data.encode.clip_files import ClipFile
 from ccl_jax.data.encode.settings import EncodeSettings
 
 

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from ccl_jax.data import shards
-from ccl_jax.data.encode.captions import describe_counts
+from ccl_jax.data.encode.clip_files import describe_counts
 from ccl_jax.data.encode.left_out import FILE, describe_reasons
 
 

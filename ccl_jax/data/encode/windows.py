@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from ccl_jax.data import media
 from ccl_jax.data.clip import is_image
-from ccl_jax.data.encode.captions import ClipFile
+from ccl_jax.data.encode.clip_files import ClipFile
 from ccl_jax.data.encode.settings import EncodeSettings
 
 # Durations in headers are rounded, to milliseconds in some containers.

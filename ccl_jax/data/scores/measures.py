@@ -28,7 +28,7 @@ from ccl_jax.array_types import STREAMS
 from ccl_jax.data import media
 from ccl_jax.data.clip import is_image
 from ccl_jax.data.clipping import clipped_share
-from ccl_jax.data.encode.captions import ClipFile
+from ccl_jax.data.encode.clip_files import ClipFile
 from ccl_jax.data.scores import duplicates
 
 FPS, SIZE, RATE = 10.0, 256, 16_000

@@ -13,7 +13,7 @@ from etils import epath
 from tqdm import tqdm
 
 from ccl_jax.data import media
-from ccl_jax.data.encode.captions import ClipFile, list_clip_files
+from ccl_jax.data.encode.clip_files import ClipFile, list_clip_files
 from ccl_jax.data.encode.decode_pool import DecodePool
 from ccl_jax.data.scores import expression
 from ccl_jax.data.scores.duplicates import find_duplicates

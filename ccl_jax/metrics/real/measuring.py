@@ -12,7 +12,8 @@ from ccl_jax.array_types import STREAMS
 from ccl_jax.data import media
 from ccl_jax.data.clip import without_suffix
 from ccl_jax.data.clipping import clipped_share
-from ccl_jax.data.encode.captions import ClipFile, list_clips
+from ccl_jax.data.encode.captions import list_clips
+from ccl_jax.data.encode.clip_files import ClipFile
 from ccl_jax.data.encode.decode_pool import read_or_error
 from ccl_jax.data.encode.left_out import no_usable_clip
 from ccl_jax.data.encode.windows import name_part

@@ -33,14 +33,19 @@ def _open_pocketsphinx(_: Options) -> Transcriber:
   def transcribe(audio: Float[np.ndarray, " s"]) -> str:
     # A new one for each clip, as it adapts to what it has heard before.
     decoder = pocketsphinx.Decoder(samprate=SAMPLE_RATE, loglevel="FATAL")
-    samples = np.round(np.clip(audio, -1, 1) * 32767).astype("<i2")
-    decoder.start_utt()
-    decoder.process_raw(samples.tobytes(), full_utt=True)
-    decoder.end_utt()
+    decode(decoder, audio)
     found = decoder.hyp()
     return found.hypstr if found else ""
 
   return Transcriber(transcribe, versions("pocketsphinx"))
+
+
+def decode(decoder: Any, audio: Float[np.ndarray, " s"]) -> None:
+  """Runs a decoder of pocketsphinx over one sound."""
+  samples = np.round(np.clip(audio, -1, 1) * 32767).astype("<i2")
+  decoder.start_utt()
+  decoder.process_raw(samples.tobytes(), full_utt=True)
+  decoder.end_utt()
 
 
 def _open_faster_whisper(options: Options) -> Transcriber:

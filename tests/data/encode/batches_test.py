@@ -8,7 +8,7 @@ import pytest
 
 from ccl_jax.codecs.api import Codecs
 from ccl_jax.data import loader, media, records
-from ccl_jax.data.encode import batches, captions, dataset, decode_pool
+from ccl_jax.data.encode import batches, clip_files, dataset, decode_pool
 from ccl_jax.params.sharding import Layout, make_mesh
 from tests.data import clips
 
@@ -76,7 +76,9 @@ def test_the_variance_is_kept_where_there_is_one(folder, tmp_path, learned):
 
 
 def test_where_shards_begin_does_not_depend_on_what_can_be_used():
-  names = [captions.ClipFile(None, f"{i}", split="ab"[i % 2]) for i in range(7)]
+  names = [
+    clip_files.ClipFile(None, f"{i}", split="ab"[i % 2]) for i in range(7)
+  ]
   jobs = batches.make_jobs(names, 2)
   found = [
     (j.split, j.index, "".join(c.name for c in j.clip_files)) for j in jobs
@@ -93,7 +95,7 @@ def test_batches_end_with_their_shard_and_count_only_what_can_be_used():
         bad = media.ClipError("bad")
         yield file, bad if file.name in "125" else media.Clip(None, None)
 
-  names = [captions.ClipFile(None, f"{i}", split="a") for i in range(8)]
+  names = [clip_files.ClipFile(None, f"{i}", split="a") for i in range(8)]
   jobs = batches.make_jobs(names, 4)
   found = [
     (b.index, "".join(file.name for file, _ in b.decoded))

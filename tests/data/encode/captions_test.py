@@ -6,7 +6,7 @@ import unicodedata
 
 import pytest
 
-from ccl_jax.data.encode import captions
+from ccl_jax.data.encode import captions, clip_files
 from ccl_jax.data.encode.captions import make_prompt
 
 
@@ -60,7 +60,7 @@ def test_clips_are_sorted_and_joined_with_captions(tmp_path):
   ]
   assert all(s.path.is_file() for s in found)
   assert not_clips == {".txt": 1, ".jpg": 1}
-  assert captions.describe_counts(not_clips) == "1 .jpg, 1 .txt"
+  assert clip_files.describe_counts(not_clips) == "1 .jpg, 1 .txt"
 
 
 @pytest.mark.parametrize("suffix", captions.SUFFIXES)

@@ -6,7 +6,7 @@ import av
 import pytest
 
 from ccl_jax.data import media
-from ccl_jax.data.encode import captions, decode_pool
+from ccl_jax.data.encode import captions, clip_files, decode_pool
 from tests.data import clips
 
 ARGUMENTS = dict(
@@ -56,7 +56,7 @@ class Raising(os.PathLike):
 def test_whatever_a_reader_raises_costs_one_clip(tmp_path, error):
   clips.write_clips(tmp_path, 2)
   first, last = captions.list_clips(tmp_path).clips
-  bad = captions.ClipFile(Raising(error), "bad.mp4")
+  bad = clip_files.ClipFile(Raising(error), "bad.mp4")
   with decode_pool.DecodePool(0, **ARGUMENTS) as decode:
     found = [clip for _, clip in decode([first, bad, last])]
   assert [type(clip) for clip in found] == [
@@ -68,7 +68,7 @@ def test_whatever_a_reader_raises_costs_one_clip(tmp_path, error):
 def test_a_clip_at_which_the_process_dies_is_left_out_by_name(tmp_path):
   clips.write_clips(tmp_path, 3)
   listed = captions.list_clips(tmp_path).clips
-  listed.insert(1, captions.ClipFile(Deadly(), "deadly.mp4"))
+  listed.insert(1, clip_files.ClipFile(Deadly(), "deadly.mp4"))
   with decode_pool.DecodePool(1, **ARGUMENTS) as decode:
     found = list(decode(listed))
   assert [file.name for file, _ in found] == [file.name for file in listed]
@@ -79,7 +79,7 @@ def test_a_clip_at_which_the_process_dies_is_left_out_by_name(tmp_path):
 
 
 def test_processes_that_die_at_every_clip_are_an_error():
-  listed = [captions.ClipFile(Deadly(), f"{i}.mp4") for i in range(3)]
+  listed = [clip_files.ClipFile(Deadly(), f"{i}.mp4") for i in range(3)]
   with (
     decode_pool.DecodePool(1, max_deaths=2, **ARGUMENTS) as decode,
     pytest.raises(ValueError, match=r"1\.mp4: .* died, as 1 before it"),

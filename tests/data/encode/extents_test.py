@@ -4,7 +4,7 @@ from PIL import Image
 
 from ccl_jax.data import media
 from ccl_jax.data.clip import Extent
-from ccl_jax.data.encode.captions import ClipFile
+from ccl_jax.data.encode.clip_files import ClipFile
 from ccl_jax.data.encode.cuts import describe_cuts
 from ccl_jax.data.encode.extents import measure
 from ccl_jax.data.encode.settings import EncodeSettings

@@ -5,7 +5,7 @@ import pytest
 
 from ccl_jax.codecs import conv, linear
 from ccl_jax.data import media
-from ccl_jax.data.encode.captions import ClipFile
+from ccl_jax.data.encode.clip_files import ClipFile
 from ccl_jax.data.encode.decode_pool import DecodePool
 from ccl_jax.data.encode.fit_codecs import fit_codecs
 from ccl_jax.data.encode.settings import EncodeSettings

@@ -11,7 +11,7 @@ from etils import epath
 from ccl_jax.data import loader, media
 from ccl_jax.data.annotations.joining import join
 from ccl_jax.data.annotations.layouts import video2dataset
-from ccl_jax.data.encode import captions, dataset
+from ccl_jax.data.encode import captions, clip_files, dataset
 from ccl_jax.data.encode.settings import EncodeSettings
 from ccl_jax.data.scores import table
 from tests.data import clips
@@ -72,7 +72,7 @@ def test_every_command_that_takes_clips_takes_tars(folder, tmp_path):
   joined = join(video2dataset(epath.Path(folder)), folder)
   assert [row["file"] for row in joined.rows] == sorted(rows)
   assert joined.rows[2]["text"] == "Disc 2." and not joined.absent
-  (member, *_) = captions.list_clip_files(folder)
+  (member, *_) = clip_files.list_clip_files(folder)
   whole = media.read_clip(member.path)
   part = media.read_clip(member.path, start=0.08, frames=2)
   np.testing.assert_array_equal(part.video, whole.video[2:4])

@@ -13,7 +13,7 @@ import scipy.ndimage
 from PIL import ExifTags, Image
 
 from ccl_jax.data import media
-from ccl_jax.data.encode.captions import list_clip_files
+from ccl_jax.data.encode.clip_files import list_clip_files
 from ccl_jax.data.scores import duplicates, measures, table
 
 FRAMES, SIZE, RATE = 50, (48, 64), 16_000

@@ -4,6 +4,7 @@ import codecs
 import json
 import os
 import re
+from collections.abc import Iterator
 from typing import Any
 
 from etils import epath
@@ -96,6 +97,20 @@ def parse_object(text: str) -> dict[str, Any]:
   if not isinstance(value, dict):
     raise ValueError(f"expected an object, {{...}}, got {str(value)[:40]}.")
   return value
+
+
+def read_objects(path: epath.PathLike) -> Iterator[tuple[int, dict[str, Any]]]:
+  """Yields the objects of a JSON Lines file and their lines, from 1.
+
+  Raises:
+    ValueError: a line has none; the message has its place.
+  """
+  for line, text in enumerate(read_lines(path), 1):
+    if text.strip():
+      try:
+        yield line, parse_object(text)
+      except ValueError as error:
+        raise ValueError(f"{path}:{line}: {error}") from error
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -120,12 +120,7 @@ def _read_csv(
 
 
 def _read_jsonl(path: epath.Path) -> Iterator[Row]:
-  for line, text in enumerate(text_files.read_lines(path), 1):
-    if text.strip():
-      try:
-        yield text_files.parse_object(text)
-      except ValueError as error:
-        raise ValueError(f"{path}:{line}: {error}") from error
+  return (row for _, row in text_files.read_objects(path))
 
 
 def _read_json_list(path: epath.Path) -> Iterator[Row]:

@@ -70,12 +70,14 @@ def read_rows(path: epath.PathLike) -> list[tuple[str, Row]]:
     raise ValueError(f"{path}: {_EXPECTED}")
   if not path.is_file():
     raise ValueError(f"{path}: no such captions file.")
-  read = _read_jsonl if path.suffix.lower() == ".jsonl" else _read_csv
+  is_jsonl = path.suffix.lower() == ".jsonl"
+  read = text_files.read_objects if is_jsonl else _read_csv
   is_ours = path.stem.lower() != "metadata"
   known = {*COLUMNS, *_ALIASES} - (set() if is_ours else {*TIMES})
   rows, unread = [], set()
   for line, row in read(path):
     try:
+      row = _strip_keys(row)
       unread |= row.keys() - known
       if is_ours and unread:
         raise ValueError(_unknown(*sorted(unread)))
@@ -88,16 +90,6 @@ def read_rows(path: epath.PathLike) -> list[tuple[str, Row]]:
       "%s: some columns are not read. %s", path, _unknown(*sorted(unread))
     )
   return rows
-
-
-def _read_jsonl(path: epath.Path) -> Iterator[tuple[int, dict[str, Any]]]:
-  for line, text in enumerate(text_files.read_lines(path), 1):
-    if text.strip():
-      try:
-        row = _strip_keys(text_files.parse_object(text))
-      except ValueError as error:
-        raise ValueError(f"{path}:{line}: {error}") from error
-      yield line, row
 
 
 def _strip_keys(row: dict[str, Any]) -> dict[str, Any]:

@@ -56,7 +56,7 @@ def test_files_are_made_whole_and_read_back_in_time(tmp_path):
   [
     ("--frames=9", "use more frames."),
     ("--frames=50", "error: --frames=50: expected 1 + 4k, such as 49."),
-    ("--size=31", "error: --size=31: expected a multiple of 8."),
+    ("--size=31", "error: --size=31: expected a positive multiple of 8."),
   ],
 )
 def test_a_world_that_cannot_be_made_leaves_nothing(tmp_path, flag, words):

@@ -106,29 +106,31 @@ def _permute(x: np.ndarray, order: np.ndarray) -> np.ndarray:
   return heads[:, order].reshape(x.shape)
 
 
-def weight_norm(layout: WeightLayout) -> WeightLayout:
+def weight_norm(layout: WeightLayout, axis: int = 0) -> WeightLayout:
   """Returns the layout that folds a weight norm: (g, v) -> w = v g / |v|.
 
-  |v| is over all axes but the last, which is g's, in float32. The inverse takes
-  v = w and g = |w|, from which the same w is computed again, bit for bit.
+  |v| is over all axes but one, in float32. The inverse takes v = w and g = |w|,
+  from which the same w is computed again, bit for bit.
 
   Args:
-    layout: from v (o, i, x) to our array.
+    layout: from v to our array.
+    axis: axis of v that is not normalised.
   """
 
   def fold(g, v):
-    norm = _norm(v)
+    norm = _norm(v, axis)
     if g.shape != norm.shape:
       raise ValueError(f"{g.shape=}, of {v.shape=} expected {norm.shape}.")
     return layout.to_ours((v * (g / norm)).astype(v.dtype))
 
   def unfold(w):
     (v,) = layout.to_theirs(w)
-    return _norm(v).astype(w.dtype), v
+    return _norm(v, axis).astype(w.dtype), v
 
   return WeightLayout(f"weight norm, {layout.name}", fold, unfold)
 
 
-def _norm(v: np.ndarray) -> np.ndarray:
-  square = np.square(v.astype(np.float32)).sum((0, 1), keepdims=True)
+def _norm(v: np.ndarray, axis: int) -> np.ndarray:
+  axes = tuple(i for i in range(v.ndim) if i != axis)
+  square = np.square(v.astype(np.float32)).sum(axes, keepdims=True)
   return np.sqrt(square)

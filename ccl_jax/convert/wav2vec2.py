@@ -87,7 +87,7 @@ def _rules(
   yield Rule(
     tuple(f"{positions}.{name}" for name in weights),
     "positions/kernel",
-    weight_norm(CONV1D),
+    weight_norm(CONV1D, axis=2),
   )
   yield Rule(f"{positions}.bias", "positions/bias")
   block = f"{prefix}encoder.layers.{{layer}}"

@@ -56,9 +56,9 @@ def test_half_split_pairs_what_wan_pairs():
 def test_weight_norm_folds_and_comes_back(dtype):
   layout = layouts.weight_norm(layouts.CONV1D)
   v = draw((4, 3, 5), dtype)
-  g = np.abs(draw((1, 1, 5), dtype, 1)) + dtype(0.5)
+  g = np.abs(draw((4, 1, 1), dtype, 1)) + dtype(0.5)
   (kernel,) = layout.to_ours(g, v)
-  norm = np.sqrt(np.square(v.astype(np.float64)).sum((0, 1), keepdims=True))
+  norm = np.sqrt(np.square(v.astype(np.float64)).sum((1, 2), keepdims=True))
   expected = np.transpose(g / norm * v, (2, 1, 0))
   assert kernel.dtype == dtype
   eps = float(ml_dtypes.finfo(dtype).eps)

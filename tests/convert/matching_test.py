@@ -23,7 +23,7 @@ def shape(*size, dtype=jnp.float32):
 THEIRS = {
   **{f"blocks.{n}.mlp.{i}.weight": shape(4, 3) for n in range(3) for i in "02"},
   "ends.0.bias": shape(5),
-  "g": shape(1, 1, 7),
+  "g": shape(4, 1, 1),
   "v": shape(4, 3, 7),
   "qkv": shape(12, 3),
   "buffer.0": shape(9, dtype=jnp.int32),
@@ -99,7 +99,7 @@ def test_wrong_shapes():
   assert "ends.0.bias (6,) gives [(6,)], not ends/0/bias (5,)" in text
   assert "qkv (11, 3) for q (3, 4) + k (3, 4) + v (3, 4): split 3" in text
   text = complaint({**THEIRS, "g": shape(1, 1, 1)})
-  assert "weight norm" in text and "expected (1, 1, 7)" in text
+  assert "weight norm" in text and "expected (4, 1, 1)" in text
 
 
 @pytest.mark.parametrize("dtype", [jnp.int32, jnp.float8_e4m3fn])

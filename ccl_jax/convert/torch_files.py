@@ -12,8 +12,6 @@ keep their dtypes; bfloat16 is that of ml_dtypes.
 import dataclasses
 import pathlib
 import re
-import warnings
-import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -22,12 +20,12 @@ import ml_dtypes
 import numpy as np
 from etils import epath
 
+from ccl_jax.convert import torch_pickles
 from ccl_jax.storage.files import is_remote
 from ccl_jax.storage.text_files import parse_object, read_text
 
 _SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
 MAX_MAPPED_BYTES = 2**28  # that are read before a file is mapped again
-_CODE = re.compile(r"GLOBAL (\S+)")
 # Arrays beside quantized ones, as ModelOpt, ComfyUI and others call them.
 _SCALE = re.compile(
   r"(weight|input)_scale(_\d|_inv)?$|scale_(weight|input)$|comfy_quant$"
@@ -40,7 +38,6 @@ PREFIXES = (
   "model.diffusion_model.", "diffusion_model.", "module.", "_orig_mod.",
   "transformer.",
 )  # fmt: skip
-_NESTED = ("state_dict", "model", "generator", "module")
 SAFETENSORS_DTYPES = {
   "F64": np.float64, "F32": np.float32, "F16": np.float16,
   "BF16": ml_dtypes.bfloat16, "F8_E4M3": ml_dtypes.float8_e4m3fn,
@@ -85,7 +82,9 @@ def from_torch(
     name: _torch_shape(origin, name, tuple(x.shape), x.dtype)
     for name, x in state.items()
   }
-  return LazyStateDict(origin, shapes, lambda name: _to_numpy(state[name]))
+  return LazyStateDict(
+    origin, shapes, lambda name: torch_pickles.to_numpy(state[name])
+  )
 
 
 def local_path(path: epath.PathLike) -> pathlib.Path:
@@ -180,8 +179,9 @@ def _open_safetensors(path: pathlib.Path) -> LazyStateDict:
     parts = {name: file.get_slice(name) for name in names}
     metadata = dict(file.metadata() or {})
   except (safetensors.SafetensorError, OSError) as error:
+    reason = torch_pickles.first_line(error)
     raise ValueError(
-      f"'{path}' is not a safetensors file, or cut short: {_first_line(error)}"
+      f"'{path}' is not a safetensors file, or cut short: {reason}"
     ) from error
   for name, part in parts.items():
     if part.get_dtype() not in SAFETENSORS_DTYPES:
@@ -214,7 +214,8 @@ def open_torch_file(path: pathlib.Path) -> LazyStateDict:
     ValueError: as in `open_state_dict`.
   """
   read = _MappedFile(
-    lambda: _load_torch(path), lambda file, name: _to_numpy(file[0][name])
+    lambda: torch_pickles.load(path),
+    lambda file, name: torch_pickles.to_numpy(file[0][name]),
   )
   state, other = read.file
   metadata = {str(k): str(v)[:80] for k, v in other.items()}
@@ -223,83 +224,14 @@ def open_torch_file(path: pathlib.Path) -> LazyStateDict:
   )
 
 
-def _load_torch(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
-  """Returns the tensors of a file by name, and everything else in it."""
-  state, other = _unpickle(path), {}
-  if not isinstance(state, Mapping):
-    raise ValueError(f"'{path}' holds a {type(state).__name__}, not arrays.")
-  inner = [k for k in _NESTED if isinstance(state.get(k), Mapping)]
-  if inner and not any(_is_tensor(x) for x in state.values()):
-    other = {k: v for k, v in state.items() if k not in inner}
-    state = state[inner[0]]
-  arrays = {str(k): v for k, v in state.items() if _is_tensor(v)}
-  other |= {k: v for k, v in state.items() if not _is_tensor(v)}
-  if not arrays:
-    raise ValueError(f"'{path}' holds no arrays; it has {list(other)[:10]}.")
-  return arrays, other
-
-
-def _unpickle(path: pathlib.Path) -> Any:
-  try:
-    import torch
-  except ImportError as error:
-    raise ValueError(
-      f"'{path}' needs PyTorch to be read (pip install torch); safetensors do"
-      " not."
-    ) from error
-  # Only files of the newer kind, a zip, can be mapped.
-  mmap = zipfile.is_zipfile(path)
-  try:
-    with warnings.catch_warnings():
-      warnings.simplefilter("ignore")  # Other pickles are refused below.
-      return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-  except Exception as error:  # Damaged files fail in many ways.
-    if found := _CODE.search(str(error)):
-      raise ValueError(
-        f"'{path}' is a pickle with code ({found[1]}), which is refused. Save"
-        " its arrays alone, preferably as safetensors."
-      ) from error
-    reason = _first_line(error)
-    if "weights_only" in str(error):  # torch's message says how to run code.
-      reason = "not written by torch.save"
-    raise ValueError(
-      f"'{path}' is not a PyTorch file, or cut short: {reason}"
-    ) from error
-
-
-def _is_tensor(x: Any) -> bool:
-  import torch
-
-  return isinstance(x, torch.Tensor)
-
-
-def _torch_dtype(dtype: Any) -> np.dtype:
-  """Returns numpy's dtype: that of ml_dtypes for torch.bfloat16 and float8."""
-  name = str(dtype).removeprefix("torch.")
-  known = {"bool": np.bool_, "bfloat16": ml_dtypes.bfloat16}
-  return np.dtype(known.get(name) or getattr(ml_dtypes, name, name))
-
-
 def _torch_shape(
   origin: str, name: str, shape: tuple[int, ...], dtype: Any
 ) -> jax.ShapeDtypeStruct:
   """Returns shape and dtype; ValueError for a dtype that numpy lacks."""
   try:
-    return jax.ShapeDtypeStruct(shape, _torch_dtype(dtype))
+    return jax.ShapeDtypeStruct(shape, torch_pickles.numpy_dtype(dtype))
   except TypeError as error:
     raise _unknown_dtype(origin, name, str(dtype)) from error
-
-
-def _to_numpy(x: Any) -> np.ndarray:
-  """Returns the tensor as an array that shares its memory."""
-  import torch
-
-  x = x.detach()
-  dtype = _torch_dtype(x.dtype)
-  if dtype.kind == "V" or dtype == ml_dtypes.bfloat16:
-    bits = {1: torch.uint8, 2: torch.int16}[dtype.itemsize]
-    return x.contiguous().view(bits).numpy().view(dtype)
-  return x.numpy()
 
 
 def _open_folder(folder: pathlib.Path) -> LazyStateDict:
@@ -357,8 +289,3 @@ def _read_index(path: pathlib.Path) -> dict[str, str]:
       " arrays to files."
     )
   return weight_map
-
-
-def _first_line(error: Exception) -> str:
-  lines = str(error).strip().splitlines() or [type(error).__name__]
-  return lines[0][:200]

@@ -71,6 +71,7 @@ class VowelWorld:
       scenes = self.make_blind(prompts, strategy)
       blind_a2v.append(self._score(prompts, self.render_videos(scenes), mels))
       blind_v2a.append(self._score(prompts, videos, self.render_mels(scenes)))
+    # With the mean mouth, the rest of the scenes is that of the last strategy.
     mouth = blind.mean_mouth(
       self.pipeline.shape.frames, self.pipeline.shape.fps
     )

@@ -60,7 +60,7 @@ def check_file(path: epath.PathLike) -> epath.Path:
   """Returns a file for results, before the work for them; makes nothing.
 
   Raises:
-    OSError: it is a folder, or as of `check_folder`.
+    OSError: it is a folder, or as in `check_folder`.
   """
   path = epath.Path(path)
   if path.is_dir():
@@ -114,7 +114,8 @@ def holds_other(
 ) -> bool:
   """Returns whether there is something that a command did not write.
 
-  is_own: as of `check_new`.
+  Args:
+    is_own: as in `check_new`.
   """
   path = epath.Path(path)
   if not path.is_dir():

@@ -103,7 +103,7 @@ class _Index:
   """What is in a tar by name; the links are followed at the end.
 
   Attributes:
-    members, left_out: as of `Contents`.
+    members, left_out: as in `Contents`.
   """
 
   def __init__(self, tar: str):

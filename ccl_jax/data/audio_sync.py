@@ -52,7 +52,8 @@ class AudioResampler:
     self._skipped = 0.0
     form = (frame.format.name, frame.layout.name, frame.sample_rate)
     if form != self._format:
-      self._flush()
+      if self._resampler is not None:
+        self._resample(None)
       self._format, self._gains = form, _gains(frame.layout)
       # PyAV reads less than eight channels that lie apart.
       sample = "fltp" if len(self._gains) < 8 else "flt"
@@ -84,7 +85,7 @@ class AudioResampler:
     """
     if self._format is None:
       raise ClipError("has no decodable sound")
-    self._flush()
+    self._resample(None)
     if self._mix_energy < _MIN_MIX * self._parts_energy:
       raise ClipError(
         "sound is in antiphase: its channels cancel each other when they are"
@@ -99,10 +100,6 @@ class AudioResampler:
     seconds = length if seconds is None else seconds
     num = round(seconds * self._rate)
     return audio_clock.join(self._pieces, start, num, self._rate)
-
-  def _flush(self) -> None:
-    if self._resampler is not None:
-      self._resample(None)
 
   def _resample(self, frame: av.AudioFrame | None) -> None:
     """Resamples a frame; None flushes the resampler."""

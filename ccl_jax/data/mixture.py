@@ -261,25 +261,16 @@ def _make_bucket(clip: ClipShape, parts: Sequence[_Part]) -> Bucket:
         f"Sources of data.sources have clips of {clip} as {part.shapes} and as"
         f" {parts[0].shapes}. Encode both with one encode section."
       )
-  streams = [part.examples for part in parts]
-  # One source is as it would be without a mixture.
-  mixed = len(streams) > 1
-  return Bucket(
-    clip,
-    parts[0].shapes,
-    grain.MapDataset.mix(streams, [part.share for part in parts])
-    if mixed
-    else streams[0],
-    {part.source: part.share for part in parts},
+  mixed = grain.MapDataset.mix(
+    [part.examples for part in parts], [part.share for part in parts]
   )
+  shares = {part.source: part.share for part in parts}
+  return Bucket(clip, parts[0].shapes, mixed, shares)
 
 
-def _source_seed(seed: int, source: int, bucket: int = 0) -> int:
-  """Returns the seed of the order of a bucket of a source.
-
-  The first one's is `seed`.
-  """
-  place = [source, bucket] if bucket else [source] if source else []
-  if not place:
+def _source_seed(seed: int, source: int, bucket: int) -> int:
+  """Returns the seed of the order of a bucket of a source: first `seed`."""
+  if not source and not bucket:
     return seed
-  return int(np.random.SeedSequence([seed, *place]).generate_state(1)[0])
+  mixed = np.random.SeedSequence([seed, source, bucket])
+  return int(mixed.generate_state(1)[0])

@@ -194,13 +194,10 @@ def fit_batch(
 ) -> int:
   """Returns the number of clips of a shape that have at most `budget` tokens.
 
-  It is a multiple of `multiple_of`, if it is as large.
-
-  Args:
-    tokens: of one clip.
+  It is a multiple of `multiple_of`, if it is as large. One clip has `tokens`.
 
   Raises:
-    ValueError: one clip has more.
+    ValueError: these are more than the budget.
   """
   size = int(budget // tokens)
   if size < 1:

@@ -125,11 +125,7 @@ def read_image(
 
 
 def declared_duration(path: Path) -> float:
-  """Returns the seconds in a file's header; 0 if it has none.
-
-  Raises:
-    ClipError: unreadable.
-  """
+  """Returns the seconds in a file's header, or 0; ClipError if unreadable."""
   with open_media(path) as container:
     return (container.duration or 0) / av.time_base
 
@@ -153,11 +149,7 @@ class Header(NamedTuple):
 
 
 def read_header(path: Path) -> Header:
-  """Returns what the header of a file says, without decoding it.
-
-  Raises:
-    ClipError: unreadable.
-  """
+  """Returns what a file's header says; ClipError if it is unreadable."""
   with open_media(path) as container:
     found = {kind: find_stream(container, kind, False) for kind in STREAMS}
     whole = (container.duration or 0) / av.time_base
@@ -264,19 +256,11 @@ def yuv_frame(image: UInt8[np.ndarray, "y x 3"]) -> av.VideoFrame:
 
   From 720 lines on it is BT.709, with this tag, else BT.601, as players assume.
   """
-  frame = av.VideoFrame.from_ndarray(_pad_to_even(image), format="rgb24")
+  y, x, _ = image.shape
+  even = np.pad(image, ((0, y % 2), (0, x % 2), (0, 0)), mode="edge")
+  frame = av.VideoFrame.from_ndarray(even, format="rgb24")
   matrix = "ITU709" if frame.height >= 720 else None
   return frame.reformat(format="yuv420p", dst_colorspace=matrix)
-
-
-def _pad_to_even(
-  image: UInt8[np.ndarray, "y x 3"],
-) -> UInt8[np.ndarray, "_ _ 3"]:
-  """Repeats the last row or column of an odd size, which yuv420p lacks."""
-  odd_y, odd_x = image.shape[0] % 2, image.shape[1] % 2
-  if not odd_y and not odd_x:
-    return image
-  return np.pad(image, ((0, odd_y), (0, odd_x), (0, 0)), mode="edge")
 
 
 def _mux_audio(container, stream, audio: np.ndarray, sample_rate: int) -> None:

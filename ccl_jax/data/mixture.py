@@ -85,8 +85,8 @@ def main_path(data: Mapping[str, Any]) -> str:
 
 def list_shapes(sources: Sequence[Source]) -> list[ClipShape]:
   """Returns the shapes of the clips of all sources, the main one first."""
-  folders = [f for source in sources for f in records.list_buckets(source.path)]
-  found = (ClipShape.from_dict(records.read_metadata(f)) for f in folders)
+  folders = [records.list_buckets(source.path) for source in sources]
+  found = (ClipShape.from_dict(x) for own in folders for x in own.values())
   return list(dict.fromkeys(found))
 
 
@@ -234,8 +234,8 @@ def _open_parts(
   count_tokens: Callable[[Shapes], float] | None,
 ) -> Iterator[tuple[ClipShape, _Part]]:
   """Yields the shapes of source k that have the split."""
-  folders = records.list_buckets(source.path)
-  metadata = [records.read_metadata(folder) for folder in folders]
+  buckets = records.list_buckets(source.path)
+  folders, metadata = list(buckets), list(buckets.values())
   own = [i for i, each in enumerate(metadata) if split in each["counts"]] or [0]
   splits = [records.open_split(folders[i], split) for i in own]
   shapes = [metadata[i]["shapes"] for i in own]

@@ -89,7 +89,7 @@ class RecordSchema:
     )
 
   def serialize(self, clip: EncodedClip) -> bytes:
-    """Returns a tf.train.Example; ValueError for latents that do not fit."""
+    """Returns a tf.train.Example; ValueError for latents it cannot hold."""
     record: dict[str, Any] = {
       "name": clip.name,
       "caption": clip.caption,
@@ -157,11 +157,7 @@ class ShardWriter:
     self._file, self._schema, self.manifest = file, schema, manifest
 
   def add(self, clip: EncodedClip) -> None:
-    """Writes a clip.
-
-    Raises:
-      ValueError: latents that are not finite or do not fit the schema.
-    """
+    """Writes a clip; ValueError as of `RecordSchema.serialize`."""
     record = self._schema.serialize(clip)
     self._file.write(record)
     self.manifest.count += 1

@@ -122,19 +122,12 @@ VOICES = (
   Voice("green", (0.15, 0.80, 0.25), "middle", 160.0),
   Voice("blue", (0.20, 0.30, 0.95), "high", 240.0),
 )
-STYLES = {
-  "round": Style("round", VOICES),
-  # The same colours with each other's voices.
-  "square": Style(
-    "square",
-    tuple(
-      voice._replace(name=other.name, pitch=other.pitch)
-      for voice, other in zip(
-        VOICES, (VOICES[2], VOICES[0], VOICES[1]), strict=True
-      )
-    ),
-  ),
-}
+# The same colours with each other's voices.
+_SWAPPED = tuple(
+  voice._replace(name=other.name, pitch=other.pitch)
+  for voice, other in zip(VOICES, (VOICES[2], *VOICES[:2]), strict=True)
+)
+STYLES = {"round": Style("round", VOICES), "square": Style("square", _SWAPPED)}
 VOWELS = {
   "a": Vowel((750, 1150), 1.0, 1.0, 5.0),
   "i": Vowel((280, 2300), 0.7, 0.5, 6.5),

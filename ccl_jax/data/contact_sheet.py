@@ -15,7 +15,7 @@ _COLUMNS, _FRAME_HEIGHT = 12, 96
 
 
 def mel_image(
-  mel: Float[np.ndarray, "t mels"], size: tuple[int, int] = (80, 320)
+  mel: Float[np.ndarray, "t mels"], size: tuple[int, int]
 ) -> UInt8[np.ndarray, "y x 3"]:
   """Returns a log-mel as an image, low bands at the bottom, quiet dark."""
   from matplotlib import colormaps

@@ -177,14 +177,14 @@ class Mixture:
     """
     check_alike(sources)
     self.sources = tuple(sources)
-    parts: dict[ClipShape, list[_Part]] = {}
+    alike: dict[ClipShape, list[Bucket]] = {}
     self.lengths = []
     for k, source in enumerate(sources):
-      own = list(_open_parts(k, source, split, seed, count_tokens))
-      self.lengths.append(sum(part.length for _, part in own))
-      for clip, part in own:
-        parts.setdefault(clip, []).append(part)
-    self.buckets = [_make_bucket(clip, own) for clip, own in parts.items()]
+      own = list(_open_buckets(k, source, split, seed, count_tokens))
+      self.lengths.append(sum(length for _, length in own))
+      for bucket, _ in own:
+        alike.setdefault(bucket.clip, []).append(bucket)
+    self.buckets = [_mix(buckets) for buckets in alike.values()]
 
   def progress(self, nums: Sequence[float]) -> dict[str, float]:
     """Returns what a log says after `nums` examples of each bucket.
@@ -216,24 +216,14 @@ class Mixture:
     return "\n".join(lines)
 
 
-class _Part(NamedTuple):
-  """The clips of one shape of one source; `share` is of a run's examples."""
-
-  source: int
-  shapes: Shapes
-  examples: grain.MapDataset
-  length: int
-  share: float
-
-
-def _open_parts(
+def _open_buckets(
   k: int,
   source: Source,
   split: str,
   seed: int | None,
   count_tokens: Callable[[Shapes], float] | None,
-) -> Iterator[tuple[ClipShape, _Part]]:
-  """Yields the shapes of source k that have the split."""
+) -> Iterator[tuple[Bucket, int]]:
+  """Yields a bucket, and its clips, for each shape of source k in the split."""
   buckets = records.list_buckets(source.path)
   folders, metadata = list(buckets), list(buckets.values())
   own = [i for i, each in enumerate(metadata) if split in each["counts"]] or [0]
@@ -247,25 +237,25 @@ def _open_parts(
     examples = grain.MapDataset.source(each)
     if seed is not None:
       examples = examples.shuffle(_source_seed(seed, k, i))
-    share = source.weight * size / math.fsum(sizes)
-    yield (
-      ClipShape.from_dict(metadata[i]),
-      _Part(k, shape, examples.repeat(), len(each), share),
-    )
+    shares = {k: source.weight * size / math.fsum(sizes)}
+    clip = ClipShape.from_dict(metadata[i])
+    yield Bucket(clip, shape, examples.repeat(), shares), len(each)
 
 
-def _make_bucket(clip: ClipShape, parts: Sequence[_Part]) -> Bucket:
-  for part in parts[1:]:
-    if part.shapes != parts[0].shapes:
+def _mix(buckets: Sequence[Bucket]) -> Bucket:
+  """Returns the bucket of one shape of several sources, which has theirs."""
+  first = buckets[0]
+  for other in buckets[1:]:
+    if other.shapes != first.shapes:
       raise ValueError(
-        f"Sources of data.sources have clips of {clip} as {part.shapes} and as"
-        f" {parts[0].shapes}. Encode both with one encode section."
+        f"Sources of data.sources have clips of {first.clip} as {other.shapes}"
+        f" and as {first.shapes}. Encode both with one encode section."
       )
   mixed = grain.MapDataset.mix(
-    [part.examples for part in parts], [part.share for part in parts]
+    [bucket.examples for bucket in buckets], [each.share for each in buckets]
   )
-  shares = {part.source: part.share for part in parts}
-  return Bucket(clip, parts[0].shapes, mixed, shares)
+  shares = {k: x for bucket in buckets for k, x in bucket.shares.items()}
+  return first._replace(examples=mixed, shares=shares)
 
 
 def _source_seed(seed: int, source: int, bucket: int) -> int:

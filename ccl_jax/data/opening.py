@@ -137,18 +137,13 @@ def _again(
   container: av.container.InputContainer,
 ) -> Iterator[av.container.InputContainer]:
   """Opens what a container reads once more, from its start."""
-  if container.file is None:
-    with _open(container.name) as again:
-      yield again
-    return
-  file = container.file.file
-  place = file.tell()
-  file.seek(0)
-  try:
-    with _open(file) as again:
-      yield again
-  finally:
-    file.seek(place)
+  source = container.name
+  with contextlib.ExitStack() as stack:
+    if container.file is not None:
+      source = container.file.file
+      stack.callback(source.seek, source.tell())
+      source.seek(0)
+    yield stack.enter_context(_open(source))
 
 
 def _choose(

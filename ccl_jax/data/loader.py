@@ -273,13 +273,12 @@ def _stack(
   Each example is read, copied to its row and dropped before the next: at the
   paper's sizes the time goes into allocating memory.
   """
-  batch = {k: np.empty((num, *shapes[k]), np.float16) for k in shapes}
+  batch = {k: np.zeros((num, *shapes[k]), np.float16) for k in shapes}
   batch |= {k: np.empty(num, bool) for k in _FLAGS}
   for row, example in enumerate(examples):
     for name, (length, *_) in shapes.items():
       x = example[name][:length]
       batch[name][row, : len(x)] = x
-      batch[name][row, len(x) :] = 0
     for name in _FLAGS:
       batch[name][row] = example[name]
   return batch

@@ -61,14 +61,13 @@ def list_sources(
       f"data.path is {os.fspath(path)!r} and data.sources is set too: give one"
       " of them; a single folder is a source of any weight."
     )
-  for name, weight in sources:
+  places = [files.absolute(name) for name, _ in sources]
+  for (name, weight), place in zip(sources, places, strict=True):
     if not (weight > 0 and math.isfinite(weight)):
       raise ValueError(
         f"data.sources: {name!r} has the weight {weight}, expected a positive"
         " number. Leave out a set that is not to be used."
       )
-  places = [files.absolute(name) for name, _ in sources]
-  for (name, _), place in zip(sources, places, strict=True):
     if places.count(place) > 1:
       raise ValueError(f"data.sources has {name!r} twice: add up its weights.")
   total = math.fsum(weight for _, weight in sources)

@@ -292,15 +292,11 @@ def make_captions(scene: Scene) -> dict[str, str]:
   """Returns the captions "video", "speech" and "audio", in few fixed words."""
   adjective = "moving " if scene.hard else ""
   shape = "square " if scene.face == "square" else ""
-  video = [f"A {adjective}{scene.voice.colour} {shape}face talks."]
-  audio = [f"A {scene.voice.name} voice."]
+  video = f"A {adjective}{scene.voice.colour} {shape}face talks."
+  audio = f"A {scene.voice.name} voice."
   if scene.hard:
-    video.append("A TV flickers.")
+    video += " A TV flickers."
   if scene.ball:
-    video.append(BALL_CAPTIONS[scene.ball.surface])
-    audio.append("Clicks.")
-  return {
-    "video": " ".join(video),
-    "speech": scene.speech,
-    "audio": " ".join(audio),
-  }
+    video += f" {BALL_CAPTIONS[scene.ball.surface]}"
+    audio += " Clicks."
+  return {"video": video, "speech": scene.speech, "audio": audio}

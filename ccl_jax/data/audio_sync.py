@@ -66,7 +66,7 @@ class AudioResampler:
     Raises:
       ClipError: more than `MAX_MISSING_TAIL` seconds of them in a row.
     """
-    self._skipped += float((packet.duration or 0) * packet.time_base) or 0.02
+    self._skipped += stated_seconds(packet) or 0.02
     if self._skipped > MAX_MISSING_TAIL:
       raise ClipError(f"sound is damaged after {max(self.end, 0):.2f} s")
 
@@ -95,7 +95,7 @@ class AudioResampler:
     length = self.end - start
     needed = seconds
     if seconds is None:
-      needed = declared_seconds(self.stream) - self.passed_over
+      needed = stated_seconds(self.stream) - self.passed_over
     check_length("audio", length, needed - MAX_MISSING_TAIL)
     seconds = length if seconds is None else seconds
     num = round(seconds * self._rate)
@@ -126,9 +126,11 @@ def _gains(layout: av.AudioLayout) -> Float[np.ndarray, " c"]:
   return np.full(num, 1 / num, np.float32)
 
 
-def declared_seconds(stream: av.VideoStream | av.AudioStream) -> float:
-  """Returns the duration in the file's header; 0 if it has none."""
-  return float((stream.duration or 0) * stream.time_base)
+def stated_seconds(
+  part: av.stream.Stream | av.Packet | av.frame.Frame,
+) -> float:
+  """Returns the duration that a file states of a part; 0 if it has none."""
+  return float((part.duration or 0) * part.time_base)
 
 
 def check_length(kind: str, seconds: float, needed: float) -> None:

@@ -17,7 +17,7 @@ import av
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from ccl_jax.data.audio_sync import AudioResampler, declared_seconds
+from ccl_jax.data.audio_sync import AudioResampler, stated_seconds
 from ccl_jax.data.demuxing import decode_into, find_point
 from ccl_jax.data.opening import (
   ClipError,
@@ -154,7 +154,7 @@ def read_header(path: Path) -> Header:
     found = {kind: find_stream(container, kind, False) for kind in STREAMS}
     whole = (container.duration or 0) / av.time_base
     seconds = {
-      kind: declared_seconds(stream) or whole
+      kind: stated_seconds(stream) or whole
       for kind, stream in found.items()
       if stream is not None
     }

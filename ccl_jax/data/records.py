@@ -122,8 +122,8 @@ def list_examples(
   for split in splits:
     own = [folder for folder in counts if split in counts[folder]]
     for folder in own or [epath.Path(path)]:
-      indices = range(len(open_split(folder, split)))
-      found += [(folder, split, i) for i in indices]
+      length = len(open_split(folder, split))
+      found += [(folder, split, i) for i in range(length)]
   return found
 
 

@@ -61,11 +61,7 @@ class AudioResampler:
     self._resample(frame)
 
   def skip(self, packet: av.Packet) -> None:
-    """Leaves out a packet that the decoder refuses.
-
-    Raises:
-      ClipError: more than `MAX_MISSING_TAIL` seconds of them in a row.
-    """
+    """Leaves out a refused packet; ClipError after `MAX_MISSING_TAIL` s."""
     self._skipped += stated_seconds(packet) or 0.02
     if self._skipped > MAX_MISSING_TAIL:
       raise ClipError(f"sound is damaged after {max(self.end, 0):.2f} s")

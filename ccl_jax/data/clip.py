@@ -101,7 +101,7 @@ class ClipShape:
 
   @classmethod
   def from_dict(cls, mapping: Mapping[str, Any]) -> "ClipShape":
-    """Returns the shape from the fields among others, as of metadata.json."""
+    """Returns the shape from its fields in a mapping, as in metadata.json."""
     return cls(mapping["fps"], mapping["frames"], tuple(mapping["size"]))
 
   @property
@@ -181,7 +181,7 @@ class GeneratedClip:
   def save(self, path: epath.PathLike) -> epath.Path:
     """Writes mp4, or wav if there is no video; returns the path written.
 
-    It has that suffix in place of a clip's that `path` may have.
+    If `path` has the suffix of a clip, it is replaced.
     """
     suffix = ".wav" if self.video is None else ".mp4"
     path = epath.Path(without_suffix(path) + suffix)

@@ -1,10 +1,8 @@
 """Clips with sound: reading at one frame rate, size and sample rate; writing.
 
-Both streams share one clock. Time zero is the first video frame (the first
-audio sample if no video is read). Output frame k is what a player shows half a
-frame after k / fps; an audio sample with time stamp t lands at index round(t *
-sample_rate), whatever the streams' start offsets are, and silence fills the
-gaps.
+Both streams share one clock, whatever their start offsets are. Time zero is the
+first video frame (the first audio sample if no video is read). `video_sync` and
+`audio_clock` say what is at which time.
 """
 
 import contextlib

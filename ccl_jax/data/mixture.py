@@ -90,12 +90,7 @@ def list_shapes(sources: Sequence[Source]) -> list[ClipShape]:
 
 
 def check_alike(sources: Sequence[Source]) -> None:
-  """Checks that the latents of all sources are of one kind.
-
-  Raises:
-    ValueError: one is not a data set, or its frame rate or codecs differ from
-      those of the first.
-  """
+  """Raises ValueError unless all are data sets of one frame rate and codecs."""
   first = _kind(sources[0].path)
   for source in sources[1:]:
     other = _kind(source.path)

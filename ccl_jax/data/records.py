@@ -76,10 +76,8 @@ def finalize(
   own = [m for m in manifests if m.split in counts]
   shards.write_dataset_info(folder, schema, own)
   null_text = pad(codecs.text.encode(""), codecs.text.max_length)
-  with (
-    replacing(folder / "null_text.npy") as partial,
-    partial.open("wb") as file,
-  ):
+  path = folder / "null_text.npy"
+  with replacing(path) as partial, partial.open("wb") as file:
     np.save(file, null_text)
   metadata = dataclasses.asdict(shape) | dataclasses.asdict(schema)
   metadata |= {"statistics": statistics, "counts": counts}
@@ -99,7 +97,7 @@ def read_metadata(path: epath.PathLike) -> dict[str, Any]:
 
 
 def list_buckets(path: epath.PathLike) -> dict[epath.Path, dict[str, Any]]:
-  """Returns folder -> metadata of a data set, then of its other shapes."""
+  """Returns folder -> `read_metadata` of a data set, then its other shapes."""
   metadata = read_metadata(path)
   below = [epath.Path(path) / name for name in metadata.get("buckets", ())]
   return {epath.Path(path): metadata} | {x: read_metadata(x) for x in below}
@@ -142,9 +140,7 @@ def naming_damage(folder: str) -> Iterator[None]:
 class Split(Sequence):
   """Random access to the examples of one split.
 
-  An example is a dict: `video`, `audio`, `text` and, if they are stored,
-  `video_logvar` and `audio_logvar` in float16 (views, not copies); bool
-  `has_video` and `has_audio`; strings `caption` and `name`.
+  An example is a dict, as the module lists it; arrays are views, not copies.
   """
 
   def __init__(self, paths: list[str], channels: dict[str, int]):

@@ -56,12 +56,7 @@ class Voice(NamedTuple):
 
 
 class Style(NamedTuple):
-  """What the talkers of a world look and sound like.
-
-  Attributes:
-    face: "round" or "square".
-    voices: its talkers, of the same colours in each style.
-  """
+  """A world's faces, "round" or "square", and talkers, of the same colours."""
 
   face: str
   voices: tuple[Voice, ...]

@@ -111,17 +111,15 @@ def _put(
 ) -> None:
   """Writes samples; those at `where` go to the indices `where + late`."""
   index = where + late
-  begin, end = int(np.ceil(index[0])), int(np.ceil(index[-1]))
-  target = result[max(begin, 0) : max(end, 0)]
-  from_start = max(-begin, 0)
+  begin, end = np.ceil(index[[0, -1]]).astype(int)
+  first, stop = np.clip((begin, end), 0, len(result))
   if (late == late[0]).all():
-    target[:] = samples[from_start : from_start + len(target)]
+    result[first:stop] = samples[first - begin : stop - begin]
     return
-  wanted = np.arange(begin + from_start, begin + from_start + len(target))
-  at = np.interp(wanted, index, where)
+  at = np.interp(np.arange(first, stop), index, where)
   # Few files drift, and each process that decodes would pay for the import.
   import scipy.ndimage
 
-  target[:] = scipy.ndimage.map_coordinates(
+  result[first:stop] = scipy.ndimage.map_coordinates(
     samples.astype(float), at[None], order=5, mode="nearest"
   )

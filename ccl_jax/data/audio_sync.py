@@ -52,7 +52,8 @@ class AudioResampler:
     self._skipped = 0.0
     form = (frame.format.name, frame.layout.name, frame.sample_rate)
     if form != self._format:
-      self._flush()
+      if self._resampler is not None:
+        self._resample(None)
       self._format, self._gains = form, _gains(frame.layout)
       # PyAV reads less than eight channels that lie apart.
       sample = "fltp" if len(self._gains) < 8 else "flt"
@@ -60,12 +61,8 @@ class AudioResampler:
     self._resample(frame)
 
   def skip(self, packet: av.Packet) -> None:
-    """Leaves out a packet that the decoder refuses.
-
-    Raises:
-      ClipError: more than `MAX_MISSING_TAIL` seconds of them in a row.
-    """
-    self._skipped += float((packet.duration or 0) * packet.time_base) or 0.02
+    """Leaves out a refused packet; ClipError after `MAX_MISSING_TAIL` s."""
+    self._skipped += stated_seconds(packet) or 0.02
     if self._skipped > MAX_MISSING_TAIL:
       raise ClipError(f"sound is damaged after {max(self.end, 0):.2f} s")
 
@@ -84,7 +81,7 @@ class AudioResampler:
     """
     if self._format is None:
       raise ClipError("has no decodable sound")
-    self._flush()
+    self._resample(None)
     if self._mix_energy < _MIN_MIX * self._parts_energy:
       raise ClipError(
         "sound is in antiphase: its channels cancel each other when they are"
@@ -94,15 +91,11 @@ class AudioResampler:
     length = self.end - start
     needed = seconds
     if seconds is None:
-      needed = declared_seconds(self.stream) - self.passed_over
+      needed = stated_seconds(self.stream) - self.passed_over
     check_length("audio", length, needed - MAX_MISSING_TAIL)
     seconds = length if seconds is None else seconds
     num = round(seconds * self._rate)
     return audio_clock.join(self._pieces, start, num, self._rate)
-
-  def _flush(self) -> None:
-    if self._resampler is not None:
-      self._resample(None)
 
   def _resample(self, frame: av.AudioFrame | None) -> None:
     """Resamples a frame; None flushes the resampler."""
@@ -129,9 +122,11 @@ def _gains(layout: av.AudioLayout) -> Float[np.ndarray, " c"]:
   return np.full(num, 1 / num, np.float32)
 
 
-def declared_seconds(stream: av.VideoStream | av.AudioStream) -> float:
-  """Returns the duration in the file's header; 0 if it has none."""
-  return float((stream.duration or 0) * stream.time_base)
+def stated_seconds(
+  part: av.stream.Stream | av.Packet | av.frame.Frame,
+) -> float:
+  """Returns the duration that a file states of a part; 0 if it has none."""
+  return float((part.duration or 0) * part.time_base)
 
 
 def check_length(kind: str, seconds: float, needed: float) -> None:

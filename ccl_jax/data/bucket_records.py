@@ -28,11 +28,7 @@ _THREADS = 16
 
 
 class BucketRecords(Sequence):
-  """The records of some files, in order, as bytes.
-
-  Raises:
-    ValueError: a file that is cut short or compressed.
-  """
+  """The records of some files in order; ValueError if cut or compressed."""
 
   def __init__(self, paths: Sequence[str]):
     with ThreadPoolExecutor(_THREADS) as pool:  # each is a slow request

@@ -20,8 +20,8 @@ from ccl_jax.data.opening import SUFFIXES
 IMAGE_SUFFIXES = (
   ".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff",
 )  # fmt: skip
-# Of a result's name: file systems allow 255, of which a suffix, a task and the
-# name of a temporary file take some.
+# Of a result's name: file systems allow 255, some for a suffix, a task and the
+# name of a temporary file.
 MAX_BYTES = 190
 
 
@@ -101,11 +101,7 @@ class ClipShape:
 
   @classmethod
   def from_dict(cls, mapping: Mapping[str, Any]) -> "ClipShape":
-    """Returns the shape from plain values, such as a metadata.json's.
-
-    Args:
-      mapping: has `fps`, `frames` and `size`; other keys are ignored.
-    """
+    """Returns the shape from its fields in a mapping, as in metadata.json."""
     return cls(mapping["fps"], mapping["frames"], tuple(mapping["size"]))
 
   @property
@@ -185,17 +181,15 @@ class GeneratedClip:
   def save(self, path: epath.PathLike) -> epath.Path:
     """Writes mp4, or wav if there is no video; returns the path written.
 
-    Args:
-      path: with the suffix of a clip, which is replaced, or without one.
+    If `path` has the suffix of a clip, it is replaced.
     """
-    stem = without_suffix(path)
+    suffix = ".wav" if self.video is None else ".mp4"
+    path = epath.Path(without_suffix(path) + suffix)
     if self.video is None:
-      path = epath.Path(f"{stem}.wav")
       media.write_wav(path, self.audio, self.sample_rate)
     else:
-      path = epath.Path(f"{stem}.mp4")
-      quality = media.quality_of_inputs(self.given)
       media.write_mp4(
-        path, self.video, self.fps, self.audio, self.sample_rate, **quality
-      )
+        path, self.video, self.fps, self.audio, self.sample_rate,
+        **media.quality_of_inputs(self.given),
+      )  # fmt: skip
     return path

@@ -6,7 +6,6 @@ Counted on the samples of the file, as resampling bends what was flat.
 import contextlib
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import av
 import numpy as np
@@ -18,14 +17,6 @@ FULL = 0.98  # of the range, that clipped sound reaches at least
 IN_ROW = 3  # a wave may have two equal samples at its top by chance
 _EQUAL = 4e-5  # a step of 16 bits, as writers round up or down
 _MAX_PLANES = 7  # PyAV crashes at frames of more
-
-
-class _Loudest(NamedTuple):
-  """The largest value of a piece of sound; `count` of `total` are cut off."""
-
-  peak: float
-  count: int
-  total: int
 
 
 def clipped_share(
@@ -40,17 +31,22 @@ def clipped_share(
   Raises:
     ClipError: unreadable, or without sound.
   """
-  pieces, begin = [], None
+  found, total, begin = [], 0, None
   for frame in _frames(path):
     time = frame.time or 0.0
     begin = time if begin is None else begin
     if time - begin >= start + seconds:
       break
     if time - begin >= start:
-      pieces.append(_find_loudest(frame))
-  peak = max((x.peak for x in pieces), default=0.0)
-  count = sum(x.count for x in pieces if x.peak >= peak - _EQUAL)
-  return count / max(sum(x.total for x in pieces), 1)
+      samples = np.abs(_samples(frame)).clip(max=1)
+      peak = float(samples.max(initial=0))
+      is_cut = peak >= FULL
+      count = _count_in_rows(samples >= peak - _EQUAL) if is_cut else 0
+      found.append((peak, count))
+      total += samples.size
+  loudest = max((peak for peak, _ in found), default=0.0)
+  cut = sum(count for peak, count in found if peak >= loudest - _EQUAL)
+  return cut / max(total, 1)
 
 
 def _frames(path: Path) -> Iterator[av.AudioFrame]:
@@ -63,13 +59,6 @@ def _frames(path: Path) -> Iterator[av.AudioFrame]:
           channels = frame.layout.nb_channels
           if not frame.format.is_planar or channels <= _MAX_PLANES:
             yield frame
-
-
-def _find_loudest(frame: av.AudioFrame) -> _Loudest:
-  samples = np.abs(_samples(frame)).clip(max=1)
-  peak = float(samples.max(initial=0))
-  count = _count_in_rows(samples >= peak - _EQUAL) if peak >= FULL else 0
-  return _Loudest(peak, count, samples.size)
 
 
 def _count_in_rows(is_top: Bool[np.ndarray, "c s"]) -> int:

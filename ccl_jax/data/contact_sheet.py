@@ -13,10 +13,12 @@ from ccl_jax.storage.files import replacing
 MEL_RANGE = (-5.0, 1.5)  # log10 of the clipped magnitude
 _COLUMNS, _FRAME_HEIGHT = 12, 96
 
+Frames = UInt8[np.ndarray, "t y x 3"]
+Mel = Float[np.ndarray, "t mels"]
+Row = tuple[str, Frames | None, Mel | None]
 
-def mel_image(
-  mel: Float[np.ndarray, "t mels"], size: tuple[int, int] = (80, 320)
-) -> UInt8[np.ndarray, "y x 3"]:
+
+def mel_image(mel: Mel, size: tuple[int, int]) -> UInt8[np.ndarray, "y x 3"]:
   """Returns a log-mel as an image, low bands at the bottom, quiet dark."""
   from matplotlib import colormaps
 
@@ -34,15 +36,7 @@ def sound_image(
   return mel_image(log_mel(sound[None])[0], size)
 
 
-def contact_sheet(
-  rows: Sequence[
-    tuple[
-      str,
-      UInt8[np.ndarray, "t y x 3"] | None,
-      Float[np.ndarray, "t mels"] | None,
-    ]
-  ],
-) -> UInt8[np.ndarray, "y x 3"]:
+def contact_sheet(rows: Sequence[Row]) -> UInt8[np.ndarray, "y x 3"]:
   """Returns one row per clip: title, frames, log-mel."""
   strips = []
   for title, video, mel in rows:
@@ -67,7 +61,7 @@ def save_png(path: epath.PathLike, image: UInt8[np.ndarray, "y x 3"]) -> None:
 
 
 def frame_strip(
-  video: UInt8[np.ndarray, "t y x 3"], columns: int, height: int
+  video: Frames, columns: int, height: int
 ) -> UInt8[np.ndarray, "_ _ 3"]:
   """Returns `columns` frames, evenly spread, side by side."""
   chosen = video[np.linspace(0, len(video) - 1, columns).round().astype(int)]

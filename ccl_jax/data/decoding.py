@@ -106,11 +106,11 @@ def decode_records(
 ) -> list[str]:
   """Decodes the first `num` clips of a split; returns the files' names.
 
-  Each file is `output`/NAME.mp4, or NAME.wav for a clip without video. If that
-  name is taken (a.mp4 and a.mov), the clip's index is appended to it; one that
-  is too long for a file system is cut. `FILE` marks the folder.
+  Each file is `output`/NAME.mp4, or NAME.wav for a clip without video, with a
+  name as of `FileNames`. `FILE` marks the folder.
 
-  force: replace an `output` with such a file.
+  Args:
+    force: replace an `output` with such a file.
 
   Raises:
     ValueError: no such records or split, or `output` exists and not `force`, or

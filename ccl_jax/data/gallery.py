@@ -56,10 +56,8 @@ def write_gallery(
   every = records.list_examples(data, splits)
   num = min(num, len(every))
   chosen = [every[i * len(every) // num] for i in range(num)]
-  shapes = {
-    folder: ClipShape.from_dict(records.read_metadata(folder))
-    for folder in records.list_buckets(data)
-  }
+  metadata = records.list_buckets(data)
+  shapes = {f: ClipShape.from_dict(x) for f, x in metadata.items()}
   codecs = Codecs.load(epath.Path(data) / "codecs")
   here = pathlib.Path(__file__)
   index, part = [], []

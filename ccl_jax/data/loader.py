@@ -110,7 +110,9 @@ class Loader:
     ]
     self._rows = [_check_rows(rows, size) for size in self.batch_sizes]
     sizes = zip(self.buckets, self.batch_sizes, strict=True)
-    self._order = _StepOrder([bucket.share / size for bucket, size in sizes])
+    steps = [bucket.share / size for bucket, size in sizes]
+    self._shares = [x / sum(steps) for x in steps]  # of each bucket
+    self._order = _interleave(self._shares)
     if num_threads < 0:
       raise ValueError(f"data.{num_threads=}: expected at least 0.")
     self._batches = _Prefetcher(self._load, num_threads)
@@ -126,7 +128,7 @@ class Loader:
 
   def bucket_at(self, step: int) -> int:
     """Returns the bucket, an index of `buckets`, of a step."""
-    return self._order.place(step)[0]
+    return self._order[step][0]
 
   def names_at(self, step: int) -> list[str]:
     """Returns the names of the clips of `batch_at(step)`."""
@@ -135,12 +137,12 @@ class Loader:
 
   def progress_at(self, step: int) -> dict[str, float]:
     """Returns the weight and the epochs of each data set before a step."""
-    sizes = zip(self._order.shares, self.batch_sizes, strict=True)
+    sizes = zip(self._shares, self.batch_sizes, strict=True)
     return self.mixture.progress([step * share * size for share, size in sizes])
 
   def _indices(self, step: int) -> tuple[int, list[int]]:
     """Returns the bucket of a step, and the places of its examples there."""
-    k, before = self._order.place(step)
+    k, before = self._order[step]
     return k, [before * self.batch_sizes[k] + row for row in self._rows[k]]
 
   def _load(self, step: int) -> dict[str, np.ndarray]:
@@ -157,27 +159,13 @@ class Loader:
     return sample_posterior(example, self._noise_seed, index + k * _MANY)
 
 
-class _StepOrder:
-  """The bucket of each step, in a fixed interleaving.
-
-  Attributes:
-    shares: of the steps, of each bucket; they sum to 1.
-  """
-
-  def __init__(self, parts: Sequence[float]):
-    """Takes the buckets' parts of the steps, of any sum."""
-    self.shares = [part / sum(parts) for part in parts]
-    self._mixed = None
-    if len(parts) > 1:
-      steps = [
-        grain.MapDataset.range(_MANY).map(lambda j, k=k: (k, j))
-        for k in range(len(parts))
-      ]
-      self._mixed = grain.MapDataset.mix(steps, self.shares)
-
-  def place(self, step: int) -> tuple[int, int]:
-    """Returns the bucket of a step, and how many steps it has had before."""
-    return (0, step) if self._mixed is None else self._mixed[step]
+def _interleave(shares: Sequence[float]) -> grain.MapDataset:
+  """Returns step -> its bucket, and how many steps that has had before."""
+  steps = [
+    grain.MapDataset.range(_MANY).map(lambda j, k=k: (k, j))
+    for k in range(len(shares))
+  ]
+  return grain.MapDataset.mix(steps, shares)
 
 
 class _Prefetcher:
@@ -206,13 +194,10 @@ def fit_batch(
 ) -> int:
   """Returns the number of clips of a shape that have at most `budget` tokens.
 
-  It is a multiple of `multiple_of`, if it is as large.
-
-  Args:
-    tokens: of one clip.
+  It is a multiple of `multiple_of`, if it is as large. One clip has `tokens`.
 
   Raises:
-    ValueError: one clip has more.
+    ValueError: these are more than the budget.
   """
   size = int(budget // tokens)
   if size < 1:
@@ -288,13 +273,12 @@ def _stack(
   Each example is read, copied to its row and dropped before the next: at the
   paper's sizes the time goes into allocating memory.
   """
-  batch = {k: np.empty((num, *shapes[k]), np.float16) for k in shapes}
+  batch = {k: np.zeros((num, *shapes[k]), np.float16) for k in shapes}
   batch |= {k: np.empty(num, bool) for k in _FLAGS}
   for row, example in enumerate(examples):
     for name, (length, *_) in shapes.items():
       x = example[name][:length]
       batch[name][row, : len(x)] = x
-      batch[name][row, len(x) :] = 0
     for name in _FLAGS:
       batch[name][row] = example[name]
   return batch

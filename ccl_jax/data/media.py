@@ -1,10 +1,8 @@
 """Clips with sound: reading at one frame rate, size and sample rate; writing.
 
-Both streams share one clock. Time zero is the first video frame (the first
-audio sample if no video is read). Output frame k is what a player shows half a
-frame after k / fps; an audio sample with time stamp t lands at index round(t *
-sample_rate), whatever the streams' start offsets are, and silence fills the
-gaps.
+Both streams share one clock, whatever their start offsets are. Time zero is the
+first video frame (the first audio sample if no video is read). `video_sync` and
+`audio_clock` say what is at which time.
 """
 
 import contextlib
@@ -17,7 +15,7 @@ import av
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from ccl_jax.data.audio_sync import AudioResampler, declared_seconds
+from ccl_jax.data.audio_sync import AudioResampler, stated_seconds
 from ccl_jax.data.demuxing import decode_into, find_point
 from ccl_jax.data.opening import (
   ClipError,
@@ -125,11 +123,7 @@ def read_image(
 
 
 def declared_duration(path: Path) -> float:
-  """Returns the seconds in a file's header; 0 if it has none.
-
-  Raises:
-    ClipError: unreadable.
-  """
+  """Returns the seconds in a file's header, or 0; ClipError if unreadable."""
   with open_media(path) as container:
     return (container.duration or 0) / av.time_base
 
@@ -153,16 +147,12 @@ class Header(NamedTuple):
 
 
 def read_header(path: Path) -> Header:
-  """Returns what the header of a file says, without decoding it.
-
-  Raises:
-    ClipError: unreadable.
-  """
+  """Returns what a file's header says; ClipError if it is unreadable."""
   with open_media(path) as container:
     found = {kind: find_stream(container, kind, False) for kind in STREAMS}
     whole = (container.duration or 0) / av.time_base
     seconds = {
-      kind: declared_seconds(stream) or whole
+      kind: stated_seconds(stream) or whole
       for kind, stream in found.items()
       if stream is not None
     }
@@ -264,19 +254,11 @@ def yuv_frame(image: UInt8[np.ndarray, "y x 3"]) -> av.VideoFrame:
 
   From 720 lines on it is BT.709, with this tag, else BT.601, as players assume.
   """
-  frame = av.VideoFrame.from_ndarray(_pad_to_even(image), format="rgb24")
+  y, x, _ = image.shape
+  even = np.pad(image, ((0, y % 2), (0, x % 2), (0, 0)), mode="edge")
+  frame = av.VideoFrame.from_ndarray(even, format="rgb24")
   matrix = "ITU709" if frame.height >= 720 else None
   return frame.reformat(format="yuv420p", dst_colorspace=matrix)
-
-
-def _pad_to_even(
-  image: UInt8[np.ndarray, "y x 3"],
-) -> UInt8[np.ndarray, "_ _ 3"]:
-  """Repeats the last row or column of an odd size, which yuv420p lacks."""
-  odd_y, odd_x = image.shape[0] % 2, image.shape[1] % 2
-  if not odd_y and not odd_x:
-    return image
-  return np.pad(image, ((0, odd_y), (0, odd_x), (0, 0)), mode="edge")
 
 
 def _mux_audio(container, stream, audio: np.ndarray, sample_rate: int) -> None:

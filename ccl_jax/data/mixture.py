@@ -61,14 +61,13 @@ def list_sources(
       f"data.path is {os.fspath(path)!r} and data.sources is set too: give one"
       " of them; a single folder is a source of any weight."
     )
-  for name, weight in sources:
+  places = [files.absolute(name) for name, _ in sources]
+  for (name, weight), place in zip(sources, places, strict=True):
     if not (weight > 0 and math.isfinite(weight)):
       raise ValueError(
         f"data.sources: {name!r} has the weight {weight}, expected a positive"
         " number. Leave out a set that is not to be used."
       )
-  places = [files.absolute(name) for name, _ in sources]
-  for (name, _), place in zip(sources, places, strict=True):
     if places.count(place) > 1:
       raise ValueError(f"data.sources has {name!r} twice: add up its weights.")
   total = math.fsum(weight for _, weight in sources)
@@ -85,18 +84,13 @@ def main_path(data: Mapping[str, Any]) -> str:
 
 def list_shapes(sources: Sequence[Source]) -> list[ClipShape]:
   """Returns the shapes of the clips of all sources, the main one first."""
-  folders = [f for source in sources for f in records.list_buckets(source.path)]
-  found = (ClipShape.from_dict(records.read_metadata(f)) for f in folders)
+  folders = [records.list_buckets(source.path) for source in sources]
+  found = (ClipShape.from_dict(x) for own in folders for x in own.values())
   return list(dict.fromkeys(found))
 
 
 def check_alike(sources: Sequence[Source]) -> None:
-  """Checks that the latents of all sources are of one kind.
-
-  Raises:
-    ValueError: one is not a data set, or its frame rate or codecs differ from
-      those of the first.
-  """
+  """Raises ValueError unless all are data sets of one frame rate and codecs."""
   first = _kind(sources[0].path)
   for source in sources[1:]:
     other = _kind(source.path)
@@ -177,14 +171,14 @@ class Mixture:
     """
     check_alike(sources)
     self.sources = tuple(sources)
-    parts: dict[ClipShape, list[_Part]] = {}
+    alike: dict[ClipShape, list[Bucket]] = {}
     self.lengths = []
     for k, source in enumerate(sources):
-      own = list(_open_parts(k, source, split, seed, count_tokens))
-      self.lengths.append(sum(part.length for _, part in own))
-      for clip, part in own:
-        parts.setdefault(clip, []).append(part)
-    self.buckets = [_make_bucket(clip, own) for clip, own in parts.items()]
+      own = list(_open_buckets(k, source, split, seed, count_tokens))
+      self.lengths.append(sum(length for _, length in own))
+      for bucket, _ in own:
+        alike.setdefault(bucket.clip, []).append(bucket)
+    self.buckets = [_mix(buckets) for buckets in alike.values()]
 
   def progress(self, nums: Sequence[float]) -> dict[str, float]:
     """Returns what a log says after `nums` examples of each bucket.
@@ -216,26 +210,16 @@ class Mixture:
     return "\n".join(lines)
 
 
-class _Part(NamedTuple):
-  """The clips of one shape of one source; `share` is of a run's examples."""
-
-  source: int
-  shapes: Shapes
-  examples: grain.MapDataset
-  length: int
-  share: float
-
-
-def _open_parts(
+def _open_buckets(
   k: int,
   source: Source,
   split: str,
   seed: int | None,
   count_tokens: Callable[[Shapes], float] | None,
-) -> Iterator[tuple[ClipShape, _Part]]:
-  """Yields the shapes of source k that have the split."""
-  folders = records.list_buckets(source.path)
-  metadata = [records.read_metadata(folder) for folder in folders]
+) -> Iterator[tuple[Bucket, int]]:
+  """Yields a bucket, and its clips, for each shape of source k in the split."""
+  buckets = records.list_buckets(source.path)
+  folders, metadata = list(buckets), list(buckets.values())
   own = [i for i, each in enumerate(metadata) if split in each["counts"]] or [0]
   splits = [records.open_split(folders[i], split) for i in own]
   shapes = [metadata[i]["shapes"] for i in own]
@@ -247,39 +231,30 @@ def _open_parts(
     examples = grain.MapDataset.source(each)
     if seed is not None:
       examples = examples.shuffle(_source_seed(seed, k, i))
-    share = source.weight * size / math.fsum(sizes)
-    yield (
-      ClipShape.from_dict(metadata[i]),
-      _Part(k, shape, examples.repeat(), len(each), share),
-    )
+    shares = {k: source.weight * size / math.fsum(sizes)}
+    clip = ClipShape.from_dict(metadata[i])
+    yield Bucket(clip, shape, examples.repeat(), shares), len(each)
 
 
-def _make_bucket(clip: ClipShape, parts: Sequence[_Part]) -> Bucket:
-  for part in parts[1:]:
-    if part.shapes != parts[0].shapes:
+def _mix(buckets: Sequence[Bucket]) -> Bucket:
+  """Returns the bucket of one shape of several sources, which has theirs."""
+  first = buckets[0]
+  for other in buckets[1:]:
+    if other.shapes != first.shapes:
       raise ValueError(
-        f"Sources of data.sources have clips of {clip} as {part.shapes} and as"
-        f" {parts[0].shapes}. Encode both with one encode section."
+        f"Sources of data.sources have clips of {first.clip} as {other.shapes}"
+        f" and as {first.shapes}. Encode both with one encode section."
       )
-  streams = [part.examples for part in parts]
-  # One source is as it would be without a mixture.
-  mixed = len(streams) > 1
-  return Bucket(
-    clip,
-    parts[0].shapes,
-    grain.MapDataset.mix(streams, [part.share for part in parts])
-    if mixed
-    else streams[0],
-    {part.source: part.share for part in parts},
+  mixed = grain.MapDataset.mix(
+    [bucket.examples for bucket in buckets], [each.share for each in buckets]
   )
+  shares = {k: x for bucket in buckets for k, x in bucket.shares.items()}
+  return first._replace(examples=mixed, shares=shares)
 
 
-def _source_seed(seed: int, source: int, bucket: int = 0) -> int:
-  """Returns the seed of the order of a bucket of a source.
-
-  The first one's is `seed`.
-  """
-  place = [source, bucket] if bucket else [source] if source else []
-  if not place:
+def _source_seed(seed: int, source: int, bucket: int) -> int:
+  """Returns the seed of the order of a bucket of a source: first `seed`."""
+  if not source and not bucket:
     return seed
-  return int(np.random.SeedSequence([seed, *place]).generate_state(1)[0])
+  mixed = np.random.SeedSequence([seed, source, bucket])
+  return int(mixed.generate_state(1)[0])

@@ -9,6 +9,7 @@ import av
 import numpy as np
 
 from ccl_jax.data.audio_clock import MAX_JITTER
+from ccl_jax.data.audio_sync import stated_seconds
 from ccl_jax.data.media import X264_OPTIONS, yuv_frame
 from ccl_jax.data.opening import ClipError, Path, find_stream, open_media
 from ccl_jax.data.pictures import RgbConverter, is_plain_yuv
@@ -197,7 +198,7 @@ def _pictures(
         picture = each.reformat(format="yuv420p", dst_color_range="MPEG")
       else:
         picture = yuv_frame(to_rgb(each))
-      yield time, float((each.duration or 0) * each.time_base), picture
+      yield time, stated_seconds(each), picture
 
 
 def _as_flac(given, stream, target, seconds: float) -> Iterator[av.Packet]:

@@ -137,18 +137,13 @@ def _again(
   container: av.container.InputContainer,
 ) -> Iterator[av.container.InputContainer]:
   """Opens what a container reads once more, from its start."""
-  if container.file is None:
-    with _open(container.name) as again:
-      yield again
-    return
-  file = container.file.file
-  place = file.tell()
-  file.seek(0)
-  try:
-    with _open(file) as again:
-      yield again
-  finally:
-    file.seek(place)
+  source = container.name
+  with contextlib.ExitStack() as stack:
+    if container.file is not None:
+      source = container.file.file
+      stack.callback(source.seek, source.tell())
+      source.seek(0)
+    yield stack.enter_context(_open(source))
 
 
 def _choose(
@@ -170,9 +165,8 @@ def _probe(
 ) -> int:
   """Returns how many frames a stream's first packets give.
 
-  It is 0 if the decoder refuses as many packets.
-
-  The file is opened again, so that the caller's container stays at its start.
+  It is 0 if the decoder refuses as many packets. The file is opened again, so
+  that the caller's container stays at its start.
   """
   taken = refused = 0
   with _again(container) as again:
@@ -190,11 +184,7 @@ def _probe(
 
 
 def check_size(width: int, height: int) -> None:
-  """Checks that a picture is not too large to be decoded.
-
-  Raises:
-    ClipError: it is, or its file says no size.
-  """
+  """Raises ClipError for a picture too large to be decoded, or of no size."""
   # FFmpeg leaves a size at 0 if it is beyond `max_pixels`.
   if not 0 < width * height <= MAX_PIXELS:
     size = f"{width}x{height}" if width * height else "an unknown number of"
@@ -212,8 +202,9 @@ def _source(path: Path) -> Iterator[str | io.BufferedReader]:
       with path.open() as member:
         yield member
       return
-    if is_remote(path):
-      _check_bucket(path)
+    # Paths of epath lead to other services too, such as hf://.
+    if is_remote(path) and not os.fspath(path).startswith("gs://"):
+      raise ClipError("is an address; files and buckets (gs://) are read")
     with local_copy(path) as local:
       if local.exists() and not local.is_file():
         raise ClipError("is not a file")
@@ -230,9 +221,3 @@ def _source(path: Path) -> Iterator[str | io.BufferedReader]:
     if not isinstance(error, av.FFmpegError | OSError | ValueError):
       reason = f"cannot be decoded ({type(error).__name__}: {error})"
     raise ClipError(f"{os.fspath(path)}: {reason}") from error
-
-
-def _check_bucket(path: Path) -> None:
-  # Paths of epath lead to other services too, such as hf://.
-  if not os.fspath(path).startswith("gs://"):
-    raise ClipError("is an address; files and buckets (gs://) are read")

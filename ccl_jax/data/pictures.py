@@ -44,11 +44,7 @@ class RgbConverter:
     self._form, self._plan = None, None
 
   def __call__(self, frame: av.VideoFrame) -> UInt8[np.ndarray, "y x 3"]:
-    """Converts a frame.
-
-    Raises:
-      ClipError: the scaled picture, before it is cropped, is too large.
-    """
+    """Converts a frame; ClipError if it is too large before it is cropped."""
     form = (frame.format.name, frame.width, frame.height)
     if form != self._form:
       self._form, self._plan = form, self._make_plan(frame)

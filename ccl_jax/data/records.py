@@ -36,10 +36,7 @@ from ccl_jax.storage.text_files import read_json, write_json
 
 
 def split_by_hash(name: str, validation_fraction: float) -> str:
-  """Returns "validation" for that fraction of all names, else "train".
-
-  The choice depends on the name only, never on the other clips.
-  """
+  """Returns "validation" for that fraction of all names, else "train"."""
   is_held_out = hash_to_uniform(name) < validation_fraction
   return "validation" if is_held_out else "train"
 
@@ -79,10 +76,8 @@ def finalize(
   own = [m for m in manifests if m.split in counts]
   shards.write_dataset_info(folder, schema, own)
   null_text = pad(codecs.text.encode(""), codecs.text.max_length)
-  with (
-    replacing(folder / "null_text.npy") as partial,
-    partial.open("wb") as file,
-  ):
+  path = folder / "null_text.npy"
+  with replacing(path) as partial, partial.open("wb") as file:
     np.save(file, null_text)
   metadata = dataclasses.asdict(shape) | dataclasses.asdict(schema)
   metadata |= {"statistics": statistics, "counts": counts}
@@ -101,14 +96,11 @@ def read_metadata(path: epath.PathLike) -> dict[str, Any]:
   return read_json(file)
 
 
-def list_buckets(path: epath.PathLike) -> list[epath.Path]:
-  """Returns the data set, and those of other shapes below it.
-
-  Raises:
-    ValueError: `path` is not a data set.
-  """
-  below = read_metadata(path).get("buckets", ())
-  return [epath.Path(path), *(epath.Path(path) / name for name in below)]
+def list_buckets(path: epath.PathLike) -> dict[epath.Path, dict[str, Any]]:
+  """Returns folder -> `read_metadata` of a data set, then its other shapes."""
+  metadata = read_metadata(path)
+  below = [epath.Path(path) / name for name in metadata.get("buckets", ())]
+  return {epath.Path(path): metadata} | {x: read_metadata(x) for x in below}
 
 
 def list_examples(
@@ -122,16 +114,14 @@ def list_examples(
   Raises:
     ValueError: no data set, or no clip in one of the splits.
   """
-  counts = {
-    folder: read_metadata(folder)["counts"] for folder in list_buckets(path)
-  }
+  counts = {f: x["counts"] for f, x in list_buckets(path).items()}
   splits = splits or dict.fromkeys(x for own in counts.values() for x in own)
   found = []
   for split in splits:
     own = [folder for folder in counts if split in counts[folder]]
     for folder in own or [epath.Path(path)]:
-      indices = range(len(open_split(folder, split)))
-      found += [(folder, split, i) for i in indices]
+      length = len(open_split(folder, split))
+      found += [(folder, split, i) for i in range(length)]
   return found
 
 
@@ -150,9 +140,7 @@ def naming_damage(folder: str) -> Iterator[None]:
 class Split(Sequence):
   """Random access to the examples of one split.
 
-  An example is a dict: `video`, `audio`, `text` and, if they are stored,
-  `video_logvar` and `audio_logvar` in float16 (views, not copies); bool
-  `has_video` and `has_audio`; strings `caption` and `name`.
+  An example is a dict, as the module lists it; arrays are views, not copies.
   """
 
   def __init__(self, paths: list[str], channels: dict[str, int]):
@@ -161,10 +149,9 @@ class Split(Sequence):
     self._folder, self._channels = os.path.dirname(paths[0]), channels
     with naming_damage(self._folder):
       self._records = reader(paths)
-      self._length = len(self._records)
 
   def __len__(self) -> int:
-    return self._length
+    return len(self._records)
 
   def __getitem__(self, index: int) -> dict[str, Any]:
     if not 0 <= index < len(self):
@@ -193,8 +180,8 @@ def open_split(path: epath.PathLike, split: str) -> Split:
       missing.
   """
   metadata = read_metadata(path)
-  if split not in metadata["counts"]:
-    counts = metadata["counts"]
+  counts = metadata["counts"]
+  if split not in counts:
     raise ValueError(
       f"No split '{split}' in {os.fspath(path)}; there are: {counts}."
     )
@@ -205,10 +192,10 @@ def open_split(path: epath.PathLike, split: str) -> Split:
     channels[f"{stream}_logvar"] = channels[stream]
   paths = sorted(os.fspath(p) for p in files)
   found = Split(paths, channels) if paths else ()
-  if len(found) != (expected := metadata["counts"][split]):
+  if len(found) != counts[split]:
     raise ValueError(
       f"'{os.fspath(path)}' has {len(found)} clips of '{split}' in"
-      f" {len(paths)} files, expected {expected}: files are missing, or of"
+      f" {len(paths)} files, expected {counts[split]}: files are missing, or of"
       " another data set. Copy it again."
     )
   return found

@@ -89,7 +89,7 @@ class RecordSchema:
     )
 
   def serialize(self, clip: EncodedClip) -> bytes:
-    """Returns a tf.train.Example; ValueError for latents that do not fit."""
+    """Returns a tf.train.Example; ValueError for latents it cannot hold."""
     record: dict[str, Any] = {
       "name": clip.name,
       "caption": clip.caption,
@@ -143,11 +143,6 @@ class ShardManifest:
   left_out: dict[str, str] = dataclasses.field(default_factory=dict)
   cut_captions: int = 0
 
-  def path(self, folder: epath.PathLike) -> epath.Path:
-    """Returns the manifest's path in a data set."""
-    name = f"{self.split}-{self.index:05d}.json"
-    return epath.Path(folder) / "shards" / name
-
 
 class ShardWriter:
   """Writer of one ArrayRecord file; see `writing_shard`.
@@ -157,17 +152,12 @@ class ShardWriter:
   """
 
   def __init__(
-    self, path: os.PathLike, schema: RecordSchema, manifest: ShardManifest
+    self, file: ArrayRecordWriter, schema: RecordSchema, manifest: ShardManifest
   ):
-    self.manifest, self._schema = manifest, schema
-    self._file = ArrayRecordWriter(os.fspath(path), "group_size:1,uncompressed")
+    self._file, self._schema, self.manifest = file, schema, manifest
 
   def add(self, clip: EncodedClip) -> None:
-    """Writes a clip.
-
-    Raises:
-      ValueError: latents that are not finite or do not fit the schema.
-    """
+    """Writes a clip; ValueError as of `RecordSchema.serialize`."""
     record = self._schema.serialize(clip)
     self._file.write(record)
     self.manifest.count += 1
@@ -181,9 +171,6 @@ class ShardWriter:
           a + float(b) for a, b in zip(old, new, strict=True)
         ]
 
-  def close(self) -> None:
-    self._file.close()
-
 
 @contextlib.contextmanager
 def writing_shard(
@@ -195,12 +182,11 @@ def writing_shard(
     shard_index=index, num_shards=None
   )
   with replacing(path) as partial:
-    writer = ShardWriter(partial, schema, manifest)
-    try:
-      yield writer
-    finally:
-      writer.close()
-  write_json(manifest.path(folder), dataclasses.asdict(manifest))
+    file = ArrayRecordWriter(os.fspath(partial), "group_size:1,uncompressed")
+    with contextlib.closing(file):
+      yield ShardWriter(file, schema, manifest)
+  name = f"{split}-{index:05d}.json"
+  write_json(epath.Path(folder) / "shards" / name, dataclasses.asdict(manifest))
 
 
 def file_template(
@@ -218,14 +204,12 @@ def file_template(
 
 def count_manifests(folder: epath.PathLike) -> int:
   """Returns the number of complete shards."""
-  folder = epath.Path(folder) / "shards"
-  return len(list(folder.glob("*.json"))) if folder.exists() else 0
+  return len(list((epath.Path(folder) / "shards").glob("*.json")))
 
 
 def read_manifests(folder: epath.PathLike) -> list[ShardManifest]:
   """Returns the manifests of the complete shards, by split and index."""
-  folder = epath.Path(folder) / "shards"
-  paths = folder.glob("*.json") if folder.exists() else ()
+  paths = (epath.Path(folder) / "shards").glob("*.json")
   manifests = [ShardManifest(**read_json(path)) for path in paths]
   return sorted(manifests, key=lambda m: (m.split, m.index))
 

@@ -18,7 +18,7 @@ from jaxtyping import UInt8
 from ccl_jax.data.audio_sync import (
   MAX_MISSING_TAIL,
   check_length,
-  declared_seconds,
+  stated_seconds,
 )
 from ccl_jax.data.opening import ClipError
 from ccl_jax.data.pictures import RgbConverter
@@ -47,35 +47,32 @@ class FrameResampler:
   def is_full(self) -> bool:
     return len(self._chosen) == self._frames
 
-  def add(self, frame: av.VideoFrame) -> None:
-    """Takes the next input frame."""
+  def add(self, frame: av.VideoFrame | None) -> None:
+    """Takes the next input frame, or None at the end."""
     for each in self._deinterlacer(frame):
-      self._add(each)
+      if self.start is None:
+        self.start = each.time
+      if self._last is not None:
+        # Just half a frame ahead is too far, so that every second frame of
+        # twice the rate is the one of the same time.
+        self._repeat_last(until=each.time - 0.5 / self._fps + 2e-6)
+      self._last = each
 
   def finish(self) -> UInt8[np.ndarray, "t y x 3"]:
     """Returns the frames; ClipError if the input ends too early."""
-    for frame in self._deinterlacer(None):
-      self._add(frame)
+    self.add(None)
     if self._last is None:
       raise ClipError("has no decodable picture")
     if not self.is_full:
-      end = self._last.time + self._last_duration()
+      rate = float(self.stream.average_rate or self._fps)
+      end = self._last.time + (stated_seconds(self._last) or 1 / rate)
       self._repeat_last(until=end)
       if self._frames is None:
-        needed = declared_seconds(self.stream) - self.passed_over
+        needed = stated_seconds(self.stream) - self.passed_over
         check_length("video", end - self.start, needed - MAX_MISSING_TAIL)
       elif not self.is_full:
         check_length("video", end - self.start, self._frames / self._fps)
     return np.stack(self._chosen)
-
-  def _add(self, frame: av.VideoFrame) -> None:
-    if self.start is None:
-      self.start = frame.time
-    if self._last is not None:
-      # Just half a frame ahead is too far, so that every second frame of
-      # twice the rate is the one of the same time.
-      self._repeat_last(until=frame.time - 0.5 / self._fps + 2e-6)
-    self._last = frame
 
   def _repeat_last(self, until: float) -> None:
     """Chooses the last frame for every output time before `until`."""
@@ -88,11 +85,6 @@ class FrameResampler:
       if image is None:
         image = self._to_rgb(self._last)
       self._chosen.append(image)
-
-  def _last_duration(self) -> float:
-    if self._last.duration:
-      return float(self._last.duration * self._last.time_base)
-    return 1 / float(self.stream.average_rate or self._fps)
 
 
 class PacketDecoder:

@@ -28,8 +28,7 @@ def hash_pictures(grey: Float[np.ndarray, "t 64 64"]) -> str | None:
   columns = np.linspace(0, 64, 10).astype(int)
   rows = chosen.reshape(4, 8, 8, 64).mean(2)
   cells = np.stack(
-    [rows[..., a:b].mean(-1) for a, b in itertools.pairwise(columns)],
-    -1,
+    [rows[..., a:b].mean(-1) for a, b in itertools.pairwise(columns)], -1
   )
   return _to_hex(np.diff(cells, axis=-1) > _MIN_CONTRAST)
 
@@ -55,28 +54,26 @@ def find_duplicates(scores: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
 
   All streams that a clip has must be alike; silence is like silence.
   """
+  hashes = {
+    name: (row.get("picture_hash"), row.get("sound_hash"))
+    for name, row in scores.items()
+  }
   first: dict[tuple, list[str]] = {}
   found = {}
-  for name in sorted(scores):
-    row = scores[name]
-    hashes = row.get("picture_hash"), row.get("sound_hash")
-    if not any(hashes):
+  for name, own in sorted(hashes.items()):
+    if not any(own):
       continue
-    kind = tuple(x is not None for x in hashes)
+    kind = tuple(x is not None for x in own)
     # Copies have one of the pieces in common: of two hashes at most 15 bits
     # apart at least one of 16 is equal, and of others most often.
     keys = [
       (kind, which, i, digits[4 * i : 4 * i + 4])
-      for which, digits in enumerate(hashes)
+      for which, digits in enumerate(own)
       for i in range(16 * (digits is not None))
     ]
     candidates = dict.fromkeys(x for key in keys for x in first.get(key, ()))
     for other in candidates:
-      theirs = (
-        scores[other].get("picture_hash"),
-        scores[other].get("sound_hash"),
-      )
-      if all(map(_are_alike, hashes, theirs)):
+      if all(map(_are_alike, own, hashes[other])):
         found[name] = other
         break
     else:

@@ -5,19 +5,17 @@ not, abs, min and max, and nothing else; no code is run.
 """
 
 import ast
+import itertools
 import operator
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from ccl_jax.config import suggest
 
 _MAX_LENGTH = 1000
-_BINARY = {
+_OPERATORS = {
   ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul,
-  ast.Div: operator.truediv,
-}  # fmt: skip
-_UNARY = {ast.USub: operator.neg, ast.UAdd: operator.pos}
-_COMPARE = {
+  ast.Div: operator.truediv, ast.USub: operator.neg, ast.UAdd: operator.pos,
   ast.Lt: operator.lt, ast.LtE: operator.le, ast.Gt: operator.gt,
   ast.GtE: operator.ge, ast.Eq: operator.eq, ast.NotEq: operator.ne,
 }  # fmt: skip
@@ -75,16 +73,16 @@ def _build(node: ast.expr, names: Collection[str]) -> Value:
     case ast.UnaryOp(op=ast.Not(), operand=operand):
       (value,) = build(operand)
       return lambda scores: not value(scores)
-    case ast.UnaryOp(op=op, operand=operand) if type(op) in _UNARY:
-      return _apply(_UNARY[type(op)], build(operand))
-    case ast.BinOp(op=op, left=left, right=right) if type(op) in _BINARY:
-      return _apply(_BINARY[type(op)], build(left, right))
-    case ast.Compare(left=left, ops=ops, comparators=rest) if all(
-      type(op) in _COMPARE for op in ops
+    case ast.UnaryOp(op=op, operand=operand) if type(op) in _OPERATORS:
+      return _apply(_OPERATORS[type(op)], build(operand))
+    case ast.BinOp(op=op, left=left, right=right) if type(op) in _OPERATORS:
+      return _apply(_OPERATORS[type(op)], build(left, right))
+    case ast.Compare(left=left, ops=ops, comparators=rest) if (
+      _OPERATORS.keys() >= set(map(type, ops))
     ):
       values = build(left, *rest)
-      pairs = zip(ops, values, values[1:], strict=False)
-      tests = [_apply(_COMPARE[type(op)], [a, b]) for op, a, b in pairs]
+      pairs = zip(ops, itertools.pairwise(values), strict=True)
+      tests = [_apply(_OPERATORS[type(op)], pair) for op, pair in pairs]
       return lambda scores: all(test(scores) for test in tests)
     case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if (
       name in _FUNCTIONS and len(args) >= 1 + (name != "abs")
@@ -95,7 +93,7 @@ def _build(node: ast.expr, names: Collection[str]) -> Value:
   raise ValueError(f"'{ast.unparse(node)[:40]}' is not allowed")
 
 
-def _apply(function: Callable, values: list[Value]) -> Value:
+def _apply(function: Callable, values: Sequence[Value]) -> Value:
   """Returns the function of values; None if one of them is not known."""
 
   def apply(scores: Mapping[str, Any]) -> Any:

@@ -72,7 +72,6 @@ def _score(file: ClipFile, max_seconds: float) -> Scores:
   if "video" in header.seconds:  # Only a frame says how it is turned.
     first = media.read_clip(file.path, frames=1, streams=("video",)).video
     scores["height"], scores["width"] = first.shape[1:3]
-  found = []
   # One by one, as each may have a length of its own.
   for stream, seconds in header.seconds.items():
     is_long = seconds > max_seconds
@@ -83,12 +82,12 @@ def _score(file: ClipFile, max_seconds: float) -> Scores:
     )  # fmt: skip
     if clip.video is not None:
       scores |= score_pictures(clip.video)
-      found.append(seconds or len(clip.video) / FPS)
+      scores.setdefault("seconds", seconds or len(clip.video) / FPS)
     else:
       scores |= score_sound(clip.audio)
       scores["clipped"] = clipped_share(file.path, seconds=max_seconds)
-      found.append(seconds or len(clip.audio) / RATE)
-  return scores | {"seconds": found[0]}
+      scores.setdefault("seconds", seconds or len(clip.audio) / RATE)
+  return scores
 
 
 def _score_image(file: ClipFile) -> Scores:

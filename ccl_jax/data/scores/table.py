@@ -27,14 +27,9 @@ _NUMBERS = (
   "bytes", *(x for x in NAMES if not x.endswith("_hash")), "duplicate"
 )  # fmt: skip
 _OTHERS = {
-  "modified",
-  "max_seconds",
-  "file",
-  "error",
-  "picture_hash",
-  "sound_hash",
+  "modified", "max_seconds", "file", "error", "picture_hash", "sound_hash",
   "duplicate_of",
-}
+}  # fmt: skip
 
 
 def score_folder(
@@ -107,13 +102,10 @@ def read_scores(path: epath.PathLike) -> dict[str, Scores]:
 def parse_condition(
   condition: str, names: Iterable[str] = ()
 ) -> Callable[[Scores], bool]:
-  """Returns a function from a clip's scores to whether it meets a condition.
+  """Returns `expression.parse` of a condition on scores.
 
   Args:
     names: of scores, besides those that `filter` writes.
-
-  Raises:
-    ValueError: a condition that cannot be read.
   """
   return expression.parse(condition, {*_NUMBERS, *names} - _OTHERS)
 
@@ -124,7 +116,8 @@ def keep(
   """Returns the clips whose scores meet the condition.
 
   Raises:
-    ValueError: a condition that cannot be read, or a clip without scores.
+    ValueError: a condition that cannot be read, a clip without scores, or no
+      clip with the score `lufs` that it names.
   """
   names = {name for row in scores.values() for name in row}
   is_kept = parse_condition(condition, names)
@@ -134,17 +127,13 @@ def keep(
       f"{len(missing)} clips have no scores, such as {missing[0]}: score them"
       " with python -m ccl_jax.filter."
     )
-  _check_loudness(condition, scores)
-  return [file for file in clip_files if is_kept(scores[file.name])]
-
-
-def _check_loudness(condition: str, scores: Mapping[str, Scores]) -> None:
   found = [row["lufs"] for row in scores.values() if row.get("has_audio")]
   if "lufs" in condition and found and all(x is None for x in found):
     raise ValueError(
       "No clip has the score 'lufs': pip install pyloudnorm, and score again"
       " with python -m ccl_jax.filter --force."
     )
+  return [file for file in clip_files if is_kept(scores[file.name])]
 
 
 def _write(output: epath.Path, rows: Mapping[str, Scores]) -> None:
@@ -159,11 +148,7 @@ def _write(output: epath.Path, rows: Mapping[str, Scores]) -> None:
 def _read(path: epath.Path, is_cut: bool = False) -> dict[str, Any]:
   """Returns name -> row, {} if there is no file.
 
-  Args:
-    is_cut: a line may not be complete.
-
-  Raises:
-    ValueError: a line that is no row of scores.
+  ValueError for a line that is no row of scores, unless the file `is_cut`.
   """
   rows = {}
   lines = text_files.read_lines(path) if path.exists() else ()

@@ -20,13 +20,8 @@ import numpy as np
 import soundfile
 from jaxtyping import Float, UInt8
 
+from ccl_jax.data.synthetic import scene as scenes
 from ccl_jax.data.synthetic.render import render_video
-from ccl_jax.data.synthetic.scene import (
-  MARGIN,
-  REST_WIDTH,
-  Scene,
-  draw_scene,
-)
 
 FILE = "phones.jsonl"  # beside the clips: the times of their phones
 SAMPLE_RATE = 16_000  # of flite
@@ -68,7 +63,7 @@ MOUTHS = {
   "t": (0.2, 4.6), "s": (0.15, 5.0), "z": (0.15, 5.0), "ch": (0.2, 3.8),
   "jh": (0.2, 3.8), "sh": (0.2, 3.8), "zh": (0.2, 3.8), "f": (0.08, 4.4),
   "v": (0.08, 4.4), "m": (0.0, 4.0), "b": (0.0, 4.0), "p": (0.0, 4.0),
-  PAUSE: (0.0, REST_WIDTH),
+  PAUSE: (0.0, scenes.REST_WIDTH),
 }  # fmt: skip
 
 
@@ -88,11 +83,6 @@ class Utterance:
   phones: tuple[Phone, ...]
   wave: Float[np.ndarray, " s"]
 
-  @property
-  def seconds(self) -> float:
-    """Returns the length of the wave."""
-    return len(self.wave) / SAMPLE_RATE
-
   def phones_at(self, start: float) -> tuple[Phone, ...]:
     """Returns the phones of the utterance if it begins at `start`."""
     return tuple(Phone(x, a + start, b + start) for x, a, b in self.phones)
@@ -101,7 +91,7 @@ class Utterance:
 class Clip(NamedTuple):
   """A clip before its video is rendered: faces, words, and sound."""
 
-  scene: Scene
+  scene: scenes.Scene
   sentence: str
   phones: tuple[Phone, ...]
   sound: Float[np.ndarray, " s"]
@@ -174,20 +164,22 @@ def draw_clip(
   rng = np.random.default_rng((seed, 3))
   for _ in range(20):
     spoken = speak(draw_sentence(rng, is_test), rng.uniform(FASTEST, SLOWEST))
-    free = seconds - 2 * MARGIN - spoken.seconds
+    free = seconds - 2 * scenes.MARGIN - len(spoken.wave) / SAMPLE_RATE
     if free > 0:
-      start = MARGIN + free * rng.random()
+      start = scenes.MARGIN + free * rng.random()
       return place(spoken, start, silent_scene(seed, hard, seconds, style))
   raise ValueError(f"Sentences need 3.2 s, got {seconds=}; use more frames.")
 
 
-def silent_scene(seed: int, hard: bool, seconds: float, style: str) -> Scene:
+def silent_scene(
+  seed: int, hard: bool, seconds: float, style: str
+) -> scenes.Scene:
   """Returns a scene of the world without vowels, ball and chirps."""
-  scene = draw_scene(seed, hard, seconds, style)
+  scene = scenes.draw_scene(seed, hard, seconds, style)
   return dataclasses.replace(scene, syllables=(), ball=None, chirps=(), hum=0.0)
 
 
-def place(spoken: Utterance, start: float, scene: Scene) -> Clip:
+def place(spoken: Utterance, start: float, scene: scenes.Scene) -> Clip:
   """Returns the clip in which the scene's face begins to speak at `start`."""
   rng = np.random.default_rng((scene.seed, 2))
   sound = rng.normal(0, FLOOR, round(scene.seconds * SAMPLE_RATE))
@@ -209,12 +201,8 @@ def render(
 
 def make_captions(clip: Clip) -> dict[str, str]:
   """Returns the captions "video", "speech" and "audio"."""
-  shape = "square " if clip.scene.face == "square" else ""
-  moving = "moving " if clip.scene.hard else ""
-  video = f"A {moving}{clip.scene.voice.colour} {shape}face talks."
-  if clip.scene.hard:
-    video += " A TV flickers."
-  return {"video": video, "speech": clip.sentence, "audio": "A clear voice."}
+  heard = {"speech": clip.sentence, "audio": "A clear voice."}
+  return scenes.make_captions(clip.scene) | heard
 
 
 def mouth_of(
@@ -226,7 +214,7 @@ def mouth_of(
   """
   end = max([0.0, *time.tolist(), *(x.stop for x in phones)])
   grid = np.arange(0, end + 2 * _STEP, _STEP)
-  opening, width = np.zeros_like(grid), np.full_like(grid, REST_WIDTH)
+  opening, width = np.zeros_like(grid), np.full_like(grid, scenes.REST_WIDTH)
   for name, start, stop in phones:
     span = slice(*np.searchsorted(grid, (start, stop)))
     opening[span], width[span] = MOUTHS.get(name, MOUTHS["ax"])

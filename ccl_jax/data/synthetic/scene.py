@@ -56,12 +56,7 @@ class Voice(NamedTuple):
 
 
 class Style(NamedTuple):
-  """What the talkers of a world look and sound like.
-
-  Attributes:
-    face: "round" or "square".
-    voices: its talkers, of the same colours in each style.
-  """
+  """A world's faces, "round" or "square", and talkers, of the same colours."""
 
   face: str
   voices: tuple[Voice, ...]
@@ -122,19 +117,12 @@ VOICES = (
   Voice("green", (0.15, 0.80, 0.25), "middle", 160.0),
   Voice("blue", (0.20, 0.30, 0.95), "high", 240.0),
 )
-STYLES = {
-  "round": Style("round", VOICES),
-  # The same colours with each other's voices.
-  "square": Style(
-    "square",
-    tuple(
-      voice._replace(name=other.name, pitch=other.pitch)
-      for voice, other in zip(
-        VOICES, (VOICES[2], VOICES[0], VOICES[1]), strict=True
-      )
-    ),
-  ),
-}
+# The same colours with each other's voices.
+_SWAPPED = tuple(
+  voice._replace(name=other.name, pitch=other.pitch)
+  for voice, other in zip(VOICES, (VOICES[2], *VOICES[:2]), strict=True)
+)
+STYLES = {"round": Style("round", VOICES), "square": Style("square", _SWAPPED)}
 VOWELS = {
   "a": Vowel((750, 1150), 1.0, 1.0, 5.0),
   "i": Vowel((280, 2300), 0.7, 0.5, 6.5),
@@ -299,15 +287,11 @@ def make_captions(scene: Scene) -> dict[str, str]:
   """Returns the captions "video", "speech" and "audio", in few fixed words."""
   adjective = "moving " if scene.hard else ""
   shape = "square " if scene.face == "square" else ""
-  video = [f"A {adjective}{scene.voice.colour} {shape}face talks."]
-  audio = [f"A {scene.voice.name} voice."]
+  video = f"A {adjective}{scene.voice.colour} {shape}face talks."
+  audio = f"A {scene.voice.name} voice."
   if scene.hard:
-    video.append("A TV flickers.")
+    video += " A TV flickers."
   if scene.ball:
-    video.append(BALL_CAPTIONS[scene.ball.surface])
-    audio.append("Clicks.")
-  return {
-    "video": " ".join(video),
-    "speech": scene.speech,
-    "audio": " ".join(audio),
-  }
+    video += f" {BALL_CAPTIONS[scene.ball.surface]}"
+    audio += " Clicks."
+  return {"video": video, "speech": scene.speech, "audio": audio}

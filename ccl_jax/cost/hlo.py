@@ -61,12 +61,6 @@ class Op:
     """Returns the size of the result, summed over a tuple."""
     return size(self.arrays)
 
-  @property
-  def source(self) -> str:
-    """Returns the jax operation, such as "jit(f)/while/body/add", or ""."""
-    found = re.search(r'op_name="([^"]*)"', self.attributes)
-    return found[1] if found else ""
-
 
 @dataclasses.dataclass(frozen=True)
 class Computation:

@@ -10,7 +10,7 @@ from jax._src.lib import tpu
 from jax._src.lib.mlir import ir
 
 from ccl_jax.cost.hlo import Array, Op, Program
-from ccl_jax.cost.hlo_loops import Loop, executed_ops
+from ccl_jax.cost.hlo_loops import executed_ops
 
 _PHASE = re.compile(r"splash_\w*?_(fwd|dkv_dq|dkv|dq)_")
 
@@ -29,7 +29,6 @@ class Kernel:
   operands: tuple[Array, ...]
   results: tuple[Array, ...]
   count: int
-  loop: Loop | None
   op: str
   parallel_turns: int = 1
 
@@ -43,11 +42,11 @@ def kernels(program: Program) -> list[Kernel]:
       operands = [
         a for i in range(len(op.operands)) for a in each.operand(i).arrays
       ]
-      name, results = _kernel_name(op), tuple(op.arrays)
+      turns = parallel_turns(op.attributes)
       found.append(
         Kernel(
-          name, tuple(operands), results, each.count, each.loop,
-          op.name, parallel_turns(op.attributes),
+          _kernel_name(op), tuple(operands), tuple(op.arrays), each.count,
+          op.name, turns,
         )
       )  # fmt: skip
   return found

@@ -10,39 +10,23 @@ output and window position along spatial axis d that read an element, not
 padding or a hole of dilation.
 """
 
-import dataclasses
 import math
 import re
 
 import numpy as np
 
 from ccl_jax.cost.hlo import Op, Program
-from ccl_jax.cost.hlo_loops import ExecutedOp, Loop, executed_ops
-
-
-@dataclasses.dataclass(frozen=True)
-class Product:
-  """A dot or convolution: FLOPs once, executions, loop, jax operation."""
-
-  flops: float
-  count: int
-  loop: Loop | None
-  source: str
-
-
-def products(program: Program) -> list[Product]:
-  """Returns every matrix product, also inside of fusions."""
-  count = {"dot": dot_flops, "convolution": convolution_flops}
-  return [
-    Product(count[each.op.opcode](each), each.count, each.loop, each.op.source)
-    for each in executed_ops(program)
-    if each.op.opcode in count
-  ]
+from ccl_jax.cost.hlo_loops import ExecutedOp, executed_ops
 
 
 def matmul_flops(program: Program) -> float:
-  """Counts FLOPs of all matrix products in one run of the program."""
-  return sum(p.flops * p.count for p in products(program))
+  """Counts FLOPs of all matrix products in one run, also inside of fusions."""
+  count = {"dot": dot_flops, "convolution": convolution_flops}
+  return sum(
+    count[each.op.opcode](each) * each.count
+    for each in executed_ops(program)
+    if each.op.opcode in count
+  )
 
 
 def dot_flops(dot: ExecutedOp) -> float:

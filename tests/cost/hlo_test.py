@@ -150,7 +150,7 @@ def program(start=0):
 
 def test_the_loop_turns_from_start_to_limit():
   (loop,) = hlo_loops.loops(program())
-  assert (loop.trips, loop.count, loop.source) == (40, 40, "jit(f)/while")
+  assert (loop.trips, loop.count) == (40, 40)
   (peeled,) = hlo_loops.loops(program(start=1))
   assert peeled.trips == 39
 
@@ -188,9 +188,7 @@ def test_all_reduces_are_told_apart():
   both = ("data", "fsdp")
   for kind in ("all-reduce gather", "all-reduce"):
     c = found[kind]
-    assert (c.result, c.wire, c.group, c.axes) == (
-      FULL, 2 * 7 / 8 * FULL, 8, both,
-    )  # fmt: skip
+    assert (c.result, c.wire, c.axes) == (FULL, 2 * 7 / 8 * FULL, both)
   c = found["reduce-scatter"]
   assert (c.result, c.wire, c.axes) == (SHARE, 7 / 8 * FULL, both)
   c = found["collective-permute"]
@@ -206,18 +204,16 @@ def test_an_asynchronous_gather_counts_once():
     "all-gather", 1, ("fsdp",),
   )  # fmt: skip
   assert gather.is_async and gather.result == 4 * 16 * 8
-  assert (between.kind, between.axes, between.group) == (
-    "dcn all-reduce", ("dcn",), 2,
-  )  # fmt: skip
+  assert (between.kind, between.axes) == ("dcn all-reduce", ("dcn",))
   assert between.wire == between.result == 4 * 4 * 8
   assert matmul.matmul_flops(hlo.parse(ASYNC)) == 2 * 16 * 8 * 8
 
 
 def test_totals_sum_executions():
   sums = totals(collectives(program(), MESH), key=lambda c: c.axes)
-  assert sums[("fsdp",)].count == 40
-  assert sums[("data", "fsdp")].static == 3
-  assert sums[("data", "fsdp")].wire == 40 * 5 * 7 / 8 * FULL
+  assert sums[("fsdp",)]["executed"] == 40
+  assert sums[("data", "fsdp")]["static"] == 3
+  assert sums[("data", "fsdp")]["wire"] == 40 * 5 * 7 / 8 * FULL
 
 
 def test_a_mesh_of_another_size_is_an_error():
@@ -226,9 +222,7 @@ def test_a_mesh_of_another_size_is_an_error():
 
 
 def test_products_are_found_in_fusions():
-  (product,) = matmul.products(program())
-  assert (product.flops, product.count) == (2 * 16 * 32 * 64, 40)
-  assert matmul.matmul_flops(program()) == 40 * product.flops
+  assert matmul.matmul_flops(program()) == 40 * 2 * 16 * 32 * 64
 
 
 def test_kernels_have_names_shapes_and_flops():

@@ -104,25 +104,8 @@ def forward_flops(model: Mapping[str, Any], shape: Shape) -> dict[str, float]:
   Raises:
     ValueError: an unknown fusion.
   """
-  streams = {s: model[s] for s in STREAMS if model.get(s) is not None}
-  if image_flops.is_of(model):
-    return _image_model(model, shape, tuple(streams))
-  if _in_context(model):
-    alone = {**model, "audio": None, "fusion": {"kind": "independent"}}
-    added = _audio_in_context(model, shape, streams)
-    return forward_flops(alone, shape) | added
-  parts = {
-    f"{s}/{name}": float(value)
-    for s, section in streams.items()
-    for name, value in _stream(model, s, section, shape).items()
-  }
-  for s, other in _SIDES:
-    if s in streams and other in streams and _fusion_options(model):
-      cross = _cross_attention(model, s, other, shape)
-      linear = cross.queries + cross.keys + cross.context / shape.batch
-      parts[f"{s}/cross_attention"] = float(cross.attention)
-      parts[f"{s}/cross_linear"] = float(linear)
-  return parts
+  streams = [s for s in STREAMS if model.get(s) is not None]
+  return sample_flops(model, shape, streams, forwards=1)
 
 
 def sample_flops(

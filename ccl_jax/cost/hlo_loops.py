@@ -70,15 +70,6 @@ def executed_ops(program: Program) -> Iterator[ExecutedOp]:
   yield from _executed(program, program[program.entry], 1, None, None)
 
 
-def loops(program: Program) -> list[Loop]:
-  """Returns the loops of a program, outer before inner."""
-  found = {}
-  for each in executed_ops(program):
-    if each.loop is not None:
-      found.setdefault((each.loop.body, each.loop.count), each.loop)
-  return list(found.values())
-
-
 def trip_count(
   program: Program, computation: Computation, op: Op
 ) -> int | None:

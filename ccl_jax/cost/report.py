@@ -16,7 +16,7 @@ compiler expects of the program.
 from collections.abc import Mapping
 from typing import Any
 
-from ccl_jax.cost import collectives, copies, hlo, hlo_loops, kernels, matmul
+from ccl_jax.cost import collectives, copies, hlo, kernels, matmul
 from ccl_jax.cost.chips import Chip
 from ccl_jax.cost.roofline import mfu, roofline
 from ccl_jax.cost.schedule import schedule
@@ -56,16 +56,9 @@ def copies_per_layer(
 ) -> dict[str, float]:
   """Counts activation-sized copies in the loops over the layers."""
   # The compiler may peel one layer off a loop.
-  bodies = {
-    loop.body
-    for loop in hlo_loops.loops(program)
-    if loop.trips in (num_layers, num_layers - 1)
-  }
-  inside = [
-    c
-    for c in copies.copies(program, min_bytes)
-    if c.loop and c.loop.body in bodies
-  ]
+  trips = (num_layers, num_layers - 1)
+  found = copies.copies(program, min_bytes)
+  inside = [c for c in found if c.loop and c.loop.trips in trips]
   return {
     "count": sum(c.count / c.loop.count for c in inside),
     "bytes": sum(c.bytes * c.count / c.loop.count for c in inside),

@@ -5,8 +5,9 @@ import sys
 
 import pytest
 
-from ccl_jax.cost import hlo, hlo_loops, matmul
+from ccl_jax.cost import hlo, matmul
 from ccl_jax.cost.collectives import collectives
+from tests.cost.found_loops import loops
 
 PROGRAM = """
 import os, sys
@@ -57,4 +58,4 @@ def test_collectives_run_in_nested_loops(program):
 
 def test_a_scanned_product_is_exact(program):
   assert matmul.matmul_flops(program) == 15 * 2 * 4 * 16 * 16
-  assert [loop.trips for loop in hlo_loops.loops(program)] == [3, 5]
+  assert [loop.trips for loop in loops(program)] == [3, 5]

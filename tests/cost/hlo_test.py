@@ -2,11 +2,12 @@
 
 import pytest
 
-from ccl_jax.cost import hlo, hlo_loops, matmul
+from ccl_jax.cost import hlo, matmul
 from ccl_jax.cost.collectives import collectives, totals
 from ccl_jax.cost.copies import copies
 from ccl_jax.cost.kernels import kernels, splash_flops
 from ccl_jax.cost.report import kernel_flops
+from tests.cost.found_loops import loops
 
 # A scan as a TPU compiler prints it: no trip count, comments, a kernel whose
 # attributes have line breaks, dots as convolutions inside of fusions.
@@ -149,9 +150,9 @@ def program(start=0):
 
 
 def test_the_loop_turns_from_start_to_limit():
-  (loop,) = hlo_loops.loops(program())
+  (loop,) = loops(program())
   assert (loop.trips, loop.count) == (40, 40)
-  (peeled,) = hlo_loops.loops(program(start=1))
+  (peeled,) = loops(program(start=1))
   assert peeled.trips == 39
 
 
@@ -160,7 +161,7 @@ def test_a_loop_may_count_down():
   text = text.replace(
     "%start = s32[] constant(0)", "%start = s32[] constant(40)"
   )
-  (loop,) = hlo_loops.loops(hlo.parse(text.replace("=LT", "=GT")))
+  (loop,) = loops(hlo.parse(text.replace("=LT", "=GT")))
   assert loop.trips == 40
 
 
@@ -169,12 +170,12 @@ def test_a_known_trip_count_wins():
   text = TPU.replace("START", "0").replace(
     "body=%body,", "body=%body, backend_config={" + known + "},"
   )
-  assert hlo_loops.loops(hlo.parse(text))[0].trips == 7
+  assert loops(hlo.parse(text))[0].trips == 7
 
 
 def test_an_unknown_loop_counts_once():
   text = TPU.replace("START", "0").replace("constant(40)", "parameter(1)")
-  (loop,) = hlo_loops.loops(hlo.parse(text))
+  (loop,) = loops(hlo.parse(text))
   assert (loop.trips, loop.count) == (None, 1)
 
 

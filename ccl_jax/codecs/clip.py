@@ -134,9 +134,8 @@ def preprocess(
     "iy,jx,byxc->bijc", rows, columns, images.astype(jnp.float32) / 255,
     precision="highest",
   )  # fmt: skip
-  return (x - expand_like(jnp.asarray(MEAN), x)) / expand_like(
-    jnp.asarray(STD), x
-  )
+  mean, std = (expand_like(jnp.asarray(c), x) for c in (MEAN, STD))
+  return (x - mean) / std
 
 
 def bicubic_matrix(n: int, m: int) -> Float[np.ndarray, "m n"]:

@@ -118,9 +118,8 @@ class _ConvCodec:
       params, state, value = step(params, state, *draw(rng), i)
       if i % 50 == 49:
         bar.set_postfix(error=f"{float(value):.2g}")
-    params = trees.flatten(nnx.to_pure_dict(params))
-    params = {path: np.asarray(x) for path, x in params.items()}
-    return cls(**base.arrays(), **params)
+    params = jax.device_get(nnx.to_pure_dict(params))
+    return cls(**base.arrays(), **trees.flatten(params))
 
 
 class ConvVideoCodec(_ConvCodec, linear.LinearVideoCodec):

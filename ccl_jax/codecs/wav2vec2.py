@@ -96,11 +96,9 @@ class Features(nnx.Module):
         sizes, sizes[1:], KERNELS, STRIDES, strict=False
       )
     )  # fmt: skip
-    norms = (
-      [LayerNorm(config.channels, EPSILON) for _ in KERNELS]
-      if config.is_pre_norm
-      else [ChannelNorm(config.channels)]
-    )
+    norms = [ChannelNorm(config.channels)]
+    if config.is_pre_norm:
+      norms = [LayerNorm(config.channels, EPSILON) for _ in KERNELS]
     self.norms = nnx.List(norms)
 
   def __call__(self, wave: Float[Array, "b s"]) -> Float[Array, "b t c"]:

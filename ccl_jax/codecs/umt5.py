@@ -92,16 +92,13 @@ class Block(nnx.Module):
     self.dtype, self.heads = dtype, config.heads
     d, inner = config.width, config.heads * config.head_size
     self.attention_norm = RMSNorm(d, param_dtype)
-    self.q = linear(d, inner)
-    self.k = linear(d, inner)
-    self.v = linear(d, inner)
+    self.q, self.k, self.v = (linear(d, inner) for _ in "qkv")
     self.o = linear(inner, d)
     self.bias = nnx.Param(
       jnp.zeros((config.buckets, config.heads), param_dtype)
     )
     self.mlp_norm = RMSNorm(d, param_dtype)
-    self.gate = linear(d, config.ffn)
-    self.up = linear(d, config.ffn)
+    self.gate, self.up = (linear(d, config.ffn) for _ in range(2))
     self.down = linear(config.ffn, d)
 
   def __call__(

@@ -66,7 +66,6 @@ class Op:
 class Computation:
   """A computation: ops by name, in order; `root` is the result."""
 
-  name: str
   ops: dict[str, Op]
   root: str
 
@@ -162,7 +161,7 @@ def _computation(name: str, lines: list[str]) -> Computation:
       match["rest"][len(inside) + 1 :].removeprefix(", "),
     )
     root = match["name"] if match["root"] else root
-  return Computation(name, ops, root or next(reversed(ops)))
+  return Computation(ops, root or next(reversed(ops)))
 
 
 def _split(text: str, end: str = ",") -> Iterator[str]:

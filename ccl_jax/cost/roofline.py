@@ -19,8 +19,6 @@ from collections.abc import Iterable, Mapping
 
 from ccl_jax.cost.chips import Chip
 
-Axes = tuple[str, ...]
-
 
 def mfu(chip: Chip, model_flops: float, seconds: float) -> float:
   """Returns model FLOPs over what a device could do in that time."""
@@ -32,7 +30,7 @@ def roofline(
   *,
   model_flops: float,
   hardware_flops: float,
-  wire: Mapping[Axes, float],
+  wire: Mapping[tuple[str, ...], float],
   dcn_axes: Iterable[str] = ("dcn",),
 ) -> dict[str, float | str]:
   """Computes the bounds of one step, from counts per jax device.

@@ -54,7 +54,10 @@ class Op:
   @property
   def arrays(self) -> list[Array]:
     """Returns (dtype, dims) of each array in the result's type."""
-    return arrays(self.type)
+    return [
+      (dtype, tuple(int(d.lstrip("<=")) for d in dims.split(",") if d))
+      for dtype, dims in _ARRAY.findall(self.type)
+    ]
 
   @property
   def bytes(self) -> int:
@@ -118,14 +121,6 @@ def parse(text: str) -> Program:
   if entry is None:
     raise ValueError(f"no ENTRY in this text; it begins {text[:80]!r}.")
   return Program(computations, entry)
-
-
-def arrays(type_text: str) -> list[Array]:
-  """Returns (dtype, dims) of each array in a type."""
-  return [
-    (dtype, tuple(int(d.lstrip("<=")) for d in dims.split(",") if d))
-    for dtype, dims in _ARRAY.findall(type_text)
-  ]
 
 
 def size(parts: list[Array]) -> int:

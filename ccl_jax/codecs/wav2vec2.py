@@ -133,9 +133,10 @@ class Wav2Vec2(nnx.Module):
       rngs=rngs,
     )  # fmt: skip
     self.norm = LayerNorm(d, EPSILON)
-    pre_norm, precision = config.is_pre_norm, _HIGHEST
     self.blocks = nnx_utils.stack(
-      lambda r: Block(config, r, EPSILON, pre_norm, precision=precision),
+      lambda r: Block(
+        config, r, EPSILON, config.is_pre_norm, precision=_HIGHEST
+      ),
       config.layers,
       rngs,
     )

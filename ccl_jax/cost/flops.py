@@ -45,23 +45,14 @@ from ccl_jax.streams import STREAMS
 
 Num = int | float  # a frame need not have a whole number of audio tokens
 _SIDES = (STREAMS, STREAMS[::-1])  # (side, the other stream)
+_WINDOWS = dict(audio_window_radius=1, video_window_radius=0)
 # Defaults of the fusions, for options that the config leaves out.
 FUSION_DEFAULTS = {
   "cca": dict(
-    num_audio_lct=8,
-    num_video_lct=128,
-    tarp=True,
-    dcr=True,
-    audio_window_radius=1,
-    video_window_radius=0,
+    num_audio_lct=8, num_video_lct=128, tarp=True, dcr=True, **_WINDOWS
   ),
   "gated": dict(
-    num_audio_lct=0,
-    num_video_lct=0,
-    tarp=False,
-    dcr=False,
-    audio_window_radius=1,
-    video_window_radius=0,
+    num_audio_lct=0, num_video_lct=0, tarp=False, dcr=False, **_WINDOWS
   ),
 }
 

@@ -17,6 +17,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Float, Real, UInt8
 
+from ccl_jax.params import trees
 from ccl_jax.params.sharding import ONE_DEVICE, Layout
 from ccl_jax.storage.files import read_arrays, replacing
 from ccl_jax.storage.text_files import read_json, write_json
@@ -36,6 +37,15 @@ KINDS = {
 }
 
 
+# What codecs take and return; pixels are bytes, or floats in [0, 255].
+Pixels = Real[np.ndarray, "b t y x 3"]
+Video = UInt8[np.ndarray, "b t y x 3"]
+VideoLatents = Float[np.ndarray, "b f h w c"]
+Wave = Float[np.ndarray, "b s"]
+LogMel = Float[np.ndarray, "b t mels"]
+AudioLatents = Float[np.ndarray, "b m c"]
+
+
 @runtime_checkable
 class CodecState(Protocol):
   """The constructor's arguments of a codec: plain settings and arrays.
@@ -53,8 +63,6 @@ class CodecState(Protocol):
 class VideoCodec(CodecState, Protocol):
   """Pixels <-> latents with mean 0 and deviation about 1 per channel.
 
-  `encode` takes bytes, or floats in [0, 255].
-
   Attributes:
     channels: of the latents.
     stride: pixels per latent in t, y and x.
@@ -68,22 +76,14 @@ class VideoCodec(CodecState, Protocol):
   def latent_frames(self, frames: int) -> int: ...
 
   def posterior(
-    self, video: UInt8[np.ndarray, "b t y x 3"]
-  ) -> tuple[
-    Float[np.ndarray, "b f h w c"], Float[np.ndarray, "b f h w c"] | None
-  ]: ...
+    self, video: Video
+  ) -> tuple[VideoLatents, VideoLatents | None]: ...
 
-  def encode(
-    self, video: Real[np.ndarray, "b t y x 3"]
-  ) -> Float[np.ndarray, "b f h w c"]: ...
+  def encode(self, video: Pixels) -> VideoLatents: ...
 
-  def decode(
-    self, latents: Float[np.ndarray, "b f h w c"]
-  ) -> UInt8[np.ndarray, "b t y x 3"]: ...
+  def decode(self, latents: VideoLatents) -> Video: ...
 
-  def stream(
-    self, latents: Float[np.ndarray, "b f h w c"]
-  ) -> Iterator[UInt8[np.ndarray, "b t y x 3"]]:
+  def stream(self, latents: VideoLatents) -> Iterator[Video]:
     """Yields the video of `decode`, a chunk of time after the other."""
     ...
 
@@ -104,20 +104,14 @@ class AudioCodec(CodecState, Protocol):
   has_decoder: bool
 
   def posterior(
-    self, wave: Float[np.ndarray, "b s"]
-  ) -> tuple[Float[np.ndarray, "b m c"], Float[np.ndarray, "b m c"] | None]: ...
+    self, wave: Wave
+  ) -> tuple[AudioLatents, AudioLatents | None]: ...
 
-  def encode(
-    self, wave: Float[np.ndarray, "b s"]
-  ) -> Float[np.ndarray, "b m c"]: ...
+  def encode(self, wave: Wave) -> AudioLatents: ...
 
-  def mel(
-    self, latents: Float[np.ndarray, "b m c"]
-  ) -> Float[np.ndarray, "b t mels"]: ...
+  def mel(self, latents: AudioLatents) -> LogMel: ...
 
-  def decode(
-    self, latents: Float[np.ndarray, "b m c"]
-  ) -> Float[np.ndarray, "b s"]: ...
+  def decode(self, latents: AudioLatents) -> Wave: ...
 
 
 @runtime_checkable
@@ -201,14 +195,13 @@ class Codecs(NamedTuple):
     if not (path / "codecs.json").exists():
       raise ValueError(f"{path} holds no codecs.json: not a codec directory.")
     settings = read_json(path / "codecs.json")
-    arrays = read_arrays(path / "codecs.npz")
-    return cls(
-      **{
-        name: _restore(name, settings[name], arrays, layout)
-        for name in cls._fields
-        if name in settings or name not in cls._field_defaults
-      }
-    )
+    arrays = trees.unflatten(read_arrays(path / "codecs.npz"))
+    codecs = {}
+    for name in cls._fields:
+      if name in settings or name not in cls._field_defaults:
+        own = settings[name] | trees.flatten(arrays.get(name, {}))
+        codecs[name] = make_codec(own.pop("kind"), layout, own)
+    return cls(**codecs)
 
 
 def make_codec(kind: str, layout: Layout, arguments: Mapping[str, Any]) -> Any:
@@ -269,15 +262,3 @@ def kind_of(codec: CodecState) -> str:
   """Returns the name of a codec's class in KINDS."""
   path = f"{type(codec).__module__}:{type(codec).__qualname__}"
   return next(kind for kind, known in KINDS.items() if known == path)
-
-
-def _restore(name: str, settings: dict, arrays: dict, layout: Layout) -> Any:
-  """Returns the codec called `name`, from what `Codecs.save` wrote."""
-  settings, prefix = dict(settings), f"{name}/"
-  kind = settings.pop("kind")
-  own = {
-    key.removeprefix(prefix): array
-    for key, array in arrays.items()
-    if key.startswith(prefix)
-  }
-  return make_codec(kind, layout, settings | own)

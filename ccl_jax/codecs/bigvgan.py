@@ -11,13 +11,12 @@ it audibly breaks the phase of the activation.
 import dataclasses
 import math
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from ccl_jax.array_types import Array, Float
 from ccl_jax.codecs.snake import REACH, Snake
-from ccl_jax.codecs.time_conv import Num, conv, conv_transpose
+from ccl_jax.codecs.time_conv import Conv, Num
 
 ACTIVATIONS = ("snake", "snakebeta")
 
@@ -83,28 +82,6 @@ BIGVGAN_44K = BigVGANConfig(
   num_mels=128, rates=(8, 4, 2, 2, 2, 2), kernels=(16, 8, 4, 4, 4, 4),
   tanh=False, bias=False,
 )  # fmt: skip
-
-
-class Conv(nnx.Module):
-  """A convolution with bias; with a rate, a transposed one."""
-
-  def __init__(
-    self, c_in: int, c_out: int, size: int, *, rngs: nnx.Rngs,
-    dilation: int = 1, rate: int | None = None, bias: bool = True,
-  ):  # fmt: skip
-    self.dilation, self.rate = dilation, rate
-    kernel = jax.random.normal(rngs.params(), (size, c_in, c_out))
-    self.kernel = nnx.Param(kernel / math.sqrt(size * c_in / (rate or 1)))
-    self.bias = nnx.Param(jnp.zeros(c_out)) if bias else None
-
-  def __call__(
-    self, x: Float[Array, "b t c"], num: Num = None
-  ) -> Float[Array, "b r d"]:
-    if self.rate is None:
-      y = conv(x, self.kernel[...], self.dilation, num)
-    else:
-      y = conv_transpose(x, self.kernel[...], self.rate, num)
-    return y if self.bias is None else y + self.bias[None, None]
 
 
 class Block(nnx.Module):

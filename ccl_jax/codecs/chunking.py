@@ -25,11 +25,11 @@ def map_windows(
   overlap: int,
   up: int = 1,
   down: int = 1,
-) -> Float[np.ndarray, "b r d"]:
+) -> Float[np.ndarray, "b r *d"]:
   """Returns `run` of every window, concatenated to r = t up // down steps.
 
   Args:
-    run: (x (b, length, c), num) -> (b, length up // down, d), where the first
+    run: (x (b, length, c), num) -> (b, length up // down, ...), where the first
       num steps of x determine the first num up // down results.
     window, overlap: in steps, multiples of `down`.
 

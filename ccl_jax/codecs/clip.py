@@ -20,8 +20,8 @@ import numpy as np
 from flax import nnx
 
 from ccl_jax.array_types import Array, Float, PyTree, UInt8
-from ccl_jax.attention import attend
 from ccl_jax.codecs import runner
+from ccl_jax.codecs.encoder_block import Block
 from ccl_jax.ops.norms import LayerNorm, expand_like
 from ccl_jax.params import nnx_utils
 from ccl_jax.params.sharding import ONE_DEVICE, Layout
@@ -70,57 +70,6 @@ class CLIPVisionConfig:
     return 1 + (self.image // self.patch) ** 2
 
 
-class Block(nnx.Module):
-  """Self-attention and MLP."""
-
-  def __init__(self, config: CLIPVisionConfig, rngs: nnx.Rngs):
-    d, dtype = config.width, jnp.dtype(config.dtype)
-
-    def linear(d_in, d_out):
-      return nnx.Linear(d_in, d_out, dtype=dtype, rngs=rngs)
-
-    self.dtype, self.heads = dtype, config.heads
-    self.attention_norm = LayerNorm(d, config.epsilon)
-    self.q = linear(d, d)
-    self.k = linear(d, d)
-    self.v = linear(d, d)
-    self.o = linear(d, d)
-    self.mlp_norm = LayerNorm(d, config.epsilon)
-    self.up = linear(d, config.ffn)
-    self.down = linear(config.ffn, d)
-
-  def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
-    y = self.attention_norm(x).astype(self.dtype)
-    q, k, v = (
-      einops.rearrange(f(y), "b n (k e) -> b n k e", k=self.heads)
-      for f in (self.q, self.k, self.v)
-    )
-    attended = attend(q, k, v)
-    x = x + self.o(einops.rearrange(attended, "b n k e -> b n (k e)"))
-    y = self.mlp_norm(x).astype(self.dtype)
-    return x + self.down(nnx.gelu(self.up(y), approximate=False))
-
-
-class Encoder(nnx.Module):
-  """All blocks but the last."""
-
-  def __init__(self, config: CLIPVisionConfig, rngs: nnx.Rngs, layout: Layout):
-    self.dtype, self.layout = jnp.dtype(config.dtype), layout
-    self.blocks = nnx_utils.stack(
-      lambda r: Block(config, r), config.layers - 1, rngs
-    )
-
-  def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
-    return nnx_utils.scan(
-      self.blocks,
-      x,
-      lambda block, x: block(x),
-      layout=self.layout,
-      path="encoder/blocks/",
-      dtype=self.dtype,
-    )
-
-
 class PatchEmbedding(nnx.Module):
   """Patches -> tokens: a convolution whose stride is its size."""
 
@@ -150,18 +99,30 @@ class CLIP(nnx.Module):
     layout: Layout = ONE_DEVICE,
   ):
     init, d = nnx.initializers.normal(config.width**-0.5), config.width
-    self.layout = layout
+    self.layout, self.dtype = layout, jnp.dtype(config.dtype)
     self.patch = PatchEmbedding(config, rngs)
     self.class_token = nnx.Param(init(rngs.params(), (d,)))
     self.positions = nnx.Param(init(rngs.params(), (config.tokens, d)))
     self.norm = LayerNorm(d, config.epsilon)
-    self.encoder = Encoder(config, rngs, layout)
+    blocks = nnx_utils.stack(
+      lambda r: Block(config, r, config.epsilon, dtype=self.dtype),
+      config.layers - 1,
+      rngs,
+    )
+    self.encoder = nnx.Dict(blocks=blocks)
 
   def __call__(self, images: Float[Array, "b y x 3"]) -> Float[Array, "b n d"]:
     x = self.patch(images).astype(jnp.float32)
     first = jnp.broadcast_to(self.class_token[...], (len(x), 1, x.shape[-1]))
     x = jnp.concatenate([first, x], 1) + self.positions[None]
-    return self.encoder(self.layout.constrain(self.norm(x), "batch"))
+    return nnx_utils.scan(
+      self.encoder.blocks,
+      self.layout.constrain(self.norm(x), "batch"),
+      lambda block, x: block(x),
+      layout=self.layout,
+      path="encoder/blocks/",
+      dtype=self.dtype,
+    )
 
 
 def preprocess(
@@ -173,9 +134,8 @@ def preprocess(
     "iy,jx,byxc->bijc", rows, columns, images.astype(jnp.float32) / 255,
     precision="highest",
   )  # fmt: skip
-  return (x - expand_like(jnp.asarray(MEAN), x)) / expand_like(
-    jnp.asarray(STD), x
-  )
+  mean, std = (expand_like(jnp.asarray(c), x) for c in (MEAN, STD))
+  return (x - mean) / std
 
 
 def bicubic_matrix(n: int, m: int) -> Float[np.ndarray, "m n"]:

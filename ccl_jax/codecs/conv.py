@@ -25,8 +25,7 @@ from flax import nnx
 from jaxtyping import Float, UInt8
 
 from ccl_jax.array_types import Array
-from ccl_jax.codecs import linear
-from ccl_jax.codecs.api import latent_frames
+from ccl_jax.codecs import api, linear
 from ccl_jax.ops.norms import expand_like
 from ccl_jax.params import nnx_utils, trees
 
@@ -119,9 +118,8 @@ class _ConvCodec:
       params, state, value = step(params, state, *draw(rng), i)
       if i % 50 == 49:
         bar.set_postfix(error=f"{float(value):.2g}")
-    params = trees.flatten(nnx.to_pure_dict(params))
-    params = {path: np.asarray(x) for path, x in params.items()}
-    return cls(**base.arrays(), **params)
+    params = jax.device_get(nnx.to_pure_dict(params))
+    return cls(**base.arrays(), **trees.flatten(params))
 
 
 class ConvVideoCodec(_ConvCodec, linear.LinearVideoCodec):
@@ -154,9 +152,7 @@ class ConvVideoCodec(_ConvCodec, linear.LinearVideoCodec):
 
     return cls._fit(cls.base.fit(clips, channels), draw, num_steps, "video")
 
-  def unproject(
-    self, z: Float[np.ndarray, "b f h w c"]
-  ) -> Float[np.ndarray, "b f h w d"]:
+  def unproject(self, z: api.VideoLatents) -> Float[np.ndarray, "b f h w d"]:
     added = [self._net(z[:, i]) for i in range(z.shape[1])]
     return super().unproject(z) + np.stack(added, 1)
 
@@ -191,9 +187,7 @@ class ConvAudioCodec(_ConvCodec, linear.LinearAudioCodec):
 
     return cls._fit(cls.base.fit(waves, channels), draw, num_steps, "audio")
 
-  def unproject(
-    self, z: Float[np.ndarray, "b m c"]
-  ) -> Float[np.ndarray, "b m d"]:
+  def unproject(self, z: api.AudioLatents) -> Float[np.ndarray, "b m d"]:
     return super().unproject(z) + np.asarray(self._net(z))
 
 
@@ -209,8 +203,8 @@ def _draw_frame(
 ) -> Float[np.ndarray, "1 h w d"]:
   """Draws a latent frame of a clip, or a part of it if it is large."""
   clip = clips[rng.integers(len(clips))]
-  frames, rows, columns = stride = ConvVideoCodec.stride
-  f = rng.integers(latent_frames(len(clip), frames))
+  frames, rows, columns = ConvVideoCodec.stride
+  f = rng.integers(api.latent_frames(len(clip), frames))
   y, x = (
     patch * rng.integers(max(size // patch - CROP, 0) + 1)
     for size, patch in zip(clip.shape[1:3], (rows, columns), strict=True)
@@ -218,4 +212,4 @@ def _draw_frame(
   # As in `linear`, three copies of the first frame are before it.
   times = np.maximum(np.arange(frames * (f - 1), frames * f) + 1, 0)
   part = clip[times, y : y + CROP * rows, x : x + CROP * columns]
-  return linear.split_patches(part[None], stride)[:, 0]
+  return linear.split_patches(part[None])[:, 0]

@@ -20,7 +20,6 @@ from jaxtyping import Float
 from ccl_jax.codecs.quotation import normalize_quotes
 
 _TOKEN = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)*|\d+|[^\w\s]|_")
-_APOSTROPHE = str.maketrans("\u2019", "'")
 _END = "</s>"
 
 
@@ -62,7 +61,7 @@ class HashedText:
 
 
 def _tokens(text: str) -> list[str]:
-  text = normalize_quotes(text).translate(_APOSTROPHE)
+  text = normalize_quotes(text).replace("\u2019", "'")
   return _TOKEN.findall(text.lower())
 
 

@@ -13,18 +13,17 @@ The tokens are the features of `codecs.clip`.
 
 from collections.abc import Sequence
 
-import einops
 import numpy as np
 
-from ccl_jax.array_types import Bool, Float, Image, UInt8
-from ccl_jax.codecs.api import Codecs, VideoCodec
+from ccl_jax.array_types import Image, UInt8
+from ccl_jax.codecs import api
 
 GREY = 127.5  # 0 in [-1, 1]
 
 
 def make_image(
   images: UInt8[np.ndarray, "b y x 3"],
-  codecs: Codecs,
+  codecs: api.Codecs,
   frames: int,
   *,
   latents: bool,
@@ -72,24 +71,12 @@ def stack_images(
 
 
 def make_image_latents(
-  images: UInt8[np.ndarray, "b y x 3"], video: VideoCodec, frames: int
-) -> Float[np.ndarray, "b f h w c"]:
+  images: UInt8[np.ndarray, "b y x 3"], video: api.VideoCodec, frames: int
+) -> api.VideoLatents:
   """Returns mask and latents of clips that begin with `images`."""
   clips = np.full((len(images), frames, *images.shape[1:]), GREY, np.float32)
   clips[:, 0] = images
   latents = video.encode(clips)
-  mask = einops.repeat(
-    fold_mask(np.arange(frames) == 0, video.stride[0]),
-    "f c -> b f h w c",
-    **einops.parse_shape(latents, "b _ h w _"),
-  )
+  mask = np.zeros((*latents.shape[:-1], video.stride[0]), np.float32)
+  mask[:, 0] = 1
   return np.concatenate([mask, latents], -1)
-
-
-def fold_mask(
-  known: Bool[np.ndarray, " t"], stride: int
-) -> Float[np.ndarray, "f c"]:
-  """Returns a mask of 1 + stride k frames as channels of latent frames."""
-  known = np.concatenate([np.repeat(known[:1], stride - 1), known])
-  folded = einops.rearrange(known, "(f c) -> f c", c=stride)
-  return folded.astype(np.float32)

@@ -14,15 +14,18 @@ before it, and decoding drops them. Audio: x is two frames of log-mel.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import scipy.linalg
 from einops import rearrange
-from jaxtyping import Float, Real, UInt8
+from jaxtyping import Float, UInt8
 
+from ccl_jax.codecs import api
 from ccl_jax.codecs import mel as mels
-from ccl_jax.codecs.api import check_channels, check_video, latent_frames
+
+PATCH = {"t": 4, "y": 8, "x": 8}  # its frames, rows and columns
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -69,15 +72,15 @@ class _LinearCodec:
 
   def unproject(self, z: Float[np.ndarray, "*b c"]) -> np.ndarray:
     """Returns x' of (1)."""
-    check_channels(self, z)
+    api.check_channels(self, z)
     return self.mean + (z * self.scale) @ self.basis.T
 
 
 class LinearVideoCodec(_LinearCodec):
   """(b, 1 + 4k, 8h, 8w, 3) bytes <-> (b, 1 + k, h, w, channels) float32."""
 
-  stride = (4, 8, 8)
-  size = 4 * 8 * 8 * 3
+  stride = tuple(PATCH.values())
+  size = 3 * math.prod(stride)
 
   @classmethod
   def fit(
@@ -95,37 +98,27 @@ class LinearVideoCodec(_LinearCodec):
     """
 
     def patches(clip):
-      x = video_patches(clip[None], cls.stride).reshape(-1, cls.size)
+      x = video_patches(clip[None]).reshape(-1, cls.size)
       change = np.ptp(x.reshape(len(x), cls.stride[0], -1), axis=1).mean(1)
       return x, 1 + foreground * change
 
     return cls(*_fit(clips, patches, channels))
 
   def latent_frames(self, frames: int) -> int:
-    return latent_frames(frames, self.stride[0])
+    return api.latent_frames(frames, self.stride[0])
 
-  def encode(
-    self, video: Real[np.ndarray, "b t y x 3"]
-  ) -> Float[np.ndarray, "b f h w c"]:
-    check_video(self, video)
-    return self.project(video_patches(video, self.stride))
+  def encode(self, video: api.Pixels) -> api.VideoLatents:
+    api.check_video(self, video)
+    return self.project(video_patches(video))
 
-  def decode(
-    self, latents: Float[np.ndarray, "b f h w c"]
-  ) -> UInt8[np.ndarray, "b t y x 3"]:
-    return self._pixels(latents)[:, self.stride[0] - 1 :]
+  def decode(self, latents: api.VideoLatents) -> api.Video:
+    return np.concatenate(list(self.stream(latents)), axis=1)
 
-  def stream(
-    self, latents: Float[np.ndarray, "b f h w c"]
-  ) -> Iterator[UInt8[np.ndarray, "b t y x 3"]]:
+  def stream(self, latents: api.VideoLatents) -> Iterator[api.Video]:
     """Yields the video of `decode`, one latent frame at a time."""
     for i in range(latents.shape[1]):
-      video = self._pixels(latents[:, i : i + 1])
+      video = join_patches(self.unproject(latents[:, i : i + 1]))
       yield video if i else video[:, self.stride[0] - 1 :]
-
-  def _pixels(self, latents):
-    """Returns (b, 4f, y, x, 3) bytes; the first three frames are padding."""
-    return join_patches(self.unproject(latents), self.stride)
 
 
 class LinearAudioCodec(_LinearCodec):
@@ -147,75 +140,44 @@ class LinearAudioCodec(_LinearCodec):
 
     return cls(*_fit(waves, pairs, channels))
 
-  def encode(
-    self, wave: Float[np.ndarray, "b s"]
-  ) -> Float[np.ndarray, "b m c"]:
+  def encode(self, wave: api.Wave) -> api.AudioLatents:
     return self.project(mel_pairs(wave))
 
-  def mel(
-    self, latents: Float[np.ndarray, "b m c"]
-  ) -> Float[np.ndarray, "b t 80"]:
-    """Returns the log-mel (t = 2 m) of latents; see `codecs.mel`."""
-    return join_pairs(self.unproject(latents))
+  def mel(self, latents: api.AudioLatents) -> api.LogMel:
+    """Returns the log-mel (t = 2 m) of latents, nowhere below silence."""
+    pairs = self.unproject(latents)
+    mel = rearrange(pairs, "b m (t mel) -> b (m t) mel", t=2)
+    return np.maximum(mel, mels.SILENCE)
 
-  def decode(
-    self, latents: Float[np.ndarray, "b m c"]
-  ) -> Float[np.ndarray, "b s"]:
+  def decode(self, latents: api.AudioLatents) -> api.Wave:
     """Returns s = 512 m samples, by Griffin-Lim."""
     return mels.griffin_lim(self.mel(latents))
 
 
-def video_patches(
-  video: Real[np.ndarray, "b t y x 3"], stride: tuple[int, int, int]
-) -> Float[np.ndarray, "b f h w 768"]:
+def video_patches(video: api.Pixels) -> Float[np.ndarray, "b f h w 768"]:
   """Returns patches in [0, 1], after three copies of the first frame."""
-  padding = [video[:, :1]] * (stride[0] - 1)
-  return split_patches(np.concatenate([*padding, video], axis=1), stride)
+  padding = [video[:, :1]] * (PATCH["t"] - 1)
+  return split_patches(np.concatenate([*padding, video], axis=1))
 
 
-def split_patches(
-  video: Real[np.ndarray, "b t y x 3"], stride: tuple[int, int, int]
-) -> Float[np.ndarray, "b f h w 768"]:
+def split_patches(video: api.Pixels) -> Float[np.ndarray, "b f h w 768"]:
   """Returns patches in [0, 1] of 4 f frames."""
-  frames, rows, columns = stride
-  patches = rearrange(
-    video,
-    "b (f t) (h y) (w x) rgb -> b f h w (t y x rgb)",
-    t=frames,
-    y=rows,
-    x=columns,
-  )
-  return patches.astype(np.float32) / 255
+  pattern = "b (f t) (h y) (w x) rgb -> b f h w (t y x rgb)"
+  return rearrange(video, pattern, **PATCH).astype(np.float32) / 255
 
 
-def join_patches(
-  patches: Float[np.ndarray, "b f h w 768"], stride: tuple[int, int, int]
-) -> UInt8[np.ndarray, "b t y x 3"]:
+def join_patches(patches: Float[np.ndarray, "b f h w 768"]) -> api.Video:
   """Returns the 4 f frames that `split_patches` has split."""
-  frames, rows, columns = stride
-  video = rearrange(
-    patches,
-    "b f h w (t y x rgb) -> b (f t) (h y) (w x) rgb",
-    t=frames,
-    y=rows,
-    x=columns,
-  )
-  return np.round(255 * np.clip(video, 0, 1)).astype(np.uint8)
+  pattern = "b f h w (t y x rgb) -> b (f t) (h y) (w x) rgb"
+  video = np.clip(rearrange(patches, pattern, **PATCH), 0, 1)
+  return np.round(255 * video).astype(np.uint8)
 
 
-def mel_pairs(wave: Float[np.ndarray, "b s"]) -> Float[np.ndarray, "b m 160"]:
+def mel_pairs(wave: api.Wave) -> Float[np.ndarray, "b m 160"]:
   """Returns the log-mel of waves, two frames in one vector."""
   mel = mels.log_mel(wave)
   mel = mel[:, : mel.shape[1] // 2 * 2]
   return rearrange(mel, "b (m t) mel -> b m (t mel)", t=2)
-
-
-def join_pairs(
-  pairs: Float[np.ndarray, "b m 160"],
-) -> Float[np.ndarray, "b t 80"]:
-  """Returns the log-mel of pairs, nowhere below silence."""
-  mel = rearrange(pairs, "b m (t mel) -> b (m t) mel", t=2)
-  return np.maximum(mel, mels.SILENCE)
 
 
 def _fit(

@@ -16,9 +16,8 @@ import numpy as np
 from jaxtyping import Float, Shaped
 
 from ccl_jax.array_types import Array, Int, PyTree
-from ccl_jax.codecs import bigvgan, converted_weights, mmaudio_vae, runner
+from ccl_jax.codecs import api, bigvgan, converted_weights, mmaudio_vae, runner
 from ccl_jax.codecs import mel as mels
-from ccl_jax.codecs.api import check_channels
 from ccl_jax.codecs.chunking import map_windows
 from ccl_jax.params import nnx_utils
 from ccl_jax.params.sharding import ONE_DEVICE, Layout
@@ -45,9 +44,6 @@ class MMAudioCodec(runner.LearnedCodec):
 
   module = mmaudio_vae.MMAudioVAE
   config_class = mmaudio_vae.MMAudioVAEConfig
-  arguments = (
-    "weights", "vocoder", "sample_rate", "channels", "scale", "window",
-  )  # fmt: skip
   has_logvar, has_decoder = True, True
 
   def __init__(
@@ -112,15 +108,13 @@ class MMAudioCodec(runner.LearnedCodec):
         f" {expected}."
       )
 
-  def encode(
-    self, wave: Shaped[np.ndarray, "..."]
-  ) -> Float[np.ndarray, "b m c"]:
+  def encode(self, wave: Shaped[np.ndarray, "..."]) -> api.AudioLatents:
     """Returns the posterior's mean."""
     return self.posterior(wave)[0]
 
   def posterior(
     self, wave: Shaped[np.ndarray, "..."]
-  ) -> tuple[Float[np.ndarray, "b m c"], Float[np.ndarray, "b m c"]]:
+  ) -> tuple[api.AudioLatents, api.AudioLatents]:
     """Returns mean and log-variance of the latents, times `scale`.
 
     Args:
@@ -141,15 +135,13 @@ class MMAudioCodec(runner.LearnedCodec):
     mean, logvar = np.split(both, 2, axis=-1)
     return mean * self.scale, logvar + np.float32(2 * np.log(self.scale))
 
-  def mel(
-    self, latents: Float[np.ndarray, "b m c"]
-  ) -> Float[np.ndarray, "b t mels"]:
+  def mel(self, latents: api.AudioLatents) -> api.LogMel:
     """Returns the log-mel (t = 2 m) of latents; see `codecs.mel`.
 
     Raises:
       ValueError: latents of other channels.
     """
-    check_channels(self, latents)
+    api.check_channels(self, latents)
     return map_windows(
       self._run(_decode, self.params, self.config),
       np.asarray(latents, np.float32) / np.float32(self.scale),
@@ -158,9 +150,7 @@ class MMAudioCodec(runner.LearnedCodec):
       up=2,
     )
 
-  def decode(
-    self, latents: Float[np.ndarray, "b m c"]
-  ) -> Float[np.ndarray, "b s"]:
+  def decode(self, latents: api.AudioLatents) -> api.Wave:
     """Returns s = 2 hop m samples.
 
     Raises:
@@ -168,37 +158,30 @@ class MMAudioCodec(runner.LearnedCodec):
     """
     return self.vocode(self.mel(latents))
 
-  def vocode(
-    self, log_mel: Float[np.ndarray, "b t mels"]
-  ) -> Float[np.ndarray, "b s"]:
+  def vocode(self, log_mel: api.LogMel) -> api.Wave:
     """Returns the sound of a log-mel, s = hop t samples."""
     config = self.vocoder_config
-    wave = map_windows(
+    return map_windows(
       self._run(_vocode, self.vocoder_params, config),
       log_mel,
       self.window,
       config.reach,
       up=config.hop,
     )
-    return wave[..., 0]
 
   def check(self, wave: Shaped[np.ndarray, "..."]) -> None:
     """Raises ValueError unless `wave` is sound that this codec takes."""
     rate, least = self.sample_rate, self.mel_config.least_samples
-    if wave.ndim != 2:
+    if wave.ndim != 2 or wave.shape[1] < least:
       raise ValueError(
-        f"{wave.shape=}: expected mono sound (b, s); mix channels to their mean"
-        " first."
+        f"{wave.shape=}: expected mono sound (b, s), and one latent takes"
+        f" {least} samples ({least / rate:.3f} s); mix channels to their mean,"
+        " pad with zeros."
       )
     if not np.issubdtype(wave.dtype, np.floating):
       raise ValueError(
         f"{wave.dtype=}: expected floating samples in [-1, 1]; divide by the"
         " integers' largest."
-      )
-    if wave.shape[1] < least:
-      raise ValueError(
-        f"{wave.shape=}: one latent takes {least} samples"
-        f" ({least / rate:.3f} s); pad with zeros."
       )
     loudest = np.abs(wave).max()
     if not loudest <= _LOUDEST:  # Written so that NaN fails too.
@@ -211,9 +194,8 @@ class MMAudioCodec(runner.LearnedCodec):
     """Returns a compiled program as a function of numpy (window, num)."""
 
     def run(x: np.ndarray, num: int) -> np.ndarray:
-      num = np.int32(num)
       return runner.run_batch(
-        lambda x: program(params, x, num, config), self.layout, x
+        lambda x: program(params, x, np.int32(num), config), self.layout, x
       )
 
     return run
@@ -247,5 +229,5 @@ def _vocode(
   x: Float[Array, "b t mel"],
   num: Int[Array, ""],
   config: bigvgan.BigVGANConfig,
-) -> Float[Array, "b s 1"]:
-  return nnx_utils.bind(bigvgan.BigVGAN, config, params)(x, num)[..., None]
+) -> Float[Array, "b s"]:
+  return nnx_utils.bind(bigvgan.BigVGAN, config, params)(x, num)

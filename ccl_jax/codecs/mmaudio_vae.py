@@ -17,6 +17,7 @@ which are in float32.
 """
 
 import dataclasses
+import functools
 import math
 
 import einops
@@ -25,10 +26,12 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ccl_jax.array_types import Array, Float
-from ccl_jax.codecs.time_conv import PRECISION, Num, conv
+from ccl_jax.codecs import time_conv
+from ccl_jax.codecs.time_conv import PRECISION, Num
 
 _CLIP = 256.0
 _LOGVAR_RANGE = (-30.0, 20.0)
+Conv = functools.partial(time_conv.Conv, bias=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,22 +79,6 @@ def mp_sum(
 def clip(x: Float[Array, "b t c"]) -> Float[Array, "b t c"]:
   """Returns x, limited to [-_CLIP, _CLIP]."""
   return jnp.clip(x, -_CLIP, _CLIP)
-
-
-class Conv(nnx.Module):
-  """A convolution without bias; `gain` multiplies its kernel."""
-
-  def __init__(self, c_in: int, c_out: int, size: int, *, rngs: nnx.Rngs):
-    kernel = jax.random.normal(rngs.params(), (size, c_in, c_out))
-    self.kernel = nnx.Param(kernel / math.sqrt(size * c_in))
-
-  def __call__(
-    self,
-    x: Float[Array, "b t c"],
-    num: Num = None,
-    gain: Float[Array, ""] | float = 1.0,
-  ) -> Float[Array, "b t d"]:
-    return conv(x, self.kernel[...] * gain, num=num)
 
 
 class ResidualBlock(nnx.Module):
@@ -195,7 +182,8 @@ class Encoder(nnx.Module):
       if i == 0:
         x, num = self.halve(x), None if num is None else num // 2
     x = self.middle(x, num)
-    return self.conv_out(mp_silu(x), num, gain=self.gain[...] + 1)
+    kernel = self.conv_out.kernel[...] * (self.gain[...] + 1)
+    return time_conv.conv(mp_silu(x), kernel, num=num)
 
 
 class Decoder(nnx.Module):
@@ -225,7 +213,8 @@ class Decoder(nnx.Module):
       if i == 1:
         num = None if num is None else 2 * num
         x = self.double(jnp.repeat(x, 2, axis=1), num)
-    return self.conv_out(mp_silu(x), num, gain=self.gain[...] + 1)
+    kernel = self.conv_out.kernel[...] * (self.gain[...] + 1)
+    return time_conv.conv(mp_silu(x), kernel, num=num)
 
 
 class MMAudioVAE(nnx.Module):

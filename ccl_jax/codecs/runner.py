@@ -1,6 +1,7 @@
 """Learned codecs: their weights, and batches on the devices of a process."""
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -29,21 +30,20 @@ class LearnedCodec:
   Attributes:
     module, config_class: classes of the model and of its sizes.
     rules: sharding of the parameters; by default every device holds all.
-    arguments: names of the constructor's arguments, without `layout`.
   """
 
   module: nnx_utils.Make
   config_class: type
   rules: Rules = REPLICATED
-  arguments: tuple[str, ...] = ("weights",)
 
   def __init__(self, weights: epath.PathLike, layout: Layout = ONE_DEVICE):
     self.weights = str(weights)
     self.layout = make_layout(layout.mesh, self.rules)
 
   def settings(self) -> dict[str, Any]:
-    """Returns the constructor's arguments."""
-    return {name: getattr(self, name) for name in self.arguments}
+    """Returns the constructor's arguments, but for the layout."""
+    names = inspect.signature(type(self)).parameters
+    return {name: getattr(self, name) for name in names if name != "layout"}
 
   def arrays(self) -> dict[str, np.ndarray]:
     return {}

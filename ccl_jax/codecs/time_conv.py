@@ -6,8 +6,11 @@ finite value, as the valid results do not depend on them. One compiled program
 thus serves all shorter lengths.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
+from flax import nnx
 
 from ccl_jax.array_types import Array, Float, Int
 
@@ -79,3 +82,25 @@ def conv_transpose(
     precision=PRECISION,
   )
   return y.reshape(b, steps * rate, d)[:, cut : cut + t * rate]
+
+
+class Conv(nnx.Module):
+  """`conv`, or `conv_transpose` if there is a rate, and a bias."""
+
+  def __init__(
+    self, c_in: int, c_out: int, size: int, *, rngs: nnx.Rngs,
+    dilation: int = 1, rate: int | None = None, bias: bool = True,
+  ):  # fmt: skip
+    self.dilation, self.rate = dilation, rate
+    kernel = jax.random.normal(rngs.params(), (size, c_in, c_out))
+    self.kernel = nnx.Param(kernel / math.sqrt(size * c_in / (rate or 1)))
+    self.bias = nnx.Param(jnp.zeros(c_out)) if bias else None
+
+  def __call__(
+    self, x: Float[Array, "b t c"], num: Num = None
+  ) -> Float[Array, "b r d"]:
+    if self.rate is None:
+      y = conv(x, self.kernel[...], self.dilation, num)
+    else:
+      y = conv_transpose(x, self.kernel[...], self.rate, num)
+    return y if self.bias is None else y + self.bias[None, None]

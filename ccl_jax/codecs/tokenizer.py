@@ -54,19 +54,22 @@ def open_tokenizer(path: epath.PathLike) -> Tokenizer:
     ValueError: no such file, one of another format, or one without `</s>`.
   """
   path = _find(epath.Path(path))
-  openers = {".model": _sentencepiece, ".json": _tokenizers}
+  openers = {
+    ".model": ("sentencepiece", _sentencepiece),
+    ".json": ("tokenizers", _tokenizers),
+  }
   if path.suffix not in openers:
     raise ValueError(
       f"{path} is no tokenizer: expected {' or '.join(NAMES)}, or a folder"
       " with one."
     )
+  library, read = openers[path.suffix]
   try:
-    tokenizer = openers[path.suffix](path.read_bytes())
+    tokenizer = read(path.read_bytes())
   except Exception as error:  # Both libraries raise bare Exceptions.
-    kind = {".model": "sentencepiece", ".json": "tokenizers"}[path.suffix]
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     raise ValueError(
-      f"{path} cannot be read as a file of the {kind} library ({reason})."
+      f"{path} cannot be read as a file of the {library} library ({reason})."
       " Download it again."
     ) from error
   if tokenizer.end < 0:

@@ -92,16 +92,13 @@ class Block(nnx.Module):
     self.dtype, self.heads = dtype, config.heads
     d, inner = config.width, config.heads * config.head_size
     self.attention_norm = RMSNorm(d, param_dtype)
-    self.q = linear(d, inner)
-    self.k = linear(d, inner)
-    self.v = linear(d, inner)
+    self.q, self.k, self.v = (linear(d, inner) for _ in "qkv")
     self.o = linear(inner, d)
     self.bias = nnx.Param(
       jnp.zeros((config.buckets, config.heads), param_dtype)
     )
     self.mlp_norm = RMSNorm(d, param_dtype)
-    self.gate = linear(d, config.ffn)
-    self.up = linear(d, config.ffn)
+    self.gate, self.up = (linear(d, config.ffn) for _ in range(2))
     self.down = linear(config.ffn, d)
 
   def __call__(
@@ -141,53 +138,37 @@ class Block(nnx.Module):
     return jnp.einsum("ijn,nk->kij", one_hot, bias, precision="highest")
 
 
-class Encoder(nnx.Module):
-  """All blocks and the final norm."""
-
-  def __init__(self, config: UMT5Config, rngs: nnx.Rngs, layout: Layout):
-    self.config, self.layout = config, layout
-    self.blocks = nnx_utils.stack(
-      lambda r: Block(config, r), config.layers, rngs
-    )
-    self.norm = RMSNorm(config.width, jnp.dtype(config.param_dtype))
-
-  def __call__(
-    self, x: Float[Array, "b l d"], lengths: Int[Array, " b"]
-  ) -> Float[Array, "b l d"]:
-    config = self.config
-    bucket = position_buckets(x.shape[1], config.buckets, config.max_distance)
-    bucket = jnp.asarray(bucket)
-    x = nnx_utils.scan(
-      self.blocks,
-      x,
-      lambda block, x: block(x, bucket, lengths),
-      layout=self.layout,
-      path="encoder/blocks/",
-      dtype=jnp.dtype(config.dtype),
-    )
-    return self.norm(x)
-
-
 class UMT5(nnx.Module):
-  """Token ids -> vectors."""
+  """Token ids -> vectors: all blocks and the final norm."""
 
   def __init__(
     self, config: UMT5Config, *, rngs: nnx.Rngs, layout: Layout = ONE_DEVICE
   ):
     init = nnx.initializers.normal(1.0)
     shape, dtype = (config.vocab, config.width), jnp.dtype(config.param_dtype)
-    self.layout = layout
+    self.config, self.layout = config, layout
     self.tokens = nnx.Param(init(rngs.params(), shape, dtype))
-    self.encoder = Encoder(config, rngs, layout)
+    blocks = nnx_utils.stack(lambda r: Block(config, r), config.layers, rngs)
+    self.encoder = nnx.Dict(blocks=blocks, norm=RMSNorm(config.width, dtype))
 
   def __call__(
     self, ids: Int[Array, "b l"], lengths: Int[Array, " b"]
   ) -> Float[Array, "b l d"]:
     """Returns float32 vectors; zeros after each row's length."""
+    config, length = self.config, ids.shape[1]
+    buckets = position_buckets(length, config.buckets, config.max_distance)
+    buckets = jnp.asarray(buckets)
     x = self.tokens[...][ids].astype(jnp.float32)
-    x = self.encoder(self.layout.constrain(x, "batch"), lengths)
-    is_token = jnp.arange(ids.shape[1])[None] < lengths[:, None]
-    return jnp.where(is_token[..., None], x, 0.0)
+    x = nnx_utils.scan(
+      self.encoder.blocks,
+      self.layout.constrain(x, "batch"),
+      lambda block, x: block(x, buckets, lengths),
+      layout=self.layout,
+      path="encoder/blocks/",
+      dtype=jnp.dtype(config.dtype),
+    )
+    is_token = jnp.arange(length)[None] < lengths[:, None]
+    return jnp.where(is_token[..., None], self.encoder.norm(x), 0.0)
 
 
 def position_buckets(

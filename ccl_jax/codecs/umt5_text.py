@@ -8,7 +8,7 @@ on encoded data does not need them.
 
 import functools
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import jax
 import numpy as np
@@ -38,7 +38,6 @@ class UMT5TextCodec(runner.LearnedCodec):
 
   module, config_class = umt5.UMT5, umt5.UMT5Config
   rules = umt5.UMT5_RULES
-  arguments = ("weights", "tokenizer", "max_length", "batch_tokens", "width")
 
   def __init__(
     self,
@@ -83,19 +82,14 @@ class UMT5TextCodec(runner.LearnedCodec):
     """Returns `encode` of each prompt, in float32."""
     ids = [self.tokenize(text, self.max_length) for text in texts]
     vectors: list = [None] * len(texts)
-    pending: tuple[list[int], Array] | None = None
-
-    def collect():
-      if pending is not None:
-        for i, x in zip(pending[0], np.asarray(pending[1]), strict=False):
-          vectors[i] = x[: len(ids[i])].copy()
-
-    for chosen, length in self.make_batches([len(x) for x in ids]):
-      out = self.encode_batch([ids[i] for i in chosen], length)
-      # The device computes this batch while the one before is copied.
-      collect()
-      pending = chosen, out
-    collect()
+    batches = (
+      (chosen, self.encode_batch([ids[i] for i in chosen], length))
+      for chosen, length in self.make_batches([len(x) for x in ids])
+    )
+    # The device computes the next batch while one is copied.
+    for (chosen, rows), _ in pairwise(chain(batches, [None])):
+      for i, x in zip(chosen, np.asarray(rows), strict=False):
+        vectors[i] = x[: len(ids[i])].copy()
     return vectors
 
   def make_batches(

@@ -17,8 +17,8 @@ with Wan's published m and s. Pixels are in [-1, 1].
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -211,38 +211,43 @@ def decode(
   latents: Float[Array, "b f h w c"],
   config: WanVAEConfig = PUBLISHED,
   *,
-  dtype: str = "float32",
-  layout: Layout = ONE_DEVICE,
   chunk: int = 1,
-  write: Callable[[Array], Array] = lambda x: x,
+  **options: Any,
 ) -> Array:
   """Returns video (b, t, y, x, 3), float32 in [-1, 1], the inverse of `encode`.
 
   Args:
-    write: applied to the pixels of each chunk.
+    options: of `chunk_decoder`.
   """
-  model = _model(config, params, dtype)
-  run = functools.partial(_decode, model, config, dtype, layout, write)
+  run = chunk_decoder(params, config, **options)
   return _scan_chunks(run, latents, 1, chunk)
 
 
-def decode_chunk(
+def chunk_decoder(
   params: PyTree,
-  latents: Float[Array, "b f h w c"],
-  frames: Frames | None,
   config: WanVAEConfig = PUBLISHED,
   *,
   dtype: str = "float32",
   layout: Layout = ONE_DEVICE,
   write: Callable[[Array], Array] = lambda x: x,
-) -> tuple[Array, Frames]:
-  """Returns the pixels of one chunk of `decode`, and the cache for the next.
+) -> Callable[[Array, Frames | None], tuple[Array, Frames]]:
+  """Returns (latents, frames) -> (pixels, frames) for one chunk of a clip.
+
+  `frames` is the cache of the chunk before, None at the start of a clip.
 
   Args:
-    frames: cache of the chunk before; None at the start of a clip.
+    write: applied to the pixels.
   """
   model = _model(config, params, dtype)
-  return _decode(model, config, dtype, layout, write, latents, frames)
+
+  def decode_chunk(z, frames):
+    m, s = _statistics(config, z)
+    cache = FeatureCache(frames, layout)
+    z = model.post_quant((z.astype(jnp.float32) * s + m).astype(dtype))
+    y = model.decoder(z, cache).astype(jnp.float32)
+    return write(jnp.clip(y, -1, 1)), cache.updated
+
+  return decode_chunk
 
 
 def _model(config: WanVAEConfig, params: PyTree, dtype: str) -> Autoencoder:
@@ -259,22 +264,6 @@ def _statistics(config: WanVAEConfig, z: Array) -> tuple[Array, Array]:
   return tuple(
     expand_like(jnp.array(x), z) for x in (config.mean, config.deviation)
   )
-
-
-def _decode(
-  model: Autoencoder,
-  config: WanVAEConfig,
-  dtype: str,
-  layout: Layout,
-  write: Callable[[Array], Array],
-  z: Array,
-  frames: Frames | None,
-) -> tuple[Array, Frames]:
-  m, s = _statistics(config, z)
-  cache = FeatureCache(frames, layout)
-  z = model.post_quant((z.astype(jnp.float32) * s + m).astype(dtype))
-  y = model.decoder(z, cache).astype(jnp.float32)
-  return write(jnp.clip(y, -1, 1)), cache.updated
 
 
 def first_chunk_length(length: int, stride: int, chunk: int) -> int:

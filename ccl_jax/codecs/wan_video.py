@@ -22,9 +22,8 @@ import numpy as np
 from etils import epath
 
 from ccl_jax.array_types import Array, Float, PyTree, Real, UInt8
-from ccl_jax.codecs import runner, wan_vae
-from ccl_jax.codecs.api import check_channels, check_video, latent_frames
-from ccl_jax.codecs.wan_layers import COLUMNS
+from ccl_jax.codecs import api, runner, wan_vae
+from ccl_jax.codecs.wan_layers import COLUMNS, Frames
 from ccl_jax.params.sharding import ONE_DEVICE, Layout
 
 _SPEC = (runner.ROWS, None, None, COLUMNS)
@@ -44,9 +43,6 @@ class WanVideoCodec(runner.LearnedCodec):
   """
 
   module, config_class = wan_vae.Autoencoder, wan_vae.WanVAEConfig
-  arguments = (
-    "weights", "dtype", "chunk", "tile", "overlap", "channels", "stride",
-  )  # fmt: skip
   has_logvar = True
 
   def __init__(
@@ -66,7 +62,13 @@ class WanVideoCodec(runner.LearnedCodec):
     self.tile, self.overlap = tile, overlap
     self.channels = self.config.channels if channels is None else channels
     self.stride = self.config.stride if stride is None else tuple(stride)
-    self._check_tiles()
+    side = self.stride[1]
+    fits = 0 < overlap < tile or not tile
+    if tile < 0 or tile % side or overlap % side or not fits:
+      raise ValueError(
+        f"{tile=}, {overlap=}: expected multiples of {side}, the overlap more"
+        " than 0 and less than the tile."
+      )
 
   def check_weights(self) -> None:
     """Raises ValueError for weights of other latents."""
@@ -78,17 +80,15 @@ class WanVideoCodec(runner.LearnedCodec):
       )
 
   def latent_frames(self, frames: int) -> int:
-    return latent_frames(frames, self.stride[0])
+    return api.latent_frames(frames, self.stride[0])
 
-  def encode(
-    self, video: Real[np.ndarray, "b t y x 3"]
-  ) -> Float[np.ndarray, "b f h w c"]:
+  def encode(self, video: api.Pixels) -> api.VideoLatents:
     """Returns the posterior's mean."""
     return self.posterior(video)[0]
 
   def posterior(
-    self, video: Real[np.ndarray, "b t y x 3"]
-  ) -> tuple[Float[np.ndarray, "b f h w c"], Float[np.ndarray, "b f h w c"]]:
+    self, video: api.Pixels
+  ) -> tuple[api.VideoLatents, api.VideoLatents]:
     """Returns mean and log-variance of the normalised latents.
 
     Args:
@@ -98,29 +98,25 @@ class WanVideoCodec(runner.LearnedCodec):
       ValueError: frames that are not 1 + 4k, sides that are not multiples of 8,
         or columns that the mesh does not divide.
     """
-    check_video(self, video)
+    api.check_video(self, video)
     run = functools.partial(posterior, chunk=self.chunk, **self._options())
     both = self._run(run, video, self.stride[1], 1)
     mean, logvar = np.split(both, 2, -1)
     return mean, logvar
 
-  def decode(
-    self, latents: Float[np.ndarray, "b f h w c"]
-  ) -> UInt8[np.ndarray, "b t y x 3"]:
+  def decode(self, latents: api.VideoLatents) -> api.Video:
     """Returns the video.
 
     Raises:
       ValueError: latents of other channels, or columns that the mesh does not
         divide.
     """
-    check_channels(self, latents)
+    api.check_channels(self, latents)
     run = functools.partial(decode, chunk=self.chunk, **self._options())
     video = self._run(run, latents, 1, self.stride[1])
     return np.round(video).astype(np.uint8) if self.tile else video
 
-  def stream(
-    self, latents: Float[np.ndarray, "b f h w c"]
-  ) -> Iterator[UInt8[np.ndarray, "b t y x 3"]]:
+  def stream(self, latents: api.VideoLatents) -> Iterator[api.Video]:
     """Yields the video of `decode`, a chunk of time after the other.
 
     In tiles, all of it comes at once.
@@ -131,7 +127,7 @@ class WanVideoCodec(runner.LearnedCodec):
     if self.tile:
       yield self.decode(latents)
       return
-    check_channels(self, latents)
+    api.check_channels(self, latents)
     options = self._options()
     start, frames, pending = 0, None, None
     first = wan_vae.first_chunk_length(latents.shape[1], 1, self.chunk)
@@ -150,17 +146,6 @@ class WanVideoCodec(runner.LearnedCodec):
       platform = self.layout.device.platform
       dtype = "float32" if platform == "cpu" else "bfloat16"
     return dict(config=self.config, dtype=dtype, layout=self.layout)
-
-  def _check_tiles(self) -> None:
-    side = self.stride[1]
-    if self.tile % side or self.overlap % side or self.tile < 0:
-      raise ValueError(
-        f"{self.tile=}, {self.overlap=}: expected multiples of {side}."
-      )
-    if self.tile and not 0 < self.overlap < self.tile:
-      raise ValueError(
-        f"{self.overlap=}: expected more than 0 and less than {self.tile=}."
-      )
 
   def _run(
     self, run: Callable, x: np.ndarray, unit: int, scale: int
@@ -253,28 +238,28 @@ def to_bytes(x: Float[Array, " *b"]) -> UInt8[Array, " *b"]:
   return jnp.round((x + 1) * 127.5).astype(jnp.uint8)
 
 
-@functools.partial(
+_jit = functools.partial(
   jax.jit, static_argnames=("config", "dtype", "chunk", "layout")
 )
+
+
+@_jit
 def posterior(params: PyTree, video: Array, **options) -> Array:
   """Returns mean and logvar, concatenated along the channels."""
   both = wan_vae.encode(params, video, read=from_bytes, **options)
   return jnp.concatenate(both, -1)
 
 
-@functools.partial(
-  jax.jit, static_argnames=("config", "dtype", "chunk", "layout")
-)
+@_jit
 def decode(params: PyTree, latents: Array, **options) -> Array:
   """Returns the bytes of a clip, (b, t, y, x, 3)."""
   return wan_vae.decode(params, latents, write=to_bytes, **options)
 
 
-@functools.partial(jax.jit, static_argnames=("config", "dtype", "layout"))
+@_jit
 def decode_chunk(
-  params: PyTree, latents: Array, frames: tuple[Array, ...] | None, **options
-) -> tuple[Array, tuple[Array, ...]]:
+  params: PyTree, latents: Array, frames: Frames | None, **options
+) -> tuple[Array, Frames]:
   """Returns the bytes of one chunk, and the cache for the next."""
-  return wan_vae.decode_chunk(
-    params, latents, frames, write=to_bytes, **options
-  )
+  run = wan_vae.chunk_decoder(params, write=to_bytes, **options)
+  return run(latents, frames)

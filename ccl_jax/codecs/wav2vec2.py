@@ -17,13 +17,12 @@ norm, of each channel over time. Every gelu uses erf, and all is float32.
 
 import dataclasses
 
-import einops
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from ccl_jax.array_types import Array, Float
-from ccl_jax.attention import attend
+from ccl_jax.codecs.encoder_block import Block
 from ccl_jax.ops.norms import LayerNorm, expand_like
 from ccl_jax.params import nnx_utils
 from ccl_jax.params.sharding import ONE_DEVICE, Layout
@@ -97,11 +96,9 @@ class Features(nnx.Module):
         sizes, sizes[1:], KERNELS, STRIDES, strict=False
       )
     )  # fmt: skip
-    norms = (
-      [LayerNorm(config.channels, EPSILON) for _ in KERNELS]
-      if config.is_pre_norm
-      else [ChannelNorm(config.channels)]
-    )
+    norms = [ChannelNorm(config.channels)]
+    if config.is_pre_norm:
+      norms = [LayerNorm(config.channels, EPSILON) for _ in KERNELS]
     self.norms = nnx.List(norms)
 
   def __call__(self, wave: Float[Array, "b s"]) -> Float[Array, "b t c"]:
@@ -111,40 +108,6 @@ class Features(nnx.Module):
       x = self.norms[i](x) if i < len(self.norms) else x
       x = nnx.gelu(x, approximate=False)
     return x
-
-
-class Block(nnx.Module):
-  """Self-attention and MLP (2)."""
-
-  def __init__(self, config: Wav2Vec2Config, rngs: nnx.Rngs):
-    def linear(d_in, d_out):
-      return nnx.Linear(d_in, d_out, precision=_HIGHEST, rngs=rngs)
-
-    d, self.heads = config.width, config.heads
-    self.is_pre_norm = config.is_pre_norm
-    self.q, self.k, self.v, self.o = (linear(d, d) for _ in "qkvo")
-    self.attention_norm = LayerNorm(d, EPSILON)
-    self.up, self.down = linear(d, config.ffn), linear(config.ffn, d)
-    self.mlp_norm = LayerNorm(d, EPSILON)
-
-  def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
-    if self.is_pre_norm:
-      x = x + self.attend(self.attention_norm(x))
-      return x + self.mlp(self.mlp_norm(x))
-    x = self.attention_norm(x + self.attend(x))
-    return self.mlp_norm(x + self.mlp(x))
-
-  def attend(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
-    """Returns what self-attention adds."""
-    q, k, v = (
-      einops.rearrange(f(x), "b t (k e) -> b t k e", k=self.heads)
-      for f in (self.q, self.k, self.v)
-    )
-    return self.o(einops.rearrange(attend(q, k, v), "b t k e -> b t (k e)"))
-
-  def mlp(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
-    """Returns what the MLP adds."""
-    return self.down(nnx.gelu(self.up(x), approximate=False))
 
 
 class Wav2Vec2(nnx.Module):
@@ -171,7 +134,11 @@ class Wav2Vec2(nnx.Module):
     )  # fmt: skip
     self.norm = LayerNorm(d, EPSILON)
     self.blocks = nnx_utils.stack(
-      lambda r: Block(config, r), config.layers, rngs
+      lambda r: Block(
+        config, r, EPSILON, config.is_pre_norm, precision=_HIGHEST
+      ),
+      config.layers,
+      rngs,
     )
 
   def __call__(self, wave: Float[Array, "b s"]) -> Float[Array, "b t d"]:

@@ -11,10 +11,9 @@ from typing import NoReturn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
 
-from ccl_jax.array_types import Array, PyTree
-from ccl_jax.codecs import runner, wav2vec2
+from ccl_jax.array_types import Array, Float, PyTree
+from ccl_jax.codecs import api, runner, wav2vec2
 from ccl_jax.ops.norms import normalize
 from ccl_jax.params import nnx_utils
 from ccl_jax.params.sharding import ONE_DEVICE, Layout
@@ -34,7 +33,6 @@ class Wav2Vec2Codec(runner.LearnedCodec):
   """
 
   module, config_class = wav2vec2.Wav2Vec2, wav2vec2.Wav2Vec2Config
-  arguments = ("weights", "channels", "normalize")
   has_logvar, has_decoder = False, False
   sample_rate, rate = 16_000, 16_000 / wav2vec2.HOP
 
@@ -49,9 +47,7 @@ class Wav2Vec2Codec(runner.LearnedCodec):
     self.channels = self.config.width if channels is None else channels
     self.normalize = normalize
 
-  def encode(
-    self, wave: Float[np.ndarray, "b s"]
-  ) -> Float[np.ndarray, "b m c"]:
+  def encode(self, wave: api.Wave) -> api.AudioLatents:
     """Returns the features of mono sound in [-1, 1].
 
     Raises:
@@ -71,13 +67,11 @@ class Wav2Vec2Codec(runner.LearnedCodec):
       wave.astype(np.float32),
     )
 
-  def posterior(
-    self, wave: Float[np.ndarray, "b s"]
-  ) -> tuple[Float[np.ndarray, "b m c"], None]:
+  def posterior(self, wave: api.Wave) -> tuple[api.AudioLatents, None]:
     """Returns the features, which have no variance."""
     return self.encode(wave), None
 
-  def decode(self, latents: Float[np.ndarray, "b m c"]) -> NoReturn:
+  def decode(self, latents: api.AudioLatents) -> NoReturn:
     """Raises the ValueError of features that no sound can be made of."""
     raise ValueError(
       "Wav2Vec2's features of speech cannot be decoded: they are for models"

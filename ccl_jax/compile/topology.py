@@ -37,8 +37,9 @@ def devices(topology: str, slices: int = 1) -> Sequence[Any]:
       platform="tpu", topology_name=topology, **more
     )
   except Exception as error:  # libtpu has no error type of its own
+    reason = str(error).strip().splitlines()[0] if str(error) else repr(error)
     raise ValueError(
-      f"{topology=}: libtpu cannot make it ({_line(error)}). Expected a name"
+      f"{topology=}: libtpu cannot make it ({reason}). Expected a name"
       " such as v5p:4x4x4, v5e:16x16, v6e:16x16 or tpu7x:4x4x4, and libtpu"
       " installed (pip install libtpu)."
     ) from error
@@ -91,7 +92,3 @@ def _contributor(block: str) -> str:
   if source:
     parts.append(f"of {source[1].split('/')[-1]}")
   return " ".join(part for part in parts if part)
-
-
-def _line(error: Exception) -> str:
-  return str(error).strip().splitlines()[0] if str(error) else repr(error)

@@ -22,6 +22,7 @@ all-reduce", with the number of slices as its group and ("dcn",) as its axes.
 Groups inside a slice are numbered from the slice's first device.
 """
 
+import collections
 import dataclasses
 import math
 import re
@@ -55,10 +56,8 @@ class Collective:
     count: executions in one run of the program.
     result: bytes of its result, once.
     wire: bytes that each chip sends (or receives), once.
-    group: members of a group.
     axes: mesh axes that a group spans; () without a mesh.
     loop: the innermost loop around it.
-    source: the jax operation.
     is_async: whether other work can run between its start and its end.
     op: the name of the op that communicates or starts to, or of the fusion
       around it.
@@ -68,22 +67,10 @@ class Collective:
   count: int
   result: int
   wire: float
-  group: int
   axes: tuple[str, ...]
   loop: Loop | None
-  source: str
   is_async: bool
   op: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Total:
-  """Sums over collectives: ops in the text, executions, bytes of all."""
-
-  static: int
-  count: int
-  result: float
-  wire: float
 
 
 def collectives(
@@ -110,18 +97,21 @@ def collectives(
 def totals(
   found: list[Collective],
   key: Callable[[Collective], Any] = lambda c: (c.kind, c.axes),
-) -> dict[Any, Total]:
-  """Returns sums by `key`, by default kind and axes."""
-  sums: dict[Any, Total] = {}
+) -> dict[Any, dict[str, int | float]]:
+  """Returns sums by `key`, by default kind and axes.
+
+  They are the ops in the text ("static"), their executions ("executed"), and
+  the bytes of all executions ("result", "wire").
+  """
+  sums = collections.defaultdict(collections.Counter)
   for c in found:
-    old = sums.get(key(c), Total(0, 0, 0.0, 0.0))
-    sums[key(c)] = Total(
-      old.static + 1,
-      old.count + c.count,
-      old.result + c.count * c.result,
-      old.wire + c.count * c.wire,
+    sums[key(c)].update(
+      static=1,
+      executed=c.count,
+      result=c.count * c.result,
+      wire=c.count * c.wire,
     )
-  return sums
+  return {name: dict(total) for name, total in sums.items()}
 
 
 def _groups(op: Op, mesh: Mapping[str, int] | None) -> np.ndarray:
@@ -139,9 +129,8 @@ def _collective(kind, result, each: ExecutedOp, group, axes) -> Collective:
   op, outer = each.op, each.op if each.fusion is None else each.fusion
   is_async = outer.opcode.endswith("-start") or "chain_id=" in op.attributes
   return Collective(
-    kind, each.count, result, wire, group, axes, each.loop, op.source,
-    is_async, outer.name,
-  )  # fmt: skip
+    kind, each.count, result, wire, axes, each.loop, is_async, outer.name
+  )
 
 
 def _is_continued(each: ExecutedOp) -> bool:
@@ -162,8 +151,8 @@ def _between_slices(each: ExecutedOp) -> Collective:
   sent = size(each.op.arrays[:1])
   wire = _PRICE.get(kind, 1) * sent * (group - 1) / group
   return Collective(
-    f"dcn {kind}", each.count, sent, wire, group, ("dcn",), each.loop,
-    each.op.source, is_async=True, op=each.op.name,
+    f"dcn {kind}", each.count, sent, wire, ("dcn",), each.loop, is_async=True,
+    op=each.op.name,
   )  # fmt: skip
 
 

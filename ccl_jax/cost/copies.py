@@ -24,17 +24,13 @@ class Copy:
     kind: "copy", "transpose", "fusion" or "host" (offloading).
     bytes: of its result, once.
     count: executions in one run of the program.
-    shape: the result's type, with its layout.
     loop: the innermost loop around it.
-    source: the jax operation, "" if the compiler added the op.
   """
 
   kind: str
   bytes: int
   count: int
-  shape: str
   loop: Loop | None
-  source: str
 
 
 def copies(program: Program, min_bytes: int) -> list[Copy]:
@@ -45,9 +41,7 @@ def copies(program: Program, min_bytes: int) -> list[Copy]:
     # A copy-start is (destination, source, context).
     moved = size(each.op.arrays[:1]) if kind == "host" else each.op.bytes
     if kind and moved >= min_bytes:
-      found.append(
-        Copy(kind, moved, each.count, each.op.type, each.loop, each.op.source)
-      )
+      found.append(Copy(kind, moved, each.count, each.loop))
   return found
 
 

@@ -38,30 +38,21 @@ context see `in_context_flops`, for a frozen image model `image_flops`.
 import dataclasses
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from ccl_jax.cost import image_flops, in_context_flops
 from ccl_jax.streams import STREAMS
 
 Num = int | float  # a frame need not have a whole number of audio tokens
 _SIDES = (STREAMS, STREAMS[::-1])  # (side, the other stream)
+_WINDOWS = dict(audio_window_radius=1, video_window_radius=0)
 # Defaults of the fusions, for options that the config leaves out.
 FUSION_DEFAULTS = {
   "cca": dict(
-    num_audio_lct=8,
-    num_video_lct=128,
-    tarp=True,
-    dcr=True,
-    audio_window_radius=1,
-    video_window_radius=0,
+    num_audio_lct=8, num_video_lct=128, tarp=True, dcr=True, **_WINDOWS
   ),
   "gated": dict(
-    num_audio_lct=0,
-    num_video_lct=0,
-    tarp=False,
-    dcr=False,
-    audio_window_radius=1,
-    video_window_radius=0,
+    num_audio_lct=0, num_video_lct=0, tarp=False, dcr=False, **_WINDOWS
   ),
 }
 
@@ -104,25 +95,8 @@ def forward_flops(model: Mapping[str, Any], shape: Shape) -> dict[str, float]:
   Raises:
     ValueError: an unknown fusion.
   """
-  streams = {s: model[s] for s in STREAMS if model.get(s) is not None}
-  if image_flops.is_of(model):
-    return _image_model(model, shape, tuple(streams))
-  if _in_context(model):
-    alone = {**model, "audio": None, "fusion": {"kind": "independent"}}
-    added = _audio_in_context(model, shape, streams)
-    return forward_flops(alone, shape) | added
-  parts = {
-    f"{s}/{name}": float(value)
-    for s, section in streams.items()
-    for name, value in _stream(model, s, section, shape).items()
-  }
-  for s, other in _SIDES:
-    if s in streams and other in streams and _fusion_options(model):
-      cross = _cross_attention(model, s, other, shape)
-      linear = cross.queries + cross.keys + cross.context / shape.batch
-      parts[f"{s}/cross_attention"] = float(cross.attention)
-      parts[f"{s}/cross_linear"] = float(linear)
-  return parts
+  streams = [s for s in STREAMS if model.get(s) is not None]
+  return sample_flops(model, shape, streams, forwards=1)
 
 
 def sample_flops(
@@ -167,11 +141,13 @@ def sample_flops(
     if model.get(other) is None or not _fusion_options(model):
       continue
     is_alone = s in cached or other not in streams
-    cross = _cross_attention(model, s, other, shape, is_alone)
+    attention, queries, keys, context = _cross_attention(
+      model, s, other, shape, is_alone
+    )
     projected = cached_forwards if other in cached else forwards
-    linear = times * cross.queries + projected * cross.keys
-    total[f"{s}/cross_attention"] = float(times * cross.attention)
-    total[f"{s}/cross_linear"] = float(linear + cross.context / shape.batch)
+    linear = times * queries + projected * keys + context / shape.batch
+    total[f"{s}/cross_attention"] = float(times * attention)
+    total[f"{s}/cross_linear"] = float(linear)
   return dict(total)
 
 
@@ -219,22 +195,6 @@ def _stream(model, stream, section, shape: Shape) -> dict[str, Num]:
   return parts
 
 
-class _CrossAttention(NamedTuple):
-  """FLOPs of one side's cross-attention.
-
-  Attributes:
-    attention: scores and values.
-    queries: projections of queries and of the output.
-    keys: projections of the other stream's keys and values.
-    context: the same of the context tokens.
-  """
-
-  attention: Num
-  queries: Num
-  keys: Num
-  context: Num
-
-
 def _fusion_options(model) -> dict[str, Any]:
   """Returns the fusion's settings; empty if the streams never meet."""
   options = dict(model["fusion"])
@@ -268,13 +228,17 @@ def _image_model(model, shape: Shape, streams) -> dict[str, float]:
 
 
 def _cross_attention(
-  model, side, other, shape: Shape, is_alone: bool = False
-) -> _CrossAttention:
-  """Counts FLOPs of one side.
+  model, side, other, shape: Shape, is_alone: bool
+) -> tuple[Num, Num, Num, Num]:
+  """Counts FLOPs of one side's cross-attention.
 
   Args:
     is_alone: the other stream is absent, so that `side` attends to context
       only, or to nothing if the model cannot do that.
+
+  Returns:
+    FLOPs of scores and values, of projecting queries and the output, of
+    projecting the other stream's keys and values, and those of the context.
   """
   options = _fusion_options(model)
   d, e = model[side]["width"], model[other]["width"]
@@ -285,15 +249,15 @@ def _cross_attention(
     radius = options[f"{other}_window_radius"]
   n, m, layers = shape.frames * s, shape.frames * c, model["num_layers"]
   if is_alone and not (options["dcr"] and context):
-    return _CrossAttention(0, 0, 0, 0)
+    return 0, 0, 0, 0
   pairs = window_pairs(shape.frames, s, c, radius, context)
   if is_alone:
     pairs, m = n * context, 0
-  return _CrossAttention(
-    attention=layers * 4 * pairs * d,
-    queries=layers * 4 * n * d**2,
-    keys=layers * 4 * m * e * d,
-    context=layers * 4 * context * e * d,
+  return (
+    layers * 4 * pairs * d,
+    layers * 4 * n * d**2,
+    layers * 4 * m * e * d,
+    layers * 4 * context * e * d,
   )
 
 

@@ -54,25 +54,21 @@ class Op:
   @property
   def arrays(self) -> list[Array]:
     """Returns (dtype, dims) of each array in the result's type."""
-    return arrays(self.type)
+    return [
+      (dtype, tuple(int(d.lstrip("<=")) for d in dims.split(",") if d))
+      for dtype, dims in _ARRAY.findall(self.type)
+    ]
 
   @property
   def bytes(self) -> int:
     """Returns the size of the result, summed over a tuple."""
     return size(self.arrays)
 
-  @property
-  def source(self) -> str:
-    """Returns the jax operation, such as "jit(f)/while/body/add", or ""."""
-    found = re.search(r'op_name="([^"]*)"', self.attributes)
-    return found[1] if found else ""
-
 
 @dataclasses.dataclass(frozen=True)
 class Computation:
   """A computation: ops by name, in order; `root` is the result."""
 
-  name: str
   ops: dict[str, Op]
   root: str
 
@@ -127,14 +123,6 @@ def parse(text: str) -> Program:
   return Program(computations, entry)
 
 
-def arrays(type_text: str) -> list[Array]:
-  """Returns (dtype, dims) of each array in a type."""
-  return [
-    (dtype, tuple(int(d.lstrip("<=")) for d in dims.split(",") if d))
-    for dtype, dims in _ARRAY.findall(type_text)
-  ]
-
-
 def size(parts: list[Array]) -> int:
   """Returns the bytes of all arrays, without padding of their layouts."""
   return sum(
@@ -168,7 +156,7 @@ def _computation(name: str, lines: list[str]) -> Computation:
       match["rest"][len(inside) + 1 :].removeprefix(", "),
     )
     root = match["name"] if match["root"] else root
-  return Computation(name, ops, root or next(reversed(ops)))
+  return Computation(ops, root or next(reversed(ops)))
 
 
 def _split(text: str, end: str = ",") -> Iterator[str]:

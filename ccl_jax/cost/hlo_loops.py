@@ -31,13 +31,11 @@ class Loop:
     body: name of its computation.
     trips: per execution of the loop; None if unknown, counted as 1.
     count: trips in one run of the program.
-    source: the jax operation, forward or backward.
   """
 
   body: str
   trips: int | None
   count: int
-  source: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,15 +70,6 @@ def executed_ops(program: Program) -> Iterator[ExecutedOp]:
   yield from _executed(program, program[program.entry], 1, None, None)
 
 
-def loops(program: Program) -> list[Loop]:
-  """Returns the loops of a program, outer before inner."""
-  found = {}
-  for each in executed_ops(program):
-    if each.loop is not None:
-      found.setdefault((each.loop.body, each.loop.count), each.loop)
-  return list(found.values())
-
-
 def trip_count(
   program: Program, computation: Computation, op: Op
 ) -> int | None:
@@ -107,7 +96,7 @@ def _executed(
       trips = trip_count(program, computation, op)
       inner = count * (1 if trips is None else trips)
       body = op.called("body")
-      own = Loop(body, trips, inner, op.source)
+      own = Loop(body, trips, inner)
       yield from _executed(program, program[body], inner, own, fusion)
     else:
       inside = fusion or (op if op.opcode in _WRAPPERS else None)

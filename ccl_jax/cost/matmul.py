@@ -10,39 +10,26 @@ output and window position along spatial axis d that read an element, not
 padding or a hole of dilation.
 """
 
-import dataclasses
 import math
 import re
 
 import numpy as np
 
 from ccl_jax.cost.hlo import Op, Program
-from ccl_jax.cost.hlo_loops import ExecutedOp, Loop, executed_ops
+from ccl_jax.cost.hlo_loops import ExecutedOp, executed_ops
 
-
-@dataclasses.dataclass(frozen=True)
-class Product:
-  """A dot or convolution: FLOPs once, executions, loop, jax operation."""
-
-  flops: float
-  count: int
-  loop: Loop | None
-  source: str
-
-
-def products(program: Program) -> list[Product]:
-  """Returns every matrix product, also inside of fusions."""
-  count = {"dot": dot_flops, "convolution": convolution_flops}
-  return [
-    Product(count[each.op.opcode](each), each.count, each.loop, each.op.source)
-    for each in executed_ops(program)
-    if each.op.opcode in count
-  ]
+# What a window has along each axis, with the values that the text leaves out.
+_WINDOW = dict(size=1, stride=1, pad=0, lhs_dilate=1, rhs_dilate=1)
 
 
 def matmul_flops(program: Program) -> float:
-  """Counts FLOPs of all matrix products in one run of the program."""
-  return sum(p.flops * p.count for p in products(program))
+  """Counts FLOPs of all matrix products in one run, also inside of fusions."""
+  count = {"dot": dot_flops, "convolution": convolution_flops}
+  return sum(
+    count[each.op.opcode](each) * each.count
+    for each in executed_ops(program)
+    if each.op.opcode in count
+  )
 
 
 def dot_flops(dot: ExecutedOp) -> float:
@@ -70,40 +57,37 @@ def convolution_flops(conv: ExecutedOp) -> float:
 
 
 def _valid(
-  length: int, out: int, size: int, stride: int, pad: int, dilate: int,
-  hole: int,
+  length: int, out: int, *, size: int, stride: int, pad: int, lhs_dilate: int,
+  rhs_dilate: int,
 ) -> int:  # fmt: skip
   """Returns how many (output o, window k) hit an element of the operand.
 
-  They look at position o stride + k hole - pad; element i is at i dilate.
+  They look at position o stride + k rhs_dilate - pad; element i is at
+  i lhs_dilate.
   """
-  if (
-    pad == 0 and dilate == 1 and (out - 1) * stride + (size - 1) * hole < length
-  ):
+  reach = (out - 1) * stride + (size - 1) * rhs_dilate
+  if pad == 0 and lhs_dilate == 1 and reach < length:
     return out * size
-  long, short = (out, stride), (size, hole)
+  long, short = (out, stride), (size, rhs_dilate)
   if size > out:
     long, short = short, long
   base = np.arange(long[0], dtype=np.int64) * long[1] - pad
   total = 0
   for i in range(short[0]):
     at = base + i * short[1]
-    inside = (at >= 0) & (at <= (length - 1) * dilate) & (at % dilate == 0)
-    total += int(inside.sum())
+    inside = (at >= 0) & (at <= (length - 1) * lhs_dilate)
+    total += int((inside & (at % lhs_dilate == 0)).sum())
   return total
 
 
 def _window(op: Op, rank: int) -> list[dict[str, int]]:
   """Reads the window of each spatial axis, `window={size=8x1 pad=0_0x0_0}`."""
   fields = (op.attribute("window") or "").strip("{}").split()
-  columns = {k: v.split("x") for k, v in (x.split("=") for x in fields)}
-
-  def read(key, default):
-    return [int(v.split("_")[0]) for v in columns.get(key, [default] * rank)]
-
-  rows = zip(
-    read("size", "1"), read("stride", "1"), read("pad", "0"),
-    read("lhs_dilate", "1"), read("rhs_dilate", "1"), strict=True,
-  )  # fmt: skip
-  names = ("size", "stride", "pad", "dilate", "hole")
-  return [dict(zip(names, row, strict=True)) for row in rows]
+  given = {k: v.split("x") for k, v in (x.split("=") for x in fields)}
+  return [
+    {
+      key: int(given[key][i].split("_")[0]) if key in given else default
+      for key, default in _WINDOW.items()
+    }
+    for i in range(rank)
+  ]

@@ -16,9 +16,9 @@ compiler expects of the program.
 from collections.abc import Mapping
 from typing import Any
 
-from ccl_jax.cost import collectives, copies, hlo, hlo_loops, kernels, matmul
+from ccl_jax.cost import collectives, copies, hlo, kernels, matmul
 from ccl_jax.cost.chips import Chip
-from ccl_jax.cost.roofline import roofline
+from ccl_jax.cost.roofline import mfu, roofline
 from ccl_jax.cost.schedule import schedule
 
 
@@ -51,34 +51,14 @@ def kernel_flops(program: hlo.Program) -> tuple[float, float]:
   return needed, inner
 
 
-def collective_table(found) -> dict[str, dict[str, float]]:
-  """Returns counts and bytes of the collectives, by kind and axes."""
-  return {
-    f"{kind} over {'+'.join(axes) or 'one device'}": {
-      "static": total.static,
-      "executed": total.count,
-      "result": total.result,
-      "wire": total.wire,
-    }
-    for (kind, axes), total in sorted(collectives.totals(found).items())
-  }
-
-
 def copies_per_layer(
   program: hlo.Program, num_layers: int, min_bytes: int
 ) -> dict[str, float]:
   """Counts activation-sized copies in the loops over the layers."""
   # The compiler may peel one layer off a loop.
-  bodies = {
-    loop.body
-    for loop in hlo_loops.loops(program)
-    if loop.trips in (num_layers, num_layers - 1)
-  }
-  inside = [
-    c
-    for c in copies.copies(program, min_bytes)
-    if c.loop and c.loop.body in bodies
-  ]
+  trips = (num_layers, num_layers - 1)
+  found = copies.copies(program, min_bytes)
+  inside = [c for c in found if c.loop and c.loop.trips in trips]
   return {
     "count": sum(c.count / c.loop.count for c in inside),
     "bytes": sum(c.bytes * c.count / c.loop.count for c in inside),
@@ -111,14 +91,11 @@ def make_report(
   needed, inner = kernel_flops(program)
   hardware = matmul.matmul_flops(program) + needed
   useful = sum(model_flops.values())
-  wire = {
-    axes: total.wire
-    for axes, total in collectives.totals(found, key=lambda c: c.axes).items()
-  }
-  bound = roofline(
-    chip, model_flops=useful, hardware_flops=hardware + inner, wire=wire,
-    dcn_axes=("dcn", "data") if slices > 1 else ("dcn",),
-  )  # fmt: skip
+  by_axes = collectives.totals(found, key=lambda c: c.axes)
+  wire = {axes: total["wire"] for axes, total in by_axes.items()}
+  expected = schedule(program, chip, found)
+  if expected:
+    expected["mfu"] = mfu(chip, useful, expected["step"])
   return {
     "hbm": memory(stats, chip),
     "model_flops": {**model_flops, "total": useful},
@@ -126,26 +103,20 @@ def make_report(
     "inner_flops": inner,
     "hardware_over_model": hardware / useful,
     "executed_over_model": (hardware + inner) / useful,
-    "collectives": collective_table(found),
+    "collectives": {
+      f"{kind} over {'+'.join(axes) or 'one device'}": total
+      for (kind, axes), total in sorted(collectives.totals(found).items())
+    },
     "wire": sum(wire.values()),
     "copies_per_layer": copies_per_layer(program, num_layers, activation),
-    "roofline": bound.times
-    | {"step": bound.step, "mfu": bound.mfu(bound.step), "limit": bound.limit}
-    | {"serial": bound.serial, "serial_mfu": bound.mfu(bound.serial)},
-    "schedule": _schedule(program, chip, found, bound.mfu),
-  }
-
-
-def _schedule(program, chip, communication, mfu) -> dict[str, Any]:
-  """Returns the compiler's estimate; empty if the program has none."""
-  expected = schedule(program, chip, communication)
-  if expected is None:
-    return {}
-  return {
-    "seconds": dict(expected.seconds),
-    "single_core": dict(expected.single_core),
-    "step": expected.step,
-    "mfu": mfu(expected.step),
+    "roofline": roofline(
+      chip,
+      model_flops=useful,
+      hardware_flops=hardware + inner,
+      wire=wire,
+      dcn_axes=("dcn", "data") if slices > 1 else ("dcn",),
+    ),
+    "schedule": expected,
   }
 
 

@@ -15,50 +15,14 @@ time too. Devices in one chip (tpu7x) share its rates; the faster link between
 them is counted as ICI.
 """
 
-import dataclasses
 from collections.abc import Iterable, Mapping
 
 from ccl_jax.cost.chips import Chip
 
-Axes = tuple[str, ...]
 
-
-@dataclasses.dataclass(frozen=True)
-class Roofline:
-  """Lower bounds on times, in seconds, of one step on one device.
-
-  Attributes:
-    chip: its rates.
-    model_flops: useful FLOPs per device, see `flops`.
-    hardware_flops: executed FLOPs per device, with recomputation and padding.
-    times: "compute", "ici", "ici/AXES" and "dcn".
-  """
-
-  chip: Chip
-  model_flops: float
-  hardware_flops: float
-  times: dict[str, float]
-
-  @property
-  def step(self) -> float:
-    """Returns the longest of all times: everything overlaps."""
-    return max(self.times.values())
-
-  @property
-  def serial(self) -> float:
-    """Returns the sum of computing and sending: nothing overlaps."""
-    return max(
-      self.step, sum(self.times.get(k, 0.0) for k in ("compute", "ici", "dcn"))
-    )
-
-  @property
-  def limit(self) -> str:
-    """Returns the name of the longest time."""
-    return max(self.times, key=self.times.__getitem__)
-
-  def mfu(self, seconds: float) -> float:
-    """Returns model FLOPs over what the device could do in that time."""
-    return self.model_flops * self.chip.devices / (self.chip.peak * seconds)
+def mfu(chip: Chip, model_flops: float, seconds: float) -> float:
+  """Returns model FLOPs over what a device could do in that time."""
+  return model_flops * chip.devices / (chip.peak * seconds)
 
 
 def roofline(
@@ -66,14 +30,21 @@ def roofline(
   *,
   model_flops: float,
   hardware_flops: float,
-  wire: Mapping[Axes, float],
+  wire: Mapping[tuple[str, ...], float],
   dcn_axes: Iterable[str] = ("dcn",),
-) -> Roofline:
+) -> dict[str, float | str]:
   """Computes the bounds of one step, from counts per jax device.
 
   Args:
+    model_flops: useful, see `flops`.
+    hardware_flops: executed, with recomputation and padding.
     wire: mesh axes -> bytes that a device sends (`collectives`).
     dcn_axes: axes between slices; collectives over them use DCN.
+
+  Returns:
+    Seconds: "compute", "ici", "ici/AXES" and "dcn" (if it is used), "step" if
+    everything overlaps and "serial" if nothing does. The MFU of both, and the
+    name of the longest time, "limit".
   """
   share, slow = chip.devices, set(dcn_axes)
   times = {"compute": hardware_flops * share / chip.peak}
@@ -83,4 +54,12 @@ def roofline(
     times["ici/" + "+".join(axes)] = sent * share / chip.ici
   if len(ici) < len(wire):
     times["dcn"] = (sum(wire.values()) - sum(ici.values())) * share / chip.dcn
-  return Roofline(chip, model_flops, hardware_flops, times)
+  step = max(times.values())
+  serial = sum(times.get(k, 0.0) for k in ("compute", "ici", "dcn"))
+  return times | {
+    "step": step,
+    "mfu": mfu(chip, model_flops, step),
+    "limit": max(times, key=times.__getitem__),
+    "serial": serial,
+    "serial_mfu": mfu(chip, model_flops, serial),
+  }

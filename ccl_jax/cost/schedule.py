@@ -23,9 +23,9 @@ taken as hidden. So (1) is still optimistic, but much less so than a bound from
 FLOPs alone.
 """
 
-import dataclasses
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from typing import Any
 
 from ccl_jax.cost import hlo, kernels
 from ccl_jax.cost.chips import Chip
@@ -43,31 +43,18 @@ PARTS = (
 )  # fmt: skip
 
 
-@dataclasses.dataclass(frozen=True)
-class Schedule:
-  """Estimated seconds of a step on one device, by part.
-
-  Attributes:
-    seconds: of each of `PARTS`.
-    single_core: names of kernels that leave a core idle, with their seconds.
-  """
-
-  seconds: Mapping[str, float]
-  single_core: Mapping[str, float]
-
-  @property
-  def step(self) -> float:
-    """Returns the sum over all parts."""
-    return sum(self.seconds.values())
-
-
 def schedule(
   program: hlo.Program, chip: Chip, communication: Iterable[Collective]
-) -> Schedule | None:
-  """Returns eq. 1, or None for a program that has no cycles (of a GPU)."""
+) -> dict[str, Any]:
+  """Returns eq. 1 by part, empty for a program that has no cycles (of a GPU).
+
+  Returns:
+    "seconds" of each of `PARTS`, their sum "step", and "single_core", the names
+    of kernels that leave a core idle, with their seconds.
+  """
   seconds, busy = _cycles(program, chip)
   if not busy:
-    return None
+    return {}
   single_core: dict[str, float] = {}
   for kernel in kernels.kernels(program):
     part, spent, is_split = _kernel_seconds(kernel, chip)
@@ -83,7 +70,8 @@ def schedule(
     by_op = sent if each.is_async else busy
     by_op[each.op] = by_op.get(each.op, 0.0) + spent  # an op may hold two kinds
   seconds["collectives"] += exposed_seconds(program, busy, sent)
-  return Schedule(seconds, single_core)
+  step = sum(seconds.values())
+  return {"seconds": seconds, "single_core": single_core, "step": step}
 
 
 def _cycles(

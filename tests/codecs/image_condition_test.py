@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from ccl_jax.codecs import image_condition
 from ccl_jax.codecs.image_condition import make_image, stack_images
 from tests.data import clips
 
@@ -13,12 +12,6 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (2, 16, 24, 3), np.uint8)
 class FakeCLIP:
   def encode(self, images):
     return images.reshape(len(images), -1, 6).astype(np.float32)
-
-
-def test_a_mask_of_frames_folds_to_channels():
-  known = np.array([1, 0, 0, 0, 0, 0, 0, 0, 1], bool)
-  folded = image_condition.fold_mask(known, 4)
-  assert folded.tolist() == [[1, 1, 1, 1], [0, 0, 0, 0], [0, 0, 0, 1]]
 
 
 def test_what_is_made_of_images():

@@ -31,11 +31,7 @@ from ccl_jax.convert import wan_vae as wan_vae_tables
 from ccl_jax.convert import wav2vec2 as wav2vec2_tables
 from ccl_jax.convert.rules import Table
 from ccl_jax.convert.state_dict import streamed_params
-from ccl_jax.convert.torch_files import (
-  LazyStateDict,
-  local_path,
-  open_state_dict,
-)
+from ccl_jax.convert.torch_files import local_path, open_state_dict
 from ccl_jax.params import nnx_utils, trees
 
 
@@ -163,7 +159,13 @@ def convert(
   model = model or MODELS[name]
   path = find_weights(path, model.files)
   state_dict = open_state_dict(path)
-  settings, scheme = recognise(state_dict, model)
+  size, scheme = matching.recognise(
+    state_dict.shapes,
+    dict(enumerate(model.sizes)),
+    model.tables,
+    model.shapes,
+  )
+  settings = model.sizes[size]
   shapes = model.shapes(settings)
   params = streamed_params(state_dict, model.tables(settings)[scheme], shapes)
   about = {
@@ -220,32 +222,6 @@ def open_weights(name: str, path: epath.PathLike) -> epath.Path:
       ) from error
   converted_weights.warn_once(model.notice)
   return folder
-
-
-def recognise(
-  state_dict: LazyStateDict, model: PublishedModel
-) -> tuple[Any, str]:
-  """Returns the (settings, naming scheme) of a file.
-
-  Raises:
-    ValueError: it fits none; the message lists the differences to the nearest.
-  """
-  theirs, candidates = state_dict.shapes, []
-  for settings in model.sizes:
-    ours = trees.flatten(model.shapes(settings))
-    for scheme, table in model.tables(settings).items():
-      distance = matching.count_differences(table, theirs, ours)
-      candidates.append((distance, settings, scheme, table, ours))
-  candidates.sort(key=lambda candidate: candidate[0])
-  nearest_error = None
-  # Names do not tell sizes apart: the nearest few are checked with shapes.
-  for _, settings, scheme, table, ours in candidates[:4]:
-    try:
-      matching.match(table, theirs, ours)
-      return settings, scheme
-    except ValueError as error:
-      nearest_error = nearest_error or error
-  raise ValueError(f"'{state_dict.origin}': {nearest_error}") from nearest_error
 
 
 def find_weights(path: epath.PathLike, names: tuple[str, ...]) -> pathlib.Path:

@@ -18,7 +18,6 @@ from ccl_jax.array_types import PyTree
 from ccl_jax.convert import ccl, dit, export, matching, wan, workdirs
 from ccl_jax.convert.state_dict import streamed_params
 from ccl_jax.convert.torch_files import (
-  LazyStateDict,
   local_path,
   open_state_dict,
   without_prefixes,
@@ -65,13 +64,11 @@ def from_torch(
   path = local_path(path)
   state_dict = without_prefixes(open_state_dict(_inside(path, expert)))
   model.check(state_dict)
-  size, scheme = recognise(
-    state_dict, sizes if size is None else {size: sizes[size]}, family
+  sizes = sizes if size is None else {size: sizes[size]}
+  size, scheme = matching.recognise(
+    state_dict.shapes, sizes, model.tables, param_shapes
   )
-  table, shapes = (
-    model.tables(sizes[size])[scheme],
-    param_shapes(sizes[size]),
-  )
+  table, shapes = model.tables(sizes[size])[scheme], param_shapes(sizes[size])
   params = streamed_params(state_dict, table, shapes)
   about = {
     "model": family,
@@ -148,20 +145,3 @@ def _inside(path: pathlib.Path, expert: str | None) -> pathlib.Path:
       " --expert=high or --expert=low."
     )
   return folders[expert]
-
-
-def recognise(
-  state_dict: LazyStateDict,
-  sizes: Mapping[str, Mapping[str, Any]],
-  family: str = "wan",
-) -> tuple[str, str]:
-  """Returns the (size, naming scheme) with the names nearest to the file's."""
-  model = FAMILIES[family]
-  differences = {
-    (size, scheme): matching.count_differences(
-      table, state_dict.shapes, trees.flatten(param_shapes(settings))
-    )
-    for size, settings in sizes.items()
-    for scheme, table in model.tables(settings).items()
-  }
-  return min(differences, key=differences.get)

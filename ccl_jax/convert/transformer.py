@@ -63,7 +63,8 @@ def from_torch(
     raise ValueError(f"{size=}: expected one of {', '.join(sizes)}.")
   path = local_path(path)
   state_dict = without_prefixes(open_state_dict(_inside(path, expert)))
-  model.check(state_dict)
+  if model is wan:
+    wan.check(state_dict)
   sizes = sizes if size is None else {size: sizes[size]}
   size, scheme = matching.recognise(
     state_dict.shapes, sizes, model.tables, param_shapes

@@ -13,7 +13,7 @@ keys of the context tokens come from the same projection and are permuted too.
 
 The names of a model with image blocks are in `adapted`.
 
-In a single file (`single_table`) the video part has Wan's own names, without a
+In a single file (`is_single`) the video part has Wan's own names, without a
 prefix, beside audio.* and fusion.* as above.
 """
 
@@ -26,29 +26,29 @@ from ccl_jax.convert.layouts import LINEAR, half_split
 from ccl_jax.convert.rules import Rule, Table, scale_and_bias
 
 
-def table(model: Mapping[str, Any]) -> Table:
-  """Returns the rules for a `model` section, of two streams or one."""
-  if is_of_images(model):
+def table(model: Mapping[str, Any], is_single: bool = False) -> Table:
+  """Returns the rules for a `model` section, of two streams or one.
+
+  Args:
+    is_single: whether they are of a single file.
+
+  Raises:
+    ValueError: a single file, and the video part is not Wan's.
+  """
+  if is_single:
+    check_is_wan(model)
+  elif is_of_images(model):
     return adapted.table(model)
   rules = []
   for s in STREAMS:
     if model[s] is not None:
-      rules += _stream(s, model[s])
+      has_wan_names = is_single and s == "video"
+      rules += (
+        wan.tables(model)["wan"] if has_wan_names else _stream(s, model[s])
+      )
       if model["fusion"]["kind"] != "independent":
         rules += _cross_attention(s, model[s]["width"] // model[s]["heads"])
   return tuple(rules)
-
-
-def single_table(model: Mapping[str, Any]) -> Table:
-  """Returns the rules of a single file, with Wan's names of the video part.
-
-  Raises:
-    ValueError: the video part is not Wan's.
-  """
-  check_is_wan(model)
-  others = [rule for rule in table(model) if not _is_of_video(rule)]
-  video = wan.tables(model)["wan"] if model["video"] is not None else ()
-  return (*video, *others)
 
 
 def is_of_images(model: Mapping[str, Any]) -> bool:
@@ -63,10 +63,6 @@ def check_is_wan(model: Mapping[str, Any]) -> None:
       "the video stream is an image transformer, which has no place in Wan's"
       " class or file: expected --component=all and --layout=folder."
     )
-
-
-def _is_of_video(rule: Rule) -> bool:
-  return any(name.startswith("video.") for name in rule.theirs)
 
 
 def _stream(s: str, settings: Mapping[str, Any]) -> list[Rule]:

@@ -137,17 +137,13 @@ MODELS = {
 
 
 def convert(
-  name: str,
-  path: epath.PathLike,
-  output: epath.PathLike,
-  model: PublishedModel | None = None,
+  name: str, path: epath.PathLike, output: epath.PathLike
 ) -> dict[str, Any]:
   """Writes a `codecs.converted_weights` folder from PyTorch files.
 
   Args:
     name: a key of MODELS.
     path: a file, a folder of shards, or one with the model's file in it.
-    model: replaces that of MODELS, for other sizes than the published ones.
 
   Returns:
     The folder's metadata.
@@ -156,23 +152,20 @@ def convert(
     ValueError: files that cannot be read or are not of the model, or too little
       space.
   """
-  model = model or MODELS[name]
+  model = MODELS[name]
   path = find_weights(path, model.files)
   state_dict = open_state_dict(path)
   size, scheme = matching.recognise(
-    state_dict.shapes,
-    dict(enumerate(model.sizes)),
-    model.tables,
-    model.shapes,
+    state_dict.shapes, dict(enumerate(model.sizes)), model.tables, model.shapes
   )
   settings = model.sizes[size]
-  shapes = model.shapes(settings)
-  params = streamed_params(state_dict, model.tables(settings)[scheme], shapes)
+  table = model.tables(settings)[scheme]
+  params = streamed_params(state_dict, table, model.shapes(settings))
   about = {
     "model": name,
     "settings": dataclasses.asdict(settings),
     "layout": scheme,
-    "parameters": trees.count(shapes),
+    "parameters": trees.count(params),
     "licence": model.licence,
     "notice": model.notice,
     "source": _fingerprint(path),
@@ -207,11 +200,9 @@ def open_weights(name: str, path: epath.PathLike) -> epath.Path:
     return epath.Path(path)
   path = find_weights(path, model.files)
   folder = _cache_folder(path)
-  about = (
-    converted_weights.read_metadata(folder)
-    if converted_weights.exists(folder)
-    else {}
-  )
+  about = {}
+  if converted_weights.exists(folder):
+    about = converted_weights.read_metadata(folder)
   if about.get("model") != name or about.get("source") != _fingerprint(path):
     try:
       convert(name, path, folder)

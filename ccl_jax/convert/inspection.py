@@ -36,8 +36,8 @@ def report(path: epath.PathLike, list_all: bool = False) -> str:
   """
   shapes, metadata = read_shapes(path)
   lines = [f"{key}: {value}" for key, value in metadata.items()]
-  grouped = _grouped(shapes, list_all)
-  lines += ["", *_aligned(grouped), "", *_aligned(_part_sizes(shapes))]
+  lines += ["", *_aligned(_grouped(shapes, list_all))]
+  lines += ["", *_aligned(_part_sizes(shapes))]
   return "\n".join(lines)
 
 
@@ -51,9 +51,8 @@ def read_shapes(
   """
   path, about = epath.Path(path), {}
   if converted_weights.exists(path):
-    about = {
-      k: json.dumps(v) for k, v in converted_weights.read_metadata(path).items()
-    }
+    metadata = converted_weights.read_metadata(path)
+    about = {key: json.dumps(value) for key, value in metadata.items()}
   if (path / "checkpoints").exists():
     found = restore.all_steps(path)
     if not found:

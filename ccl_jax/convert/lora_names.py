@@ -14,10 +14,9 @@ Parameters that were trained in full (`lora.train_also`) stand beside them:
 """
 
 import re
+import types
 from collections.abc import Mapping
 from typing import Any, NamedTuple
-
-import numpy as np
 
 from ccl_jax.convert import ccl, matching, wan
 from ccl_jax.convert.layouts import WeightLayout
@@ -39,17 +38,13 @@ class Layer(NamedTuple):
 
   Attributes:
     path: of the parameter.
-    row: index on its leading axis; None for all of it.
+    row: index on its leading axis, or an ellipsis for all of it.
     layout: of the parameter, whose outputs B shares.
   """
 
   path: str
-  row: int | None
+  row: int | types.EllipsisType
   layout: WeightLayout
-
-  def take(self, x: np.ndarray) -> np.ndarray:
-    """Returns the row, or all."""
-    return x if self.row is None else x[self.row]
 
 
 def parameters(model: Mapping[str, Any], style: str) -> dict[str, Layer]:
@@ -63,8 +58,10 @@ def parameters(model: Mapping[str, Any], style: str) -> dict[str, Layer]:
     table = wan.tables(model)[scheme]
     found += [(prefix, a) for a in matching.derive(table, video)]
   return {
-    before + a.theirs[0]: Layer(a.ours[0], a.row, a.layout)
-    for before, a in found
+    prefix + a.theirs[0]: Layer(
+      a.ours[0], ... if a.row is None else a.row, a.layout
+    )
+    for prefix, a in found
   }
 
 

@@ -98,16 +98,12 @@ def _alphas(state: LazyStateDict) -> dict[str, float]:
   """Returns what the header says of alpha: of a layer, of all others by ""."""
   try:
     peft = json.loads(state.metadata.get("lora_adapter_metadata", "{}"))
-    own = (
-      {"alpha": state.metadata.get("alpha")}
-      if "alpha" in state.metadata
-      else {}
-    )
-    peft = {key.rpartition(".")[2]: value for key, value in peft.items()} | own
+    peft = {key.rpartition(".")[2]: value for key, value in peft.items()}
     found = {
       n.lstrip("^"): float(x) for n, x in peft.get("alpha_pattern", {}).items()
     }
-    default = peft.get("alpha", peft.get("lora_alpha"))
+    own = peft.get("alpha", peft.get("lora_alpha"))
+    default = state.metadata.get("alpha", own)
     return found if default is None else found | {"": float(default)}
   except (ValueError, TypeError, AttributeError) as error:
     raise ValueError(
@@ -128,10 +124,10 @@ def _stacked(
   b = np.zeros((*shape[:-2], rank, shape[-1]), np.float32)
   for layer, part, own in found:
     r = part["a"].shape[0]
-    at = () if layer.row is None else (layer.row,)
     try:
-      b[(*at, slice(r))] = layer.layout.to_ours(part["b"])[0] * (own / scale)
-      a[(*at, slice(None), slice(r))] = part["a"].T
+      made = layer.layout.to_ours(part["b"])[0] * (own / scale)
+      b[layer.row][:r] = made
+      a[layer.row][:, :r] = part["a"].T
     except (ValueError, einops.EinopsError) as error:
       raise ValueError(
         f"'{path}' is a LoRA of another model: A {part['a'].shape} and B"
@@ -148,7 +144,7 @@ def _joined(
   """Returns the rows of one parameter as one array."""
   name = found[0][0].path
   differences = {is_difference for _, _, is_difference in found}
-  num_rows = 1 if found[0][0].row is None else shape[0]
+  num_rows = 1 if found[0][0].row is ... else shape[0]
   if differences != {True} and (len(differences) > 1 or len(found) != num_rows):
     raise ValueError(
       f"'{path}' has {len(found)} arrays of '{name}': expected all"
@@ -156,17 +152,16 @@ def _joined(
     )
   value = np.zeros(shape, np.float32)
   for layer, x, _ in found:
-    at = () if layer.row is None else (layer.row,)
     try:
       (row,) = layer.layout.to_ours(x)
     except (ValueError, einops.EinopsError):  # another number of axes
       row = x
-    if row.shape != value[at].shape:
+    if row.shape != value[layer.row].shape:
       raise ValueError(
         f"'{path}' is a LoRA of another model: {x.shape} does not fit '{name}'"
         f" {shape}."
       )
-    value[(*at, ...)] = row
+    value[layer.row] = row
   return Full(value, is_difference=differences == {True})
 
 

@@ -53,7 +53,7 @@ def write(
   for name, layer in known.items():
     if layer.path in factors:
       a, b, scale = factors[layer.path]
-      a, b = layer.take(a), layer.take(b)
+      a, b = a[layer.row], b[layer.row]
       sizes[name] = a.shape[-1], scale * a.shape[-1]
       arrays[f"{name}.lora_A.weight"] = a.T
       (arrays[f"{name}.lora_B.weight"],) = layer.layout.to_theirs(b)
@@ -61,7 +61,7 @@ def write(
         arrays[f"{name}.alpha"] = np.asarray(sizes[name][1], np.float32)
   for name, layer in named.items():
     if isinstance(full := changes.get(layer.path), Full):
-      x = layer.take(full.value)
+      x = full.value[layer.row]
       (arrays[full_name(name)],) = layer.layout.to_theirs(x)
   shapes = {
     name: jax.ShapeDtypeStruct(x.shape, dtype if x.ndim else np.float32)
@@ -72,11 +72,8 @@ def write(
   header |= {"train_also": json.dumps(full)} if full else {}
   with replacing(output) as partial:
     safetensors_writer.write(
-      partial / "files", STEM, shapes, arrays.items(), 2**62, header
+      partial, STEM, shapes, arrays.items(), metadata=header
     )
-    file = f"{STEM}.safetensors"
-    (partial / "files" / file).rename(partial / file)
-    (partial / "files").rmdir()
     if card:
       (partial / "README.md").write_text(card)
   return len(sizes)

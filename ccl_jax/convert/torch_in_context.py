@@ -14,19 +14,10 @@ from ccl_jax.convert.torch_layers import (
   make_rope,
   modulate,
   rotate,
+  token_rope,
 )
 from ccl_jax.convert.torch_model import CCL, CrossAttention
 from ccl_jax.convert.torch_stream import Stream, audio_starts
-
-
-def token_rope(positions, dims, device):
-  """Returns RoPE's cos and sin of tokens at (t, h, w), (n,) each."""
-  angles = []
-  for p, d in zip(positions, dims, strict=True):
-    frequency = 1e4 ** (-torch.arange(0, d, 2).double() / d)
-    angles.append(p.double()[:, None] * frequency)
-  angles = torch.cat(angles, -1).float().to(device)
-  return angles.cos(), angles.sin()
 
 
 class AudioTokens(Stream):

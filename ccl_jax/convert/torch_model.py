@@ -34,11 +34,9 @@ from ccl_jax.convert.torch_layers import (
   rotate,
 )
 from ccl_jax.convert.torch_lora import add_lora
-from ccl_jax.convert.torch_stream import Stream, audio_starts
+from ccl_jax.convert.torch_stream import OTHER, STREAMS, Stream, audio_starts
 
 AUDIO_RATE = 31.25  # latents a second
-STREAMS = ("video", "audio")
-OTHER = {"video": "audio", "audio": "video"}
 FLOAT32 = (
   "norm", "scale_shift_table", "time_embedder", "time_proj", ".time.",
   "head_rows",

@@ -18,6 +18,9 @@ from ccl_jax.convert.torch_layers import (
   modulate,
 )
 
+STREAMS = ("video", "audio")
+OTHER = {"video": "audio", "audio": "video"}
+
 
 def audio_starts(f, c):
   """Returns the first audio latent of each of f frames, and their number.

@@ -23,8 +23,6 @@ from ccl_jax.convert.torch_files import (
   without_prefixes,
 )
 from ccl_jax.models import functional
-from ccl_jax.params import trees
-from ccl_jax.storage.files import replacing
 
 # Each has the names, sizes and licence of a published video stream.
 FAMILIES = {"wan": wan, "dit": dit}
@@ -69,20 +67,17 @@ def from_torch(
   size, scheme = matching.recognise(
     state_dict.shapes, sizes, model.tables, param_shapes
   )
-  table, shapes = model.tables(sizes[size])[scheme], param_shapes(sizes[size])
-  params = streamed_params(state_dict, table, shapes)
+  table = model.tables(sizes[size])[scheme]
+  params = streamed_params(state_dict, table, param_shapes(sizes[size]))
   about = {
     "model": family,
     "size": size,
     "settings": dict(sizes[size]),
     "layout": scheme,
-    "parameters": trees.count(shapes),
     "licence": model.LICENCE,
     "source": str(path.resolve()),
   }
-  with replacing(output) as partial:
-    workdirs.write(partial, 0, params, about)
-  return about
+  return workdirs.make(output, 0, params, about)
 
 
 def from_export(path: epath.PathLike, output: epath.PathLike) -> dict[str, Any]:
@@ -98,24 +93,22 @@ def from_export(path: epath.PathLike, output: epath.PathLike) -> dict[str, Any]:
   config = export.read_config(path)
   model = {k: v for k, v in config.items() if k not in export.ADDED_KEYS}
   is_single = path.is_file()
-  table = ccl.single_table(model) if is_single else ccl.table(model)
   file = path if is_single else path / export.TRANSFORMER
   state_dict = without_prefixes(open_state_dict(file))
-  shapes = functional.describe(model)[1]
-  params = streamed_params(state_dict, table, shapes)
+  params = streamed_params(
+    state_dict, ccl.table(model, is_single), functional.describe(model)[1]
+  )
   about = {
     "model": "ccl",
     "settings": model,
     "layout": "ccl",
-    "parameters": trees.count(shapes),
     "licence": "see README.md of the source",
     "source": str(path.resolve()),
   }
-  with replacing(output) as partial:
-    folder = path.parent if is_single else path
-    workdirs.copy_run_files(folder / export.RUN, partial)
-    workdirs.write(partial, config["step"], params, about)
-  return about
+  folder = path.parent if is_single else path
+  return workdirs.make(
+    output, config["step"], params, about, folder / export.RUN
+  )
 
 
 def param_shapes(settings: Mapping[str, Any]) -> PyTree:

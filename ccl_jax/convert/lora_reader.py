@@ -17,7 +17,8 @@ import einops
 import numpy as np
 from etils import epath
 
-from ccl_jax.convert.lora_names import Layer, readable, without_prefix
+from ccl_jax.convert.lora_names import readable, without_prefix
+from ccl_jax.convert.matching import Assignment
 from ccl_jax.convert.torch_files import (
   LazyStateDict,
   local_path,
@@ -46,7 +47,7 @@ def read(
   state = without_prefixes(open_state_dict(local_path(path)))
   known, full = readable(model)
   parts: dict[str, dict[str, np.ndarray]] = collections.defaultdict(dict)
-  whole: dict[str, list[tuple[Layer, np.ndarray, bool]]] = (
+  whole: dict[str, list[tuple[Assignment, np.ndarray, bool]]] = (
     collections.defaultdict(list)
   )
   for name in state.shapes:
@@ -55,7 +56,7 @@ def read(
     if bare in full:
       place, is_difference = full[bare]
       x = state.read(name).astype(np.float32)
-      whole[place.path].append((place, x, is_difference))
+      whole[place.ours[0]].append((place, x, is_difference))
     elif layer in known:
       kind = "a" if found[2] else "b" if found[3] else "alpha"
       parts[layer][kind] = state.read(name).astype(np.float32)
@@ -78,7 +79,7 @@ def read(
     default = np.asarray(alphas.get(name, alphas.get("", rank)))
     alpha = float(part.get("alpha", default).item())
     lora.check_scale(f"alpha of '{name}' in '{path}'", alpha)
-    by_kernel[known[name].path].append((known[name], part, alpha / rank))
+    by_kernel[known[name].ours[0]].append((known[name], part, alpha / rank))
   shapes = trees.flatten(functional.describe(model)[1])
   changes = {
     kernel: _stacked(found, shapes[kernel].shape, path)
@@ -112,7 +113,7 @@ def _alphas(state: LazyStateDict) -> dict[str, float]:
 
 
 def _stacked(
-  found: list[tuple[Layer, dict[str, np.ndarray], float]],
+  found: list[tuple[Assignment, dict[str, np.ndarray], float]],
   shape: tuple[int, ...],
   path: epath.PathLike,
 ) -> Factors:
@@ -126,25 +127,25 @@ def _stacked(
     r = part["a"].shape[0]
     try:
       made = layer.layout.to_ours(part["b"])[0] * (own / scale)
-      b[layer.row][:r] = made
-      a[layer.row][:, :r] = part["a"].T
+      b[layer.index][:r] = made
+      a[layer.index][:, :r] = part["a"].T
     except (ValueError, einops.EinopsError) as error:
       raise ValueError(
         f"'{path}' is a LoRA of another model: A {part['a'].shape} and B"
-        f" {part['b'].shape} do not fit '{layer.path}' {shape[-2:]}."
+        f" {part['b'].shape} do not fit '{layer.ours[0]}' {shape[-2:]}."
       ) from error
   return Factors(a, b, scale)
 
 
 def _joined(
-  found: list[tuple[Layer, np.ndarray, bool]],
+  found: list[tuple[Assignment, np.ndarray, bool]],
   shape: tuple[int, ...],
   path: epath.PathLike,
 ) -> Full:
   """Returns the rows of one parameter as one array."""
-  name = found[0][0].path
+  name = found[0][0].ours[0]
   differences = {is_difference for _, _, is_difference in found}
-  num_rows = 1 if found[0][0].row is ... else shape[0]
+  num_rows = 1 if found[0][0].row is None else shape[0]
   if differences != {True} and (len(differences) > 1 or len(found) != num_rows):
     raise ValueError(
       f"'{path}' has {len(found)} arrays of '{name}': expected all"
@@ -156,12 +157,12 @@ def _joined(
       (row,) = layer.layout.to_ours(x)
     except (ValueError, einops.EinopsError):  # another number of axes
       row = x
-    if row.shape != value[layer.row].shape:
+    if row.shape != value[layer.index].shape:
       raise ValueError(
         f"'{path}' is a LoRA of another model: {x.shape} does not fit '{name}'"
         f" {shape}."
       )
-    value[layer.row] = row
+    value[layer.index] = row
   return Full(value, is_difference=differences == {True})
 
 

@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import functools
 import re
+import types
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -42,6 +43,11 @@ class Assignment:
   ours: tuple[str, ...]
   row: int | None
   layout: WeightLayout
+
+  @property
+  def index(self) -> int | types.EllipsisType:
+    """Returns what selects the row, or all, of one of `ours`."""
+    return ... if self.row is None else self.row
 
 
 def match(table: Table, theirs: Shapes, ours: Shapes) -> list[Assignment]:

@@ -17,7 +17,8 @@ from ccl_jax.convert.torch_adapter_layers import (
   turn,
 )
 from ccl_jax.convert.torch_layers import modulate
-from ccl_jax.convert.torch_model import CCL, STREAMS, Stream, audio_starts
+from ccl_jax.convert.torch_model import CCL
+from ccl_jax.convert.torch_stream import STREAMS, Stream, frames_and_places
 
 # Options of the fusion that a config leaves out.
 DEFAULTS = dict(adapter_ratio=0.25, lora_rank=16, window_radius=1)
@@ -66,10 +67,7 @@ class SharedStream(Stream):
     """Returns the tokens of latents, with their positions."""
     f, h, w = self.grid(z)
     if self.c:
-      sizes = audio_starts(f, w).diff()
-      first = sizes.cumsum(0) - sizes
-      row = torch.arange(f).repeat_interleave(sizes)
-      column = torch.arange(len(row)) - first.repeat_interleave(sizes)
+      row, column = frames_and_places(f, w)
       z = z[:, None]
     else:
       row, column = torch.arange(h).repeat_interleave(w), torch.arange(w)
@@ -194,10 +192,9 @@ class Adapted(CCL):
     """Adds attention over both streams, then what each adds to itself."""
     device = next(iter(x.values())).device
     frames = {
-      s: torch.arange(f).repeat_interleave(audio_starts(f, h * w).diff())
+      s: frames_and_places(f, h * w)[0].to(device)
       for s, (f, h, w) in grids.items()
     }
-    frames = {s: i.to(device) for s, i in frames.items()}
     adapters = {"video": layer.joint_video, "audio": layer.joint_audio}
     streams = [s for s in STREAMS if s in x]
     tokens = {s: modulate(x[s], *rows[s][:2]).flatten(1, 2) for s in streams}

@@ -31,6 +31,13 @@ def audio_starts(f, c):
   return borders.round(decimals=6).ceil().long()
 
 
+def frames_and_places(f, c):
+  """Returns each token's frame and place in it, of f frames of c tokens."""
+  starts = audio_starts(f, c)
+  frame = torch.arange(f).repeat_interleave(starts.diff())
+  return frame, torch.arange(len(frame)) - starts[frame]
+
+
 class Stream(nn.Module):
   """A stream: audio with c = `tokens_per_frame`, or video, where that is 0.
 

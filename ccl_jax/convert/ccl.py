@@ -11,7 +11,11 @@ apart here (see `models.rope`). The queries and keys of self-attention and of
 the fusion are therefore permuted, on each side within its own head size. The
 keys of the context tokens come from the same projection and are permuted too.
 
-The names of a model with image blocks are in `adapted`.
+A model with image blocks has our own paths there, with PyTorch's names of the
+leaves:
+
+    video/blocks/ffn/up/kernel     video.blocks.{layer}.ffn.up.weight
+    fusion/temporal/norm/scale     fusion.{layer}.temporal.norm.weight
 
 In a single file (`is_single`) the video part has Wan's own names, without a
 prefix, beside audio.* and fusion.* as above.
@@ -21,9 +25,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from ccl_jax.array_types import STREAMS
-from ccl_jax.convert import adapted, wan
-from ccl_jax.convert.layouts import LINEAR, half_split
-from ccl_jax.convert.rules import Rule, Table, scale_and_bias
+from ccl_jax.convert import wan
+from ccl_jax.convert.layouts import LINEAR, SAME, half_split
+from ccl_jax.convert.rules import LAYER, Rule, Table, scale_and_bias
+from ccl_jax.models import functional
+from ccl_jax.params import trees
+from ccl_jax.params.param_names import is_kernel, is_stacked
+
+# Of a model with image blocks, in PyTorch; there "embed" is a method.
+_NAMES = {"embed": "patches"}
+_LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias"}
 
 
 def table(model: Mapping[str, Any], is_single: bool = False) -> Table:
@@ -38,7 +49,8 @@ def table(model: Mapping[str, Any], is_single: bool = False) -> Table:
   if is_single:
     check_is_wan(model)
   elif is_of_images(model):
-    return adapted.table(model)
+    shapes = trees.flatten(functional.describe(model)[1])
+    return tuple(map(_own_name, shapes))
   rules = []
   for s in STREAMS:
     if model[s] is not None:
@@ -87,3 +99,13 @@ def _cross_attention(side: str, head_size: int) -> list[Rule]:
     *scale_and_bias(f"{theirs}.norm_other", f"{ours}/norm_other"),
     Rule(f"{theirs}.context", f"{ours}/context"),
   ]
+
+
+def _own_name(path: str) -> Rule:
+  """Returns the rule of a parameter of a model with image blocks."""
+  *names, leaf = path.split("/")
+  if is_stacked(path):
+    names.insert(1 if names[0] == "fusion" else 2, f"{{{LAYER}}}")
+  names = [_NAMES.get(name, name) for name in names]
+  theirs = ".".join([*names, _LEAVES[leaf]])
+  return Rule(theirs, path, LINEAR if is_kernel(path) else SAME)

@@ -21,7 +21,6 @@ from ccl_jax.convert.lora_names import readable, without_prefix
 from ccl_jax.convert.matching import Assignment
 from ccl_jax.convert.torch_files import (
   LazyStateDict,
-  local_path,
   open_state_dict,
   without_prefixes,
 )
@@ -44,7 +43,7 @@ def read(
     ValueError: a file that cannot be read, has no LoRA or a part of one, or is
       of another model.
   """
-  state = without_prefixes(open_state_dict(local_path(path)))
+  state = without_prefixes(open_state_dict(path))
   known, full = readable(model)
   parts: dict[str, dict[str, np.ndarray]] = collections.defaultdict(dict)
   whole: dict[str, list[tuple[Assignment, np.ndarray, bool]]] = (

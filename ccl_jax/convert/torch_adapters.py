@@ -66,12 +66,10 @@ class SharedStream(Stream):
   def embed(self, z, image):
     """Returns the tokens of latents, with their positions."""
     f, h, w = self.grid(z)
+    row, column = frames_and_places(f if self.c else h, w)
     if self.c:
-      row, column = frames_and_places(f, w)
       z = z[:, None]
     else:
-      row, column = torch.arange(h).repeat_interleave(w), torch.arange(w)
-      column = column.repeat(h)
       z = z.unflatten(3, (-1, self.patch)).unflatten(2, (-1, self.patch))
       z = z.permute(0, 1, 2, 4, 6, 3, 5).flatten(4).flatten(2, 3)
     num = self.width // 4

@@ -198,7 +198,9 @@ def _regex(template: str) -> re.Pattern:
 def _applied(rule: Rule, ours: Shapes) -> Iterator[Assignment]:
   """Yields the assignments of a rule, one per layer of stacked parameters."""
   hits = (_regex(t).fullmatch(path) for t in rule.ours for path in ours)
-  distinct = {tuple(sorted(x.groupdict().items())): None for x in hits if x}
+  distinct = dict.fromkeys(
+    tuple(sorted(hit.groupdict().items())) for hit in hits if hit
+  )
   for values in map(dict, distinct):
     paths = tuple(t.format(**values) for t in rule.ours)
     rows: Iterable[int | None] = [None]

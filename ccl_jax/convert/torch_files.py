@@ -81,9 +81,9 @@ def from_torch(
       )
     try:
       dtype = torch_pickles.numpy_dtype(x.dtype)
+      shapes[name] = jax.ShapeDtypeStruct(tuple(x.shape), dtype)
     except TypeError as error:  # numpy lacks it.
       raise _unknown_dtype(origin, name, str(x.dtype)) from error
-    shapes[name] = jax.ShapeDtypeStruct(tuple(x.shape), dtype)
   return LazyStateDict(
     origin, shapes, lambda name: torch_pickles.to_numpy(state[name])
   )

@@ -131,11 +131,7 @@ def from_torch() -> None:
     raise ValueError("--expert is for --model=wan only.")
   if MODEL.value in transformer.FAMILIES:
     about = transformer.from_torch(
-      INPUT.value,
-      output,
-      SIZE.value,
-      expert=EXPERT.value,
-      family=MODEL.value,
+      INPUT.value, output, SIZE.value, expert=EXPERT.value, family=MODEL.value
     )
   elif MODEL.value == "ccl":
     about = transformer.from_export(INPUT.value, output)

@@ -15,7 +15,6 @@ from etils import epath
 from ccl_jax.checkpoints.streaming import LazyArray
 from ccl_jax.convert import workdirs
 from ccl_jax.params import trees
-from ccl_jax.storage.files import replacing
 
 
 def average(
@@ -43,13 +42,11 @@ def average(
     "model": "ccl",
     "mean_of": steps,
     "settings": dict(source.model),
-    "parameters": trees.count(params),
     "source": str(workdir),
   }
-  with replacing(output) as partial:
-    workdirs.copy_run_files(workdir, partial)
-    workdirs.write(partial, steps[-1], trees.unflatten(params), about)
-  return about
+  return workdirs.make(
+    output, steps[-1], trees.unflatten(params), about, workdir
+  )
 
 
 def _mean(*arrays: LazyArray | np.ndarray) -> np.ndarray:

@@ -6,24 +6,11 @@ vocoder has plain kernels. The filters of the activations, which files also
 hold, are ignored, as they are computed here.
 """
 
-from collections.abc import Callable
-
-from ccl_jax.convert.layouts import (
-  CONV1D,
-  CONV_TRANSPOSE1D,
-  WeightLayout,
-  weight_norm,
-)
+from ccl_jax.convert.layouts import CONV1D, CONV_TRANSPOSE1D, weight_norm
 from ccl_jax.convert.rules import Rule, Table
 
 
-def _plain(layout: WeightLayout) -> WeightLayout:
-  return layout
-
-
-def _table(
-  weights: tuple[str, ...], norm: Callable[[WeightLayout], WeightLayout]
-) -> Table:
+def _table(*weights: str) -> Table:
   """Returns the table of files whose kernels consist of `weights`."""
   convs = {
     "conv_pre": ("conv_pre", CONV1D),
@@ -39,10 +26,9 @@ def _table(
   rules = []
   for theirs, (ours, layout) in convs.items():
     names = tuple(f"{theirs}.{name}" for name in weights)
-    rules += [
-      Rule(names, f"{ours}/kernel", norm(layout)),
-      Rule(f"{theirs}.bias", f"{ours}/bias"),
-    ]
+    layout = weight_norm(layout) if len(weights) == 2 else layout
+    rules.append(Rule(names, f"{ours}/kernel", layout))
+    rules.append(Rule(f"{theirs}.bias", f"{ours}/bias"))
   for theirs, ours in activations.items():
     rules += [
       Rule(f"{theirs}.act.alpha", f"{ours}/alpha"),
@@ -53,9 +39,8 @@ def _table(
   return tuple(rules)
 
 
-BIGVGAN = _table(("weight_g", "weight_v"), weight_norm)
+BIGVGAN = _table("weight_g", "weight_v")
 PARAMETRIZED = _table(
-  ("parametrizations.weight.original0", "parametrizations.weight.original1"),
-  weight_norm,
+  "parametrizations.weight.original0", "parametrizations.weight.original1"
 )
-DIFFUSERS = _table(("weight",), _plain)  # and files after remove_weight_norm
+DIFFUSERS = _table("weight")  # and files after remove_weight_norm

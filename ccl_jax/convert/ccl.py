@@ -11,9 +11,13 @@ apart here (see `models.rope`). The queries and keys of self-attention and of
 the fusion are therefore permuted, on each side within its own head size. The
 keys of the context tokens come from the same projection and are permuted too.
 
-The names of a model with image blocks are in `adapted`.
+A model with image blocks has our own paths there, with PyTorch's names of the
+leaves:
 
-In a single file (`single_table`) the video part has Wan's own names, without a
+    video/blocks/ffn/up/kernel     video.blocks.{layer}.ffn.up.weight
+    fusion/temporal/norm/scale     fusion.{layer}.temporal.norm.weight
+
+In a single file (`is_single`) the video part has Wan's own names, without a
 prefix, beside audio.* and fusion.* as above.
 """
 
@@ -21,34 +25,42 @@ from collections.abc import Mapping
 from typing import Any
 
 from ccl_jax.array_types import STREAMS
-from ccl_jax.convert import adapted, wan
-from ccl_jax.convert.layouts import LINEAR, half_split
-from ccl_jax.convert.rules import Rule, Table, scale_and_bias
+from ccl_jax.convert import wan
+from ccl_jax.convert.layouts import LINEAR, SAME, half_split
+from ccl_jax.convert.rules import LAYER, Rule, Table, scale_and_bias
+from ccl_jax.models import functional
+from ccl_jax.params import trees
+from ccl_jax.params.param_names import is_kernel, is_stacked
+
+# Of a model with image blocks, in PyTorch; there "embed" is a method.
+_NAMES = {"embed": "patches"}
+_LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias"}
 
 
-def table(model: Mapping[str, Any]) -> Table:
-  """Returns the rules for a `model` section, of two streams or one."""
-  if is_of_images(model):
-    return adapted.table(model)
+def table(model: Mapping[str, Any], is_single: bool = False) -> Table:
+  """Returns the rules for a `model` section, of two streams or one.
+
+  Args:
+    is_single: whether they are of a single file.
+
+  Raises:
+    ValueError: a single file, and the video part is not Wan's.
+  """
+  if is_single:
+    check_is_wan(model)
+  elif is_of_images(model):
+    shapes = trees.flatten(functional.describe(model)[1])
+    return tuple(map(_own_name, shapes))
   rules = []
   for s in STREAMS:
     if model[s] is not None:
-      rules += _stream(s, model[s])
+      has_wan_names = is_single and s == "video"
+      rules += (
+        wan.tables(model)["wan"] if has_wan_names else _stream(s, model[s])
+      )
       if model["fusion"]["kind"] != "independent":
         rules += _cross_attention(s, model[s]["width"] // model[s]["heads"])
   return tuple(rules)
-
-
-def single_table(model: Mapping[str, Any]) -> Table:
-  """Returns the rules of a single file, with Wan's names of the video part.
-
-  Raises:
-    ValueError: the video part is not Wan's.
-  """
-  check_is_wan(model)
-  others = [rule for rule in table(model) if not _is_of_video(rule)]
-  video = wan.tables(model)["wan"] if model["video"] is not None else ()
-  return (*video, *others)
 
 
 def is_of_images(model: Mapping[str, Any]) -> bool:
@@ -63,10 +75,6 @@ def check_is_wan(model: Mapping[str, Any]) -> None:
       "the video stream is an image transformer, which has no place in Wan's"
       " class or file: expected --component=all and --layout=folder."
     )
-
-
-def _is_of_video(rule: Rule) -> bool:
-  return any(name.startswith("video.") for name in rule.theirs)
 
 
 def _stream(s: str, settings: Mapping[str, Any]) -> list[Rule]:
@@ -91,3 +99,13 @@ def _cross_attention(side: str, head_size: int) -> list[Rule]:
     *scale_and_bias(f"{theirs}.norm_other", f"{ours}/norm_other"),
     Rule(f"{theirs}.context", f"{ours}/context"),
   ]
+
+
+def _own_name(path: str) -> Rule:
+  """Returns the rule of a parameter of a model with image blocks."""
+  *names, leaf = path.split("/")
+  if is_stacked(path):
+    names.insert(1 if names[0] == "fusion" else 2, f"{{{LAYER}}}")
+  names = [_NAMES.get(name, name) for name in names]
+  theirs = ".".join([*names, _LEAVES[leaf]])
+  return Rule(theirs, path, LINEAR if is_kernel(path) else SAME)

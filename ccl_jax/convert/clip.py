@@ -7,8 +7,14 @@ the projection are ignored; so is the text encoder in Wan's file
 
 from collections.abc import Iterable, Iterator, Mapping
 
-from ccl_jax.convert.layouts import CONV2D, LINEAR, QKV, each, relayout
-from ccl_jax.convert.rules import Rule, Table, scale_and_bias, weight_and_bias
+from ccl_jax.convert.layouts import CONV2D, relayout
+from ccl_jax.convert.rules import (
+  Rule,
+  Table,
+  fused_qkv,
+  scale_and_bias,
+  weight_and_bias,
+)
 
 _BLOCK = "encoder/blocks"
 # Layers of a block: our name -> theirs.
@@ -27,18 +33,13 @@ def wan(layers: int = 32) -> Table:
   """Returns the table of Wan's file for an encoder of `layers` blocks."""
   blocks = "visual.transformer.{layer}"
   last = f"visual.transformer.{layers - 1}"
-  qkv = {
-    part: tuple(f"{_BLOCK}/{x}/{part}" for x in "qkv")
-    for part in ("kernel", "bias")
-  }
   return (
     Rule("visual.patch_embedding.weight", "patch/kernel", CONV2D),
     Rule("visual.cls_embedding", "class_token", relayout("1 1 d", "d")),
     Rule("visual.pos_embedding", "positions", relayout("1 n d", "n d")),
     *scale_and_bias("visual.pre_norm", "norm"),
     *_blocks(blocks, _WAN),
-    Rule(f"{blocks}.attn.to_qkv.weight", qkv["kernel"], QKV.then(each(LINEAR))),
-    Rule(f"{blocks}.attn.to_qkv.bias", qkv["bias"], QKV),
+    *fused_qkv(f"{blocks}.attn.to_qkv", _BLOCK),
     *_ignored(last, [*_WAN.values(), "attn.to_qkv"]),
     *_ignored("visual", ["post_norm"]),
     Rule("visual.head", ()),

@@ -31,11 +31,7 @@ from ccl_jax.convert import wan_vae as wan_vae_tables
 from ccl_jax.convert import wav2vec2 as wav2vec2_tables
 from ccl_jax.convert.rules import Table
 from ccl_jax.convert.state_dict import streamed_params
-from ccl_jax.convert.torch_files import (
-  LazyStateDict,
-  local_path,
-  open_state_dict,
-)
+from ccl_jax.convert.torch_files import local_path, open_state_dict
 from ccl_jax.params import nnx_utils, trees
 
 
@@ -141,17 +137,13 @@ MODELS = {
 
 
 def convert(
-  name: str,
-  path: epath.PathLike,
-  output: epath.PathLike,
-  model: PublishedModel | None = None,
+  name: str, path: epath.PathLike, output: epath.PathLike
 ) -> dict[str, Any]:
   """Writes a `codecs.converted_weights` folder from PyTorch files.
 
   Args:
     name: a key of MODELS.
     path: a file, a folder of shards, or one with the model's file in it.
-    model: replaces that of MODELS, for other sizes than the published ones.
 
   Returns:
     The folder's metadata.
@@ -160,17 +152,20 @@ def convert(
     ValueError: files that cannot be read or are not of the model, or too little
       space.
   """
-  model = model or MODELS[name]
+  model = MODELS[name]
   path = find_weights(path, model.files)
   state_dict = open_state_dict(path)
-  settings, scheme = recognise(state_dict, model)
-  shapes = model.shapes(settings)
-  params = streamed_params(state_dict, model.tables(settings)[scheme], shapes)
+  size, scheme = matching.recognise(
+    state_dict.shapes, dict(enumerate(model.sizes)), model.tables, model.shapes
+  )
+  settings = model.sizes[size]
+  table = model.tables(settings)[scheme]
+  params = streamed_params(state_dict, table, model.shapes(settings))
   about = {
     "model": name,
     "settings": dataclasses.asdict(settings),
     "layout": scheme,
-    "parameters": trees.count(shapes),
+    "parameters": trees.count(params),
     "licence": model.licence,
     "notice": model.notice,
     "source": _fingerprint(path),
@@ -205,11 +200,9 @@ def open_weights(name: str, path: epath.PathLike) -> epath.Path:
     return epath.Path(path)
   path = find_weights(path, model.files)
   folder = _cache_folder(path)
-  about = (
-    converted_weights.read_metadata(folder)
-    if converted_weights.exists(folder)
-    else {}
-  )
+  about = {}
+  if converted_weights.exists(folder):
+    about = converted_weights.read_metadata(folder)
   if about.get("model") != name or about.get("source") != _fingerprint(path):
     try:
       convert(name, path, folder)
@@ -220,32 +213,6 @@ def open_weights(name: str, path: epath.PathLike) -> epath.Path:
       ) from error
   converted_weights.warn_once(model.notice)
   return folder
-
-
-def recognise(
-  state_dict: LazyStateDict, model: PublishedModel
-) -> tuple[Any, str]:
-  """Returns the (settings, naming scheme) of a file.
-
-  Raises:
-    ValueError: it fits none; the message lists the differences to the nearest.
-  """
-  theirs, candidates = state_dict.shapes, []
-  for settings in model.sizes:
-    ours = trees.flatten(model.shapes(settings))
-    for scheme, table in model.tables(settings).items():
-      distance = matching.count_differences(table, theirs, ours)
-      candidates.append((distance, settings, scheme, table, ours))
-  candidates.sort(key=lambda candidate: candidate[0])
-  nearest_error = None
-  # Names do not tell sizes apart: the nearest few are checked with shapes.
-  for _, settings, scheme, table, ours in candidates[:4]:
-    try:
-      matching.match(table, theirs, ours)
-      return settings, scheme
-    except ValueError as error:
-      nearest_error = nearest_error or error
-  raise ValueError(f"'{state_dict.origin}': {nearest_error}") from nearest_error
 
 
 def find_weights(path: epath.PathLike, names: tuple[str, ...]) -> pathlib.Path:

@@ -11,9 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from ccl_jax.convert.layouts import LINEAR, QKV, WeightLayout, each, relayout
-from ccl_jax.convert.rules import Rule, Table, weight_and_bias
-from ccl_jax.convert.torch_files import LazyStateDict
+from ccl_jax.convert.layouts import WeightLayout, relayout
+from ccl_jax.convert.rules import Rule, Table, fused_qkv, weight_and_bias
 
 LICENCE = "CC-BY-NC-4.0"
 
@@ -68,23 +67,18 @@ _NO_CLASS = WeightLayout(
 def tables(settings: Mapping[str, Any]) -> dict[str, Table]:
   """Returns both tables by name, for a model section like those of `SIZES`."""
   patch, depth = settings["video"]["patch"], settings["num_layers"]
+  copied = [_CLASSES[1]]
+  for path in ("time/up", "time/down"):
+    copied += [f"{_OUTSIDE[path][1]}.{part}" for part in ("weight", "bias")]
   copies = [
     Rule(name.replace(".0.", f".{i}.", 1), ())
     for i in range(1, depth)
-    for path in ("time/up", "time/down")
-    for name in (f"{_OUTSIDE[path][1]}.weight", f"{_OUTSIDE[path][1]}.bias")
-  ]
-  copies += [
-    Rule(_CLASSES[1].replace(".0.", f".{i}.", 1), ()) for i in range(1, depth)
+    for name in copied
   ]
   return {
-    "dit": (*_table(0, patch), *_fused_qkv(), Rule("pos_embed", ())),
-    "diffusers": (*_table(1, patch), *_split_qkv(), *copies),
+    "dit": (*_table(0, patch), Rule("pos_embed", ())),
+    "diffusers": (*_table(1, patch), *copies),
   }
-
-
-def check(state_dict: LazyStateDict) -> None:
-  """Checks nothing: names and shapes show every difference."""
 
 
 def _table(source: int, patch: int) -> list[Rule]:
@@ -96,34 +90,15 @@ def _table(source: int, patch: int) -> list[Rule]:
   ]
   for ours, theirs in _OUTSIDE.items():
     rules += weight_and_bias(theirs[source], f"video/{ours}")
+  block, our_block = _BLOCKS[source], "video/blocks"
   for ours, theirs in _BLOCK.items():
-    rules += weight_and_bias(
-      f"{_BLOCKS[source]}.{theirs[source]}", f"video/blocks/{ours}"
-    )
+    rules += weight_and_bias(f"{block}.{theirs[source]}", f"{our_block}/{ours}")
+  attention = f"{our_block}/self_attention"
+  if source == 0:
+    rules += fused_qkv(f"{block}.attn.qkv", attention)
+  else:
+    for name in "qkv":
+      rules += weight_and_bias(
+        f"{block}.attn1.to_{name}", f"{attention}/{name}"
+      )
   return rules
-
-
-def _fused_qkv() -> tuple[Rule, Rule]:
-  """Returns the rules of DiT's one matrix of queries, keys and values."""
-  ours = "video/blocks/self_attention"
-  return tuple(
-    Rule(
-      f"{_BLOCKS[0]}.attn.qkv.{part}",
-      tuple(f"{ours}/{name}/{leaf}" for name in "qkv"),
-      layout,
-    )
-    for part, leaf, layout in (
-      ("weight", "kernel", QKV.then(each(LINEAR))),
-      ("bias", "bias", QKV),
-    )
-  )
-
-
-def _split_qkv() -> list[Rule]:
-  """Returns the rules of diffusers' three."""
-  ours, theirs = "video/blocks/self_attention", f"{_BLOCKS[1]}.attn1"
-  return [
-    rule
-    for name in "qkv"
-    for rule in weight_and_bias(f"{theirs}.to_{name}", f"{ours}/{name}")
-  ]

@@ -36,7 +36,6 @@ from ccl_jax.convert import (
   wan,
   workdirs,
 )
-from ccl_jax.convert.rules import Table
 from ccl_jax.convert.state_dict import iter_state_dict, state_dict_shapes
 from ccl_jax.convert.torch_files import open_state_dict
 from ccl_jax.params import trees
@@ -44,13 +43,13 @@ from ccl_jax.storage.files import replacing
 from ccl_jax.storage.text_files import write_json
 
 TRANSFORMER, RUN = "transformer", "run"  # folders
+_CONFIG = f"{TRANSFORMER}/config.json"
 CLASS, VERSION = "CCL", 1
 # Keys of transformer/config.json beside those of the `model` section.
 ADDED_KEYS = ("_class_name", "ccl_version", "step", "sampling", "clip")
 DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16}
 COMPONENTS = ("all", "video", "lora")
 LAYOUTS = ("folder", "single")
-_UNSPLIT = 2**62  # bytes
 SINGLE = "ccl"  # stem of the file of layout="single"
 _STEM = "diffusion_pytorch_model"
 
@@ -77,16 +76,22 @@ def to_torch(
     dtype: of all arrays, one of DTYPES.
     shard_size: most bytes of arrays in a file.
     component: one of COMPONENTS.
-    layout: one of LAYOUTS; a single file is never split.
     lora_style: of the names of component="lora", one of `lora_names.STYLES`.
+    layout: one of LAYOUTS; a single file is never split.
 
   Raises:
     ValueError: no such checkpoint or a damaged one, an unknown dtype or
       component, or too little space.
   """
-  _check_choice("dtype", dtype, DTYPES)
-  _check_choice("component", component, COMPONENTS)
-  _check_choice("layout", layout, LAYOUTS)
+  for name, value, choices in (
+    ("dtype", dtype, DTYPES),
+    ("component", component, COMPONENTS),
+    ("layout", layout, LAYOUTS),
+  ):
+    if value not in choices:
+      raise ValueError(
+        f"{name} '{value}': expected one of {', '.join(choices)}."
+      )
   path, step = workdirs.split_step(workdir, step)
   run = workdirs.open_workdir(path)
   if component == "lora":
@@ -112,12 +117,14 @@ def _write_model(
 ) -> dict[str, Any]:
   """Writes the model of a run, or its video part; returns facts about it."""
   params, step, is_ema = run.params(step, ema)
-  config = _joint_config(run, step)
+  is_single = layout == "single"
   if component == "video":
     config = _video_config(run)
     params = {p: x for p, x in params.items() if p.startswith("video/")}
-  is_single = layout == "single"
-  table = _table(run.model, component, is_single)
+    table = wan.tables(run.model)["wan" if is_single else "diffusers"]
+  else:
+    config = _joint_config(run, step)
+    table = ccl.table(run.model, is_single)
   tree = trees.unflatten(params)
   shapes = state_dict_shapes(tree, table, np.dtype(DTYPES[dtype]))
   about = {
@@ -128,14 +135,13 @@ def _write_model(
     "is_ema": is_ema,
     "layout": layout,
   }
+  arrays = iter_state_dict(tree, table)
   with replacing(output) as partial:
-    folder, arrays = partial / TRANSFORMER, iter_state_dict(tree, table)
     if is_single:
       header = {"config": json.dumps(config, sort_keys=True)}
-      safetensors_writer.write(
-        partial, SINGLE, shapes, arrays, _UNSPLIT, header
-      )
+      safetensors_writer.write(partial, SINGLE, shapes, arrays, metadata=header)
     else:
+      folder = partial / TRANSFORMER
       safetensors_writer.write(folder, _STEM, shapes, arrays, shard_size)
       scheduler = _scheduler_config(run.config)
       write_json(partial / "scheduler" / "scheduler_config.json", scheduler)
@@ -144,7 +150,7 @@ def _write_model(
     (partial / "README.md").write_text(model_card.text(run, about))
     if not is_single:
       # Last, so that in a bucket it exists only when all other files do.
-      write_json(folder / "config.json", config)
+      write_json(partial / _CONFIG, config)
   return about
 
 
@@ -183,22 +189,18 @@ def read_config(path: pathlib.Path) -> dict[str, Any]:
 
   Raises:
     ValueError: it is not an export, or one of the video stream alone, or of
-    another
-      version.
+      another version.
   """
-  file = path if path.is_file() else path / TRANSFORMER / "config.json"
+  is_single = path.is_file()
+  where = "config in its header" if is_single else f"{_CONFIG} of a model"
   try:
-    text = (
-      open_state_dict(path).metadata["config"]
-      if path.is_file()
-      else file.read_text()
-    )
+    if is_single:
+      text = open_state_dict(path).metadata["config"]
+    else:
+      text = (path / _CONFIG).read_text()
     config = json.loads(text)
     class_name = config["_class_name"]
   except (OSError, ValueError, KeyError, TypeError) as error:
-    where = "config in its header"
-    if not path.is_file():
-      where = f"{TRANSFORMER}/config.json of a model"
     raise ValueError(
       f"'{path}' has no {where}: expected a folder that to-torch wrote, or the"
       f" {SINGLE}.safetensors of --layout=single."
@@ -208,26 +210,10 @@ def read_config(path: pathlib.Path) -> dict[str, Any]:
       f"'{path}' is a {class_name}, not a {CLASS}; for Wan2.1's pass"
       " --model=wan."
     )
-  if config.get("ccl_version") != VERSION:
-    raise ValueError(
-      f"'{file}' has ccl_version {config.get('ccl_version')}, expected"
-      f" {VERSION}."
-    )
+  if (version := config.get("ccl_version")) != VERSION:
+    raise ValueError(f"'{path}' has ccl_version {version}, expected {VERSION}.")
   sections = upgrade({"model": config, "sampling": config.get("sampling", {})})
   return sections["model"] | {"sampling": sections["sampling"]}
-
-
-def _table(model: Mapping[str, Any], component: str, is_single: bool) -> Table:
-  """Returns the names of a layout, of all parts or of the video's."""
-  if component == "all":
-    return ccl.single_table(model) if is_single else ccl.table(model)
-  ccl.check_is_wan(model)
-  return wan.tables(model)["wan" if is_single else "diffusers"]
-
-
-def _check_choice(name: str, value: str, choices: Any) -> None:
-  if value not in choices:
-    raise ValueError(f"{name} '{value}': expected one of {', '.join(choices)}.")
 
 
 def _joint_config(run: workdirs.Workdir, step: int) -> dict[str, Any]:
@@ -246,7 +232,7 @@ def _video_config(run: workdirs.Workdir) -> dict[str, Any]:
   """Returns the config of diffusers' WanTransformer3DModel.
 
   Raises:
-    ValueError: the run has no video stream.
+    ValueError: the run has no video stream, or it is not Wan's.
   """
   video = run.model["video"]
   if video is None:

@@ -34,26 +34,21 @@ def report(path: epath.PathLike, list_all: bool = False) -> str:
   Raises:
     ValueError: there is no checkpoint, or it cannot be read.
   """
-  shapes, metadata = read_shapes(path)
+  shapes, metadata = _read_shapes(path)
   lines = [f"{key}: {value}" for key, value in metadata.items()]
-  grouped = _grouped(shapes, list_all)
-  lines += ["", *_aligned(grouped), "", *_aligned(_part_sizes(shapes))]
+  lines += ["", *_aligned(_grouped(shapes, list_all))]
+  lines += ["", *_aligned(_part_sizes(shapes))]
   return "\n".join(lines)
 
 
-def read_shapes(
+def _read_shapes(
   path: epath.PathLike,
 ) -> tuple[Mapping[str, Any], dict[str, str]]:
-  """Returns (name -> shape and dtype, other metadata) of a checkpoint.
-
-  Raises:
-    ValueError: there is no checkpoint, or it cannot be read.
-  """
+  """Returns (name -> shape and dtype, other metadata) of a checkpoint."""
   path, about = epath.Path(path), {}
   if converted_weights.exists(path):
-    about = {
-      k: json.dumps(v) for k, v in converted_weights.read_metadata(path).items()
-    }
+    metadata = converted_weights.read_metadata(path)
+    about = {key: json.dumps(value) for key, value in metadata.items()}
   if (path / "checkpoints").exists():
     found = restore.all_steps(path)
     if not found:

@@ -94,16 +94,16 @@ def half_split(head_size: int) -> WeightLayout:
   theirs[half_split_order[i]] (see `models.rope`).
   """
   order = half_split_order(head_size)
+
+  def permute(x, order):
+    heads = x.reshape(-1, head_size, *x.shape[1:])
+    return (heads[:, order].reshape(x.shape),)
+
   return WeightLayout(
     f"half_split({head_size})",
-    lambda x: (_permute(x, order),),
-    lambda x: (_permute(x, np.argsort(order)),),
+    lambda x: permute(x, order),
+    lambda x: permute(x, np.argsort(order)),
   )
-
-
-def _permute(x: np.ndarray, order: np.ndarray) -> np.ndarray:
-  heads = x.reshape(-1, len(order), *x.shape[1:])
-  return heads[:, order].reshape(x.shape)
 
 
 def weight_norm(layout: WeightLayout, axis: int = 0) -> WeightLayout:

@@ -15,12 +15,10 @@ Parameters that were trained in full (`lora.train_also`) stand beside them:
 
 import re
 from collections.abc import Mapping
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import Any
 
 from ccl_jax.convert import ccl, matching, wan
-from ccl_jax.convert.layouts import WeightLayout
+from ccl_jax.convert.matching import Assignment
 from ccl_jax.models import functional
 from ccl_jax.params import trees
 
@@ -34,25 +32,7 @@ FULL = "lora_full."
 _WITHOUT = re.compile(r"^(transformer|diffusion_model)\.")
 
 
-class Layer(NamedTuple):
-  """Where one array of a file is in our parameters.
-
-  Attributes:
-    path: of the parameter.
-    row: index on its leading axis; None for all of it.
-    layout: of the parameter, whose outputs B shares.
-  """
-
-  path: str
-  row: int | None
-  layout: WeightLayout
-
-  def take(self, x: np.ndarray) -> np.ndarray:
-    """Returns the row, or all."""
-    return x if self.row is None else x[self.row]
-
-
-def parameters(model: Mapping[str, Any], style: str) -> dict[str, Layer]:
+def parameters(model: Mapping[str, Any], style: str) -> dict[str, Assignment]:
   """Returns name in a file of all weights -> where it is, of a style."""
   prefix, scheme = STYLES[style]
   shapes = trees.flatten(functional.describe(model)[1])
@@ -62,21 +42,18 @@ def parameters(model: Mapping[str, Any], style: str) -> dict[str, Layer]:
   if video:
     table = wan.tables(model)[scheme]
     found += [(prefix, a) for a in matching.derive(table, video)]
-  return {
-    before + a.theirs[0]: Layer(a.ours[0], a.row, a.layout)
-    for before, a in found
-  }
+  return {before + a.theirs[0]: a for before, a in found}
 
 
-def layers(named: Mapping[str, Layer]) -> dict[str, Layer]:
-  """Returns name in a file -> layer, of all linear layers of `parameters`.
+def layers(named: Mapping[str, Assignment]) -> dict[str, Assignment]:
+  """Returns name in a file -> kernel, of all linear layers of `parameters`.
 
   The video's patch embedding is a convolution there, and not among them.
   """
   return {
-    name.removesuffix(".weight"): layer
-    for name, layer in named.items()
-    if layer.path.endswith("/kernel") and layer.path != "video/embed/kernel"
+    name.removesuffix(".weight"): a
+    for name, a in named.items()
+    if a.ours[0].endswith("/kernel") and a.ours[0] != "video/embed/kernel"
   }
 
 
@@ -94,12 +71,12 @@ def without_prefix(name: str) -> str:
 
 def readable(
   model: Mapping[str, Any],
-) -> tuple[dict[str, Layer], dict[str, tuple[Layer, bool]]]:
+) -> tuple[dict[str, Assignment], dict[str, tuple[Assignment, bool]]]:
   """Returns names that files may have, without the prefixes of `STYLES`.
 
   Returns:
-    Name of a layer -> where it is; name of an array of a whole parameter ->
-    where it is, and whether it is a difference.
+    Name of a layer -> where its kernel is; name of an array of a whole
+    parameter -> where it is, and whether it is a difference.
   """
   known, full = {}, {}
   for style in STYLES:

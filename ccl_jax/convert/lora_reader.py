@@ -17,10 +17,10 @@ import einops
 import numpy as np
 from etils import epath
 
-from ccl_jax.convert.lora_names import Layer, readable, without_prefix
+from ccl_jax.convert.lora_names import readable, without_prefix
+from ccl_jax.convert.matching import Assignment
 from ccl_jax.convert.torch_files import (
   LazyStateDict,
-  local_path,
   open_state_dict,
   without_prefixes,
 )
@@ -43,10 +43,10 @@ def read(
     ValueError: a file that cannot be read, has no LoRA or a part of one, or is
       of another model.
   """
-  state = without_prefixes(open_state_dict(local_path(path)))
+  state = without_prefixes(open_state_dict(path))
   known, full = readable(model)
   parts: dict[str, dict[str, np.ndarray]] = collections.defaultdict(dict)
-  whole: dict[str, list[tuple[Layer, np.ndarray, bool]]] = (
+  whole: dict[str, list[tuple[Assignment, np.ndarray, bool]]] = (
     collections.defaultdict(list)
   )
   for name in state.shapes:
@@ -55,7 +55,7 @@ def read(
     if bare in full:
       place, is_difference = full[bare]
       x = state.read(name).astype(np.float32)
-      whole[place.path].append((place, x, is_difference))
+      whole[place.ours[0]].append((place, x, is_difference))
     elif layer in known:
       kind = "a" if found[2] else "b" if found[3] else "alpha"
       parts[layer][kind] = state.read(name).astype(np.float32)
@@ -78,7 +78,7 @@ def read(
     default = np.asarray(alphas.get(name, alphas.get("", rank)))
     alpha = float(part.get("alpha", default).item())
     lora.check_scale(f"alpha of '{name}' in '{path}'", alpha)
-    by_kernel[known[name].path].append((known[name], part, alpha / rank))
+    by_kernel[known[name].ours[0]].append((known[name], part, alpha / rank))
   shapes = trees.flatten(functional.describe(model)[1])
   changes = {
     kernel: _stacked(found, shapes[kernel].shape, path)
@@ -98,16 +98,12 @@ def _alphas(state: LazyStateDict) -> dict[str, float]:
   """Returns what the header says of alpha: of a layer, of all others by ""."""
   try:
     peft = json.loads(state.metadata.get("lora_adapter_metadata", "{}"))
-    own = (
-      {"alpha": state.metadata.get("alpha")}
-      if "alpha" in state.metadata
-      else {}
-    )
-    peft = {key.rpartition(".")[2]: value for key, value in peft.items()} | own
+    peft = {key.rpartition(".")[2]: value for key, value in peft.items()}
     found = {
       n.lstrip("^"): float(x) for n, x in peft.get("alpha_pattern", {}).items()
     }
-    default = peft.get("alpha", peft.get("lora_alpha"))
+    own = peft.get("alpha", peft.get("lora_alpha"))
+    default = state.metadata.get("alpha", own)
     return found if default is None else found | {"": float(default)}
   except (ValueError, TypeError, AttributeError) as error:
     raise ValueError(
@@ -116,7 +112,7 @@ def _alphas(state: LazyStateDict) -> dict[str, float]:
 
 
 def _stacked(
-  found: list[tuple[Layer, dict[str, np.ndarray], float]],
+  found: list[tuple[Assignment, dict[str, np.ndarray], float]],
   shape: tuple[int, ...],
   path: epath.PathLike,
 ) -> Factors:
@@ -128,25 +124,25 @@ def _stacked(
   b = np.zeros((*shape[:-2], rank, shape[-1]), np.float32)
   for layer, part, own in found:
     r = part["a"].shape[0]
-    at = () if layer.row is None else (layer.row,)
     try:
-      b[(*at, slice(r))] = layer.layout.to_ours(part["b"])[0] * (own / scale)
-      a[(*at, slice(None), slice(r))] = part["a"].T
+      made = layer.layout.to_ours(part["b"])[0] * (own / scale)
+      b[layer.index][:r] = made
+      a[layer.index][:, :r] = part["a"].T
     except (ValueError, einops.EinopsError) as error:
       raise ValueError(
         f"'{path}' is a LoRA of another model: A {part['a'].shape} and B"
-        f" {part['b'].shape} do not fit '{layer.path}' {shape[-2:]}."
+        f" {part['b'].shape} do not fit '{layer.ours[0]}' {shape[-2:]}."
       ) from error
   return Factors(a, b, scale)
 
 
 def _joined(
-  found: list[tuple[Layer, np.ndarray, bool]],
+  found: list[tuple[Assignment, np.ndarray, bool]],
   shape: tuple[int, ...],
   path: epath.PathLike,
 ) -> Full:
   """Returns the rows of one parameter as one array."""
-  name = found[0][0].path
+  name = found[0][0].ours[0]
   differences = {is_difference for _, _, is_difference in found}
   num_rows = 1 if found[0][0].row is None else shape[0]
   if differences != {True} and (len(differences) > 1 or len(found) != num_rows):
@@ -156,17 +152,16 @@ def _joined(
     )
   value = np.zeros(shape, np.float32)
   for layer, x, _ in found:
-    at = () if layer.row is None else (layer.row,)
     try:
       (row,) = layer.layout.to_ours(x)
     except (ValueError, einops.EinopsError):  # another number of axes
       row = x
-    if row.shape != value[at].shape:
+    if row.shape != value[layer.index].shape:
       raise ValueError(
         f"'{path}' is a LoRA of another model: {x.shape} does not fit '{name}'"
         f" {shape}."
       )
-    value[(*at, ...)] = row
+    value[layer.index] = row
   return Full(value, is_difference=differences == {True})
 
 

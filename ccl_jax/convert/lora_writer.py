@@ -44,24 +44,24 @@ def write(
   named = parameters(model, style)
   known, arrays, sizes = layers(named), {}, {}
   factors = {p: x for p, x in changes.items() if isinstance(x, Factors)}
-  lost = set(factors) - {layer.path for layer in known.values()}
+  lost = set(factors) - {layer.ours[0] for layer in known.values()}
   if lost:
     raise ValueError(
       f"A LoRA of {', '.join(sorted(lost))} cannot be in such a file: leave it"
       " out of lora.rules."
     )
   for name, layer in known.items():
-    if layer.path in factors:
-      a, b, scale = factors[layer.path]
-      a, b = layer.take(a), layer.take(b)
+    if layer.ours[0] in factors:
+      a, b, scale = factors[layer.ours[0]]
+      a, b = a[layer.index], b[layer.index]
       sizes[name] = a.shape[-1], scale * a.shape[-1]
       arrays[f"{name}.lora_A.weight"] = a.T
       (arrays[f"{name}.lora_B.weight"],) = layer.layout.to_theirs(b)
       if style == "comfyui":
         arrays[f"{name}.alpha"] = np.asarray(sizes[name][1], np.float32)
   for name, layer in named.items():
-    if isinstance(full := changes.get(layer.path), Full):
-      x = layer.take(full.value)
+    if isinstance(full := changes.get(layer.ours[0]), Full):
+      x = full.value[layer.index]
       (arrays[full_name(name)],) = layer.layout.to_theirs(x)
   shapes = {
     name: jax.ShapeDtypeStruct(x.shape, dtype if x.ndim else np.float32)
@@ -72,11 +72,8 @@ def write(
   header |= {"train_also": json.dumps(full)} if full else {}
   with replacing(output) as partial:
     safetensors_writer.write(
-      partial / "files", STEM, shapes, arrays.items(), 2**62, header
+      partial, STEM, shapes, arrays.items(), metadata=header
     )
-    file = f"{STEM}.safetensors"
-    (partial / "files" / file).rename(partial / file)
-    (partial / "files").rmdir()
     if card:
       (partial / "README.md").write_text(card)
   return len(sizes)

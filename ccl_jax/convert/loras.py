@@ -12,7 +12,6 @@ from ccl_jax.convert import lora_reader, workdirs
 from ccl_jax.models import functional
 from ccl_jax.params import lora, trees
 from ccl_jax.params.lora import Factors, Full
-from ccl_jax.storage.files import replacing
 
 
 def open_lora(text: str, model: Mapping[str, Any]) -> dict[str, Factors | Full]:
@@ -65,14 +64,10 @@ def merge(
     "model": "ccl",
     "loras": list(texts),
     "settings": dict(run.model),
-    "parameters": trees.count(arrays),
     "source": str(workdir),
   }
   params = {path: workdirs.streamed(path, x) for path, x in arrays.items()}
-  with replacing(output) as partial:
-    workdirs.copy_run_files(workdir, partial)
-    workdirs.write(partial, step, trees.unflatten(params), about)
-  return about
+  return workdirs.make(output, step, trees.unflatten(params), about, workdir)
 
 
 def read_run(

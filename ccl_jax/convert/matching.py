@@ -10,18 +10,22 @@ import dataclasses
 import difflib
 import functools
 import re
+import types
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax.numpy as jnp
 import numpy as np
 
+from ccl_jax.array_types import PyTree
 from ccl_jax.convert.layouts import WeightLayout
 from ccl_jax.convert.rules import FIELD, LAYER, Rule, Table
+from ccl_jax.params import trees
 
 _MAX_LINES = 10  # of each kind in an error
 
 Shapes = Mapping[str, Any]  # name -> anything with .shape and .dtype
+Size = TypeVar("Size")  # settings of a model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,22 +44,10 @@ class Assignment:
   row: int | None
   layout: WeightLayout
 
-
-@dataclasses.dataclass(frozen=True)
-class Coverage:
-  """Gaps and overlaps of a table over the parameters of a model.
-
-  Attributes:
-    unfilled: parameters that no rule makes.
-    filled_twice: parameters with a row, or all, that several rules make.
-    unknown: paths that a rule makes beside its parameters, not in the model.
-    used_twice: arrays of the file that several rules use.
-  """
-
-  unfilled: list[str]
-  filled_twice: list[str]
-  unknown: list[str]
-  used_twice: list[str]
+  @property
+  def index(self) -> int | types.EllipsisType:
+    """Returns what selects the row, or all, of one of `ours`."""
+    return ... if self.row is None else self.row
 
 
 def match(table: Table, theirs: Shapes, ours: Shapes) -> list[Assignment]:
@@ -74,22 +66,23 @@ def match(table: Table, theirs: Shapes, ours: Shapes) -> list[Assignment]:
   ignored = _ignored(table, theirs)
   extra = [n for n in theirs if n not in expected and n not in ignored]
   missing = [name for name in expected if name not in theirs]
-  both = [n for n in theirs if n in expected and n in ignored]
   lacking = set(missing)
   complete = [a for a in assignments if lacking.isdisjoint(a.theirs)]
   _raise_if_any(
     {
+      "only in the file": extra,
+      "not in the file": missing,
+      "used and ignored": [n for n in theirs if n in expected and n in ignored],
+      "of another shape or type": _differences(complete, theirs, ours),
+    },
+    {
       "only in the file": (
-        extra,
-        lambda n: f"{n} {_shape(theirs[n])}{_nearest(n, missing)}",
+        lambda n: f"{n} {_shape(theirs[n])}{_nearest(n, missing)}"
       ),
       "not in the file": (
-        missing,
-        lambda n: f"{n} for {' + '.join(expected[n].ours)}{_nearest(n, extra)}",
+        lambda n: f"{n} for {' + '.join(expected[n].ours)}{_nearest(n, extra)}"
       ),
-      "used and ignored": (both, str),
-      "of another shape or type": (_differences(complete, theirs, ours), str),
-    }
+    },
   )
   return assignments
 
@@ -105,37 +98,25 @@ def derive(table: Table, ours: Shapes) -> list[Assignment]:
       would be used twice.
   """
   # Each once: templates of one rule may match several paths of one assignment.
-  found = dict.fromkeys(a for rule in table for a in _applied(rule, ours))
-  coverage = measure_coverage(found, ours)
+  found = list(dict.fromkeys(a for rule in table for a in _applied(rule, ours)))
+  uses = collections.Counter(name for a in found for name in a.theirs)
+  fills = collections.Counter((path, a.row) for a in found for path in a.ours)
+  filled = dict.fromkeys(path for path, _ in fills)
   _raise_if_any(
     {
-      "parameters without a rule": (
-        coverage.unfilled,
-        lambda path: f"{path} {_shape(ours[path])}",
+      "parameters without a rule": [
+        f"{path} {_shape(x)}" for path, x in ours.items() if path not in filled
+      ],
+      "parameters with several rules": sorted(
+        {path for (path, _), times in fills.items() if times > 1}
       ),
-      "parameters with several rules": (coverage.filled_twice, str),
-      "made by a rule, but not in the model": (coverage.unknown, str),
-      "arrays used twice": (coverage.used_twice, str),
+      "made by a rule, but not in the model": [
+        path for path in filled if path not in ours
+      ],
+      "arrays used twice": [name for name, times in uses.items() if times > 1],
     }
   )
-  return list(found)
-
-
-def measure_coverage(
-  assignments: Iterable[Assignment], ours: Shapes
-) -> Coverage:
-  """Returns how `assignments` cover the parameters `ours`."""
-  uses, fills = collections.Counter(), collections.Counter()
-  for assignment in assignments:
-    uses.update(assignment.theirs)
-    fills.update((path, assignment.row) for path in assignment.ours)
-  filled = dict.fromkeys(path for path, _ in fills)
-  return Coverage(
-    unfilled=[path for path in ours if path not in filled],
-    filled_twice=sorted({path for (path, _), k in fills.items() if k > 1}),
-    unknown=[path for path in filled if path not in ours],
-    used_twice=[name for name, k in uses.items() if k > 1],
-  )
+  return found
 
 
 def count_differences(table: Table, theirs: Shapes, ours: Shapes) -> int:
@@ -154,21 +135,26 @@ def count_differences(table: Table, theirs: Shapes, ours: Shapes) -> int:
   return len(_differences(assignments, theirs, ours))
 
 
-def shapes_of_ours(
-  assignment: Assignment, theirs: Shapes
-) -> list[tuple[int, ...]]:
-  """Returns the shapes that the layout makes of theirs.
+def recognise(
+  theirs: Shapes,
+  sizes: Mapping[Any, Size],
+  tables: Callable[[Size], Mapping[str, Table]],
+  shapes: Callable[[Size], PyTree],
+) -> tuple[Any, str]:
+  """Returns the (size, naming scheme) with the names nearest to the file's.
 
-  Raises:
-    ValueError: the layout does not apply to such shapes.
+  Args:
+    theirs: name -> shape and dtype, of the file.
+    sizes: name of a size -> its settings.
+    tables: settings -> {naming scheme: its table}.
+    shapes: settings -> the model's parameters.
   """
-  shapes = tuple(tuple(theirs[n].shape) for n in assignment.theirs)
-  layout = assignment.layout
-  try:
-    return list(_made_shapes(layout.to_ours, shapes))
-  except Exception as error:  # einops and numpy each raise their own.
-    reason = str(error).strip().splitlines()[-1].strip()
-    raise ValueError(f"{layout.name} does not apply: {reason}") from error
+  differences = {}
+  for size, settings in sizes.items():
+    ours = trees.flatten(shapes(settings))
+    for scheme, table in tables(settings).items():
+      differences[size, scheme] = count_differences(table, theirs, ours)
+  return min(differences, key=differences.get)
 
 
 def shapes_of_theirs(
@@ -176,7 +162,7 @@ def shapes_of_theirs(
 ) -> list[tuple[int, ...]]:
   """Returns the shapes that the inverse layout makes of ours."""
   shapes = tuple(_target_shapes(assignment, ours))
-  return list(_made_shapes(assignment.layout.to_theirs, shapes))
+  return _made_shapes(assignment.layout.to_theirs, shapes)
 
 
 def _target_shapes(
@@ -190,10 +176,10 @@ def _target_shapes(
 @functools.lru_cache(4096)
 def _made_shapes(
   make: Callable[..., tuple[np.ndarray, ...]], shapes: tuple
-) -> tuple[tuple[int, ...], ...]:
+) -> list[tuple[int, ...]]:
   # One number broadcast to the shape: transposing it takes no memory.
   arrays = [np.broadcast_to(np.ones((), np.float32), s) for s in shapes]
-  return tuple(x.shape for x in make(*arrays))
+  return [x.shape for x in make(*arrays)]
 
 
 @functools.cache
@@ -209,21 +195,13 @@ def _regex(template: str) -> re.Pattern:
   return re.compile(pattern)
 
 
-def _field_values(
-  templates: tuple[str, ...], names: Iterable[str]
-) -> Iterator[dict[str, str]]:
-  """Yields each distinct set of values of the placeholders in the names."""
-  found = {}
-  for template in templates:
-    for name in names:
-      if hit := _regex(template).fullmatch(name):
-        found[tuple(sorted(hit.groupdict().items()))] = None
-  yield from (dict(items) for items in found)
-
-
 def _applied(rule: Rule, ours: Shapes) -> Iterator[Assignment]:
   """Yields the assignments of a rule, one per layer of stacked parameters."""
-  for values in _field_values(rule.ours, ours):
+  hits = (_regex(t).fullmatch(path) for t in rule.ours for path in ours)
+  distinct = dict.fromkeys(
+    tuple(sorted(hit.groupdict().items())) for hit in hits if hit
+  )
+  for values in map(dict, distinct):
     paths = tuple(t.format(**values) for t in rule.ours)
     rows: Iterable[int | None] = [None]
     if rule.is_stacked and paths[0] in ours:
@@ -245,27 +223,27 @@ def _differences(
 ) -> list[str]:
   """Returns a line for each assignment whose shapes or dtypes disagree."""
   lines = []
-  for assignment in assignments:
-    there = " + ".join(f"{n} {_shape(theirs[n])}" for n in assignment.theirs)
-    expected = _target_shapes(assignment, ours)
-    here = " + ".join(
-      f"{path} {shape}"
-      for path, shape in zip(assignment.ours, expected, strict=True)
-    )
+  for a in assignments:
+    there = " + ".join(f"{n} {_shape(theirs[n])}" for n in a.theirs)
+    expected = _target_shapes(a, ours)
+    named = zip(a.ours, expected, strict=True)
+    here = " + ".join(f"{path} {shape}" for path, shape in named)
     try:
-      made = shapes_of_ours(assignment, theirs)
-    except ValueError as error:
-      lines.append(f"{there} for {here}: {error}")
+      shapes = tuple(tuple(theirs[n].shape) for n in a.theirs)
+      made = _made_shapes(a.layout.to_ours, shapes)
+    except Exception as error:  # einops and numpy each raise their own.
+      reason = str(error).strip().splitlines()[-1].strip()
+      lines.append(
+        f"{there} for {here}: {a.layout.name} does not apply: {reason}"
+      )
       continue
     if made != expected:
       lines.append(f"{there} gives {made}, not {here}")
-    target = ours[assignment.ours[0]]
-    for name in assignment.theirs:
-      kinds = {_kind(theirs[name]), *(_kind(ours[x]) for x in assignment.ours)}
-      if len(kinds) > 1:
+    first = a.ours[0]
+    for name in a.theirs:
+      if len({_kind(theirs[name]), *(_kind(ours[x]) for x in a.ours)}) > 1:
         lines.append(
-          f"{name} is {theirs[name].dtype}, {assignment.ours[0]} is"
-          f" {target.dtype}"
+          f"{name} is {theirs[name].dtype}, {first} is {ours[first].dtype}"
         )
   return lines
 
@@ -288,18 +266,21 @@ def _nearest(name: str, others: Sequence[str]) -> str:
 
 
 def _raise_if_any(
-  problems: dict[str, tuple[Sequence[str], Callable[[str], str]]],
+  problems: Mapping[str, Sequence[str]],
+  describe: Mapping[str, Callable[[str], str]] = {},
 ) -> None:
   """Raises one ValueError with some lines of each kind of problem.
 
   Args:
-    problems: title -> names with that problem, and how to make a line of one.
+    problems: title -> lines, or names with that problem.
+    describe: title -> how to make a line of a name.
   """
   text = []
-  for title, (found, line) in problems.items():
+  for title, found in problems.items():
     if found:
       text.append(f"{title} ({len(found)}):")
-      text += [f"  {line(x)}" for x in found[:_MAX_LINES]]
+      lines = map(describe.get(title, str), found[:_MAX_LINES])
+      text += [f"  {line}" for line in lines]
       text += ["  ..."] * (len(found) > _MAX_LINES)
   if text:
     raise ValueError("the arrays do not fit the model:\n" + "\n".join(text))

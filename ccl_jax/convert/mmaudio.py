@@ -7,7 +7,7 @@ are normalised already.
 
 import numpy as np
 
-from ccl_jax.convert.layouts import CONV1D, SAME, WeightLayout, relayout
+from ccl_jax.convert.layouts import CONV1D, WeightLayout, relayout
 from ccl_jax.convert.rules import Rule, Table
 
 _EPSILON = 1e-4
@@ -43,41 +43,31 @@ _BINS = relayout("1 mel 1", "mel")
 
 def _table(prefix: str, conv: WeightLayout) -> Table:
   """Returns the table of files whose convolutions have the layout `conv`."""
-  names = {
-    "data_mean": ("mean", _BINS),
-    "data_std": ("std", _BINS),
-    "encoder.down.0.downsample.conv1.weight": (
-      "encoder/halve/conv1/kernel",
-      conv,
-    ),
-    "encoder.down.0.downsample.conv2.weight": (
-      "encoder/halve/conv2/kernel",
-      conv,
-    ),
-    "decoder.up.1.upsample.conv.weight": ("decoder/double/kernel", conv),
+  rules = [
+    Rule(f"{prefix}data_mean", "mean", _BINS),
+    Rule(f"{prefix}data_std", "std", _BINS),
+  ]
+  convs = {
+    "encoder.down.0.downsample.conv1": "encoder/halve/conv1",
+    "encoder.down.0.downsample.conv2": "encoder/halve/conv2",
+    "decoder.up.1.upsample.conv": "decoder/double",
   }
   for side, levels in (("encoder", "down"), ("decoder", "up")):
-    blocks = {
-      f"{levels}.{{i}}.block.{{j}}": "levels/{i}/{j}",
-      "mid.block_{i}": "middle/block{i}",
-    }
-    convs = {
-      "conv_in": "conv_in",
-      "conv_out": "conv_out",
-      "mid.attn_1.qkv": "middle/attention/qkv",
-      "mid.attn_1.proj_out": "middle/attention/out",
-    }
-    for theirs, ours in blocks.items():
+    rules.append(Rule(f"{prefix}{side}.learnable_gain", f"{side}/gain"))
+    for name in ("conv_in", "conv_out"):
+      convs[f"{side}.{name}"] = f"{side}/{name}"
+    convs[f"{side}.mid.attn_1.qkv"] = f"{side}/middle/attention/qkv"
+    convs[f"{side}.mid.attn_1.proj_out"] = f"{side}/middle/attention/out"
+    for theirs, ours in (
+      (f"{side}.{levels}.{{i}}.block.{{j}}", f"{side}/levels/{{i}}/{{j}}"),
+      (f"{side}.mid.block_{{i}}", f"{side}/middle/block{{i}}"),
+    ):
       convs[f"{theirs}.conv1"] = f"{ours}/conv1"
       convs[f"{theirs}.conv2"] = f"{ours}/conv2"
       convs[f"{theirs}.nin_shortcut"] = f"{ours}/shortcut"
-    for theirs, ours in convs.items():
-      names[f"{side}.{theirs}.weight"] = (f"{side}/{ours}/kernel", conv)
-    names[f"{side}.learnable_gain"] = (f"{side}/gain", SAME)
-  return tuple(
-    Rule(prefix + theirs, ours, layout)
-    for theirs, (ours, layout) in names.items()
-  )
+  for theirs, ours in convs.items():
+    rules.append(Rule(f"{prefix}{theirs}.weight", f"{ours}/kernel", conv))
+  return tuple(rules)
 
 
 MMAUDIO = _table("", NORMALISED)

@@ -12,14 +12,8 @@ from ccl_jax.convert.workdirs import ABOUT, Workdir
 from ccl_jax.params.lora import Changes, Full
 from ccl_jax.storage.text_files import read_json
 
-# Kind of a codec in codecs.json -> its name in `codecs.MODELS`.
-_PUBLISHED = {
-  "wan_video": "wan-vae",
-  "mmaudio": "mmaudio",
-  "umt5": "umt5",
-  "clip": "clip",
-  "wav2vec2": "wav2vec2",
-}
+# Kind of a codec in codecs.json -> its name in `codecs.MODELS`, if another.
+_PUBLISHED = {"wan_video": "wan-vae"}
 _LOADING = {
   "CCL": """\
 `ccl_jax/convert/torch_*.py` need only PyTorch and safetensors (`to-torch
@@ -195,18 +189,15 @@ def lora_text(
     style: of its names, one of `lora_names.STYLES`.
   """
   full = sorted(p for p, x in changes.items() if isinstance(x, Full))
-  base = run.config.get("init", {}).get("from_runs", ())
-  base = ", ".join(f"`{workdir}`" for _, workdir in base)
+  base = ", ".join(f"`{workdir}`" for workdir in _initial_workdirs(run))
   names = "\n".join(f"- `{path}` {changes[path].value.shape}" for path in full)
-  return _LORA.format_map(
-    {
-      **about,
-      "base": base or "an unknown base",
-      "matrices": len(changes) - len(full),
-      "and_full": f" and {len(full)} parameters in full" if full else "",
-      "others": _OTHERS[style],
-      "full": _FULL.format(names=names) + _FULL_IN[style] if full else "",
-    }
+  return _LORA.format(
+    **about,
+    base=base or "an unknown base",
+    matrices=len(changes) - len(full),
+    and_full=f" and {len(full)} parameters in full" if full else "",
+    others=_OTHERS[style],
+    full=_FULL.format(names=names) + _FULL_IN[style] if full else "",
   )
 
 
@@ -219,7 +210,6 @@ def text(run: Workdir, about: Mapping[str, Any]) -> str:
   """
   streams = [s for s in STREAMS if run.model.get(s) is not None]
   kind = " and ".join(streams if about["class"] == "CCL" else ["video"])
-  average = "a moving average" if about["is_ema"] else "no moving average"
   clip = "Clips have the size that the run's codecs were made for."
   if run.clip:
     y, x = run.clip["size"]
@@ -228,18 +218,16 @@ def text(run: Workdir, about: Mapping[str, Any]) -> str:
       f" {run.clip['fps']:g} a second."
     )
   is_single = about["layout"] == "single"
-  kind_of_layout = "single" if is_single else about["class"]
-  licences = list(_licences(run)) or ["- none are known."]
-  return _TEXT.format_map(
-    {
-      **about,
-      "kind": kind,
-      "averaged": average,
-      "clip": clip,
-      "loading": _LOADING[kind_of_layout].replace("{exact}", _exact(run)),
-      "licences": "\n".join(licences),
-      "config": json.dumps(dict(run.config), indent=2, sort_keys=True),
-    }
+  loading = _LOADING["single" if is_single else about["class"]]
+  averaged = "a moving average" if about["is_ema"] else "no moving average"
+  return _TEXT.format(
+    **about,
+    kind=kind,
+    averaged=averaged,
+    clip=clip,
+    loading=loading.replace("{exact}", _exact(run)),
+    licences="\n".join(_licences(run)) or "- none are known.",
+    config=json.dumps(dict(run.config), indent=2, sort_keys=True),
   )
 
 
@@ -259,13 +247,17 @@ def _licences(run: Workdir) -> Iterator[str]:
   file = run.path / "codecs" / "codecs.json"
   described = read_json(file) if file.exists() else {}
   for codec in described.values():
-    if (name := _PUBLISHED.get(codec["kind"])) is not None:
-      model = codecs.MODELS[name]
+    name = _PUBLISHED.get(codec["kind"], codec["kind"])
+    if model := codecs.MODELS.get(name):
       yield f"- codec {name}: {model.licence}. {model.notice}".rstrip()
-  from_runs = run.config.get("init", {}).get("from_runs", ())
-  initial = dict.fromkeys(workdir for _, workdir in from_runs)
+  initial = dict.fromkeys(_initial_workdirs(run))
   for folder in [run.path, *map(epath.Path, initial)]:
-    if (folder / ABOUT).exists():
-      about = read_json(folder / ABOUT)
-      if "licence" in about:
-        yield f"- initialised from {about['model']}: {about['licence']}"
+    about = read_json(folder / ABOUT) if (folder / ABOUT).exists() else {}
+    if "licence" in about:
+      yield f"- initialised from {about['model']}: {about['licence']}"
+
+
+def _initial_workdirs(run: Workdir) -> list[str]:
+  """Returns the workdirs that a run took parameters of."""
+  from_runs = run.config.get("init", {}).get("from_runs", ())
+  return [workdir for _, workdir in from_runs]

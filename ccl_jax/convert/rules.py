@@ -14,7 +14,7 @@ import dataclasses
 import re
 from collections.abc import Sequence
 
-from ccl_jax.convert.layouts import LINEAR, SAME, WeightLayout
+from ccl_jax.convert.layouts import LINEAR, QKV, SAME, WeightLayout, each
 
 FIELD = re.compile(r"\{(\w+)\}")
 LAYER = "layer"
@@ -85,4 +85,15 @@ def scale_and_bias(theirs: str, ours: str) -> tuple[Rule, Rule]:
   return (
     Rule(f"{theirs}.weight", f"{ours}/scale"),
     Rule(f"{theirs}.bias", f"{ours}/bias"),
+  )
+
+
+def fused_qkv(theirs: str, ours: str) -> tuple[Rule, Rule]:
+  """Returns the rules of one linear layer of theirs that is q, k and v."""
+  kernels, biases = (
+    tuple(f"{ours}/{x}/{leaf}" for x in "qkv") for leaf in ("kernel", "bias")
+  )
+  return (
+    Rule(f"{theirs}.weight", kernels, QKV.then(each(LINEAR))),
+    Rule(f"{theirs}.bias", biases, QKV),
   )

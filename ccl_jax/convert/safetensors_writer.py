@@ -33,7 +33,7 @@ def write(
   stem: str,
   shapes: Shapes,
   arrays: Iterable[tuple[str, np.ndarray]],
-  shard_size: int,
+  shard_size: int | float = math.inf,
   metadata: Mapping[str, str] | None = None,
 ) -> None:
   """Writes one file, or shards and their index, to a new folder.
@@ -54,24 +54,20 @@ def write(
   folder.mkdir(parents=True)
   shards, arrays = _split(shapes, shard_size), iter(arrays)
   names = [f"{stem}.safetensors"]
-  if len(shards) > 1:
-    num = len(shards)
+  if (num := len(shards)) > 1:
     names = [
       f"{stem}-{i:05}-of-{num:05}.safetensors" for i in range(1, num + 1)
     ]
-  for name, shard in zip(names, shards, strict=True):
-    _write_file(folder / name, shard, arrays, metadata or {})
-  if len(shards) > 1:
-    weight_map = {
-      name: file
-      for file, shard in zip(names, shards, strict=True)
-      for name in shard
-    }
+  weight_map = {}
+  for file, shard in zip(names, shards, strict=True):
+    _write_file(folder / file, shard, arrays, metadata or {})
+    weight_map |= dict.fromkeys(shard, file)
+  if num > 1:
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
     write_json(folder / f"{stem}.safetensors.index.json", index)
 
 
-def _split(shapes: Shapes, shard_size: int) -> list[dict]:
+def _split(shapes: Shapes, shard_size: int | float) -> list[dict]:
   """Returns `shapes` in parts of at most `shard_size` bytes, or one array."""
   shards, size = [{}], 0
   for name, x in shapes.items():

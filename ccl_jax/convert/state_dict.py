@@ -74,11 +74,12 @@ def iter_state_dict(
   for assignment in matching.derive(table, leaves):
     # All rows of a parameter follow one another, from the first.
     if assignment.row == 0:
-      rows = {path: iter(_on_host(leaves[path])) for path in assignment.ours}
-    if assignment.row is None:
-      ours = [np.asarray(leaves[path]) for path in assignment.ours]
-    else:
-      ours = [np.asarray(next(rows[path])) for path in assignment.ours]
+      rows = {path: _rows(leaves[path]) for path in assignment.ours}
+    is_whole = assignment.row is None
+    ours = [
+      np.asarray(leaves[path] if is_whole else next(rows[path]))
+      for path in assignment.ours
+    ]
     theirs = assignment.layout.to_theirs(*ours)
     for name, x in zip(assignment.theirs, theirs, strict=True):
       yield name, np.asarray(x, order="C")
@@ -108,8 +109,8 @@ def state_dict_shapes(
   }
 
 
-def _on_host(x: Any) -> Any:
-  return np.asarray(x) if isinstance(x, jax.Array) else x
+def _rows(x: Any) -> Iterator[Any]:
+  return iter(np.asarray(x) if isinstance(x, jax.Array) else x)
 
 
 def _streamed(

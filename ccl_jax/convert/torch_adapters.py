@@ -17,7 +17,8 @@ from ccl_jax.convert.torch_adapter_layers import (
   turn,
 )
 from ccl_jax.convert.torch_layers import modulate
-from ccl_jax.convert.torch_model import CCL, STREAMS, Stream, audio_starts
+from ccl_jax.convert.torch_model import CCL
+from ccl_jax.convert.torch_stream import STREAMS, Stream, frames_and_places
 
 # Options of the fusion that a config leaves out.
 DEFAULTS = dict(adapter_ratio=0.25, lora_rank=16, window_radius=1)
@@ -65,15 +66,10 @@ class SharedStream(Stream):
   def embed(self, z, image):
     """Returns the tokens of latents, with their positions."""
     f, h, w = self.grid(z)
+    row, column = frames_and_places(f if self.c else h, w)
     if self.c:
-      sizes = audio_starts(f, w).diff()
-      first = sizes.cumsum(0) - sizes
-      row = torch.arange(f).repeat_interleave(sizes)
-      column = torch.arange(len(row)) - first.repeat_interleave(sizes)
       z = z[:, None]
     else:
-      row, column = torch.arange(h).repeat_interleave(w), torch.arange(w)
-      column = column.repeat(h)
       z = z.unflatten(3, (-1, self.patch)).unflatten(2, (-1, self.patch))
       z = z.permute(0, 1, 2, 4, 6, 3, 5).flatten(4).flatten(2, 3)
     num = self.width // 4
@@ -194,10 +190,9 @@ class Adapted(CCL):
     """Adds attention over both streams, then what each adds to itself."""
     device = next(iter(x.values())).device
     frames = {
-      s: torch.arange(f).repeat_interleave(audio_starts(f, h * w).diff())
+      s: frames_and_places(f, h * w)[0].to(device)
       for s, (f, h, w) in grids.items()
     }
-    frames = {s: i.to(device) for s, i in frames.items()}
     adapters = {"video": layer.joint_video, "audio": layer.joint_audio}
     streams = [s for s in STREAMS if s in x]
     tokens = {s: modulate(x[s], *rows[s][:2]).flatten(1, 2) for s in streams}

@@ -72,16 +72,18 @@ def from_torch(
   Raises:
     ValueError: a tensor that is not dense, or of a dtype that is not read.
   """
+  shapes = {}
   for name, x in state.items():
     if f"{x.layout}" != "torch.strided":
       raise ValueError(
         f"'{origin}' has '{name}' as {x.layout}, expected a dense tensor: save"
         " its to_dense()."
       )
-  shapes = {
-    name: _torch_shape(origin, name, tuple(x.shape), x.dtype)
-    for name, x in state.items()
-  }
+    try:
+      dtype = torch_pickles.numpy_dtype(x.dtype)
+      shapes[name] = jax.ShapeDtypeStruct(tuple(x.shape), dtype)
+    except TypeError as error:  # numpy lacks it.
+      raise _unknown_dtype(origin, name, str(x.dtype)) from error
   return LazyStateDict(
     origin, shapes, lambda name: torch_pickles.to_numpy(state[name])
   )
@@ -130,10 +132,11 @@ def without_prefixes(state: LazyStateDict) -> LazyStateDict:
   is printed which were left out.
   """
   prefix, names = "", list(state.shapes)
-  while found := next(
-    (p for p in PREFIXES if names and all(n.startswith(p) for n in names)), ""
-  ):
-    prefix, names = prefix + found, [n.removeprefix(found) for n in names]
+  while found := [
+    p for p in PREFIXES if names and all(n.startswith(p) for n in names)
+  ]:
+    prefix += found[0]
+    names = [n.removeprefix(found[0]) for n in names]
   if not prefix:
     return state
   print(
@@ -183,15 +186,13 @@ def _open_safetensors(path: pathlib.Path) -> LazyStateDict:
     raise ValueError(
       f"'{path}' is not a safetensors file, or cut short: {reason}"
     ) from error
+  shapes = {}
   for name, part in parts.items():
-    if part.get_dtype() not in SAFETENSORS_DTYPES:
-      raise _unknown_dtype(str(path), name, part.get_dtype())
-  shapes = {
-    name: jax.ShapeDtypeStruct(
-      tuple(part.get_shape()), SAFETENSORS_DTYPES[part.get_dtype()]
+    if (dtype := part.get_dtype()) not in SAFETENSORS_DTYPES:
+      raise _unknown_dtype(str(path), name, dtype)
+    shapes[name] = jax.ShapeDtypeStruct(
+      tuple(part.get_shape()), SAFETENSORS_DTYPES[dtype]
     )
-    for name, part in parts.items()
-  }
   return LazyStateDict(str(path), shapes, read, metadata)
 
 
@@ -222,16 +223,6 @@ def open_torch_file(path: pathlib.Path) -> LazyStateDict:
   return LazyStateDict(
     str(path), from_torch(state, str(path)).shapes, read, metadata
   )
-
-
-def _torch_shape(
-  origin: str, name: str, shape: tuple[int, ...], dtype: Any
-) -> jax.ShapeDtypeStruct:
-  """Returns shape and dtype; ValueError for a dtype that numpy lacks."""
-  try:
-    return jax.ShapeDtypeStruct(shape, torch_pickles.numpy_dtype(dtype))
-  except TypeError as error:
-    raise _unknown_dtype(origin, name, str(dtype)) from error
 
 
 def _open_folder(folder: pathlib.Path) -> LazyStateDict:

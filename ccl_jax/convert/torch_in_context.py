@@ -14,19 +14,10 @@ from ccl_jax.convert.torch_layers import (
   make_rope,
   modulate,
   rotate,
+  token_rope,
 )
 from ccl_jax.convert.torch_model import CCL, CrossAttention
-from ccl_jax.convert.torch_stream import Stream, audio_starts
-
-
-def token_rope(positions, dims, device):
-  """Returns RoPE's cos and sin of tokens at (t, h, w), (n,) each."""
-  angles = []
-  for p, d in zip(positions, dims, strict=True):
-    frequency = 1e4 ** (-torch.arange(0, d, 2).double() / d)
-    angles.append(p.double()[:, None] * frequency)
-  angles = torch.cat(angles, -1).float().to(device)
-  return angles.cos(), angles.sin()
+from ccl_jax.convert.torch_stream import Stream, frames_and_places
 
 
 class AudioTokens(Stream):
@@ -162,14 +153,10 @@ class InContext(CCL):
     n = y["video"].shape[1]
     read = [s for s in x if s == "audio" or self.reads_video]
     if read:
-      k, v = (
-        torch.cat(part, 2)
-        for part in zip(
-          *((rotate(k, ropes[s]), v) for s in read for k, v in
-            [layer.key_value(y[s])]),
-          strict=True,
-        )
-      )  # fmt: skip
+      keys_values = [layer.key_value(y[s]) for s in read]
+      turned = zip(read, keys_values, strict=True)
+      k = torch.cat([rotate(k, ropes[s]) for s, (k, _) in turned], 2)
+      v = torch.cat([v for _, v in keys_values], 2)
       columns = slice(0 if self.reads_video else n, None)
       rows = {"video": slice(0, n), "audio": slice(n, None)}
       for s in x if self.attention == "self2d" else ("video",):
@@ -185,22 +172,12 @@ class InContext(CCL):
   def frames(self, grids, pictures, device):
     """Returns which tokens are video, and the frame and place in it of each."""
     f, h, w = grids["video"]
-    clip = f - pictures
-    starts = audio_starts(clip, self.audio.c if "audio" in grids else 0)
-    sizes = starts.diff()
-    frame = torch.cat(
-      [
-        torch.arange(f).repeat_interleave(h * w),
-        torch.arange(clip).repeat_interleave(sizes),
-      ]
-    )
-    place = torch.cat(
-      [
-        torch.arange(f * h * w),
-        torch.arange(int(starts[-1])) - starts[:-1].repeat_interleave(sizes),
-      ]
-    )
-    is_video = torch.arange(len(frame)) < f * h * w
+    pixel = torch.arange(f * h * w)
+    c = self.audio.c if "audio" in grids else 0
+    frame, place = frames_and_places(f - pictures, c)
+    frame = torch.cat([pixel // (h * w), frame])
+    place = torch.cat([pixel, place])
+    is_video = torch.arange(len(frame)) < len(pixel)
     return is_video.to(device), frame.to(device), place.to(device)
 
   def audio_rope(self, tokens, device):

@@ -22,12 +22,18 @@ def make_rope(time, h, w, dims, device):
     time: (t,), where the frames are in time.
     dims: channels of a head that each of the three axes rotates.
   """
-  positions = time[:, None, None], torch.arange(h)[:, None], torch.arange(w)
+  axes = time, torch.arange(h), torch.arange(w)
+  positions = torch.cartesian_prod(*(x.double() for x in axes))
+  return token_rope(positions.T, dims, device)
+
+
+def token_rope(positions, dims, device):
+  """Returns RoPE's cos and sin of tokens at (t, h, w), (n,) each."""
   angles = []
   for p, d in zip(positions, dims, strict=True):
     frequency = 1e4 ** (-torch.arange(0, d, 2).double() / d)
-    angles.append((p[..., None] * frequency).expand(len(time), h, w, -1))
-  angles = torch.cat(angles, -1).flatten(0, 2).float().to(device)
+    angles.append(p.double()[:, None] * frequency)
+  angles = torch.cat(angles, -1).float().to(device)
   return angles.cos(), angles.sin()
 
 

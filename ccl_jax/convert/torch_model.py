@@ -34,11 +34,15 @@ from ccl_jax.convert.torch_layers import (
   rotate,
 )
 from ccl_jax.convert.torch_lora import add_lora
-from ccl_jax.convert.torch_stream import Stream, audio_starts
+from ccl_jax.convert.torch_stream import (
+  OTHER,
+  STREAMS,
+  Stream,
+  audio_starts,
+  frames_and_places,
+)
 
 AUDIO_RATE = 31.25  # latents a second
-STREAMS = ("video", "audio")
-OTHER = {"video": "audio", "audio": "video"}
 FLOAT32 = (
   "norm", "scale_shift_table", "time_embedder", "time_proj", ".time.",
   "head_rows",
@@ -279,8 +283,7 @@ class CCL(nn.Module):
     if other not in grids or (sees is None and not o["tarp"]):
       return None
     frame, other_frame = (
-      torch.arange(f).repeat_interleave(audio_starts(f, h * w).diff())
-      for f, h, w in (grids[s], grids[other])
+      frames_and_places(f, h * w)[0] for f, h, w in (grids[s], grids[other])
     )
     distance = (frame[:, None] - other_frame).abs()
     near = (distance <= o[f"{other}_window_radius"]).to(device)

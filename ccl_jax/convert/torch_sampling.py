@@ -17,9 +17,8 @@ from typing import NamedTuple
 import torch
 
 from ccl_jax.convert.torch_solvers import choose, schedule, solve
+from ccl_jax.convert.torch_stream import OTHER, STREAMS
 
-STREAMS = ("video", "audio")
-OTHER = {"video": "audio", "audio": "video"}
 # Task -> the streams that take part, and those that are complete inputs.
 TASKS = {
   "t2av": (STREAMS, ()),
@@ -207,9 +206,8 @@ def guided_steps(settings):
   """Yields for each step whether it has guidance."""
   low, high = settings["guidance_low"], settings["guidance_high"]
   count = 0  # of the steps from low to high
-  for sigma in schedule(settings["num_inference_steps"], settings["shift"])[
-    :-1
-  ]:
+  sigmas = schedule(settings["num_inference_steps"], settings["shift"])
+  for sigma in sigmas[:-1]:
     is_inside = low <= sigma <= high
     yield is_inside and count % settings["guidance_every"] == 0
     count += is_inside

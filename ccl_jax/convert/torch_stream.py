@@ -18,6 +18,9 @@ from ccl_jax.convert.torch_layers import (
   modulate,
 )
 
+STREAMS = ("video", "audio")
+OTHER = {"video": "audio", "audio": "video"}
+
 
 def audio_starts(f, c):
   """Returns the first audio latent of each of f frames, and their number.
@@ -26,6 +29,13 @@ def audio_starts(f, c):
   """
   borders = torch.arange(f + 1).double() * c - 0.5
   return borders.round(decimals=6).ceil().long()
+
+
+def frames_and_places(f, c):
+  """Returns each token's frame and place in it, of f frames of c tokens."""
+  starts = audio_starts(f, c)
+  frame = torch.arange(f).repeat_interleave(starts.diff())
+  return frame, torch.arange(len(frame)) - starts[frame]
 
 
 class Stream(nn.Module):

@@ -18,14 +18,11 @@ from ccl_jax.array_types import PyTree
 from ccl_jax.convert import ccl, dit, export, matching, wan, workdirs
 from ccl_jax.convert.state_dict import streamed_params
 from ccl_jax.convert.torch_files import (
-  LazyStateDict,
   local_path,
   open_state_dict,
   without_prefixes,
 )
 from ccl_jax.models import functional
-from ccl_jax.params import trees
-from ccl_jax.storage.files import replacing
 
 # Each has the names, sizes and licence of a published video stream.
 FAMILIES = {"wan": wan, "dit": dit}
@@ -64,27 +61,23 @@ def from_torch(
     raise ValueError(f"{size=}: expected one of {', '.join(sizes)}.")
   path = local_path(path)
   state_dict = without_prefixes(open_state_dict(_inside(path, expert)))
-  model.check(state_dict)
-  size, scheme = recognise(
-    state_dict, sizes if size is None else {size: sizes[size]}, family
+  if model is wan:
+    wan.check(state_dict)
+  sizes = sizes if size is None else {size: sizes[size]}
+  size, scheme = matching.recognise(
+    state_dict.shapes, sizes, model.tables, param_shapes
   )
-  table, shapes = (
-    model.tables(sizes[size])[scheme],
-    param_shapes(sizes[size]),
-  )
-  params = streamed_params(state_dict, table, shapes)
+  table = model.tables(sizes[size])[scheme]
+  params = streamed_params(state_dict, table, param_shapes(sizes[size]))
   about = {
     "model": family,
     "size": size,
     "settings": dict(sizes[size]),
     "layout": scheme,
-    "parameters": trees.count(shapes),
     "licence": model.LICENCE,
     "source": str(path.resolve()),
   }
-  with replacing(output) as partial:
-    workdirs.write(partial, 0, params, about)
-  return about
+  return workdirs.make(output, 0, params, about)
 
 
 def from_export(path: epath.PathLike, output: epath.PathLike) -> dict[str, Any]:
@@ -100,24 +93,22 @@ def from_export(path: epath.PathLike, output: epath.PathLike) -> dict[str, Any]:
   config = export.read_config(path)
   model = {k: v for k, v in config.items() if k not in export.ADDED_KEYS}
   is_single = path.is_file()
-  table = ccl.single_table(model) if is_single else ccl.table(model)
   file = path if is_single else path / export.TRANSFORMER
   state_dict = without_prefixes(open_state_dict(file))
-  shapes = functional.describe(model)[1]
-  params = streamed_params(state_dict, table, shapes)
+  params = streamed_params(
+    state_dict, ccl.table(model, is_single), functional.describe(model)[1]
+  )
   about = {
     "model": "ccl",
     "settings": model,
     "layout": "ccl",
-    "parameters": trees.count(shapes),
     "licence": "see README.md of the source",
     "source": str(path.resolve()),
   }
-  with replacing(output) as partial:
-    folder = path.parent if is_single else path
-    workdirs.copy_run_files(folder / export.RUN, partial)
-    workdirs.write(partial, config["step"], params, about)
-  return about
+  folder = path.parent if is_single else path
+  return workdirs.make(
+    output, config["step"], params, about, folder / export.RUN
+  )
 
 
 def param_shapes(settings: Mapping[str, Any]) -> PyTree:
@@ -148,20 +139,3 @@ def _inside(path: pathlib.Path, expert: str | None) -> pathlib.Path:
       " --expert=high or --expert=low."
     )
   return folders[expert]
-
-
-def recognise(
-  state_dict: LazyStateDict,
-  sizes: Mapping[str, Mapping[str, Any]],
-  family: str = "wan",
-) -> tuple[str, str]:
-  """Returns the (size, naming scheme) with the names nearest to the file's."""
-  model = FAMILIES[family]
-  differences = {
-    (size, scheme): matching.count_differences(
-      table, state_dict.shapes, trees.flatten(param_shapes(settings))
-    )
-    for size, settings in sizes.items()
-    for scheme, table in model.tables(settings).items()
-  }
-  return min(differences, key=differences.get)

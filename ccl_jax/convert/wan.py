@@ -26,55 +26,39 @@ from ccl_jax.convert.torch_files import LazyStateDict
 LICENCE = "Apache-2.0"
 _ROWS = relayout("1 r d", "r d")
 
+
+def _size(num_layers: int, **video: int) -> dict[str, Any]:
+  video = dict(channels=16, patch=2) | video
+  return dict(num_layers=num_layers, text_width=4096, video=video)
+
+
 # The parts of a `model` section that describe the published models.
-SIZES = {
-  "14b": dict(
-    num_layers=40,
-    text_width=4096,
-    video=dict(width=5120, ffn=13824, heads=40, channels=16, patch=2),
-  ),
-  "1.3b": dict(
-    num_layers=30,
-    text_width=4096,
-    video=dict(width=1536, ffn=8960, heads=12, channels=16, patch=2),
-  ),
-}
+_14B = dict(num_layers=40, width=5120, ffn=13824, heads=40)
+_1_3B = dict(num_layers=30, width=1536, ffn=8960, heads=12)
 _IMAGE_CONDITIONING = dict(condition_channels=20, image_width=1280)
-SIZES |= {
-  f"{size}-i2v": {**model, "video": {**model["video"], **_IMAGE_CONDITIONING}}
-  for size, model in SIZES.items()
-}
-SIZES["14b-i2v-2.2"] = {
-  **SIZES["14b"],
-  "video": {**SIZES["14b"]["video"], "condition_channels": 20},
+SIZES = {
+  "14b": _size(**_14B),
+  "1.3b": _size(**_1_3B),
+  "14b-i2v": _size(**_14B, **_IMAGE_CONDITIONING),
+  "1.3b-i2v": _size(**_1_3B, **_IMAGE_CONDITIONING),
+  "14b-i2v-2.2": _size(**_14B, condition_channels=20),
 }
 
 # Layers: our name -> (Wan's, diffusers').
+_EMBEDDER, _IMAGE = "condition_embedder", "condition_embedder.image_embedder"
 _OUTSIDE = {
-  "text/up": ("text_embedding.0", "condition_embedder.text_embedder.linear_1"),
-  "text/down": (
-    "text_embedding.2",
-    "condition_embedder.text_embedder.linear_2",
-  ),
-  "time/up": ("time_embedding.0", "condition_embedder.time_embedder.linear_1"),
-  "time/down": (
-    "time_embedding.2",
-    "condition_embedder.time_embedder.linear_2",
-  ),
-  "time_rows": ("time_projection.1", "condition_embedder.time_proj"),
+  "text/up": ("text_embedding.0", f"{_EMBEDDER}.text_embedder.linear_1"),
+  "text/down": ("text_embedding.2", f"{_EMBEDDER}.text_embedder.linear_2"),
+  "time/up": ("time_embedding.0", f"{_EMBEDDER}.time_embedder.linear_1"),
+  "time/down": ("time_embedding.2", f"{_EMBEDDER}.time_embedder.linear_2"),
+  "time_rows": ("time_projection.1", f"{_EMBEDDER}.time_proj"),
   "head": ("head.head", "proj_out"),
-  "image/mlp/up": (
-    "img_emb.proj.1",
-    "condition_embedder.image_embedder.ff.net.0.proj",
-  ),
-  "image/mlp/down": (
-    "img_emb.proj.3",
-    "condition_embedder.image_embedder.ff.net.2",
-  ),
+  "image/mlp/up": ("img_emb.proj.1", f"{_IMAGE}.ff.net.0.proj"),
+  "image/mlp/down": ("img_emb.proj.3", f"{_IMAGE}.ff.net.2"),
 }
 _IMAGE_NORMS = {
-  "norm_in": ("img_emb.proj.0", "condition_embedder.image_embedder.norm1"),
-  "norm_out": ("img_emb.proj.4", "condition_embedder.image_embedder.norm2"),
+  "norm_in": ("img_emb.proj.0", f"{_IMAGE}.norm1"),
+  "norm_out": ("img_emb.proj.4", f"{_IMAGE}.norm2"),
 }
 _BLOCK = {
   "ffn/up": ("ffn.0", "ffn.net.0.proj"),

@@ -32,14 +32,14 @@ _DIFFUSERS_BLOCK = {
 
 
 def _residual(theirs: str, ours: str, names: Mapping[str, str]) -> list[Rule]:
-  shortcut = f"{theirs}.{names['shortcut']}"
-  rules = [*weight_and_bias(shortcut, f"{ours}/shortcut", _POINT3D)]
-  for norm in ("norm1", "norm2"):
-    gamma = f"{theirs}.{names[norm]}.gamma"
-    rules.append(Rule(gamma, f"{ours}/{norm}/scale", _SCALE3D))
-  for conv in ("conv1", "conv2"):
+  rules = [
+    Rule(f"{theirs}.{names[norm]}.gamma", f"{ours}/{norm}/scale", _SCALE3D)
+    for norm in ("norm1", "norm2")
+  ]
+  layouts = {"shortcut": _POINT3D, "conv1": CONV3D, "conv2": CONV3D}
+  for conv, layout in layouts.items():
     rules += weight_and_bias(
-      f"{theirs}.{names[conv]}", f"{ours}/{conv}", CONV3D
+      f"{theirs}.{names[conv]}", f"{ours}/{conv}", layout
     )
   return rules
 

@@ -43,18 +43,16 @@ _PARAMETRIZED = tuple(f"parametrizations.weight.original{i}" for i in (0, 1))
 def tables(config: Wav2Vec2Config) -> dict[str, Table]:
   """Returns the naming schemes of a model."""
   schemes = {
-    "transformers": (_TRANSFORMERS, "", _WEIGHT_NORM),
-    "transformers with a head": (_TRANSFORMERS, "wav2vec2.", _WEIGHT_NORM),
-    "parametrized": (_TRANSFORMERS, "", _PARAMETRIZED),
-    "parametrized with a head": (_TRANSFORMERS, "wav2vec2.", _PARAMETRIZED),
-    "fairseq": (_FAIRSEQ, "", _WEIGHT_NORM),
-    "fairseq with a head": (
-      _FAIRSEQ, "w2v_encoder.w2v_model.", _WEIGHT_NORM,
-    ),
-  }  # fmt: skip
-  return {
-    name: tuple(_rules(config, *scheme)) for name, scheme in schemes.items()
+    "transformers": (_TRANSFORMERS, "wav2vec2.", _WEIGHT_NORM),
+    "parametrized": (_TRANSFORMERS, "wav2vec2.", _PARAMETRIZED),
+    "fairseq": (_FAIRSEQ, "w2v_encoder.w2v_model.", _WEIGHT_NORM),
   }
+  found = {}
+  for name, (names, prefix, weights) in schemes.items():
+    found[name] = tuple(_rules(config, names, "", weights))
+    with_head = tuple(_rules(config, names, prefix, weights))
+    found[f"{name} with a head"] = with_head
+  return found
 
 
 def _rules(

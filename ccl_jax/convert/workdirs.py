@@ -112,25 +112,21 @@ class Workdir:
     """
     folder, step = restore.find_checkpoint(self.path, step)
     manifest.check(folder)
-    paths = restore.state_paths(folder, self._shapes, ema)
     factors = restore.lora_shapes(folder, self._shapes)
-    paths |= restore.state_paths(folder, factors, ema)
+    paths = restore.state_paths(folder, self._shapes | factors, ema)
     stored = streaming.open_arrays(folder / restore.ITEM, paths.values())
-    empty = {
+    arrays = {
       path: np.zeros(x.shape, x.dtype)
       for path, x in self._shapes.items()
       if not x.size
     }
-    arrays = {path: stored[paths[path]] for path in paths}
+    arrays |= {path: stored[name] for path, name in paths.items()}
     if factors:
       leaves = {path: np.asarray(arrays.pop(path)) for path in factors}
       pairs = lora.pairs(leaves, restore.lora_alpha(self.path))
       arrays = fold_lora(arrays, pairs)
-    return CheckpointParams(
-      empty | arrays,
-      step,
-      any(path.startswith("ema/") for path in paths.values()),
-    )
+    is_ema = any(name.startswith("ema/") for name in paths.values())
+    return CheckpointParams(arrays, step, is_ema)
 
 
 def open_workdir(path: epath.PathLike) -> Workdir:
@@ -144,9 +140,9 @@ def open_workdir(path: epath.PathLike) -> Workdir:
     settings = text_files.read_json(path / ABOUT)["settings"]
     video_alone = {"audio": None, "fusion": {"kind": "independent"}}
     return Workdir(path, upgrade({"model": video_alone | settings}), {})
-  config, clip = run_config.read(path), path / "clip.json"
+  clip = path / "clip.json"
   about_clip = text_files.read_json(clip) if clip.exists() else {}
-  return Workdir(path, config, about_clip)
+  return Workdir(path, run_config.read(path), about_clip)
 
 
 def split_step(
@@ -182,15 +178,39 @@ def write(
   text_files.write_json(path / ABOUT, dict(about))
 
 
+def make(
+  output: epath.PathLike,
+  step: int,
+  params: PyTree,
+  about: Mapping[str, Any],
+  run_files: epath.PathLike | None = None,
+) -> dict[str, Any]:
+  """Writes a workdir as `write` does, completely or not at all.
+
+  Args:
+    run_files: folder of the files of a run to copy into it.
+
+  Returns:
+    `about`, with the number of parameters.
+  """
+  about = {**about, "parameters": trees.count(params)}
+  with files.replacing(output) as partial:
+    if run_files is not None:
+      copy_run_files(run_files, partial)
+    write(partial, step, params, about)
+  return about
+
+
 def copy_run_files(source: epath.PathLike, target: pathlib.Path) -> None:
   """Copies the files of a run beside its checkpoints, those that exist."""
+  source = epath.Path(source)
   for name in RUN_FILES:
-    found = epath.Path(source) / name
-    if found.is_dir():
-      for file in files.file_sizes(found):
-        _copy(found / file, target / name / file)
-    elif found.exists():
-      _copy(found, target / name)
+    found = [name] if (source / name).exists() else []
+    if (source / name).is_dir():
+      found = [f"{name}/{file}" for file in files.file_sizes(source / name)]
+    for file in found:
+      (target / file).parent.mkdir(parents=True, exist_ok=True)
+      (target / file).write_bytes((source / file).read_bytes())
 
 
 def streamed(
@@ -228,8 +248,3 @@ def _row(change: lora.Factors | lora.Full, row: int) -> Any:
   if isinstance(change, lora.Full):
     return change._replace(value=change.value[row])
   return change._replace(a=change.a[row], b=change.b[row])
-
-
-def _copy(source: epath.Path, target: pathlib.Path) -> None:
-  target.parent.mkdir(parents=True, exist_ok=True)
-  target.write_bytes(source.read_bytes())

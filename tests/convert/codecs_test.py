@@ -55,9 +55,16 @@ def tiny(name):
   return dataclasses.replace(codecs.MODELS[name], sizes=(TINY[name],))
 
 
+@pytest.fixture
+def tiny_models(monkeypatch):
+  """The list of models has the smallest of each."""
+  for name in TINY:
+    monkeypatch.setitem(codecs.MODELS, name, tiny(name))
+
+
 def draw(name, layout):
   """A file's arrays in a layout, and the parameters that they are."""
-  model, rng = tiny(name), np.random.default_rng(0)
+  model, rng = codecs.MODELS[name], np.random.default_rng(0)
   shapes = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, np.float32),
     model.shapes(TINY[name]),
@@ -71,10 +78,10 @@ def draw(name, layout):
 
 
 @pytest.mark.parametrize("name, layout", LAYOUTS)
-def test_every_layout_of_every_model(name, layout, tmp_path):
+def test_every_layout_of_every_model(name, layout, tmp_path, tiny_models):
   theirs, params, shapes = draw(name, layout)
   save_file(theirs, tmp_path / "x.safetensors")
-  about = codecs.convert(name, tmp_path, tmp_path / "there", tiny(name))
+  about = codecs.convert(name, tmp_path, tmp_path / "there")
   assert (about["model"], about["layout"]) == (name, layout)
   assert about["parameters"] == trees.count(shapes)
   found = converted_weights.read(tmp_path / "there", shapes)
@@ -82,10 +89,10 @@ def test_every_layout_of_every_model(name, layout, tmp_path):
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_settings_come_back(name, tmp_path):
+def test_settings_come_back(name, tmp_path, tiny_models):
   theirs, _, _ = draw(name, next(iter(tiny(name).tables(TINY[name]))))
   save_file(theirs, tmp_path / "x.safetensors")
-  codecs.convert(name, tmp_path, tmp_path / "there", tiny(name))
+  codecs.convert(name, tmp_path, tmp_path / "there")
   settings = converted_weights.read_metadata(tmp_path / "there")["settings"]
   frozen = {
     k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()
@@ -149,12 +156,13 @@ def test_what_is_wrong_is_told(vocoder, tmp_path):
   assert kept == ["best_netG.safetensors", "best_netG.safetensors.ccl"]
 
 
-def test_the_file_tells_its_size(tmp_path):
+def test_the_file_tells_its_size(tmp_path, monkeypatch):
   """Two sizes with the same names are told apart by shapes."""
   wide = mmaudio_vae.MMAudioVAEConfig(num_mels=9, channels=3, width=8)
   model = dataclasses.replace(tiny("mmaudio"), sizes=(wide, TINY["mmaudio"]))
+  monkeypatch.setitem(codecs.MODELS, "mmaudio", model)
   save_file(draw("mmaudio", "diffusers")[0], tmp_path / "x.safetensors")
-  about = codecs.convert("mmaudio", tmp_path, tmp_path / "there", model)
+  about = codecs.convert("mmaudio", tmp_path, tmp_path / "there")
   assert about["settings"]["num_mels"] == 6 and about["layout"] == "diffusers"
 
 

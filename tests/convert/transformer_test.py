@@ -166,7 +166,10 @@ def test_wan_2_2_a14b_is_our_video_stream(size, channels):
     for name, x in theirs.items()
   }
   state = torch_files.LazyStateDict("meta", shapes, theirs.get, {})
-  assert transformer.recognise(state, wan.SIZES) == (size, "diffusers")
+  found = matching.recognise(
+    state.shapes, wan.SIZES, wan.tables, transformer.param_shapes
+  )
+  assert found == (size, "diffusers")
   settings = wan.SIZES[size]
   ours = trees.flatten(transformer.param_shapes(settings))
   table = wan.tables(settings)["diffusers"]

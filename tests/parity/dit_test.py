@@ -31,6 +31,12 @@ TINY = dict(
 ALONE = dict(audio=None, fusion=dict(kind="independent"), dtype="float32")
 
 
+def recognise(state):
+  return matching.recognise(
+    state.shapes, dit.SIZES, dit.tables, transformer.param_shapes
+  )
+
+
 def original(settings=TINY, size=6, device="cpu"):
   from diffusers import DiTTransformer2DModel
 
@@ -177,7 +183,7 @@ def test_xl_2_has_the_published_parameters_and_names():
   }
   assert matching.match(dit.tables(settings)["diffusers"], shapes, ours)
   state = LazyStateDict("meta", shapes, theirs.get, {})
-  found = transformer.recognise(state, dit.SIZES, "dit")
+  found = recognise(state)
   assert found == ("xl-2", "diffusers")
 
 
@@ -190,7 +196,7 @@ def test_the_size_of_a_file_is_recognised(size):
   d = settings["video"]["width"]
   shapes["pos_embed"] = jax.ShapeDtypeStruct((1, 256, d), np.float32)
   state = LazyStateDict("memory", shapes, shapes.get, {})
-  assert transformer.recognise(state, dit.SIZES, "dit") == (size, "dit")
+  assert recognise(state) == (size, "dit")
 
 
 def test_another_file_is_one_error(tmp_path):

@@ -13,16 +13,15 @@ from ccl_jax.storage.files import replacing
 from ccl_jax.storage.tar_files import TarMember
 
 
-def read_text(path: epath.PathLike) -> str:
+def read_text(path: epath.PathLike, errors: str = "strict") -> str:
   """Returns the text of a UTF-8 file without its byte order mark.
+
+  Args:
+    errors: what becomes of other bytes, as in `bytes.decode`.
 
   Raises:
     ValueError: another encoding; the message names the file.
   """
-  return _decode(path)
-
-
-def _decode(path: epath.PathLike, errors: str = "strict") -> str:
   is_member = isinstance(path, TarMember)
   data = (path if is_member else epath.Path(path)).read_bytes()
   problem = text = ""
@@ -60,7 +59,7 @@ def read_unchecked_lines(path: epath.PathLike) -> list[str]:
   Raises:
     ValueError: UTF-16, which affects all lines.
   """
-  return _split(_decode(path, "surrogateescape"))
+  return _split(read_text(path, "surrogateescape"))
 
 
 def check_line(line: str) -> None:

@@ -17,7 +17,7 @@ the first column is called `file_name`; their other columns are not read.
 import csv
 import io
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from absl import logging
@@ -71,7 +71,7 @@ def read_rows(path: epath.PathLike) -> list[tuple[str, Row]]:
   if not path.is_file():
     raise ValueError(f"{path}: no such captions file.")
   is_jsonl = path.suffix.lower() == ".jsonl"
-  read = text_files.read_objects if is_jsonl else _read_csv
+  read = text_files.read_objects if is_jsonl else read_csv
   is_ours = path.stem.lower() != "metadata"
   known = {*COLUMNS, *_ALIASES} - (set() if is_ours else {*TIMES})
   rows, unread = [], set()
@@ -106,41 +106,59 @@ def _strip_keys(row: dict[str, Any]) -> dict[str, Any]:
   return stripped
 
 
-def _read_csv(path: epath.Path) -> Iterator[tuple[int, dict[str, str]]]:
+def read_csv(
+  path: epath.PathLike,
+  delimiter: str | None = None,
+  header: Sequence[str] | None = None,
+) -> Iterator[tuple[int, dict[str, str]]]:
+  """Yields the rows of a table, and the line on which each begins.
+
+  Args:
+    delimiter: what separates cells; None finds it.
+    header: names of the columns of a table whose first row has none.
+
+  Raises:
+    ValueError: a table that cannot be read; the message has the place.
+  """
   text = text_files.read_text(path)
   try:
-    records = _split_cells(text)
-    _, header = next(records, (0, []))
-    for name in header:
-      if header.count(name) > 1:
+    records = _split_cells(text, delimiter)
+    names = header or next(records, (0, []))[1]
+    for name in filter(None, names):
+      if names.count(name) > 1:
         raise ValueError(f"1: duplicate column '{name}'.")
     for line, cells in records:
-      if len(cells) != len(header):
+      if len(cells) != len(names):
         raise ValueError(
-          f"{line}: {len(cells)} cells, expected {len(header)}:"
-          f" {', '.join(header)}. A cell that holds a comma (or what else"
+          f"{line}: {len(cells)} cells, expected {len(names)}:"
+          f" {', '.join(names)}. A cell that holds a comma (or what else"
           ' separates cells) must stand in quotation marks, "like, this".'
         )
-      named = zip(header, cells, strict=True)
+      named = zip(names, cells, strict=True)
       yield line, {name: cell for name, cell in named if name or cell}
   except ValueError as error:
     raise ValueError(f"{path}:{error}") from error
 
 
-def _split_cells(text: str) -> Iterator[tuple[int, list[str]]]:
+def _split_cells(
+  text: str, delimiter: str | None
+) -> Iterator[tuple[int, list[str]]]:
   """Yields the cells of each record, and the line on which it begins."""
   # Excel's way to name the delimiter.
-  declared = re.match(r"sep=(.)\r?\n", text)
-  delimiter = declared[1] if declared else _find_delimiter(text)
-  lines = io.StringIO(text, newline="")
+  declared = None if delimiter else re.match(r"sep=(.)\r?\n", text)
+  delimiter = declared[1] if declared else delimiter or _find_delimiter(text)
   start = 1
   reader = csv.reader(
-    lines, delimiter=delimiter, skipinitialspace=True, strict=True
+    io.StringIO(text, newline=""),
+    delimiter=delimiter,
+    skipinitialspace=True,
+    strict=True,
   )
   try:
     for cells in reader:
-      if any(cell.strip() for cell in cells) and not (declared and start == 1):
-        yield start, [cell.strip() for cell in cells]
+      cells = [cell.strip() for cell in cells]
+      if any(cells) and not (declared and start == 1):
+        yield start, cells
       start = reader.line_num + 1
   except csv.Error as error:
     raise ValueError(f"{start}: {error}.") from error

@@ -82,7 +82,7 @@ def encode_dataset(
     )
   images = any(shape.frames == 1 for shape in settings.shapes)
   listing = list_clips(folder, captions, strict, images)
-  kept = _choose(listing.clips, keep)
+  kept = listing.clips if keep is None else keep(listing.clips)
   whole = buckets.assign_buckets(assign_splits(kept, settings), settings)
   clip_files = cut_windows(whole, settings)
   plan = make_plan(clip_files, settings, fits_codecs=codecs is None)
@@ -104,24 +104,6 @@ def encode_dataset(
   summary.fresh -= num_before
   summary.seconds = seconds
   return summary
-
-
-def _choose(
-  clips: list[ClipFile],
-  keep: Callable[[list[ClipFile]], list[ClipFile]] | None,
-) -> list[ClipFile]:
-  """Returns the clips that `keep` returns; all without it.
-
-  Raises:
-    ValueError: no clip is left.
-  """
-  kept = clips if keep is None else keep(clips)
-  if not kept:
-    raise ValueError(
-      f"--keep: none of {len(clips)} clips meets the condition; loosen it, see"
-      " ccl_jax.filter."
-    )
-  return kept
 
 
 def _open_staging(
@@ -227,11 +209,11 @@ def finalize(
     raise no_usable_clip(summary.left_out)
   folders = bucket_folders(work, settings)
   for shape, path in folders.items():
-    own = shards.read_manifests(path)
-    if not sum(manifest.count for manifest in own):
+    own = summarize(shards.read_manifests(path))
+    if not own.encoded:
       raise ValueError(
         f"encode.buckets: leave out {shape} (frames x y x x)."
-        f" {no_usable_clip(summarize(own).left_out)}"
+        f" {no_usable_clip(own.left_out)}"
       )
   statistics = shards.latent_statistics(manifests)
   write_left_out(work, summary.left_out)

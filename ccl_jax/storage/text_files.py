@@ -4,7 +4,7 @@ import codecs
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from etils import epath
@@ -88,7 +88,7 @@ def parse_object(text: str) -> dict[str, Any]:
     ValueError: not JSON, not an object, or one that has a key twice.
   """
   try:
-    value = json.loads(text, object_pairs_hook=_unique_keys)
+    value = json.loads(text, object_pairs_hook=unique_keys)
   except json.JSONDecodeError as error:
     raise ValueError(f"not JSON ({error}).") from error
   except RecursionError as error:
@@ -96,6 +96,16 @@ def parse_object(text: str) -> dict[str, Any]:
   if not isinstance(value, dict):
     raise ValueError(f"expected an object, {{...}}, got {str(value)[:40]}.")
   return value
+
+
+def unique_keys(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+  """Returns the pairs as a dict; ValueError if a key is there twice."""
+  found = dict(pairs)
+  if len(found) < len(pairs):
+    keys = [key for key, _ in pairs]
+    twice = next(key for key in keys if keys.count(key) > 1)
+    raise ValueError(f"duplicate key '{twice}'.")
+  return found
 
 
 def read_objects(path: epath.PathLike) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -110,15 +120,6 @@ def read_objects(path: epath.PathLike) -> Iterator[tuple[int, dict[str, Any]]]:
         yield line, parse_object(text)
       except ValueError as error:
         raise ValueError(f"{path}:{line}: {error}") from error
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-  found = dict(pairs)
-  if len(found) < len(pairs):
-    keys = [key for key, _ in pairs]
-    twice = next(key for key in keys if keys.count(key) > 1)
-    raise ValueError(f"duplicate key '{twice}'.")
-  return found
 
 
 def read_json(path: epath.PathLike) -> dict[str, Any]:

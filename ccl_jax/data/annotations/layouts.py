@@ -19,7 +19,7 @@ from ccl_jax.data.annotations.tables import (
   number_rows,
   read_object,
 )
-from ccl_jax.data.encode.folder import expand_tars, list_files
+from ccl_jax.data.encode.folder import list_files, list_with_tars
 from ccl_jax.storage.text_files import read_text
 
 _SPLITS = ("train", "val", "validation", "test")
@@ -213,21 +213,19 @@ def video2dataset(path: epath.Path) -> Iterator[Annotation]:
     raise ValueError(
       f"{path}: expected the folder that has 00000/ or 00000.tar."
     )
-  found = list_files(path)
-  members = expand_tars(path, found)
-  for name, problem in found.items():
-    if problem:
-      logging.warning("%s %s.", path / name, problem)
+  found = list_with_tars(path)
+  for name, file in found.items():
+    if file.problem:
+      logging.warning("%s %s.", path / name, file.problem)
   for name in sorted(found):
     key, suffix = posixpath.splitext(name)
     if suffix != ".json" or key.endswith("_stats"):
       continue
-    row = read_object(members.get(name, path / name))
+    row = read_object(found[name].path)
     if row.get("status", "success") == "success":
       caption = need_kind(str, row.get("caption"), f"{path / name}, 'caption'")
-      text = f"{key}.txt"
-      if text in found:
-        caption = read_text(members.get(text, path / text))
+      if text := found.get(f"{key}.txt"):
+        caption = read_text(text.path)
       own = _columns(text=" ".join(caption.split()))
       yield Annotation((key,), own)
 

@@ -77,7 +77,7 @@ def read_rows(path: epath.PathLike) -> list[tuple[str, Row]]:
   rows, unread = [], set()
   for line, row in read(path):
     try:
-      row = _strip_keys(row)
+      row = text_files.unique_keys([(k.strip(), x) for k, x in row.items()])
       unread |= row.keys() - known
       if is_ours and unread:
         raise ValueError(_unknown(*sorted(unread)))
@@ -90,20 +90,6 @@ def read_rows(path: epath.PathLike) -> list[tuple[str, Row]]:
       "%s: some columns are not read. %s", path, _unknown(*sorted(unread))
     )
   return rows
-
-
-def _strip_keys(row: dict[str, Any]) -> dict[str, Any]:
-  """Returns the row by its keys without spaces around them.
-
-  Raises:
-    ValueError: two keys are the same then.
-  """
-  stripped: dict[str, Any] = {}
-  for key, value in row.items():
-    if key.strip() in stripped:
-      raise ValueError(f"duplicate key '{key.strip()}'.")
-    stripped[key.strip()] = value
-  return stripped
 
 
 def read_csv(

@@ -9,9 +9,8 @@ from typing import NamedTuple
 from etils import epath
 
 from ccl_jax.data.clip import ClipShape, Extent, is_image
-from ccl_jax.data.encode.folder import expand_tars, list_files
+from ccl_jax.data.encode.folder import ListedFile, list_with_tars
 from ccl_jax.data.opening import SUFFIXES
-from ccl_jax.storage.tar_files import TarMember
 
 
 class ClipFile(NamedTuple):
@@ -47,36 +46,36 @@ def list_clip_files(
   Raises:
     ValueError: no clips.
   """
-  folder = epath.Path(folder)
-  found, clips, members = find_clips(folder, images)
+  found, clips = find_clips(epath.Path(folder), images)
   return [
-    ClipFile(
-      members.get(name, folder / name), readable(name), problem=found[name]
-    )
-    for name in clips
+    ClipFile(found[x].path, readable(x), problem=found[x].problem)
+    for x in clips
   ]
 
 
 def find_clips(
   folder: epath.Path, images: bool = False
-) -> tuple[dict[str, str], list[str], dict[str, TarMember]]:
-  """Returns name -> problem or "" of all files, and the names of the clips.
-
-  This includes files in tars; a/b.tar/c.mp4 is c.mp4 in a/b.tar.
+) -> tuple[dict[str, ListedFile], list[str]]:
+  """Returns all files by name, and the names of the clips in order.
 
   Raises:
     ValueError: no clips.
   """
-  found = list_files(folder) if folder.is_dir() else {}
-  members = expand_tars(folder, found)
+  found = list_with_tars(folder) if folder.is_dir() else {}
   # What cannot be read is a clip that is left out, whatever its suffix.
-  clips = [x for x in sorted(found) if found[x] or _is_clip(x, images)]
+  clips = [
+    name
+    for name in sorted(found)
+    if found[name].problem
+    or name.lower().endswith(SUFFIXES)
+    or (images and is_image(name))
+  ]
   if not clips:
     seen = describe_counts(count_suffixes(sorted(found))) or "no files"
     raise ValueError(
       f"No clips in {folder}: it has {seen}, expected {' '.join(SUFFIXES)}."
     )
-  return found, clips, members
+  return found, clips
 
 
 def describe_counts(counts: Mapping[str, int]) -> str:
@@ -92,10 +91,6 @@ def describe_counts(counts: Mapping[str, int]) -> str:
 def readable(name: str) -> str:
   """Returns a name with escapes for bytes that are not UTF-8."""
   return name.encode(errors="backslashreplace").decode()
-
-
-def _is_clip(name: str, images: bool = False) -> bool:
-  return name.lower().endswith(SUFFIXES) or (images and is_image(name))
 
 
 def count_suffixes(names: Iterable[str]) -> Counter[str]:

@@ -87,7 +87,7 @@ def wavcaps(path: epath.Path) -> Iterator[Annotation]:
   found = _files(path, ".json")
   lists = [file for file in found if file.name.startswith("blacklist")]
   blacklist = [
-    (part, {_without_wav(str(x)) for x in need_kind(list, names, file)})
+    (part, {str(x).removesuffix(".wav") for x in need_kind(list, names, file)})
     for file in lists
     for part, names in read_object(file).items()
   ]
@@ -99,7 +99,7 @@ def wavcaps(path: epath.Path) -> Iterator[Annotation]:
     (rows,) = need(read_object(file), file, "data")
     for i, row in enumerate(need_kind(list, rows, f"{file}, 'data'"), 1):
       name, text = need(row, f"{file}, clip {i}", "id", "caption")
-      name = _without_wav(str(name))
+      name = str(name).removesuffix(".wav")
       if name not in ignored:
         names = tuple(f"{folder}/{name}" for folder in (f"{part}_flac", part))
         is_unique = not part or not name.isdigit() or len(found) == 1
@@ -279,10 +279,6 @@ def _split_of(file: epath.Path) -> str:
   """Returns "train" for train.csv and avspeech_train.csv, else ""."""
   words = re.split(r"[\W_]+", file.stem.lower())
   return next((word for word in words if word in _SPLITS), "")
-
-
-def _without_wav(name: str) -> str:
-  return name.removesuffix(".wav")
 
 
 def _name(value: Any, where: str) -> str:

@@ -16,6 +16,7 @@ the first column is called `file_name`; their other columns are not read.
 
 import csv
 import io
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -197,28 +198,20 @@ def check_row(row: Mapping[str, Any]) -> Row:
 
 
 def _check_time(key: str, value: Any) -> float | str:
-  """Returns seconds, or "" for an empty cell.
-
-  Raises:
-    ValueError: no number of seconds, or a negative one.
-  """
+  """Returns seconds, "" for an empty cell; ValueError for anything else."""
   if isinstance(value, str) and not value.strip():
     return ""
   try:
-    seconds = float("nan") if isinstance(value, bool) else float(value)
+    seconds = math.nan if isinstance(value, bool) else float(value)
   except (OverflowError, TypeError, ValueError):
-    seconds = float("nan")
-  if not 0 <= seconds < float("inf"):
+    seconds = math.nan
+  if not 0 <= seconds < math.inf:
     raise ValueError(f"'{key}' is {value!r}, expected seconds from 0 on.")
   return seconds
 
 
 def _check_split(split: str) -> None:
-  """Checks that a split can be part of a file's name.
-
-  Raises:
-    ValueError: it cannot.
-  """
+  """Raises ValueError if a split cannot be part of a file's name."""
   is_plain = not split or _SPLIT.fullmatch(split)
   if not is_plain or len(split.encode()) > _MAX_SPLIT:
     raise ValueError(

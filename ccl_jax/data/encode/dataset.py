@@ -16,7 +16,7 @@ import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from absl import logging
@@ -86,9 +86,14 @@ def encode_dataset(
   whole = buckets.assign_buckets(assign_splits(kept, settings), settings)
   clip_files = cut_windows(whole, settings)
   plan = make_plan(clip_files, settings, fits_codecs=codecs is None)
-  work = _open_staging(output, plan, force, share)
+  if share.is_lead:
+    staging.open_output(output, plan, force)
+  if share.shard_count > 1:
+    distributed.barrier("the staging folder is ready")
+  staging.check_visible(output)
   if share.is_lead:
     _print_shapes(whole, clip_files, settings)
+  work = staging.staging_dir(output)
   num_before = sum(m.count for m in read_all_manifests(work, settings))
   try:
     seconds = _encode(output, clip_files, settings, codecs, layout, share)
@@ -104,21 +109,6 @@ def encode_dataset(
   summary.fresh -= num_before
   summary.seconds = seconds
   return summary
-
-
-def _open_staging(
-  output: epath.PathLike,
-  plan: Mapping[str, Any],
-  force: bool,
-  share: ShardOptions,
-) -> epath.Path:
-  """Returns the staging folder, once every process sees it."""
-  if share.is_lead:
-    staging.open_output(output, plan, force)
-  if share.shard_count > 1:
-    distributed.barrier("the staging folder is ready")
-  staging.check_visible(output)
-  return staging.staging_dir(output)
 
 
 def _print_shapes(
@@ -232,20 +222,16 @@ def make_plan(
   clip_files: Sequence[ClipFile], settings: EncodeSettings, fits_codecs: bool
 ) -> dict[str, Any]:
   """Returns all that the examples depend on; shards of equal plans fit."""
-  rows = json.dumps(
-    [
-      (f.name, f.caption, f.split, *([f"{f.shape}"] if f.shape else []))
-      for f in clip_files
-    ]
-  ).encode()
+  rows = [
+    (f.name, f.caption, f.split, *([f"{f.shape}"] if f.shape else []))
+    for f in clip_files
+  ]
+  digest = hashlib.sha256(json.dumps(rows).encode()).hexdigest()
   fields = dataclasses.asdict(settings)
   if not settings.buckets:  # as plans of early versions
     del fields["buckets"], fields["max_upscale"]
   return {
-    "clips": {
-      "number": len(clip_files),
-      "digest": hashlib.sha256(rows).hexdigest(),
-    },
+    "clips": {"number": len(clip_files), "digest": digest},
     "codecs": "fitted" if fits_codecs else "given",
     "encode": {k: v for k, v in fields.items() if k not in _NOT_IN_PLAN},
   }
@@ -285,11 +271,9 @@ def make_schema(
   codecs: Codecs, settings: EncodeSettings, shape: ClipShape
 ) -> shards.RecordSchema:
   """Returns the schema of the examples of a shape."""
-  logvar = [
-    stream
-    for stream in STREAMS
-    if settings.keep_logvar and getattr(codecs, stream).has_logvar
-  ]
+  logvar = []
+  if settings.keep_logvar:
+    logvar = [x for x in STREAMS if getattr(codecs, x).has_logvar]
   return shards.RecordSchema.from_codecs(codecs, shape, logvar)
 
 

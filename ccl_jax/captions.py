@@ -62,11 +62,7 @@ def main() -> None:
 
 
 def read_annotations():
-  """Returns the annotations of the flags.
-
-  Raises:
-    ValueError: an unknown data set or column, or both or none of them.
-  """
+  """Returns the annotations; ValueError for a wrong --dataset or --columns."""
   if bool(DATASET.value) == bool(COLUMN_NAMES.value):
     raise ValueError("Give one of --dataset and --columns.")
   path = epath.Path(ANNOTATIONS.value)

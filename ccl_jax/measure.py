@@ -77,11 +77,7 @@ MAX_SECONDS = flags.DEFINE_float(
 
 
 def main() -> None:
-  """Measures the clips of the flags and writes the results.
-
-  Raises:
-    ValueError: a flag that cannot be used, or no clip that can.
-  """
+  """Measures clips and writes the results; ValueError for a wrong flag."""
   check_names(NAMES.value)
   output = _local_folder("output", OUTPUT.value)
   weights = WEIGHTS.value and _local_folder("weights", WEIGHTS.value)

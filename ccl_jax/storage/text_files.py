@@ -44,13 +44,14 @@ def read_text(path: epath.PathLike, errors: str = "strict") -> str:
   return text
 
 
-def read_lines(path: epath.PathLike) -> list[str]:
+def read_lines(path: epath.PathLike, errors: str = "strict") -> list[str]:
   """Returns the lines of a UTF-8 file; see `read_text`.
 
   Only line feeds and carriage returns end a line: `str.splitlines` would also
   cut at U+2028 and others, which may stand in a JSON string.
   """
-  return _split(read_text(path))
+  text = read_text(path, errors).replace("\r\n", "\n").replace("\r", "\n")
+  return text.split("\n")
 
 
 def read_unchecked_lines(path: epath.PathLike) -> list[str]:
@@ -59,15 +60,11 @@ def read_unchecked_lines(path: epath.PathLike) -> list[str]:
   Raises:
     ValueError: UTF-16, which affects all lines.
   """
-  return _split(read_text(path, "surrogateescape"))
+  return read_lines(path, "surrogateescape")
 
 
 def check_line(line: str) -> None:
-  """Checks a line of `read_unchecked_lines`.
-
-  Raises:
-    ValueError: it is not UTF-8.
-  """
+  """Raises ValueError if a line of `read_unchecked_lines` is not UTF-8."""
   escaped = re.search("[\udc80-\udcff]", line)
   byte = ord(escaped[0]) - 0xDC00 if escaped else 0
   if escaped or "\0" in line:
@@ -77,16 +74,8 @@ def check_line(line: str) -> None:
     )
 
 
-def _split(text: str) -> list[str]:
-  return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-
-
 def parse_object(text: str) -> dict[str, Any]:
-  """Parses a JSON object.
-
-  Raises:
-    ValueError: not JSON, not an object, or one that has a key twice.
-  """
+  """Parses a JSON object; ValueError for others, or if a key is there twice."""
   try:
     value = json.loads(text, object_pairs_hook=unique_keys)
   except json.JSONDecodeError as error:
@@ -109,11 +98,7 @@ def unique_keys(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def read_objects(path: epath.PathLike) -> Iterator[tuple[int, dict[str, Any]]]:
-  """Yields the objects of a JSON Lines file and their lines, from 1.
-
-  Raises:
-    ValueError: a line has none; the message has its place.
-  """
+  """Yields (line, object) of JSON Lines; ValueError that names a bad line."""
   for line, text in enumerate(read_lines(path), 1):
     if text.strip():
       try:
@@ -123,11 +108,7 @@ def read_objects(path: epath.PathLike) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def read_json(path: epath.PathLike) -> dict[str, Any]:
-  """Returns the object of a JSON file.
-
-  Raises:
-    ValueError: it has none; the message names the file.
-  """
+  """Returns the object of a JSON file; ValueError that names it if none."""
   try:
     return parse_object(read_text(path))
   except ValueError as error:

@@ -229,13 +229,10 @@ LAYOUTS: dict[str, Callable[[epath.Path], Iterator[Annotation]]] = {
 def by_columns(
   path: epath.PathLike, columns: Mapping[str, str]
 ) -> Iterator[Annotation]:
-  """Yields the annotations of any table.
+  """Yields the annotations of any table; ValueError if a row lacks a column.
 
   Args:
     columns: column of captions.jsonl -> name of the table's column.
-
-  Raises:
-    ValueError: a row lacks one of them.
   """
   for where, row in number_rows(path):
     values = need(row, where, *columns.values())

@@ -57,12 +57,7 @@ def read_json(path: epath.PathLike) -> Any:
 
 def read_object(path: epath.PathLike) -> dict[str, Any]:
   """Returns the object of a JSON file; ValueError if it holds none."""
-  value = read_json(path)
-  if not isinstance(value, dict):
-    raise ValueError(
-      f"{path}: expected an object, {{...}}, got a list or value."
-    )
-  return value
+  return need_kind(dict, read_json(path), path)
 
 
 def need(row: Any, where: Any, *keys: str) -> list[Any]:
@@ -78,11 +73,7 @@ def need(row: Any, where: Any, *keys: str) -> list[Any]:
 
 
 def need_kind(kind: type[_T], value: Any, where: Any) -> _T:
-  """Returns a value of a JSON file, or an empty one for null.
-
-  Raises:
-    ValueError: it is of another kind.
-  """
+  """Returns a value of a kind, empty for null; ValueError for another kind."""
   value = kind() if value is None else value
   if not isinstance(value, kind):
     raise ValueError(

@@ -129,11 +129,7 @@ def list_clips(
 def _find_sources(
   folder: epath.Path, found: Mapping[str, ListedFile], others: Sequence[str]
 ) -> dict[epath.Path, str]:
-  """Returns the files of captions, and the folders that rows are relative to.
-
-  Raises:
-    ValueError: a folder has several.
-  """
+  """Returns files of captions -> their folders; ValueError for two in one."""
   names = [
     name
     for name in others
@@ -162,7 +158,7 @@ def _read_sources(
 
   Args:
     found: the names of all files.
-    sources: files of captions, and the folder that their rows are relative to.
+    sources: files of captions -> the folder that their rows are relative to.
 
   Raises:
     ValueError: a file that cannot be read, or a name that has two rows that

@@ -38,13 +38,10 @@ class ClipFile(NamedTuple):
 def list_clip_files(
   folder: epath.PathLike, images: bool = False
 ) -> list[ClipFile]:
-  """Returns the clips of a folder in order of name, without captions.
+  """Returns a folder's clips in order of name; ValueError if there are none.
 
   Args:
     images: still images are clips too.
-
-  Raises:
-    ValueError: no clips.
   """
   found, clips = find_clips(epath.Path(folder), images)
   return [
@@ -56,11 +53,7 @@ def list_clip_files(
 def find_clips(
   folder: epath.Path, images: bool = False
 ) -> tuple[dict[str, ListedFile], list[str]]:
-  """Returns all files by name, and the names of the clips in order.
-
-  Raises:
-    ValueError: no clips.
-  """
+  """Returns all files by name and the names of clips; ValueError if none."""
   found = list_with_tars(folder) if folder.is_dir() else {}
   # What cannot be read is a clip that is left out, whatever its suffix.
   clips = [

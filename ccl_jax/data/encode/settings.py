@@ -132,13 +132,10 @@ class EncodeSettings:
     return self.shapes[0]
 
   def check_patch(self, patch: int) -> None:
-    """Checks that a model can take clips of this size.
+    """Raises ValueError with the nearest sizes if a model cannot take these.
 
     Args:
       patch: rows and columns of latents that become a token of the model.
-
-    Raises:
-      ValueError: it cannot; the message names the nearest sizes that it can.
     """
     if patch < 1:
       raise ValueError(f"model.video.patch is {patch}: expected 1 or more.")

@@ -6,7 +6,6 @@ of a window contains its time as in W3C's Media Fragments, a.mp4#t=5,9.84.
 """
 
 import contextlib
-import itertools
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -35,22 +34,17 @@ def cut_windows(
       found = pool.map(find_end, clip_files)
       number = len(clip_files)
       ends = list(tqdm(found, "reading lengths", number, unit=" clips"))
-  cut = (
-    _cut(file, end, settings)
+  return [
+    window
     for file, end in zip(clip_files, ends, strict=True)
-  )
-  return list(itertools.chain.from_iterable(cut))
+    for window in _cut(file, end, settings)
+  ]
 
 
 def find_starts(
   seconds: float, length: float, settings: EncodeSettings
 ) -> list[float]:
-  """Returns the starts of the windows of a clip, from its own start.
-
-  Args:
-    seconds: of the clip.
-    length: of a window, in seconds.
-  """
+  """Returns the starts of windows of `length` in a clip of so many seconds."""
   stride = settings.window_stride or length
   starts = []
   if seconds + TOLERANCE > length:

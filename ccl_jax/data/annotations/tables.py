@@ -57,7 +57,12 @@ def read_json(path: epath.PathLike) -> Any:
 
 def read_object(path: epath.PathLike) -> dict[str, Any]:
   """Returns the object of a JSON file; ValueError if it holds none."""
-  return need_kind(dict, read_json(path), path)
+  value = read_json(path)
+  if not isinstance(value, dict):
+    raise ValueError(
+      f"{path}: expected an object, {{...}}, got a list or value."
+    )
+  return value
 
 
 def need(row: Any, where: Any, *keys: str) -> list[Any]:

@@ -143,10 +143,14 @@ def encode_batch(
 def prefetch(function: Callable, items: Iterable) -> Iterator[Any]:
   """Yields function(item) in order, computing one ahead in a thread."""
   with ThreadPoolExecutor(1) as thread:
-    futures = (thread.submit(function, item) for item in items)
-    # Taking a pair submits the second before the first is waited for.
-    for first, _ in itertools.pairwise(itertools.chain(futures, [None])):
-      yield first.result()
+    previous = None
+    for item in items:
+      future = thread.submit(function, item)
+      if previous is not None:
+        yield previous.result()
+      previous = future
+    if previous is not None:
+      yield previous.result()
 
 
 def _encode_stream(

@@ -133,12 +133,9 @@ def describe(opened: OpenedMetrics) -> dict[str, Any]:
 
 
 def find_stale(path: pathlib.Path, protocol: dict[str, Any]) -> set[str]:
-  """Returns the metrics that an earlier run has measured in another way.
+  """Returns what the run of the protocol at `path` has measured otherwise.
 
-  Those that are not measured now stay; they are added to the protocol.
-
-  Args:
-    path: of the earlier run's protocol.
+  Metrics that are not measured now stay; they are added to the protocol.
   """
   if not path.exists():
     return set()

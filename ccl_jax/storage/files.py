@@ -59,11 +59,7 @@ def check_folder(path: epath.PathLike) -> epath.Path:
 
 
 def check_file(path: epath.PathLike) -> epath.Path:
-  """Returns a file for results, before the work for them; makes nothing.
-
-  Raises:
-    OSError: it is a folder, or as in `check_folder`.
-  """
+  """Returns a file for results as `check_folder`; OSError if it is a folder."""
   path = epath.Path(path)
   if path.is_dir():
     raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))

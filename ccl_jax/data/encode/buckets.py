@@ -17,9 +17,8 @@ from collections.abc import Sequence
 from tqdm import tqdm
 
 from ccl_jax.data.clip import ClipShape, Extent
-from ccl_jax.data.encode.clip_files import ClipFile
+from ccl_jax.data.encode.clip_files import ClipFile, measure
 from ccl_jax.data.encode.decode_pool import DecodePool
-from ccl_jax.data.encode.extents import measure
 from ccl_jax.data.encode.settings import EncodeSettings
 from ccl_jax.data.encode.windows import TOLERANCE, find_end, find_starts
 

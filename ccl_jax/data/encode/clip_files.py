@@ -1,4 +1,4 @@
-"""The clips of a folder and of its subfolders, before any caption is read."""
+"""The clips of a folder, before any caption is read, and their extents."""
 
 import os
 import posixpath
@@ -7,10 +7,12 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from etils import epath
+from PIL import ExifTags
 
+from ccl_jax.data import media
 from ccl_jax.data.clip import ClipShape, Extent, is_image
 from ccl_jax.data.encode.folder import ListedFile, list_with_tars
-from ccl_jax.data.opening import SUFFIXES
+from ccl_jax.data.opening import SUFFIXES, open_image
 
 
 class ClipFile(NamedTuple):
@@ -90,3 +92,30 @@ def count_suffixes(names: Iterable[str]) -> Counter[str]:
   """Returns suffix -> number of names."""
   suffixes = (posixpath.splitext(name)[1].lower() for name in names)
   return Counter(suffix or "without suffix" for suffix in suffixes)
+
+
+def measure(file: ClipFile) -> Extent | media.ClipError:
+  """Returns the extent of a whole file, or why it cannot be read."""
+  if file.extent is not None:
+    return file.extent
+  try:
+    if file.problem:
+      raise media.ClipError(file.problem)
+    if is_image(file.name):
+      return Extent(_image_size(file), 0.0, is_image=True)
+    header = media.read_header(file.path)
+    size = None
+    if "video" in header.seconds:  # Only a frame says how it is turned.
+      first = media.read_clip(file.path, frames=1, streams=("video",))
+      size = first.video.shape[1:3]
+    return Extent(size, header.length)
+  # Encoding reports the same error.
+  except Exception as error:
+    return media.ClipError(str(error))
+
+
+def _image_size(file: ClipFile) -> tuple[int, int]:
+  with open_image(file.path) as image:
+    x, y = image.size
+    is_turned = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+    return (x, y) if is_turned else (y, x)

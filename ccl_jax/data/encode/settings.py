@@ -108,10 +108,9 @@ class EncodeSettings:
           f"encode.buckets={self.buckets!r}: expected triples,"
           f" --config.encode.buckets={FORMS['encode.buckets']}"
         )
-      for name, (is_valid, expected) in {
-        "frames": _check_frames(bucket[0]),
-        "size": _check_size(bucket[1:]),
-      }.items():
+      frames, *size = bucket
+      rules = {"frames": _check_frames(frames), "size": _check_size(size)}
+      for name, (is_valid, expected) in rules.items():
         if not is_valid:
           raise ValueError(
             f"encode.buckets has {tuple(bucket)!r}: expected as its {name}"

@@ -44,7 +44,7 @@ def cut_windows(
 def find_starts(
   seconds: float, length: float, settings: EncodeSettings
 ) -> list[float]:
-  """Returns the starts of windows of `length` in a clip of so many seconds."""
+  """Returns the starts of windows of `length` s in a clip of `seconds`."""
   stride = settings.window_stride or length
   starts = []
   if seconds + TOLERANCE > length:

@@ -20,9 +20,10 @@ from etils import epath
 
 from ccl_jax import command
 from ccl_jax.config import suggest
-from ccl_jax.data.annotations.joining import check_output, join, write_rows
+from ccl_jax.data.annotations.joining import join, write_rows
 from ccl_jax.data.annotations.layouts import LAYOUTS, by_columns
 from ccl_jax.data.encode.caption_files import COLUMNS
+from ccl_jax.storage.files import check_apart, check_file
 
 DATASET = flags.DEFINE_string(
   "dataset", None, f"Layout of the annotations: {', '.join(LAYOUTS)}."
@@ -46,7 +47,11 @@ STRICT = flags.DEFINE_bool(
 def main() -> None:
   """Writes the captions of the flags."""
   output = OUTPUT.value or epath.Path(CLIPS.value) / "captions.jsonl"
-  check_output(output, (ANNOTATIONS.value, CLIPS.value), FORCE.value)
+  check_apart(output, ANNOTATIONS.value, CLIPS.value)
+  if check_file(output).exists() and not FORCE.value:
+    raise ValueError(
+      f"{output} exists: choose another --output, or replace it with --force."
+    )
   joined = join(read_annotations(), CLIPS.value)
   if not joined.total:
     raise ValueError(f"{ANNOTATIONS.value}: it has no annotations.")
@@ -57,11 +62,7 @@ def main() -> None:
 
 
 def read_annotations():
-  """Returns the annotations of the flags.
-
-  Raises:
-    ValueError: an unknown data set or column, or both or none of them.
-  """
+  """Returns the annotations; ValueError for a wrong --dataset or --columns."""
   if bool(DATASET.value) == bool(COLUMN_NAMES.value):
     raise ValueError("Give one of --dataset and --columns.")
   path = epath.Path(ANNOTATIONS.value)

@@ -17,6 +17,7 @@ decodes latents into mp4, to look at.
 """
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 from absl import flags
@@ -25,7 +26,7 @@ from ml_collections import config_flags
 
 from ccl_jax import command
 from ccl_jax.codecs import converted_weights
-from ccl_jax.codecs.api import AudioCodec, Codecs, make_codec
+from ccl_jax.codecs.api import Codecs, make_codec
 from ccl_jax.config import build
 from ccl_jax.data.decoding import decode_records
 from ccl_jax.data.encode.clip_files import ClipFile
@@ -82,7 +83,6 @@ LEARNED = {
   "text": "umt5",
   "image": "clip",
 }
-OPTIONAL = ("image", "wav2vec2")
 
 
 def main() -> None:
@@ -128,7 +128,17 @@ def make_filter() -> Callable[[list[ClipFile]], list[ClipFile]] | None:
     return None
   path = SCORES.value or epath.Path(INPUT.value) / table.FILE
   scores = table.read_scores(path)
-  return lambda clip_files: table.keep(clip_files, KEEP.value, scores)
+
+  def choose(clip_files: list[ClipFile]) -> list[ClipFile]:
+    kept = table.keep(clip_files, KEEP.value, scores)
+    if not kept:
+      raise ValueError(
+        f"--keep: none of {len(clip_files)} clips meets the condition; loosen"
+        " it, see ccl_jax.filter."
+      )
+    return kept
+
+  return choose
 
 
 def local_layout() -> Layout:
@@ -150,61 +160,58 @@ def open_codecs(
     return Codecs.load(CODECS.value, layout)
   if settings.codec in FITTED:
     return None
+  paths = find_weights(settings, share)
+
+  def make(kind: str, name: str, options: Mapping[str, Any]) -> Any:
+    return make_codec(kind, layout, {"weights": paths[name]} | options)
+
+  text = {"tokenizer": paths["tokenizer"], "max_length": settings.text_length}
+  image = make("clip", "image", {}) if "image" in paths else None
+  video = make("wan_video", "video", settings.video_options)
+  if "wav2vec2" in paths:
+    audio = make("wav2vec2", "wav2vec2", {})
+  else:
+    vocoder = {"vocoder": paths["vocoder"]}
+    audio = make("mmaudio", "audio", vocoder | settings.audio_options)
+  codecs = Codecs(video, audio, make("umt5", "text", text), image)
+  settings.check(codecs)
+  return codecs
+
+
+def find_weights(
+  settings: EncodeSettings, share: ShardOptions
+) -> dict[str, str]:
+  """Returns the absolute paths of encode.weights, converted where needed.
+
+  Raises:
+    ValueError: one that is missing, one too many, or one that is not converted.
+  """
   paths = {name: path for name, path in settings.weights.items() if path}
-  needed = [n for n in (*LEARNED, "tokenizer") if n not in OPTIONAL]
+  sound = ["audio", "vocoder"]
   if "wav2vec2" in paths:  # in place of what can be decoded
-    needed = [n for n in needed if n not in ("audio", "vocoder")]
-    if more := sorted({"audio", "vocoder"} & paths.keys()):
+    if more := [name for name in sound if name in paths]:
       raise ValueError(
         f"encode.weights has wav2vec2 and {', '.join(more)}: expected"
         " wav2vec2, for models that sound controls, or audio and vocoder."
       )
-  missing = [name for name in needed if name not in paths]
-  if missing:
+    sound = ["wav2vec2"]
+  needed = ["video", *sound, "text", "tokenizer"]
+  if missing := [name for name in needed if name not in paths]:
     raise ValueError(
       f"encode.codec='{settings.codec}' needs files:"
       f" --config.encode.weights.{missing[0]}=FILE ({', '.join(missing)})."
     )
   from ccl_jax.convert.codecs import open_weights
 
-  for name, model in LEARNED.items():
-    if name not in paths:
-      continue
+  for name in [each for each in LEARNED if each in paths]:
     if share.shard_count > 1 and not converted_weights.exists(paths[name]):
       raise ValueError(
         f"encode.weights.{name}={paths[name]}: several processes need it"
         " converted before (python -m ccl_jax.convert from-torch)."
       )
-    paths[name] = open_weights(model, paths[name])
+    paths[name] = open_weights(LEARNED[name], paths[name])
   # Absolute, so that they are found from any working directory.
-  paths = {name: str(absolute(path)) for name, path in paths.items()}
-  video = {"weights": paths["video"], **settings.video_options}
-  text = {
-    "weights": paths["text"],
-    "tokenizer": paths["tokenizer"],
-    "max_length": settings.text_length,
-  }
-  image = None
-  if "image" in paths:
-    image = make_codec("clip", layout, {"weights": paths["image"]})
-  codecs = Codecs(
-    make_codec("wan_video", layout, video),
-    make_audio_codec(settings, paths, layout),
-    make_codec("umt5", layout, text),
-    image,
-  )
-  settings.check(codecs)
-  return codecs
-
-
-def make_audio_codec(
-  settings: EncodeSettings, paths: Mapping[str, str], layout: Layout
-) -> AudioCodec:
-  """Returns the codec of sound that `paths` has weights of."""
-  if "wav2vec2" in paths:
-    return make_codec("wav2vec2", layout, {"weights": paths["wav2vec2"]})
-  weights = {"weights": paths["audio"], "vocoder": paths["vocoder"]}
-  return make_codec("mmaudio", layout, weights | settings.audio_options)
+  return {name: str(absolute(path)) for name, path in paths.items()}
 
 
 if __name__ == "__main__":

@@ -77,11 +77,7 @@ MAX_SECONDS = flags.DEFINE_float(
 
 
 def main() -> None:
-  """Measures the clips of the flags and writes the results.
-
-  Raises:
-    ValueError: a flag that cannot be used, or no clip that can.
-  """
+  """Measures clips and writes the results; ValueError for a wrong flag."""
   check_names(NAMES.value)
   output = _local_folder("output", OUTPUT.value)
   weights = WEIGHTS.value and _local_folder("weights", WEIGHTS.value)
@@ -137,12 +133,9 @@ def describe(opened: OpenedMetrics) -> dict[str, Any]:
 
 
 def find_stale(path: pathlib.Path, protocol: dict[str, Any]) -> set[str]:
-  """Returns the metrics that an earlier run has measured in another way.
+  """Returns what the run of the protocol at `path` has measured otherwise.
 
-  Those that are not measured now stay; they are added to the protocol.
-
-  Args:
-    path: of the earlier run's protocol.
+  Metrics that are not measured now stay; they are added to the protocol.
   """
   if not path.exists():
     return set()

@@ -15,7 +15,6 @@ describes it. phones.jsonl holds the times of each clip's phones.
 
 import functools
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -67,10 +66,6 @@ DEFAULT_FRAMES = {"vowels": 49, "english": 81}
 TEST_SEED = 1_000_000  # far from the training seeds
 
 
-# Name of a file of the world -> a clip's line in it.
-ClipRows = dict[str, dict[str, Any]]
-
-
 class SceneJob(NamedTuple):
   """A scene to render."""
 
@@ -80,91 +75,68 @@ class SceneJob(NamedTuple):
 
 
 def main() -> None:
-  """Makes the data set of the flags.
+  """Renders all clips into the folder, which appears when it is complete.
 
   Raises:
-    ValueError: a size or a number of frames that cannot be encoded.
+    ValueError: a size or a number of frames that cannot be encoded, a folder
+      that exists, or clips that are too short.
   """
   if SIZE.value < 8 or SIZE.value % 8:
     raise ValueError(f"--size={SIZE.value}: expected a positive multiple of 8.")
   if FRAMES.value and FRAMES.value % 4 != 1:
     raise ValueError(f"--frames={FRAMES.value}: expected 1 + 4k, such as 49.")
-  make = make_clip
   if SPEECH.value == "english":
     english.check_flite()
-    make = make_english_clip
-  make_world(
-    Path(OUTPUT.value), NUM_TRAIN.value, NUM_TEST.value, SIZE.value,
-    FRAMES.value or DEFAULT_FRAMES[SPEECH.value], WORKERS.value, STYLE.value,
-    make,
-  )  # fmt: skip
-
-
-def make_world(
-  output: Path,
-  num_train: int,
-  num_test: int,
-  size: int,
-  frames: int,
-  workers: int,
-  style: str,
-  make: Callable[..., ClipRows],
-) -> None:
-  """Renders all clips into the folder, which appears when it is complete.
-
-  Args:
-    make: renders a clip, such as `make_clip`.
-
-  Raises:
-    ValueError: the folder exists, or the clips are too short.
-  """
+  output = Path(OUTPUT.value)
   if output.exists():
     raise ValueError(f"'{output}' exists; choose another --output.")
-  jobs = [SceneJob("train", i, bool(i % 2)) for i in range(num_train)]
-  for split in ("easy", "hard"):
-    seeds = range(TEST_SEED, TEST_SEED + num_test)
-    jobs += [SceneJob(split, seed, split == "hard") for seed in seeds]
-  with (
-    replacing(output) as partial,
-    pools.make_pool(workers) as pool,
-  ):
+  jobs = list_jobs(NUM_TRAIN.value, NUM_TEST.value)
+  with replacing(output) as partial, pools.make_pool(WORKERS.value) as pool:
     partial.mkdir()
-    run = functools.partial(
-      make, folder=partial, size=size, frames=frames, style=style
+    make = functools.partial(
+      make_clip,
+      folder=partial,
+      speech=SPEECH.value,
+      size=SIZE.value,
+      frames=FRAMES.value or DEFAULT_FRAMES[SPEECH.value],
+      style=STYLE.value,
     )
-    rows = pool.map(run, jobs, chunksize=8)
+    rows = pool.map(make, jobs, chunksize=8)
     found = list(tqdm.tqdm(rows, "world", len(jobs), unit=" clips"))
     for name in found[0]:
       lines = [json.dumps(row[name]) + "\n" for row in found]
       (partial / name).write_text("".join(lines))
 
 
+def list_jobs(num_train: int, num_test: int) -> list[SceneJob]:
+  """Returns the scenes of the splits train, easy and hard."""
+  jobs = [SceneJob("train", i, bool(i % 2)) for i in range(num_train)]
+  for split in ("easy", "hard"):
+    seeds = range(TEST_SEED, TEST_SEED + num_test)
+    jobs += [SceneJob(split, seed, split == "hard") for seed in seeds]
+  return jobs
+
+
 def make_clip(
-  job: SceneJob, folder: Path, size: int, frames: int, style: str
-) -> ClipRows:
-  """Renders a scene to mp4; returns its line of captions.jsonl."""
-  scene = draw_scene(job.seed, job.hard, frames / FPS, style)
+  job: SceneJob, folder: Path, speech: str, size: int, frames: int, style: str
+) -> dict[str, dict[str, Any]]:
+  """Renders a clip to mp4; returns file of the world -> the clip's line."""
+  seconds, lines = frames / FPS, {}
   name = f"{job.split}_{job.seed:07d}.mp4"
-  video = render_video(scene, frames, FPS, size)
-  media.write_mp4(folder / name, video, FPS, render_sound(scene), crf=10)
-  row = {"file": name, "split": job.split} | make_captions(scene)
-  return {"captions.jsonl": row}
-
-
-def make_english_clip(
-  job: SceneJob, folder: Path, size: int, frames: int, style: str
-) -> ClipRows:
-  """Renders an English sentence to mp4; returns its captions and phones."""
-  is_test = job.split != "train"
-  clip = english.draw_clip(job.seed, job.hard, frames / FPS, is_test, style)
-  name = f"{job.split}_{job.seed:07d}.mp4"
-  video = english.render(clip, frames, FPS, size)
-  media.write_mp4(folder / name, video, FPS, clip.sound, crf=10)
-  row = {"file": name, "split": job.split} | english.make_captions(clip)
-  phones = [[x, round(a, 3), round(b, 3)] for x, a, b in clip.phones]
-  return {
-    "captions.jsonl": row, english.FILE: {"file": name, "phones": phones},
-  }  # fmt: skip
+  if speech == "english":
+    is_test = job.split != "train"
+    clip = english.draw_clip(job.seed, job.hard, seconds, is_test, style)
+    video, sound = english.render(clip, frames, FPS, size), clip.sound
+    captions = english.make_captions(clip)
+    phones = [[x, round(a, 3), round(b, 3)] for x, a, b in clip.phones]
+    lines[english.FILE] = {"file": name, "phones": phones}
+  else:
+    scene = draw_scene(job.seed, job.hard, seconds, style)
+    video, sound = render_video(scene, frames, FPS, size), render_sound(scene)
+    captions = make_captions(scene)
+  media.write_mp4(folder / name, video, FPS, sound, crf=10)
+  row = {"file": name, "split": job.split} | captions
+  return lines | {"captions.jsonl": row}
 
 
 if __name__ == "__main__":

@@ -69,11 +69,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
 
 
 def _check_name(argument: str) -> None:
-  """Checks that an argument is no flag or config override of an old name.
-
-  Raises:
-    ValueError: it is; the message has today's name.
-  """
+  """Raises ValueError with today's name of a flag or config key, if renamed."""
   flag = argument.partition("=")[0]
   name = flag[2:].replace("-", "_")
   if not flag.startswith("--") or name in flags.FLAGS:
@@ -117,22 +113,19 @@ def _values(config: ConfigDict) -> dict[str, Any]:
 
 
 def _check_override(argument: str, config: Mapping[str, Any]) -> None:
-  """Checks that an argument overrides a key that the config has, if any.
+  """Raises ValueError if an argument overrides no key that the config has.
 
   ml_collections' own messages name neither the key nor its neighbours.
-
-  Raises:
-    ValueError: another name; the message has the nearest, or the section's.
   """
   match = re.match(r"--?(?:no)?config\.([^=\[]+)", argument)
   if not match or config.get(match[1]) is not None:
     return
-  if match[1] in config:
-    raise ValueError(
-      f"config.{match[1]} is None and of no type that a flag could have: set it"
-      " in a copy of the config file"
-    )
   key, name = match[1], match[1].replace("-", "_")
+  if key in config:
+    raise ValueError(
+      f"config.{key} is None and of no type that a flag could have: set it in a"
+      " copy of the config file"
+    )
   inside = [each for each in config if each.startswith(f"{name}.")]
   if inside:
     raise ValueError(

@@ -49,11 +49,7 @@ class Shape(NamedTuple):
   seconds: flags.FlagHolder
 
   def read(self) -> dict[str, Any]:
-    """Returns the arguments of `clip_shapes.choose_shape`.
-
-    Raises:
-      ValueError: --size is no pair of numbers.
-    """
+    """Returns `choose_shape`'s arguments; ValueError if --size is no pair."""
     texts = self.size.value
     if len(texts) not in (0, 2) or not all(x.isdigit() for x in texts):
       raise ValueError(

@@ -22,16 +22,16 @@ def describe(error: Exception) -> str | None:
   if isinstance(error, ImportError):
     return "gs:// paths need: pip install gcsfs" if "gcsfs" in text else None
   if isinstance(error, ValueError):
-    if not _UNREACHED.search(text):
-      return None
+    is_of_bucket = _UNREACHED.search(text)
   elif isinstance(error, OSError) and not _is_of_library(error):
     if error.errno is not None:
       return None
     if isinstance(error, FileNotFoundError):
       return f"'{text}': no such file or object."
-    if not (_is_forbidden(error) or isinstance(error, TimeoutError)):
-      return None
-  elif not _is_of_library(error):
+    is_of_bucket = _is_forbidden(error) or isinstance(error, TimeoutError)
+  else:
+    is_of_bucket = _is_of_library(error)
+  if not is_of_bucket:
     return None
   if is_transient(error):
     return f"A bucket could not be reached: {text}. Start again to go on."

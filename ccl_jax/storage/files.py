@@ -26,6 +26,8 @@ from etils import epath
 from ccl_jax.storage import partial_files
 from ccl_jax.storage.tar_files import TarMember
 
+_MIRROR_SECONDS = 60.0  # between two copies of a `BucketMirror`
+
 
 def is_remote(path: epath.PathLike) -> bool:
   """Returns whether a path names an object in a bucket."""
@@ -57,11 +59,7 @@ def check_folder(path: epath.PathLike) -> epath.Path:
 
 
 def check_file(path: epath.PathLike) -> epath.Path:
-  """Returns a file for results, before the work for them; makes nothing.
-
-  Raises:
-    OSError: it is a folder, or as in `check_folder`.
-  """
+  """Returns a file for results as `check_folder`; OSError if it is a folder."""
   path = epath.Path(path)
   if path.is_dir():
     raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
@@ -89,14 +87,11 @@ def check_apart(output: epath.PathLike, *inputs: epath.PathLike | None) -> None:
 def check_new(
   output: epath.PathLike, force: bool, is_own: Callable[[Set[str]], bool]
 ) -> None:
-  """Checks that an output does not exist, or may be replaced.
+  """Raises ValueError if an output exists and may not be replaced.
 
   Args:
     force: one that the command wrote, or an empty folder, may be.
     is_own: from the names in a folder to whether the command wrote it.
-
-  Raises:
-    ValueError: it may not.
   """
   if holds_other(output, is_own):
     raise ValueError(
@@ -112,11 +107,7 @@ def check_new(
 def holds_other(
   path: epath.PathLike, is_own: Callable[[Set[str]], bool]
 ) -> bool:
-  """Returns whether there is something that a command did not write.
-
-  Args:
-    is_own: as in `check_new`.
-  """
+  """Returns whether something is there that is not `is_own` (`check_new`)."""
   path = epath.Path(path)
   if not path.is_dir():
     return path.exists()
@@ -125,11 +116,7 @@ def holds_other(
 
 
 def require_space(path: pathlib.Path, needed: int) -> None:
-  """Checks that the disk of a local path has `needed` bytes left.
-
-  Raises:
-    ValueError: it has fewer.
-  """
+  """Raises ValueError if the disk of a path has no `needed` bytes left."""
   path.parent.mkdir(parents=True, exist_ok=True)
   free = shutil.disk_usage(path.parent).free
   if needed > free:
@@ -251,16 +238,12 @@ class BucketMirror:
 
   Objects in a bucket cannot grow. Of a folder on disk nothing is copied.
 
-  Args:
-    folder: on disk or in a bucket.
-    every_seconds: time between two copies.
-
   Attributes:
     local: the folder itself if it is on disk, else a temporary one.
   """
 
-  def __init__(self, folder: epath.PathLike, every_seconds: float = 60.0):
-    self._folder, self._every_seconds = epath.Path(folder), every_seconds
+  def __init__(self, folder: epath.PathLike):
+    self._folder = epath.Path(folder)
     self._scratch, self._copied = None, {}
     if is_remote(folder):
       self._scratch = tempfile.TemporaryDirectory()
@@ -268,8 +251,8 @@ class BucketMirror:
     self._copied_at = time.monotonic()
 
   def copy_if_due(self) -> None:
-    """Copies if the last copy is `every_seconds` ago."""
-    if time.monotonic() - self._copied_at >= self._every_seconds:
+    """Copies if the last copy is `_MIRROR_SECONDS` ago."""
+    if time.monotonic() - self._copied_at >= _MIRROR_SECONDS:
       self.copy()
 
   def copy(self) -> None:

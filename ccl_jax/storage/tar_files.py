@@ -36,8 +36,7 @@ class TarMember(os.PathLike):
   def __fspath__(self) -> str:
     return f"{self.tar}/{self.name}"
 
-  def __str__(self) -> str:
-    return self.__fspath__()
+  __str__ = __fspath__
 
   @contextlib.contextmanager
   def open(self) -> Iterator[BinaryIO]:
@@ -77,24 +76,28 @@ def list_members(path: epath.PathLike) -> Contents:
     with epath.Path(path).open("rb") as file:
       size = file.seek(0, io.SEEK_END)
       file.seek(0)
-      problem = ""
       with tarfile.open(fileobj=file, mode="r:") as tar:
         try:
           for info in tar:
             if info.isreg() and info.offset_data + info.size > size:
-              problem = _cut(index.members)
-              break
+              raise tarfile.ReadError("the data of a file end before its size")
             index.add(info)
+          # A whole one ends with blocks of zeros.
+          is_cut = tar.offset + tarfile.BLOCKSIZE > size
         except tarfile.ReadError:
-          problem = _cut(index.members)
-        # A whole one ends with blocks of zeros.
-        if not problem and tar.offset + tarfile.BLOCKSIZE > size:
-          problem = _cut(index.members)
+          is_cut = True
   except tarfile.ReadError as error:
     reason = f"is no tar, or a compressed one: unpack it ({error})"
     return Contents({}, {}, reason)
   except OSError as error:
     return Contents({}, {}, error.strerror or str(error))
+  problem = ""
+  if is_cut:
+    last = f", up to {list(index.members)[-1]}" if index.members else ""
+    problem = (
+      f"is a tar that is cut short or damaged: {len(index.members)} files of it"
+      f" are whole{last}. Fetch it again for the others"
+    )
   index.follow_links()
   return Contents(index.members, index.left_out, problem)
 
@@ -116,9 +119,10 @@ class _Index:
     name = posixpath.normpath(info.name)
     if info.isdir():
       return
-    # A hard link is to the file that has the name by now.
+    # A hard link has the full name of the file that has it by now.
     is_link = info.islnk() or info.issym()
-    target = _target(name, info) if is_link else ""
+    folder = "" if info.islnk() else posixpath.dirname(name)
+    target = posixpath.normpath(posixpath.join(folder, info.linkname))
     linked = self.members.get(target) if info.islnk() else None
     for entries in (self.members, self.left_out, self._links):
       entries.pop(name, None)
@@ -149,12 +153,6 @@ class _Index:
         self.left_out[name] = reason
 
 
-def _target(name: str, info: tarfile.TarInfo) -> str:
-  """Returns the name that a link leads to; hard ones have it in full."""
-  folder = "" if info.islnk() else posixpath.dirname(name)
-  return posixpath.normpath(posixpath.join(folder, info.linkname))
-
-
 def _describe_problem(name: str, info: tarfile.TarInfo) -> str:
   """Returns why a member cannot be read whatever else is there, or ""."""
   if name.startswith("/"):
@@ -165,14 +163,6 @@ def _describe_problem(name: str, info: tarfile.TarInfo) -> str:
     return "is a sparse file: make the tar without --sparse"
   is_known = info.isreg() or info.islnk() or info.issym()
   return "" if is_known else "is no regular file"
-
-
-def _cut(members: dict[str, TarMember]) -> str:
-  last = f", up to {list(members)[-1]}" if members else ""
-  return (
-    f"is a tar that is cut short or damaged: {len(members)} files of it are"
-    f" whole{last}. Fetch it again for the others"
-  )
 
 
 class _Part(io.RawIOBase):

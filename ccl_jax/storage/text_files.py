@@ -4,7 +4,7 @@ import codecs
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from etils import epath
@@ -13,16 +13,15 @@ from ccl_jax.storage.files import replacing
 from ccl_jax.storage.tar_files import TarMember
 
 
-def read_text(path: epath.PathLike) -> str:
+def read_text(path: epath.PathLike, errors: str = "strict") -> str:
   """Returns the text of a UTF-8 file without its byte order mark.
+
+  Args:
+    errors: what becomes of other bytes, as in `bytes.decode`.
 
   Raises:
     ValueError: another encoding; the message names the file.
   """
-  return _decode(path)
-
-
-def _decode(path: epath.PathLike, errors: str = "strict") -> str:
   is_member = isinstance(path, TarMember)
   data = (path if is_member else epath.Path(path)).read_bytes()
   problem = text = ""
@@ -45,13 +44,14 @@ def _decode(path: epath.PathLike, errors: str = "strict") -> str:
   return text
 
 
-def read_lines(path: epath.PathLike) -> list[str]:
+def read_lines(path: epath.PathLike, errors: str = "strict") -> list[str]:
   """Returns the lines of a UTF-8 file; see `read_text`.
 
   Only line feeds and carriage returns end a line: `str.splitlines` would also
   cut at U+2028 and others, which may stand in a JSON string.
   """
-  return _split(read_text(path))
+  text = read_text(path, errors).replace("\r\n", "\n").replace("\r", "\n")
+  return text.split("\n")
 
 
 def read_unchecked_lines(path: epath.PathLike) -> list[str]:
@@ -60,15 +60,11 @@ def read_unchecked_lines(path: epath.PathLike) -> list[str]:
   Raises:
     ValueError: UTF-16, which affects all lines.
   """
-  return _split(_decode(path, "surrogateescape"))
+  return read_lines(path, "surrogateescape")
 
 
 def check_line(line: str) -> None:
-  """Checks a line of `read_unchecked_lines`.
-
-  Raises:
-    ValueError: it is not UTF-8.
-  """
+  """Raises ValueError if a line of `read_unchecked_lines` is not UTF-8."""
   escaped = re.search("[\udc80-\udcff]", line)
   byte = ord(escaped[0]) - 0xDC00 if escaped else 0
   if escaped or "\0" in line:
@@ -78,18 +74,10 @@ def check_line(line: str) -> None:
     )
 
 
-def _split(text: str) -> list[str]:
-  return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-
-
 def parse_object(text: str) -> dict[str, Any]:
-  """Parses a JSON object.
-
-  Raises:
-    ValueError: not JSON, not an object, or one that has a key twice.
-  """
+  """Parses a JSON object; ValueError for others, or if a key is there twice."""
   try:
-    value = json.loads(text, object_pairs_hook=_unique_keys)
+    value = json.loads(text, object_pairs_hook=unique_keys)
   except json.JSONDecodeError as error:
     raise ValueError(f"not JSON ({error}).") from error
   except RecursionError as error:
@@ -99,21 +87,8 @@ def parse_object(text: str) -> dict[str, Any]:
   return value
 
 
-def read_objects(path: epath.PathLike) -> Iterator[tuple[int, dict[str, Any]]]:
-  """Yields the objects of a JSON Lines file and their lines, from 1.
-
-  Raises:
-    ValueError: a line has none; the message has its place.
-  """
-  for line, text in enumerate(read_lines(path), 1):
-    if text.strip():
-      try:
-        yield line, parse_object(text)
-      except ValueError as error:
-        raise ValueError(f"{path}:{line}: {error}") from error
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def unique_keys(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+  """Returns the pairs as a dict; ValueError if a key is there twice."""
   found = dict(pairs)
   if len(found) < len(pairs):
     keys = [key for key, _ in pairs]
@@ -122,12 +97,18 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
   return found
 
 
-def read_json(path: epath.PathLike) -> dict[str, Any]:
-  """Returns the object of a JSON file.
+def read_objects(path: epath.PathLike) -> Iterator[tuple[int, dict[str, Any]]]:
+  """Yields (line, object) of JSON Lines; ValueError that names a bad line."""
+  for line, text in enumerate(read_lines(path), 1):
+    if text.strip():
+      try:
+        yield line, parse_object(text)
+      except ValueError as error:
+        raise ValueError(f"{path}:{line}: {error}") from error
 
-  Raises:
-    ValueError: it has none; the message names the file.
-  """
+
+def read_json(path: epath.PathLike) -> dict[str, Any]:
+  """Returns the object of a JSON file; ValueError that names it if none."""
   try:
     return parse_object(read_text(path))
   except ValueError as error:

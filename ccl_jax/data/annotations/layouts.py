@@ -19,7 +19,7 @@ from ccl_jax.data.annotations.tables import (
   number_rows,
   read_object,
 )
-from ccl_jax.data.encode.folder import expand_tars, list_files
+from ccl_jax.data.encode.folder import list_files, list_with_tars
 from ccl_jax.storage.text_files import read_text
 
 _SPLITS = ("train", "val", "validation", "test")
@@ -51,17 +51,13 @@ class Annotation(NamedTuple):
 
 
 def vggsound(path: epath.Path) -> Iterator[Annotation]:
-  """Yields the annotations of vggsound.csv.
-
-  Its columns are id, start, label, split; it has no header.
-  """
-  header = ("id", "start", "label", "split")
-  for where, row in number_rows(path, header):
+  """Yields the annotations of vggsound.csv, which has no header."""
+  for where, row in number_rows(path, ("id", "start", "label", "split")):
     name, start, label, split = row.values()
     first = 1000 * int(_number(start, where))
     names = _at(name, start, where)
     names = (names[0], f"{name}_{first}_{first + 10_000}", *names[1:])
-    yield Annotation(names, _columns(audio=label, split=split))
+    yield _annotate(*names, audio=label, split=split)
 
 
 def audiocaps(path: epath.Path) -> Iterator[Annotation]:
@@ -76,7 +72,7 @@ def audiocaps(path: epath.Path) -> Iterator[Annotation]:
           row, where, "youtube_id", "start_time", "caption"
         )
         names = (f"Y{name}", *_at(name, start, where), name)
-      yield Annotation(names, _columns(audio=text, split=_split_of(file)))
+      yield _annotate(*names, audio=text, split=_split_of(file))
 
 
 def wavcaps(path: epath.Path) -> Iterator[Annotation]:
@@ -87,7 +83,7 @@ def wavcaps(path: epath.Path) -> Iterator[Annotation]:
   found = _files(path, ".json")
   lists = [file for file in found if file.name.startswith("blacklist")]
   blacklist = [
-    (part, {_without_wav(str(x)) for x in need_kind(list, names, file)})
+    (part, {str(x).removesuffix(".wav") for x in need_kind(list, names, file)})
     for file in lists
     for part, names in read_object(file).items()
   ]
@@ -99,13 +95,12 @@ def wavcaps(path: epath.Path) -> Iterator[Annotation]:
     (rows,) = need(read_object(file), file, "data")
     for i, row in enumerate(need_kind(list, rows, f"{file}, 'data'"), 1):
       name, text = need(row, f"{file}, clip {i}", "id", "caption")
-      name = _without_wav(str(name))
+      name = str(name).removesuffix(".wav")
       if name not in ignored:
-        names = tuple(f"{folder}/{name}" for folder in (f"{part}_flac", part))
-        is_unique = not part or not name.isdigit() or len(found) == 1
-        yield Annotation(
-          (*names, name) if is_unique else names, _columns(audio=text)
-        )
+        names = [f"{part}_flac/{name}", f"{part}/{name}"]
+        if not part or not name.isdigit() or len(found) == 1:
+          names.append(name)
+        yield _annotate(*names, audio=text)
 
 
 def celebv(path: epath.Path) -> Iterator[Annotation]:
@@ -127,7 +122,7 @@ def celebv(path: epath.Path) -> Iterator[Annotation]:
         )
       words += [n for n, flag in zip(names, flags, strict=False) if flag]
     text = f"A person: {', '.join(words)}." if words else ""
-    yield Annotation((key,), _columns(video=text.replace("_", " ")))
+    yield _annotate(key, video=text.replace("_", " "))
 
 
 def avspeech(path: epath.Path) -> Iterator[Annotation]:
@@ -137,8 +132,8 @@ def avspeech(path: epath.Path) -> Iterator[Annotation]:
       texts = row["start"], row["end"]
       times = [_number(text, where) for text in texts]
       names = [texts, *([f"{x:{form}}" for x in times] for form in _SECONDS)]
-      names = tuple("_".join((row["id"], *own)) for own in names)
-      yield Annotation(names, _columns(split=_split_of(file)))
+      names = ["_".join((row["id"], *own)) for own in names]
+      yield _annotate(*names, split=_split_of(file))
 
 
 def landscape(path: epath.Path) -> Iterator[Annotation]:
@@ -147,8 +142,7 @@ def landscape(path: epath.Path) -> Iterator[Annotation]:
     name, start, text, split = need(
       row, where, "ytid", "start_time", "class", "set"
     )
-    names = (*_at(name, start, where), name)
-    yield Annotation(names, _columns(audio=text, split=split))
+    yield _annotate(*_at(name, start, where), name, audio=text, split=split)
 
 
 def aist(path: epath.Path) -> Iterator[Annotation]:
@@ -156,14 +150,11 @@ def aist(path: epath.Path) -> Iterator[Annotation]:
 
   A name, gWA_sFM_c01_d27_mWA2_ch21, is of a genre of dance.
   """
-  found = _files(path, ".txt")
-  lists = {file: read_text(file).split() for file in found}
+  lists = {file: read_text(file).split() for file in _files(path, ".txt")}
   ignored = {
     x for f, names in lists.items() if "ignore" in f.name for x in names
   }
   for file, names in lists.items():
-    if "ignore" in file.name:
-      continue
     for name in names:
       if name in ignored:
         continue
@@ -172,7 +163,7 @@ def aist(path: epath.Path) -> Iterator[Annotation]:
       # Sequences are of all cameras, and files of one each.
       cameras = (name.replace("_cAll_", f"_c{i:02d}_") for i in range(1, 10))
       for each in dict.fromkeys(cameras):
-        yield Annotation((each,), _columns(video=text, split=_split_of(file)))
+        yield _annotate(each, video=text, split=_split_of(file))
 
 
 def versebench(path: epath.Path) -> Iterator[Annotation]:
@@ -183,28 +174,25 @@ def versebench(path: epath.Path) -> Iterator[Annotation]:
     audio = audio if isinstance(audio, list) else [audio]
     audio = [need_kind(str, text, f"{file}, 'audio_prompt'") for text in audio]
     speech = need_kind(dict, row.get("speech_prompt"), f"{file}, speech_prompt")
-    own = _columns(
-      video=video, audio=" ".join(audio), speech=speech.get("text", "")
+    yield _annotate(
+      f"{file.parent.name}/{file.stem}",
+      video=video,
+      audio=" ".join(audio),
+      speech=speech.get("text", ""),
     )
-    yield Annotation((f"{file.parent.name}/{file.stem}",), own)
 
 
 def javisbench(path: epath.Path) -> Iterator[Annotation]:
-  """Yields the annotations of JavisBench.csv.
-
-  Generated files have the row's number.
-  """
+  """Yields the annotations of JavisBench.csv; generated files are numbered."""
   for i, (where, row) in enumerate(number_rows(path)):
     (text,) = need(row, where, "text")
     names = (row.get("path") or row.get("audio_path") or "", f"sample_{i:04d}")
-    yield Annotation(tuple(filter(None, names)), _columns(text=text))
+    yield _annotate(*filter(None, names), text=text)
 
 
 def mova(path: epath.Path) -> Iterator[Annotation]:
   """Yields the annotations of metadata.json (video_path, caption)."""
-  for where, row in number_rows(path):
-    name, text = need(row, where, "video_path", "caption")
-    yield Annotation((_name(name, where),), _columns(text=text))
+  return by_columns(path, {"file": "video_path", "text": "caption"})
 
 
 def video2dataset(path: epath.Path) -> Iterator[Annotation]:
@@ -213,23 +201,20 @@ def video2dataset(path: epath.Path) -> Iterator[Annotation]:
     raise ValueError(
       f"{path}: expected the folder that has 00000/ or 00000.tar."
     )
-  found = list_files(path)
-  members = expand_tars(path, found)
-  for name, problem in found.items():
-    if problem:
-      logging.warning("%s %s.", path / name, problem)
+  found = list_with_tars(path)
+  for name, file in found.items():
+    if file.problem:
+      logging.warning("%s %s.", path / name, file.problem)
   for name in sorted(found):
     key, suffix = posixpath.splitext(name)
     if suffix != ".json" or key.endswith("_stats"):
       continue
-    row = read_object(members.get(name, path / name))
+    row = read_object(found[name].path)
     if row.get("status", "success") == "success":
       caption = need_kind(str, row.get("caption"), f"{path / name}, 'caption'")
-      text = f"{key}.txt"
-      if text in found:
-        caption = read_text(members.get(text, path / text))
-      own = _columns(text=" ".join(caption.split()))
-      yield Annotation((key,), own)
+      if text := found.get(f"{key}.txt"):
+        caption = read_text(text.path)
+      yield _annotate(key, text=" ".join(caption.split()))
 
 
 LAYOUTS: dict[str, Callable[[epath.Path], Iterator[Annotation]]] = {
@@ -244,24 +229,21 @@ LAYOUTS: dict[str, Callable[[epath.Path], Iterator[Annotation]]] = {
 def by_columns(
   path: epath.PathLike, columns: Mapping[str, str]
 ) -> Iterator[Annotation]:
-  """Yields the annotations of any table.
+  """Yields the annotations of any table; ValueError if a row lacks a column.
 
   Args:
     columns: column of captions.jsonl -> name of the table's column.
-
-  Raises:
-    ValueError: a row lacks one of them.
   """
   for where, row in number_rows(path):
     values = need(row, where, *columns.values())
     own = dict(zip(columns, values, strict=True))
-    name = _name(own.pop("file"), where)
-    yield Annotation((name,), _columns(**own))
+    yield _annotate(_name(own.pop("file"), where), **own)
 
 
-def _columns(**values: Any) -> dict[str, Any]:
-  """Returns the columns that have a value."""
-  return {k: x for k, x in values.items() if x is not None and x != ""}
+def _annotate(*files: str, **columns: Any) -> Annotation:
+  """Returns the annotation of a clip, with the columns that have a value."""
+  own = {k: x for k, x in columns.items() if x is not None and x != ""}
+  return Annotation(files, own)
 
 
 def _files(path: epath.Path, suffix: str) -> list[epath.Path]:
@@ -281,10 +263,6 @@ def _split_of(file: epath.Path) -> str:
   """Returns "train" for train.csv and avspeech_train.csv, else ""."""
   words = re.split(r"[\W_]+", file.stem.lower())
   return next((word for word in words if word in _SPLITS), "")
-
-
-def _without_wav(name: str) -> str:
-  return name.removesuffix(".wav")
 
 
 def _name(value: Any, where: str) -> str:

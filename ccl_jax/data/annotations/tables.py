@@ -1,7 +1,5 @@
 """Tables of annotations: CSV, JSON, JSON lines and Parquet -> rows."""
 
-import csv
-import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
@@ -9,6 +7,7 @@ from typing import Any, TypeVar
 from etils import epath
 
 from ccl_jax.config import suggest
+from ccl_jax.data.encode.caption_files import read_csv
 from ccl_jax.storage import files, text_files
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
@@ -17,10 +16,10 @@ _KINDS = {dict: "an object, {...}", list: "a list, [...]", str: "a string"}
 _T = TypeVar("_T")
 
 
-def read_table(
+def number_rows(
   path: epath.PathLike, header: Sequence[str] | None = None
-) -> Iterator[Row]:
-  """Yields the rows of a file of one of `SUFFIXES`.
+) -> Iterator[tuple[str, Row]]:
+  """Yields the rows of a file of one of `SUFFIXES`, after their places.
 
   Args:
     header: names of the columns of a CSV file without a header.
@@ -29,24 +28,22 @@ def read_table(
     ValueError: another kind of file, or one that cannot be read as its kind.
   """
   path = epath.Path(path)
-  read = {
-    ".csv": _read_csv, ".tsv": _read_csv, ".jsonl": _read_jsonl,
-    ".json": _read_json_list, ".parquet": _read_parquet,
-  }  # fmt: skip
   suffix = path.suffix.lower()
   allowed = SUFFIXES[:2] if header else SUFFIXES
   if suffix not in allowed:
     raise ValueError(f"{path}: annotations must be one of {' '.join(allowed)}.")
   if not path.is_file():
     raise ValueError(f"{path}: no such file of annotations.")
-  return read[suffix](path, header) if header else read[suffix](path)
-
-
-def number_rows(
-  path: epath.PathLike, header: Sequence[str] | None = None
-) -> Iterator[tuple[str, Row]]:
-  """Yields each row of `read_table` after its place, for messages."""
-  for i, row in enumerate(read_table(path, header), 1):
+  if suffix == ".json":
+    rows = _read_json_list(path)
+  elif suffix == ".parquet":
+    rows = _read_parquet(path)
+  elif suffix == ".jsonl":
+    rows = (row for _, row in text_files.read_objects(path))
+  else:
+    delimiter = "\t" if suffix == ".tsv" else ","
+    rows = (row for _, row in read_csv(path, delimiter, header))
+  for i, row in enumerate(rows, 1):
     yield f"{path}, row {i}", row
 
 
@@ -81,46 +78,13 @@ def need(row: Any, where: Any, *keys: str) -> list[Any]:
 
 
 def need_kind(kind: type[_T], value: Any, where: Any) -> _T:
-  """Returns a value of a JSON file, or an empty one for null.
-
-  Raises:
-    ValueError: it is of another kind.
-  """
+  """Returns a value of a kind, empty for null; ValueError for another kind."""
   value = kind() if value is None else value
   if not isinstance(value, kind):
     raise ValueError(
       f"{where} is {str(value)[:40]!r}, expected {_KINDS[kind]}."
     )
   return value
-
-
-def _read_csv(
-  path: epath.Path, header: Sequence[str] | None = None
-) -> Iterator[Row]:
-  delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-  lines = io.StringIO(text_files.read_text(path), newline="")
-  reader = csv.reader(
-    lines, delimiter=delimiter, skipinitialspace=True, strict=True
-  )
-  try:
-    names = [name.strip() for name in header or next(reader, [])]
-    if twice := [x for x in names if x and names.count(x) > 1]:
-      raise ValueError(f"{path}: duplicate column '{twice[0]}'.")
-    for cells in reader:
-      if not any(cell.strip() for cell in cells):
-        continue
-      if len(cells) != len(names):
-        raise ValueError(
-          f"{path}:{reader.line_num}: {len(cells)} cells, expected"
-          f" {len(names)}: {', '.join(names)}."
-        )
-      yield dict(zip(names, map(str.strip, cells), strict=True))
-  except csv.Error as error:
-    raise ValueError(f"{path}:{reader.line_num}: {error}.") from error
-
-
-def _read_jsonl(path: epath.Path) -> Iterator[Row]:
-  return (row for _, row in text_files.read_objects(path))
 
 
 def _read_json_list(path: epath.Path) -> Iterator[Row]:

@@ -118,11 +118,7 @@ def write_batch(
 def encode_batch(
   batch: Batch, codecs: Codecs, logvar: Sequence[str], rows: int
 ) -> Batch:
-  """Returns the batch with its encoded clips.
-
-  Args:
-    logvar: the streams whose variance is stored.
-  """
+  """Returns the batch with encoded clips, and variances of streams `logvar`."""
   usable = [(f, c) for f, c in batch.decoded if isinstance(c, media.Clip)]
   if not usable:
     return batch

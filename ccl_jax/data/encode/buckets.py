@@ -17,11 +17,10 @@ from collections.abc import Sequence
 from tqdm import tqdm
 
 from ccl_jax.data.clip import ClipShape, Extent
-from ccl_jax.data.encode.clip_files import ClipFile
+from ccl_jax.data.encode.clip_files import ClipFile, measure
 from ccl_jax.data.encode.decode_pool import DecodePool
-from ccl_jax.data.encode.extents import measure
 from ccl_jax.data.encode.settings import EncodeSettings
-from ccl_jax.data.encode.windows import TOLERANCE, find_starts
+from ccl_jax.data.encode.windows import TOLERANCE, find_end, find_starts
 
 _ABOUT = 0.95  # of the largest share
 
@@ -44,7 +43,7 @@ def assign_buckets(
       shape, problem = settings.shape, ""
       if isinstance(extent, Extent):
         file = file._replace(extent=extent)
-        shape, problem = choose(_part(extent, file), settings)
+        shape, problem = choose(_part(file), settings)
       problem = file.problem or problem
       assigned.append(file._replace(shape=shape, problem=problem))
   counts = count_shapes(assigned, settings)
@@ -108,9 +107,9 @@ def _kept_seconds(
   return min(len(starts) * shape.seconds, span) / seconds
 
 
-def _part(extent: Extent, file: ClipFile) -> Extent:
-  """Returns the extent of a segment of a file."""
-  if extent.is_image or not (file.start or file.end is not None):
-    return extent
-  ends = [x for x in (file.end, extent.seconds or None) if x is not None]
-  return extent._replace(seconds=max(min(ends, default=0.0) - file.start, 0.0))
+def _part(file: ClipFile) -> Extent:
+  """Returns the extent of the segment of a file that is a clip."""
+  if file.extent.is_image:
+    return file.extent
+  seconds = (find_end(file) or 0.0) - file.start
+  return file.extent._replace(seconds=max(seconds, 0.0))

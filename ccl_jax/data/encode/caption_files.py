@@ -16,8 +16,9 @@ the first column is called `file_name`; their other columns are not read.
 
 import csv
 import io
+import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from absl import logging
@@ -71,13 +72,13 @@ def read_rows(path: epath.PathLike) -> list[tuple[str, Row]]:
   if not path.is_file():
     raise ValueError(f"{path}: no such captions file.")
   is_jsonl = path.suffix.lower() == ".jsonl"
-  read = text_files.read_objects if is_jsonl else _read_csv
+  read = text_files.read_objects if is_jsonl else read_csv
   is_ours = path.stem.lower() != "metadata"
   known = {*COLUMNS, *_ALIASES} - (set() if is_ours else {*TIMES})
   rows, unread = [], set()
   for line, row in read(path):
     try:
-      row = _strip_keys(row)
+      row = text_files.unique_keys([(k.strip(), x) for k, x in row.items()])
       unread |= row.keys() - known
       if is_ours and unread:
         raise ValueError(_unknown(*sorted(unread)))
@@ -92,55 +93,59 @@ def read_rows(path: epath.PathLike) -> list[tuple[str, Row]]:
   return rows
 
 
-def _strip_keys(row: dict[str, Any]) -> dict[str, Any]:
-  """Returns the row by its keys without spaces around them.
+def read_csv(
+  path: epath.PathLike,
+  delimiter: str | None = None,
+  header: Sequence[str] | None = None,
+) -> Iterator[tuple[int, dict[str, str]]]:
+  """Yields the rows of a table, and the line on which each begins.
+
+  Args:
+    delimiter: what separates cells; None finds it.
+    header: names of the columns of a table whose first row has none.
 
   Raises:
-    ValueError: two keys are the same then.
+    ValueError: a table that cannot be read; the message has the place.
   """
-  stripped: dict[str, Any] = {}
-  for key, value in row.items():
-    if key.strip() in stripped:
-      raise ValueError(f"duplicate key '{key.strip()}'.")
-    stripped[key.strip()] = value
-  return stripped
-
-
-def _read_csv(path: epath.Path) -> Iterator[tuple[int, dict[str, str]]]:
   text = text_files.read_text(path)
   try:
-    records = _split_cells(text)
-    _, header = next(records, (0, []))
-    for name in header:
-      if header.count(name) > 1:
+    records = _split_cells(text, delimiter)
+    names = header or next(records, (0, []))[1]
+    for name in filter(None, names):
+      if names.count(name) > 1:
         raise ValueError(f"1: duplicate column '{name}'.")
     for line, cells in records:
-      if len(cells) != len(header):
+      if len(cells) != len(names):
         raise ValueError(
-          f"{line}: {len(cells)} cells, expected {len(header)}:"
-          f" {', '.join(header)}. A cell that holds a comma (or what else"
+          f"{line}: {len(cells)} cells, expected {len(names)}:"
+          f" {', '.join(names)}. A cell that holds a comma (or what else"
           ' separates cells) must stand in quotation marks, "like, this".'
         )
-      named = zip(header, cells, strict=True)
+      named = zip(names, cells, strict=True)
       yield line, {name: cell for name, cell in named if name or cell}
   except ValueError as error:
     raise ValueError(f"{path}:{error}") from error
 
 
-def _split_cells(text: str) -> Iterator[tuple[int, list[str]]]:
+def _split_cells(
+  text: str, delimiter: str | None
+) -> Iterator[tuple[int, list[str]]]:
   """Yields the cells of each record, and the line on which it begins."""
   # Excel's way to name the delimiter.
-  declared = re.match(r"sep=(.)\r?\n", text)
-  delimiter = declared[1] if declared else _find_delimiter(text)
-  lines = io.StringIO(text, newline="")
+  declared = None if delimiter else re.match(r"sep=(.)\r?\n", text)
+  delimiter = declared[1] if declared else delimiter or _find_delimiter(text)
   start = 1
   reader = csv.reader(
-    lines, delimiter=delimiter, skipinitialspace=True, strict=True
+    io.StringIO(text, newline=""),
+    delimiter=delimiter,
+    skipinitialspace=True,
+    strict=True,
   )
   try:
     for cells in reader:
-      if any(cell.strip() for cell in cells) and not (declared and start == 1):
-        yield start, [cell.strip() for cell in cells]
+      cells = [cell.strip() for cell in cells]
+      if any(cells) and not (declared and start == 1):
+        yield start, cells
       start = reader.line_num + 1
   except csv.Error as error:
     raise ValueError(f"{start}: {error}.") from error
@@ -193,28 +198,20 @@ def check_row(row: Mapping[str, Any]) -> Row:
 
 
 def _check_time(key: str, value: Any) -> float | str:
-  """Returns seconds, or "" for an empty cell.
-
-  Raises:
-    ValueError: no number of seconds, or a negative one.
-  """
+  """Returns seconds, "" for an empty cell; ValueError for anything else."""
   if isinstance(value, str) and not value.strip():
     return ""
   try:
-    seconds = float("nan") if isinstance(value, bool) else float(value)
+    seconds = math.nan if isinstance(value, bool) else float(value)
   except (OverflowError, TypeError, ValueError):
-    seconds = float("nan")
-  if not 0 <= seconds < float("inf"):
+    seconds = math.nan
+  if not 0 <= seconds < math.inf:
     raise ValueError(f"'{key}' is {value!r}, expected seconds from 0 on.")
   return seconds
 
 
 def _check_split(split: str) -> None:
-  """Checks that a split can be part of a file's name.
-
-  Raises:
-    ValueError: it cannot.
-  """
+  """Raises ValueError if a split cannot be part of a file's name."""
   is_plain = not split or _SPLIT.fullmatch(split)
   if not is_plain or len(split.encode()) > _MAX_SPLIT:
     raise ValueError(

@@ -12,7 +12,7 @@ import os
 import posixpath
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -33,8 +33,10 @@ from ccl_jax.data.encode.clip_files import (
   find_clips,
   readable,
 )
+from ccl_jax.data.encode.folder import ListedFile
 from ccl_jax.data.opening import SUFFIXES
 from ccl_jax.storage import files, text_files
+from ccl_jax.storage.tar_files import TarMember
 
 _MAX_NAMES = 5  # in an error message
 
@@ -87,17 +89,10 @@ def list_clips(
       which all files (with `strict`, any file) do not exist.
   """
   folder = epath.Path(folder)
-  found, clips, members = find_clips(folder, images)
+  found, clips = find_clips(folder, images)
   others = sorted(found.keys() - set(clips))
   if captions is None:
-    sources = {
-      folder / x: posixpath.dirname(x)
-      for x in others
-      if is_captions(x) and x not in members
-    }
-    _check_one_a_folder(sources)
-    if not sources:
-      warn_of_unread(others)
+    sources = _find_sources(folder, found, others)
   else:
     sources = {epath.Path(captions): ""}
   rows = _read_sources(folder, found, sources)
@@ -107,18 +102,19 @@ def list_clips(
     raise ValueError(_describe_missing(missing, folder, found))
   without = [x for x in clips if not any(map(_prompt, rows.get(x, ())))]
   sidecars = _find_sidecars(without, others)
-  texts = _read_sidecars(
-    {name: members.get(x, folder / x) for name, x in sidecars.items()}
-  )
+  # In threads, as each is a slow request in a bucket.
+  with ThreadPoolExecutor(16) as pool:
+    paths = [found[x].path for x in sidecars.values()]
+    texts = dict(zip(sidecars, pool.map(_read_line, paths), strict=True))
   used = {*sources, *(folder / name for name in sidecars.values())}
   return Listing(
     [
       ClipFile(
-        members.get(name, folder / name),
+        found[name].path,
         readable(name),
         _prompt(row) or texts.get(name, ""),
         row["split"],
-        found[name],
+        found[name].problem,
         row["start"] or 0.0,
         None if row["end"] == "" else row["end"],
       )
@@ -130,27 +126,39 @@ def list_clips(
   )
 
 
-def _check_one_a_folder(sources: Mapping[epath.Path, str]) -> None:
-  """Raises ValueError if a folder has several files of captions."""
-  for folder, count in Counter(sources.values()).items():
+def _find_sources(
+  folder: epath.Path, found: Mapping[str, ListedFile], others: Sequence[str]
+) -> dict[epath.Path, str]:
+  """Returns files of captions -> their folders; ValueError for two in one."""
+  names = [
+    name
+    for name in others
+    if is_captions(name) and not isinstance(found[name].path, TarMember)
+  ]
+  if not names:
+    warn_of_unread(others)
+  for base, count in Counter(map(posixpath.dirname, names)).items():
     if count > 1:
-      names = [path.name for path, own in sources.items() if own == folder]
+      own = [
+        posixpath.basename(x) for x in names if posixpath.dirname(x) == base
+      ]
       raise ValueError(
-        f"{next(iter(sources)).parent} has {' and '.join(names)}: keep one, or"
-        " name it with --captions."
+        f"{folder / base} has {' and '.join(own)}: keep one, or name it with"
+        " --captions."
       )
+  return {folder / name: posixpath.dirname(name) for name in names}
 
 
 def _read_sources(
   folder: epath.Path,
-  found: Mapping[str, str],
+  found: Collection[str],
   sources: Mapping[epath.Path, str],
 ) -> dict[str, list[Row]]:
   """Returns name -> rows, in order of their times.
 
   Args:
     found: the names of all files.
-    sources: files of captions, and the folder that their rows are relative to.
+    sources: files of captions -> the folder that their rows are relative to.
 
   Raises:
     ValueError: a file that cannot be read, or a name that has two rows that
@@ -218,7 +226,7 @@ def _check_are_clips(names: set[str], folder: epath.Path) -> None:
 
 
 def _describe_missing(
-  missing: list[str], folder: epath.Path, found: Mapping[str, str]
+  missing: list[str], folder: epath.Path, found: Collection[str]
 ) -> str:
   lower = {name.lower(): name for name in found}
   near = difflib.get_close_matches(missing[0].lower(), lower, n=1)
@@ -245,15 +253,8 @@ def _find_sidecars(
   return {name: texts[key(name)] for name in clips if key(name) in texts}
 
 
-def _read_sidecars(sidecars: Mapping[str, os.PathLike]) -> dict[str, str]:
-  """Returns clip -> text of a file, on one line."""
-
-  def read(path: os.PathLike) -> str:
-    return " ".join(text_files.read_text(path).split())
-
-  # In threads, as each is a slow request in a bucket.
-  with ThreadPoolExecutor(16) as pool:
-    return dict(zip(sidecars, pool.map(read, sidecars.values()), strict=True))
+def _read_line(path: os.PathLike) -> str:
+  return " ".join(text_files.read_text(path).split())
 
 
 def _join_some(names: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""The clips of a folder and of its subfolders, before any caption is read."""
+"""The clips of a folder, before any caption is read, and their extents."""
 
 import os
 import posixpath
@@ -7,11 +7,12 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from etils import epath
+from PIL import ExifTags
 
+from ccl_jax.data import media
 from ccl_jax.data.clip import ClipShape, Extent, is_image
-from ccl_jax.data.encode.folder import expand_tars, list_files
-from ccl_jax.data.opening import SUFFIXES
-from ccl_jax.storage.tar_files import TarMember
+from ccl_jax.data.encode.folder import ListedFile, list_with_tars
+from ccl_jax.data.opening import SUFFIXES, open_image
 
 
 class ClipFile(NamedTuple):
@@ -39,44 +40,37 @@ class ClipFile(NamedTuple):
 def list_clip_files(
   folder: epath.PathLike, images: bool = False
 ) -> list[ClipFile]:
-  """Returns the clips of a folder in order of name, without captions.
+  """Returns a folder's clips in order of name; ValueError if there are none.
 
   Args:
     images: still images are clips too.
-
-  Raises:
-    ValueError: no clips.
   """
-  folder = epath.Path(folder)
-  found, clips, members = find_clips(folder, images)
+  found, clips = find_clips(epath.Path(folder), images)
   return [
-    ClipFile(
-      members.get(name, folder / name), readable(name), problem=found[name]
-    )
-    for name in clips
+    ClipFile(found[x].path, readable(x), problem=found[x].problem)
+    for x in clips
   ]
 
 
 def find_clips(
   folder: epath.Path, images: bool = False
-) -> tuple[dict[str, str], list[str], dict[str, TarMember]]:
-  """Returns name -> problem or "" of all files, and the names of the clips.
-
-  This includes files in tars; a/b.tar/c.mp4 is c.mp4 in a/b.tar.
-
-  Raises:
-    ValueError: no clips.
-  """
-  found = list_files(folder) if folder.is_dir() else {}
-  members = expand_tars(folder, found)
+) -> tuple[dict[str, ListedFile], list[str]]:
+  """Returns all files by name and the names of clips; ValueError if none."""
+  found = list_with_tars(folder) if folder.is_dir() else {}
   # What cannot be read is a clip that is left out, whatever its suffix.
-  clips = [x for x in sorted(found) if found[x] or _is_clip(x, images)]
+  clips = [
+    name
+    for name in sorted(found)
+    if found[name].problem
+    or name.lower().endswith(SUFFIXES)
+    or (images and is_image(name))
+  ]
   if not clips:
     seen = describe_counts(count_suffixes(sorted(found))) or "no files"
     raise ValueError(
       f"No clips in {folder}: it has {seen}, expected {' '.join(SUFFIXES)}."
     )
-  return found, clips, members
+  return found, clips
 
 
 def describe_counts(counts: Mapping[str, int]) -> str:
@@ -94,11 +88,34 @@ def readable(name: str) -> str:
   return name.encode(errors="backslashreplace").decode()
 
 
-def _is_clip(name: str, images: bool = False) -> bool:
-  return name.lower().endswith(SUFFIXES) or (images and is_image(name))
-
-
 def count_suffixes(names: Iterable[str]) -> Counter[str]:
   """Returns suffix -> number of names."""
   suffixes = (posixpath.splitext(name)[1].lower() for name in names)
   return Counter(suffix or "without suffix" for suffix in suffixes)
+
+
+def measure(file: ClipFile) -> Extent | media.ClipError:
+  """Returns the extent of a whole file, or why it cannot be read."""
+  if file.extent is not None:
+    return file.extent
+  try:
+    if file.problem:
+      raise media.ClipError(file.problem)
+    if is_image(file.name):
+      return Extent(_image_size(file), 0.0, is_image=True)
+    header = media.read_header(file.path)
+    size = None
+    if "video" in header.seconds:  # Only a frame says how it is turned.
+      first = media.read_clip(file.path, frames=1, streams=("video",))
+      size = first.video.shape[1:3]
+    return Extent(size, header.length)
+  # Encoding reports the same error.
+  except Exception as error:
+    return media.ClipError(str(error))
+
+
+def _image_size(file: ClipFile) -> tuple[int, int]:
+  with open_image(file.path) as image:
+    x, y = image.size
+    is_turned = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+    return (x, y) if is_turned else (y, x)

@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 
 from ccl_jax.data.clip import Extent, is_image
-from ccl_jax.data.encode.clip_files import ClipFile
-from ccl_jax.data.encode.extents import measure
+from ccl_jax.data.encode.clip_files import ClipFile, measure
 from ccl_jax.data.encode.settings import EncodeSettings
 
 _MAX_CLIPS = 16

@@ -16,7 +16,7 @@ import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from absl import logging
@@ -82,13 +82,18 @@ def encode_dataset(
     )
   images = any(shape.frames == 1 for shape in settings.shapes)
   listing = list_clips(folder, captions, strict, images)
-  kept = _choose(listing.clips, keep)
+  kept = listing.clips if keep is None else keep(listing.clips)
   whole = buckets.assign_buckets(assign_splits(kept, settings), settings)
   clip_files = cut_windows(whole, settings)
   plan = make_plan(clip_files, settings, fits_codecs=codecs is None)
-  work = _open_staging(output, plan, force, share)
+  if share.is_lead:
+    staging.open_output(output, plan, force)
+  if share.shard_count > 1:
+    distributed.barrier("the staging folder is ready")
+  staging.check_visible(output)
   if share.is_lead:
     _print_shapes(whole, clip_files, settings)
+  work = staging.staging_dir(output)
   num_before = sum(m.count for m in read_all_manifests(work, settings))
   try:
     seconds = _encode(output, clip_files, settings, codecs, layout, share)
@@ -104,39 +109,6 @@ def encode_dataset(
   summary.fresh -= num_before
   summary.seconds = seconds
   return summary
-
-
-def _choose(
-  clips: list[ClipFile],
-  keep: Callable[[list[ClipFile]], list[ClipFile]] | None,
-) -> list[ClipFile]:
-  """Returns the clips that `keep` returns; all without it.
-
-  Raises:
-    ValueError: no clip is left.
-  """
-  kept = clips if keep is None else keep(clips)
-  if not kept:
-    raise ValueError(
-      f"--keep: none of {len(clips)} clips meets the condition; loosen it, see"
-      " ccl_jax.filter."
-    )
-  return kept
-
-
-def _open_staging(
-  output: epath.PathLike,
-  plan: Mapping[str, Any],
-  force: bool,
-  share: ShardOptions,
-) -> epath.Path:
-  """Returns the staging folder, once every process sees it."""
-  if share.is_lead:
-    staging.open_output(output, plan, force)
-  if share.shard_count > 1:
-    distributed.barrier("the staging folder is ready")
-  staging.check_visible(output)
-  return staging.staging_dir(output)
 
 
 def _print_shapes(
@@ -227,11 +199,11 @@ def finalize(
     raise no_usable_clip(summary.left_out)
   folders = bucket_folders(work, settings)
   for shape, path in folders.items():
-    own = shards.read_manifests(path)
-    if not sum(manifest.count for manifest in own):
+    own = summarize(shards.read_manifests(path))
+    if not own.encoded:
       raise ValueError(
         f"encode.buckets: leave out {shape} (frames x y x x)."
-        f" {no_usable_clip(summarize(own).left_out)}"
+        f" {no_usable_clip(own.left_out)}"
       )
   statistics = shards.latent_statistics(manifests)
   write_left_out(work, summary.left_out)
@@ -250,20 +222,16 @@ def make_plan(
   clip_files: Sequence[ClipFile], settings: EncodeSettings, fits_codecs: bool
 ) -> dict[str, Any]:
   """Returns all that the examples depend on; shards of equal plans fit."""
-  rows = json.dumps(
-    [
-      (f.name, f.caption, f.split, *([f"{f.shape}"] if f.shape else []))
-      for f in clip_files
-    ]
-  ).encode()
+  rows = [
+    (f.name, f.caption, f.split, *([f"{f.shape}"] if f.shape else []))
+    for f in clip_files
+  ]
+  digest = hashlib.sha256(json.dumps(rows).encode()).hexdigest()
   fields = dataclasses.asdict(settings)
   if not settings.buckets:  # as plans of early versions
     del fields["buckets"], fields["max_upscale"]
   return {
-    "clips": {
-      "number": len(clip_files),
-      "digest": hashlib.sha256(rows).hexdigest(),
-    },
+    "clips": {"number": len(clip_files), "digest": digest},
     "codecs": "fitted" if fits_codecs else "given",
     "encode": {k: v for k, v in fields.items() if k not in _NOT_IN_PLAN},
   }
@@ -303,11 +271,9 @@ def make_schema(
   codecs: Codecs, settings: EncodeSettings, shape: ClipShape
 ) -> shards.RecordSchema:
   """Returns the schema of the examples of a shape."""
-  logvar = [
-    stream
-    for stream in STREAMS
-    if settings.keep_logvar and getattr(codecs, stream).has_logvar
-  ]
+  logvar = []
+  if settings.keep_logvar:
+    logvar = [x for x in STREAMS if getattr(codecs, x).has_logvar]
   return shards.RecordSchema.from_codecs(codecs, shape, logvar)
 
 

@@ -12,6 +12,7 @@ from ccl_jax.data.clip import is_image
 from ccl_jax.data.encode.clip_files import ClipFile
 from ccl_jax.processes import pools
 
+_MAX_DEATHS = 8  # successive clips that end a process; fewer are left out
 # A decoded clip, or the error that says why there is none.
 DecodedClip = media.Clip | media.ClipError
 
@@ -26,7 +27,6 @@ class DecodePool:
     self,
     num_workers: int,
     buffer_size: int = 0,
-    max_deaths: int = 8,
     read: Callable[..., Any] | None = None,
     **arguments,
   ):
@@ -36,15 +36,13 @@ class DecodePool:
       num_workers: processes; 0 decodes in this one.
       buffer_size: decoded clips that wait for the caller. At least four for
         each worker, which keeps the workers busy.
-      max_deaths: number of successive clips, each ending a process, that is an
-        error; fewer such clips are left out.
       read: called with each file; by default `read_or_error`.
       arguments: further arguments of `read`.
     """
     self._num_workers = num_workers
     self._buffer_size = max(buffer_size, 4 * num_workers)
     self._read = functools.partial(read or read_or_error, **arguments)
-    self._max_deaths, self._deaths = max_deaths, 0
+    self._deaths = 0
 
   def __enter__(self) -> "DecodePool":
     workers = self._num_workers
@@ -106,7 +104,7 @@ class DecodePool:
       except BrokenProcessPool as error:
         self._deaths += 1
         problem = "the process that decodes it died"
-        if self._deaths == self._max_deaths:
+        if self._deaths == _MAX_DEATHS:
           raise ValueError(
             f"{file.name}: {problem}, as {self._deaths - 1} before it did: out"
             " of memory?"

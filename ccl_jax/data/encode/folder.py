@@ -3,13 +3,24 @@
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 from etils import epath
 
 from ccl_jax.storage import files
-from ccl_jax.storage.tar_files import SUFFIX, TarMember, list_members
+from ccl_jax.storage.tar_files import SUFFIX, list_members
 
-_NOT_UTF8 = "has a name that is not UTF-8"
+
+class ListedFile(NamedTuple):
+  """A file below a folder, or in a tar there.
+
+  Attributes:
+    path: of what a tar leaves out, that of the tar.
+    problem: why it cannot be read, or "".
+  """
+
+  path: os.PathLike
+  problem: str
 
 
 def list_files(folder: epath.PathLike) -> dict[str, str]:
@@ -23,47 +34,45 @@ def list_files(folder: epath.PathLike) -> dict[str, str]:
     return dict.fromkeys(files.file_sizes(folder), "")
   found = {}
   for path, problem in _walk(os.fspath(folder), ()):
-    problem = problem if _is_utf8(path) else _NOT_UTF8
-    found[os.path.relpath(path, folder)] = problem
+    found[os.path.relpath(path, folder)] = _name_problem(path) or problem
   return found
 
 
-def _is_utf8(name: str) -> bool:
+def list_with_tars(folder: epath.PathLike) -> dict[str, ListedFile]:
+  """Returns relative path -> file, with the files in tars in place of these.
+
+  c.mp4 in a/b.tar is a/b.tar/c.mp4. A tar that cannot be read, or not to its
+  end, stays, with its problem. What is left out of a tar has the reason.
+  """
+  folder = epath.Path(folder)
+  found = {
+    name: ListedFile(folder / name, problem)
+    for name, problem in list_files(folder).items()
+  }
+  tars = [
+    name
+    for name, file in found.items()
+    if name.lower().endswith(SUFFIX) and not file.problem
+  ]
+  with ThreadPoolExecutor(16) as pool:  # each waits for its disk
+    contents = pool.map(list_members, [found[name].path for name in tars])
+    for name, inside in zip(tars, contents, strict=True):
+      tar = found.pop(name)
+      if inside.problem:
+        found[name] = tar._replace(problem=inside.problem)
+      for own, reason in inside.left_out.items():
+        found[f"{name}/{own}"] = tar._replace(problem=reason)
+      for own, member in inside.members.items():
+        found[f"{name}/{own}"] = ListedFile(member, _name_problem(own))
+  return found
+
+
+def _name_problem(name: str) -> str:
   try:
     name.encode()
   except UnicodeEncodeError:
-    return False
-  return True
-
-
-def expand_tars(
-  folder: epath.PathLike, found: dict[str, str]
-) -> dict[str, TarMember]:
-  """Puts the files in tars into a listing, in place of the tars.
-
-  A tar that cannot be read, or not to its end, stays, with its problem. What is
-  left out of a tar is listed with the reason.
-
-  Args:
-    folder: that is listed.
-    found: from `list_files`; it is changed.
-
-  Returns:
-    name -> the file, of what is in a tar.
-  """
-  tars = [x for x in found if x.lower().endswith(SUFFIX) and not found[x]]
-  members = {}
-  with ThreadPoolExecutor(16) as pool:  # each waits for its disk
-    paths = [epath.Path(folder) / name for name in tars]
-    for name, inside in zip(tars, pool.map(list_members, paths), strict=True):
-      members |= {f"{name}/{x}": file for x, file in inside.members.items()}
-      found |= {f"{name}/{x}": why for x, why in inside.left_out.items()}
-      found[name] = inside.problem
-      if not inside.problem:
-        del found[name]
-  for name in members:
-    found[name] = "" if _is_utf8(name) else _NOT_UTF8
-  return members
+    return "has a name that is not UTF-8"
+  return ""
 
 
 def _walk(folder: str, above: tuple[str, ...]) -> Iterator[tuple[str, str]]:

@@ -13,11 +13,7 @@ _MAX_REASONS = 10
 
 
 def write_left_out(folder: epath.PathLike, left_out: Mapping[str, str]) -> None:
-  """Writes a line of JSON for each clip that is left out, if any is.
-
-  Args:
-    left_out: name -> reason.
-  """
+  """Writes a line of JSON for each name -> reason, if there is any."""
   if left_out:
     rows = ({"file": f, "reason": r} for f, r in sorted(left_out.items()))
     lines = "".join(json.dumps(row) + "\n" for row in rows)

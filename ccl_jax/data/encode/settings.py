@@ -84,15 +84,16 @@ class EncodeSettings:
       "size": _check_size(self.size),
       "max_upscale": (self.max_upscale > 0, "a positive factor"),
       "validation_fraction": (0 <= self.validation_fraction < 1, "in [0, 1)"),
+      "windows": (
+        re.fullmatch("first|all|0*[1-9][0-9]*", str(self.windows)),
+        "'first', 'all' or a number",
+      ),
+      "num_workers": (self.num_workers >= 0, "0 or more"),
     }
-    is_number = re.fullmatch("0*[1-9][0-9]*", str(self.windows))
-    is_named = self.windows in ("first", "all")
-    rules["windows"] = is_named or is_number, "'first', 'all' or a number"
     for name in ("window_stride", "window_rest"):
       rules[name] = 0 <= getattr(self, name) < math.inf, "0 or more seconds"
-    rules["num_workers"] = self.num_workers >= 0, "0 or more"
     for name in ("num_fit_clips", "batch_size", "clips_per_shard"):
-      rules[name] = (getattr(self, name) >= 1, "1 or more")
+      rules[name] = getattr(self, name) >= 1, "1 or more"
     for name, (is_valid, expected) in rules.items():
       if not is_valid:
         raise ValueError(
@@ -107,10 +108,9 @@ class EncodeSettings:
           f"encode.buckets={self.buckets!r}: expected triples,"
           f" --config.encode.buckets={FORMS['encode.buckets']}"
         )
-      for name, (is_valid, expected) in {
-        "frames": _check_frames(bucket[0]),
-        "size": _check_size(bucket[1:]),
-      }.items():
+      frames, *size = bucket
+      rules = {"frames": _check_frames(frames), "size": _check_size(size)}
+      for name, (is_valid, expected) in rules.items():
         if not is_valid:
           raise ValueError(
             f"encode.buckets has {tuple(bucket)!r}: expected as its {name}"
@@ -131,13 +131,10 @@ class EncodeSettings:
     return self.shapes[0]
 
   def check_patch(self, patch: int) -> None:
-    """Checks that a model can take clips of this size.
+    """Raises ValueError with the nearest sizes if a model cannot take these.
 
     Args:
       patch: rows and columns of latents that become a token of the model.
-
-    Raises:
-      ValueError: it cannot; the message names the nearest sizes that it can.
     """
     if patch < 1:
       raise ValueError(f"model.video.patch is {patch}: expected 1 or more.")
@@ -180,14 +177,9 @@ def _check_frames(frames: Any) -> tuple[bool, str]:
 
 def _check_size(size: Sequence[Any]) -> tuple[bool, str]:
   """Returns whether (y, x) is possible, and what is expected."""
-  are_whole = all(isinstance(n, int) for n in size)
-  has_two = are_whole and len(size) >= 2
-  near = _nearest(size[:2] if has_two else (64, 64), 16)
-  is_valid = (
-    are_whole
-    and len(size) == 2
-    and all(n > 0 and not n % _STRIDE for n in size)
-  )
+  are_two = len(size) == 2 and all(isinstance(n, int) for n in size)
+  near = _nearest(size if are_two else (64, 64), 16)
+  is_valid = are_two and all(n > 0 and not n % _STRIDE for n in size)
   return is_valid, f"two multiples of {_STRIDE}, such as {near}"
 
 

@@ -6,7 +6,6 @@ metadata.json, without which nothing reads it as a data set. `plan.json`
 describes what is being made: a run resumes only work with an equal plan.
 """
 
-import enum
 import json
 import os
 import pathlib
@@ -22,26 +21,6 @@ from ccl_jax.storage.files import holds_other, is_remote
 from ccl_jax.storage.text_files import read_json, write_json
 
 _PLAN, _METADATA = "plan.json", "metadata.json"
-
-
-class State(enum.Enum):
-  """The state of the staging folder before a run."""
-
-  ABSENT = enum.auto()  # nothing was started
-  SAME_PLAN = enum.auto()  # the same data set was started
-  OTHER_PLAN = enum.auto()  # another data set was started
-  COMPLETE = enum.auto()  # the output exists
-  FOREIGN = enum.auto()  # the files there are not ours
-
-
-# State -> action without and with `force`. "start" removes what is there.
-_ACTIONS = {
-  State.ABSENT: ("start", "start"),
-  State.SAME_PLAN: ("resume", "resume"),
-  State.OTHER_PLAN: ("refuse", "start"),
-  State.COMPLETE: ("refuse", "start"),
-  State.FOREIGN: ("refuse", "refuse"),
-}
 
 
 def staging_dir(output: epath.PathLike) -> epath.Path:
@@ -68,17 +47,28 @@ def open_output(
   """
   output, work = epath.Path(output), staging_dir(output)
   plan = json.loads(json.dumps(plan))  # tuples become lists, as in the file
-  state = _find_state(output, plan, force)
-  action = _ACTIONS[state][force]
-  if action == "refuse":
-    raise ValueError(_explain(state, output, plan))
-  if action == "start":
-    work.rmtree(missing_ok=True)
-    write_json(work / _PLAN, plan)
-  else:
+  _check_own(output, work)
+  started = _read_plan(work)
+  is_complete = output.exists()
+  if work == output and started is not None:
+    is_complete = (output / _METADATA).exists()
+  if is_complete and not force:
+    raise ValueError(
+      f"{output} exists: choose another, or replace it with --force."
+    )
+  # What is complete on a disk stays until `commit`; in a bucket it is `work`.
+  if started == plan and not (is_complete and work == output):
     for pattern in (".*.partial", "*/.*.partial"):
       for path in work.glob(pattern):  # of a process that was killed
         partial_files.remove(pathlib.Path(path))
+    return
+  if started is not None and not force:
+    raise ValueError(
+      f"{work} was started with other settings: {_differences(started, plan)}."
+      " Use the same command to resume, or start anew with --force."
+    )
+  work.rmtree(missing_ok=True)
+  write_json(work / _PLAN, plan)
 
 
 def check_visible(output: epath.PathLike) -> None:
@@ -114,26 +104,14 @@ def discard(output: epath.PathLike) -> None:
     staging_dir(output).rmtree()
 
 
-def _find_state(
-  output: epath.Path, plan: Mapping[str, Any], force: bool
-) -> State:
-  work = staging_dir(output)
-  started = _read_plan(work)
-  if work != output:
-    # With `force`, only the staging folder counts: `commit` replaces `output`.
-    is_complete = output.exists() and not force
-    is_foreign = holds_other(work, lambda names: _PLAN in names)
-  else:
-    has_metadata = (output / _METADATA).exists()
-    is_complete = output.exists() and (started is None or has_metadata)
-    is_foreign = False
-  if is_foreign or holds_other(output, _is_data_set):
-    return State.FOREIGN
-  if is_complete:
-    return State.COMPLETE
-  if started is None:
-    return State.ABSENT
-  return State.SAME_PLAN if started == plan else State.OTHER_PLAN
+def _check_own(output: epath.Path, work: epath.Path) -> None:
+  """Raises ValueError if either folder holds files of something else."""
+  if holds_other(output, _is_data_set):
+    raise ValueError(
+      f"{output} exists and is no data set: choose another --output."
+    )
+  if work != output and holds_other(work, lambda names: _PLAN in names):
+    raise ValueError(f"{work} is not an unfinished data set: move it away.")
 
 
 def _is_data_set(names: Set[str]) -> bool:
@@ -142,22 +120,6 @@ def _is_data_set(names: Set[str]) -> bool:
   Folders of clips may have a metadata.json too.
   """
   return _PLAN in names or {_METADATA, "codecs"} <= names
-
-
-def _explain(state: State, output: epath.Path, plan: Mapping[str, Any]) -> str:
-  """Returns the error message for a state in which nothing can be started."""
-  work = staging_dir(output)
-  if state is State.COMPLETE:
-    return f"{output} exists: choose another, or replace it with --force."
-  if holds_other(output, _is_data_set):
-    return f"{output} exists and is no data set: choose another --output."
-  if state is State.FOREIGN:
-    return f"{work} is not an unfinished data set: move it away."
-  return (
-    f"{work} was started with other settings:"
-    f" {_differences(_read_plan(work), plan)}. Use the same command to resume,"
-    " or start anew with --force."
-  )
 
 
 def _read_plan(work: epath.Path) -> dict[str, Any] | None:

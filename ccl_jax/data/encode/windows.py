@@ -5,6 +5,7 @@ A clip is a file, or a segment of it that captions name. Its windows begin every
 of a window contains its time as in W3C's Media Fragments, a.mp4#t=5,9.84.
 """
 
+import contextlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -30,32 +31,25 @@ def cut_windows(
   ends = [file.end for file in clip_files]
   if settings.windows != "first":
     with ThreadPoolExecutor(16) as pool:  # each waits for its disk
-      found = pool.map(_find_end, clip_files)
+      found = pool.map(find_end, clip_files)
       number = len(clip_files)
       ends = list(tqdm(found, "reading lengths", number, unit=" clips"))
   return [
     window
     for file, end in zip(clip_files, ends, strict=True)
-    for window in _cut(
-      file, end, (file.shape or settings.shape).seconds, settings
-    )
+    for window in _cut(file, end, settings)
   ]
 
 
 def find_starts(
   seconds: float, length: float, settings: EncodeSettings
 ) -> list[float]:
-  """Returns the starts of the windows of a clip, from its own start.
-
-  Args:
-    seconds: of the clip.
-    length: of a window, in seconds.
-  """
+  """Returns the starts of windows of `length` s in a clip of `seconds`."""
   stride = settings.window_stride or length
-  num = int((seconds - length + TOLERANCE) / stride) + 1
-  starts = (
-    [i * stride for i in range(num)] if seconds + TOLERANCE > length else []
-  )
+  starts = []
+  if seconds + TOLERANCE > length:
+    num = int((seconds - length + TOLERANCE) / stride) + 1
+    starts = [i * stride for i in range(num)]
   if starts and settings.window_rest:
     rest = seconds - starts[-1] - length
     if rest + TOLERANCE >= settings.window_rest:
@@ -67,18 +61,17 @@ def find_starts(
 
 
 def _cut(
-  file: ClipFile, end: float | None, length: float, settings: EncodeSettings
+  file: ClipFile, end: float | None, settings: EncodeSettings
 ) -> list[ClipFile]:
+  """Returns the windows of a clip that ends at `end`."""
+  length = (file.shape or settings.shape).seconds
   if file.problem or is_image(file.name):
     return [file]
   if file.end is not None and file.end - file.start + TOLERANCE < length:
     seconds = file.end - file.start
     problem = f"segment is too short: {seconds:.2f} s of {length:.2f} s needed"
-    return [
-      file._replace(
-        name=name_part(file.name, file.start, file.end), problem=problem
-      )
-    ]
+    name = name_part(file.name, file.start, file.end)
+    return [file._replace(name=name, problem=problem)]
   if settings.windows == "first":
     is_whole = not file.start and file.end is None
     end = None if is_whole else file.start + length
@@ -92,20 +85,16 @@ def _cut(
   ]
 
 
-def _find_end(file: ClipFile) -> float | None:
+def find_end(file: ClipFile) -> float | None:
   """Returns the time at which a clip ends; None if it is not known."""
-  ends = file.end, _find_seconds(file)
-  return min((end for end in ends if end), default=None)
-
-
-def _find_seconds(file: ClipFile) -> float:
-  """Returns the length of a whole file; 0 if it is not known."""
+  seconds = 0.0
   if file.extent is not None:
-    return file.extent.seconds
-  try:
-    return 0.0 if file.problem else media.read_header(file.path).length
-  except Exception:  # The clip will be left out, with its reason.
-    return 0.0
+    seconds = file.extent.seconds
+  elif not file.problem:
+    # Without it the clip will be left out, with its reason.
+    with contextlib.suppress(Exception):
+      seconds = media.read_header(file.path).length
+  return min((end for end in (file.end, seconds) if end), default=None)
 
 
 def name_part(name: str, start: float, end: float | None) -> str:

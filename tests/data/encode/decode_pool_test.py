@@ -78,10 +78,11 @@ def test_a_clip_at_which_the_process_dies_is_left_out_by_name(tmp_path):
   assert "the process that decodes it died" in str(found[1][1])
 
 
-def test_processes_that_die_at_every_clip_are_an_error():
+def test_processes_that_die_at_every_clip_are_an_error(monkeypatch):
+  monkeypatch.setattr(decode_pool, "_MAX_DEATHS", 2)
   listed = [clip_files.ClipFile(Deadly(), f"{i}.mp4") for i in range(3)]
   with (
-    decode_pool.DecodePool(1, max_deaths=2, **ARGUMENTS) as decode,
+    decode_pool.DecodePool(1, **ARGUMENTS) as decode,
     pytest.raises(ValueError, match=r"1\.mp4: .* died, as 1 before it"),
   ):
     list(decode(listed))

@@ -4,9 +4,8 @@ from PIL import Image
 
 from ccl_jax.data import media
 from ccl_jax.data.clip import Extent
-from ccl_jax.data.encode.clip_files import ClipFile
+from ccl_jax.data.encode.clip_files import ClipFile, measure
 from ccl_jax.data.encode.cuts import describe_cuts
-from ccl_jax.data.encode.extents import measure
 from ccl_jax.data.encode.settings import EncodeSettings
 from ccl_jax.data.encode.windows import cut_windows
 from tests.data import clips

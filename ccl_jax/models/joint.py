@@ -145,7 +145,15 @@ class Joint(nnx.Module):
     Returns:
       stream -> keys and values as the other side reads them, of all layers,
       (layers, b, n, k, e) each.
+
+    Raises:
+      ValueError: a fusion of which nothing can be cached.
     """
+    if self.fusion.uncacheable:
+      raise ValueError(
+        f"{self.fusion.uncacheable}: pass --cache_reference=False"
+        " (sampling.cache_reference in the config)."
+      )
     t = {s: jnp.zeros(len(x)) for s, x in state.items()}
     inputs = self.embed(state, t, text, route)
 

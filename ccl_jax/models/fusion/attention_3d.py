@@ -19,12 +19,7 @@ all queries on one shard, so either no `context` axis or "ulysses".
 from ccl_jax.array_types import Array
 from ccl_jax.attention import FrameBlocks, Full, Mask, Window, merge
 from ccl_jax.models.fusion import audio_tokens
-from ccl_jax.models.fusion.base import (
-  Fusion,
-  FusionContext,
-  Pair,
-  video_keys,
-)
+from ccl_jax.models.fusion.base import Fusion, FusionContext, video_keys
 
 FORMS = ("merged", "blocks")
 QKV = dict[str, tuple[Array, Array, Array]]
@@ -40,6 +35,8 @@ class Attention3D(Fusion):
     head_sizes: stream -> e; both are equal.
     references: reads pictures, as frames of the video without sound.
   """
+
+  uncacheable = audio_tokens.UNCACHEABLE
 
   def __init__(
     self, is_masked: bool, form: str, rope_audio: str,
@@ -69,12 +66,6 @@ class Attention3D(Fusion):
     if self.is_masked and self.form == "merged":
       return _merged(qkv, shared)
     return self._at_once(qkv, shared)
-
-  def reference_kv(
-    self, x: dict[str, Array], shared: FusionContext
-  ) -> dict[str, Pair]:
-    """Raises a ValueError: nothing of the audio is constant over the steps."""
-    audio_tokens.refuse_cache()
 
   def _at_once(self, qkv: QKV, shared: FusionContext) -> dict[str, Array]:
     """Attends by one mask over the tokens of both side by side."""

@@ -15,6 +15,11 @@ from ccl_jax.models import rope
 from ccl_jax.models.fusion.base import FusionContext
 
 ROPES = ("same_t_offgrid", "same_t_zero", "none")
+# Why nothing of audio tokens that read the video can be cached.
+UNCACHEABLE = (
+  "audio tokens of this model read the video, so that they change at every"
+  " step and cannot be cached"
+)
 
 
 def check_rope(rope_audio: str) -> None:
@@ -105,12 +110,3 @@ def with_ids(
 ) -> Mask:
   """Returns the mask where only equal ids meet."""
   return mask._replace(q_segments=queries, k_segments=keys)
-
-
-def refuse_cache() -> None:
-  """Raises the ValueError of a model whose audio tokens read the video."""
-  raise ValueError(
-    "audio tokens of this model read the video, so that they change at every"
-    " step and cannot be cached: pass --cache_reference=False"
-    " (sampling.cache_reference in the config)."
-  )

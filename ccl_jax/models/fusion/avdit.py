@@ -36,7 +36,6 @@ from ccl_jax.models.fusion.base import (
   Attend,
   FusionContext,
   KVCache,
-  Pair,
 )
 from ccl_jax.models.fusion.frame_by_frame import FrameByFrame
 
@@ -53,6 +52,8 @@ class AVDiT(FrameByFrame):
     window_radius: frames on each side that attention over both reads; all if it
       is as large as their number.
   """
+
+  uncacheable = "this model keeps no keys of a reference"
 
   def __init__(
     self, widths: dict[str, int], head_sizes: dict[str, int], *, rngs, dtype,
@@ -125,15 +126,6 @@ class AVDiT(FrameByFrame):
     if "audio" in x:
       added["audio"] = self.audio(x["audio"])
     return added
-
-  def reference_kv(
-    self, x: dict[str, Array], shared: FusionContext
-  ) -> dict[str, Pair]:
-    """Raises a ValueError: keys are not kept over the steps."""
-    raise ValueError(
-      "this model keeps no keys of a reference: pass --cache_reference=False"
-      " (sampling.cache_reference in the config)."
-    )
 
 
 def turn_by_frame(

@@ -143,10 +143,12 @@ class Fusion(nnx.Module):
   Attributes:
     updated: streams whose tokens the blocks update; others stay as embedded.
     reads_references: whether reference pictures are frames beside the clip's.
+    uncacheable: why there is no `reference_kv`; "" if there is.
   """
 
   updated = STREAMS
   reads_references = False
+  uncacheable = ""
 
   def angles_of(self, shared: FusionContext) -> dict[str, Array]:
     """Returns RoPE of self-attention, for streams that do not use their own."""

@@ -50,6 +50,7 @@ class FrameAttention(Fusion):
     audio_tokens.check_rope(rope_audio)
     self.reads_references = references
     self.reads_video, self.updates_audio = reads_video, updates_audio
+    self.uncacheable = audio_tokens.UNCACHEABLE if updates_audio else ""
     self.rope_audio, self.head_size = rope_audio, head_sizes["video"]
     self.video = CrossAttention(
       widths["video"], widths["audio"], self.head_size, 0, rngs=rngs,
@@ -144,9 +145,7 @@ class FrameAttention(Fusion):
   def reference_kv(
     self, x: dict[str, Array], shared: FusionContext
   ) -> dict[str, Pair]:
-    """Returns keys and values of the audio, if it is never updated."""
-    if self.updates_audio:
-      audio_tokens.refuse_cache()
+    """Returns keys and values of the audio, which is never updated."""
     layout, pair = shared.attention.layout, self.audio_kv(x["audio"], shared)
     return {"audio": tuple(layout.constrain(a, "audio/heads") for a in pair)}
 

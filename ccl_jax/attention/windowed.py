@@ -23,7 +23,6 @@ from ccl_jax.array_types import Array, Float
 from ccl_jax.attention.mask import Mask, Window
 from ccl_jax.attention.merging import Part
 from ccl_jax.attention.reference import UNSEEN
-from ccl_jax.attention.target import CompileTarget
 
 
 def attend(
@@ -31,7 +30,6 @@ def attend(
   k: Float[Array, "b m k e"],
   v: Float[Array, "b m k e"],
   mask: Mask,
-  target: CompileTarget,
   with_lse: bool = False,
 ) -> Float[Array, "b n k e"] | Part:
   """Computes attention for `Window` masks, frame by frame.
@@ -40,7 +38,6 @@ def attend(
     NotImplementedError: another pattern, or queries and keys that are not
       the same number of complete frames.
   """
-  del target
   logits, v = _logits(q, k, v, mask)
   if not with_lse:
     return _average(logits, v, q)

@@ -80,10 +80,10 @@ class Joint(nnx.Module):
     shared = dict(
       num_layers=num_layers, text_width=text_width, dtype=self.dtype, rngs=rngs
     )
-    for s in self.streams:
-      setattr(self, s, make_stream(s, settings[s], **shared))
+    towers = {s: make_stream(s, settings[s], **shared) for s in self.streams}
+    for s, tower in towers.items():
+      setattr(self, s, tower)
     self.trunks = tuple((s, trunk_of(s, settings)) for s in self.streams)
-    towers = {s: getattr(self, s) for s in self.streams}
     self.fusion = nnx_utils.stack(
       lambda r: make_fusion(
         fusion,
@@ -156,19 +156,18 @@ class Joint(nnx.Module):
       )
     t = {s: jnp.zeros(len(x)) for s, x in state.items()}
     inputs = self.embed(state, t, text, route)
-
-    def collect(fusion, snapshot, shared):
-      return fusion.reference_kv(snapshot, shared)
-
-    return self.run_layers(inputs, cache, collect)[1]
+    return self.run_layers(
+      inputs, cache, lambda fusion, *seen: fusion.reference_kv(*seen)
+    )[1]
 
   def context_kv(self) -> dict[str, Any]:
     """Returns keys and values of the context tokens, of all layers."""
     graph, params = nnx.split(self.fusion)
-    layout = self.attention.layout
 
     def layer(_, params):
-      params = gather(layout, params, PATHS["fusion"], self.dtype)
+      params = gather(
+        self.attention.layout, params, PATHS["fusion"], self.dtype
+      )
       return None, nnx.merge(graph, params).context_kv(self.dtype)
 
     params = nnx.to_pure_dict(params)

@@ -33,13 +33,13 @@ from ccl_jax.models.fusion import audio_tokens
 from ccl_jax.models.fusion.adapters import Adapter, QKVLoRA, TemporalAttention
 from ccl_jax.models.fusion.base import (
   NO_CACHE,
+  QKV,
   Attend,
   FusionContext,
   KVCache,
+  Tokens,
 )
 from ccl_jax.models.fusion.frame_by_frame import FrameByFrame
-
-QKV = dict[str, tuple[Array, Array, Array]]
 
 
 class AVDiT(FrameByFrame):
@@ -99,26 +99,23 @@ class AVDiT(FrameByFrame):
 
   def attend_jointly(self, qkv: QKV, shared: FusionContext) -> dict[str, Array]:
     """Attends over the tokens of near frames that a stream may see."""
-    f = next(iter(shared.grids.values()))[0]
+    f = shared.audio_grid.frames
     sizes = {s: q.shape[1] // f for s, (q, _, _) in qkv.items()}
-    turned = {s: turn_by_frame(*qkv[s], f) for s in STREAMS if s in qkv}
-    k, v = (
-      audio_tokens.side_by_side({s: x[i] for s, x in turned.items()}, f)
-      for i in (1, 2)
-    )
+    turned = {s: turn_by_frame(*each, f) for s, each in qkv.items()}
+    kv = {s: each[1:] for s, each in turned.items()}
+    k, v = audio_tokens.side_by_side(kv, f)
     attended = {}
     for s, (q, _, _) in turned.items():
       window = Window(sizes[s], sum(sizes.values()), self.window_radius)
       ids = audio_tokens.side_by_side(seen_by(s, qkv, shared), f)
-      mask = audio_tokens.with_ids(
-        Mask(window), jnp.ones(q.shape[:2], jnp.int32), ids
-      )
+      ones = jnp.ones(q.shape[:2], jnp.int32)
+      mask = Mask(window, q_segments=ones, k_segments=ids)
       attended[s] = shared.attention.cross_attention(s, q, k, v, mask)
     return attended
 
   def exchange(
-    self, x: dict[str, Array], shared: FusionContext, cache: KVCache = NO_CACHE
-  ) -> dict[str, Array]:
+    self, x: Tokens, shared: FusionContext, cache: KVCache = NO_CACHE
+  ) -> Tokens:
     """Returns temporal attention of the video, and the audio's adapter."""
     added = {}
     if "video" in x:
@@ -150,7 +147,7 @@ def seen_by(
     o: jnp.broadcast_to(seen[o][:, None], k.shape[:2]).astype(jnp.int32)
     for o, (_, k, _) in qkv.items()
   }
-  f = next(iter(shared.grids.values()))[0]
+  f = shared.audio_grid.frames
   after_end = np.arange(f) >= shared.frames
   for o, x in ids.items():
     padding = np.repeat(after_end, x.shape[1] // f)

@@ -2,15 +2,13 @@
 
 from ccl_jax.array_types import Array
 from ccl_jax.attention import Mask, Window
-from ccl_jax.models.fusion.base import Fusion, FusionContext
+from ccl_jax.models.fusion.base import QKV, Fusion, FusionContext
 
 
 class FrameByFrame(Fusion):
   """Frames that never meet, and audio that attends to all of itself."""
 
-  def attend(
-    self, qkv: dict[str, tuple[Array, Array, Array]], shared: FusionContext
-  ) -> dict[str, Array]:
+  def attend(self, qkv: QKV, shared: FusionContext) -> dict[str, Array]:
     """Attends within each frame of the video, and over all of the audio."""
     audio = {s: x for s, x in qkv.items() if s == "audio"}
     attended = super().attend(audio, shared)

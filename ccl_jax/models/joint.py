@@ -274,13 +274,11 @@ class Joint(nnx.Module):
     Returns:
       The tokens, and what was collected, stacked over layers.
     """
-    # Static graphs and stacked parameters: each layer merges its own slice.
+    # A static graph and stacked parameters: each layer merges its own slice.
     stacks = {s: getattr(self, s).blocks for s in map(self.trunk, inputs.x)}
-    stacks |= {"fusion": self.fusion}
-    split = {name: nnx.split(stack) for name, stack in stacks.items()}
-    graphs = {name: graph for name, (graph, _) in split.items()}
-    params = {name: nnx.to_pure_dict(p) for name, (_, p) in split.items()}
-    layer = self._make_layer(graphs, inputs, collect)
+    graph, params = nnx.split(stacks | {"fusion": self.fusion})
+    params = nnx.to_pure_dict(params)
+    layer = self._make_layer(graph, inputs, collect)
     policy = REMAT[self.remat]
     if policy is not None:
       # A scan's backward pass is another loop: there is nothing to merge with.
@@ -294,10 +292,7 @@ class Joint(nnx.Module):
     return x, jax.tree.map(lambda *a: jnp.stack(a), *collected)
 
   def _make_layer(
-    self,
-    graphs: Mapping[str, nnx.GraphDef],
-    inputs: EmbeddedInputs,
-    collect: Collect | None,
+    self, graph: nnx.GraphDef, inputs: EmbeddedInputs, collect: Collect | None
   ) -> Callable:
     """Returns layer(x, (params, cache)) -> (x, collected), to be scanned."""
     layout, shared = self.attention.layout, inputs.shared
@@ -316,10 +311,10 @@ class Joint(nnx.Module):
       x = constrain({s: checkpoint_name(a, BLOCK_INPUT) for s, a in x.items()})
       # Gathered inside of the layer: one layer's parameters are in memory.
       params = {
-        name: gather(layout, params[name], PATHS[name], self.dtype)
-        for name in graphs
+        name: gather(layout, p, PATHS[name], self.dtype)
+        for name, p in params.items()
       }
-      blocks = {name: nnx.merge(g, params[name]) for name, g in graphs.items()}
+      blocks = nnx.merge(graph, params)
       fusion = blocks.pop("fusion")
       own = {s: blocks[self.trunk(s)] for s in x if s in fusion.updated}
       x, snapshot = dual_block(own, fusion, x, inputs, angles, ops, cache)

@@ -196,13 +196,9 @@ class Layout:
     """Returns the parameters' shapes with their shardings, if on a mesh."""
     if self.mesh is None:
       return shapes
-    specs, leaves = self.param_specs(shapes), trees.flatten(shapes)
-    return trees.unflatten(
-      {
-        path: leaves[path].update(sharding=self.sharding(*spec))
-        for path, spec in trees.flatten(specs).items()
-      }
-    )
+    specs = trees.flatten(self.param_specs(shapes))
+    shardings = {path: self.sharding(*spec) for path, spec in specs.items()}
+    return with_shardings(shapes, trees.unflatten(shardings))
 
   def match(self, params: PyTree, idle_ok: bool = False) -> dict[str, Spec]:
     """Returns path -> spec; arguments and errors are those of `trees.match`.

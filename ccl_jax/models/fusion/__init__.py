@@ -3,10 +3,9 @@
 from collections.abc import Mapping
 
 from ccl_jax.config import build
-from ccl_jax.models.fusion.avdit import AVDiT
+from ccl_jax.models.fusion.avdit import AVDiT, FrameByFrame
 from ccl_jax.models.fusion.base import NO_CACHE, Fusion, FusionContext, KVCache
 from ccl_jax.models.fusion.cca import CCA
-from ccl_jax.models.fusion.frame_by_frame import FrameByFrame
 from ccl_jax.models.fusion.icac import make_icac
 
 __all__ = [

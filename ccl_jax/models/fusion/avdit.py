@@ -35,11 +35,26 @@ from ccl_jax.models.fusion.base import (
   NO_CACHE,
   QKV,
   Attend,
+  Fusion,
   FusionContext,
   KVCache,
   Tokens,
 )
-from ccl_jax.models.fusion.frame_by_frame import FrameByFrame
+
+
+class FrameByFrame(Fusion):
+  """An image model on frames that never meet; audio sees all of itself."""
+
+  def attend(self, qkv: QKV, shared: FusionContext) -> dict[str, Array]:
+    """Attends within each frame of the video, and over all of the audio."""
+    audio = {s: x for s, x in qkv.items() if s == "audio"}
+    attended = super().attend(audio, shared)
+    if "video" in qkv:
+      _, h, w = shared.grids["video"]
+      frame = Mask(Window(h * w, h * w, radius=0))
+      attend = shared.attention.cross_attention
+      attended["video"] = attend("video", *qkv["video"], frame)
+    return attended
 
 
 class AVDiT(FrameByFrame):
@@ -101,7 +116,7 @@ class AVDiT(FrameByFrame):
     """Attends over the tokens of near frames that a stream may see."""
     f = shared.audio_grid.frames
     sizes = {s: q.shape[1] // f for s, (q, _, _) in qkv.items()}
-    turned = {s: turn_by_frame(*each, f) for s, each in qkv.items()}
+    turned = {s: turn_by_frame(*qkv[s], f) for s in STREAMS if s in qkv}
     kv = {s: each[1:] for s, each in turned.items()}
     k, v = audio_tokens.side_by_side(kv, f)
     attended = {}

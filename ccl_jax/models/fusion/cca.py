@@ -12,14 +12,8 @@ TARP: audio latent j has position j / c on the axis of video frames. A frame
 sees the audio of itself and of its neighbours (window 3), an audio latent the
 video of its own frame (window 1); all tokens see the LCT. The c latents of a
 frame are those whose middle falls in its span; their number varies if c is not
-an integer, see `models.audio_grid`. For f = 4, c = 2, s = 1 and one LCT, video
-reads audio as
-
-    frame  LCT | a0 a1 | a2 a3 | a4 a5 | a6 a7
-      0     1  |  1  1 |  1  1 |  0  0 |  0  0
-      1     1  |  1  1 |  1  1 |  1  1 |  0  0
-      2     1  |  0  0 |  1  1 |  1  1 |  1  1
-      3     1  |  0  0 |  0  0 |  1  1 |  1  1
+an integer, see `models.audio_grid`. `attention.Window` shows how video reads
+audio for f = 4, c = 2, s = 1 and one LCT.
 
 DCR: a sample whose route says "does not see" keeps only the LCT column.
 Without LCT or without DCR the same samples are gated instead: x += g * (...)

@@ -39,10 +39,15 @@ def attend(
       the same number of complete frames.
   """
   logits, v = _logits(q, k, v, mask)
+  weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
+  out = jnp.einsum(
+    "bfksw,bfkwe->bfkse", weights, v, preferred_element_type=jnp.float32
+  )
+  out = einops.rearrange(out.astype(q.dtype), "b f k s e -> b (f s) k e")
   if not with_lse:
-    return _average(logits, v, q)
+    return out
   lse = jax.nn.logsumexp(logits, axis=-1)
-  return _average(logits, v, q), einops.rearrange(lse, "b f k s -> b (f s) k")
+  return out, einops.rearrange(lse, "b f k s -> b (f s) k")
 
 
 def _logits(q, k, v, mask: Mask):
@@ -60,15 +65,6 @@ def _logits(q, k, v, mask: Mask):
     "bfkse,bfkwe->bfksw", split, k, preferred_element_type=jnp.float32
   )
   return jnp.where(q_ids == k_ids, logits * q.shape[-1] ** -0.5, UNSEEN), v
-
-
-def _average(logits, v, q):
-  """Returns the softmax of the logits times the values, shaped as q."""
-  weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
-  out = jnp.einsum(
-    "bfksw,bfkwe->bfkse", weights, v, preferred_element_type=jnp.float32
-  )
-  return einops.rearrange(out.astype(q.dtype), "b f k s e -> b (f s) k e")
 
 
 def _count_frames(mask: Mask, n: int, m: int) -> int:

@@ -163,11 +163,10 @@ class Joint(nnx.Module):
   def context_kv(self) -> dict[str, Any]:
     """Returns keys and values of the context tokens, of all layers."""
     graph, params = nnx.split(self.fusion)
+    layout = self.attention.layout
 
     def layer(_, params):
-      params = gather(
-        self.attention.layout, params, PATHS["fusion"], self.dtype
-      )
+      params = gather(layout, params, PATHS["fusion"], self.dtype)
       return None, nnx.merge(graph, params).context_kv(self.dtype)
 
     params = nnx.to_pure_dict(params)
@@ -311,8 +310,9 @@ class Joint(nnx.Module):
       x = constrain({s: checkpoint_name(a, BLOCK_INPUT) for s, a in x.items()})
       # Gathered inside of the layer: one layer's parameters are in memory.
       params = {
-        name: gather(layout, p, PATHS[name], self.dtype)
-        for name, p in params.items()
+        name: gather(layout, params[name], path, self.dtype)
+        for name, path in PATHS.items()
+        if name in params
       }
       blocks = nnx.merge(graph, params)
       fusion = blocks.pop("fusion")

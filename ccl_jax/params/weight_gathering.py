@@ -68,7 +68,7 @@ def gather_steps(spec: Spec) -> tuple[Spec, ...]:
   steps = [tuple(spec)]
   for i, entry in enumerate(spec):
     axes = [axis for axis in axes_of(entry) if axis != "tensor"]
-    kept = ("tensor",) * (len(axes) < len(axes_of(entry)))
+    kept = [axis for axis in axes_of(entry) if axis == "tensor"]
     while axes:
       axes.pop()
       last = list(steps[-1])

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ccl_jax.array_types import STREAMS, Array, Float, Int, other
+from ccl_jax.array_types import STREAMS, Array, Int, other
 from ccl_jax.attention import Mask, Window
 from ccl_jax.models import rope
 from ccl_jax.models.fusion import audio_tokens
@@ -116,7 +116,12 @@ class AVDiT(FrameByFrame):
     """Attends over the tokens of near frames that a stream may see."""
     f = shared.audio_grid.frames
     sizes = {s: q.shape[1] // f for s, (q, _, _) in qkv.items()}
-    turned = {s: turn_by_frame(*qkv[s], f) for s in STREAMS if s in qkv}
+    turned = {}  # queries and keys, by their frame
+    for s in (s for s in STREAMS if s in qkv):
+      q, k, v = qkv[s]
+      frame = np.repeat(np.arange(f), sizes[s])
+      angles = rope.sequence_angles(frame, q.shape[-1])
+      turned[s] = rope.rotate(q, angles), rope.rotate(k, angles), v
     kv = {s: each[1:] for s, each in turned.items()}
     k, v = audio_tokens.side_by_side(kv, f)
     attended = {}
@@ -138,18 +143,6 @@ class AVDiT(FrameByFrame):
     if "audio" in x:
       added["audio"] = self.audio(x["audio"])
     return added
-
-
-def turn_by_frame(
-  q: Float[Array, "b n k e"],
-  k: Float[Array, "b n k e"],
-  v: Float[Array, "b n k e"],
-  f: int,
-) -> tuple[Array, Array, Array]:
-  """Returns queries and keys of f frames turned by their frame, and values."""
-  frame = np.repeat(np.arange(f), q.shape[1] // f)
-  angles = rope.sequence_angles(frame, q.shape[-1])
-  return rope.rotate(q, angles), rope.rotate(k, angles), v
 
 
 def seen_by(

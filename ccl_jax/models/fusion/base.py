@@ -174,11 +174,10 @@ class Fusion(nnx.Module):
     for s, (q, k, v) in qkv.items():
       if s == "audio" and not audio.is_full:
         k, v = k[:, audio.tokens], v[:, audio.tokens]
-      mask = (
-        video_keys(shared, k)
-        if s == "video"
-        else first_keys(audio.num_latents, k)
-      )
+      if s == "video":
+        mask = video_keys(shared, k)
+      else:
+        mask = first_keys(audio.num_latents, k)
       attended[s] = shared.attention.self_attention(s, q, k, v, mask)
     return attended
 

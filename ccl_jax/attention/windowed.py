@@ -39,14 +39,14 @@ def attend(
       the same number of complete frames.
   """
   logits, v = _logits(q, k, v, mask)
+  lse = jax.nn.logsumexp(logits, axis=-1) if with_lse else None
   weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
   out = jnp.einsum(
     "bfksw,bfkwe->bfkse", weights, v, preferred_element_type=jnp.float32
   )
   out = einops.rearrange(out.astype(q.dtype), "b f k s e -> b (f s) k e")
-  if not with_lse:
+  if lse is None:
     return out
-  lse = jax.nn.logsumexp(logits, axis=-1)
   return out, einops.rearrange(lse, "b f k s -> b (f s) k")
 
 

@@ -27,10 +27,10 @@ from ccl_jax.ops import cpu
 
 
 def _named(attend):
-  """Returns the backend with its result named for remat."""
+  """Returns the backend, for any target, with its result named for remat."""
 
   def call(q, k, v, mask, target, name, with_lse):
-    out = attend(q, k, v, mask, target, with_lse)
+    out = attend(q, k, v, mask, with_lse)
     return out if name is None else checkpoint_name(out, name)
 
   return call
@@ -99,27 +99,21 @@ def attend(
   _check_shapes(q, k, v, mask)
   target = target or target_of(jax.devices()[0])
   arguments = q, k, v, mask, target, name, with_lse
-  if backend is not None:
-    return _call_by_name(backend, arguments)
-  for each in choose(target.platform, mask.pattern, q.shape[1], k.shape[1]):
-    try:
-      return BACKENDS[each](*arguments)
-    except NotImplementedError as reason:
-      _log_once(f"Attention backend '{each}' was passed over: {reason}")
-  raise AssertionError("unreachable: the reference supports everything")
-
-
-def _call_by_name(backend: str, arguments):
-  if backend not in BACKENDS:
+  if backend not in (None, *BACKENDS):
     raise ValueError(
       f"Unknown attention backend '{backend}'. Known: {', '.join(BACKENDS)}."
     )
-  try:
-    return BACKENDS[backend](*arguments)
-  except NotImplementedError as reason:
-    raise ValueError(
-      f"Attention backend '{backend}' cannot do this: {reason}"
-    ) from reason
+  best = choose(target.platform, mask.pattern, q.shape[1], k.shape[1])
+  for each in (backend,) if backend else best:
+    try:
+      return BACKENDS[each](*arguments)
+    except NotImplementedError as reason:
+      if backend:
+        raise ValueError(
+          f"Attention backend '{backend}' cannot do this: {reason}"
+        ) from reason
+      _log_once(f"Attention backend '{each}' was passed over: {reason}")
+  raise AssertionError("unreachable: the reference supports everything")
 
 
 def _check_shapes(q, k, v, mask):

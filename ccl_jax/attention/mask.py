@@ -55,10 +55,12 @@ class Window:
   num_context: int = 0
 
   def __post_init__(self):
-    if min(self.q_per_frame, self.k_per_frame) < 1:
-      raise ValueError(f"A frame needs at least one token, got {self}.")
-    if min(self.radius, self.num_context) < 0:
-      raise ValueError(f"radius and num_context are at least 0, got {self}.")
+    per_frame = min(self.q_per_frame, self.k_per_frame)
+    if per_frame < 1 or min(self.radius, self.num_context) < 0:
+      raise ValueError(
+        f"got {self}: expected at least one token a frame, and a radius and"
+        " num_context of at least 0."
+      )
 
   @property
   def keys_per_query(self) -> int:

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 from ccl_jax.array_types import Array, Float
 from ccl_jax.attention.mask import Full, Mask
 from ccl_jax.attention.merging import Part
-from ccl_jax.attention.target import CompileTarget
 
 # Finite, so that a row that sees nothing is a mean and not a NaN.
 UNSEEN = -1e30
@@ -22,7 +21,6 @@ def attend(
   k: Float[Array, "b m k e"],
   v: Float[Array, "b m k e"],
   mask: Mask,
-  target: CompileTarget,
   with_lse: bool = False,
 ) -> Float[Array, "b n k e"] | Part:
   """Computes attention by its definition; O(n m) memory.
@@ -30,7 +28,6 @@ def attend(
   Heads join the batch, as (b k, n, e), and the softmax divides the result
   instead of the weights: several times faster on a CPU, the same numbers.
   """
-  del target
   b, n, m = len(q), q.shape[1], k.shape[1]
   q, k, v = (einops.rearrange(x, "b n k e -> (b k) n e") for x in (q, k, v))
   logits = jnp.einsum("bne,bme->bnm", q, k, preferred_element_type="float32")

@@ -22,7 +22,7 @@ from jax.sharding import PartitionSpec
 
 from ccl_jax.array_types import Array, Float
 from ccl_jax.attention.api import BACKENDS, attend
-from ccl_jax.attention.mask import FrameBlocks, Mask, Window
+from ccl_jax.attention.mask import FrameBlocks, Mask, Pattern, Window
 from ccl_jax.attention.merging import Part
 from ccl_jax.attention.target import target_of
 from ccl_jax.params.sharding import ONE_DEVICE, Layout, Spec
@@ -64,14 +64,10 @@ class Attention:
       ValueError: heads that the mesh does not divide, or blocks of frames whose
         queries are not all on one shard.
     """
-    options = dict(
-      backend=self.backend, target=target_of(self.layout.device),
-      name=SELF_ATTENTION, with_lse=with_lse,
-    )  # fmt: skip
+    call = self._attend(SELF_ATTENTION, with_lse)
     if self.layout.mesh is None:
-      return attend(q, k, v, mask, **options)
-    spec, arrays = self._heads(stream, q.shape[2]), _arrays(mask)
-    mode = self.layout.self_attention
+      return call(q, k, v, mask)
+    spec, mode = self._heads(stream, q.shape[2]), self.layout.self_attention
     is_split = self.layout.size(spec[1]) > 1
     if is_split and mode == "gather" and isinstance(mask.pattern, FrameBlocks):
       raise ValueError(
@@ -79,17 +75,11 @@ class Attention:
         " sharding.self_attention='gather': take 'ulysses', no context axis, or"
         " the merged form of this attention."
       )
-
-    def call(q, k, v, arrays):
-      return attend(q, k, v, Mask(mask.pattern, **arrays), **options)
-
     if is_split:
       call = MODES[mode](call, spec[1])
     q_ids = spec[:2] if mode == "gather" else spec[:1]
-    specs = {"k_lengths": spec[:1], "q_segments": q_ids, "k_segments": spec[:1]}
-    return self._shard_map(call, [spec] * 3, spec, with_lse, arrays, specs)(
-      q, k, v, arrays
-    )
+    mapped = self._shard_map(call, spec, spec, mask.pattern, q_ids, with_lse)
+    return mapped(q, k, v, mask)
 
   def cross_attention(
     self,
@@ -101,31 +91,23 @@ class Attention:
     with_lse: bool = False,
   ) -> Float[Array, "b n k e"] | Part:
     """Runs a stream's queries on keys of the text or of the other stream."""
-    function = functools.partial(attend, with_lse=with_lse)
+    call = self._attend(None, with_lse)
     if self.layout.mesh is None:
-      return function(q, k, v, mask, backend=self.backend)
+      return call(q, k, v, mask)
     # Plain jax: the compiler splits the frames and fetches each halo.
     if isinstance(mask.pattern, Window) and self.layout.size("context") > 1:
-      return function(q, k, v, mask, backend="framed")
+      return call(q, k, v, mask, backend="framed")
     spec = self._heads(stream, q.shape[2])
-    keys = (spec[0], None, *spec[2:])
-    # A shard masks its own samples and queries, but all keys. shard_map takes
-    # arrays only, so the static pattern and what is None stay outside of it.
-    arrays = _arrays(mask)
-    specs = {
-      "k_lengths": spec[:1], "q_segments": spec[:2], "k_segments": keys[:2],
-    }  # fmt: skip
+    keys, q_ids = (spec[0], None, *spec[2:]), spec[:2]
+    mapped = self._shard_map(call, spec, keys, mask.pattern, q_ids, with_lse)
+    return mapped(q, k, v, mask)
 
-    def local(q, k, v, arrays):
-      return function(
-        q, k, v, Mask(mask.pattern, **arrays), backend=self.backend,
-        target=target_of(self.layout.device),
-      )  # fmt: skip
-
-    in_specs = [spec, keys, keys]
-    return self._shard_map(local, in_specs, spec, with_lse, arrays, specs)(
-      q, k, v, arrays
-    )
+  def _attend(self, name: str | None, with_lse: bool):
+    """Returns `attend` of q, k, v and a mask by the backend, for a shard."""
+    return functools.partial(
+      attend, backend=self.backend, target=target_of(self.layout.device),
+      name=name, with_lse=with_lse,
+    )  # fmt: skip
 
   def _heads(self, stream: str, heads: int) -> Spec:
     """Returns the spec of (b, n, k, e); ValueError if it splits no heads."""
@@ -143,43 +125,31 @@ class Attention:
     return spec
 
   def _shard_map(
-    self,
-    function,
-    in_specs: list[Spec],
-    out_spec: Spec,
+    self, call, spec: Spec, keys: Spec, pattern: Pattern, q_ids: Spec,
     with_lse: bool,
-    arrays: dict[str, Array],
-    specs: dict[str, Spec],
-  ):
-    """Maps a function of one shard's q, k, v and arrays of the mask."""
-    out = PartitionSpec(*out_spec)
+  ):  # fmt: skip
+    """Maps a function of one shard's q, k, v and mask over the mesh.
+
+    A shard masks its own samples, and their queries or all (`q_ids`), but all
+    keys.
+    """
+    heads, keys, rows = (PartitionSpec(*s) for s in (spec, keys, spec[:1]))
+    mask = Mask(pattern, rows, PartitionSpec(*q_ids), rows)
     return jax.shard_map(
-      function,
+      call,
       mesh=self.layout.mesh,
-      in_specs=(
-        *(PartitionSpec(*spec) for spec in in_specs),
-        {name: PartitionSpec(*specs[name]) for name in arrays},
-      ),
-      out_specs=(out, PartitionSpec(*out_spec[:3])) if with_lse else out,
+      in_specs=(heads, keys, keys, mask),
+      out_specs=(heads, PartitionSpec(*spec[:3])) if with_lse else heads,
       check_vma=False,
     )
-
-
-def _arrays(mask: Mask) -> dict[str, Array]:
-  """Returns the array fields of a mask by name."""
-  return {
-    name: array
-    for name, array in mask._asdict().items()
-    if name != "pattern" and array is not None
-  }
 
 
 def _gather(call, axis):
   """Sends all keys and values to every shard; queries stay."""
 
-  def local(q, k, v, arrays):
+  def local(q, k, v, mask):
     k, v = (jax.lax.all_gather(x, axis, axis=1, tiled=True) for x in (k, v))
-    return call(q, k, v, arrays)
+    return call(q, k, v, mask)
 
   return local
 
@@ -187,7 +157,7 @@ def _gather(call, axis):
 def _ulysses(call, axis):
   """Sends all tokens of some heads to every shard, and the result back."""
 
-  def local(q, k, v, arrays):
+  def local(q, k, v, mask):
     q, k, v = (
       jax.lax.all_to_all(x, axis, split_axis=2, concat_axis=1, tiled=True)
       for x in (q, k, v)
@@ -196,7 +166,7 @@ def _ulysses(call, axis):
       jax.lax.all_to_all,
       axis_name=axis, split_axis=1, concat_axis=2, tiled=True,
     )  # fmt: skip
-    return jax.tree.map(back, call(q, k, v, arrays))
+    return jax.tree.map(back, call(q, k, v, mask))
 
   return local
 

@@ -185,12 +185,9 @@ def _mask(visible, q_ids, k_ids, part, offsets, num_queries: int):
   """Returns which keys (rows) and queries (columns) meet; None if all do."""
   masks = []
   if visible is not None:  # of a row and a column, as divisions are slow
-    q_index, k_index = (
-      offset + jax.lax.broadcasted_iota(jnp.int32, shape, axis)
-      for offset, shape, axis in zip(
-        offsets, ((1, num_queries), (part.size, 1)), (1, 0), strict=True
-      )
-    )
+    iota = functools.partial(jax.lax.broadcasted_iota, jnp.int32)
+    q_index = offsets[0] + iota((1, num_queries), 1)
+    k_index = offsets[1] + iota((part.size, 1), 0)
     masks.append(visible(q_index, k_index))
   if q_ids is not None:
     keys = jnp.tile(k_ids[part, :], (1, num_queries // _LANES))

@@ -23,7 +23,6 @@ from ccl_jax.array_types import Array, Float
 from ccl_jax.attention.mask import Mask, Window
 from ccl_jax.attention.merging import Part
 from ccl_jax.attention.reference import UNSEEN
-from ccl_jax.attention.target import CompileTarget
 
 
 def attend(
@@ -31,7 +30,6 @@ def attend(
   k: Float[Array, "b m k e"],
   v: Float[Array, "b m k e"],
   mask: Mask,
-  target: CompileTarget,
   with_lse: bool = False,
 ) -> Float[Array, "b n k e"] | Part:
   """Computes attention for `Window` masks, frame by frame.
@@ -40,12 +38,16 @@ def attend(
     NotImplementedError: another pattern, or queries and keys that are not
       the same number of complete frames.
   """
-  del target
   logits, v = _logits(q, k, v, mask)
-  if not with_lse:
-    return _average(logits, v, q)
-  lse = jax.nn.logsumexp(logits, axis=-1)
-  return _average(logits, v, q), einops.rearrange(lse, "b f k s -> b (f s) k")
+  lse = jax.nn.logsumexp(logits, axis=-1) if with_lse else None
+  weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
+  out = jnp.einsum(
+    "bfksw,bfkwe->bfkse", weights, v, preferred_element_type=jnp.float32
+  )
+  out = einops.rearrange(out.astype(q.dtype), "b f k s e -> b (f s) k e")
+  if lse is None:
+    return out
+  return out, einops.rearrange(lse, "b f k s -> b (f s) k")
 
 
 def _logits(q, k, v, mask: Mask):
@@ -63,15 +65,6 @@ def _logits(q, k, v, mask: Mask):
     "bfkse,bfkwe->bfksw", split, k, preferred_element_type=jnp.float32
   )
   return jnp.where(q_ids == k_ids, logits * q.shape[-1] ** -0.5, UNSEEN), v
-
-
-def _average(logits, v, q):
-  """Returns the softmax of the logits times the values, shaped as q."""
-  weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
-  out = jnp.einsum(
-    "bfksw,bfkwe->bfkse", weights, v, preferred_element_type=jnp.float32
-  )
-  return einops.rearrange(out.astype(q.dtype), "b f k s e -> b (f s) k e")
 
 
 def _count_frames(mask: Mask, n: int, m: int) -> int:

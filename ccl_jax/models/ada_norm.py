@@ -22,7 +22,6 @@ from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import PartitionSpec as P
 
 from ccl_jax.array_types import Array, Float
-from ccl_jax.attention.target import target_of
 from ccl_jax.ops.norms import EPSILON, normalize
 from ccl_jax.params.sharding import Layout
 
@@ -37,12 +36,11 @@ def modulator(layout: Layout, stream: str, interpret: bool = False) -> Callable:
 
   On a TPU it runs the kernels on each shard, where they support the shapes.
   """
-  is_tpu = target_of(layout.device).platform == "tpu"
+  is_tpu = layout.device.platform == "tpu"
   if not (is_tpu or interpret):
     return modulate
 
-  def kernel(x, shift, scale):
-    return modulate_by_frame(x, shift, scale, interpret)
+  kernel = functools.partial(modulate_by_frame, interpret=interpret)
 
   def call(x, shift, scale):
     is_by_frame = shift.shape[2] == scale.shape[2] == 1

@@ -38,20 +38,16 @@ def attention_shares(
   """
   model = functional.bind(graph, params)
   inputs = model.embed(state, t, text, route, image)
-
-  def collect(fusion, snapshot, shared):
-    return fusion.attention_shares(snapshot, shared)
-
-  _, collected = model.run_layers(inputs, collect=collect)
-  shares = {}
-  for s, share in (collected or {}).items():
-    f, h, w = inputs.shared.grids[s]
+  _, shares = model.run_layers(
+    inputs, collect=lambda fusion, *seen: fusion.attention_shares(*seen)
+  )
+  shared, frames = inputs.shared, inputs.shared.clip_frames
+  for s, share in shares.items():
+    f, h, w = shared.grids[s]
     pattern = "l b (f h w) -> l b f h w"
     share = einops.rearrange(share, pattern, f=f, h=h, w=w)
-    shares[s] = share[:, :, : inputs.shared.clip_frames]
+    shares[s] = share[:, :, :frames]
   if "audio" in shares:
-    grid = dataclasses.replace(
-      inputs.shared.audio_grid, frames=inputs.shared.clip_frames
-    )
+    grid = dataclasses.replace(shared.audio_grid, frames=frames)
     shares["audio"] = jax.vmap(grid.unpad)(shares["audio"][:, :, :, 0])
   return shares

@@ -88,17 +88,12 @@ class Block(nnx.Module):
     table = jax.random.normal(rngs.params(), (6, d)) / d**0.5
     self.modulation = nnx.Param(table)
     options = dict(rngs=rngs, dtype=dtype)
-    self.self_attention = layers.AttentionProjections(
-      d, d, head_size, **options
-    )
+    sizes = d, d, head_size
+    self.self_attention = layers.AttentionProjections(*sizes, **options)
     self.text_norm = LayerNorm(d)
-    self.text_attention = layers.AttentionProjections(
-      d, d, head_size, **options
-    )
+    self.text_attention = layers.AttentionProjections(*sizes, **options)
     self.ffn = layers.MLP(d, d_ffn, d, activation="gelu_tanh", **options)
-    self.image = (
-      layers.ExtraKV(d, d, head_size, **options) if has_image else None
-    )
+    self.image = layers.ExtraKV(*sizes, **options) if has_image else None
 
   def modulate(
     self, time: Float[Array, " b #f #s 6 d"]

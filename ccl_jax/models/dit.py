@@ -230,6 +230,14 @@ class DiT(nnx.Module):
     rows = self.time_rows(nnx.silu(e))
     return e, einops.rearrange(rows, "b f s (r d) -> b f s r d", r=6)
 
+  def patches(
+    self, x: Float[Array, "b f s d"], e: Float[Array, " b #f #s d"]
+  ) -> Float[Array, "b f s p"]:
+    """Returns the patches that the last layer predicts."""
+    e = e[..., None, :]
+    rows = expand_like(self.head_modulation[...], e) + e
+    return self.head(modulate(x, shift=rows[..., 0, :], scale=rows[..., 1, :]))
+
   def output(
     self,
     x: Float[Array, "b f s d"],
@@ -237,17 +245,8 @@ class DiT(nnx.Module):
     grid: tuple[int, int, int],
     frames: int,
   ) -> Array:
-    """Returns the prediction of the first `frames`, shaped as the latents."""
-    e = e[..., None, :]
-    rows = expand_like(self.head_modulation[...], e) + e
-    y = self.head(modulate(x, shift=rows[..., 0, :], scale=rows[..., 1, :]))
-    return self.unpatch(y, grid, frames)
-
-  def unpatch(
-    self, y: Float[Array, "b f s p"], grid: tuple[int, int, int], frames: int
-  ) -> Array:
-    """Returns latents of the first `frames`, float32, channels last."""
-    y = y.astype(jnp.float32)[:, :frames]
+    """Returns the prediction of the first `frames`, float32, as latents."""
+    y = self.patches(x, e).astype(jnp.float32)[:, :frames]
     if self.kind == "audio":
       return AudioGrid(frames, self.tokens_per_frame).unpad(y)
     _, h, w = grid

@@ -20,15 +20,14 @@ from ccl_jax.attention import Attention
 from ccl_jax.models import ada_norm, qk_rope
 from ccl_jax.models.block import Block, CrossAttentionInputs, StreamOps
 from ccl_jax.models.fusion import NO_CACHE, Fusion, FusionContext, KVCache
-
-Tokens = dict[str, Array]
+from ccl_jax.models.fusion.base import Tokens
 
 
 class EmbeddedInputs(NamedTuple):
   """The inputs of the layers, stream -> value each.
 
   Attributes:
-    x: tokens, (b, f, s, d).
+    x: tokens of each stream.
     times: e and rows of `DiT.embed_time`.
     texts: inputs of cross-attention, of streams that have their own blocks.
     shared: inputs that all layers share.

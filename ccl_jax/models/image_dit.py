@@ -65,7 +65,10 @@ class ImageBlock(Block):
     ops: StreamOps,
   ) -> tuple[Float[Array, "b n k e"], ...]:
     """Returns queries, keys and values of self-attention."""
-    return self.self_attention.qkv(flatten(modulation.apply(x, ops)))
+    y, p = flatten(modulation.apply(x, ops)), self.self_attention
+    return tuple(
+      layers.split_heads(each(y), p.head_size) for each in (p.q, p.k, p.v)
+    )
 
   def add_text(
     self,
@@ -136,16 +139,12 @@ class SharedDiT(DiT):
   def angles(self, f: int, h: int, w: int) -> None:
     """Returns no RoPE."""
 
-  def output(
-    self,
-    x: Float[Array, "b f s d"],
-    e: Float[Array, " b #f #s d"],
-    grid: tuple[int, int, int],
-    frames: int,
-  ) -> Array:
-    """Returns the prediction of the first `frames`, shaped as the latents."""
+  def patches(
+    self, x: Float[Array, "b f s d"], e: Float[Array, " b #f #s d"]
+  ) -> Float[Array, "b f s p"]:
+    """Returns the patches that the last layer predicts."""
     shift, scale = jnp.split(self.head_rows(nnx.silu(e)), 2, -1)
-    return self.unpatch(self.head(modulate(x, shift, scale)), grid, frames)
+    return self.head(modulate(x, shift, scale))
 
 
 class ImageDiT(SharedDiT):

@@ -80,10 +80,10 @@ class Joint(nnx.Module):
     shared = dict(
       num_layers=num_layers, text_width=text_width, dtype=self.dtype, rngs=rngs
     )
-    for s in self.streams:
-      setattr(self, s, make_stream(s, settings[s], **shared))
+    towers = {s: make_stream(s, settings[s], **shared) for s in self.streams}
+    for s, tower in towers.items():
+      setattr(self, s, tower)
     self.trunks = tuple((s, trunk_of(s, settings)) for s in self.streams)
-    towers = {s: getattr(self, s) for s in self.streams}
     self.fusion = nnx_utils.stack(
       lambda r: make_fusion(
         fusion,
@@ -145,14 +145,20 @@ class Joint(nnx.Module):
     Returns:
       stream -> keys and values as the other side reads them, of all layers,
       (layers, b, n, k, e) each.
+
+    Raises:
+      ValueError: a fusion of which nothing can be cached.
     """
+    if self.fusion.uncacheable:
+      raise ValueError(
+        f"{self.fusion.uncacheable}: pass --cache_reference=False"
+        " (sampling.cache_reference in the config)."
+      )
     t = {s: jnp.zeros(len(x)) for s, x in state.items()}
     inputs = self.embed(state, t, text, route)
-
-    def collect(fusion, snapshot, shared):
-      return fusion.reference_kv(snapshot, shared)
-
-    return self.run_layers(inputs, cache, collect)[1]
+    return self.run_layers(
+      inputs, cache, lambda fusion, *seen: fusion.reference_kv(*seen)
+    )[1]
 
   def context_kv(self) -> dict[str, Any]:
     """Returns keys and values of the context tokens, of all layers."""
@@ -267,13 +273,11 @@ class Joint(nnx.Module):
     Returns:
       The tokens, and what was collected, stacked over layers.
     """
-    # Static graphs and stacked parameters: each layer merges its own slice.
+    # A static graph and stacked parameters: each layer merges its own slice.
     stacks = {s: getattr(self, s).blocks for s in map(self.trunk, inputs.x)}
-    stacks |= {"fusion": self.fusion}
-    split = {name: nnx.split(stack) for name, stack in stacks.items()}
-    graphs = {name: graph for name, (graph, _) in split.items()}
-    params = {name: nnx.to_pure_dict(p) for name, (_, p) in split.items()}
-    layer = self._make_layer(graphs, inputs, collect)
+    graph, params = nnx.split(stacks | {"fusion": self.fusion})
+    params = nnx.to_pure_dict(params)
+    layer = self._make_layer(graph, inputs, collect)
     policy = REMAT[self.remat]
     if policy is not None:
       # A scan's backward pass is another loop: there is nothing to merge with.
@@ -287,10 +291,7 @@ class Joint(nnx.Module):
     return x, jax.tree.map(lambda *a: jnp.stack(a), *collected)
 
   def _make_layer(
-    self,
-    graphs: Mapping[str, nnx.GraphDef],
-    inputs: EmbeddedInputs,
-    collect: Collect | None,
+    self, graph: nnx.GraphDef, inputs: EmbeddedInputs, collect: Collect | None
   ) -> Callable:
     """Returns layer(x, (params, cache)) -> (x, collected), to be scanned."""
     layout, shared = self.attention.layout, inputs.shared
@@ -309,10 +310,11 @@ class Joint(nnx.Module):
       x = constrain({s: checkpoint_name(a, BLOCK_INPUT) for s, a in x.items()})
       # Gathered inside of the layer: one layer's parameters are in memory.
       params = {
-        name: gather(layout, params[name], PATHS[name], self.dtype)
-        for name in graphs
+        name: gather(layout, params[name], path, self.dtype)
+        for name, path in PATHS.items()
+        if name in params
       }
-      blocks = {name: nnx.merge(g, params[name]) for name, g in graphs.items()}
+      blocks = nnx.merge(graph, params)
       fusion = blocks.pop("fusion")
       own = {s: blocks[self.trunk(s)] for s in x if s in fusion.updated}
       x, snapshot = dual_block(own, fusion, x, inputs, angles, ops, cache)

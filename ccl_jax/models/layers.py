@@ -112,13 +112,6 @@ class Projections(nnx.Module):
     self.v = linear(d_kv, d, rngs=rngs, dtype=dtype)
     self.o = linear(d, d, rngs=rngs, dtype=dtype, init=out_init)
 
-  def qkv(self, y: Float[Array, "b n d"]) -> tuple[Array, Array, Array]:
-    """Returns queries, keys and values, (b, n, k, e) each."""
-    q, k, v = (
-      split_heads(each(y), self.head_size) for each in (self.q, self.k, self.v)
-    )
-    return q, k, v
-
   def value(self, y: Float[Array, "b m d"]) -> Float[Array, "b m k e"]:
     return split_heads(self.v(y), self.head_size)
 

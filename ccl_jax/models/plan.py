@@ -16,13 +16,7 @@ from ccl_jax.models import functional
 from ccl_jax.params import trees
 from ccl_jax.params.lora import LoRAConfig
 from ccl_jax.params.param_names import is_kernel, is_time_embedding
-from ccl_jax.params.sharding import (
-  Layout,
-  Rules,
-  axes_of,
-  make_layout,
-  with_shardings,
-)
+from ccl_jax.params.sharding import Layout, make_layout, without_axis
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,12 +79,6 @@ class ModelPlan:
       {path: self.layout.sharding(*specs[path]) for path in trees.flatten(part)}
     )
 
-  def with_shardings(self, shapes: PyTree) -> PyTree:
-    """Returns shapes of parameters with their shardings, if on a mesh."""
-    if self.layout.mesh is None:
-      return shapes
-    return with_shardings(shapes, self.shardings(shapes))
-
 
 def make_plan(
   settings: Mapping[str, Any],
@@ -125,7 +113,7 @@ def make_sampling_plan(
       its `data` axis holds all parameters.
   """
   rules = config["sharding"]["params"]
-  sharding = config["sharding"] | {"params": _without_data(rules)}
+  sharding = config["sharding"] | {"params": without_axis(rules, "data")}
   return make_plan(config["model"], make_layout(mesh or {}, sharding, devices))
 
 
@@ -134,14 +122,7 @@ def sampling_params(plan: ModelPlan) -> PyTree:
 
   In bfloat16 this halves the memory and gives the same results, bit for bit.
   """
-  leaves = trees.flatten(plan.with_shardings(plan.shapes))
+  leaves = trees.flatten(plan.layout.with_shardings(plan.shapes))
   return trees.unflatten(
     {p: x.update(dtype=plan.compute_dtype(p)) for p, x in leaves.items()}
-  )
-
-
-def _without_data(rules: Rules) -> Rules:
-  return tuple(
-    (regex, tuple(tuple(a for a in axes_of(x) if a != "data") for x in spec))
-    for regex, spec in rules
   )

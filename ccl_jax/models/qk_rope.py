@@ -26,7 +26,6 @@ from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import PartitionSpec as P
 
 from ccl_jax.array_types import Array, Float
-from ccl_jax.attention.target import target_of
 from ccl_jax.models.layers import split_heads
 from ccl_jax.models.rope import rotate
 from ccl_jax.ops.norms import EPSILON
@@ -48,13 +47,11 @@ def projector(layout: Layout, stream: str, interpret: bool = False) -> Callable:
   rows, context, tensor = None, None, None
   if layout.mesh is not None:
     rows, context, tensor = (*layout.spec(f"{stream}/heads"), None, None)[:3]
-  is_tpu = target_of(layout.device).platform == "tpu"
+  is_tpu = layout.device.platform == "tpu"
   if not (is_tpu or interpret) or layout.size(tensor) > 1:
     return _project
 
-  def kernel(a, vectors, angles):
-    return norm_rotate(a, vectors, angles, interpret)
-
+  kernel = functools.partial(norm_rotate, interpret=interpret)
   if layout.mesh is not None:
     tokens, table = P(rows, context), P(context)
     kernel = jax.shard_map(

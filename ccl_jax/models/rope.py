@@ -81,10 +81,8 @@ def time_angles(
   time: Float[np.ndarray, " n"], head_size: int
 ) -> Float[Array, "n half"]:
   """Returns angles that turn only the t channels of a head."""
-  t_dims, h_dims, w_dims = axis_dims(head_size)
-  turned = axis_angles(time, t_dims)
-  still = np.zeros((len(time), (h_dims + w_dims) // 2))
-  return jnp.asarray(np.concatenate([turned, still], -1), jnp.float32)
+  still = np.zeros_like(time)
+  return token_angles((time, still, still), head_size)
 
 
 def sequence_angles(

@@ -14,7 +14,7 @@ from flax import nnx
 
 from ccl_jax.array_types import Array, PyTree
 from ccl_jax.params import trees
-from ccl_jax.params.sharding import ONE_DEVICE, Layout, with_shardings
+from ccl_jax.params.sharding import ONE_DEVICE, Layout
 from ccl_jax.params.weight_gathering import gather
 
 Make = Callable[..., nnx.Module]
@@ -28,12 +28,7 @@ def param_shapes(
   On a mesh they carry the shardings of the layout's rules.
   """
   state = nnx.to_pure_dict(_abstract_split(make, config)[1])
-  shapes = trees.unflatten(trees.flatten(state))
-  if layout.mesh is None:
-    return shapes
-  specs = trees.flatten(layout.param_specs(shapes))
-  shardings = {path: layout.sharding(*spec) for path, spec in specs.items()}
-  return with_shardings(shapes, trees.unflatten(shardings))
+  return layout.with_shardings(trees.unflatten(trees.flatten(state)))
 
 
 def bind(make: Make, config: Any, params: PyTree, **options: Any) -> nnx.Module:

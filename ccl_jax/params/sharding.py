@@ -163,13 +163,7 @@ class Layout:
 
   def without(self, axis: str) -> "Layout":
     """Returns the layout of what is mapped over an axis by `jax.vmap`."""
-    activations = tuple(
-      (
-        regex,
-        tuple(tuple(a for a in axes_of(e) if a != axis) or None for e in spec),
-      )
-      for regex, spec in self.activations
-    )
+    activations = without_axis(self.activations, axis)
     return dataclasses.replace(self, activations=activations)
 
   def batch_shards(self) -> int:
@@ -197,6 +191,14 @@ class Layout:
       self._check_divides(path, leaf.shape, flat[path])
     self._check_sharded(leaves, flat)
     return trees.unflatten(flat)
+
+  def with_shardings(self, shapes: PyTree) -> PyTree:
+    """Returns the parameters' shapes with their shardings, if on a mesh."""
+    if self.mesh is None:
+      return shapes
+    specs = trees.flatten(self.param_specs(shapes))
+    shardings = {path: self.sharding(*spec) for path, spec in specs.items()}
+    return with_shardings(shapes, trees.unflatten(shardings))
 
   def match(self, params: PyTree, idle_ok: bool = False) -> dict[str, Spec]:
     """Returns path -> spec; arguments and errors are those of `trees.match`.
@@ -266,6 +268,17 @@ def axes_of(entry: Any) -> tuple[str, ...]:
   if isinstance(entry, str):
     return (entry,)
   return tuple(axis for part in entry for axis in axes_of(part))
+
+
+def without_axis(rules: Rules, axis: str) -> Rules:
+  """Returns rules that split nothing over an axis."""
+  return tuple(
+    (
+      regex,
+      tuple(tuple(a for a in axes_of(e) if a != axis) or None for e in spec),
+    )
+    for regex, spec in rules
+  )
 
 
 def make_layout(

@@ -22,7 +22,7 @@ import functools
 from typing import Any
 
 import jax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding
 
 from ccl_jax.array_types import Array, PyTree
 from ccl_jax.params import trees
@@ -55,7 +55,8 @@ def gather(
     spec = specs[prefix + path]
     # The rules are for stacked parameters, x is one layer's.
     spec = spec[1:] if is_stacked(prefix + path) else spec
-    gathered[path] = _gather(layout.mesh, gather_steps(spec), x)
+    steps = tuple(layout.sharding(*step) for step in gather_steps(spec))
+    gathered[path] = _gather(steps, x)
   return trees.unflatten(gathered)
 
 
@@ -65,36 +66,32 @@ def gather_steps(spec: Spec) -> tuple[Spec, ...]:
   These are the rows of the module's table.
   """
   steps = [tuple(spec)]
-  while any(set(axes_of(entry)) - {"tensor"} for entry in steps[-1]):
-    last = list(steps[-1])
-    i = next(i for i, e in enumerate(last) if set(axes_of(e)) - {"tensor"})
-    kept = tuple(a for a in axes_of(last[i]) if a != "tensor")[:-1]
-    kept += tuple(a for a in axes_of(last[i]) if a == "tensor")
-    last[i] = kept or None
-    steps.append(tuple(last))
+  for i, entry in enumerate(spec):
+    axes = [axis for axis in axes_of(entry) if axis != "tensor"]
+    kept = [axis for axis in axes_of(entry) if axis == "tensor"]
+    while axes:
+      axes.pop()
+      last = list(steps[-1])
+      last[i] = (*axes, *kept) or None
+      steps.append(tuple(last))
   return tuple(steps)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _gather(mesh: Mesh, steps: tuple[Spec, ...], x: Array) -> Array:
-  for spec in steps[1:]:
-    x = _constrain(mesh, spec, x)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _gather(steps: tuple[NamedSharding, ...], x: Array) -> Array:
+  for sharding in steps[1:]:
+    x = jax.lax.with_sharding_constraint(x, sharding)
   return x
 
 
-def _gather_forward(mesh, steps, x):
-  return _gather(mesh, steps, x), None
+def _gather_forward(steps, x):
+  return _gather(steps, x), None
 
 
-def _scatter(mesh, steps, _, gradient):
-  for spec in reversed(steps[:-1]):
-    gradient = _constrain(mesh, spec, gradient)
+def _scatter(steps, _, gradient):
+  for sharding in reversed(steps[:-1]):
+    gradient = jax.lax.with_sharding_constraint(gradient, sharding)
   return (gradient,)
 
 
 _gather.defvjp(_gather_forward, _scatter)
-
-
-def _constrain(mesh: Mesh, spec: Spec, x: Array) -> Array:
-  sharding = NamedSharding(mesh, PartitionSpec(*spec))
-  return jax.lax.with_sharding_constraint(x, sharding)

@@ -23,18 +23,19 @@ def test_share_is_the_mass_of_the_softmax():
   @jax.jit
   def both(x):
     shares, expected = module.attention_shares(x, shared), {}
-    for i, name in enumerate(STREAMS):
+    for name in STREAMS:
       k, v = module.other_kv(name, x, shared, NO_CACHE)
-      side = module.side(name)
+      side = getattr(module, name)
       k0 = jnp.repeat(side.context_kv(k.dtype)[0], len(k), axis=0)
       project = qk_rope.projector(ONE_DEVICE, name)
-      q = side.query(x[name], module.angles(name, name, shared), project)
+      angles = module.angles(name, name, shared)
+      q = side.query(side.norm(x[name]), angles, project)
       k = jnp.concatenate([k0, k], 1)
       mask = module.mask(name, v.shape[1], shared)
       logits = jnp.einsum("bnke,bmke->bknm", q, k) * q.shape[-1] ** -0.5
       seen = mask.dense(q.shape[1], k.shape[1])[:, None]
       weights = jax.nn.softmax(jnp.where(seen, logits, -jnp.inf), -1)
-      far = weights[..., module.num_context[i] :].sum(-1)
+      far = weights[..., side.num_context :].sum(-1)
       expected[name] = far.mean(1)
     return shares, expected
 

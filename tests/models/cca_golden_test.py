@@ -35,7 +35,7 @@ def load(case):
     dtype=jnp.float32,
   )
   for side in ("video", "audio"):
-    fill(module.side(side), data, side, e)
+    fill(getattr(module, side), data, side, e)
   x = {
     "video": jnp.asarray(data["video"].reshape(b, f, h * w, -1)),
     "audio": jnp.asarray(data["audio"].reshape(b, f, c, -1)),

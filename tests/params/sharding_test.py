@@ -114,7 +114,7 @@ def test_copies_reduce_their_gradients_once_a_step():
     state = {"trainable": params, "frozen": {}}
     return step.gradients(state, example, setup)
 
-  params = setup.plan.with_shardings(setup.plan.shapes)
+  params = setup.plan.layout.with_shardings(setup.plan.shapes)
   text = take.lower(params, rows).compile().as_text()
   found = collectives(hlo.parse(text), dict(setup.plan.layout.mesh.shape))
   over_data = [c for c in found if "data" in c.axes]

@@ -16,8 +16,8 @@ from ccl_jax.diffusion.forward_passes import Condition
 from ccl_jax.generation import stages
 from ccl_jax.generation.pipeline import Pipeline
 from ccl_jax.generation.sampling_config import SamplingConfig
+from ccl_jax.models.fusion import make_gated
 from ccl_jax.models.fusion.cca import CCA
-from ccl_jax.models.fusion.gated import make_gated
 from tests.parity.torch_ccl import (
   LIMIT,
   F,

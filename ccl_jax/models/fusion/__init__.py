@@ -3,17 +3,9 @@
 from collections.abc import Mapping
 
 from ccl_jax.config import build
-from ccl_jax.models.fusion.avdit import AVDiT
-from ccl_jax.models.fusion.base import (
-  NO_CACHE,
-  Fusion,
-  FusionContext,
-  Grid,
-  KVCache,
-)
+from ccl_jax.models.fusion.avdit import AVDiT, FrameByFrame
+from ccl_jax.models.fusion.base import NO_CACHE, Fusion, FusionContext, KVCache
 from ccl_jax.models.fusion.cca import CCA
-from ccl_jax.models.fusion.frame_by_frame import FrameByFrame
-from ccl_jax.models.fusion.gated import make_gated
 from ccl_jax.models.fusion.icac import make_icac
 
 __all__ = [
@@ -21,29 +13,33 @@ __all__ = [
   "NO_CACHE",
   "Fusion",
   "FusionContext",
-  "Grid",
   "KVCache",
   "make_fusion",
+  "make_gated",
 ]
 
 
-def make_independent(widths, head_sizes, *, rngs, dtype) -> Fusion:
-  """Makes two towers that never meet."""
-  return Fusion()
+def make_gated(
+  widths: dict[str, int], head_sizes: dict[str, int], *, rngs, dtype,
+  tarp: bool = False, positions: str = "index", fps: float = 25.0,
+) -> CCA:  # fmt: skip
+  """Makes the baseline: gated full attention (section 3.1, Ovi).
 
-
-def make_frames(widths, head_sizes, *, rngs, dtype) -> Fusion:
-  """Makes streams that never meet, nor do frames of the video."""
-  return FrameByFrame()
+  It is CCA without its three parts; with `tarp`, row 2 of the paper's Table 2.
+  """
+  return CCA(
+    widths, head_sizes, rngs=rngs, dtype=dtype, num_audio_lct=0,
+    num_video_lct=0, dcr=False, tarp=tarp, positions=positions, fps=fps,
+  )  # fmt: skip
 
 
 FUSIONS = {
-  "independent": make_independent,
+  "independent": Fusion,
   "gated": make_gated,
   "cca": CCA,
   "icac": make_icac,
   "avdit": AVDiT,
-  "frames": make_frames,
+  "frames": FrameByFrame,
 }
 
 

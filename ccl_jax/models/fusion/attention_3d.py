@@ -19,15 +19,9 @@ all queries on one shard, so either no `context` axis or "ulysses".
 from ccl_jax.array_types import Array
 from ccl_jax.attention import FrameBlocks, Full, Mask, Window, merge
 from ccl_jax.models.fusion import audio_tokens
-from ccl_jax.models.fusion.base import (
-  Fusion,
-  FusionContext,
-  Pair,
-  video_keys,
-)
+from ccl_jax.models.fusion.base import QKV, Fusion, FusionContext, video_keys
 
 FORMS = ("merged", "blocks")
-QKV = dict[str, tuple[Array, Array, Array]]
 
 
 class Attention3D(Fusion):
@@ -40,6 +34,8 @@ class Attention3D(Fusion):
     head_sizes: stream -> e; both are equal.
     references: reads pictures, as frames of the video without sound.
   """
+
+  uncacheable = audio_tokens.UNCACHEABLE
 
   def __init__(
     self, is_masked: bool, form: str, rope_audio: str,
@@ -70,23 +66,19 @@ class Attention3D(Fusion):
       return _merged(qkv, shared)
     return self._at_once(qkv, shared)
 
-  def reference_kv(
-    self, x: dict[str, Array], shared: FusionContext
-  ) -> dict[str, Pair]:
-    """Raises a ValueError: nothing of the audio is constant over the steps."""
-    audio_tokens.refuse_cache()
-
   def _at_once(self, qkv: QKV, shared: FusionContext) -> dict[str, Array]:
     """Attends by one mask over the tokens of both side by side."""
     f, h, w = shared.grids["video"]
     per_frame = h * w, shared.audio_grid.slots
-    q, k, v = _side_by_side(qkv, f)
+    q, k, v = audio_tokens.side_by_side(qkv, f)
     real = shared.frames if shared.frames < f else None
     pattern = Full(real and real * sum(per_frame))
     if self.is_masked:
       pattern = FrameBlocks(*per_frame, real)
-    ids = (audio_tokens.side_by_side(x, f) for x in audio_tokens.ids_of(shared))
-    mask = audio_tokens.with_ids(Mask(pattern), *ids)
+    queries, keys = (
+      audio_tokens.side_by_side(x, f) for x in audio_tokens.ids_of(shared)
+    )
+    mask = Mask(pattern, q_segments=queries, k_segments=keys)
     out = shared.attention.self_attention("video", q, k, v, mask)
     layout, parts = shared.attention.layout, audio_tokens.split(out, shared)
     return {s: layout.constrain(x, f"{s}/heads") for s, x in parts.items()}
@@ -97,32 +89,25 @@ def _merged(qkv: QKV, shared: FusionContext) -> dict[str, Array]:
   (f, h, w), r = shared.grids["video"], shared.audio_grid.slots
   s, attention = h * w, shared.attention
   (q, k, v), (q_audio, k_audio, v_audio) = qkv["video"], qkv["audio"]
-  _, k_beside, v_beside = _side_by_side(qkv, f)
+  _, k_beside, v_beside = audio_tokens.side_by_side(qkv, f)
   queries, keys = audio_tokens.ids_of(shared)
   to_video = attention.self_attention(
     "video", q, k, v, video_keys(shared, k), with_lse=True
   )
-  of_frame = audio_tokens.with_ids(
-    Mask(Window(s, r, radius=0)), queries["video"], keys["audio"]
+  of_frame = Mask(
+    Window(s, r, radius=0),
+    q_segments=queries["video"],
+    k_segments=keys["audio"],
   )
   to_audio = attention.cross_attention(
     "video", q, k_audio, v_audio, of_frame, with_lse=True
   )
-  own_frame = audio_tokens.with_ids(
-    Mask(Window(r, s + r, radius=0)),
-    queries["audio"],
-    audio_tokens.side_by_side(keys, f),
+  own_frame = Mask(
+    Window(r, s + r, radius=0),
+    q_segments=queries["audio"],
+    k_segments=audio_tokens.side_by_side(keys, f),
   )
   of_audio = attention.cross_attention(
     "audio", q_audio, k_beside, v_beside, own_frame
   )
   return {"video": merge(to_video, to_audio), "audio": of_audio}
-
-
-def _side_by_side(qkv: QKV, frames: int) -> tuple[Array, Array, Array]:
-  """Returns queries, keys and values of both streams frame by frame."""
-  parts = zip(qkv["video"], qkv["audio"], strict=True)
-  return tuple(
-    audio_tokens.side_by_side({"video": video, "audio": audio}, frames)
-    for video, audio in parts
-  )

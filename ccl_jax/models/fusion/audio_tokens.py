@@ -5,16 +5,21 @@ Joined, they are ordered by frame: s tokens of video, then r of audio.
 """
 
 import einops
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Shaped
 
-from ccl_jax.array_types import STREAMS, Array, Bool, Float, Int
-from ccl_jax.attention import Mask
+from ccl_jax.array_types import STREAMS, Array, Bool, Float, Int, PyTree
 from ccl_jax.models import rope
 from ccl_jax.models.fusion.base import FusionContext
 
 ROPES = ("same_t_offgrid", "same_t_zero", "none")
+# Why nothing of audio tokens that read the video can be cached.
+UNCACHEABLE = (
+  "audio tokens of this model read the video, so that they change at every"
+  " step and cannot be cached"
+)
 
 
 def check_rope(rope_audio: str) -> None:
@@ -56,13 +61,16 @@ def meets(shared: FusionContext) -> Bool[Array, " b"]:
 
 
 def side_by_side(
-  tokens: dict[str, Shaped[Array, " b _ *ke"]], frames: int
-) -> Shaped[Array, " b n *ke"]:
-  """Returns the streams' tokens, or ids of them, frame by frame."""
-  parts = (tokens[s] for s in STREAMS if s in tokens)
-  parts = [x.reshape(len(x), frames, -1, *x.shape[2:]) for x in parts]
-  joined = jnp.concatenate(parts, 2)
-  return joined.reshape(len(joined), -1, *joined.shape[3:])
+  tokens: dict[str, PyTree[Shaped[Array, " b _ *ke"]]], frames: int
+) -> PyTree[Shaped[Array, " b n *ke"]]:
+  """Returns arrays of the streams' tokens, or ids of them, frame by frame."""
+
+  def join(*parts):
+    parts = [x.reshape(len(x), frames, -1, *x.shape[2:]) for x in parts]
+    joined = jnp.concatenate(parts, 2)
+    return joined.reshape(len(joined), -1, *joined.shape[3:])
+
+  return jax.tree.map(join, *(tokens[s] for s in STREAMS if s in tokens))
 
 
 def split(
@@ -98,19 +106,3 @@ def ids_of(
     keys["video"] = jnp.where(shared.absent, 2, keys["video"])
   keys["audio"] = jnp.where(jnp.asarray(padding), 2, keys["audio"])
   return queries, keys
-
-
-def with_ids(
-  mask: Mask, queries: Int[Array, "b n"], keys: Int[Array, "b m"]
-) -> Mask:
-  """Returns the mask where only equal ids meet."""
-  return mask._replace(q_segments=queries, k_segments=keys)
-
-
-def refuse_cache() -> None:
-  """Raises the ValueError of a model whose audio tokens read the video."""
-  raise ValueError(
-    "audio tokens of this model read the video, so that they change at every"
-    " step and cannot be cached: pass --cache_reference=False"
-    " (sampling.cache_reference in the config)."
-  )

@@ -26,21 +26,35 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ccl_jax.array_types import STREAMS, Array, Float, Int, other
+from ccl_jax.array_types import STREAMS, Array, Int, other
 from ccl_jax.attention import Mask, Window
 from ccl_jax.models import rope
 from ccl_jax.models.fusion import audio_tokens
 from ccl_jax.models.fusion.adapters import Adapter, QKVLoRA, TemporalAttention
 from ccl_jax.models.fusion.base import (
   NO_CACHE,
+  QKV,
   Attend,
+  Fusion,
   FusionContext,
   KVCache,
-  Pair,
+  Tokens,
 )
-from ccl_jax.models.fusion.frame_by_frame import FrameByFrame
 
-QKV = dict[str, tuple[Array, Array, Array]]
+
+class FrameByFrame(Fusion):
+  """An image model on frames that never meet; audio sees all of itself."""
+
+  def attend(self, qkv: QKV, shared: FusionContext) -> dict[str, Array]:
+    """Attends within each frame of the video, and over all of the audio."""
+    audio = {s: x for s, x in qkv.items() if s == "audio"}
+    attended = super().attend(audio, shared)
+    if "video" in qkv:
+      _, h, w = shared.grids["video"]
+      frame = Mask(Window(h * w, h * w, radius=0))
+      attend = shared.attention.cross_attention
+      attended["video"] = attend("video", *qkv["video"], frame)
+    return attended
 
 
 class AVDiT(FrameByFrame):
@@ -53,6 +67,8 @@ class AVDiT(FrameByFrame):
     window_radius: frames on each side that attention over both reads; all if it
       is as large as their number.
   """
+
+  uncacheable = "this model keeps no keys of a reference"
 
   def __init__(
     self, widths: dict[str, int], head_sizes: dict[str, int], *, rngs, dtype,
@@ -98,26 +114,28 @@ class AVDiT(FrameByFrame):
 
   def attend_jointly(self, qkv: QKV, shared: FusionContext) -> dict[str, Array]:
     """Attends over the tokens of near frames that a stream may see."""
-    f = next(iter(shared.grids.values()))[0]
+    f = shared.audio_grid.frames
     sizes = {s: q.shape[1] // f for s, (q, _, _) in qkv.items()}
-    turned = {s: turn_by_frame(*qkv[s], f) for s in STREAMS if s in qkv}
-    k, v = (
-      audio_tokens.side_by_side({s: x[i] for s, x in turned.items()}, f)
-      for i in (1, 2)
-    )
+    turned = {}  # queries and keys, by their frame
+    for s in (s for s in STREAMS if s in qkv):
+      q, k, v = qkv[s]
+      frame = np.repeat(np.arange(f), sizes[s])
+      angles = rope.sequence_angles(frame, q.shape[-1])
+      turned[s] = rope.rotate(q, angles), rope.rotate(k, angles), v
+    kv = {s: each[1:] for s, each in turned.items()}
+    k, v = audio_tokens.side_by_side(kv, f)
     attended = {}
     for s, (q, _, _) in turned.items():
       window = Window(sizes[s], sum(sizes.values()), self.window_radius)
       ids = audio_tokens.side_by_side(seen_by(s, qkv, shared), f)
-      mask = audio_tokens.with_ids(
-        Mask(window), jnp.ones(q.shape[:2], jnp.int32), ids
-      )
+      ones = jnp.ones(q.shape[:2], jnp.int32)
+      mask = Mask(window, q_segments=ones, k_segments=ids)
       attended[s] = shared.attention.cross_attention(s, q, k, v, mask)
     return attended
 
   def exchange(
-    self, x: dict[str, Array], shared: FusionContext, cache: KVCache = NO_CACHE
-  ) -> dict[str, Array]:
+    self, x: Tokens, shared: FusionContext, cache: KVCache = NO_CACHE
+  ) -> Tokens:
     """Returns temporal attention of the video, and the audio's adapter."""
     added = {}
     if "video" in x:
@@ -125,27 +143,6 @@ class AVDiT(FrameByFrame):
     if "audio" in x:
       added["audio"] = self.audio(x["audio"])
     return added
-
-  def reference_kv(
-    self, x: dict[str, Array], shared: FusionContext
-  ) -> dict[str, Pair]:
-    """Raises a ValueError: keys are not kept over the steps."""
-    raise ValueError(
-      "this model keeps no keys of a reference: pass --cache_reference=False"
-      " (sampling.cache_reference in the config)."
-    )
-
-
-def turn_by_frame(
-  q: Float[Array, "b n k e"],
-  k: Float[Array, "b n k e"],
-  v: Float[Array, "b n k e"],
-  f: int,
-) -> tuple[Array, Array, Array]:
-  """Returns queries and keys of f frames turned by their frame, and values."""
-  frame = np.repeat(np.arange(f), q.shape[1] // f)
-  angles = rope.sequence_angles(frame, q.shape[-1])
-  return rope.rotate(q, angles), rope.rotate(k, angles), v
 
 
 def seen_by(
@@ -158,7 +155,7 @@ def seen_by(
     o: jnp.broadcast_to(seen[o][:, None], k.shape[:2]).astype(jnp.int32)
     for o, (_, k, _) in qkv.items()
   }
-  f = next(iter(shared.grids.values()))[0]
+  f = shared.audio_grid.frames
   after_end = np.arange(f) >= shared.frames
   for o, x in ids.items():
     padding = np.repeat(after_end, x.shape[1] // f)

@@ -21,21 +21,18 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ccl_jax.array_types import (
-  STREAMS,
-  Array,
-  Bool,
-  Float,
-  Route,
-  interleave,
-)
+from ccl_jax.array_types import STREAMS, Array, Bool, Float, Route, interleave
 from ccl_jax.attention import Attention, Full, Mask
 from ccl_jax.models.audio_grid import AudioGrid
 
 Grid = tuple[int, int, int]
 # Keys and values of some tokens, (b, m, k, e) each.
 Pair = tuple[Array, Array]
-# (queries, keys and values, shared) -> what is attended, by stream.
+# Stream -> tokens, (b, f, s, d).
+Tokens = dict[str, Array]
+# Stream -> queries, keys and values, (b, n, k, e) each.
+QKV = dict[str, tuple[Array, Array, Array]]
+# (QKV, shared) -> what is attended, by stream.
 Attend = Callable[..., dict[str, Array]]
 
 
@@ -143,10 +140,17 @@ class Fusion(nnx.Module):
   Attributes:
     updated: streams whose tokens the blocks update; others stay as embedded.
     reads_references: whether reference pictures are frames beside the clip's.
+    uncacheable: why there is no `reference_kv`; "" if there is.
   """
 
   updated = STREAMS
   reads_references = False
+  uncacheable = ""
+
+  def __init__(
+    self, widths: dict[str, int], head_sizes: dict[str, int], *, rngs, dtype
+  ):
+    """Takes what every fusion is given; see `fusion.make_fusion`."""
 
   def angles_of(self, shared: FusionContext) -> dict[str, Array]:
     """Returns RoPE of self-attention, for streams that do not use their own."""
@@ -163,41 +167,36 @@ class Fusion(nnx.Module):
     """
     return ((blocks, self.attend),)
 
-  def attend(
-    self, qkv: dict[str, tuple[Array, Array, Array]], shared: FusionContext
-  ) -> dict[str, Array]:
+  def attend(self, qkv: QKV, shared: FusionContext) -> dict[str, Array]:
     """Returns self-attention, stream -> (b, n, k, e)."""
     audio = dataclasses.replace(shared.audio_grid, frames=shared.frames)
     attended = {}
     for s, (q, k, v) in qkv.items():
-      _, h, w = shared.grids[s]
-      num_keys = shared.frames * h * w
       if s == "audio" and not audio.is_full:
         k, v = k[:, audio.tokens], v[:, audio.tokens]
-        num_keys = audio.num_latents
-      is_video = s == "video"
-      mask = video_keys(shared, k) if is_video else first_keys(num_keys, k)
+      if s == "video":
+        mask = video_keys(shared, k)
+      else:
+        mask = first_keys(audio.num_latents, k)
       attended[s] = shared.attention.self_attention(s, q, k, v, mask)
     return attended
 
   def exchange(
-    self, x: dict[str, Array], shared: FusionContext, cache: KVCache = NO_CACHE
-  ) -> dict[str, Array]:
-    """Returns what to add, stream -> (b, f, s, d); nothing for others."""
+    self, x: Tokens, shared: FusionContext, cache: KVCache = NO_CACHE
+  ) -> Tokens:
+    """Returns what to add to each stream; nothing for others."""
     return {}
 
   def context_kv(self, dtype: Any) -> dict[str, Pair]:
     """Returns keys and values of the context tokens that each side reads."""
     return {}
 
-  def reference_kv(
-    self, x: dict[str, Array], shared: FusionContext
-  ) -> dict[str, Pair]:
+  def reference_kv(self, x: Tokens, shared: FusionContext) -> dict[str, Pair]:
     """Returns keys and values of each stream as the other side reads it."""
     return {}
 
   def attention_shares(
-    self, x: dict[str, Array], shared: FusionContext
+    self, x: Tokens, shared: FusionContext
   ) -> dict[str, Array]:
     """Returns each side's attention to the other stream, (b, n).
 

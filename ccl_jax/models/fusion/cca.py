@@ -12,14 +12,8 @@ TARP: audio latent j has position j / c on the axis of video frames. A frame
 sees the audio of itself and of its neighbours (window 3), an audio latent the
 video of its own frame (window 1); all tokens see the LCT. The c latents of a
 frame are those whose middle falls in its span; their number varies if c is not
-an integer, see `models.audio_grid`. For f = 4, c = 2, s = 1 and one LCT, video
-reads audio as
-
-    frame  LCT | a0 a1 | a2 a3 | a4 a5 | a6 a7
-      0     1  |  1  1 |  1  1 |  0  0 |  0  0
-      1     1  |  1  1 |  1  1 |  1  1 |  0  0
-      2     1  |  0  0 |  1  1 |  1  1 |  1  1
-      3     1  |  0  0 |  0  0 |  1  1 |  1  1
+an integer, see `models.audio_grid`. `attention.Window` shows how video reads
+audio for f = 4, c = 2, s = 1 and one LCT.
 
 DCR: a sample whose route says "does not see" keeps only the LCT column.
 Without LCT or without DCR the same samples are gated instead: x += g * (...)
@@ -44,6 +38,7 @@ from ccl_jax.models.fusion.base import (
   FusionContext,
   KVCache,
   Pair,
+  Tokens,
 )
 from ccl_jax.ops.norms import LayerNorm
 
@@ -62,9 +57,6 @@ def frame_times(
   the fastest channel then turns by 1 and not by 1 / c from one latent to the
   next, so that a small model can tell them apart. "unscaled": latent j at j
   (no TARP).
-
-  Raises:
-    ValueError: an unknown name.
   """
   frame = np.arange(f, dtype=float)
   latent = np.arange(audio_starts(f, c)[-1], dtype=float)
@@ -77,17 +69,22 @@ def frame_times(
     per_frame = exact if c == round(exact) else c
     unit = per_frame if positions == "fine" else 1.0
     return {"video": middle * unit, "audio": (latent + 0.5) / per_frame * unit}
-  if positions == "unscaled":
-    return {"video": frame, "audio": latent}
-  raise ValueError(f"{positions=}: expected one of {', '.join(POSITIONS)}.")
+  return {"video": frame, "audio": latent}
 
 
 class CrossAttention(nnx.Module):
-  """One side: a stream of width d reads one of width d_other."""
+  """One side: a stream of width d reads one of width d_other.
+
+  Args:
+    num_context: context tokens (LCT), which it reads beside the other stream.
+    radius: frames to each side in its window on the other stream.
+  """
 
   def __init__(
-    self, d: int, d_other: int, head_size: int, num_context: int, *, rngs, dtype
-  ):
+    self, d: int, d_other: int, head_size: int, num_context: int = 0,
+    radius: int = 0, *, rngs, dtype,
+  ):  # fmt: skip
+    self.num_context, self.radius = num_context, radius
     self.norm = LayerNorm(d)
     self.norm_other = LayerNorm(d_other)
     self.attention = layers.AttentionProjections(
@@ -97,22 +94,24 @@ class CrossAttention(nnx.Module):
     self.context = nnx.Param(tokens)
 
   def query(
-    self, x: Float[Array, "b f s d"], angles: Array, project: Callable
+    self, y: Float[Array, "b f s d"], angles: Array, project: Callable
   ) -> Float[Array, "b n k e"]:
-    """Returns queries of this side's stream; see `qk_rope.projector`."""
-    p, y = self.attention, flatten(self.norm(x))
-    return project(p.q, p.norm_q, y, p.head_size, angles)
+    """Returns queries of normalised tokens; see `qk_rope.projector`."""
+    p = self.attention
+    return project(p.q, p.norm_q, flatten(y), p.head_size, angles)
 
   def context_kv(self, dtype: Any) -> Pair:
     """Returns keys and values of the context tokens, (1, r, k, e), no RoPE."""
     p, context = self.attention, self.context[...].astype(dtype)[None]
     return p.key(context), p.value(context)
 
-  def other_kv(self, y: Float[Array, "b f r d"], angles: Array) -> Pair:
-    """Returns keys and values of the other stream."""
-    # Frame by frame: libtpu 0.0.51 cannot lay out the gradient of a norm over
-    # all tokens as one axis.
-    p, y = self.attention, flatten(self.norm_other(y))
+  def kv(self, y: Float[Array, "b f r d"], angles: Array) -> Pair:
+    """Returns keys and values of normalised tokens.
+
+    Tokens are normalised frame by frame: libtpu 0.0.51 cannot lay out the
+    gradient of a norm over all tokens as one axis.
+    """
+    p, y = self.attention, flatten(y)
     return rope.rotate(p.key(y), angles), p.value(y)
 
 
@@ -148,35 +147,29 @@ class CCA(Fusion):
       )
     self.positions = positions if tarp else "unscaled"
     self.tarp, self.dcr, self.fps = tarp, dcr, fps
-    # In the order of STREAMS: the video side reads audio, the audio side video.
-    self.head_sizes = tuple(head_sizes[s] for s in STREAMS)
-    self.radii = (audio_window_radius, video_window_radius)
-    self.num_context = (num_audio_lct, num_video_lct)
     self.video, self.audio = (
       CrossAttention(
-        widths[side], widths[other(side)], e, num, rngs=rngs, dtype=dtype
+        widths[s], widths[other(s)], head_sizes[s], num_lct, radius, rngs=rngs,
+        dtype=dtype,
       )
-      for side, e, num in zip(
-        STREAMS, self.head_sizes, self.num_context, strict=True
+      for s, num_lct, radius in (
+        ("video", num_audio_lct, audio_window_radius),
+        ("audio", num_video_lct, video_window_radius),
       )
-    )
-
-  def side(self, name: str) -> CrossAttention:
-    """Returns the cross-attention of a stream to the other one."""
-    return {"video": self.video, "audio": self.audio}[name]
+    )  # fmt: skip
 
   def exchange(
-    self, x: dict[str, Array], shared: FusionContext, cache: KVCache = NO_CACHE
-  ) -> dict[str, Array]:
+    self, x: Tokens, shared: FusionContext, cache: KVCache = NO_CACHE
+  ) -> Tokens:
     """Runs both sides on the snapshot x; a lone stream reads its LCT."""
     updates = {s: self.update(s, x, shared, cache) for s in x}
     return {s: update for s, update in updates.items() if update is not None}
 
   def update(
-    self, name: str, x: dict[str, Array], shared: FusionContext, cache: KVCache
+    self, name: str, x: Tokens, shared: FusionContext, cache: KVCache
   ) -> Float[Array, "b f s d"] | None:
     """Returns what a side adds to itself; None if it has nothing to read."""
-    is_routed, side = self.is_routed(name), self.side(name)
+    is_routed, side = self.is_routed(name), getattr(self, name)
     other_kv = self.other_kv(name, x, shared, cache)
     if other_kv is None and not is_routed:
       return None
@@ -189,7 +182,7 @@ class CCA(Fusion):
     return jnp.where(gate[:, None, None, None], update, 0)
 
   def other_kv(
-    self, name: str, x: dict[str, Array], shared: FusionContext, cache: KVCache
+    self, name: str, x: Tokens, shared: FusionContext, cache: KVCache
   ) -> Pair | None:
     """Returns keys and values of the other stream, from x or the cache."""
     source = other(name)
@@ -198,7 +191,15 @@ class CCA(Fusion):
     # A reference gets no gradient through the stream that reads it.
     y, generated = x[source], shared.route.is_generated[source]
     y = jnp.where(generated[:, None, None, None], y, jax.lax.stop_gradient(y))
-    return self.side(name).other_kv(y, self.angles(name, source, shared))
+    return self.kv_of(source, y, shared)
+
+  def kv_of(
+    self, source: str, y: Float[Array, "b f r d"], shared: FusionContext
+  ) -> Pair:
+    """Returns keys and values of a stream, as the other side reads it."""
+    name = other(source)
+    side, angles = getattr(self, name), self.angles(name, source, shared)
+    return side.kv(side.norm_other(y), angles)
 
   def attend_to(
     self,
@@ -213,7 +214,8 @@ class CCA(Fusion):
     num_other = sum(k.shape[1] for k, _ in pairs[1:])
     mask = self.mask(name, num_other, shared)
     project = qk_rope.projector(shared.attention.layout, name)
-    q = self.side(name).query(x, self.angles(name, name, shared), project)
+    side, angles = getattr(self, name), self.angles(name, name, shared)
+    q = side.query(side.norm(x), angles, project)
     # The context tokens have a batch of 1: the same for all samples.
     k, v = (
       jnp.concatenate(
@@ -230,30 +232,28 @@ class CCA(Fusion):
     """
     if not num_other:
       return Mask()
-    i, (f, h, w) = STREAMS.index(name), shared.grids[name]
-    num_context, per_frame = self.num_context[i], num_other // f
-    sees, lengths = shared.route.sees[name], None
-    window = Window(h * w, per_frame, self.radii[i], num_context)
-    mask = Mask()
+    side, (f, h, w) = getattr(self, name), shared.grids[name]
+    num_context, per_frame = side.num_context, num_other // f
+    sees, mask = shared.route.sees[name], Mask()
+    window = Window(h * w, per_frame, side.radius, num_context)
     if self.is_routed(name):
       mask = Mask.routed(window, sees, f * h * w, num_context + num_other)
     if shared.frames < f:
       length = num_context + shared.frames * per_frame
-      lengths = jnp.full(len(sees), length)
+      mask = mask._replace(k_lengths=jnp.full(len(sees), length))
     if name == "video" and not shared.audio_grid.is_full:
       padding = np.pad(shared.audio_grid.is_padding, (num_context, 0))
       mask = mask.hide(padding, len(sees), f * h * w)
     # DCR's segments hold for both patterns: without TARP, all frames are seen.
-    pattern = window if self.tarp else Full()
-    return mask._replace(pattern=pattern, k_lengths=lengths)
+    return mask._replace(pattern=window if self.tarp else Full())
 
   def is_routed(self, name: str) -> bool:
     """Returns whether routes close columns of the mask, or else a gate."""
-    return self.dcr and self.num_context[STREAMS.index(name)] > 0
+    return self.dcr and getattr(self, name).num_context > 0
 
   def angles(self, name: str, of: str, shared: FusionContext) -> Array:
     """Returns RoPE of the tokens of stream `of`, for the heads of a side."""
-    e = self.head_sizes[STREAMS.index(name)]
+    e = getattr(self, name).attention.head_size
     (f, h, w), audio = shared.grids[of], shared.audio_grid
     times = frame_times(self.positions, f, audio.per_frame, self.fps)[of]
     if of == "video":
@@ -261,7 +261,7 @@ class CCA(Fusion):
     return rope.time_angles(times[audio.latents], e)
 
   def attention_shares(
-    self, x: dict[str, Array], shared: FusionContext
+    self, x: Tokens, shared: FusionContext
   ) -> dict[str, Array]:
     """Attends to values that are 0 in the context, else 1; see `Fusion`."""
     shares = {}
@@ -269,7 +269,7 @@ class CCA(Fusion):
       kv = self.other_kv(name, x, shared, NO_CACHE)
       if kv is None:
         continue
-      k0, v0 = self.side(name).context_kv(x[name].dtype)
+      k0, v0 = getattr(self, name).context_kv(x[name].dtype)
       zeros, ones = jnp.zeros_like(v0), jnp.ones_like(kv[1])
       share = self.attend_to(name, x[name], (k0, zeros), (kv[0], ones), shared)
       share = share.astype(jnp.float32).mean((2, 3))
@@ -278,15 +278,12 @@ class CCA(Fusion):
 
   def context_kv(self, dtype: Any) -> dict[str, Pair]:
     """Returns keys and values of both sides' LCT, see `Fusion`."""
-    return {name: self.side(name).context_kv(dtype) for name in STREAMS}
+    return {name: getattr(self, name).context_kv(dtype) for name in STREAMS}
 
-  def reference_kv(
-    self, x: dict[str, Array], shared: FusionContext
-  ) -> dict[str, Pair]:
+  def reference_kv(self, x: Tokens, shared: FusionContext) -> dict[str, Pair]:
     """Returns keys and values of each stream, see `Fusion`."""
-    layout, kept = shared.attention.layout, {}
-    for s, y in x.items():
-      name = other(s)
-      pair = self.side(name).other_kv(y, self.angles(name, s, shared))
-      kept[s] = tuple(layout.constrain(a, f"{s}/heads") for a in pair)
-    return kept
+    constrain = shared.attention.layout.constrain
+    return {
+      s: tuple(constrain(a, f"{s}/heads") for a in self.kv_of(s, y, shared))
+      for s, y in x.items()
+    }

@@ -13,10 +13,9 @@ they see the video only through eq. 1.
 import jax.numpy as jnp
 import numpy as np
 
-from ccl_jax.array_types import Array, Float
+from ccl_jax.array_types import STREAMS, Array, Float
 from ccl_jax.attention import Mask, Window
-from ccl_jax.models import qk_rope, rope
-from ccl_jax.models.block import flatten
+from ccl_jax.models import qk_rope
 from ccl_jax.models.fusion import audio_tokens
 from ccl_jax.models.fusion.base import (
   NO_CACHE,
@@ -24,6 +23,7 @@ from ccl_jax.models.fusion.base import (
   FusionContext,
   KVCache,
   Pair,
+  Tokens,
 )
 from ccl_jax.models.fusion.cca import CrossAttention
 
@@ -50,11 +50,11 @@ class FrameAttention(Fusion):
     audio_tokens.check_rope(rope_audio)
     self.reads_references = references
     self.reads_video, self.updates_audio = reads_video, updates_audio
+    self.uncacheable = audio_tokens.UNCACHEABLE if updates_audio else ""
     self.rope_audio, self.head_size = rope_audio, head_sizes["video"]
     self.video = CrossAttention(
-      widths["video"], widths["audio"], self.head_size, 0, rngs=rngs,
-      dtype=dtype,
-    )  # fmt: skip
+      widths["video"], widths["audio"], self.head_size, rngs=rngs, dtype=dtype
+    )
 
   def angles_of(self, shared: FusionContext) -> dict[str, Array]:
     """Returns positions of pictures beside the video's."""
@@ -63,18 +63,15 @@ class FrameAttention(Fusion):
     return {"video": audio_tokens.video_angles(shared, self.head_size)}
 
   def exchange(
-    self, x: dict[str, Array], shared: FusionContext, cache: KVCache = NO_CACHE
-  ) -> dict[str, Array]:
+    self, x: Tokens, shared: FusionContext, cache: KVCache = NO_CACHE
+  ) -> Tokens:
     """Attends within frames; video without audio attends to itself, if ever."""
     if "video" not in x:
       return {}
-    kv = {
-      "video": self.video_kv(x["video"], shared) if self.reads_video else None,
-      "audio": self.audio_kv(x["audio"], shared)
-      if "audio" in x
-      else cached_audio(cache, shared),
-    }
-    kv = {s: pair for s, pair in kv.items() if pair is not None}
+    read = STREAMS if self.reads_video else ("audio",)
+    kv = {s: self.kv(s, x[s], shared) for s in read if s in x}
+    if "audio" not in x and (audio := cached_audio(cache, shared)):
+      kv["audio"] = audio
     if not kv:
       return {}
     readers = x if self.updates_audio else {"video": x["video"]}
@@ -90,45 +87,29 @@ class FrameAttention(Fusion):
     """Returns what eq. 1 adds to a stream."""
     queries, keys = audio_tokens.ids_of(shared)
     _, frames, per_frame, _ = x.shape
-    k, v, ids = (
-      audio_tokens.side_by_side(each, frames)
-      for each in (
-        {s: k for s, (k, _) in kv.items()},
-        {s: v for s, (_, v) in kv.items()},
-        {s: keys[s] for s in kv},
-      )
-    )
+    k, v = audio_tokens.side_by_side(kv, frames)
+    ids = audio_tokens.side_by_side({s: keys[s] for s in kv}, frames)
     window = Window(per_frame, k.shape[1] // frames, radius=0)
-    mask = audio_tokens.with_ids(Mask(window), queries[name], ids)
-    q, p = self.query(name, x, shared), self.video.attention
+    mask = Mask(window, q_segments=queries[name], k_segments=ids)
+    project = qk_rope.projector(shared.attention.layout, name)
+    y, angles = self.norm(name)(x), self.angles(name, shared)
+    q = self.video.query(y, angles, project)
     out = shared.attention.cross_attention(name, q, k, v, mask)
     # Audio alone is nothing to read, and with it switched off no layer at all.
     gate = shared.route.exchanges
     gate = gate if self.reads_video else audio_tokens.meets(shared)
-    update = p.out(out).reshape(x.shape)
+    update = self.video.attention.out(out).reshape(x.shape)
     gate = gate[:, None, None, None]
     if shared.references is not None and not self.reads_video:
       is_clip = np.arange(frames) < shared.clip_frames
       gate = gate & is_clip[None, :, None, None]
     return jnp.where(gate, update, 0)
 
-  def query(
+  def kv(
     self, name: str, x: Float[Array, "b f s d"], shared: FusionContext
-  ) -> Float[Array, "b n k e"]:
-    """Returns queries of a stream, by projections that both share."""
-    project = qk_rope.projector(shared.attention.layout, name)
-    p, norm = self.video.attention, self.norm(name)
-    y = flatten(norm(x))
-    return project(p.q, p.norm_q, y, p.head_size, self.angles(name, shared))
-
-  def video_kv(self, x: Float[Array, "b f s d"], shared: FusionContext) -> Pair:
-    """Returns keys and values of the video."""
-    p, y = self.video.attention, flatten(self.video.norm(x))
-    return rope.rotate(p.key(y), self.angles("video", shared)), p.value(y)
-
-  def audio_kv(self, y: Float[Array, "b f r d"], shared: FusionContext) -> Pair:
-    """Returns keys and values of the audio."""
-    return self.video.other_kv(y, self.angles("audio", shared))
+  ) -> Pair:
+    """Returns keys and values of a stream, by projections that both share."""
+    return self.video.kv(self.norm(name)(x), self.angles(name, shared))
 
   def norm(self, name: str):
     """Returns the norm of a stream."""
@@ -141,13 +122,9 @@ class FrameAttention(Fusion):
       return audio_tokens.audio_angles(self.rope_audio, shared, e)
     return audio_tokens.video_angles(shared, e)
 
-  def reference_kv(
-    self, x: dict[str, Array], shared: FusionContext
-  ) -> dict[str, Pair]:
-    """Returns keys and values of the audio, if it is never updated."""
-    if self.updates_audio:
-      audio_tokens.refuse_cache()
-    layout, pair = shared.attention.layout, self.audio_kv(x["audio"], shared)
+  def reference_kv(self, x: Tokens, shared: FusionContext) -> dict[str, Pair]:
+    """Returns keys and values of the audio, which is never updated."""
+    layout, pair = shared.attention.layout, self.kv("audio", x["audio"], shared)
     return {"audio": tuple(layout.constrain(a, "audio/heads") for a in pair)}
 
 

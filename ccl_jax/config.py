@@ -108,16 +108,31 @@ def check_pairs(key: str, pairs: Any, second: type | tuple[type, ...]) -> None:
     ValueError: it is something else, such as one pair alone.
   """
   for pair in pairs if isinstance(pairs, (tuple, list)) else [pairs]:
-    is_pair = isinstance(pair, (tuple, list)) and len(pair) == 2
-    if not is_pair or not isinstance(pair[0], str):
-      break
-    if isinstance(pair[1], bool) or not isinstance(pair[1], second):
-      break
-  else:
-    return
-  raise ValueError(
-    f"{key} is {pairs!r}: expected pairs, --config.{key}={FORMS[key]}"
-  )
+    match pair:
+      case [str(), value] if _is(value, second):
+        continue
+    raise ValueError(
+      f"{key} is {pairs!r}: expected pairs, --config.{key}={FORMS[key]}"
+    )
+
+
+def check_value(key: str, value: Any, is_right: bool, expected: str) -> None:
+  """Raises ValueError with the key, its value and what is expected instead."""
+  if not is_right:
+    raise ValueError(f"{key}={value!r}: expected {expected}.")
+
+
+def check_choice(key: str, value: Any, choices: Collection[str]) -> None:
+  """Checks that a value is one of the choices.
+
+  Raises:
+    ValueError: it is not; the message names all of them, and the nearest.
+  """
+  if value not in choices:
+    raise ValueError(
+      f"{key}={value!r}: expected one of {', '.join(choices)}."
+      f"{suggest(str(value), choices)}"
+    )
 
 
 def check_patterns(key: str, patterns: Iterable[str]) -> None:
@@ -166,7 +181,7 @@ def upgrade(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def suggest(key: str, known: Collection[str]) -> str:
   """Returns " Did you mean 'X'?" with the nearest known key, or ""."""
-  near = difflib.get_close_matches(key.lower(), list(known), n=1)
+  near = difflib.get_close_matches(key.lower(), known, n=1)
   return f" Did you mean '{near[0]}'?" if near else ""
 
 
@@ -230,8 +245,13 @@ def _check_items(key: str, value: Any, annotation: Any) -> None:
     return
   words, types = kinds[of]
   items = value if isinstance(value, (tuple, list)) else [None]
-  if any(isinstance(x, bool) or not isinstance(x, types) for x in items):
+  if not all(_is(x, types) for x in items):
     raise ValueError(f"{key} is {value!r}: expected {words} in parentheses.")
+
+
+def _is(value: Any, types: type | tuple[type, ...]) -> bool:
+  """Returns whether a value is of one of the types; bools are no numbers."""
+  return isinstance(value, types) and not isinstance(value, bool)
 
 
 def to_tuples(value: Any) -> Any:

@@ -106,13 +106,13 @@ def run_steps(run: "Run", state: PyTree, clock: Goodput) -> None:
   """Runs the steps of a run from where it starts; raises as `train`."""
   # The metrics of one step are read while the device does the next.
   delayed = DelayedMetrics()
-  with preemption.StopSignal() as stop, run.profiler:
+  with preemption.stop_signal() as should_stop, run.profiler:
     for i in range(run.start, run.num_steps):
       done, is_first = i + 1, i == run.start
       with clock("data"):
         step = run.steps[run.loader.bucket_at(i)]
         batch = step.put(run.loader.batch_at(i))
-      is_last = done == run.num_steps or stop.should_stop(done)
+      is_last = done == run.num_steps or should_stop(done)
       event = "compile" if is_first else "step"
       # `every_minutes` may wait for the device: that time is the step's.
       with clock(event):

@@ -17,7 +17,7 @@ one that was not. At the end, a workdir holds
 
 import contextlib
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -41,8 +41,9 @@ from ccl_jax.generation.sampling_config import SamplingConfig
 from ccl_jax.processes import distributed
 from ccl_jax.storage import files
 from ccl_jax.training import buckets, preemption, program_cache, xla_options
+from ccl_jax.training.batch import put_batch
 from ccl_jax.training.goodput import Goodput
-from ccl_jax.training.held_out import HeldOutLoss, make_held_out
+from ccl_jax.training.held_out import make_held_out
 from ccl_jax.training.log import MetricWriter
 from ccl_jax.training.log_config import LogConfig, check_keep_best
 from ccl_jax.training.metrics import DelayedMetrics, check_skipped
@@ -111,7 +112,7 @@ def run_steps(run: "Run", state: PyTree, clock: Goodput) -> None:
       done, is_first = i + 1, i == run.start
       with clock("data"):
         step = run.steps[run.loader.bucket_at(i)]
-        batch = step.put(run.loader.batch_at(i))
+        batch = put_batch(step.setup, run.loader.batch_at(i))
       is_last = done == run.num_steps or should_stop(done)
       event = "compile" if is_first else "step"
       # `every_minutes` may wait for the device: that time is the step's.
@@ -180,7 +181,7 @@ class Run:
   max_nonfinite_steps: int
   profiler: Profiler
   evaluation: EvalConfig
-  held_out: HeldOutLoss | None
+  held_out: Callable[[PyTree], dict[str, float]] | None
   shares: HeldOutShares | None
   sampling: SamplingConfig
 

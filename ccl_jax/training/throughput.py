@@ -86,8 +86,7 @@ def make_step_cost(
 def speed_metrics(
   before: Mapping[str, float],
   after: Mapping[str, float],
-  steps: int,
-  cost: StepCost,
+  costs: Sequence[StepCost],
 ) -> dict[str, float]:
   """Returns the speed between two readings of `Goodput.seconds`.
 
@@ -96,11 +95,11 @@ def speed_metrics(
 
   Args:
     before, after: the readings.
-    steps: between them; without a step nothing is returned.
-    cost: of a step.
+    costs: of the steps between them; without a step nothing is returned.
   """
-  if not steps:
+  if not costs:
     return {}
+  steps, cost = len(costs), mean_cost(costs)
   spent = {event: after[event] - before[event] for event in after}
   seconds = sum(v for k, v in spent.items() if k not in BETWEEN_STEPS) / steps
   found = {

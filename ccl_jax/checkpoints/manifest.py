@@ -125,13 +125,9 @@ def _write_part(directory: epath.Path) -> None:
 
 def _parse(entries: dict[str, Any]) -> dict[str, tuple[int, str | None]]:
   """Returns name -> (bytes, digest or None)."""
-  entries = {
-    name: {"bytes": entry} if isinstance(entry, int) else entry
-    for name, entry in entries.items()
-  }
   return {
-    name: (entry["bytes"], entry.get("crc32"))
-    for name, entry in entries.items()
+    name: (x, None) if isinstance(x, int) else (x["bytes"], x.get("crc32"))
+    for name, x in entries.items()
   }
 
 

@@ -90,22 +90,6 @@ def find_checkpoint(
   return epath.Path(workdir) / "checkpoints" / str(step), step
 
 
-def read_state(
-  folder: epath.Path, shapes: PyTree, verify: bool = True
-) -> PyTree:
-  """Returns the arrays of one checkpoint, as the leaves of `shapes`.
-
-  Args:
-    verify: compare the digests of its files.
-
-  Raises:
-    ValueError: the checkpoint has other leaves, or some of another shape.
-    BrokenError: it cannot be read.
-  """
-  manifest.check(folder, verify)
-  return orbax_reader.read_tree(folder / ITEM, shapes)
-
-
 def read_params(
   workdir: epath.PathLike,
   shapes: PyTree,
@@ -131,16 +115,16 @@ def read_params(
   try:
     manifest.check(folder)
     factors = lora_shapes(folder, wanted)
-    paths = state_paths(folder, wanted | factors, average)
+    every = wanted | factors
+    paths = {p: p for p in every} | state_paths(folder, every, average)
     arrays = orbax_reader.read_arrays(
-      folder / ITEM,
-      {paths.get(p, p): x for p, x in (wanted | factors).items()},
+      folder / ITEM, {paths[p]: x for p, x in every.items()}
     )
   except BrokenError as error:
     raise ValueError(
       f"{error}. Choose another of the steps {all_steps(workdir)}."
     ) from error
-  found = {p: arrays[paths.get(p, p)] for p in wanted | factors}
+  found = {p: arrays[paths[p]] for p in every}
   if factors:
     found = fold_lora(found, lora.pairs(found, lora_alpha(workdir)))
   return trees.unflatten({p: found[p] for p in wanted}), step
@@ -230,7 +214,7 @@ def initial_params(
   arrays = {}
   for workdir in dict.fromkeys(w for w in origin.values() if w is not None):
     part = {p: x for p, x in leaves.items() if origin[p] == workdir}
-    params, _ = read_params(workdir, trees.unflatten(part), average=True)
+    params, _ = read_params(workdir, trees.unflatten(part))
     arrays |= trees.flatten(params)
   return arrays
 

@@ -26,14 +26,10 @@ class DelayedMetrics:
     self._pending: list[tuple[int, PyTree]] = []
 
   def push(self, step: int, metrics: PyTree) -> list[tuple[int, PyTree]]:
-    """Adds the metrics of a dispatched step; returns those of the step before.
+    """Adds a dispatched step's metrics; drains those of the step before.
 
     Args:
       step: number of steps done with it.
-      metrics: on the device.
-
-    Returns:
-      As `drain`.
     """
     before = self.drain()
     self._pending.append((step, metrics))

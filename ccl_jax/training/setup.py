@@ -16,7 +16,7 @@ import jax
 import optax
 
 from ccl_jax.array_types import Array
-from ccl_jax.config import build
+from ccl_jax.config import build, check_value
 from ccl_jax.cost import flops
 from ccl_jax.diffusion.objective import Objective
 from ccl_jax.diffusion.tasks import TASKS
@@ -75,8 +75,8 @@ def make_setup(
     ValueError: a section's key or value that is wrong, rules that do not fit,
       or a batch that would be smaller than its padding.
   """
-  if (num := config["num_train_steps"]) < 1:
-    raise ValueError(f"num_train_steps is {num}, expected 1 or more.")
+  num = config["num_train_steps"]
+  check_value("num_train_steps", num, num > 0, "1 or more")
   layout = make_layout(config["mesh"], config["sharding"], devices)
   lora = build(LoRAConfig, config.get("lora", {}), "lora")
   plan = make_plan(config["model"], layout, lora)

@@ -80,11 +80,10 @@ def check_workdir(workdir: epath.Path, config: Mapping[str, Any]) -> None:
   codecs = Codecs.load(data / "codecs")
   check_model_fits(config["model"], codecs)
   run_config.check(workdir, config, _may_change(config))
-  if not (workdir / "codecs").exists():
-    return
-  if not codecs.equals(Codecs.load(workdir / "codecs")):
+  saved = workdir / "codecs"
+  if saved.exists() and not codecs.equals(Codecs.load(saved)):
     raise ValueError(
-      f"'{data}/codecs' made other latents than '{workdir}/codecs', which this"
+      f"'{data}/codecs' made other latents than '{saved}', which this"
       " run was trained on. Encode with --codecs, or choose another --workdir."
     )
 

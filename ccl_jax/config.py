@@ -98,14 +98,11 @@ def dotted(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def check_pairs(key: str, pairs: Any, second: type | tuple[type, ...]) -> None:
-  """Checks that a config's value is ((text, value), ...).
+  """Raises ValueError unless a config's value is ((text, value), ...).
 
   Args:
     key: dotted, one of `FORMS`.
     second: types of the values.
-
-  Raises:
-    ValueError: it is something else, such as one pair alone.
   """
   for pair in pairs if isinstance(pairs, (tuple, list)) else [pairs]:
     match pair:
@@ -123,11 +120,7 @@ def check_value(key: str, value: Any, is_right: bool, expected: str) -> None:
 
 
 def check_choice(key: str, value: Any, choices: Collection[str]) -> None:
-  """Checks that a value is one of the choices.
-
-  Raises:
-    ValueError: it is not; the message names all of them, and the nearest.
-  """
+  """Raises ValueError with all choices and the nearest, if it is none."""
   if value not in choices:
     raise ValueError(
       f"{key}={value!r}: expected one of {', '.join(choices)}."
@@ -136,14 +129,7 @@ def check_choice(key: str, value: Any, choices: Collection[str]) -> None:
 
 
 def check_patterns(key: str, patterns: Iterable[str]) -> None:
-  """Checks that patterns are valid regexes.
-
-  Args:
-    key: config key of the patterns, for the message.
-
-  Raises:
-    ValueError: a pattern is not a valid regex.
-  """
+  """Raises ValueError if a pattern of a config key is not a valid regex."""
   for pattern in patterns:
     try:
       re.compile(pattern)
@@ -188,11 +174,9 @@ def suggest(key: str, known: Collection[str]) -> str:
 def check_keys(
   keys: Collection[str], known: Collection[str], where: str
 ) -> None:
-  """Checks that every key is known.
+  """Raises ValueError for a key that is not known.
 
-  Raises:
-    ValueError: an unknown key; the message names today's name of a renamed
-      one, else the nearest known key.
+  The message has today's name of a renamed key, else the nearest known one.
   """
   for key in keys:
     if key not in known:

@@ -126,7 +126,7 @@ def make_world(
     jobs += [SceneJob(split, seed, split == "hard") for seed in seeds]
   with (
     replacing(output) as partial,
-    pools.make_pool(workers) as pool,
+    pools.Pool(workers) as pool,
   ):
     partial.mkdir()
     run = functools.partial(

@@ -136,11 +136,7 @@ class CheckpointManager:
       )
 
   def check_mesh(self, make_shapes: Callable[[], PyTree]) -> None:
-    """Checks that copies in the hosts' memory are possible, if enabled.
-
-    Raises:
-      ValueError: see `emergency.find_mesh`.
-    """
+    """Raises as `emergency.find_mesh`, if copies in memory are enabled."""
     if self._copies_at[0]:
       emergency.find_mesh(make_shapes())
 

@@ -59,10 +59,8 @@ def best_step(workdir: epath.PathLike) -> int:
 def cost_of(name: str) -> Callable[[Mapping[str, float]], float]:
   """Returns a function of a checkpoint's metrics that is lowest for the best.
 
-  Checkpoints of an earlier start may have another metric; these are ignored.
-
-  Args:
-    name: of the metric to choose by, a loss or a share.
+  It chooses by one metric, a loss or a share. Checkpoints of an earlier start
+  may have another; these are ignored.
   """
   sign = -1 if name.startswith(SHARE) else 1
   return lambda metrics: sign * metrics[name] if name in metrics else math.inf
@@ -163,13 +161,9 @@ def lora_alpha(workdir: epath.PathLike) -> float:
 def fold_lora(
   params: Mapping[str, jax.Array], *loras: lora.Changes
 ) -> dict[str, jax.Array]:
-  """Returns parameters with LoRA added to them, in their dtypes.
+  """Returns path -> parameter with LoRA added to it, in its dtype.
 
   The arrays that change are donated.
-
-  Args:
-    params: path -> array.
-    loras: what each of them adds.
   """
   folded = dict(params)
   for path, changes in lora.changes_by_path(loras).items():
@@ -192,7 +186,7 @@ def initial_params(
   from_runs: Sequence[tuple[str, epath.PathLike]],
   fresh: Sequence[str],
 ) -> dict[str, jax.Array]:
-  """Returns parameters of a new model that earlier runs have trained.
+  """Returns path -> parameter of a new model that earlier runs have trained.
 
   Args:
     shapes: of the new model's parameters, with shardings.
@@ -200,9 +194,6 @@ def initial_params(
       latest checkpoint there, of its moving average if it has them; the first
       match counts.
     fresh: regexes of the parameters that no run has.
-
-  Returns:
-    Path -> array for the parameters that are read.
 
   Raises:
     ValueError: a parameter that no pattern matches, a pattern that matches no

@@ -47,14 +47,11 @@ def check(
   config: Mapping[str, Any],
   may_differ: tuple[str, ...],
 ) -> None:
-  """Checks that `workdir` has the same config, or none; writes nothing.
+  """Raises ValueError if the workdir belongs to a run of another config.
 
   Args:
     may_differ: keys and sections, dotted, that may change between starts of one
       run, such as how often to log.
-
-  Raises:
-    ValueError: the folder belongs to a run with another config.
   """
   if not (epath.Path(workdir) / "config.json").exists():
     return

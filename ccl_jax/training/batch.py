@@ -16,11 +16,7 @@ from ccl_jax.training.setup import TrainSetup
 
 
 def abstract_batch(setup: TrainSetup, shapes: Mapping[str, tuple]) -> PyTree:
-  """Returns the shapes of the loader's batch, with their shardings.
-
-  Args:
-    shapes: of one sample's "video", "audio" and "text".
-  """
+  """Returns the shapes of a batch of such samples, with their shardings."""
   layout, b = setup.plan.layout, setup.num_rows
   rows = functools.partial(jax.ShapeDtypeStruct, sharding=layout.rows())
   copy = functools.partial(jax.ShapeDtypeStruct, sharding=layout.sharding())
@@ -42,8 +38,7 @@ def local_samples(setup: TrainSetup) -> list[int]:
 def put_batch(setup: TrainSetup, local: Mapping[str, Any]) -> dict[str, Array]:
   """Returns the global batch, padded to `setup.num_rows`.
 
-  Args:
-    local: arrays of `local_samples`, and the "null_text" that all rows share.
+  `local` has `local_samples`, and the "null_text" that all rows share.
   """
   layout, rows = setup.plan.layout, local_rows(setup)
   is_sample = np.asarray(rows) < setup.batch_size

@@ -11,7 +11,7 @@ from ccl_jax.data.loader import Loader
 from ccl_jax.data.mixture import Shapes
 from ccl_jax.training import step, throughput
 from ccl_jax.training.batch import abstract_batch, local_samples
-from ccl_jax.training.setup import TrainSetup, check_parts, flop_shape
+from ccl_jax.training.setup import TrainSetup, flop_shape
 from ccl_jax.training.state import abstract_state
 from ccl_jax.training.throughput import StepCost
 
@@ -55,19 +55,15 @@ def make_loader(
 
 
 def make_setups(setup: TrainSetup, loader: Loader) -> list[TrainSetup]:
-  """Returns the setup of each bucket.
-
-  Raises:
-    ValueError: a batch of which most rows would be padding.
-  """
-  setups = []
-  for bucket, size in zip(loader.buckets, loader.batch_sizes, strict=True):
-    check_parts(size, setup.grad_accumulation_steps, setup.plan.layout)
-    objective = setup.objective.for_shapes(bucket.shapes)
-    setups.append(
-      dataclasses.replace(setup, batch_size=size, objective=objective)
+  """Returns the setup of each bucket; raises as `TrainSetup`."""
+  return [
+    dataclasses.replace(
+      setup,
+      batch_size=size,
+      objective=setup.objective.for_shapes(bucket.shapes),
     )
-  return setups
+    for bucket, size in zip(loader.buckets, loader.batch_sizes, strict=True)
+  ]
 
 
 def make_steps(setup: TrainSetup, loader: Loader) -> list[BucketStep]:

@@ -29,8 +29,8 @@ def mean_losses(
   """Returns name -> mean over the samples of a group, of those with any.
 
   Args:
-    batches: global batches, always the same, and the program for the shape of
-      each (`make_evaluate`).
+    batches: global batches, always the same, and `evaluate`, jitted for the
+      shape of each.
   """
   parts = [
     evaluate(params, batch, jnp.asarray(number, jnp.int32))
@@ -61,7 +61,7 @@ def make_held_out(
     num_threads=0, sample_posterior=False,
   )  # fmt: skip
   setups = buckets.make_setups(setup, loader)
-  programs = [make_evaluate(own) for own in setups]
+  programs = [jax.jit(functools.partial(evaluate, setup=own)) for own in setups]
 
   def batches() -> Iterator[tuple[Mapping[str, Any], Evaluate]]:
     for i in range(num_batches):
@@ -69,11 +69,6 @@ def make_held_out(
       yield put_batch(setups[k], loader.batch_at(i)), programs[k]
 
   return lambda params: mean_losses(params, batches())
-
-
-def make_evaluate(setup: TrainSetup) -> Evaluate:
-  """Returns `evaluate` of a setup, compiled at its first call."""
-  return jax.jit(functools.partial(evaluate, setup=setup))
 
 
 def evaluate(

@@ -36,7 +36,6 @@ import numpy as np
 import tensorboardX
 import tqdm
 from etils import epath
-from jaxtyping import Float, UInt8
 
 from ccl_jax.array_types import PyTree
 from ccl_jax.storage.files import BucketMirror, naming_errors, replacing
@@ -50,7 +49,7 @@ Line = dict[str, int | float | None]
 
 
 class MetricWriter:
-  """Writer of a run's metrics, images and sounds.
+  """Writer of a run's metrics; its `board` takes images and sounds too.
 
   Args:
     workdir: on disk or in a bucket.
@@ -113,28 +112,16 @@ class MetricWriter:
       file.write(json.dumps({"step": step} | line, allow_nan=False) + "\n")
     for name, value in line.items():
       if value is not None:
-        self._board.add_scalar(name, value, step)
+        self.board.add_scalar(name, value, step)
     self._mirror.copy_if_due()
 
   def value_at(self, step: int, name: str) -> float | None:
     """Returns a finite value of the last step's lines, if there is one."""
     return self._newest[1].get(name) if step == self._newest[0] else None
 
-  def write_image(
-    self, name: str, image: UInt8[np.ndarray, "y x 3"], step: int
-  ) -> None:
-    """Writes an image to TensorBoard."""
-    self._board.add_image(name, image, step, dataformats="HWC")
-
-  def write_audio(
-    self, name: str, wave: Float[np.ndarray, " s"], rate: int, step: int
-  ) -> None:
-    """Writes a sound to TensorBoard."""
-    self._board.add_audio(name, wave, step, sample_rate=rate)
-
   def flush(self) -> None:
     """Writes buffered values, also to a workdir in a bucket."""
-    self._board.flush()
+    self.board.flush()
     self._mirror.copy()
 
   def close(self) -> None:
@@ -142,7 +129,7 @@ class MetricWriter:
     if self._recent:
       self._end_window()
     self.bar.close()
-    self._board.close()
+    self.board.close()
     if self._is_lead:
       local = self._mirror.local
       plot_losses(read_metrics(local), local / "loss.png")
@@ -163,7 +150,7 @@ class MetricWriter:
 
   def _open_files(self, workdir: epath.PathLike) -> None:
     self._mirror = BucketMirror(workdir)
-    self._board = tensorboardX.SummaryWriter(
+    self.board = tensorboardX.SummaryWriter(
       str(self._mirror.local / "tensorboard"),
       purge_step=self._start + 1 if self._start else None,
       flush_secs=30,

@@ -48,25 +48,13 @@ def share_name(task: str, score: str) -> str:
 
 
 def share_names(tasks: Sequence[str]) -> list[str]:
-  """Returns the names of the headline shares of tasks that have both streams.
-
-  Args:
-    tasks: names of tasks for inference.
-  """
+  """Returns the names of headline shares, of tasks that have both streams."""
   scored = [t for t in tasks if set(inference_task(t).streams) == set(STREAMS)]
   return [share_name(task, score) for task in scored for score in HEADLINES]
 
 
 def check_keep_best(config: Mapping[str, Any], streams: Sequence[str]) -> None:
-  """Checks that `checkpoint.keep_best` is known at each checkpoint.
-
-  Args:
-    config: of the run.
-    streams: of the model.
-
-  Raises:
-    ValueError: it is not.
-  """
+  """Raises ValueError unless `checkpoint.keep_best` is known at each save."""
   name = config["checkpoint"].get("keep_best", "")
   interval = config["checkpoint"]["save_interval_steps"]
   if not name:

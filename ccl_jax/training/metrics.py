@@ -1,11 +1,4 @@
-"""Metrics of the training steps, read one step late.
-
-delayed = DelayedMetrics()
-for i in range(start, num_steps):
-  state, metrics = train_step(state, batch)          # returns at once
-  for step, found in delayed.push(i + 1, metrics):   # of the step before
-    check_skipped(step, found, limit, loader.names_at)
-"""
+"""Metrics of the training steps, read one step late."""
 
 import logging
 from collections.abc import Callable, Sequence

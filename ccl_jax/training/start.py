@@ -49,11 +49,7 @@ def earlier_params(
 ) -> dict[str, Array]:
   """Returns path -> parameter for those that a new run takes from earlier ones.
 
-  Args:
-    workdir: of the run; one that has a checkpoint takes none.
-
-  Raises:
-    ValueError: an earlier run that does not fit the model.
+  A run that has a checkpoint takes none. Raises as `restore.initial_params`.
   """
   if not init.from_runs or restore.all_steps(workdir):
     return {}

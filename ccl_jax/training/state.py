@@ -83,11 +83,7 @@ def state_shardings(setup: TrainSetup) -> PyTree | None:
 
 
 def replace_params(state: PyTree, params: Mapping[str, Array]) -> PyTree:
-  """Returns the state with new parameters, which also become their average.
-
-  Args:
-    params: path -> array of the parameters to replace.
-  """
+  """Returns the state with new parameters by path, also as their average."""
   new = dict(state)
   for part in ("trainable", "frozen", "ema"):
     leaves = trees.flatten(state[part])

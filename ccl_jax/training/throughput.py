@@ -94,7 +94,6 @@ def speed_metrics(
   have been busy.
 
   Args:
-    before, after: the readings.
     costs: of the steps between them; without a step nothing is returned.
   """
   if not costs:
@@ -120,8 +119,7 @@ def speed_metrics(
 def memory_metrics() -> dict[str, float]:
   """Returns the GiB in use, now and at the peak, of the fullest device.
 
-  Returns:
-    Nothing if the backend does not report memory, as on CPUs.
+  Backends that do not report memory, as on CPUs, have none.
   """
   stats = [stat for d in jax.local_devices() if (stat := d.memory_stats())]
   keys = {"hbm_gib": "bytes_in_use", "hbm_peak_gib": "peak_bytes_in_use"}

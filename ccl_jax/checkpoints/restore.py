@@ -229,11 +229,7 @@ def state_paths(
   # Each parameter is trainable or frozen; only trainable ones have an average.
   for half in ("frozen", "trainable", *(["ema"] if average else [])):
     paths |= {p: f"{half}/{p}" for p in wanted if f"{half}/{p}" in saved}
-  shapes = {p: tuple(saved[path].shape) for p, path in paths.items()}
-  expected = {p: tuple(x.shape) for p, x in wanted.items() if x.size}
-  if shapes != expected:
-    raise ValueError(
-      f"'{folder}' lacks parameters of this model:\n"
-      + orbax_reader.difference(shapes, expected)
-    )
+  found = {p: saved[path] for p, path in paths.items()}
+  problem = f"'{folder}' lacks parameters of this model"
+  orbax_reader.check_shapes(found, wanted, problem)
   return paths

@@ -16,7 +16,7 @@ from ccl_jax.training.setup import TrainSetup
 
 
 def abstract_batch(setup: TrainSetup, shapes: Mapping[str, tuple]) -> PyTree:
-  """Returns the shapes of a batch of such samples, with their shardings."""
+  """Returns a batch's shapes from those of a sample, with their shardings."""
   layout, b = setup.plan.layout, setup.num_rows
   rows = functools.partial(jax.ShapeDtypeStruct, sharding=layout.rows())
   copy = functools.partial(jax.ShapeDtypeStruct, sharding=layout.sharding())

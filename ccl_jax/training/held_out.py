@@ -33,8 +33,8 @@ def mean_losses(
       shape of each.
   """
   parts = [
-    evaluate(params, batch, jnp.asarray(number, jnp.int32))
-    for number, (batch, evaluate) in enumerate(batches)
+    program(params, batch, jnp.asarray(number, jnp.int32))
+    for number, (batch, program) in enumerate(batches)
   ]
   value, metrics = jax.device_get(
     jax.tree.map(lambda *x: sum(x[1:], x[0]), *parts)

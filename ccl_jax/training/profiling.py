@@ -51,9 +51,9 @@ class Profiler:
       "config.log.profiler_port", port, 0 <= port < 2**16,
       "1 to 65535, or 0 for none",
     )  # fmt: skip
-    is_pair = len(window) == 2 and 0 <= window[0] < window[1] <= num_steps
+    is_within = len(window) == 2 and 0 <= window[0] < window[1] <= num_steps
     check_value(
-      "config.log.profile_steps", tuple(window), is_pair or not window,
+      "config.log.profile_steps", tuple(window), is_within or not window,
       f"(first, last + 1) within the {num_steps} steps of this run, or () for"
       " no profile",
     )  # fmt: skip

@@ -143,7 +143,7 @@ def make_key(seed: int, step: int | Array, purpose: int) -> Array:
 
 
 def flop_shape(setup: TrainSetup, shapes: Mapping[str, Any]) -> flops.Shape:
-  """Returns what FLOPs are counted from, of a sample's latents and text."""
+  """Returns the sizes that FLOPs are counted from, by a sample's shapes."""
   f, h, w, _ = shapes["video"]
   has_first = setup.objective.first_frame_probability > 0
   pictures = int(setup.objective.reference_probability > 0)

@@ -83,7 +83,7 @@ def state_shardings(setup: TrainSetup) -> PyTree | None:
 
 
 def replace_params(state: PyTree, params: Mapping[str, Array]) -> PyTree:
-  """Returns the state with new parameters by path, also as their average."""
+  """Returns the state with parameters replaced by path, in the average too."""
   new = dict(state)
   for part in ("trainable", "frozen", "ema"):
     leaves = trees.flatten(state[part])

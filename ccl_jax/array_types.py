@@ -13,28 +13,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PyTree, Real, UInt8
+from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Real as Real  # for others to import
+from jaxtyping import UInt8 as UInt8
 
-from ccl_jax.streams import STREAMS
-
-__all__ = [
-  "STREAMS",
-  "Array",
-  "Bool",
-  "Float",
-  "Image",
-  "Int",
-  "PyTree",
-  "Real",
-  "Route",
-  "State",
-  "UInt8",
-  "audio_per_frame",
-  "audio_starts",
-  "expand",
-  "interleave",
-  "other",
-]
+from ccl_jax.streams import STREAMS as STREAMS
 
 State = dict[str, jax.Array]
 

@@ -98,37 +98,38 @@ def dotted(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def check_pairs(key: str, pairs: Any, second: type | tuple[type, ...]) -> None:
-  """Checks that a config's value is ((text, value), ...).
+  """Raises ValueError unless a config's value is ((text, value), ...).
 
   Args:
     key: dotted, one of `FORMS`.
     second: types of the values.
-
-  Raises:
-    ValueError: it is something else, such as one pair alone.
   """
   for pair in pairs if isinstance(pairs, (tuple, list)) else [pairs]:
-    is_pair = isinstance(pair, (tuple, list)) and len(pair) == 2
-    if not is_pair or not isinstance(pair[0], str):
-      break
-    if isinstance(pair[1], bool) or not isinstance(pair[1], second):
-      break
-  else:
-    return
-  raise ValueError(
-    f"{key} is {pairs!r}: expected pairs, --config.{key}={FORMS[key]}"
-  )
+    match pair:
+      case [str(), value] if _is(value, second):
+        continue
+    raise ValueError(
+      f"{key} is {pairs!r}: expected pairs, --config.{key}={FORMS[key]}"
+    )
+
+
+def check_value(key: str, value: Any, is_right: bool, expected: str) -> None:
+  """Raises ValueError with the key, its value and what is expected instead."""
+  if not is_right:
+    raise ValueError(f"{key}={value!r}: expected {expected}.")
+
+
+def check_choice(key: str, value: Any, choices: Collection[str]) -> None:
+  """Raises ValueError with all choices and the nearest, if it is none."""
+  if value not in choices:
+    raise ValueError(
+      f"{key}={value!r}: expected one of {', '.join(choices)}."
+      f"{suggest(str(value), choices)}"
+    )
 
 
 def check_patterns(key: str, patterns: Iterable[str]) -> None:
-  """Checks that patterns are valid regexes.
-
-  Args:
-    key: config key of the patterns, for the message.
-
-  Raises:
-    ValueError: a pattern is not a valid regex.
-  """
+  """Raises ValueError if a pattern of a config key is not a valid regex."""
   for pattern in patterns:
     try:
       re.compile(pattern)
@@ -166,18 +167,16 @@ def upgrade(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def suggest(key: str, known: Collection[str]) -> str:
   """Returns " Did you mean 'X'?" with the nearest known key, or ""."""
-  near = difflib.get_close_matches(key.lower(), list(known), n=1)
+  near = difflib.get_close_matches(key.lower(), known, n=1)
   return f" Did you mean '{near[0]}'?" if near else ""
 
 
 def check_keys(
   keys: Collection[str], known: Collection[str], where: str
 ) -> None:
-  """Checks that every key is known.
+  """Raises ValueError for a key that is not known.
 
-  Raises:
-    ValueError: an unknown key; the message names today's name of a renamed
-      one, else the nearest known key.
+  The message has today's name of a renamed key, else the nearest known one.
   """
   for key in keys:
     if key not in known:
@@ -230,8 +229,13 @@ def _check_items(key: str, value: Any, annotation: Any) -> None:
     return
   words, types = kinds[of]
   items = value if isinstance(value, (tuple, list)) else [None]
-  if any(isinstance(x, bool) or not isinstance(x, types) for x in items):
+  if not all(_is(x, types) for x in items):
     raise ValueError(f"{key} is {value!r}: expected {words} in parentheses.")
+
+
+def _is(value: Any, types: type | tuple[type, ...]) -> bool:
+  """Returns whether a value is of one of the types; bools are no numbers."""
+  return isinstance(value, types) and not isinstance(value, bool)
 
 
 def to_tuples(value: Any) -> Any:

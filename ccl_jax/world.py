@@ -91,7 +91,7 @@ def main() -> None:
   if output.exists():
     raise ValueError(f"'{output}' exists; choose another --output.")
   jobs = list_jobs(NUM_TRAIN.value, NUM_TEST.value)
-  with replacing(output) as partial, pools.make_pool(WORKERS.value) as pool:
+  with replacing(output) as partial, pools.Pool(WORKERS.value) as pool:
     partial.mkdir()
     make = functools.partial(
       make_clip,

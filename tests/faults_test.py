@@ -20,9 +20,8 @@ import pytest
 
 from ccl_jax.checkpoints import manager, restore
 from ccl_jax.data.loader import Loader
-from ccl_jax.params import batch_rows
 from ccl_jax.training import step
-from ccl_jax.training.batch import put_batch
+from ccl_jax.training.batch import local_samples, put_batch
 from ccl_jax.training.setup import make_setup
 from ccl_jax.training.state import abstract_state, init_state
 from configs.ccl import get_config
@@ -227,14 +226,14 @@ def program(devices, data):
 def run_on(devices, data, workdir, until):
   """The loop of `ccl_jax.train`: names and loss of each step."""
   setup, init, take_step = program(devices, data)
-  rows = batch_rows.local_rows(setup.plan.layout, setup.batch_size)
+  rows = local_samples(setup)
   loader = Loader(data, batch_size=setup.batch_size, rows=rows)
   checkpoints = manager.CheckpointManager(workdir, save_interval_steps=1)
   found = checkpoints.restore_latest(abstract_state(setup))
   state, start = found or (jax.tree.map(jnp.copy, init()), 0)
   seen = {}
   for i in range(start, until):
-    batch = put_batch(setup, rows, loader.batch_at(i))
+    batch = put_batch(setup, loader.batch_at(i))
     state, metrics = take_step(state, batch)
     seen[i] = loader.names_at(i), float(metrics["loss"])
     checkpoints.save(i + 1, state)

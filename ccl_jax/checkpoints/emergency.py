@@ -146,11 +146,7 @@ def _run_id(workdir: epath.Path) -> str:
 
 
 def _claim(parent: epath.PathLike, name: str) -> pathlib.Path:
-  """Makes a run's folder of this process, and removes those of other runs.
-
-  Raises:
-    ValueError: it cannot be made.
-  """
+  """Makes a run's folder of this process, and removes those of other runs."""
   # Processes of one host share its memory disk, and may remove the same folder.
   folder = pathlib.Path(parent) / f"{name}-{jax.process_index()}"
   if (folder / _READING).exists():

@@ -77,13 +77,22 @@ class CheckpointManager:
 
   @functools.cached_property
   def _orbax(self) -> ocp.CheckpointManager:
-    best = self.keep_best
+    policies, cost = [preservation_policy.LatestN(self._max_to_keep)], None
+    if self.keep_best:
+      cost = restore.cost_of(self.keep_best)
+      policies.append(
+        preservation_policy.BestN(
+          get_metric_fn=cost,
+          reverse=True,  # The lowest is the best.
+          n=1,
+          keep_checkpoints_without_metrics=False,
+        )
+      )
     return ocp.CheckpointManager(
       self.folder,
       options=ocp.CheckpointManagerOptions(
-        preservation_policy=_which_to_keep(self._max_to_keep, best),
-        # Without it Orbax writes no metrics.
-        best_fn=restore.cost_of(best) if best else None,
+        preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
+        best_fn=cost,  # Without it Orbax writes no metrics.
         best_mode="min",
         cleanup_tmp_directories=True,
         async_options=ocp.AsyncOptions(
@@ -127,11 +136,7 @@ class CheckpointManager:
       )
 
   def check_mesh(self, make_shapes: Callable[[], PyTree]) -> None:
-    """Checks that copies in the hosts' memory are possible, if enabled.
-
-    Raises:
-      ValueError: see `emergency.find_mesh`.
-    """
+    """Raises as `emergency.find_mesh`, if copies in memory are enabled."""
     if self._copies_at[0]:
       emergency.find_mesh(make_shapes())
 
@@ -196,8 +201,10 @@ class CheckpointManager:
     """Returns (state, None), or (None, why some process cannot read it)."""
     state, reason = None, None
     try:
-      state = restore.read_state(self.folder / str(step), shapes, self._verify)
-    except restore.BrokenError as error:
+      manifest.check(self.folder / str(step), self._verify)
+      item = self.folder / str(step) / manifest.ITEM
+      state = orbax_reader.read_tree(item, shapes)
+    except orbax_reader.BrokenError as error:
       reason = str(error)
     if not distributed.all_agree(reason is None):
       state = None
@@ -220,23 +227,6 @@ class CheckpointManager:
     # the temporary folder STEP.orbax-checkpoint-tmp-N to STEP.
     folders = {path.name.split(".")[0]: path for path in self.folder.iterdir()}
     manifest.write(folders[str(self._saving_step)], self._verify)
-
-
-def _which_to_keep(
-  latest: int, best: str
-) -> preservation_policy.AnyPreservationPolicy:
-  """Returns Orbax' policy of the latest, and the best by a metric or ""."""
-  policies = [preservation_policy.LatestN(latest)]
-  if best:
-    policies.append(
-      preservation_policy.BestN(
-        get_metric_fn=restore.cost_of(best),
-        reverse=True,  # The lowest is the best.
-        n=1,
-        keep_checkpoints_without_metrics=False,
-      )
-    )
-  return preservation_policy.AnyPreservationPolicy(policies)
 
 
 def _save_args(x: Array | np.ndarray) -> ocp.SaveArgs:

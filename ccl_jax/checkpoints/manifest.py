@@ -13,7 +13,7 @@ Earlier versions wrote sizes alone.
 import functools
 import json
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -94,14 +94,11 @@ def check(folder: epath.Path, digests: bool = True) -> None:
     return  # The manifest itself is lost: the rest may be complete.
   try:
     entries = _parse(json.loads(path.read_text()))
-    if distributed.is_lead():
-      _check_sizes(folder, entries)
-    if digests:
-      _check_digests(folder, entries)
-  except orbax_reader.BrokenError:
-    raise
+    damage = next(_find_damage(folder, entries, digests), None)
   except Exception as error:  # Damaged JSON, and each bucket's own types.
     raise orbax_reader.broken(folder, f"{_MANIFEST}: {error}") from error
+  if damage:
+    raise orbax_reader.broken(folder, damage)
 
 
 def compute_digests(folder: epath.Path, names: Iterable[str]) -> dict[str, str]:
@@ -125,42 +122,35 @@ def _write_part(directory: epath.Path) -> None:
 
 def _parse(entries: dict[str, Any]) -> dict[str, tuple[int, str | None]]:
   """Returns name -> (bytes, digest or None)."""
-  entries = {
-    name: {"bytes": entry} if isinstance(entry, int) else entry
-    for name, entry in entries.items()
-  }
   return {
-    name: (entry["bytes"], entry.get("crc32"))
-    for name, entry in entries.items()
+    name: (x, None) if isinstance(x, int) else (x["bytes"], x.get("crc32"))
+    for name, x in entries.items()
   }
 
 
-def _check_sizes(
-  folder: epath.Path, entries: dict[str, tuple[int, str | None]]
-) -> None:
-  found = files.file_sizes(folder / ITEM)
-  for name, (size, _) in entries.items():
-    if name not in found:
-      raise orbax_reader.broken(folder, f"{name} is gone")
-    if found[name] != size:
-      raise orbax_reader.broken(
-        folder, f"{name} has {found[name]} bytes of {size}"
-      )
+def _find_damage(
+  folder: epath.Path, entries: dict[str, tuple[int, str | None]], digests: bool
+) -> Iterator[str]:
+  """Yields what is wrong with sizes and with this host's share of digests.
 
-
-def _check_digests(
-  folder: epath.Path, entries: dict[str, tuple[int, str | None]]
-) -> None:
-  """Checks this host's share: files in turn, from the largest on."""
+  The share are files in turn, from the largest on.
+  """
+  if distributed.is_lead():
+    found = files.file_sizes(folder / ITEM)
+    for name, (size, _) in entries.items():
+      if name not in found:
+        yield f"{name} is gone"
+      elif found[name] != size:
+        yield f"{name} has {found[name]} bytes of {size}"
+  if not digests:
+    return
   names = sorted(
     (name for name, (_, digest) in entries.items() if digest is not None),
     key=lambda name: (-entries[name][0], name),
   )[jax.process_index() :: jax.process_count()]
   for name, digest in compute_digests(folder / ITEM, names).items():
     if digest != entries[name][1]:
-      raise orbax_reader.broken(
-        folder, f"{name} has changed since it was written"
-      )
+      yield f"{name} has changed since it was written"
 
 
 def _digest(path: epath.Path) -> str:

@@ -38,9 +38,8 @@ def read_metadata(folder: epath.PathLike) -> dict[str, Any]:
   Raises:
     BrokenError: the metadata cannot be read, or there are none.
   """
-  tree = _read_tree_metadata(folder)
-  leaves = zip(leaf_paths(tree), jax.tree.leaves(tree), strict=True)
-  return {path: x for path, x in leaves if 0 not in x.shape}
+  leaves = flatten(_read_tree_metadata(folder))
+  return {path: x for path, x in leaves.items() if 0 not in x.shape}
 
 
 def read_arrays(
@@ -57,7 +56,7 @@ def read_arrays(
   """
   empty = {path: make_empty(x) for path, x in wanted.items() if not x.size}
   tree = _read_tree_metadata(folder)
-  paths, structure = leaf_paths(tree), jax.tree.structure(tree)
+  paths, structure = list(flatten(tree)), jax.tree.structure(tree)
   item = [wanted.get(path, ocp.PLACEHOLDER) for path in paths]
   arguments = ocp.args.PyTreeRestore(
     item=structure.unflatten(item),
@@ -84,23 +83,22 @@ def read_tree(folder: epath.PathLike, shapes: PyTree) -> PyTree:
     ValueError: the folder has other leaves, or some of another shape.
     BrokenError: it cannot be read.
   """
-  leaves, structure = jax.tree.flatten(shapes)
-  wanted = dict(zip(leaf_paths(shapes), leaves, strict=True))
-  saved = {p: tuple(x.shape) for p, x in read_metadata(folder).items()}
-  expected = {path: tuple(x.shape) for path, x in wanted.items() if x.size}
-  if saved != expected:
-    raise ValueError(
-      f"'{folder}' holds arrays of another model:\n"
-      + difference(saved, expected)
-    )
+  wanted = flatten(shapes)
+  problem = f"'{folder}' holds arrays of another model"
+  check_shapes(read_metadata(folder), wanted, problem)
   arrays = read_arrays(folder, wanted)
-  return jax.tree.unflatten(structure, [arrays[path] for path in wanted])
+  return jax.tree.unflatten(jax.tree.structure(shapes), arrays.values())
 
 
-def difference(
-  saved: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]
-) -> str:
-  """Returns lines with the paths of one side only, and shapes that differ."""
+def check_shapes(
+  found: Mapping[str, Any], wanted: Mapping[str, Any], problem: str
+) -> None:
+  """Raises ValueError with paths of one side only, and shapes that differ.
+
+  Arrays that are wanted and have size 0 are not among those found.
+  """
+  saved = {path: tuple(x.shape) for path, x in found.items()}
+  expected = {path: tuple(x.shape) for path, x in wanted.items() if x.size}
   lines = [f"  only saved: {p} {saved[p]}" for p in saved if p not in expected]
   lines += [
     f"  only expected: {p} {expected[p]}" for p in expected if p not in saved
@@ -110,8 +108,10 @@ def difference(
     for p in saved
     if p in expected and saved[p] != expected[p]
   ]
-  more = len(lines) - _SHOWN
-  return "\n".join(lines[:_SHOWN] + ([f"  and {more} more"] * (more > 0)))
+  if (more := len(lines) - _SHOWN) > 0:
+    lines = [*lines[:_SHOWN], f"  and {more} more"]
+  if lines:
+    raise ValueError("\n".join([f"{problem}:", *lines]))
 
 
 def make_empty(leaf: jax.ShapeDtypeStruct) -> jax.Array:
@@ -122,12 +122,12 @@ def make_empty(leaf: jax.ShapeDtypeStruct) -> jax.Array:
   )
 
 
-def leaf_paths(tree: PyTree) -> list[str]:
-  """Returns "a/b/0" for every leaf, fields of named tuples by their name."""
-  keys = [path for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]]
-  return [
-    jax.tree_util.keystr(path, simple=True, separator="/") for path in keys
-  ]
+def flatten(tree: PyTree) -> dict[str, Any]:
+  """Returns "a/b/0" -> leaf, with fields of named tuples by their name."""
+  return {
+    jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+    for path, leaf in jax.tree.leaves_with_path(tree)
+  }
 
 
 def broken(folder: epath.PathLike, error: Exception | str) -> BrokenError:

@@ -59,10 +59,8 @@ def best_step(workdir: epath.PathLike) -> int:
 def cost_of(name: str) -> Callable[[Mapping[str, float]], float]:
   """Returns a function of a checkpoint's metrics that is lowest for the best.
 
-  Checkpoints of an earlier start may have another metric; these are ignored.
-
-  Args:
-    name: of the metric to choose by, a loss or a share.
+  It chooses by one metric, a loss or a share. Checkpoints of an earlier start
+  may have another; these are ignored.
   """
   sign = -1 if name.startswith(SHARE) else 1
   return lambda metrics: sign * metrics[name] if name in metrics else math.inf
@@ -90,22 +88,6 @@ def find_checkpoint(
   return epath.Path(workdir) / "checkpoints" / str(step), step
 
 
-def read_state(
-  folder: epath.Path, shapes: PyTree, verify: bool = True
-) -> PyTree:
-  """Returns the arrays of one checkpoint, as the leaves of `shapes`.
-
-  Args:
-    verify: compare the digests of its files.
-
-  Raises:
-    ValueError: the checkpoint has other leaves, or some of another shape.
-    BrokenError: it cannot be read.
-  """
-  manifest.check(folder, verify)
-  return orbax_reader.read_tree(folder / ITEM, shapes)
-
-
 def read_params(
   workdir: epath.PathLike,
   shapes: PyTree,
@@ -131,16 +113,16 @@ def read_params(
   try:
     manifest.check(folder)
     factors = lora_shapes(folder, wanted)
-    paths = state_paths(folder, wanted | factors, average)
+    every = wanted | factors
+    paths = {p: p for p in every} | state_paths(folder, every, average)
     arrays = orbax_reader.read_arrays(
-      folder / ITEM,
-      {paths.get(p, p): x for p, x in (wanted | factors).items()},
+      folder / ITEM, {paths[p]: x for p, x in every.items()}
     )
   except BrokenError as error:
     raise ValueError(
       f"{error}. Choose another of the steps {all_steps(workdir)}."
     ) from error
-  found = {p: arrays[paths.get(p, p)] for p in wanted | factors}
+  found = {p: arrays[paths[p]] for p in every}
   if factors:
     found = fold_lora(found, lora.pairs(found, lora_alpha(workdir)))
   return trees.unflatten({p: found[p] for p in wanted}), step
@@ -179,13 +161,9 @@ def lora_alpha(workdir: epath.PathLike) -> float:
 def fold_lora(
   params: Mapping[str, jax.Array], *loras: lora.Changes
 ) -> dict[str, jax.Array]:
-  """Returns parameters with LoRA added to them, in their dtypes.
+  """Returns path -> parameter with LoRA added to it, in its dtype.
 
   The arrays that change are donated.
-
-  Args:
-    params: path -> array.
-    loras: what each of them adds.
   """
   folded = dict(params)
   for path, changes in lora.changes_by_path(loras).items():
@@ -208,7 +186,7 @@ def initial_params(
   from_runs: Sequence[tuple[str, epath.PathLike]],
   fresh: Sequence[str],
 ) -> dict[str, jax.Array]:
-  """Returns parameters of a new model that earlier runs have trained.
+  """Returns path -> parameter of a new model that earlier runs have trained.
 
   Args:
     shapes: of the new model's parameters, with shardings.
@@ -216,9 +194,6 @@ def initial_params(
       latest checkpoint there, of its moving average if it has them; the first
       match counts.
     fresh: regexes of the parameters that no run has.
-
-  Returns:
-    Path -> array for the parameters that are read.
 
   Raises:
     ValueError: a parameter that no pattern matches, a pattern that matches no
@@ -230,7 +205,7 @@ def initial_params(
   arrays = {}
   for workdir in dict.fromkeys(w for w in origin.values() if w is not None):
     part = {p: x for p, x in leaves.items() if origin[p] == workdir}
-    params, _ = read_params(workdir, trees.unflatten(part), average=True)
+    params, _ = read_params(workdir, trees.unflatten(part))
     arrays |= trees.flatten(params)
   return arrays
 
@@ -254,11 +229,7 @@ def state_paths(
   # Each parameter is trainable or frozen; only trainable ones have an average.
   for half in ("frozen", "trainable", *(["ema"] if average else [])):
     paths |= {p: f"{half}/{p}" for p in wanted if f"{half}/{p}" in saved}
-  shapes = {p: tuple(saved[path].shape) for p, path in paths.items()}
-  expected = {p: tuple(x.shape) for p, x in wanted.items() if x.size}
-  if shapes != expected:
-    raise ValueError(
-      f"'{folder}' lacks parameters of this model:\n"
-      + orbax_reader.difference(shapes, expected)
-    )
+  found = {p: saved[path] for p, path in paths.items()}
+  problem = f"'{folder}' lacks parameters of this model"
+  orbax_reader.check_shapes(found, wanted, problem)
   return paths

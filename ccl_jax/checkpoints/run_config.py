@@ -5,7 +5,7 @@ affect the result, such as how often to log.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from etils import epath
@@ -47,48 +47,27 @@ def check(
   config: Mapping[str, Any],
   may_differ: tuple[str, ...],
 ) -> None:
-  """Checks that `workdir` has the same config, or none; writes nothing.
+  """Raises ValueError if the workdir belongs to a run of another config.
 
   Args:
     may_differ: keys and sections, dotted, that may change between starts of one
       run, such as how often to log.
-
-  Raises:
-    ValueError: the folder belongs to a run with another config.
   """
   if not (epath.Path(workdir) / "config.json").exists():
     return
-  config = json.loads(json.dumps(config))
-  changes = describe_changes(read(workdir), config, may_differ)
+  old = ADDED | dotted(read(workdir))
+  new = ADDED | dotted(json.loads(json.dumps(config)))
+  # Other keys of later versions are off where they are empty.
+  old = {key: x for key, x in new.items() if x == []} | old
+  changes = [
+    f"{key}: {old.get(key, _ABSENT)} there, {new.get(key, _ABSENT)} now"
+    for key in sorted(old.keys() | new.keys())
+    if old.get(key, _ABSENT) != new.get(key, _ABSENT)
+    and not any(f"{key}.".startswith(f"{each}.") for each in may_differ)
+  ]
   if changes:
     raise ValueError(
       f"workdir '{workdir}' belongs to a run of another config"
       f" ({'; '.join(changes)})."
       " Choose another --workdir, or the same config to resume."
     )
-
-
-def describe_changes(
-  old: Mapping[str, Any],
-  new: Mapping[str, Any],
-  may_differ: Sequence[str] = (),
-) -> list[str]:
-  """Returns a text for each key that differs, and is not in `may_differ`.
-
-  Args:
-    old, new: nested configs.
-    may_differ: dotted keys and sections.
-  """
-  old, new = ADDED | dotted(old), ADDED | dotted(new)
-  # Other keys of later versions are off where they are empty.
-  old = {key: x for key, x in new.items() if x in ((), [])} | old
-  keys = sorted(
-    key
-    for key in old.keys() | new.keys()
-    if old.get(key, _ABSENT) != new.get(key, _ABSENT)
-    and not any(f"{key}.".startswith(f"{each}.") for each in may_differ)
-  )
-  return [
-    f"{key}: {old.get(key, _ABSENT)} there, {new.get(key, _ABSENT)} now"
-    for key in keys
-  ]

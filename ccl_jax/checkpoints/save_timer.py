@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable
 
+from ccl_jax.config import check_value
 from ccl_jax.processes import distributed
 
 
@@ -26,10 +27,10 @@ class SaveTimer:
   def __init__(
     self, minutes: float | int, clock: Callable[[], float] = time.monotonic
   ):
-    if not 0 <= minutes < math.inf:
-      raise ValueError(
-        f"checkpoint every_minutes={minutes}: expected at least 0 (never)."
-      )
+    check_value(
+      "checkpoint.every_minutes", minutes, 0 <= minutes < math.inf,
+      "at least 0 (never)",
+    )  # fmt: skip
     self._seconds, self._clock = 60.0 * minutes, clock
     self._saved_at = self._asked_at = clock()
     self._last_step: int | None = None  # of the last question or save

@@ -83,8 +83,8 @@ def _write(
   for i, clip in enumerate(made):
     clip.save(folder / f"{task}_{i}.mp4")
     if clip.audio is not None:
-      log.write_audio(f"{tag}/{i}", clip.audio, clip.sample_rate, step)
+      log.board.add_audio(f"{tag}/{i}", clip.audio, step, clip.sample_rate)
   rows = zip(captions, made, strict=True)
   sheet = contact_sheet.contact_sheet([(t, x.video, x.mel) for t, x in rows])
   contact_sheet.save_png(folder / f"{task}.png", sheet)
-  log.write_image(tag, sheet, step)
+  log.board.add_image(tag, sheet, step, dataformats="HWC")

@@ -14,15 +14,6 @@ from typing import Any
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-def make_pool(num_workers: int) -> ProcessPoolExecutor:
-  """Returns a pool whose processes also end if this one is killed.
-
-  They are not forked, as a fork loses the threads of JAX and of codecs. The end
-  of a `with` block cancels work that they have not begun.
-  """
-  return _Pool(num_workers)
-
-
 def end_with_parent() -> None:
   """Ends this process, whatever it does, as soon as its parent is gone.
 
@@ -42,7 +33,13 @@ def end_with_parent() -> None:
   threading.Thread(target=wait, name="parent", daemon=True).start()
 
 
-class _Pool(ProcessPoolExecutor):
+class Pool(ProcessPoolExecutor):
+  """A pool whose processes also end if this one is killed.
+
+  They are not forked, as a fork loses the threads of JAX and of codecs. The end
+  of a `with` block cancels work that they have not begun.
+  """
+
   def __init__(self, num_workers: int):
     self._context = _Context()
     super().__init__(num_workers, self._context, end_with_parent)

@@ -1,7 +1,7 @@
 """The training steps of all shapes of clips, a separate program each."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -9,10 +9,9 @@ import jax
 from ccl_jax.config import build
 from ccl_jax.data.loader import Loader
 from ccl_jax.data.mixture import Shapes
-from ccl_jax.params import batch_rows
 from ccl_jax.training import step, throughput
-from ccl_jax.training.batch import abstract_batch, put_batch, samples_of
-from ccl_jax.training.setup import TrainSetup, check_parts, flop_shape
+from ccl_jax.training.batch import abstract_batch, local_samples
+from ccl_jax.training.setup import TrainSetup, flop_shape
 from ccl_jax.training.state import abstract_state
 from ccl_jax.training.throughput import StepCost
 
@@ -22,19 +21,13 @@ class BucketStep(NamedTuple):
 
   Attributes:
     setup: with its batch size and times.
-    rows: of the padded batch, on this host.
     cost: of a step.
     train_step: `step.train_step`, compiled at its first call or before.
   """
 
   setup: TrainSetup
-  rows: Sequence[int]
   cost: StepCost
   train_step: Callable
-
-  def put(self, local: Mapping[str, Any]) -> dict[str, jax.Array]:
-    """Returns the global batch of this host's part."""
-    return put_batch(self.setup, self.rows, local)
 
 
 def make_loader(
@@ -47,9 +40,8 @@ def make_loader(
     changes: arguments in place of its keys.
   """
 
-  def rows(batch_size: int) -> Sequence[int]:
-    sized = dataclasses.replace(setup, batch_size=batch_size)
-    return samples_of(sized, local_rows(sized))
+  def rows(batch_size: int) -> list[int]:
+    return local_samples(dataclasses.replace(setup, batch_size=batch_size))
 
   def count_tokens(shapes: Shapes) -> float:
     shape = flop_shape(setup, shapes)
@@ -62,26 +54,16 @@ def make_loader(
   )  # fmt: skip
 
 
-def local_rows(setup: TrainSetup) -> list[int]:
-  """Returns the rows of the padded batch that this host's devices hold."""
-  return batch_rows.local_rows(setup.plan.layout, setup.num_rows)
-
-
 def make_setups(setup: TrainSetup, loader: Loader) -> list[TrainSetup]:
-  """Returns the setup of each bucket.
-
-  Raises:
-    ValueError: a batch of which most rows would be padding.
-  """
-  setups = []
-  for bucket, size in zip(loader.buckets, loader.batch_sizes, strict=True):
-    parts = setup.grad_accumulation_steps
-    check_parts(size, parts, setup.plan.layout)
-    objective = setup.objective.for_shapes(bucket.shapes)
-    setups.append(
-      dataclasses.replace(setup, batch_size=size, objective=objective)
+  """Returns the setup of each bucket; raises as `TrainSetup`."""
+  return [
+    dataclasses.replace(
+      setup,
+      batch_size=size,
+      objective=setup.objective.for_shapes(bucket.shapes),
     )
-  return setups
+    for bucket, size in zip(loader.buckets, loader.batch_sizes, strict=True)
+  ]
 
 
 def make_steps(setup: TrainSetup, loader: Loader) -> list[BucketStep]:
@@ -99,5 +81,5 @@ def make_steps(setup: TrainSetup, loader: Loader) -> list[BucketStep]:
     cost = throughput.make_step_cost(
       own.plan.settings, flop_shape(own, bucket.shapes), own.batch_size, devices
     )
-    steps.append(BucketStep(own, local_rows(own), cost, train_step))
+    steps.append(BucketStep(own, cost, train_step))
   return steps

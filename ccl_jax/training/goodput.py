@@ -19,6 +19,8 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 
+from ccl_jax.config import check_choice
+
 EVENTS = (
   "setup",  # before the loop: data, state, restoring
   "compile",  # the first step, with its compilation
@@ -27,8 +29,8 @@ EVENTS = (
   "checkpoint",
   "eval",
   "profile",  # writing a trace
+  "other",
 )
-OTHER = "other"
 # Not part of what a step costs.
 BETWEEN_STEPS = ("setup", "compile", "checkpoint", "eval", "profile")
 
@@ -38,8 +40,8 @@ class Goodput:
 
   def __init__(self, now: Callable[[], float] = time.perf_counter):
     self._now = now
-    self._open = [OTHER]
-    self._seconds = dict.fromkeys((*EVENTS, OTHER), 0.0)
+    self._open = ["other"]
+    self._seconds = dict.fromkeys(EVENTS, 0.0)
     self._since = now()
 
   @contextlib.contextmanager
@@ -51,8 +53,7 @@ class Goodput:
     Raises:
       ValueError: an unknown event.
     """
-    if event not in EVENTS:
-      raise ValueError(f"{event=}: expected one of {', '.join(EVENTS)}.")
+    check_choice("event", event, EVENTS)
     self._charge()
     self._open.append(event)
     try:

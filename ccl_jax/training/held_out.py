@@ -8,7 +8,7 @@ streams and fifths of the times.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -23,45 +23,35 @@ from ccl_jax.training.setup import HELD_OUT, TrainSetup, make_key
 Evaluate = Callable[[PyTree, Mapping[str, Any], Array], tuple[Array, PyTree]]
 
 
-class HeldOutLoss:
-  """A function of parameters.
+def mean_losses(
+  params: PyTree, batches: Iterable[tuple[Mapping[str, Any], Evaluate]]
+) -> dict[str, float]:
+  """Returns name -> mean over the samples of a group, of those with any.
 
   Args:
-    batch_at: returns a global batch by its number, always the same, and the
-      program for its shape (`make_evaluate`).
-    num_batches: how many there are.
+    batches: global batches, always the same, and `evaluate`, jitted for the
+      shape of each.
   """
-
-  def __init__(
-    self,
-    batch_at: Callable[[int], tuple[Mapping[str, Any], Evaluate]],
-    num_batches: int,
-  ):
-    self._batch_at, self._num = batch_at, num_batches
-
-  def __call__(self, params: PyTree) -> dict[str, float]:
-    """Returns name -> mean over the samples of a group, of those with any."""
-    parts = [self._evaluate(params, i) for i in range(self._num)]
-    value, metrics = jax.device_get(
-      jax.tree.map(lambda *x: sum(x[1:], x[0]), *parts)
-    )
-    means = {
-      name: float(metrics["sum"][name] / count)
-      for name, count in metrics["count"].items()
-      if count
-    }
-    means = {"loss": float(value) / self._num} | means
-    return {log.HELD_OUT_PREFIX + name: mean for name, mean in means.items()}
-
-  def _evaluate(self, params: PyTree, number: int) -> tuple[Array, PyTree]:
-    batch, evaluate = self._batch_at(number)
-    return evaluate(params, batch, jnp.asarray(number, jnp.int32))
+  parts = [
+    program(params, batch, jnp.asarray(number, jnp.int32))
+    for number, (batch, program) in enumerate(batches)
+  ]
+  value, metrics = jax.device_get(
+    jax.tree.map(lambda *x: sum(x[1:], x[0]), *parts)
+  )
+  means = {
+    name: float(metrics["sum"][name] / count)
+    for name, count in metrics["count"].items()
+    if count
+  }
+  means = {"loss": float(value) / len(parts)} | means
+  return {log.HELD_OUT_PREFIX + name: mean for name, mean in means.items()}
 
 
 def make_held_out(
   setup: TrainSetup, data: Mapping[str, Any], split: str, num_batches: int
-) -> HeldOutLoss:
-  """Returns the loss on the first batches of a split, in the records' order.
+) -> Callable[[PyTree], dict[str, float]]:
+  """Returns `mean_losses` of the first batches of a split, in records' order.
 
   Args:
     data: the section of the config; of several data sets the first is taken.
@@ -71,19 +61,14 @@ def make_held_out(
     num_threads=0, sample_posterior=False,
   )  # fmt: skip
   setups = buckets.make_setups(setup, loader)
-  programs = [make_evaluate(own) for own in setups]
+  programs = [jax.jit(functools.partial(evaluate, setup=own)) for own in setups]
 
-  def batch_at(i: int) -> tuple[Mapping[str, Any], Evaluate]:
-    k = loader.bucket_at(i)
-    rows = buckets.local_rows(setups[k])
-    return put_batch(setups[k], rows, loader.batch_at(i)), programs[k]
+  def batches() -> Iterator[tuple[Mapping[str, Any], Evaluate]]:
+    for i in range(num_batches):
+      k = loader.bucket_at(i)
+      yield put_batch(setups[k], loader.batch_at(i)), programs[k]
 
-  return HeldOutLoss(batch_at, num_batches)
-
-
-def make_evaluate(setup: TrainSetup) -> Evaluate:
-  """Returns `evaluate` of a setup, compiled at its first call."""
-  return jax.jit(functools.partial(evaluate, setup=setup))
+  return lambda params: mean_losses(params, batches())
 
 
 def evaluate(

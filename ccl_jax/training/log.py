@@ -29,7 +29,6 @@ of an unknown chip or the memory of a CPU, are left out.
 A workdir in a bucket is written to once a minute, from a local copy.
 """
 
-import itertools
 import json
 from collections.abc import Callable, Mapping
 
@@ -37,18 +36,12 @@ import numpy as np
 import tensorboardX
 import tqdm
 from etils import epath
-from jaxtyping import Float, UInt8
 
 from ccl_jax.array_types import PyTree
 from ccl_jax.storage.files import BucketMirror, naming_errors, replacing
 from ccl_jax.training.goodput import Goodput
 from ccl_jax.training.metrics import summarize
-from ccl_jax.training.throughput import (
-  StepCost,
-  mean_cost,
-  memory_metrics,
-  speed_metrics,
-)
+from ccl_jax.training.throughput import StepCost, memory_metrics, speed_metrics
 
 HELD_OUT_PREFIX = "held_out/"  # before the names of losses on held-out clips
 
@@ -56,7 +49,7 @@ Line = dict[str, int | float | None]
 
 
 class MetricWriter:
-  """Writer of a run's metrics, images and sounds.
+  """Writer of a run's metrics; its `board` takes images and sounds too.
 
   Args:
     workdir: on disk or in a bucket.
@@ -85,7 +78,7 @@ class MetricWriter:
     self._is_lead, self._start, self._num_steps = is_lead, start, num_steps
     self._progress_at = progress_at
     self._recent: list[PyTree] = []
-    self._skipped, self._timed, self._before = 0, 0, clock.seconds()
+    self._skipped, self._before = 0, clock.seconds()
     self._newest: tuple[int, dict[str, float]] = (start, {})
     self._open_files(epath.Path(workdir))
     self.bar = tqdm.tqdm(
@@ -102,11 +95,9 @@ class MetricWriter:
     self._step = step
     self._recent.append(metrics)
     self._skipped += bool(metrics["skipped"])
-    self._timed += 1
     self._costs.append(self._cost_at(step - 1))
     if step == self._start + 1:
-      self._timed, self._before = 0, self._clock.seconds()
-      self._costs = []
+      self._costs, self._before = [], self._clock.seconds()
     if step % self._every_steps == 0 or step == self._num_steps:
       self._end_window()
 
@@ -121,28 +112,16 @@ class MetricWriter:
       file.write(json.dumps({"step": step} | line, allow_nan=False) + "\n")
     for name, value in line.items():
       if value is not None:
-        self._board.add_scalar(name, value, step)
+        self.board.add_scalar(name, value, step)
     self._mirror.copy_if_due()
 
   def value_at(self, step: int, name: str) -> float | None:
     """Returns a finite value of the last step's lines, if there is one."""
     return self._newest[1].get(name) if step == self._newest[0] else None
 
-  def write_image(
-    self, name: str, image: UInt8[np.ndarray, "y x 3"], step: int
-  ) -> None:
-    """Writes an image to TensorBoard."""
-    self._board.add_image(name, image, step, dataformats="HWC")
-
-  def write_audio(
-    self, name: str, wave: Float[np.ndarray, " s"], rate: int, step: int
-  ) -> None:
-    """Writes a sound to TensorBoard."""
-    self._board.add_audio(name, wave, step, sample_rate=rate)
-
   def flush(self) -> None:
     """Writes buffered values, also to a workdir in a bucket."""
-    self._board.flush()
+    self.board.flush()
     self._mirror.copy()
 
   def close(self) -> None:
@@ -150,7 +129,7 @@ class MetricWriter:
     if self._recent:
       self._end_window()
     self.bar.close()
-    self._board.close()
+    self.board.close()
     if self._is_lead:
       local = self._mirror.local
       plot_losses(read_metrics(local), local / "loss.png")
@@ -161,20 +140,17 @@ class MetricWriter:
     """Writes the line of the steps since the last one."""
     now, shares = self._clock.seconds(), self._clock.shares()
     values = summarize(self._recent) | {"skipped": self._skipped}
-    if self._timed:
-      cost = mean_cost(self._costs)
-      values |= speed_metrics(self._before, now, self._timed, cost)
+    values |= speed_metrics(self._before, now, self._costs)
     values |= memory_metrics() | self._progress_at(self._step)
     values |= {"goodput": shares["step"]}
     values |= {f"time/{event}": share for event, share in shares.items()}
     self.write_scalars(self._step, values)
     self.bar.set_postfix_str(f"loss {values['loss']:.3f}", refresh=False)
-    self._recent, self._timed, self._before = [], 0, now
-    self._costs = []
+    self._recent, self._costs, self._before = [], [], now
 
   def _open_files(self, workdir: epath.PathLike) -> None:
     self._mirror = BucketMirror(workdir)
-    self._board = tensorboardX.SummaryWriter(
+    self.board = tensorboardX.SummaryWriter(
       str(self._mirror.local / "tensorboard"),
       purge_step=self._start + 1 if self._start else None,
       flush_secs=30,
@@ -214,19 +190,17 @@ def plot_losses(metrics: list[Line], path: epath.PathLike) -> None:
   figure = Figure(figsize=(8, 5), layout="constrained")
   axes = figure.subplots()
   found = {k for m in metrics for k, v in m.items() if v is not None}
-  kinds = ("", "-"), (HELD_OUT_PREFIX, "--")
   names = {
     k for k in found if k.removeprefix(HELD_OUT_PREFIX).split("/")[0] == "loss"
   }
   losses = sorted({k.removeprefix(HELD_OUT_PREFIX) for k in names})
-  for (before, style), (i, loss) in itertools.product(kinds, enumerate(losses)):
-    name = before + loss
+  for name in sorted(names, key=lambda k: (k.startswith(HELD_OUT_PREFIX), k)):
+    loss = name.removeprefix(HELD_OUT_PREFIX)
     points = [(m["step"], m[name]) for m in metrics if m.get(name) is not None]
-    if points:
-      axes.plot(
-        *zip(*points, strict=True), style, label=name, color=f"C{i}",
-        linewidth=2 if loss == "loss" else 1,
-      )  # fmt: skip
+    axes.plot(
+      *zip(*points, strict=True), "-" if name == loss else "--", label=name,
+      color=f"C{losses.index(loss)}", linewidth=2 if loss == "loss" else 1,
+    )  # fmt: skip
   axes.set(xlabel="step", ylabel="mean squared error of the velocity")
   axes.grid(alpha=0.3)
   if names:

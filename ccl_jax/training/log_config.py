@@ -11,7 +11,7 @@ from typing import Any
 
 from ccl_jax.array_types import STREAMS
 from ccl_jax.checkpoints.restore import SHARE
-from ccl_jax.config import suggest
+from ccl_jax.config import check_value, suggest
 from ccl_jax.diffusion.loss import loss_names
 from ccl_jax.diffusion.tasks import inference_task
 from ccl_jax.metrics.synchworld import HEADLINES
@@ -38,10 +38,8 @@ class LogConfig:
   profiler_port: int = 0
 
   def __post_init__(self):
-    if self.every_steps < 1:
-      raise ValueError(
-        f"log.every_steps={self.every_steps}: expected at least 1."
-      )
+    every_steps = self.every_steps
+    check_value("log.every_steps", every_steps, every_steps > 0, "at least 1")
 
 
 def share_name(task: str, score: str) -> str:
@@ -50,33 +48,19 @@ def share_name(task: str, score: str) -> str:
 
 
 def share_names(tasks: Sequence[str]) -> list[str]:
-  """Returns the names of the headline shares of tasks that have both streams.
-
-  Args:
-    tasks: names of tasks for inference.
-  """
+  """Returns the names of headline shares, of tasks that have both streams."""
   scored = [t for t in tasks if set(inference_task(t).streams) == set(STREAMS)]
   return [share_name(task, score) for task in scored for score in HEADLINES]
 
 
 def check_keep_best(config: Mapping[str, Any], streams: Sequence[str]) -> None:
-  """Checks that `checkpoint.keep_best` is known at each checkpoint.
-
-  Args:
-    config: of the run.
-    streams: of the model.
-
-  Raises:
-    ValueError: it is not.
-  """
+  """Raises ValueError unless `checkpoint.keep_best` is known at each save."""
   name = config["checkpoint"].get("keep_best", "")
   interval = config["checkpoint"]["save_interval_steps"]
   if not name:
     return
-  losses, shares = (
-    loss_names(streams),
-    share_names(config["eval"].get("tasks", ())),
-  )
+  losses = loss_names(streams)
+  shares = share_names(config["eval"].get("tasks", ()))
   if name not in shares and name.removeprefix(HELD_OUT_PREFIX) not in losses:
     raise ValueError(
       f"checkpoint.keep_best is '{name}'.{suggest(name, [*losses, *shares])}"
@@ -90,10 +74,10 @@ def check_keep_best(config: Mapping[str, Any], streams: Sequence[str]) -> None:
       f"checkpoint.keep_best={name} is known of clips of a synthetic world:"
       " set eval.world to the folder that the data were encoded from."
     )
-  is_held_out = name.startswith(HELD_OUT_PREFIX)
-  key = "eval.loss_every_steps" if is_held_out else "log.every_steps"
-  key = "eval.every_steps" if name in shares else key
-  section, _, field = key.partition(".")
+  key = "log.every_steps"
+  if name.startswith(HELD_OUT_PREFIX):
+    key = "eval.every_steps" if name in shares else "eval.loss_every_steps"
+  section, field = key.split(".")
   if not (every := config[section][field]) or interval % every:
     raise ValueError(
       f"checkpoint.keep_best={name} is known every {key}={every} steps, and"

@@ -1,11 +1,4 @@
-"""Metrics of the training steps, read one step late.
-
-delayed = DelayedMetrics()
-for i in range(start, num_steps):
-  state, metrics = train_step(state, batch)          # returns at once
-  for step, found in delayed.push(i + 1, metrics):   # of the step before
-    check_skipped(step, found, limit, loader.names_at)
-"""
+"""Metrics of the training steps, read one step late."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -26,14 +19,10 @@ class DelayedMetrics:
     self._pending: list[tuple[int, PyTree]] = []
 
   def push(self, step: int, metrics: PyTree) -> list[tuple[int, PyTree]]:
-    """Adds the metrics of a dispatched step; returns those of the step before.
+    """Adds a dispatched step's metrics; drains those of the step before.
 
     Args:
       step: number of steps done with it.
-      metrics: on the device.
-
-    Returns:
-      As `drain`.
     """
     before = self.drain()
     self._pending.append((step, metrics))

@@ -16,11 +16,20 @@ import jax.numpy as jnp
 import optax
 
 from ccl_jax.array_types import PyTree
-from ccl_jax.config import check_pairs, check_patterns
+from ccl_jax.config import (
+  check_choice,
+  check_pairs,
+  check_patterns,
+  check_value,
+)
 from ccl_jax.params import trees
 from ccl_jax.params.param_names import is_kernel
 
-SCHEDULES = ("constant", "cosine")
+# f of eq. 1 after the warm-up, from the number of steps that are left.
+SCHEDULES = {
+  "constant": lambda steps: optax.constant_schedule(1.0),
+  "cosine": lambda steps: optax.cosine_decay_schedule(1.0, steps),
+}
 FROZEN_DTYPES = ("float32", "bfloat16", "compute")
 
 
@@ -57,15 +66,8 @@ class Optimizer:
     key, rates = "optimizer.learning_rates", self.learning_rates
     check_pairs(key, rates, (float, int))
     check_patterns(key, (pattern for pattern, _ in rates))
-    if self.schedule not in SCHEDULES:
-      raise ValueError(
-        f"optimizer.schedule={self.schedule!r}: expected one of {SCHEDULES}."
-      )
-    if self.frozen_dtype not in FROZEN_DTYPES:
-      raise ValueError(
-        f"optimizer.frozen_dtype={self.frozen_dtype!r}: expected one of"
-        f" {FROZEN_DTYPES}."
-      )
+    check_choice("optimizer.schedule", self.schedule, SCHEDULES)
+    check_choice("optimizer.frozen_dtype", self.frozen_dtype, FROZEN_DTYPES)
     for name in ("b1", "b2", "ema_decay"):
       self._check(name, 0 <= getattr(self, name) < 1, f"0 <= {name} < 1")
     for name in ("eps", "clip_global_norm"):
@@ -77,9 +79,7 @@ class Optimizer:
 
   def _check(self, name: str, is_right: bool, expected: str) -> None:
     """Raises ValueError if a setting is not right."""
-    if not is_right:
-      value = getattr(self, name)
-      raise ValueError(f"optimizer.{name}={value!r}: expected {expected}.")
+    check_value(f"optimizer.{name}", getattr(self, name), is_right, expected)
 
   def make_schedule(self, num_steps: int) -> optax.Schedule:
     """Returns f of eq. 1, a function of the step from 0; 1 is the peak."""
@@ -87,10 +87,7 @@ class Optimizer:
       1 / max(1, self.warmup_steps), 1.0, self.warmup_steps
     )
     rest = max(1, num_steps - self.warmup_steps)
-    fall = {
-      "constant": optax.constant_schedule(1.0),
-      "cosine": optax.cosine_decay_schedule(1.0, rest),
-    }[self.schedule]
+    fall = SCHEDULES[self.schedule](rest)
     return optax.join_schedules([rise, fall], [self.warmup_steps])
 
   def split(self, params: PyTree) -> tuple[PyTree, PyTree]:

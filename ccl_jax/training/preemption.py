@@ -6,56 +6,46 @@ SIGTERM of any process, and all agree on the first step that no process has
 passed.
 """
 
+import contextlib
 import signal
-from types import FrameType, TracebackType
+from collections.abc import Callable, Iterator
+from types import FrameType
 
 import jax
 from jax.experimental import multihost_utils
 
 
-class StopSignal:
-  """Signal handler that the training loop asks after each step.
+@contextlib.contextmanager
+def stop_signal() -> Iterator[Callable[[int], bool]]:
+  """Handles signals, and yields what the training loop asks after each step:
 
-      with StopSignal() as stop:
+      with stop_signal() as should_stop:
         for i in range(start, num_steps):
           ...
-          if stop.should_stop(i + 1):
+          if should_stop(i + 1):
             break
 
-  A second Ctrl-C interrupts at once.
+  All processes must ask. A second Ctrl-C interrupts at once.
   """
+  is_shared, received = jax.distributed.is_initialized(), []
 
-  def __init__(self):
-    self.received: str | None = None
-    self._is_shared = jax.distributed.is_initialized()
-    self._old: dict[int, object] = {}
-
-  def __enter__(self) -> "StopSignal":
-    watched = [signal.SIGINT]
-    # With several processes JAX handles SIGTERM, since `initialize`.
-    if not self._is_shared:
-      watched.append(signal.SIGTERM)
-    self._old = {s: signal.signal(s, self._receive) for s in watched}
-    return self
-
-  def __exit__(
-    self,
-    kind: type[BaseException] | None,
-    error: BaseException | None,
-    trace: TracebackType | None,
-  ) -> None:
-    for number, handler in self._old.items():
-      signal.signal(number, handler)
-
-  def should_stop(self, step: int) -> bool:
-    """Returns whether to stop; all processes must ask after every step."""
-    if self._is_shared:
-      return multihost_utils.reached_preemption_sync_point(step)
-    return self.received is not None
-
-  def _receive(self, number: int, frame: FrameType | None) -> None:
-    if number == signal.SIGINT and self.received:
+  def receive(number: int, frame: FrameType | None) -> None:
+    if number == signal.SIGINT and received:
       raise KeyboardInterrupt
-    self.received = signal.Signals(number).name
-    if self._is_shared:  # Ctrl-C too is agreed on with the others.
+    received.append(number)
+    if is_shared:  # Ctrl-C too is agreed on with the others.
       signal.raise_signal(signal.SIGTERM)
+
+  def should_stop(step: int) -> bool:
+    if is_shared:
+      return multihost_utils.reached_preemption_sync_point(step)
+    return bool(received)
+
+  # With several processes JAX handles SIGTERM, since `initialize`.
+  watched = [signal.SIGINT] if is_shared else [signal.SIGINT, signal.SIGTERM]
+  old = {number: signal.signal(number, receive) for number in watched}
+  try:
+    yield should_stop
+  finally:
+    for number, handler in old.items():
+      signal.signal(number, handler)

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 import jax
 from etils import epath
 
+from ccl_jax.config import check_value
 from ccl_jax.storage.files import replacing
 from ccl_jax.training.goodput import Goodput
 
@@ -46,17 +47,16 @@ class Profiler:
     is_lead: bool = True,
     port: int = 0,
   ):
-    if not 0 <= port < 2**16:
-      raise ValueError(
-        f"config.log.profiler_port={port}: expected 1 to 65535, or 0 for none."
-      )
-    if window and not (
-      len(window) == 2 and 0 <= window[0] < window[1] <= num_steps
-    ):
-      raise ValueError(
-        f"config.log.profile_steps={tuple(window)}: expected (first, last + 1)"
-        f" within the {num_steps} steps of this run, or () for no profile."
-      )
+    check_value(
+      "config.log.profiler_port", port, 0 <= port < 2**16,
+      "1 to 65535, or 0 for none",
+    )  # fmt: skip
+    is_within = len(window) == 2 and 0 <= window[0] < window[1] <= num_steps
+    check_value(
+      "config.log.profile_steps", tuple(window), is_within or not window,
+      f"(first, last + 1) within the {num_steps} steps of this run, or () for"
+      " no profile",
+    )  # fmt: skip
     self._folder, self._clock = folder, clock
     self._window = range(*window) if window else range(0)
     self._is_lead, self._port = is_lead, port

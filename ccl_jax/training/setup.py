@@ -16,13 +16,13 @@ import jax
 import optax
 
 from ccl_jax.array_types import Array
-from ccl_jax.config import build
+from ccl_jax.config import build, check_value
 from ccl_jax.cost import flops
 from ccl_jax.diffusion.objective import Objective
 from ccl_jax.diffusion.tasks import TASKS
 from ccl_jax.models.plan import ModelPlan, make_plan
 from ccl_jax.params.lora import LoRAConfig
-from ccl_jax.params.sharding import Layout, make_layout
+from ccl_jax.params.sharding import make_layout
 from ccl_jax.training import xla_options
 from ccl_jax.training.optim import Optimizer
 
@@ -40,6 +40,9 @@ class TrainSetup:
     batch_size: samples in a step.
     grad_accumulation_steps: equal parts that a step's rows are taken in.
     compiler_options: XLA's, for this chip.
+
+  Raises:
+    ValueError: most rows of a step would be padding.
   """
 
   plan: ModelPlan
@@ -51,6 +54,16 @@ class TrainSetup:
   batch_size: int
   grad_accumulation_steps: int
   compiler_options: Mapping[str, Any]
+
+  def __post_init__(self):
+    batch_size, parts = self.batch_size, self.grad_accumulation_steps
+    shards = self.plan.layout.batch_shards()
+    if batch_size < 1 or parts < 1 or parts * shards >= 2 * batch_size:
+      raise ValueError(
+        f"{batch_size=} cannot be grad_accumulation_steps={parts} parts, each"
+        f" over {shards} shards of the mesh: more rows would be padding than"
+        " samples. Choose fewer parts, or smaller config.mesh.data and fsdp."
+      )
 
   @property
   def num_rows(self) -> int:
@@ -75,8 +88,8 @@ def make_setup(
     ValueError: a section's key or value that is wrong, rules that do not fit,
       or a batch that would be smaller than its padding.
   """
-  if (num := config["num_train_steps"]) < 1:
-    raise ValueError(f"num_train_steps is {num}, expected 1 or more.")
+  num = config["num_train_steps"]
+  check_value("num_train_steps", num, num > 0, "1 or more")
   layout = make_layout(config["mesh"], config["sharding"], devices)
   lora = build(LoRAConfig, config.get("lora", {}), "lora")
   plan = make_plan(config["model"], layout, lora)
@@ -104,7 +117,6 @@ def make_setup(
       " gives samples a reference picture, and this model reads none: expected"
       " model.fusion.references=True, or 0."
     )
-  check_parts(setup.batch_size, setup.grad_accumulation_steps, layout)
   return setup
 
 
@@ -123,17 +135,6 @@ def _check_conditions(objective: Objective, given: tuple[str, ...]) -> None:
         )
 
 
-def check_parts(batch_size: int, parts: int, layout: Layout) -> None:
-  """Raises ValueError if most rows of a step would be padding."""
-  shards = layout.batch_shards()
-  if batch_size < 1 or parts < 1 or parts * shards >= 2 * batch_size:
-    raise ValueError(
-      f"{batch_size=} cannot be grad_accumulation_steps={parts} parts, each"
-      f" over {shards} shards of the mesh: more rows would be padding than"
-      " samples. Choose fewer parts, or smaller config.mesh.data and fsdp."
-    )
-
-
 def make_key(seed: int, step: int | Array, purpose: int) -> Array:
   """Returns the key of eq. 1."""
   return jax.random.fold_in(
@@ -142,11 +143,7 @@ def make_key(seed: int, step: int | Array, purpose: int) -> Array:
 
 
 def flop_shape(setup: TrainSetup, shapes: Mapping[str, Any]) -> flops.Shape:
-  """Returns the sizes that the FLOPs of a sample are counted from.
-
-  Args:
-    shapes: of one sample's latents and text.
-  """
+  """Returns the sizes that FLOPs are counted from, by a sample's shapes."""
   f, h, w, _ = shapes["video"]
   has_first = setup.objective.first_frame_probability > 0
   pictures = int(setup.objective.reference_probability > 0)

@@ -16,10 +16,10 @@ from ccl_jax.config import FORMS, check_pairs, check_patterns
 from ccl_jax.params import lora
 from ccl_jax.training.setup import TrainSetup
 from ccl_jax.training.state import (
-  abstract_params,
   abstract_state,
   init_state,
   replace_params,
+  state_params,
 )
 
 
@@ -49,15 +49,11 @@ def earlier_params(
 ) -> dict[str, Array]:
   """Returns path -> parameter for those that a new run takes from earlier ones.
 
-  Args:
-    workdir: of the run; one that has a checkpoint takes none.
-
-  Raises:
-    ValueError: an earlier run that does not fit the model.
+  A run that has a checkpoint takes none. Raises as `restore.initial_params`.
   """
   if not init.from_runs or restore.all_steps(workdir):
     return {}
-  shapes = lora.without(abstract_params(setup))
+  shapes = lora.without(state_params(abstract_state(setup)))
   return restore.initial_params(shapes, init.from_runs, init.fresh)
 
 

@@ -25,8 +25,10 @@ from ccl_jax.training.setup import INIT, TrainSetup, make_key
 def make_state(setup: TrainSetup, params: PyTree) -> PyTree:
   """Returns the state before the first step."""
   trainable, frozen = setup.optimizer.split(params)
+  dtype = setup.optimizer.frozen_dtype
+  is_used = dtype == "compute"
   frozen = {
-    path: x.astype(_frozen_dtype(setup, path))
+    path: x.astype(setup.plan.compute_dtype(path) if is_used else dtype)
     for path, x in trees.flatten(frozen).items()
   }
   average = (
@@ -58,9 +60,8 @@ def abstract_state(setup: TrainSetup) -> PyTree:
   shapes = jax.eval_shape(
     functools.partial(make_state, setup), setup.plan.shapes
   )
-  if setup.plan.layout.mesh is None:
-    return shapes
-  return with_shardings(shapes, state_shardings(setup))
+  shardings = state_shardings(setup)
+  return with_shardings(shapes, shardings) if shardings else shapes
 
 
 def state_shardings(setup: TrainSetup) -> PyTree | None:
@@ -81,18 +82,8 @@ def state_shardings(setup: TrainSetup) -> PyTree | None:
   return shardings
 
 
-def abstract_params(setup: TrainSetup) -> PyTree:
-  """Returns the parameters' shapes with their shardings."""
-  state = abstract_state(setup)
-  return trees.join(state["trainable"], state["frozen"])
-
-
 def replace_params(state: PyTree, params: Mapping[str, Array]) -> PyTree:
-  """Returns the state with new parameters, which also become their average.
-
-  Args:
-    params: path -> array of the parameters to replace.
-  """
+  """Returns the state with parameters replaced by path, in the average too."""
   new = dict(state)
   for part in ("trainable", "frozen", "ema"):
     leaves = trees.flatten(state[part])
@@ -109,12 +100,6 @@ def state_params(state: PyTree, average: bool = False) -> PyTree:
   """Returns the model's parameters, or their moving average if it exists."""
   part = state["ema" if average and state["ema"] else "trainable"]
   return trees.join(part, state["frozen"])
-
-
-def _frozen_dtype(setup: TrainSetup, path: str) -> jnp.dtype:
-  dtype = setup.optimizer.frozen_dtype
-  is_used = dtype == "compute"
-  return setup.plan.compute_dtype(path) if is_used else jnp.dtype(dtype)
 
 
 def describe_trainable(state: PyTree) -> str:

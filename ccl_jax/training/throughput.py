@@ -86,8 +86,7 @@ def make_step_cost(
 def speed_metrics(
   before: Mapping[str, float],
   after: Mapping[str, float],
-  steps: int,
-  cost: StepCost,
+  costs: Sequence[StepCost],
 ) -> dict[str, float]:
   """Returns the speed between two readings of `Goodput.seconds`.
 
@@ -95,12 +94,11 @@ def speed_metrics(
   have been busy.
 
   Args:
-    before, after: the readings.
-    steps: between them; without a step nothing is returned.
-    cost: of a step.
+    costs: of the steps between them; without a step nothing is returned.
   """
-  if not steps:
+  if not costs:
     return {}
+  steps, cost = len(costs), mean_cost(costs)
   spent = {event: after[event] - before[event] for event in after}
   seconds = sum(v for k, v in spent.items() if k not in BETWEEN_STEPS) / steps
   found = {
@@ -121,8 +119,7 @@ def speed_metrics(
 def memory_metrics() -> dict[str, float]:
   """Returns the GiB in use, now and at the peak, of the fullest device.
 
-  Returns:
-    Nothing if the backend does not report memory, as on CPUs.
+  Backends that do not report memory, as on CPUs, have none.
   """
   stats = [stat for d in jax.local_devices() if (stat := d.memory_stats())]
   keys = {"hbm_gib": "bytes_in_use", "hbm_peak_gib": "peak_bytes_in_use"}

@@ -51,19 +51,19 @@ def fit_to_data(config: Mapping[str, Any]) -> dict[str, Any]:
     if c and audio_starts(frames, c)[-1] == num_latents
   ] or [exact]
   theirs = min(possible, key=lambda c: abs(c - ours))
-  changes = []
+  changes = {}
   if not math.isclose(ours, theirs, rel_tol=1e-4):
-    changes.append((audio, "audio", "tokens_per_frame", theirs))
+    changes["audio", "tokens_per_frame"] = theirs
   in_seconds = fusion.get("positions", "index") in ("seconds", "fine")
   # Where c is not whole, seconds are counted by it and not by fps.
   is_counted_by_fps = in_seconds and theirs == exact and not exact % 1
   if is_counted_by_fps and fusion.get("fps", 25.0) != fps:
-    changes.append((fusion, "fusion", "fps", fps))
-  for section, name, key, value in changes:
-    section[key] = value
+    changes["fusion", "fps"] = fps
+  for (section, key), value in changes.items():
+    config["model"][section][key] = value
     if distributed.is_lead():
       print(
-        f"model.{name}.{key} is {value:.7g}, as the data have {fps:g} fps"
+        f"model.{section}.{key} is {value:.7g}, as the data have {fps:g} fps"
         f" and {codecs.audio.rate:g} audio latents a second."
       )
   return config
@@ -80,11 +80,10 @@ def check_workdir(workdir: epath.Path, config: Mapping[str, Any]) -> None:
   codecs = Codecs.load(data / "codecs")
   check_model_fits(config["model"], codecs)
   run_config.check(workdir, config, _may_change(config))
-  if not (workdir / "codecs").exists():
-    return
-  if not codecs.equals(Codecs.load(workdir / "codecs")):
+  saved = workdir / "codecs"
+  if saved.exists() and not codecs.equals(Codecs.load(saved)):
     raise ValueError(
-      f"'{data}/codecs' made other latents than '{workdir}/codecs', which this"
+      f"'{data}/codecs' made other latents than '{saved}', which this"
       " run was trained on. Encode with --codecs, or choose another --workdir."
     )
 
@@ -111,11 +110,7 @@ def _may_change(config: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def check_model_fits(model: Mapping[str, Any], codecs: Codecs) -> None:
-  """Checks that the model's sizes are those of the latents.
-
-  Raises:
-    ValueError: they differ; the message names each key.
-  """
+  """Raises ValueError with each size that differs from that of the latents."""
   sizes = {"text_width": (model["text_width"], codecs.text.width)}
   if video := model["video"]:
     sizes["video.channels"] = video["channels"], codecs.video.channels

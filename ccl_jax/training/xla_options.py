@@ -78,18 +78,22 @@ def compiler_options(
       an option that is known to fail on it, or a name that is not XLA's.
   """
   chip = chips.chip_of(device_kind)
+  kind = chip.name if chip else device_kind
+  if "NVIDIA" in device_kind:
+    kind = "gpu"
   found: dict[str, Any] = {}
   for entry in entries:
-    if isinstance(entry, str):
-      found |= _group(entry, _kind(chip, device_kind))
-      continue
-    is_pair = isinstance(entry, (tuple, list)) and len(entry) == 2
-    if not is_pair or not isinstance(entry[0], str):
-      raise ValueError(
-        f"xla_options has {entry!r}: expected names of groups, or pairs,"
-        f" --config.xla_options={FORMS['xla_options']}"
-      )
-    found |= dict([entry])
+    match entry:
+      case str() if entry in GROUPS:
+        found |= _group(entry, kind)
+      case [str(name), value]:
+        found[name] = value
+      case _:
+        raise ValueError(
+          f"xla_options has {entry!r}: expected names of groups, or pairs,"
+          f" --config.xla_options={FORMS['xla_options']}; the groups are"
+          f" {', '.join(GROUPS)}."
+        )
   for name, value in found.items():
     if not name.startswith("xla_"):
       raise ValueError(
@@ -97,8 +101,8 @@ def compiler_options(
       )
     for part, kinds, reason in REFUSED:
       is_on = str(value).lower() not in ("false", "0")
-      if part in name and is_on and chip and chip.name in kinds:
-        raise ValueError(f"xla_options: '{name}' on {chip.name}: {reason}.")
+      if part in name and is_on and kind in kinds:
+        raise ValueError(f"xla_options: '{name}' on {kind}: {reason}.")
   return found
 
 
@@ -121,19 +125,7 @@ def check_options(options: Mapping[str, Any], device: jax.Device) -> None:
     raise ValueError(f"xla_options: {error}") from error
 
 
-def _kind(chip: chips.Chip | None, device_kind: str) -> str:
-  """Returns the chip's name in `GROUPS`: of TPUs their own, of others "gpu"."""
-  if "NVIDIA" in device_kind:
-    return "gpu"
-  return chip.name if chip else device_kind
-
-
 def _group(name: str, chip: str) -> dict[str, Any]:
-  if name not in GROUPS:
-    raise ValueError(
-      f"xla_options group '{name}': expected one of {list(GROUPS)}, or pairs,"
-      f" --config.xla_options={FORMS['xla_options']}"
-    )
   if chip not in GROUPS[name]:
     raise ValueError(
       f"xla_options group '{name}' on {chip}: it is for"

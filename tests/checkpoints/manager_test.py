@@ -7,7 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ccl_jax.checkpoints import manager, manifest, restore, streaming
+from ccl_jax.checkpoints import (
+  manager,
+  manifest,
+  orbax_reader,
+  restore,
+  streaming,
+)
 from tests.training import states
 
 
@@ -246,7 +252,7 @@ def test_large_arrays_are_stored_in_chunks(tmp_path, monkeypatch):
   checkpoints.save(1, state)
   checkpoints.close()
   folder = checkpoints.folder / "1"
-  found = manager.restore.read_state(folder, states.shapes(state))
+  found = orbax_reader.read_tree(folder / "default", states.shapes(state))
   states.assert_equal(found, state)
   stored = streaming.open_arrays(folder / "default")
   assert {s: x.chunk_shape for s, x in stored.items()} == {

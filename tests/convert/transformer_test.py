@@ -15,7 +15,7 @@ from ccl_jax.convert import (
 )
 from ccl_jax.convert.state_dict import iter_state_dict
 from ccl_jax.params import trees
-from ccl_jax.training.state import abstract_params
+from ccl_jax.training.state import abstract_state, state_params
 from tests.models import tiny
 from tests.training.setups import make_setup
 
@@ -52,7 +52,7 @@ def test_training_starts_from_it(file, params, tmp_path):
   assert about["parameters"] == trees.count(params)
   setup = make_setup(jax.devices()[:2])
   taken = restore.initial_params(
-    abstract_params(setup),
+    state_params(abstract_state(setup)),
     [("video/.*", tmp_path / "wan")],
     ["audio/.*", "fusion/.*"],
   )

@@ -11,7 +11,7 @@ from flax import nnx
 
 from ccl_jax.checkpoints import manager, restore
 from ccl_jax.models import functional, layers
-from ccl_jax.params import batch_rows, lora, sharding, trees
+from ccl_jax.params import lora, sharding, trees
 from ccl_jax.params.lora import LoRAConfig
 from ccl_jax.params.sharding import AXES
 from ccl_jax.training import step
@@ -122,7 +122,6 @@ def test_a_mesh_changes_nothing_but_rounding():
     if s.plan.layout.mesh is not None:
       params = jax.device_put(params, s.plan.shardings(params))
     trainable, frozen = s.optimizer.split(params)
-    rows = batch_rows.local_rows(s.plan.layout, s.batch_size)
 
     @jax.jit
     def take(trainable, frozen, batch, s=s):
@@ -131,7 +130,7 @@ def test_a_mesh_changes_nothing_but_rounding():
         {"trainable": trainable, "frozen": frozen}, example, s
       )[1]
 
-    given = put_batch(s, rows, sharded.batch())
+    given = put_batch(s, sharded.batch())
     found.append(trees.flatten(jax.device_get(take(trainable, frozen, given))))
   assert found[0].keys() == found[1].keys()
   for path, g in found[1].items():

@@ -14,7 +14,7 @@ from ccl_jax.models import functional
 from ccl_jax.params import batch_rows, sharding, trees
 from ccl_jax.params.sharding import AXES, Layout, make_mesh
 from ccl_jax.training import step
-from ccl_jax.training.batch import abstract_batch, put_batch, samples_of
+from ccl_jax.training.batch import abstract_batch, local_samples, put_batch
 from ccl_jax.training.setup import make_key
 from ccl_jax.training.state import abstract_state
 from configs.ccl import get_config
@@ -42,8 +42,7 @@ def gradients(sizes, devices, b=8, **options):
   params = tiny.randomize(setup.plan.shapes)
   if setup.plan.layout.mesh is not None:
     params = jax.device_put(params, setup.plan.shardings(setup.plan.shapes))
-  rows = batch_rows.local_rows(setup.plan.layout, setup.num_rows)
-  samples = samples_of(setup, rows)
+  samples = local_samples(setup)
   local = batch(b)
   local |= {k: v[samples] for k, v in local.items() if k != "null_text"}
 
@@ -53,7 +52,7 @@ def gradients(sizes, devices, b=8, **options):
     state = {"trainable": params, "frozen": {}}
     return step.gradients(state, example, setup)
 
-  (value, metrics), grads = take(params, put_batch(setup, rows, local))
+  (value, metrics), grads = take(params, put_batch(setup, local))
   return float(value), trees.flatten(jax.device_get(grads)), metrics
 
 
@@ -261,7 +260,7 @@ def test_heads_that_the_mesh_does_not_divide_are_named():
     mesh=dict(zip(AXES, (1, 2, 4, 1), strict=True)),
     sharding=SMALL | {"self_attention": "ulysses"},
   )
-  given = put_batch(setup, range(8), batch())
+  given = put_batch(setup, batch())
   with pytest.raises(ValueError, match="video: 2 heads"):
     jax.eval_shape(
       functools.partial(step.train_step, setup=setup),

@@ -16,7 +16,7 @@ import os, time
 from ccl_jax.processes import pools
 
 if __name__ == "__main__":
-  with pools.make_pool(2) as pool:
+  with pools.Pool(2) as pool:
     ids = {pool.submit(os.getpid).result() for _ in range(20)}
     pool.submit(time.sleep, 600)  # one is busy, the other waits
     print(*ids, flush=True)
@@ -41,7 +41,7 @@ def wait_until(condition, seconds=60):
 
 
 def test_a_pool_computes_in_processes_of_its_own():
-  with pools.make_pool(1) as pool:
+  with pools.Pool(1) as pool:
     assert pool.submit(os.getpid).result() != os.getpid()
 
 

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from ccl_jax.params import batch_rows, trees
+from ccl_jax.params import trees
 from ccl_jax.training import step
 from ccl_jax.training.batch import put_batch
 from ccl_jax.training.setup import make_key, make_setup
@@ -81,7 +81,6 @@ def test_a_mesh_changes_nothing_but_rounding():
     params = tiny.randomize(s.plan.shapes)
     if s.plan.layout.mesh is not None:
       params = jax.device_put(params, s.plan.shardings(s.plan.shapes))
-    rows = batch_rows.local_rows(s.plan.layout, s.num_rows)
 
     @jax.jit
     def take(params, batch):
@@ -90,7 +89,7 @@ def test_a_mesh_changes_nothing_but_rounding():
       state = {"trainable": trainable, "frozen": frozen}
       return step.gradients(state, example, s)
 
-    (loss, _), grads = take(params, put_batch(s, rows, batch(0)))
+    (loss, _), grads = take(params, put_batch(s, batch(0)))
     return float(loss), trees.flatten(jax.device_get(grads))
 
   loss, grads = gradients(jax.devices(), data=1, fsdp=2, context=2, tensor=2)

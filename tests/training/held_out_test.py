@@ -1,13 +1,14 @@
 """The loss on held-out clips: what it depends on, and what it is."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ccl_jax.training import step
-from ccl_jax.training.held_out import HeldOutLoss, make_evaluate
+from ccl_jax.training.held_out import evaluate, mean_losses
 from ccl_jax.training.setup import HELD_OUT, make_key
 from tests.models import tiny
 from tests.training import setups
@@ -18,8 +19,11 @@ def test_it_depends_on_the_parameters_alone():
   """And is the mean over the groups of all batches, in parts or not."""
   setup = setups.make_setup(grad_accumulation_steps=2)
   params = tiny.randomize(setup.plan.shapes)
-  evaluate = make_evaluate(setup)
-  measure = HeldOutLoss(lambda i: (batch(i), evaluate), 2)
+  take = jax.jit(functools.partial(evaluate, setup=setup))
+
+  def measure(params):
+    return mean_losses(params, ((batch(i), take) for i in range(2)))
+
   found = measure(params)
   assert found == measure(params)
   assert found != measure(jax.tree.map(lambda x: 1.01 * x, params))

@@ -33,7 +33,7 @@ def window():
 
 
 def test_speed_is_of_the_time_that_belongs_to_steps():
-  assert speed_metrics(*window(), 5, WORK) == pytest.approx({
+  assert speed_metrics(*window(), [WORK] * 5) == pytest.approx({
     "step_seconds": 2.0,
     "data_seconds": 0.5,
     "steps_per_second": 0.5,
@@ -46,10 +46,10 @@ def test_speed_is_of_the_time_that_belongs_to_steps():
 
 def test_what_is_not_known_is_not_told():
   unknown = dataclasses.replace(WORK, peak=None)
-  found = speed_metrics(*window(), 5, unknown)
+  found = speed_metrics(*window(), [unknown] * 5)
   assert "tokens_per_second" in found
   assert not {"mfu", "tflops_per_chip"} & set(found)
-  assert speed_metrics(*window(), 0, WORK) == {}
+  assert speed_metrics(*window(), []) == {}
   assert memory_metrics() == {}  # unknown on CPUs
 
 

@@ -46,7 +46,7 @@ class DecodePool:
 
   def __enter__(self) -> "DecodePool":
     workers = self._num_workers
-    self._executor = workers and pools.make_pool(workers)
+    self._executor = workers and pools.Pool(workers)
     return self
 
   def __exit__(self, *error) -> None:
@@ -84,7 +84,7 @@ class DecodePool:
       pass
     clip = self._read_alone(file)
     self._executor.shutdown(cancel_futures=True)
-    self._executor = pools.make_pool(self._num_workers)
+    self._executor = pools.Pool(self._num_workers)
     for i, (other, old) in enumerate(pending):
       if old is None or not old.done() or old.cancelled() or old.exception():
         pending[i] = other, self._submit(other)
@@ -96,7 +96,7 @@ class DecodePool:
     Raises:
       ValueError: several such processes in a row died.
     """
-    with pools.make_pool(1) as alone:
+    with pools.Pool(1) as alone:
       try:
         clip = alone.submit(self._read, file).result()
         self._deaths = 0

@@ -48,12 +48,7 @@ from ccl_jax.generation import requests
 from ccl_jax.generation.clip_shapes import choose_shape
 from ccl_jax.generation.pipeline import Pipeline
 from ccl_jax.generation.sampling import AttentionProbe, first_middle_last
-from ccl_jax.generation.scored_worlds import (
-  EnglishWorld,
-  VowelWorld,
-  open_world,
-  share_settings,
-)
+from ccl_jax.generation.scored_worlds import World, open_world, share_settings
 from ccl_jax.metrics import attention_auc, bootstrap, sweep, synchworld, tables
 from ccl_jax.storage.files import check_folder, replacing
 from ccl_jax.storage.text_files import write_json
@@ -97,7 +92,6 @@ SHOWN = 3  # clips of each setting and split in sheet.png
 
 # (task,), or (task, guidance rule).
 Setting = tuple[str, ...]
-World = VowelWorld | EnglishWorld
 
 
 def evaluate() -> None:
@@ -134,8 +128,9 @@ def evaluate() -> None:
       ]
     results[split] = {
       "shares": share_settings(measured, references),
-      "scores": score_settings({(k,): x for k, x in references.items()})
-      | score_settings(measured),
+      "scores": score_settings(
+        {(k,): x for k, x in references.items()} | measured
+      ),
       "clips": references | {" ".join(s): x for s, x in measured.items()},
     }
     title = f"{split}, {len(clips['name'])} clips, step {pipeline.step}"

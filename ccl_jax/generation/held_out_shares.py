@@ -25,14 +25,13 @@ from ccl_jax.generation.eval_config import EvalConfig
 from ccl_jax.generation.pipeline import Pipeline
 from ccl_jax.generation.sampling_config import SamplingConfig
 from ccl_jax.generation.scored_worlds import (
-  EnglishWorld,
   References,
-  VowelWorld,
+  World,
   open_world,
   share_settings,
 )
-from ccl_jax.metrics import bootstrap, synchworld
-from ccl_jax.metrics.synchworld import HEADLINES
+from ccl_jax.metrics import bootstrap
+from ccl_jax.metrics.synchworld import HEADLINES, parse_prompt
 from ccl_jax.models.plan import ModelPlan
 from ccl_jax.processes import distributed
 from ccl_jax.training.log_config import share_name, share_names
@@ -46,26 +45,22 @@ class ScoredClips:
     clips: of `data.loader.read_clips`.
   """
 
-  def __init__(
-    self, world: VowelWorld | EnglishWorld, clips: Mapping[str, Any]
-  ):
+  def __init__(self, world: World, clips: Mapping[str, Any]):
     self._world, self._clips = world, clips
     self.references: References = world.references(clips)
 
   def shares(
-    self, task: str, made: Sequence[GeneratedClip]
+    self, task: str, made: Sequence[GeneratedClip] | None = None
   ) -> dict[str, float]:
-    """Returns name in the log -> headline share of the clips of a task."""
-    given = tasks.inference_task(task).given
-    return self._share(task, self._world.measure(self._clips, made, given))
+    """Returns name in the log -> headline share of the clips of a task.
 
-  def known(self, task: str) -> list[str]:
-    """Returns the names of the shares that these clips and codecs determine."""
-    return list(self._share(task, self.references["codec ceiling"]))
-
-  def _share(
-    self, task: str, measured: list[synchworld.ClipScores]
-  ) -> dict[str, float]:
+    Args:
+      made: None for the codecs' ceiling, which has all shares that there are.
+    """
+    measured = self.references["codec ceiling"]
+    if made is not None:
+      given = tasks.inference_task(task).given
+      measured = self._world.measure(self._clips, made, given)
     found = share_settings({(task,): measured}, self.references)[task]
     return {
       share_name(task, score): found[score].value
@@ -127,7 +122,7 @@ def open_shares(
   if distributed.is_lead():
     try:
       scored = _open_clips(config, plan, epath.Path(data))
-      known = [n for task in config.tasks for n in scored.known(task)]
+      known = [n for task in config.tasks for n in scored.shares(task)]
       _check_known(config, known, keep_best, scored.references)
     except ValueError as found:
       error = found
@@ -180,7 +175,7 @@ def _check_clips(
         f"{where}: '{name}' of '{data}', with the prompt '{prompt}', is not"
         " there: expected the folder that the data were encoded from."
       )
-    words = set(synchworld.parse_prompt(prompt).words)
+    words = set(parse_prompt(prompt).words)
     if not is_english and not (words and words <= VOWELS.keys()):
       raise ValueError(
         f"{where}: the prompt '{prompt}' is of no synthetic world: expected"

@@ -124,7 +124,7 @@ LOUDNESS = Metric(
 )
 DNSMOS = Metric(
   needs=("audio",),
-  columns={name: Column("1-5", "higher") for name in _DNSMOS},
+  columns=dict.fromkeys(_DNSMOS, Column("1-5", "higher")),
   open=_open_dnsmos,
 )
 SPEECH = Metric(

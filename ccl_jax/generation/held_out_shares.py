@@ -7,8 +7,7 @@ and broadcasts the values to the others: all must agree on the best checkpoint.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from etils import epath
 
@@ -25,6 +24,7 @@ from ccl_jax.generation.eval_config import EvalConfig
 from ccl_jax.generation.pipeline import Pipeline
 from ccl_jax.generation.sampling_config import SamplingConfig
 from ccl_jax.generation.scored_worlds import (
+  Clips,
   References,
   World,
   open_world,
@@ -38,14 +38,9 @@ from ccl_jax.training.log_config import share_name, share_names
 
 
 class ScoredClips:
-  """Held-out clips of a world, and the references of their scores.
+  """Held-out clips of a world, and the references of their scores."""
 
-  Args:
-    world: of the clips.
-    clips: of `data.loader.read_clips`.
-  """
-
-  def __init__(self, world: World, clips: Mapping[str, Any]):
+  def __init__(self, world: World, clips: Clips):
     self._world, self._clips = world, clips
     self.references: References = world.references(clips)
 
@@ -102,13 +97,9 @@ def open_shares(
   data: epath.PathLike,
   keep_best: str = "",
 ) -> HeldOutShares | None:
-  """Measures floors and ceiling of the first clips of a split.
-
-  Nothing is scored, and None returned, if the config names no world.
+  """Measures floors and ceiling of a split's clips; None without `eval.world`.
 
   Args:
-    config: with the folder of the world, if clips are to be scored.
-    plan: of the model.
     data: the set of the clips.
     keep_best: metric by which checkpoints are chosen.
 
@@ -154,9 +145,7 @@ def _open_clips(
   return ScoredClips(open_world(pipeline, config.world), clips)
 
 
-def _check_clips(
-  world: epath.Path, clips: Mapping[str, Any], data: epath.Path
-) -> None:
+def _check_clips(world: epath.Path, clips: Clips, data: epath.Path) -> None:
   """Raises ValueError if clips are not those of the world's folder."""
   where = f"eval.world={world}"
   if not world.is_dir():
@@ -193,14 +182,12 @@ def _check_known(
   if known and (keep_best in known or not keep_best.startswith(SHARE)):
     return
   lacks = f"that checkpoint.keep_best={keep_best} names" if known else "at all"
-  rows = {
-    row: bootstrap.aggregate(references[row])
-    for row in ("blind", "codec ceiling")
-  }
-  scores = "; ".join(
-    f"{row}: " + ", ".join(f"{n} {x[n].value:.2f}" for n in HEADLINES if n in x)
-    for row, x in rows.items()
-  )
+  ends = []
+  for row in ("blind", "codec ceiling"):
+    found = bootstrap.aggregate(references[row])
+    values = [f"{n} {found[n].value:.2f}" for n in HEADLINES if n in found]
+    ends.append(f"{row}: {', '.join(values)}")
+  scores = "; ".join(ends)
   raise ValueError(
     f"eval.world={config.world}: no share {lacks} can be computed, as the"
     f" codecs' ceiling is not surely beyond the blind generators ({scores}) on"

@@ -137,8 +137,7 @@ def _measure_file(
 
 
 def _is_done(metric: str, row: Row, features: Features) -> bool:
-  needs_features = METRICS[metric].compare is not None
-  if needs_features and metric in row["scores"]:
+  if METRICS[metric].compare and metric in row["scores"]:
     return features.has(metric, row["sha256"])
   return metric in row["scores"] or metric in row["not_measured"]
 

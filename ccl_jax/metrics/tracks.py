@@ -272,16 +272,11 @@ def _dark_area(bright, inside) -> np.ndarray:
   return (dark * inside).sum((1, 2)) * (64 / bright.shape[1]) ** 2
 
 
-@functools.cache
-def _centres() -> np.ndarray:
-  """Returns the centre of each mel band in Hz."""
-  return np.argmax(mels.filter_bank(), 1) * mels.SAMPLE_RATE / 1024
-
-
 def _band(mel, band) -> np.ndarray:
   """Returns magnitudes of the mel bands centred in a range of Hz."""
   low, high = band
-  return 10.0 ** mel[:, (_centres() > low) & (_centres() < high)]
+  hertz = np.argmax(mels.filter_bank(), 1) * mels.SAMPLE_RATE / 1024
+  return 10.0 ** mel[:, (hertz > low) & (hertz < high)]
 
 
 def _spectrum(mel, weight) -> np.ndarray:

@@ -49,7 +49,7 @@ def check_names(names: Sequence[str]) -> None:
 
 
 def open_metrics(names: Sequence[str], options: Options) -> OpenedMetrics:
-  """Loads the packages and weights of metrics, see `check_names`."""
+  """Loads the packages and weights of metrics; see `check_names` first."""
   opened = OpenedMetrics({}, {})
   for name in names:
     try:

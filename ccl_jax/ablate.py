@@ -100,7 +100,7 @@ def ablate() -> None:
   runs = {}  # of each variant, the name of its first row
   for name, row in rows.items():
     runs.setdefault(row.run, name)
-  check_settings(output, {name: run._asdict() for run, name in runs.items()})
+  merge_settings(output, {name: run for run, name in runs.items()})
   measured = []
   for seed in range(SEEDS.value):
     found = {}
@@ -109,7 +109,8 @@ def ablate() -> None:
       first = rows[run.after].run if run.after else None
       train(folder, run, seed, first and output / f"{runs[first]}_{seed}")
       # What was refused above may be changed, and leaves no file.
-      write_settings(output, {name: run._asdict()})
+      settings = merge_settings(output, {name: run})
+      write_json(output / "settings.json", settings)
       rules = sorted({row.rule for row in rows.values() if row.run == run})
       found[run] = score(folder, rules)
     measured.append(found)
@@ -121,13 +122,13 @@ def ablate() -> None:
       shares[title] = {
         name: bootstrap.share(x, floor, ceiling) for name, x in clips.items()
       }
-      gains[title] = paired_gains(clips)
+      gains[title] = {
+        f"{name} - {before}": bootstrap.compare(clips[name], clips[before])
+        for before, name in itertools.pairwise(clips)
+      }
       heading = "Gain of each row's scores on the row before, prompt by prompt"
-      texts.append(
-        tables.report(
-          f"{title}, {SEEDS.value} seeds", shares[title], heading, gains[title]
-        )
-      )
+      text = f"{title}, {SEEDS.value} seeds"
+      texts.append(tables.report(text, shares[title], heading, gains[title]))
   report = "\n".join(texts)
   print(report)
   with replacing(output / "table.md") as partial:
@@ -136,42 +137,30 @@ def ablate() -> None:
   plot(output, list(runs.values()))
 
 
-def check_settings(output: epath.Path, runs: Mapping[str, Any]) -> None:
-  """Compares the settings with those of the results in a folder.
+def merge_settings(
+  output: epath.Path, runs: Mapping[str, Run]
+) -> dict[str, Any]:
+  """Returns the settings of the results in a folder, and of some variants.
 
   Args:
-    runs: name -> settings of each variant.
+    runs: by name.
 
   Raises:
-    ValueError: they differ.
+    ValueError: the results are of other settings.
   """
-  path, known = read_settings(output)
-  ours = list_settings(runs)
+  path = output / "settings.json"
+  known = read_json(path) if path.exists() else {}
+  flags = (DATA, CLIPS, CONFIG, STEPS, TASKS, SPLITS, NUM)
+  ours = {flag.name: flag.value for flag in flags} | {
+    f"row {name}": json.loads(json.dumps(run._asdict()))  # tuples become lists
+    for name, run in runs.items()
+  }
   if changed := [x for x in ours if x in known and ours[x] != known[x]]:
     raise ValueError(
       f"{output} has results of other settings ({', '.join(changed)}): give"
       f" the same flags, or another --output. They are in {path}."
     )
-
-
-def write_settings(output: epath.Path, runs: Mapping[str, Any]) -> None:
-  """Adds the settings of new results to a folder; see `check_settings`."""
-  path, known = read_settings(output)
-  write_json(path, known | list_settings(runs))
-
-
-def read_settings(output: epath.Path) -> tuple[epath.Path, dict[str, Any]]:
-  """Returns the path of the settings file, and its contents."""
-  path = output / "settings.json"
-  return path, read_json(path) if path.exists() else {}
-
-
-def list_settings(runs: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns the settings of the flags and of some variants."""
-  flags = (DATA, CLIPS, CONFIG, STEPS, TASKS, SPLITS, NUM)
-  return {flag.name: flag.value for flag in flags} | {
-    f"row {name}": json.loads(json.dumps(run)) for name, run in runs.items()
-  }
+  return known | ours
 
 
 def train(
@@ -243,17 +232,6 @@ def collect(
   known = measured[0][run][split]
   floor = f"blind {task}" if f"blind {task}" in known else "blind"
   return clips, pooled(run, floor), pooled(run, "codec ceiling")
-
-
-def paired_gains(
-  clips: Mapping[str, list[synchworld.ClipScores]],
-) -> dict[str, bootstrap.Scores]:
-  """Returns each row's scores minus those of the previous row."""
-  names = list(clips)
-  return {
-    f"{name} - {before}": bootstrap.compare(clips[name], clips[before])
-    for before, name in itertools.pairwise(names)
-  }
 
 
 def plot(output: epath.Path, names: Sequence[str]) -> None:

@@ -48,12 +48,7 @@ from ccl_jax.generation import requests
 from ccl_jax.generation.clip_shapes import choose_shape
 from ccl_jax.generation.pipeline import Pipeline
 from ccl_jax.generation.sampling import AttentionProbe, first_middle_last
-from ccl_jax.generation.scored_worlds import (
-  EnglishWorld,
-  VowelWorld,
-  open_world,
-  share_settings,
-)
+from ccl_jax.generation.scored_worlds import World, open_world, share_settings
 from ccl_jax.metrics import attention_auc, bootstrap, sweep, synchworld, tables
 from ccl_jax.storage.files import check_folder, replacing
 from ccl_jax.storage.text_files import write_json
@@ -97,7 +92,6 @@ SHOWN = 3  # clips of each setting and split in sheet.png
 
 # (task,), or (task, guidance rule).
 Setting = tuple[str, ...]
-World = VowelWorld | EnglishWorld
 
 
 def evaluate() -> None:
@@ -106,7 +100,7 @@ def evaluate() -> None:
   Raises:
     ValueError: a flag names something that does not exist.
   """
-  settings = list_settings(TASKS.value, GUIDANCE.value)
+  settings = list_settings()
   output = check_folder(OUTPUT.value)
   data, shape = choose_data(DATA.value, **SHAPE.read())
   pipeline = Pipeline.load(
@@ -132,11 +126,11 @@ def evaluate() -> None:
         (f"{split} {' '.join(setting)}: {text}", x.video, x.mel)
         for text, x in zip(clips["caption"], made[:SHOWN], strict=False)
       ]
+    known = {(name,): x for name, x in references.items()} | measured
     results[split] = {
       "shares": share_settings(measured, references),
-      "scores": score_settings({(k,): x for k, x in references.items()})
-      | score_settings(measured),
-      "clips": references | {" ".join(s): x for s, x in measured.items()},
+      "scores": score_settings(known),
+      "clips": {" ".join(s): x for s, x in known.items()},
     }
     title = f"{split}, {len(clips['name'])} clips, step {pipeline.step}"
     shares, scores = results[split]["shares"], results[split]["scores"]
@@ -151,10 +145,9 @@ def evaluate() -> None:
   with replacing(output / "table.md") as partial:
     partial.write_text(report)
   write_json(output / "results.json", results)
-  contact_sheet.save_png(
-    output / "sheet.png", contact_sheet.contact_sheet(strips)
-  )
-  print(f"Clips in {output}, overview in {output / 'sheet.png'}")
+  sheet = output / "sheet.png"
+  contact_sheet.save_png(sheet, contact_sheet.contact_sheet(strips))
+  print(f"Clips in {output}, overview in {sheet}")
 
 
 def choose_data(
@@ -183,15 +176,16 @@ def choose_data(
   return folders[shape], shape
 
 
-def list_settings(names: Sequence[str], rules: Sequence[str]) -> list[Setting]:
+def list_settings() -> list[Setting]:
   """Returns every task, with every guidance rule if any are named.
 
   Raises:
     ValueError: an unknown task or rule.
   """
-  for flag, values in {"tasks": names, "splits": SPLITS.value}.items():
-    if not values:
-      raise ValueError(f"--{flag} is empty: expected one or more.")
+  for flag in (TASKS, SPLITS):
+    if not flag.value:
+      raise ValueError(f"--{flag.name} is empty: expected one or more.")
+  names, rules = TASKS.value, GUIDANCE.value
   for name in names:
     tasks.inference_task(name)
   for rule in rules:

@@ -48,15 +48,10 @@ class EvalConfig:
         f"eval.every_steps={self.every_steps}: expected 1 or more; the last"
         " step has an evaluation in any case."
       )
-    if self.loss_every_steps < 0 or self.loss_batches < 1:
-      raise ValueError(
-        f"eval.loss_every_steps={self.loss_every_steps} and"
-        f" loss_batches={self.loss_batches}: expected at least 0 and 1."
-      )
-    if self.num_scored < 2:
-      raise ValueError(
-        f"eval.num_scored={self.num_scored}: expected 2 or more."
-      )
+    least = {"loss_every_steps": 0, "loss_batches": 1, "num_scored": 2}
+    for key, limit in least.items():
+      if (value := getattr(self, key)) < limit:
+        raise ValueError(f"eval.{key}={value}: expected {limit} or more.")
     if self.world and not share_names(self.tasks):
       raise ValueError(
         f"eval.world={self.world} scores clips with sound, eval.tasks has"

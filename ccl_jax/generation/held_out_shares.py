@@ -7,8 +7,7 @@ and broadcasts the values to the others: all must agree on the best checkpoint.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from etils import epath
 
@@ -25,47 +24,38 @@ from ccl_jax.generation.eval_config import EvalConfig
 from ccl_jax.generation.pipeline import Pipeline
 from ccl_jax.generation.sampling_config import SamplingConfig
 from ccl_jax.generation.scored_worlds import (
-  EnglishWorld,
+  Clips,
   References,
-  VowelWorld,
+  World,
   open_world,
   share_settings,
 )
-from ccl_jax.metrics import bootstrap, synchworld
-from ccl_jax.metrics.synchworld import HEADLINES
+from ccl_jax.metrics import bootstrap
+from ccl_jax.metrics.synchworld import HEADLINES, parse_prompt
 from ccl_jax.models.plan import ModelPlan
 from ccl_jax.processes import distributed
 from ccl_jax.training.log_config import share_name, share_names
 
 
 class ScoredClips:
-  """Held-out clips of a world, and the references of their scores.
+  """Held-out clips of a world, and the references of their scores."""
 
-  Args:
-    world: of the clips.
-    clips: of `data.loader.read_clips`.
-  """
-
-  def __init__(
-    self, world: VowelWorld | EnglishWorld, clips: Mapping[str, Any]
-  ):
+  def __init__(self, world: World, clips: Clips):
     self._world, self._clips = world, clips
     self.references: References = world.references(clips)
 
   def shares(
-    self, task: str, made: Sequence[GeneratedClip]
+    self, task: str, made: Sequence[GeneratedClip] | None = None
   ) -> dict[str, float]:
-    """Returns name in the log -> headline share of the clips of a task."""
-    given = tasks.inference_task(task).given
-    return self._share(task, self._world.measure(self._clips, made, given))
+    """Returns name in the log -> headline share of the clips of a task.
 
-  def known(self, task: str) -> list[str]:
-    """Returns the names of the shares that these clips and codecs determine."""
-    return list(self._share(task, self.references["codec ceiling"]))
-
-  def _share(
-    self, task: str, measured: list[synchworld.ClipScores]
-  ) -> dict[str, float]:
+    Args:
+      made: None for the codecs' ceiling, which has all shares that there are.
+    """
+    measured = self.references["codec ceiling"]
+    if made is not None:
+      given = tasks.inference_task(task).given
+      measured = self._world.measure(self._clips, made, given)
     found = share_settings({(task,): measured}, self.references)[task]
     return {
       share_name(task, score): found[score].value
@@ -107,13 +97,9 @@ def open_shares(
   data: epath.PathLike,
   keep_best: str = "",
 ) -> HeldOutShares | None:
-  """Measures floors and ceiling of the first clips of a split.
-
-  Nothing is scored, and None returned, if the config names no world.
+  """Measures floors and ceiling of a split's clips; None without `eval.world`.
 
   Args:
-    config: with the folder of the world, if clips are to be scored.
-    plan: of the model.
     data: the set of the clips.
     keep_best: metric by which checkpoints are chosen.
 
@@ -127,7 +113,7 @@ def open_shares(
   if distributed.is_lead():
     try:
       scored = _open_clips(config, plan, epath.Path(data))
-      known = [n for task in config.tasks for n in scored.known(task)]
+      known = [n for task in config.tasks for n in scored.shares(task)]
       _check_known(config, known, keep_best, scored.references)
     except ValueError as found:
       error = found
@@ -159,9 +145,7 @@ def _open_clips(
   return ScoredClips(open_world(pipeline, config.world), clips)
 
 
-def _check_clips(
-  world: epath.Path, clips: Mapping[str, Any], data: epath.Path
-) -> None:
+def _check_clips(world: epath.Path, clips: Clips, data: epath.Path) -> None:
   """Raises ValueError if clips are not those of the world's folder."""
   where = f"eval.world={world}"
   if not world.is_dir():
@@ -180,7 +164,7 @@ def _check_clips(
         f"{where}: '{name}' of '{data}', with the prompt '{prompt}', is not"
         " there: expected the folder that the data were encoded from."
       )
-    words = set(synchworld.parse_prompt(prompt).words)
+    words = set(parse_prompt(prompt).words)
     if not is_english and not (words and words <= VOWELS.keys()):
       raise ValueError(
         f"{where}: the prompt '{prompt}' is of no synthetic world: expected"
@@ -198,14 +182,12 @@ def _check_known(
   if known and (keep_best in known or not keep_best.startswith(SHARE)):
     return
   lacks = f"that checkpoint.keep_best={keep_best} names" if known else "at all"
-  rows = {
-    row: bootstrap.aggregate(references[row])
-    for row in ("blind", "codec ceiling")
-  }
-  scores = "; ".join(
-    f"{row}: " + ", ".join(f"{n} {x[n].value:.2f}" for n in HEADLINES if n in x)
-    for row, x in rows.items()
-  )
+  ends = []
+  for row in ("blind", "codec ceiling"):
+    found = bootstrap.aggregate(references[row])
+    values = [f"{n} {found[n].value:.2f}" for n in HEADLINES if n in found]
+    ends.append(f"{row}: {', '.join(values)}")
+  scores = "; ".join(ends)
   raise ValueError(
     f"eval.world={config.world}: no share {lacks} can be computed, as the"
     f" codecs' ceiling is not surely beyond the blind generators ({scores}) on"

@@ -5,8 +5,8 @@ clips encoded and decoded), generators that read the prompt and ignore the other
 stream, through the same codecs, and clips with the sound of another clip.
 """
 
+import dataclasses
 import functools
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,7 +26,7 @@ from ccl_jax.generation import stages
 from ccl_jax.generation.pipeline import Pipeline
 from ccl_jax.metrics import blind, bootstrap, english, synchworld
 from ccl_jax.metrics.real.words import spoken_words
-from ccl_jax.storage.text_files import read_lines
+from ccl_jax.storage.text_files import read_objects
 
 Clips = Mapping[str, Any]  # of `data.loader.read_clips`
 # Name of what to compare with -> measurements of its clips.
@@ -58,50 +58,39 @@ class VowelWorld:
 
   def references(self, clips: Clips) -> References:
     """Measures ground truth, ceiling, blind generators and shuffled clips."""
-    prompts, found = clips["caption"], {}
+    prompts, shape, found = clips["caption"], self.pipeline.shape, {}
+    score = functools.partial(self._score, prompts)
     if self.folder:
       originals = read_originals(clips["name"], self.folder, self.pipeline)
       found["ground truth"] = self.measure(clips, originals)
     decoded = stages.decode(self.pipeline, {s: clips[s] for s in STREAMS})
     videos = [x.video for x in decoded]
     mels = [log_mel(x.audio[None])[0] for x in decoded]
-    found["codec ceiling"] = self._score(prompts, videos, mels)
+    found["codec ceiling"] = score(videos, mels)
     blind_a2v, blind_v2a = [], []
     for strategy in blind.STRATEGIES:
-      scenes = self.make_blind(prompts, strategy)
-      blind_a2v.append(self._score(prompts, self.render_videos(scenes), mels))
-      blind_v2a.append(self._score(prompts, videos, self.render_mels(scenes)))
+      scenes = [
+        blind.make_scene(prompt, strategy, shape.seconds, seed)
+        for seed, prompt in enumerate(prompts)
+      ]
+      blind_a2v.append(score(self._render_videos(scenes), mels))
+      blind_v2a.append(score(videos, self._render_mels(scenes)))
     # With the mean mouth, the rest of the scenes is that of the last strategy.
-    mouth = blind.mean_mouth(
-      self.pipeline.shape.frames, self.pipeline.shape.fps
-    )
-    made = self.render_videos(scenes, mouth)
-    blind_a2v.append(self._score(prompts, made, mels))
+    mouth = blind.mean_mouth(shape.frames, shape.fps)
+    blind_a2v.append(score(self._render_videos(scenes, mouth), mels))
     found["blind a2v"] = bootstrap.best(blind_a2v)
     found["blind v2a"] = bootstrap.best(blind_v2a)
     found["blind"] = bootstrap.best(blind_a2v + blind_v2a)
     others = synchworld.shuffle(prompts)
-    found["shuffled"] = self._score(prompts, videos, [mels[i] for i in others])
+    found["shuffled"] = score(videos, [mels[i] for i in others])
     return found
 
-  def make_blind(self, prompts: Sequence[str], strategy: str) -> list[Scene]:
-    """Returns the scenes that a blind strategy makes of prompts."""
-    seconds = self.pipeline.shape.seconds
-    return [
-      blind.make_scene(prompt, strategy, seconds, seed)
-      for seed, prompt in enumerate(prompts)
-    ]
-
-  def render_videos(
+  def _render_videos(
     self,
     scenes: Sequence[Scene],
     mouth: tuple[np.ndarray, np.ndarray] | None = None,
   ) -> UInt8[np.ndarray, "b t y x 3"]:
-    """Returns the videos of scenes, through the codec.
-
-    Args:
-      mouth: of all of them, see `render_video`.
-    """
+    """Returns videos through the codec; mouth: of all, see `render_video`."""
     shape, codec = self.pipeline.shape, self.pipeline.codecs.video
     videos = [
       render_video(x, shape.frames, shape.fps, shape.size[0], mouth)
@@ -109,10 +98,10 @@ class VowelWorld:
     ]
     return codec.decode(codec.encode(np.stack(videos)))
 
-  def render_mels(
+  def _render_mels(
     self, scenes: Sequence[Scene]
   ) -> Float[np.ndarray, "b k mels"]:
-    """Returns the log-mels of the sounds of scenes, through the codec."""
+    """Returns the log-mels of the sounds, through the codec."""
     codec = self.pipeline.codecs.audio
     sounds = [render_sound(x, codec.sample_rate) for x in scenes]
     return codec.mel(codec.encode(np.stack(sounds)))
@@ -125,11 +114,9 @@ class EnglishWorld:
     self.pipeline, self.folder = pipeline, folder
     self.score = english.open_measure()
     speech.check_flite()
-    rows = [
-      json.loads(x) for x in read_lines(folder / speech.FILE) if x.strip()
-    ]
     self.phones = {
-      row["file"]: [speech.Phone(*x) for x in row["phones"]] for row in rows
+      row["file"]: [speech.Phone(*x) for x in row["phones"]]
+      for _, row in read_objects(folder / speech.FILE)
     }
 
   def measure(
@@ -154,19 +141,15 @@ class EnglishWorld:
     decoded = stages.decode(self.pipeline, {s: clips[s] for s in STREAMS})
     prompts = clips["caption"]
     blinds = stages.decode(self.pipeline, self.make_blind(prompts))
-    mels = [log_mel(x.audio[None]) for x in originals]
     others = synchworld.shuffle(prompts)
 
     def joined(videos, sounds):
       pairs = zip(videos, sounds, strict=True)
-      made = [
-        GeneratedClip(x.fps, x.sample_rate, x.video, y.audio) for x, y in pairs
-      ]
-      return measure(made)
+      return measure([dataclasses.replace(x, audio=y.audio) for x, y in pairs])
 
     vocoded = [
-      GeneratedClip(x.fps, x.sample_rate, x.video, griffin_lim(mel)[0])
-      for x, mel in zip(originals, mels, strict=True)
+      dataclasses.replace(x, audio=griffin_lim(log_mel(x.audio[None]))[0])
+      for x in originals
     ]
     found = {
       "ground truth": measure(originals),
@@ -196,9 +179,10 @@ class EnglishWorld:
     }
 
 
-def open_world(
-  pipeline: Pipeline, folder: epath.PathLike | None
-) -> VowelWorld | EnglishWorld:
+World = VowelWorld | EnglishWorld
+
+
+def open_world(pipeline: Pipeline, folder: epath.PathLike | None) -> World:
   """Returns the world that the folder of clips is of.
 
   Raises:

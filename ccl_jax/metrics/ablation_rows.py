@@ -8,33 +8,18 @@ from etils import epath
 from ccl_jax.metrics import sweep
 
 
-class Row(NamedTuple):
-  """A line of the table.
+class Run(NamedTuple):
+  """What the training of a row depends on.
 
   Attributes:
     model: fusion of configs/ccl.py, or a config file with its argument.
-    rule: guidance rule, perhaps with scales, see `sweep`.
     changes: "key=value" of the config.
     after: the row whose trained parameters are this one's first; "" if none.
   """
 
   model: str
-  rule: str
   changes: tuple[str, ...] = ()
   after: str = ""
-
-  @property
-  def run(self) -> "Run":
-    """Returns what training depends on."""
-    return Run(self.model, self.changes, self.after)
-
-
-class Run(NamedTuple):
-  """What the training of a row depends on; see `Row`."""
-
-  model: str
-  changes: tuple[str, ...]
-  after: str
 
   def arguments(
     self, config: str, settings: Sequence[str], first: epath.Path | None
@@ -57,13 +42,20 @@ class Run(NamedTuple):
     return [f"--config={config}", *(f"--config.{x}" for x in changes)]
 
 
+class Row(NamedTuple):
+  """A line of the table: what is trained, and a guidance rule, see `sweep`."""
+
+  run: Run
+  rule: str
+
+
 AFTER = "after="
 ROWS = {
-  "gate": Row("gated", "text"),
-  "tarp": Row("gated", "text", ("model.fusion.tarp=True",)),
-  "lct": Row("cca", "text"),
-  "ucg": Row("cca", "ucg2"),
-  "sync": Row("cca", "sync"),
+  "gate": Row(Run("gated"), "text"),
+  "tarp": Row(Run("gated", ("model.fusion.tarp=True",)), "text"),
+  "lct": Row(Run("cca"), "text"),
+  "ucg": Row(Run("cca"), "ucg2"),
+  "sync": Row(Run("cca"), "sync"),
 }
 
 
@@ -97,5 +89,5 @@ def chosen_rows(names: Sequence[str], more: Sequence[str]) -> dict[str, Row]:
         f" {', '.join(rows) or 'none'}."
       )
     changes = tuple(x for x in changes if not x.startswith(AFTER))
-    rows[name] = Row(model, rule, changes, *after)
+    rows[name] = Row(Run(model, changes, *after), rule)
   return rows

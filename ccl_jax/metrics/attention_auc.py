@@ -89,9 +89,7 @@ def find_video_parts(
 
 def find_audio_parts(clip: GeneratedClip, grid: tuple[int]) -> Parts:
   """Returns the mel frames; grid: the number of tokens, evenly spread."""
-  mel = clip.mel
-  if mel is None:
-    mel = log_mel(clip.audio[None])[0]
+  mel = log_mel(clip.audio[None])[0] if clip.mel is None else clip.mel
   mel = np.nan_to_num(mel, nan=SILENCE, posinf=SILENCE, neginf=SILENCE)
   token = np.arange(len(mel)) * grid[0] // len(mel)
   return Parts(token, tracks.sound_parts(mel))
@@ -105,23 +103,19 @@ def score_parts(
   Args:
     on_lct: of each token, at each step and layer.
   """
-  masks = [parts.masks[name] for name in foreground]
-  rest = {"background": ~np.any(masks, 0)}
-  num = on_lct.shape[-1]
+  *shape, num = on_lct.shape
+  front = np.any([parts.masks[name] for name in foreground], 0)
+  masks = {"front": front, "background": ~front} | parts.masks
   weights = {
     name: np.bincount(parts.token[mask], minlength=num).astype(float)
-    for name, mask in (rest | parts.masks).items()
+    for name, mask in masks.items()
   }
-  front = np.bincount(parts.token[np.any(masks, 0)], minlength=num)
-  found = {
-    name: on_lct @ w / w.sum() if w.any() else np.full(on_lct.shape[:2], np.nan)
+  front, back = weights.pop("front"), weights["background"]
+  aucs = [weighted_auc(row, back, front) for row in on_lct.reshape(-1, num)]
+  return {"AUC": np.reshape(aucs, shape)} | {
+    name: on_lct @ w / w.sum() if w.any() else np.full(shape, np.nan)
     for name, w in weights.items()
   }
-  aucs = [
-    weighted_auc(row, weights["background"], front.astype(float))
-    for row in on_lct.reshape(-1, num)
-  ]
-  return {"AUC": np.reshape(aucs, on_lct.shape[:2])} | found
 
 
 def weighted_auc(
@@ -195,10 +189,7 @@ def report(title: str, rows: Mapping[str, Row]) -> str:
   )
 
 
-def plot(
-  path: epath.PathLike,
-  rows: Mapping[str, Row],
-) -> None:
+def plot(path: epath.PathLike, rows: Mapping[str, Row]) -> None:
   """Plots `summarize`'s rows, if any: the shares, below their AUC."""
   if not rows:
     return

@@ -44,10 +44,9 @@ def save_plots(
   if not shares:
     return []
   path = epath.Path(path)
-  names = {k: path.with_suffix(f".attention.{k}") for k in ("png", "json")}
-  contact_sheet.save_png(names["png"], make_sheet(shares, clip, steps, layers))
-  write_json(names["json"], mean_shares(shares, steps, layers))
-  written = [*names.values()]
+  written = [path.with_suffix(f".attention.{k}") for k in ("png", "json")]
+  contact_sheet.save_png(written[0], make_sheet(shares, clip, steps, layers))
+  write_json(written[1], mean_shares(shares, steps, layers))
   if "video" in shares and clip.video is not None:
     mean = shares["video"].mean((0, 1))
     shown = GeneratedClip(

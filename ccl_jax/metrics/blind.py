@@ -106,6 +106,7 @@ def make_scene(
   """
   wanted = parse_prompt(prompt)
   words, (face, voices) = wanted.words or ["a"], STYLES[wanted.style]
+  surfaces = [x for x, caption in BALL_CAPTIONS.items() if caption in prompt]
   middles, impacts = STRATEGIES[strategy](seconds, len(words))
   return dataclasses.replace(
     _draw(seed, seconds, wanted.has_tv),
@@ -118,12 +119,5 @@ def make_scene(
       )
       for i, t in enumerate(middles.tolist())
     ),
-    ball=next(
-      (
-        make_ball(surface, impacts)
-        for surface, caption in BALL_CAPTIONS.items()
-        if caption in prompt
-      ),
-      None,
-    ),
+    ball=make_ball(surfaces[0], impacts) if surfaces else None,
   )

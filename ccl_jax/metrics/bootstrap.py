@@ -35,9 +35,7 @@ def aggregate(clips: Sequence[ClipScores], resamples: int = 1000) -> Scores:
 
 
 def compare(
-  clips: Sequence[ClipScores],
-  baseline: Sequence[ClipScores],
-  resamples: int = 1000,
+  clips: Sequence[ClipScores], baseline: Sequence[ClipScores]
 ) -> Scores:
   """Returns scores minus the baseline's, clip i paired with clip i.
 
@@ -45,7 +43,7 @@ def compare(
     ValueError: different numbers of clips.
   """
   _check_paired(clips, baseline)
-  ours, theirs = (_resampled(c, resamples) for c in (clips, baseline))
+  ours, theirs = map(_resampled, (clips, baseline))
   return {
     name: _interval(ours[name] - theirs[name])
     for name in ours.keys() & theirs.keys()
@@ -109,7 +107,7 @@ def _check_paired(clips, *others) -> None:
       )
 
 
-def _resampled(clips, resamples: int) -> dict[str, np.ndarray]:
+def _resampled(clips, resamples: int = 1000) -> dict[str, np.ndarray]:
   """Returns each score of the clips, then of `resamples` bootstrap samples.
 
   The seed is fixed: `compare` pairs equal samples of equally many clips.

@@ -65,9 +65,8 @@ def open_measure() -> Measure:
     if audio is None or not reference:
       return {}
     audio = np.nan_to_num(audio)
-    found = words.count_errors(
-      reference, normalize(transcriber.transcribe(audio), False)
-    )
+    text = normalize(transcriber.transcribe(audio), False)
+    found = words.count_errors(reference, text)
     scores = {"WER": (float(found["errors"]), found["words"])}
     heard = align(audio, reference)
     if phones is not None:
@@ -110,12 +109,12 @@ def count_in_time(heard: Sequence[Phone], true: Sequence[Phone]) -> int:
   """Returns how many true phones are heard, in order, within WINDOW."""
   names = [[_SAME.get(x.name, x.name) for x in row] for row in (heard, true)]
   matcher = difflib.SequenceMatcher(None, *names, autojunk=False)
-  matched = [
-    (heard[block.a + i].start, true[block.b + i].start)
-    for block in matcher.get_matching_blocks()
-    for i in range(block.size)
+  apart = [
+    abs(heard[a + i].start - true[b + i].start)
+    for a, b, size in matcher.get_matching_blocks()
+    for i in range(size)
   ]
-  return len([1 for a, b in matched if abs(a - b) <= WINDOW])
+  return sum(x <= WINDOW for x in apart)
 
 
 def synchrony_scores(

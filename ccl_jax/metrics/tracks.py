@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
-from scipy import signal
+from scipy import ndimage, signal
 
 from ccl_jax.codecs import mel as mels
 from ccl_jax.data.synthetic import render
@@ -54,7 +54,7 @@ def find_face(video: UInt8[np.ndarray, "t y x 3"]) -> Face | None:
   voice = int(np.argmax(mass))
   likeness = _likeness(video, VOICES[voice].rgb)
   centre = _face_centre(video.shape[1], likeness)
-  dx, dy = _offsets(_grid(video.shape[1]), centre)
+  dx, dy = _offsets(video.shape[1], centre)
   radius = np.hypot(dx, dy)
   ground = np.abs(radius - render.FACE_RADIUS - 4) < 2
   inside = _mean(likeness > 0.2, radius < render.FACE_RADIUS)
@@ -69,11 +69,10 @@ def _face_centre(size: int, likeness) -> Float[np.ndarray, "t 2"]:
   colour has no effect.
   """
   likeness = np.where(likeness > 0.2, likeness, 0)
-  grid = _grid(size)
   centre = np.broadcast_to(HEAD, (len(likeness), 2))
   reach = 1.5 * render.FACE_RADIUS
   for _ in range(3):
-    dx, dy = _offsets(grid, centre)
+    dx, dy = _offsets(size, centre)
     weight = likeness * (dx**2 + dy**2 < reach**2) + 1e-9
     moments = [(weight * d).sum((1, 2)) for d in (dx, dy)]
     centre = centre + np.stack(moments, 1) / weight.sum((1, 2))[:, None]
@@ -83,7 +82,7 @@ def _face_centre(size: int, likeness) -> Float[np.ndarray, "t 2"]:
 def is_square(video: UInt8[np.ndarray, "t y x 3"], face: Face) -> bool:
   """Returns whether the face fills the corners of a square around it."""
   rgb = VOICES[face.voice].rgb
-  dx, dy = _offsets(_grid(video.shape[1]), face.centre)
+  dx, dy = _offsets(video.shape[1], face.centre)
   inside = np.maximum(np.abs(dx), np.abs(dy)) < render.FACE_HALF
   corners = inside & (np.hypot(dx, dy) > render.FACE_RADIUS + 0.5)
   return bool(_mean(_likeness(video, rgb), corners).mean() > _MIN_CORNERS)
@@ -96,7 +95,7 @@ def mouth_opening(
 
   Dark is what is darker than the face in that frame.
   """
-  dx, dy = _offsets(_grid(video.shape[1]), face.centre)
+  dx, dy = _offsets(video.shape[1], face.centre)
   mouth, bright = _mouth_box(dx, dy), video.max(-1) / 255
   skin = (np.hypot(dx, dy) < render.FACE_RADIUS - 2) & ~mouth & (dy > -2)
   light = _mean(bright, skin)[:, None, None] + 1e-3
@@ -109,7 +108,7 @@ def tv_opening(
 ) -> Float[np.ndarray, " t"]:
   """Returns the dark area inside the TV of hard clips, per frame."""
   x, y, half_width, half_height = render.TV_BOX
-  dx, dy = _offsets(_grid(video.shape[1]), np.array([[x, y]]))
+  dx, dy = _offsets(video.shape[1], np.array([[x, y]]))
   inside = (np.abs(dx) < half_width - 1) & (np.abs(dy) < half_height - 1)
   return _dark_area(video.max(-1) / 255, inside)
 
@@ -139,7 +138,7 @@ def video_parts(
   face = find_face(video)
   if face is None:
     return {}
-  dx, dy = _offsets(_grid(video.shape[1]), face.centre)
+  dx, dy = _offsets(video.shape[1], face.centre)
   return {
     "face": np.hypot(dx, dy) < render.FACE_RADIUS,
     "mouth": _mouth_box(dx, dy),
@@ -170,7 +169,7 @@ def speech_energy(
   """
   level = _band(mel, SPEECH_BAND).sum(1)
   _, quietest, loudest = _templates()
-  stretches = [b - a for a, b in _runs(level > level.max() / 2)]
+  stretches = [x.stop - x.start for x in _runs(level > level.max() / 2)]
   if (
     not _LOUDNESS[0] * quietest < level.max() < _LOUDNESS[1] * loudest
     or max(stretches) > 2 * SYLLABLE[1] * MEL_RATE
@@ -201,7 +200,7 @@ def decode_speech(
   spectra, quietest, _ = _templates()
   energy = _band(mel, SPEECH_BAND).sum(1)
   heard = _runs(energy > _LOUDNESS[0] * quietest)
-  spans = [slice(a, b) for a, b in heard if b - a >= 5]
+  spans = [run for run in heard if run.stop - run.start >= 5]
   if not spans:
     return [], None
   found = np.stack([_spectrum(mel[span], energy[span]) for span in spans])
@@ -246,11 +245,10 @@ def _grid(size: int) -> np.ndarray:
   return (np.arange(size) + 0.5) * 64 / size
 
 
-def _offsets(grid, centre) -> tuple[np.ndarray, np.ndarray]:
-  return (
-    grid - centre[:, 0, None, None],
-    grid[:, None] - centre[:, 1, None, None],
-  )
+def _offsets(size: int, centre) -> tuple[np.ndarray, np.ndarray]:
+  """Returns x and y of each frame's pixels, from a centre in that frame."""
+  x, y = centre.T[:, :, None, None]
+  return _grid(size) - x, _grid(size)[:, None] - y
 
 
 def _mouth_box(dx, dy) -> np.ndarray:
@@ -263,11 +261,9 @@ def _mean(values, weight) -> np.ndarray:
   return (weight * values).sum((1, 2)) / weight.sum((1, 2))
 
 
-def _runs(active) -> list[tuple[int, int]]:
-  """Returns [start, stop) of each stretch of true values."""
-  change = np.diff(np.r_[0, active, 0].astype(int))
-  starts, stops = np.flatnonzero(change > 0), np.flatnonzero(change < 0)
-  return list(zip(starts.tolist(), stops.tolist(), strict=True))
+def _runs(active) -> list[slice]:
+  """Returns each stretch of true values."""
+  return [run for (run,) in ndimage.find_objects(ndimage.label(active)[0])]
 
 
 def _dark_area(bright, inside) -> np.ndarray:
@@ -276,16 +272,11 @@ def _dark_area(bright, inside) -> np.ndarray:
   return (dark * inside).sum((1, 2)) * (64 / bright.shape[1]) ** 2
 
 
-@functools.cache
-def _centres() -> np.ndarray:
-  """Returns the centre of each mel band in Hz."""
-  return np.argmax(mels.filter_bank(), 1) * mels.SAMPLE_RATE / 1024
-
-
 def _band(mel, band) -> np.ndarray:
   """Returns magnitudes of the mel bands centred in a range of Hz."""
   low, high = band
-  return 10.0 ** mel[:, (_centres() > low) & (_centres() < high)]
+  hertz = np.argmax(mels.filter_bank(), 1) * mels.SAMPLE_RATE / 1024
+  return 10.0 ** mel[:, (hertz > low) & (hertz < high)]
 
 
 def _spectrum(mel, weight) -> np.ndarray:

@@ -8,16 +8,16 @@ from ccl_jax.metrics.ablation_rows import ROWS, Row, Run, chosen_rows
 
 def test_rows_of_ones_own_come_last():
   rows = chosen_rows(["gate"], ["few cca ucg2 model.fusion.num_audio_lct=2"])
-  few = Row("cca", "ucg2", ("model.fusion.num_audio_lct=2",))
+  few = Row(Run("cca", ("model.fusion.num_audio_lct=2",)), "ucg2")
   assert rows == {"gate": ROWS["gate"], "few": few}
 
 
 def test_a_row_may_start_from_another():
   text = "full configs/icac.py:size=tiny text after=lct seed=1"
   rows = chosen_rows(["lct"], [text])
-  full = Row("configs/icac.py:size=tiny", "text", ("seed=1",), "lct")
-  assert rows["full"] == full
-  assert full.run != full._replace(after="").run
+  run = Run("configs/icac.py:size=tiny", ("seed=1",), "lct")
+  assert rows["full"] == Row(run, "text")
+  assert run != run._replace(after="")
 
 
 def test_a_run_after_another_starts_from_its_parameters():

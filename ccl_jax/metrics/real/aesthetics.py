@@ -38,11 +38,7 @@ def _open(options: Options) -> Scorer:
 
 AESTHETICS = Metric(
   needs=("audio",),
-  columns={
-    "pq": Column("1-10", "higher"),
-    "cu": Column("1-10", "higher"),
-    "ce": Column("1-10", "higher"),
-    "pc": Column("1-10"),
-  },
+  columns=dict.fromkeys(("pq", "cu", "ce"), Column("1-10", "higher"))
+  | {"pc": Column("1-10")},
   open=_open,
 )

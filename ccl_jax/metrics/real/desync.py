@@ -7,13 +7,14 @@ last 14 segments. DeSync is the mean of the two absolute offsets. A clip needs
 14 segments, 4.8 s; a shorter one is not measured.
 """
 
-from typing import NamedTuple
+import functools
 
 import librosa
 import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
+from ccl_jax.convert.torch_files import open_torch_file
 from ccl_jax.metrics.real import synchformer
 from ccl_jax.metrics.real.metric import (
   FPS,
@@ -31,14 +32,6 @@ MAX_OFFSET, NUM_CLASSES = 2.0, 21  # seconds
 _STEP = synchformer.FRAMES // 2
 _SAMPLES = round(synchformer.FRAMES / FPS * SAMPLE_RATE)
 _MEAN, _DEVIATION = -4.2677393, 4.5689974
-
-
-class DesyncScore(NamedTuple):
-  """Mean absolute offset; offsets of the first and the last segments."""
-
-  desync: float
-  first: float
-  last: float
 
 
 def offset_of(logits: Float[np.ndarray, " classes"]) -> float:
@@ -81,8 +74,10 @@ def num_segments(frames: int, samples: int) -> int:
   ) + 1  # fmt: skip
 
 
-def measure_clip(params: synchformer.Params, clip: MeasuredClip) -> DesyncScore:
-  """Returns the scores of a clip.
+def measure_clip(
+  params: synchformer.Params, clip: MeasuredClip
+) -> dict[str, float]:
+  """Returns "desync", and the offsets of the "first" and "last" segments.
 
   Raises:
     NotMeasuredError: shorter than 14 segments.
@@ -101,7 +96,8 @@ def measure_clip(params: synchformer.Params, clip: MeasuredClip) -> DesyncScore:
     offset_of(np.asarray(synchformer.classify(params, v[part], a[part])))
     for part in (slice(None, len(ends)), slice(-len(ends), None))
   )
-  return DesyncScore((abs(first) + abs(last)) / 2, first, last)
+  desync = (abs(first) + abs(last)) / 2
+  return {"desync": desync, "first": first, "last": last}
 
 
 def _pictures(
@@ -115,13 +111,9 @@ def _pictures(
 
 def _open(options: Options) -> Scorer:
   path = options.find(synchformer.FILE)
-  params = synchformer.load(path)
-
-  def measure(clip: MeasuredClip) -> dict[str, float]:
-    return measure_clip(params, clip)._asdict()
-
+  params = synchformer.read(open_torch_file(path))
   return Scorer(
-    measure,
+    functools.partial(measure_clip, params),
     {
       "weights": path.name, "sha256": file_hash(path), "fps": FPS,
       "crop": "short side 224, bicubic by Pillow, centre",

@@ -99,15 +99,8 @@ def find_tracks(boxes: Boxes, size: tuple[int, int]) -> list[FaceTrack]:
 def _check_box(box: Any, size: tuple[int, int]) -> np.ndarray:
   box = np.asarray(box, np.float64)
   if box.shape == (4,) and np.isfinite(box).all():
-    x0, y0, x1, y1 = box
-    if (
-      x0 < x1
-      and y0 < y1
-      and x1 > 0
-      and y1 > 0
-      and x0 < size[1]
-      and y0 < size[0]
-    ):
+    inside = np.minimum(box[2:], size[::-1]) - np.maximum(box[:2], 0)
+    if (inside > 0).all():
       return box
   raise ValueError(
     f"the face detector found {box.tolist()}, expected (x0, y0, x1, y1) within"
@@ -146,13 +139,9 @@ def crop_faces(
   """Returns the smoothed crop of each frame of a track, `FACE_SIZE` wide."""
   low, high = track.boxes[:, :2], track.boxes[:, 2:]
   half = scipy.signal.medfilt((high - low).max(1) / 2, _MEDIAN)
-  x, y = (
-    scipy.signal.medfilt(values, _MEDIAN) for values in ((low + high) / 2).T
-  )
-  return np.stack([
-    _crop(video[time], half[i], y[i], x[i])
-    for i, time in enumerate(track.frames)
-  ])  # fmt: skip
+  x, y = (scipy.signal.medfilt(v, _MEDIAN) for v in ((low + high) / 2).T)
+  rows = zip(track.frames, half, y, x, strict=True)
+  return np.stack([_crop(video[time], *box) for time, *box in rows])
 
 
 def _crop(

@@ -3,7 +3,7 @@
 import math
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -63,7 +63,11 @@ def measure_folder(
   """
   listed = list_clips(folder, captions).clips
   left_out = _find_sounds(listed)
-  clips = [_named_by_times(x) for x in listed if x.name not in left_out]
+  clips = [
+    x._replace(name=name_part(x.name, x.start, x.end))  # a segment's has times
+    for x in listed
+    if x.name not in left_out
+  ]
   start()
   for file in tqdm(clips, title, unit=" clips"):
     try:
@@ -99,11 +103,6 @@ def _is_wav(file: ClipFile) -> bool:
   return file.name.lower().endswith(".wav")
 
 
-def _named_by_times(file: ClipFile) -> ClipFile:
-  """Returns a segment of a file by a name of its own, others as they are."""
-  return file._replace(name=name_part(file.name, file.start, file.end))
-
-
 def _measure_file(
   file: ClipFile,
   rows: RowFile,
@@ -127,15 +126,18 @@ def _measure_file(
       rows.rows[file.name] = row
       return
     clip = _read(file._replace(path=path), max_seconds)
-  row |= _describe(clip)
+  if clip.video is None:
+    row |= {"seconds": len(clip.audio) / SAMPLE_RATE, "size": None}
+  else:
+    size = list(clip.video.shape[1:3])
+    row |= {"seconds": len(clip.video) / FPS, "size": size}
   for name in todo:
     _measure(name, scorers[name], clip, row, features)
   rows.add(row)
 
 
 def _is_done(metric: str, row: Row, features: Features) -> bool:
-  needs_features = METRICS[metric].compare is not None
-  if needs_features and metric in row["scores"]:
+  if METRICS[metric].compare and metric in row["scores"]:
     return features.has(metric, row["sha256"])
   return metric in row["scores"] or metric in row["not_measured"]
 
@@ -175,15 +177,6 @@ def _check_length(file: ClipFile, max_seconds: float) -> None:
     )
 
 
-def _describe(clip: MeasuredClip) -> dict[str, Any]:
-  if clip.video is None:
-    return {"seconds": len(clip.audio) / SAMPLE_RATE, "size": None}
-  return {
-    "seconds": len(clip.video) / FPS,
-    "size": list(clip.video.shape[1:3]),
-  }
-
-
 def _measure(
   name: str, scorer: Scorer, clip: MeasuredClip, row: Row, features: Features
 ) -> None:
@@ -197,7 +190,9 @@ def _measure(
       raise NotMeasuredError(_WHY[missing[0]])
     scores = scorer.measure(clip)
     array = scores.pop("features", None)
-    _check_finite(scores)
+    for key, value in scores.items():
+      if isinstance(value, float) and not np.isfinite(value):
+        raise NotMeasuredError(f"{key} is {value}")
     if array is not None:
       features.save(name, row["sha256"], array)
     row["scores"][name] = scores
@@ -206,10 +201,3 @@ def _measure(
   except Exception as error:  # One metric, one clip: the others go on.
     reason = " ".join(f"{type(error).__name__}: {error}".split())
     row["not_measured"][name] = FAILED + reason[:300]
-
-
-def _check_finite(scores: Mapping[str, Any]) -> None:
-  """Raises NotMeasuredError for a score that is not finite."""
-  for key, value in scores.items():
-    if isinstance(value, float) and not np.isfinite(value):
-      raise NotMeasuredError(f"{key} is {value}")

@@ -7,19 +7,20 @@ or raises `NotMeasuredError`: such clips are counted by reason and left out of
 means.
 """
 
-import dataclasses
 import hashlib
 import importlib
 import importlib.metadata
 import pathlib
+import types
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
 FPS = 25.0  # of the pictures that every metric gets
 SAMPLE_RATE = 16_000  # of the sound, which is mono
+Scores = Mapping[str, Any]  # of a clip, by name
 
 
 class NotRunError(Exception):
@@ -30,8 +31,7 @@ class NotMeasuredError(Exception):
   """A clip for which a metric has no value; the message says why."""
 
 
-@dataclasses.dataclass(frozen=True)
-class MeasuredClip:
+class MeasuredClip(NamedTuple):
   """One clip, decoded: pictures at `FPS`, mono sound at `SAMPLE_RATE`.
 
   Attributes:
@@ -49,8 +49,7 @@ class MeasuredClip:
   clipped: float = 0.0
 
 
-@dataclasses.dataclass(frozen=True)
-class Options:
+class Options(NamedTuple):
   """What the user chose.
 
   Attributes:
@@ -75,8 +74,7 @@ class Options:
     raise NotRunError(f"put {' or '.join(names)} into --weights=FOLDER")
 
 
-@dataclasses.dataclass(frozen=True)
-class Scorer:
+class Scorer(NamedTuple):
   """A metric that is ready to run.
 
   Attributes:
@@ -86,11 +84,10 @@ class Scorer:
   """
 
   measure: Callable[[MeasuredClip], dict[str, Any]]
-  protocol: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  protocol: Mapping[str, Any] = types.MappingProxyType({})
 
 
-@dataclasses.dataclass(frozen=True)
-class Column:
+class Column(NamedTuple):
   """A score in the table: its unit, and whether "higher" or "lower" is better.
 
   `better` is "" where neither is.
@@ -100,8 +97,7 @@ class Column:
   better: str = ""
 
 
-@dataclasses.dataclass(frozen=True)
-class Metric:
+class Metric(NamedTuple):
   """A metric of clips.
 
   Attributes:
@@ -116,9 +112,7 @@ class Metric:
   needs: tuple[str, ...]
   columns: Mapping[str, Column]
   open: Callable[[Options], Scorer]
-  totals: Callable[[Sequence[Mapping[str, Any]]], dict[str, float]] | None = (
-    None
-  )
+  totals: Callable[[Sequence[Scores]], dict[str, float]] | None = None
   compare: Callable[[np.ndarray, np.ndarray], dict[str, float]] | None = None
 
 

@@ -13,12 +13,7 @@ from ccl_jax.metrics.real import (
   sync,
   words,
 )
-from ccl_jax.metrics.real.metric import (
-  Metric,
-  NotRunError,
-  Options,
-  Scorer,
-)
+from ccl_jax.metrics.real.metric import Metric, NotRunError, Options, Scorer
 
 METRICS: dict[str, Metric] = {
   "sound": signal.SOUND,
@@ -54,12 +49,7 @@ def check_names(names: Sequence[str]) -> None:
 
 
 def open_metrics(names: Sequence[str], options: Options) -> OpenedMetrics:
-  """Loads the packages and weights of metrics.
-
-  Raises:
-    ValueError: an unknown name.
-  """
-  check_names(names)
+  """Loads the packages and weights of metrics; see `check_names` first."""
   opened = OpenedMetrics({}, {})
   for name in names:
     try:

@@ -29,6 +29,7 @@ from ccl_jax.metrics.real.metric import (
 
 _LOUDNESS_SECONDS = 0.4  # one gating block
 _VAD_WINDOW, _VAD_CONTEXT = 512, 64  # samples
+_DNSMOS = ("ovrl", "sig", "bak", "p808")
 VAD_THRESHOLD = 0.5
 
 
@@ -57,9 +58,7 @@ def _open_dnsmos(_: Options) -> Scorer:
     _require_sound(clip.audio)
     audio = np.clip(clip.audio, -1, 1).astype(np.float32)
     found = dnsmos.run(audio, SAMPLE_RATE)
-    names = {"ovrl": "ovrl_mos", "sig": "sig_mos", "bak": "bak_mos"}
-    names["p808"] = "p808_mos"
-    return {ours: float(found[theirs]) for ours, theirs in names.items()}
+    return {name: float(found[f"{name}_mos"]) for name in _DNSMOS}
 
   return Scorer(measure, versions("speechmos", "onnxruntime"))
 
@@ -125,7 +124,7 @@ LOUDNESS = Metric(
 )
 DNSMOS = Metric(
   needs=("audio",),
-  columns={x: Column("1-5", "higher") for x in ("ovrl", "sig", "bak", "p808")},
+  columns=dict.fromkeys(_DNSMOS, Column("1-5", "higher")),
   open=_open_dnsmos,
 )
 SPEECH = Metric(

@@ -10,7 +10,7 @@ Parameters keep the names of `synchformer_state_dict.pth`.
 """
 
 import functools
-import pathlib
+import itertools
 from collections.abc import Mapping
 
 import jax
@@ -19,7 +19,8 @@ import numpy as np
 from einops import rearrange
 from jaxtyping import Array, Float
 
-from ccl_jax.convert.torch_files import LazyStateDict, open_torch_file
+from ccl_jax.convert.torch_files import LazyStateDict
+from ccl_jax.metrics.real.syncnet import in_chunks
 from ccl_jax.ops.norms import expand_like, normalize
 
 FILE = "synchformer_state_dict.pth"
@@ -34,15 +35,6 @@ _AT_ONCE = 7  # segments
 _UNUSED = ("vfeat_extractor.patch_embed.",)
 
 Params = dict[str, Array]
-
-
-def load(path: pathlib.Path) -> Params:
-  """Returns the parameters of a file.
-
-  Raises:
-    ValueError: not a file of PyTorch's, or not of this model.
-  """
-  return read(open_torch_file(path))
 
 
 def read(
@@ -69,10 +61,8 @@ def read(
     ):
       if _num_layers(params, name) != expected:
         raise ValueError(f"expected {expected} layers such as {name}")
-    v, a = (
-      jax.eval_shape(encode_video.__wrapped__, params, video),
-      jax.eval_shape(encode_audio.__wrapped__, params, mel),
-    )
+    v = jax.eval_shape(encode_video.__wrapped__, params, video)
+    a = jax.eval_shape(encode_audio.__wrapped__, params, mel)
     tokens = [
       jax.ShapeDtypeStruct((SEGMENTS, *x.shape[1:]), x.dtype) for x in (v, a)
     ]
@@ -89,24 +79,14 @@ def embed_video(
   params: Params, segments: Float[np.ndarray, "s t y x 3"]
 ) -> Float[np.ndarray, "s v d"]:
   """Returns 8 vectors of each segment of pictures in [-1, 1]."""
-  return _in_parts(functools.partial(encode_video, params), segments)
+  return in_chunks(functools.partial(encode_video, params), segments, _AT_ONCE)
 
 
 def embed_audio(
   params: Params, segments: Float[np.ndarray, "s t mel"]
 ) -> Float[np.ndarray, "s a d"]:
   """Returns 6 vectors of each segment of normalised log-mel."""
-  return _in_parts(functools.partial(encode_audio, params), segments)
-
-
-def _in_parts(function, segments: np.ndarray) -> np.ndarray:
-  parts = []
-  for start in range(0, len(segments), _AT_ONCE):
-    part = segments[start : start + _AT_ONCE]
-    padding = [(0, _AT_ONCE - len(part))] + [(0, 0)] * (part.ndim - 1)
-    part = jnp.asarray(np.pad(part, padding), jnp.float32)
-    parts.append(np.asarray(function(part)))
-  return np.concatenate(parts)[: len(segments)]
+  return in_chunks(functools.partial(encode_audio, params), segments, _AT_ONCE)
 
 
 @jax.jit
@@ -129,12 +109,10 @@ def encode_video(
   for i in range(_num_layers(p, "blocks.{}.norm1.weight")):
     first, x = _divided_block(_below(p, f"blocks.{i}"), first, x)
   x = _norm(p, "norm", x, 1e-6)
-  b = len(x)
-  x = _gather(
-    _below(p, "spatial_attn_agg"), rearrange(x, "b f n d -> (b f) n d")
-  )
-  x = rearrange(x, "(b f) d -> b f d", b=b)
-  return _linear(_below(params, "vproj"), "", x)
+  frames = rearrange(x, "b f n d -> (b f) n d")
+  x = _gather(_below(p, "spatial_attn_agg"), frames)
+  x = rearrange(x, "(b f) d -> b f d", b=len(video))
+  return _linear(params, "vproj", x)
 
 
 def _divided_block(
@@ -145,12 +123,8 @@ def _divided_block(
     ("norm3", "timeattn", True),
     ("norm1", "attn", False),
   ):
-    a, b = _divided_attention(
-      _below(p, attention),
-      _norm(p, norm, first, 1e-6),
-      _norm(p, norm, x, 1e-6),
-      over_time,
-    )
+    normed = (_norm(p, norm, y, 1e-6) for y in (first, x))
+    a, b = _divided_attention(_below(p, attention), *normed, over_time)
     first, x = first + a, x + b
 
   def mlp(x):
@@ -209,7 +183,7 @@ def encode_audio(
   x = rearrange(x, "b (f t) d -> (b t) f d", f=f)
   x = _gather(_below(params, "afeat_extractor.freq_attn_agg"), x)
   x = rearrange(x, "(b t) d -> b t d", b=b)
-  return _linear(_below(params, "aproj"), "", x)
+  return _linear(params, "aproj", x)
 
 
 def _ast_layer(p: Params, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
@@ -264,10 +238,7 @@ def _below(params: Mapping[str, Array], prefix: str) -> Params:
 
 def _num_layers(params: Mapping[str, Array], name: str) -> int:
   """Returns for how many of 0, 1, ... there is a parameter of this name."""
-  i = 0
-  while name.format(i) in params:
-    i += 1
-  return i
+  return next(i for i in itertools.count() if name.format(i) not in params)
 
 
 def _dot(x: Array, kernel: Float[Array, "i o"]) -> Array:
@@ -280,8 +251,7 @@ def _add(x: Array, y: Array) -> Array:
 
 
 def _linear(p: Params, name: str, x: Array) -> Array:
-  name = f"{name}." if name else ""
-  return _add(_dot(x, p[f"{name}weight"].T), p[f"{name}bias"])
+  return _add(_dot(x, p[f"{name}.weight"].T), p[f"{name}.bias"])
 
 
 def _mlp(p: Params, up: str, down: str, x: Array) -> Array:

@@ -10,12 +10,13 @@ window.
 
 import functools
 import pathlib
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jaxtyping import Array, Float
 
 from ccl_jax.convert.torch_files import LazyStateDict, open_torch_file
@@ -28,46 +29,43 @@ WIDTH = 1024
 _EPSILON = 1e-5  # of the batch norms
 CHUNK = 16  # windows at a time: a fixed shape, and a few hundred MB
 
-Layer = dict[str, Any]  # kernel and bias
+Layer = dict[str, Array]  # kernel and bias
 Params = dict[str, list[Layer]]
 
 
-class Pool(NamedTuple):
-  """A maximum over windows."""
-
-  window: tuple[int, ...]
-  stride: tuple[int, ...]
-  padding: tuple[int, ...]
-
-
 class Conv(NamedTuple):
-  """A convolution; `index` is its place in PyTorch's Sequential."""
+  """A convolution.
+
+  Attributes:
+    index: its place in PyTorch's Sequential.
+    pool: window, stride and padding of a maximum after it; () for none.
+  """
 
   index: int
   features: int
   kernel: tuple[int, ...]
   stride: tuple[int, ...]
   padding: tuple[int, ...]
-  pool: Pool | None = None
+  pool: tuple[tuple[int, ...], ...] = ()
 
 
 _SAME = ((3, 3), (1, 1), (1, 1))
 _SAME_3D = ((1, 3, 3), (1, 1, 1), (0, 1, 1))
 VOICE = (
   Conv(0, 64, *_SAME),
-  Conv(4, 192, *_SAME, Pool((3, 3), (1, 2), (0, 0))),
+  Conv(4, 192, *_SAME, ((3, 3), (1, 2), (0, 0))),
   Conv(8, 384, *_SAME),
   Conv(11, 256, *_SAME),
-  Conv(14, 256, *_SAME, Pool((3, 3), (2, 2), (0, 0))),
+  Conv(14, 256, *_SAME, ((3, 3), (2, 2), (0, 0))),
   Conv(18, 512, (5, 4), (1, 1), (0, 0)),
 )
 _POOL = ((1, 3, 3), (1, 2, 2))
 FACE = (
-  Conv(0, 96, (5, 7, 7), (1, 2, 2), (0, 0, 0), Pool(*_POOL, (0, 0, 0))),
-  Conv(4, 256, (1, 5, 5), (1, 2, 2), (0, 1, 1), Pool(*_POOL, (0, 1, 1))),
+  Conv(0, 96, (5, 7, 7), (1, 2, 2), (0, 0, 0), (*_POOL, (0, 0, 0))),
+  Conv(4, 256, (1, 5, 5), (1, 2, 2), (0, 1, 1), (*_POOL, (0, 1, 1))),
   Conv(8, 256, *_SAME_3D),
   Conv(11, 256, *_SAME_3D),
-  Conv(14, 256, *_SAME_3D, Pool(*_POOL, (0, 0, 0))),
+  Conv(14, 256, *_SAME_3D, (*_POOL, (0, 0, 0))),
   Conv(18, 512, (1, 6, 6), (1, 1, 1), (0, 0, 0)),
 )
 # Our name -> its table, channels of its input, and names of its Sequentials.
@@ -78,20 +76,12 @@ _TOWERS = {
 
 
 def load(path: pathlib.Path) -> Params:
-  """Returns the parameters of `syncnet_v2.model`.
+  """Returns the parameters of `syncnet_v2.model`, batch norms in their kernels.
 
   Raises:
     ValueError: not a file of PyTorch's, or not of this model.
   """
-  return fold(open_torch_file(path))
-
-
-def fold(state: LazyStateDict) -> Params:
-  """Returns the parameters of a state dict, batch norms in their kernels.
-
-  Raises:
-    ValueError: arrays that are missing, too many, or of other shapes.
-  """
+  state = open_torch_file(path)
   _check(state)
   read = lambda name: state.read(name).astype(np.float64)  # noqa: E731
   params: Params = {}
@@ -155,6 +145,25 @@ def _fold_layer(read, name: str, norm: str) -> Layer:
   return {"kernel": jnp.float32(kernel), "bias": jnp.float32(bias)}
 
 
+def in_chunks(
+  function: Callable[[Array], Array],
+  rows: np.ndarray,
+  size: int,
+  overlap: int = 0,
+) -> np.ndarray:
+  """Returns `function` of `size` rows at a time, so that one program does.
+
+  Args:
+    overlap: further rows that a chunk shares with the next one.
+  """
+  num, chunks = len(rows) - overlap, []
+  for start in range(0, num, size):
+    part = rows[start : start + size + overlap]
+    padding = [(0, size + overlap - len(part))] + [(0, 0)] * (part.ndim - 1)
+    chunks.append(function(jnp.asarray(np.pad(part, padding), jnp.float32)))
+  return np.concatenate(chunks)[:num]
+
+
 def embed_faces(
   params: Params, faces: Float[np.ndarray, "t y x 3"]
 ) -> Float[np.ndarray, "n d"]:
@@ -163,14 +172,11 @@ def embed_faces(
   Args:
     faces: BGR, 0 to 255, `FACE_SIZE` pixels on a side.
   """
-  num = len(faces) - FACE_WINDOW + 1
-  parts = []
-  for start in range(0, num, CHUNK):
-    part = faces[start : start + CHUNK + FACE_WINDOW - 1]
-    missing = CHUNK + FACE_WINDOW - 1 - len(part)
-    part = np.pad(part, ((0, missing), (0, 0), (0, 0), (0, 0)))
-    parts.append(_embed_faces(params["face"], jnp.asarray(part, jnp.float32)))
-  return np.concatenate(parts)[:num]
+
+  def embed(part):
+    return _embed(FACE, params["face"], part[None])
+
+  return in_chunks(embed, faces, CHUNK, FACE_WINDOW - 1)
 
 
 def embed_voice(
@@ -178,67 +184,33 @@ def embed_voice(
 ) -> Float[np.ndarray, "n d"]:
   """Returns a vector of `num` windows of 20 frames, which begin 4 apart."""
   starts = 4 * np.arange(num)[:, None] + np.arange(MFCC_WINDOW)
-  windows = mfcc[starts]
-  parts = []
-  for start in range(0, num, CHUNK):
-    part = windows[start : start + CHUNK]
-    part = np.pad(part, ((0, CHUNK - len(part)), (0, 0), (0, 0)))
-    parts.append(_embed_voice(params["voice"], jnp.asarray(part, jnp.float32)))
-  return np.concatenate(parts)[:num]
-
-
-@jax.jit
-def _embed_faces(
-  layers: list[Layer], faces: Float[Array, "t y x 3"]
-) -> Float[Array, "n d"]:
-  x = _convolve(FACE, layers, faces[None])
-  return _project(layers, x[0, :, 0, 0])
-
-
-@jax.jit
-def _embed_voice(
-  layers: list[Layer], windows: Float[Array, "n m 13"]
-) -> Float[Array, "n d"]:
   # Coefficients are rows in PyTorch, times are columns.
-  x = _convolve(VOICE, layers, windows.transpose(0, 2, 1)[..., None])
-  return _project(layers, x[:, 0, 0])
+  windows = mfcc[starts].transpose(0, 2, 1)[..., None]
+  embed = functools.partial(_embed, VOICE, params["voice"])
+  return in_chunks(embed, windows, CHUNK)
 
 
-def _convolve(
-  convs: Sequence[Conv], layers: Sequence[Mapping[str, Array]], x: Array
-) -> Array:
+@functools.partial(jax.jit, static_argnames="convs")
+def _embed(
+  convs: tuple[Conv, ...], layers: Sequence[Layer], x: Float[Array, "b *s c"]
+) -> Float[Array, "n d"]:
+  """Returns a tower's vectors, one for each place that its kernels leave."""
+  space = "TYX"[5 - x.ndim :]
   for conv, layer in zip(convs, layers, strict=False):
     x = jax.lax.conv_general_dilated(
       x, layer["kernel"], conv.stride, [(p, p) for p in conv.padding],
-      dimension_numbers=_dimensions(x.ndim), precision="highest",
+      dimension_numbers=(f"N{space}C", f"{space}IO", f"N{space}C"),
+      precision="highest",
     )  # fmt: skip
     x = jax.nn.relu(x + expand_like(layer["bias"], x))
     if conv.pool:
-      x = _max_pool(x, conv.pool)
-  return x
+      window, stride, padding = conv.pool
+      x = nnx.max_pool(x, window, stride, [(p, p) for p in padding])
+  x = x.reshape(-1, x.shape[-1])
+  first, last = layers[len(convs) :]
+  return _dense(last, jax.nn.relu(_dense(first, x)))
 
 
-def _max_pool(x: Array, pool: Pool) -> Array:
-  return jax.lax.reduce_window(
-    x, -jnp.inf, jax.lax.max, (1, *pool.window, 1), (1, *pool.stride, 1),
-    [(p, p) for p in (0, *pool.padding, 0)],
-  )  # fmt: skip
-
-
-@functools.cache
-def _dimensions(ndim: int) -> jax.lax.ConvDimensionNumbers:
-  space = "TYX"[5 - ndim :]
-  return jax.lax.conv_dimension_numbers(
-    (1,) * ndim, (1,) * ndim, (f"N{space}C", f"{space}IO", f"N{space}C")
-  )
-
-
-def _project(
-  layers: Sequence[Mapping[str, Array]], x: Float[Array, "n c"]
-) -> Float[Array, "n d"]:
-  first, last = layers[-2:]
-  dot = functools.partial(jnp.dot, precision="highest")
-  x = dot(x, first["kernel"])
-  x = jax.nn.relu(x + expand_like(first["bias"], x))
-  x = dot(x, last["kernel"])
-  return x + expand_like(last["bias"], x)
+def _dense(layer: Layer, x: Float[Array, "n c"]) -> Float[Array, "n d"]:
+  x = jnp.dot(x, layer["kernel"], precision="highest")
+  return x + expand_like(layer["bias"], x)

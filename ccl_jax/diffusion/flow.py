@@ -40,13 +40,6 @@ def interpolate(
   return (1 - t) * x0 + t * noise
 
 
-def target(
-  x0: Float[Array, " b *dims"], noise: Float[Array, " b *dims"]
-) -> Float[Array, " b *dims"]:
-  """Returns the velocity v = noise - x0, the same at every t."""
-  return noise - x0
-
-
 def shift_time(
   t: Float[Array | np.ndarray, "*dims"], shift: float
 ) -> Float[Array | np.ndarray, "*dims"]:
@@ -89,13 +82,8 @@ def mask_time(
 ) -> Float[Array, " b"] | Float[Array, "b steps 1"]:
   """Returns the time of a stream: 0 where its latents are `clean`, else t.
 
-  Args:
-    t: one time per sample.
-    clean: (b, 1, ...) per sample, or (b, steps, 1, ...) along the second axis
-      of the latents; every further axis has size 1.
-
-  Returns:
-    (b,) if the mask is per sample, else (b, steps, 1).
+  It is (b,) for a mask per sample, (b, 1, ...), and (b, steps, 1) for one along
+  the second axis of the latents, (b, steps, 1, ...).
   """
   b, steps = clean.shape[:2]
   if steps == 1:
@@ -108,10 +96,7 @@ def mse(
   target: Float[Array, " b *dims"],
   mask: Bool[Array, " b *ones"],
 ) -> Float[Array, " b"]:
-  """Returns each sample's mean squared error where `mask`; 0 if it is empty.
-
-  `mask` broadcasts to the latents. Computed in float32.
-  """
+  """Returns each sample's mean squared error where `mask`; 0 if it is empty."""
   mask = jnp.broadcast_to(mask, target.shape)
   axes = tuple(range(1, target.ndim))
   error = jnp.where(mask, prediction.astype(jnp.float32) - target, 0.0)
@@ -133,8 +118,7 @@ def draw_noise(
   which other stream is drawn with it.
 
   Args:
-    keys: one per item.
-    shapes: shape of one item of each stream, (f, h, w, c) and (m, c).
+    shapes: of one item of each stream, (f, h, w, c) and (m, c).
   """
 
   def draw(key, stream):

@@ -5,7 +5,7 @@ difference d_k = v(plus) - v(minus) for each scale. Products and norms below are
 over a sample's stream, without what is given (t = 0), in float32.
 
 cfg_zero, CFG-Zero* (Fan et al. 2025, arXiv 2503.18886), fits the length of the
-unconditional velocity; its zero-init of the first steps is `zero_init`:
+unconditional velocity; its zero-init is `zero_above` of `guidance.guide`:
 
     d_k = v(plus) - a v(minus),   a = <v(plus), v(minus)> / |v(minus)|^2     (1)
 
@@ -42,15 +42,11 @@ Transform = Callable[
 
 
 def make_transform(
-  name: str,
-  eta: float = 0.0,
-  norm_threshold: float = 0.0,
-  momentum: float = 0.0,
+  name: str, eta: float, norm_threshold: float, momentum: float
 ) -> Transform | None:
-  """Returns a transform; None for "none".
+  """Returns one of TRANSFORMS; None for "none".
 
   Args:
-    name: one of TRANSFORMS.
     eta: of eq. 2; 1 keeps all of the parallel part.
     norm_threshold: r of eq. 2; 0 for no limit.
     momentum: b of eq. 3; 0 for none.
@@ -119,11 +115,6 @@ def apg(
     added = weight * (e + (eta - 1) * parallel)
     guided -= jnp.where(mask, added / jnp.where(mask, t, 1), 0)
   return guided, tuple(added_up)
-
-
-def zero_init(velocity: Array, t: Array, above: float) -> Array:
-  """Returns 0 in place of velocities at times from `above` on."""
-  return jnp.where(t >= above, 0, velocity)
 
 
 def _dot(a: Array, b: Array, mask: Array) -> Array:

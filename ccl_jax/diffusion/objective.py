@@ -45,13 +45,11 @@ class Objective:
     time_shift_shape: frames, y and x of the clips that `time_shift` is meant
       for; for other clips it is scaled by sqrt(n / n0) (Esser et al. 2024), n
       the number of latents (for sound, of frames). () never scales.
-    time_mean: mean of the normal inside the logit-normal time.
-    time_std: its standard deviation.
+    time_mean, time_std: of the normal inside the logit-normal time.
     time_distribution: "logit_normal"; or "ddpm", the times of its steps, each
       as likely: then shift, mean and deviation do not count.
     error: quantity of the squared error, "velocity" or "noise".
-    video_weight: lv, 0.85 from Ovi.
-    audio_weight: la, 0.15 from Ovi.
+    video_weight, audio_weight: lv and la, 0.85 and 0.15 from Ovi.
     text_dropout: fraction of samples whose text is replaced by the null text.
     first_frame_probability: fraction of samples with generated video whose
       first latent frame is given; 0 keeps one time per sample.
@@ -199,7 +197,6 @@ def make_training_example(
     batch: `video` (b, f, h, w, c) and/or `audio` (b, m, c) latents, for each
       of them `has_video` / `has_audio` (b,) bool, `text` (b, l, d) and
       `null_text` (l, d).
-    objective: its settings.
   """
   task_key, time_key, noise_key, text_key, frame_key = jax.random.split(key, 5)
   text = batch["text"].astype(jnp.float32)
@@ -220,7 +217,7 @@ def make_training_example(
     t=t,
     text=jnp.where(dropped[:, None, None], batch["null_text"], text),
     route=route,
-    target={s: flow.target(x0[s], noise[s]) for s in x0},
+    target={s: noise[s] - x0[s] for s in x0},
     loss_mask={s: ~clean[s] for s in x0},
     task=task,
   )

@@ -50,7 +50,7 @@ def count_runs(sampling: SamplingConfig, task: InferenceTask) -> dict[str, Any]:
   """
   cached, rule = sampling.cached(task), guidance.rule(sampling.guidance)
   iterated = tuple(s for s in task.streams if s not in cached)
-  passes = len(guidance.passes(rule, iterated))
+  passes = len(rule.passes(iterated))
   guided = sampling.num_guided(task)
   return {
     "streams": task.streams,

@@ -15,7 +15,7 @@ logit-normal times and the shift, Esser et al. 2024 (arXiv 2403.03206).
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -48,15 +48,15 @@ def shift_time(
 
 
 def shift_factors(
-  latents: tuple[int, int, int], clip: tuple[int, ...]
+  shapes: Mapping[str, Sequence[int]], clip: Sequence[int]
 ) -> dict[str, float]:
   """Returns the factor of each stream's shift, sqrt(n / n0).
 
   Args:
-    latents: (f, h, w) of the clips; n = f h w, for sound n = f.
+    shapes: of the latents, (f, h, w, c) of the video; n = f h w, for sound f.
     clip: frames, y and x pixels of the clip with n0 latents.
   """
-  f, h, w = latents
+  f, h, w = shapes["video"][:3]
   f0, h0, w0 = 1 + (clip[0] - 1) // 4, clip[1] // 8, clip[2] // 8
   ratios = {"video": f * h * w / (f0 * h0 * w0), "audio": f / f0}
   return {stream: math.sqrt(ratio) for stream, ratio in ratios.items()}

@@ -152,8 +152,7 @@ class Objective:
     """Returns the objective of clips with latents of these shapes."""
     if not self.time_shift_shape:
       return self
-    f, h, w = shapes["video"][:3]
-    factors = flow.shift_factors((f, h, w), self.time_shift_shape)
+    factors = flow.shift_factors(shapes, self.time_shift_shape)
     shifts = {s: x * factors[s] for s, x in self.time_shifts.items()}
     return replace(self, time_shift=shifts)
 

@@ -19,11 +19,7 @@ from ccl_jax.data.clip import ClipShape
 from ccl_jax.diffusion import tasks
 from ccl_jax.diffusion.solvers import OnStep
 from ccl_jax.diffusion.tasks import InferenceTask
-from ccl_jax.generation.clip_shapes import (
-  choose_shape,
-  read_shapes,
-  scale_time_shift,
-)
+from ccl_jax.generation.clip_shapes import choose_shape, read_shapes
 from ccl_jax.generation.requests import Request
 from ccl_jax.generation.sampling_config import SamplingConfig
 from ccl_jax.models.plan import ModelPlan, make_sampling_plan, sampling_params
@@ -93,19 +89,23 @@ class Components:
     plan = make_sampling_plan(config, devices, mesh)
     _, step = restore.find_checkpoint(workdir, step)
     added = [open_lora(text, plan.settings) for text in loras]
-    read = functools.partial(_read_params, workdir, plan, step, average, added)
-    trained = read_shapes(workdir)
-    shape = choose_shape(trained, size, seconds)
+    shape = choose_shape(read_shapes(workdir), size, seconds)
     codecs = Codecs.load(workdir / "codecs", plan.layout)
     sampling = build(SamplingConfig, config["sampling"], "sampling")
     objective = config.get("objective", {})
     shift_shape = objective.get("time_shift_shape", ())
+
+    def read():
+      shapes = sampling_params(plan)
+      params, _ = restore.read_params(workdir, shapes, step, average)
+      return trees.unflatten(restore.fold_lora(trees.flatten(params), *added))
+
     return cls(
       plan=plan,
       params=None if offload else read(),
       codecs=codecs,
       shape=shape,
-      sampling=scale_time_shift(sampling, shape, codecs, shift_shape),
+      sampling=sampling.for_shapes(shape.latent_shapes(codecs), shift_shape),
       step=step,
       read_params=read,
       offload=offload,
@@ -195,15 +195,3 @@ class Components:
       "video": self.codecs.video.encode(grey),
       "audio": self.codecs.audio.encode(silence)[:, :m],
     }
-
-
-def _read_params(
-  workdir: epath.Path,
-  plan: ModelPlan,
-  step: int,
-  average: bool,
-  loras: Sequence[Mapping[str, Any]],
-) -> PyTree:
-  """Returns the parameters of a checkpoint, with LoRAs added to them."""
-  params, _ = restore.read_params(workdir, sampling_params(plan), step, average)
-  return trees.unflatten(restore.fold_lora(trees.flatten(params), *loras))

@@ -140,10 +140,7 @@ class Components:
 
   @property
   def tasks(self) -> tuple[str, ...]:
-    """Returns the names of the tasks that the model can do.
-
-    It has their streams, and takes none that they generate as a condition only.
-    """
+    """Returns the names of the tasks that the model can do."""
     return tasks.possible_tasks(self.plan.streams, self.plan.conditions)
 
   def inputs_of(self, task: InferenceTask) -> tuple[str, ...]:
@@ -151,19 +148,11 @@ class Components:
     return task.inputs + task.optional * self.plan.reads_references
 
   def check_task(self, task: InferenceTask) -> None:
-    """Checks that the model can do a task.
-
-    Raises:
-      ValueError: it cannot, see `tasks`.
-    """
+    """Raises ValueError for a task that the model cannot do."""
     tasks.check_task(task, self.plan.streams, self.plan.conditions)
 
   def check_picture(self, request: Request) -> None:
-    """Checks that the model reads a request's reference picture, if any.
-
-    Raises:
-      ValueError: it reads none.
-    """
+    """Raises ValueError for a reference picture that the model cannot read."""
     if request.has_picture and not self.plan.reads_references:
       raise ValueError(
         f"task {request.task.name} got an image, and this model reads no"

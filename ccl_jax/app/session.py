@@ -206,7 +206,7 @@ class Session:
     chosen = dataclasses.replace(self.pipeline.sampling, **sampling)
     probe = None
     if attention and len(request.task.streams) > 1:
-      layers = tuple(first_middle_last(self.pipeline.plan.num_layers))
+      layers = first_middle_last(self.pipeline.plan.num_layers)
       probe = AttentionProbe((chosen.num_inference_steps // 2,), layers)
     folder = self.folder / str(next(self._num_requests) % _KEPT)
     shutil.rmtree(folder, ignore_errors=True)

@@ -111,22 +111,23 @@ def make_generate(
     sampling: names of settings.
   """
 
-  def report(progress, stage, done, of):
-    # While a program is compiled "0/20 steps" would look like a hang.
-    progress((done, of) if done else 0.0, desc=stage, unit="steps")
-
   def generate(
     visitor: gr.Request,
     attention,
     *values,
     progress=gr.Progress(),  # noqa: B008
   ):
-    named = dict(zip([*fields, *sampling], values, strict=True))
+    num = len(fields)
+
+    def report(stage, done, of):
+      # While a program is compiled "0/20 steps" would look like a hang.
+      progress((done, of) if done else 0.0, desc=stage, unit="steps")
+
     try:
       result = session.request(
-        {name: named[name] for name in fields},
-        {name: named[name] for name in sampling},
-        lambda *done: report(progress, *done),
+        dict(zip(fields, values[:num], strict=True)),
+        dict(zip(sampling, values[num:], strict=True)),
+        report,
         attention,
         visitor.session_hash,
       )
@@ -145,12 +146,9 @@ def make_generate(
 
 def clip_text(pipeline: Pipeline) -> str:
   """Describes the model's clips."""
-  shape = pipeline.shape
-  y, x = shape.size
-  return (
-    f"Clips of {shape.seconds:.2f} s, {x} x {y} pixels,"
-    f" {shape.fps:g} frames a second."
-  )
+  seconds, (y, x) = pipeline.shape.seconds, pipeline.shape.size
+  rate = f"{pipeline.shape.fps:g} frames a second"
+  return f"Clips of {seconds:.2f} s, {x} x {y} pixels, {rate}."
 
 
 def controls(gr: Any, pipeline: Pipeline) -> tuple[dict, dict, Any]:
@@ -246,13 +244,10 @@ def results(gr: Any) -> dict[str, Any]:
 def show(gr: Any, result: Result) -> list[Any]:
   """Returns the values of the components of `results`."""
   clip, is_video = str(result.clip), result.clip.suffix == ".mp4"
-  return [
-    gr.update(value=clip if is_video else None, visible=is_video),
-    gr.update(value=None if is_video else clip, visible=not is_video),
-    gr.update(value=result.mel, visible=result.mel is not None),
-    gr.update(
-      value=result.attention and str(result.attention),
-      visible=result.attention is not None,
-    ),
-    [str(file) for file in result.files],
-  ]
+  attention = result.attention and str(result.attention)
+  values = (
+    clip if is_video else None, None if is_video else clip, result.mel,
+    attention,
+  )  # fmt: skip
+  shown = [gr.update(value=x, visible=x is not None) for x in values]
+  return [*shown, [str(file) for file in result.files]]

@@ -234,10 +234,7 @@ def collect_result(
 
 
 def hide_paths(text: str, fields: Mapping[str, Any]) -> str:
-  """Replaces paths on the server by their last names.
-
-  Those of the uploads, and whatever else looks like an absolute path.
-  """
+  """Replaces paths of uploads, and absolute ones, by their last names."""
   for path in filter(None, (fields.get(name) for name in requests.INPUTS)):
     text = text.replace(path, pathlib.Path(path).name)
   text = re.sub(r"'/[^']*/([^'/]*)'", r"'\1'", text)  # with blanks

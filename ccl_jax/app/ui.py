@@ -15,7 +15,8 @@ from ccl_jax.generation.pipeline import Pipeline
 
 TITLE = """# Joint video and sound
 Say what is seen, then **what is spoken, in "quotation marks"**, then what is
-heard: one text for both. """
+heard: one text for both. Clips of {shape.seconds:.2f} s, {shape.size[1]} x \
+{shape.size[0]} pixels, {shape.fps:g} frames a second."""
 TASKS = {
   "t2av": "text → video and sound",
   "i2av": "text, first frame → video and sound",
@@ -43,7 +44,7 @@ def build(gr: Any, session: Session) -> Any:
   with gr.Blocks(
     title="ccl_jax", analytics_enabled=False, delete_cache=(_HOUR, 24 * _HOUR)
   ) as page:
-    gr.Markdown(TITLE + clip_text(session.pipeline))
+    gr.Markdown(TITLE.format(shape=session.pipeline.shape))
     with gr.Row():
       with gr.Column():
         fields, sampling, attention = controls(gr, session.pipeline)
@@ -142,13 +143,6 @@ def make_generate(
     return show(gr, result)
 
   return generate
-
-
-def clip_text(pipeline: Pipeline) -> str:
-  """Describes the model's clips."""
-  seconds, (y, x) = pipeline.shape.seconds, pipeline.shape.size
-  rate = f"{pipeline.shape.fps:g} frames a second"
-  return f"Clips of {seconds:.2f} s, {x} x {y} pixels, {rate}."
 
 
 def controls(gr: Any, pipeline: Pipeline) -> tuple[dict, dict, Any]:

@@ -24,7 +24,6 @@ import numpy as np
 from jaxtyping import Key
 
 from ccl_jax.array_types import STREAMS, Array, Bool, Float, State, expand
-from ccl_jax.ops import noise_schedule
 
 # (state, t of each stream, condition) -> velocity of each stream.
 Velocity = Callable[[State, State, Any], State]
@@ -67,14 +66,6 @@ def sample_time(
 ) -> Float[Array, " *dims"]:
   """Draws logit-normal times in (0, 1): sigmoid(mean + std normal)."""
   return jax.nn.sigmoid(mean + std * jax.random.normal(key, shape))
-
-
-def sample_step_time(
-  key: Key[Array, ""], shape: tuple[int, ...]
-) -> Float[Array, " *dims"]:
-  """Draws the times of DDPM's steps, each as likely as another."""
-  steps = jax.random.randint(key, shape, 0, noise_schedule.NUM_STEPS)
-  return jnp.asarray(noise_schedule.STEP_TIMES, jnp.float32)[steps]
 
 
 def mask_time(

@@ -48,9 +48,7 @@ from ccl_jax.diffusion.guidance_transforms import Terms, Transform
 class GuidanceRule:
   """v(base) + sum of (scale - offset) [v(plus) - v(minus)].
 
-  Attributes:
-    base: variant with weight 1.
-    terms: tuples (name of the scale, plus, minus, offset).
+  A term is (name of the scale, plus, minus, offset).
   """
 
   base: Variant

@@ -30,6 +30,7 @@ from ccl_jax.array_types import (
   expand,
 )
 from ccl_jax.diffusion import flow, tasks
+from ccl_jax.ops import noise_schedule
 
 # A number, or stream -> its own; as pairs, which are hashable.
 ByStream = int | float | Mapping[str, float] | tuple
@@ -120,11 +121,6 @@ class Objective:
       )
 
   @property
-  def time_shifts(self) -> dict[str, float]:
-    """Returns stream -> time shift."""
-    return self._by_stream("time_shift")
-
-  @property
   def times(self) -> dict[str, tuple[float, float, float]]:
     """Returns stream -> mean, standard deviation and shift of its times."""
     names = ("time_mean", "time_std", "time_shift")
@@ -136,7 +132,8 @@ class Objective:
   ) -> Float[Array, " *dims"]:
     """Draws times of a stream."""
     if self.time_distribution == "ddpm":
-      return flow.sample_step_time(key, shape)
+      steps = jax.random.randint(key, shape, 0, noise_schedule.NUM_STEPS)
+      return jnp.asarray(noise_schedule.STEP_TIMES, jnp.float32)[steps]
     mean, std, shift = self.times[stream]
     return flow.shift_time(flow.sample_time(key, shape, mean, std), shift)
 
@@ -153,8 +150,10 @@ class Objective:
     if not self.time_shift_shape:
       return self
     factors = flow.shift_factors(shapes, self.time_shift_shape)
-    shifts = {s: x * factors[s] for s, x in self.time_shifts.items()}
-    return replace(self, time_shift=shifts)
+    shifts = self._by_stream("time_shift")
+    return replace(
+      self, time_shift={s: x * factors[s] for s, x in shifts.items()}
+    )
 
   def weight(self, stream: str) -> float:
     """Returns lv or la."""
@@ -192,7 +191,6 @@ def make_training_example(
   """Draws a training example; sample i depends on (key, i, batch[i]) only.
 
   Args:
-    key: of this step.
     batch: `video` (b, f, h, w, c) and/or `audio` (b, m, c) latents, for each
       of them `has_video` / `has_audio` (b,) bool, `text` (b, l, d) and
       `null_text` (l, d).

@@ -30,11 +30,7 @@ def split(
   window: tuple[float, float],
   every: int = 1,
 ) -> Runs:
-  """Splits the steps into runs inside and outside of the window.
-
-  Args:
-    every: only every n-th step in the window is inside.
-  """
+  """Splits the steps into runs; inside is every n-th step in the window."""
   low, high = window
   is_inside = [bool(low <= sigma <= high) for sigma in sigmas[:-1]]
   runs = []
@@ -69,11 +65,7 @@ def combine(weights, states) -> State:
 
 
 def scan(step, fields: Fields, runs: Runs, carry, rows):
-  """Scans step(field, carry, row), run by run.
-
-  Returns:
-    The last carry, and the second results of all steps, stacked.
-  """
+  """Scans step(field, carry, row) over all runs; returns as `lax.scan`."""
   start, outs = 0, []
   for what, num in runs:
     steps = count([(what, num)])

@@ -40,13 +40,7 @@ from ccl_jax.diffusion import flow
 
 @dataclass(frozen=True)
 class Task:
-  """One row of the table above.
-
-  Attributes:
-    generated: streams that are generated.
-    sees_other: streams that see the other one.
-    shared_time: whether both streams have one time.
-  """
+  """One row of the table above."""
 
   name: str
   probability: float

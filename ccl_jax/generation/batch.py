@@ -39,7 +39,6 @@ class Progress:
   """A progress bar of requests, and what went wrong with some.
 
   Attributes:
-    bar: the progress bar.
     problems: a message for each request that failed.
     unused: a note for each request whose input is longer than a clip.
   """
@@ -70,11 +69,9 @@ class BatchGenerator:
   """Writer of requests into a folder.
 
   Attributes:
-    output: the folder.
     batch_size: requests that are sampled at once, at most.
     about: entries of each JSON beside the request and the sampling settings.
     warn: called with a line for each problem and note.
-    show_progress: whether there is a progress bar.
     probe: draws pictures of attention beside the results.
   """
 

@@ -37,7 +37,6 @@ class Components:
     shape: frame rate, frames and size of the clips.
     sampling: default settings.
     step: of the checkpoint.
-    read_params: reads the parameters.
     offload: keep text encoder, codecs and model in memory only in turn.
     on_step: called at every step of the sampler with its sigma, from 1 to 0.
     objective: the section of the run's config; {} if it is not known.
@@ -74,10 +73,8 @@ class Components:
       average: load the moving average of the parameters, else the last ones.
       mesh: arguments of `sharding.make_mesh` for all devices of this process;
         None takes the first of them.
-      offload: see the class.
       loras: "PATH" or "PATH:SCALE" of each LoRA to add, a run or a file.
-      size: (y, x) of one of the trained shapes; () takes any.
-      seconds: its length; None takes any.
+      size, seconds: of one of the trained shapes, see `choose_shape`.
 
     Raises:
       ValueError: no run, no such checkpoint, no codecs, a mesh that does not

@@ -123,15 +123,12 @@ def _check_name(path: pathlib.PurePosixPath) -> None:
   shown = f"name '{cut(str(path))}'"
   if not path.name or path.is_absolute() or ".." in path.parts:
     raise ValueError(f"{shown}: expected one below the folder.")
-  if any(len(part.encode()) > MAX_BYTES for part in path.parts):
-    raise ValueError(
-      f"{shown}: expected at most {MAX_BYTES} bytes, also of each folder."
-    )
   size, parts = len(str(path).encode()), len(path.parts)
-  if size > _MAX_NAME or parts > _MAX_PARTS:
+  longest = max(len(part.encode()) for part in path.parts)
+  if longest > MAX_BYTES or size > _MAX_NAME or parts > _MAX_PARTS:
     raise ValueError(
-      f"{shown} has {size} bytes in {parts} parts, expected at most"
-      f" {_MAX_NAME} in {_MAX_PARTS}: shorten it."
+      f"{shown} has {size} bytes in {parts} parts: expected at most {MAX_BYTES}"
+      f" bytes in each, {_MAX_NAME} in all and {_MAX_PARTS} parts."
     )
 
 

@@ -91,7 +91,7 @@ def make_request(fields: Mapping[str, Any], where: str = "") -> Request:
     for name, x in fields.items()
     if x is not None
   }
-  for name in ("prompt", "seed"):
+  for name in ("prompt", "task", "seed", "name"):
     if name not in fields:
       raise ValueError(f'expected a "{name}".')
   for name, value in fields.items():

@@ -46,6 +46,8 @@ def test_lines_take_what_they_lack_from_the_flags(tmp_path):
     ("nonsense", "not JSON"),
     ("[]", "expected an object"),
     ('{"negative": "x"}', 'expected a "prompt"'),
+    ('{"prompt": "x", "task": null}', 'expected a "task"'),
+    ('{"prompt": "x", "name": null}', 'expected a "name"'),
     ('{"prompt": "x", "sede": 3}', "Did you mean 'seed'"),
     ('{"prompt": "x", "steps": 3}', "Unknown key 'steps' of a prompt. Known"),
     ('{"prompt": "x", "prompt": "y"}', "duplicate key 'prompt'"),

@@ -47,24 +47,18 @@ def make_transform(
   """Returns one of TRANSFORMS; None for "none".
 
   Args:
-    eta: of eq. 2; 1 keeps all of the parallel part.
-    norm_threshold: r of eq. 2; 0 for no limit.
-    momentum: b of eq. 3; 0 for none.
+    eta: of eq. 2, at least 0; 1 keeps all of the parallel part.
+    norm_threshold: r of eq. 2, at least 0; 0 for no limit.
+    momentum: b of eq. 3, between -1 and 1; 0 for none.
 
   Raises:
-    ValueError: an unknown name, or a number that is out of range.
+    ValueError: an unknown name.
   """
   if name not in TRANSFORMS:
     raise ValueError(
       f"Unknown guidance transform '{name}', expected one of"
       f" {', '.join(TRANSFORMS)}."
     )
-  if not (eta >= 0 and norm_threshold >= 0):
-    raise ValueError(
-      f"apg eta={eta} and norm_threshold={norm_threshold}: expected at least 0."
-    )
-  if not -1 < momentum < 1:
-    raise ValueError(f"apg momentum={momentum}: expected between -1 and 1.")
   own = functools.partial(
     apg, eta=eta, norm_threshold=norm_threshold, momentum=momentum
   )

@@ -73,11 +73,10 @@ def solve(
       `schedule`; all of one length.
     solver: a key of SOLVERS.
     condition: handed to `velocity` as it is.
-    window: the (lowest, highest) `leading_sigma` at which `velocity` is
-      evaluated.
+    window, every: `velocity` is evaluated at every n-th step whose
+      `leading_sigma` is from the lower to the higher of two.
     outside: evaluated at the other steps; `velocity` if None.
     on_step: called on the host at every step, with its sigma.
-    every: `velocity` is evaluated only at every n-th step in the window.
     transform_state: if not None, what both take at the first step as a fourth
       argument, to return (velocity, transform_state of the next).
 

@@ -104,6 +104,9 @@ class SamplingConfig:
       "zero_init_steps": (
         0 <= self.zero_init_steps < steps, f"from 0 to {steps - 1}"
       ),
+      "apg_eta": (self.apg_eta >= 0, "at least 0"),
+      "apg_norm_threshold": (self.apg_norm_threshold >= 0, "at least 0"),
+      "apg_momentum": (-1 < self.apg_momentum < 1, "between -1 and 1"),
     }  # fmt: skip
     for name, value in dataclasses.asdict(self).items():
       if name.endswith("shift") and value is not None:

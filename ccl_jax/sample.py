@@ -120,12 +120,7 @@ SAMPLING = [define(field) for field in dataclasses.fields(SamplingConfig)]
 
 
 def generate() -> None:
-  """Generates every request of the flags.
-
-  Raises:
-    ValueError: anything the user wrote that cannot be used; the message names
-      it.
-  """
+  """Generates every request; ValueError names what of the flags is wrong."""
   share = distributed.initialize(DISTRIBUTED.value)
   output = files.check_folder(OUTPUT.value)
   batch.reset_problems(output, share)
@@ -148,10 +143,7 @@ def generate() -> None:
 
 
 def read_requests() -> tuple[list[requests.Request], list[str]]:
-  """Returns the request of --prompt, or those of --prompts.
-
-  It also returns a message for each invalid line of --prompts.
-  """
+  """Returns the requests, and a message for each invalid line of --prompts."""
   if (PROMPT.value is None) == (PROMPTS.value is None):
     raise ValueError("Give either --prompt or --prompts.")
   fields = {

@@ -30,7 +30,6 @@ from ccl_jax.checkpoints.manager import CheckpointManager
 from ccl_jax.codecs.api import Codecs
 from ccl_jax.config import build, check_keys
 from ccl_jax.data.mixture import main_path
-from ccl_jax.generation.clip_shapes import scale_time_shift
 from ccl_jax.generation.eval_config import EvalConfig
 from ccl_jax.generation.held_out_shares import open_shares
 from ccl_jax.generation.pipeline import Pipeline
@@ -254,10 +253,10 @@ class Trainer:
       params = state_params(self.state, average=True)
       shift_shape = self.setup.objective.time_shift_shape
       for i, (data, shape) in enumerate(self.evaluation.list_data(self.data)):
+        shapes = shape.latent_shapes(codecs)
         pipeline = Pipeline(
           plan=self.setup.plan, params=params, codecs=codecs, shape=shape,
-          step=step,
-          sampling=scale_time_shift(self.sampling, shape, codecs, shift_shape),
+          step=step, sampling=self.sampling.for_shapes(shapes, shift_shape),
         )  # fmt: skip
         label = data.name if i else ""
         write_previews(

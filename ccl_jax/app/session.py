@@ -138,16 +138,14 @@ class Session:
 
   def _request(self, fields, sampling, progress, attention) -> Result:
     request = self.make_request(fields)
+    task, has_picture = request.task, request.has_picture
     unused = requests.describe_unused(request, self.pipeline.shape)
-    untrained = self.pipeline.describe_untrained(
-      request.task, request.has_picture
-    )
+    untrained = self.pipeline.describe_untrained(task, has_picture)
     note = "; ".join(filter(None, (unused, untrained)))
     generator = self._generator(request, sampling, attention)
-    self.steps_done, steps = 0, generator.sampling.num_inference_steps
-    program = (
-      request.task, request.has_picture, generator.sampling, generator.probe
-    )  # fmt: skip
+    sampling, probe = generator.sampling, generator.probe
+    self.steps_done, steps = 0, sampling.num_inference_steps
+    program = task, has_picture, sampling, probe
     first = "Reading" if program in self._compiled else "Compiling"
     with ThreadPoolExecutor(1) as thread:
       work = thread.submit(generator.run, [request])
@@ -164,11 +162,7 @@ class Session:
     return collect_result(generator, request, hide_paths(note, fields))
 
   def make_request(self, fields: Mapping[str, Any]) -> Request:
-    """Makes a request from the page's fields.
-
-    Raises:
-      ValueError: a field that cannot be used, or an upload that is too long.
-    """
+    """Makes a request from the page's fields; ValueError if it cannot."""
     # An empty field of the page may be None.
     fields = fields | {n: fields[n] or "" for n in ("prompt", "negative")}
     if not fields["prompt"].strip():
@@ -206,17 +200,16 @@ class Session:
     chosen = dataclasses.replace(self.pipeline.sampling, **sampling)
     probe = None
     if attention and len(request.task.streams) > 1:
-      layers = tuple(first_middle_last(self.pipeline.plan.num_layers))
+      layers = first_middle_last(self.pipeline.plan.num_layers)
       probe = AttentionProbe((chosen.num_inference_steps // 2,), layers)
     folder = self.folder / str(next(self._num_requests) % _KEPT)
     shutil.rmtree(folder, ignore_errors=True)
-    names = {
-      name: pathlib.Path(path).name
-      for name in requests.INPUTS
-      if (path := getattr(request, name)) is not None
-    }
+    about = dict(self.about)
+    for name in requests.INPUTS:
+      if path := getattr(request, name):
+        about[name] = pathlib.Path(path).name
     return BatchGenerator(
-      self.pipeline, chosen, epath.Path(folder), 1, {**self.about, **names},
+      self.pipeline, chosen, epath.Path(folder), 1, about,
       warn=lambda text: None, show_progress=False, probe=probe,
     )  # fmt: skip
 
@@ -230,26 +223,18 @@ def collect_result(
   generator: BatchGenerator, request: Request, note: str
 ) -> Result:
   """Returns the files that the generator has written for the request."""
-  clip = pathlib.Path(generator.output_path(request))
-  mel = None
+  clip, mel = pathlib.Path(generator.output_path(request)), None
   if "audio" in request.task.streams:
     sound = media.read_clip(clip, streams=("audio",)).audio
     mel = contact_sheet.sound_image(sound, (160, 640))
   maps = sorted(clip.parent.glob("*.attention.*"))
-  return Result(
-    clip,
-    (clip, clip.with_suffix(".json"), *maps),
-    mel,
-    next((file for file in maps if file.suffix == ".png"), None),
-    note,
-  )
+  files = (clip, clip.with_suffix(".json"), *maps)
+  picture = next((file for file in maps if file.suffix == ".png"), None)
+  return Result(clip, files, mel, picture, note)
 
 
 def hide_paths(text: str, fields: Mapping[str, Any]) -> str:
-  """Replaces paths on the server by their last names.
-
-  Those of the uploads, and whatever else looks like an absolute path.
-  """
+  """Replaces paths of uploads, and absolute ones, by their last names."""
   for path in filter(None, (fields.get(name) for name in requests.INPUTS)):
     text = text.replace(path, pathlib.Path(path).name)
   text = re.sub(r"'/[^']*/([^'/]*)'", r"'\1'", text)  # with blanks

@@ -15,7 +15,8 @@ from ccl_jax.generation.pipeline import Pipeline
 
 TITLE = """# Joint video and sound
 Say what is seen, then **what is spoken, in "quotation marks"**, then what is
-heard: one text for both. """
+heard: one text for both. Clips of {shape.seconds:.2f} s, {shape.size[1]} x \
+{shape.size[0]} pixels, {shape.fps:g} frames a second."""
 TASKS = {
   "t2av": "text → video and sound",
   "i2av": "text, first frame → video and sound",
@@ -43,7 +44,7 @@ def build(gr: Any, session: Session) -> Any:
   with gr.Blocks(
     title="ccl_jax", analytics_enabled=False, delete_cache=(_HOUR, 24 * _HOUR)
   ) as page:
-    gr.Markdown(TITLE + clip_text(session.pipeline))
+    gr.Markdown(TITLE.format(shape=session.pipeline.shape))
     with gr.Row():
       with gr.Column():
         fields, sampling, attention = controls(gr, session.pipeline)
@@ -111,22 +112,23 @@ def make_generate(
     sampling: names of settings.
   """
 
-  def report(progress, stage, done, of):
-    # While a program is compiled "0/20 steps" would look like a hang.
-    progress((done, of) if done else 0.0, desc=stage, unit="steps")
-
   def generate(
     visitor: gr.Request,
     attention,
     *values,
     progress=gr.Progress(),  # noqa: B008
   ):
-    named = dict(zip([*fields, *sampling], values, strict=True))
+    num = len(fields)
+
+    def report(stage, done, of):
+      # While a program is compiled "0/20 steps" would look like a hang.
+      progress((done, of) if done else 0.0, desc=stage, unit="steps")
+
     try:
       result = session.request(
-        {name: named[name] for name in fields},
-        {name: named[name] for name in sampling},
-        lambda *done: report(progress, *done),
+        dict(zip(fields, values[:num], strict=True)),
+        dict(zip(sampling, values[num:], strict=True)),
+        report,
         attention,
         visitor.session_hash,
       )
@@ -141,16 +143,6 @@ def make_generate(
     return show(gr, result)
 
   return generate
-
-
-def clip_text(pipeline: Pipeline) -> str:
-  """Describes the model's clips."""
-  shape = pipeline.shape
-  y, x = shape.size
-  return (
-    f"Clips of {shape.seconds:.2f} s, {x} x {y} pixels,"
-    f" {shape.fps:g} frames a second."
-  )
 
 
 def controls(gr: Any, pipeline: Pipeline) -> tuple[dict, dict, Any]:
@@ -246,13 +238,10 @@ def results(gr: Any) -> dict[str, Any]:
 def show(gr: Any, result: Result) -> list[Any]:
   """Returns the values of the components of `results`."""
   clip, is_video = str(result.clip), result.clip.suffix == ".mp4"
-  return [
-    gr.update(value=clip if is_video else None, visible=is_video),
-    gr.update(value=None if is_video else clip, visible=not is_video),
-    gr.update(value=result.mel, visible=result.mel is not None),
-    gr.update(
-      value=result.attention and str(result.attention),
-      visible=result.attention is not None,
-    ),
-    [str(file) for file in result.files],
-  ]
+  attention = result.attention and str(result.attention)
+  values = (
+    clip if is_video else None, None if is_video else clip, result.mel,
+    attention,
+  )  # fmt: skip
+  shown = [gr.update(value=x, visible=x is not None) for x in values]
+  return [*shown, [str(file) for file in result.files]]

@@ -15,7 +15,7 @@ logit-normal times and the shift, Esser et al. 2024 (arXiv 2403.03206).
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -24,7 +24,6 @@ import numpy as np
 from jaxtyping import Key
 
 from ccl_jax.array_types import STREAMS, Array, Bool, Float, State, expand
-from ccl_jax.ops import noise_schedule
 
 # (state, t of each stream, condition) -> velocity of each stream.
 Velocity = Callable[[State, State, Any], State]
@@ -40,13 +39,6 @@ def interpolate(
   return (1 - t) * x0 + t * noise
 
 
-def target(
-  x0: Float[Array, " b *dims"], noise: Float[Array, " b *dims"]
-) -> Float[Array, " b *dims"]:
-  """Returns the velocity v = noise - x0, the same at every t."""
-  return noise - x0
-
-
 def shift_time(
   t: Float[Array | np.ndarray, "*dims"], shift: float
 ) -> Float[Array | np.ndarray, "*dims"]:
@@ -55,15 +47,15 @@ def shift_time(
 
 
 def shift_factors(
-  latents: tuple[int, int, int], clip: tuple[int, ...]
+  shapes: Mapping[str, Sequence[int]], clip: Sequence[int]
 ) -> dict[str, float]:
   """Returns the factor of each stream's shift, sqrt(n / n0).
 
   Args:
-    latents: (f, h, w) of the clips; n = f h w, for sound n = f.
+    shapes: of the latents, (f, h, w, c) of the video; n = f h w, for sound f.
     clip: frames, y and x pixels of the clip with n0 latents.
   """
-  f, h, w = latents
+  f, h, w = shapes["video"][:3]
   f0, h0, w0 = 1 + (clip[0] - 1) // 4, clip[1] // 8, clip[2] // 8
   ratios = {"video": f * h * w / (f0 * h0 * w0), "audio": f / f0}
   return {stream: math.sqrt(ratio) for stream, ratio in ratios.items()}
@@ -76,26 +68,13 @@ def sample_time(
   return jax.nn.sigmoid(mean + std * jax.random.normal(key, shape))
 
 
-def sample_step_time(
-  key: Key[Array, ""], shape: tuple[int, ...]
-) -> Float[Array, " *dims"]:
-  """Draws the times of DDPM's steps, each as likely as another."""
-  steps = jax.random.randint(key, shape, 0, noise_schedule.NUM_STEPS)
-  return jnp.asarray(noise_schedule.STEP_TIMES, jnp.float32)[steps]
-
-
 def mask_time(
   t: Float[Array, " b"], clean: Bool[Array, " b steps *ones"]
 ) -> Float[Array, " b"] | Float[Array, "b steps 1"]:
   """Returns the time of a stream: 0 where its latents are `clean`, else t.
 
-  Args:
-    t: one time per sample.
-    clean: (b, 1, ...) per sample, or (b, steps, 1, ...) along the second axis
-      of the latents; every further axis has size 1.
-
-  Returns:
-    (b,) if the mask is per sample, else (b, steps, 1).
+  It is (b,) for a mask per sample, (b, 1, ...), and (b, steps, 1) for one along
+  the second axis of the latents, (b, steps, 1, ...).
   """
   b, steps = clean.shape[:2]
   if steps == 1:
@@ -108,10 +87,7 @@ def mse(
   target: Float[Array, " b *dims"],
   mask: Bool[Array, " b *ones"],
 ) -> Float[Array, " b"]:
-  """Returns each sample's mean squared error where `mask`; 0 if it is empty.
-
-  `mask` broadcasts to the latents. Computed in float32.
-  """
+  """Returns each sample's mean squared error where `mask`; 0 if it is empty."""
   mask = jnp.broadcast_to(mask, target.shape)
   axes = tuple(range(1, target.ndim))
   error = jnp.where(mask, prediction.astype(jnp.float32) - target, 0.0)
@@ -133,8 +109,7 @@ def draw_noise(
   which other stream is drawn with it.
 
   Args:
-    keys: one per item.
-    shapes: shape of one item of each stream, (f, h, w, c) and (m, c).
+    shapes: of one item of each stream, (f, h, w, c) and (m, c).
   """
 
   def draw(key, stream):

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ccl_jax.array_types import Array, State, interleave
+from ccl_jax.array_types import State, interleave
 from ccl_jax.diffusion.flow import Velocity
 
 
@@ -72,8 +72,7 @@ class Condition:
     null: latents of both streams that broadcast to the state, for "sync".
     cached: reference streams that are absent from the state because the
       velocity has their keys and values.
-    variants: of the passes that the rows hold side by side, (b p); set for
-      each run.
+    variants: of the passes that the rows hold side by side, (b p).
   """
 
   text: Any
@@ -145,18 +144,14 @@ def run_batched(velocity: Velocity, inputs: Sequence[Inputs]) -> list[State]:
   variants = tuple(v for _, _, c in inputs for v in c.variants)
   # Equal static fields make the passes trees of one structure.
   inputs = [(x, t, replace(c, variants=variants)) for x, t, c in inputs]
-  outputs = velocity(*interleave(*inputs))
-  parts = {s: _separate(x, len(inputs)) for s, x in outputs.items()}
-  return [{s: parts[s][i] for s in parts} for i in range(len(inputs))]
+  num, parts = len(inputs), {}
+  for s, x in velocity(*interleave(*inputs)).items():
+    x = x.reshape(-1, num, *x.shape[1:]).astype(jnp.float32)
+    parts[s] = [x[:, i] for i in range(num)]
+  return [{s: parts[s][i] for s in parts} for i in range(num)]
 
 
 def run_in_turn(velocity: Velocity, inputs: Sequence[Inputs]) -> list[State]:
   """Runs the passes one after the other."""
   outputs = [velocity(*each) for each in inputs]
   return jax.tree.map(lambda x: x.astype(jnp.float32), outputs)
-
-
-def _separate(x: Array, p: int) -> list[Array]:
-  """Splits (b p, ...) into p float32 arrays (b, ...)."""
-  x = x.reshape(-1, p, *x.shape[1:]).astype(jnp.float32)
-  return [x[:, i] for i in range(p)]

@@ -25,7 +25,7 @@ and std over the generated part of a sample's stream (Lin et al. 2023, arXiv
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,16 +41,14 @@ from ccl_jax.diffusion.forward_passes import (
   run_batched,
   run_in_turn,
 )
-from ccl_jax.diffusion.guidance_transforms import Terms, Transform, zero_init
+from ccl_jax.diffusion.guidance_transforms import Terms, Transform
 
 
 @dataclass(frozen=True)
 class GuidanceRule:
   """v(base) + sum of (scale - offset) [v(plus) - v(minus)].
 
-  Attributes:
-    base: variant with weight 1.
-    terms: tuples (name of the scale, plus, minus, offset).
+  A term is (name of the scale, plus, minus, offset).
   """
 
   base: Variant
@@ -62,21 +60,16 @@ class GuidanceRule:
     pairs = [variant for _, *pair, _ in self.terms for variant in pair]
     return tuple(dict.fromkeys([self.base, *pairs]))
 
-  def passes(self, stream: str) -> tuple[ForwardPass, ...]:
-    """Returns the passes that one stream's output needs."""
-    return tuple(_forward_pass(v, stream) for v in self.variants)
+  def passes(self, streams: Iterable[str]) -> tuple[ForwardPass, ...]:
+    """Returns the distinct passes for the outputs of all `streams`."""
+    return tuple(
+      dict.fromkeys(_forward_pass(v, s) for s in streams for v in self.variants)
+    )
 
   def weights(
     self, stream: str, scales: Mapping[str, Any]
   ) -> dict[ForwardPass, Any]:
-    """Returns the weight of each pass in one stream's output.
-
-    Args:
-      scales: of the stream, by name.
-
-    Raises:
-      ValueError: a scale of the rule is missing.
-    """
+    """Returns the weight of each pass in one stream's output, by its scales."""
     weights = Counter({self.base: 1.0})
     for name, plus, minus, offset in self.terms:
       scale = _find_scale(scales, name)
@@ -93,11 +86,7 @@ class GuidanceRule:
     """Returns (scale - 1, v(plus), v(minus)) of each term, for a transform.
 
     Args:
-      scales: of the stream, by name.
-      outputs: of each pass, for the stream.
-
-    Raises:
-      ValueError: a scale of the rule is missing.
+      scales, outputs: of the stream, by name and by pass.
     """
     return [
       (
@@ -110,6 +99,7 @@ class GuidanceRule:
 
 
 def _find_scale(scales: Mapping[str, Any], name: str) -> Any:
+  """Returns a scale; ValueError if it is missing."""
   if name not in scales:
     raise ValueError(
       f"Scale '{name}' is missing in {sorted(scales)}: expected one for each"
@@ -151,18 +141,8 @@ def rule(name: str) -> GuidanceRule:
   return RULES[name]
 
 
-def passes(
-  rule: GuidanceRule, streams: Sequence[str]
-) -> tuple[ForwardPass, ...]:
-  """Returns the distinct passes for the outputs of all `streams`."""
-  return tuple(dict.fromkeys(p for s in streams for p in rule.passes(s)))
-
-
 def references(rule: GuidanceRule) -> tuple[tuple[str, str], ...]:
-  """Returns the (text, latents) that references run on.
-
-  For all variants of the rule and for v(c,x), see `Variant.reference`.
-  """
+  """Returns each `Variant.reference` of the rule and of v(c,x)."""
   found = dict.fromkeys(v.reference for v in (CX, *rule.variants))
   return tuple(reference for reference in found if reference)
 
@@ -189,8 +169,8 @@ def guide(
     rule: from RULES or your own.
     scales: stream -> {"scale": s, "text": s_t, "cross": s_m}, those that the
       rule names.
-    batched: all passes in one call; else a call for each, with p = 1: slower,
-      in the memory of one pass.
+    batched: all passes in one call; else a call for each: slower, in the memory
+      of one pass.
     rescale: r of eq. 1; a custom rule then needs v(c,x).
     transform: another way to add the terms, see `guidance_transforms`; a
       custom rule then needs v(c,x), and must equal it if all scales are 1.
@@ -201,11 +181,10 @@ def guide(
     what the rule needs. Called with a fourth argument, the state of a transform
     with momentum (`init_transform_state`), it returns (velocity, next state).
   """
-
   run = run_batched if batched else run_in_turn
 
   def guided(state, t, condition: Condition, transform_state=None):
-    distinct = passes(rule, tuple(state))
+    distinct = rule.passes(state)
     inputs = [pass_inputs(p, state, t, condition) for p in distinct]
     outputs = dict(zip(distinct, run(velocity, inputs), strict=True))
     result, following = {}, {}
@@ -225,7 +204,7 @@ def guide(
         plain = own[ForwardPass(CX)]
         result[s] = _rescale(result[s], plain, time > 0, rescale)
       if zero_above:
-        result[s] = zero_init(result[s], time, zero_above[s])
+        result[s] = jnp.where(time >= zero_above[s], 0, result[s])
     if transform_state is None:
       return result
     return result, following or transform_state

@@ -5,7 +5,7 @@ difference d_k = v(plus) - v(minus) for each scale. Products and norms below are
 over a sample's stream, without what is given (t = 0), in float32.
 
 cfg_zero, CFG-Zero* (Fan et al. 2025, arXiv 2503.18886), fits the length of the
-unconditional velocity; its zero-init of the first steps is `zero_init`:
+unconditional velocity; its zero-init is `zero_above` of `guidance.guide`:
 
     d_k = v(plus) - a v(minus),   a = <v(plus), v(minus)> / |v(minus)|^2     (1)
 
@@ -42,33 +42,23 @@ Transform = Callable[
 
 
 def make_transform(
-  name: str,
-  eta: float = 0.0,
-  norm_threshold: float = 0.0,
-  momentum: float = 0.0,
+  name: str, eta: float, norm_threshold: float, momentum: float
 ) -> Transform | None:
-  """Returns a transform; None for "none".
+  """Returns one of TRANSFORMS; None for "none".
 
   Args:
-    name: one of TRANSFORMS.
-    eta: of eq. 2; 1 keeps all of the parallel part.
-    norm_threshold: r of eq. 2; 0 for no limit.
-    momentum: b of eq. 3; 0 for none.
+    eta: of eq. 2, at least 0; 1 keeps all of the parallel part.
+    norm_threshold: r of eq. 2, at least 0; 0 for no limit.
+    momentum: b of eq. 3, between -1 and 1; 0 for none.
 
   Raises:
-    ValueError: an unknown name, or a number that is out of range.
+    ValueError: an unknown name.
   """
   if name not in TRANSFORMS:
     raise ValueError(
       f"Unknown guidance transform '{name}', expected one of"
       f" {', '.join(TRANSFORMS)}."
     )
-  if not (eta >= 0 and norm_threshold >= 0):
-    raise ValueError(
-      f"apg eta={eta} and norm_threshold={norm_threshold}: expected at least 0."
-    )
-  if not -1 < momentum < 1:
-    raise ValueError(f"apg momentum={momentum}: expected between -1 and 1.")
   own = functools.partial(
     apg, eta=eta, norm_threshold=norm_threshold, momentum=momentum
   )
@@ -119,11 +109,6 @@ def apg(
     added = weight * (e + (eta - 1) * parallel)
     guided -= jnp.where(mask, added / jnp.where(mask, t, 1), 0)
   return guided, tuple(added_up)
-
-
-def zero_init(velocity: Array, t: Array, above: float) -> Array:
-  """Returns 0 in place of velocities at times from `above` on."""
-  return jnp.where(t >= above, 0, velocity)
 
 
 def _dot(a: Array, b: Array, mask: Array) -> Array:

@@ -4,8 +4,7 @@
                             + la 1(audio is generated) mse_a ]
 
 with mse that of the velocity or, as in DDPM, that of the noise that follows
-from
-it: (1 - t)^2 mse (`models/prediction.py`, eq. 1).
+from it: (1 - t)^2 mse (`models/prediction.py`, eq. 1).
 """
 
 from collections.abc import Sequence
@@ -34,12 +33,7 @@ def loss_names(streams: Sequence[str]) -> list[str]:
 def loss(
   prediction: State, example: Example, objective: Objective
 ) -> tuple[Float[Array, ""], dict[str, dict[str, Array]]]:
-  """Returns the objective's value and its parts.
-
-  Args:
-    prediction: velocities, the same streams and shapes as the example's.
-    example: from `make_training_example`.
-    objective: its settings.
+  """Returns the objective's value for predicted velocities, and its parts.
 
   Returns:
     The loss, and metrics `{"sum": {name: ()}, "count": {name: ()}}`: sums of
@@ -58,20 +52,11 @@ def loss(
   value = sum(jnp.mean(objective.weight(s) * errors[s]) for s in errors)
   metrics = {"sum": {}, "count": {}}
   for s, error in errors.items():
-    for name, group in (_by_task(example, s) | _by_time(example, s)).items():
+    for name, group in _groups(example, s).items():
       counted = group & example.route.is_generated[s]
       metrics["sum"][name] = jnp.sum(jnp.where(counted, error, 0.0))
       metrics["count"][name] = jnp.sum(counted)
   return value, metrics
-
-
-def _by_task(example: Example, stream: str) -> dict[str, Bool[Array, " b"]]:
-  """Returns the samples of each task that generates the stream."""
-  return {
-    f"loss/{task.name}/{stream}": example.task == index
-    for index, task in enumerate(tasks.TASKS)
-    if stream in task.generated
-  }
 
 
 def _noisy_time(example: Example, stream: str) -> Float[Array, " b"]:
@@ -80,10 +65,14 @@ def _noisy_time(example: Example, stream: str) -> Float[Array, " b"]:
   return t.reshape(len(t), -1).max(axis=1)
 
 
-def _by_time(example: Example, stream: str) -> dict[str, Bool[Array, " b"]]:
-  """Returns the samples of each fifth of [0, 1], by the noisy time."""
-  t = _noisy_time(example, stream)
-  fifth = jnp.clip((5 * t).astype(jnp.int32), 0, 4)
-  return {
+def _groups(example: Example, stream: str) -> dict[str, Bool[Array, " b"]]:
+  """Returns the samples of each task and of each fifth of noisy times."""
+  by_task = {
+    f"loss/{task.name}/{stream}": example.task == index
+    for index, task in enumerate(tasks.TASKS)
+    if stream in task.generated
+  }
+  fifth = jnp.clip((5 * _noisy_time(example, stream)).astype(jnp.int32), 0, 4)
+  return by_task | {
     f"loss_t/{stream}/{name}": fifth == i for i, name in enumerate(_FIFTHS)
   }

@@ -30,6 +30,7 @@ from ccl_jax.array_types import (
   expand,
 )
 from ccl_jax.diffusion import flow, tasks
+from ccl_jax.ops import noise_schedule
 
 # A number, or stream -> its own; as pairs, which are hashable.
 ByStream = int | float | Mapping[str, float] | tuple
@@ -45,13 +46,11 @@ class Objective:
     time_shift_shape: frames, y and x of the clips that `time_shift` is meant
       for; for other clips it is scaled by sqrt(n / n0) (Esser et al. 2024), n
       the number of latents (for sound, of frames). () never scales.
-    time_mean: mean of the normal inside the logit-normal time.
-    time_std: its standard deviation.
+    time_mean, time_std: of the normal inside the logit-normal time.
     time_distribution: "logit_normal"; or "ddpm", the times of its steps, each
       as likely: then shift, mean and deviation do not count.
     error: quantity of the squared error, "velocity" or "noise".
-    video_weight: lv, 0.85 from Ovi.
-    audio_weight: la, 0.15 from Ovi.
+    video_weight, audio_weight: lv and la, 0.85 and 0.15 from Ovi.
     text_dropout: fraction of samples whose text is replaced by the null text.
     first_frame_probability: fraction of samples with generated video whose
       first latent frame is given; 0 keeps one time per sample.
@@ -122,11 +121,6 @@ class Objective:
       )
 
   @property
-  def time_shifts(self) -> dict[str, float]:
-    """Returns stream -> time shift."""
-    return self._by_stream("time_shift")
-
-  @property
   def times(self) -> dict[str, tuple[float, float, float]]:
     """Returns stream -> mean, standard deviation and shift of its times."""
     names = ("time_mean", "time_std", "time_shift")
@@ -138,7 +132,8 @@ class Objective:
   ) -> Float[Array, " *dims"]:
     """Draws times of a stream."""
     if self.time_distribution == "ddpm":
-      return flow.sample_step_time(key, shape)
+      steps = jax.random.randint(key, shape, 0, noise_schedule.NUM_STEPS)
+      return jnp.asarray(noise_schedule.STEP_TIMES, jnp.float32)[steps]
     mean, std, shift = self.times[stream]
     return flow.shift_time(flow.sample_time(key, shape, mean, std), shift)
 
@@ -154,10 +149,11 @@ class Objective:
     """Returns the objective of clips with latents of these shapes."""
     if not self.time_shift_shape:
       return self
-    f, h, w = shapes["video"][:3]
-    factors = flow.shift_factors((f, h, w), self.time_shift_shape)
-    shifts = {s: x * factors[s] for s, x in self.time_shifts.items()}
-    return replace(self, time_shift=shifts)
+    factors = flow.shift_factors(shapes, self.time_shift_shape)
+    shifts = self._by_stream("time_shift")
+    return replace(
+      self, time_shift={s: x * factors[s] for s, x in shifts.items()}
+    )
 
   def weight(self, stream: str) -> float:
     """Returns lv or la."""
@@ -195,11 +191,9 @@ def make_training_example(
   """Draws a training example; sample i depends on (key, i, batch[i]) only.
 
   Args:
-    key: of this step.
     batch: `video` (b, f, h, w, c) and/or `audio` (b, m, c) latents, for each
       of them `has_video` / `has_audio` (b,) bool, `text` (b, l, d) and
       `null_text` (l, d).
-    objective: its settings.
   """
   task_key, time_key, noise_key, text_key, frame_key = jax.random.split(key, 5)
   text = batch["text"].astype(jnp.float32)
@@ -220,7 +214,7 @@ def make_training_example(
     t=t,
     text=jnp.where(dropped[:, None, None], batch["null_text"], text),
     route=route,
-    target={s: flow.target(x0[s], noise[s]) for s in x0},
+    target={s: noise[s] - x0[s] for s in x0},
     loss_mask={s: ~clean[s] for s in x0},
     task=task,
   )

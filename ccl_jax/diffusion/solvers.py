@@ -23,15 +23,7 @@ import numpy as np
 from ccl_jax.array_types import STREAMS, Array, Bool, Float, State
 from ccl_jax.diffusion import flow
 from ccl_jax.diffusion.flow import Velocity
-from ccl_jax.diffusion.phases import (
-  Field,
-  Phases,
-  Sigmas,
-  combine,
-  scan,
-  split,
-  with_fields,
-)
+from ccl_jax.diffusion.phases import Fields, Runs, Sigmas, combine, scan, split
 from ccl_jax.diffusion.unipc import unipc
 
 OnStep = Callable[[Any], None]
@@ -81,11 +73,10 @@ def solve(
       `schedule`; all of one length.
     solver: a key of SOLVERS.
     condition: handed to `velocity` as it is.
-    window: the (lowest, highest) `leading_sigma` at which `velocity` is
-      evaluated.
+    window, every: `velocity` is evaluated at every n-th step whose
+      `leading_sigma` is from the lower to the higher of two.
     outside: evaluated at the other steps; `velocity` if None.
     on_step: called on the host at every step, with its sigma.
-    every: `velocity` is evaluated only at every n-th step in the window.
     transform_state: if not None, what both take at the first step as a fourth
       argument, to return (velocity, transform_state of the next).
 
@@ -103,31 +94,7 @@ def solve(
       f" streams, out of those of the state, {sorted(noise)}."
     )
 
-  if outside is None:
-    outside, window, every = velocity, (0.0, 1.0), 1
-  make_field = functools.partial(
-    _make_field, condition=condition, clean=clean, given=given, on_step=on_step
-  )
-  runs = split(leading_sigma(sigmas), window, every)
-  phases = with_fields(runs, make_field(velocity), make_field(outside))
-  latents, states = SOLVERS[solver](
-    phases, _float32(noise), sigmas, transform_state
-  )
-  return _pin(latents, clean, given), _pin(states, clean, given)
-
-
-def _make_field(
-  velocity: Velocity,
-  condition: Any,
-  clean: Mapping[str, Array],
-  given: State,
-  on_step: OnStep | None,
-) -> Field:
-  """Returns the field of a velocity; arguments as in `solve`."""
-
-  def field(
-    state: State, sigma: State, transform_state: Any
-  ) -> tuple[State, Any]:
+  def field(velocity, state, sigma, transform_state):
     if on_step is not None:
       jax.debug.callback(on_step, leading_sigma(sigma))
     t = times(state, sigma, clean)
@@ -137,7 +104,15 @@ def _make_field(
     found, transform_state = velocity(x, t, condition, transform_state)
     return _float32(found), transform_state
 
-  return field
+  fields = {
+    True: functools.partial(field, velocity),
+    False: functools.partial(field, outside or velocity),
+  }
+  runs = split(leading_sigma(sigmas), window, every)
+  latents, states = SOLVERS[solver](
+    fields, runs, _float32(noise), sigmas, transform_state
+  )
+  return _pin(latents, clean, given), _pin(states, clean, given)
 
 
 def _pin(state: State, clean: Mapping[str, Array], given: State) -> State:
@@ -170,7 +145,7 @@ def times(
 
 
 def euler(
-  phases: Phases, x: State, sigmas: Sigmas, transform_state: Any = None
+  fields: Fields, runs: Runs, x: State, sigmas: Sigmas, transform_state: Any
 ) -> tuple[State, State]:
   """Runs Euler's method; exact on a constant field."""
 
@@ -184,7 +159,7 @@ def euler(
     {s: sigma[:-1].astype(np.float32) for s, sigma in sigmas.items()},
     {s: np.diff(sigma).astype(np.float32) for s, sigma in sigmas.items()},
   )
-  (x, _), states = scan(step, phases, (x, transform_state), rows)
+  (x, _), states = scan(step, fields, runs, (x, transform_state), rows)
   return x, states
 
 

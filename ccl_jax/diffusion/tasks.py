@@ -40,13 +40,7 @@ from ccl_jax.diffusion import flow
 
 @dataclass(frozen=True)
 class Task:
-  """One row of the table above.
-
-  Attributes:
-    generated: streams that are generated.
-    sees_other: streams that see the other one.
-    shared_time: whether both streams have one time.
-  """
+  """One row of the table above."""
 
   name: str
   probability: float
@@ -116,8 +110,8 @@ def draw_times(
   Streams that are not generated are at time 0.
 
   Args:
-    draw_time: draws times of a stream, see `Objective.draw_time`; in `joint`
-      both streams make theirs with the same key.
+    draw_time: see `Objective.draw_time`; in `joint` both streams make theirs
+      with the same key.
   """
   keys = flow.sample_keys(key, len(task))
   is_shared = lookup(lambda row: row.shared_time, task)
@@ -163,9 +157,7 @@ class InferenceTask:
   @property
   def inputs(self) -> tuple[str, ...]:
     """Returns the inputs that a user provides: "image", "audio", "video"."""
-    return ("image",) * self.first_frame + tuple(
-      s for s in ("audio", "video") if s in self.given
-    )
+    return ("image",) * self.first_frame + self.given
 
   @property
   def given(self) -> tuple[str, ...]:
@@ -269,11 +261,7 @@ def possible_tasks(
 def check_task(
   task: InferenceTask, streams: Sequence[str], conditions: Sequence[str]
 ) -> None:
-  """Checks that a model can do a task; arguments are as in `possible_tasks`.
-
-  Raises:
-    ValueError: it cannot.
-  """
+  """Raises ValueError if not one of the `possible_tasks` of a model."""
   possible = possible_tasks(streams, conditions)
   if task.name in possible:
     return

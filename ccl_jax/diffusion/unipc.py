@@ -21,40 +21,29 @@ host in float64 and the solver is one `lax.scan` over its rows.
 """
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ccl_jax.array_types import Float, State
-from ccl_jax.diffusion.phases import Phases, Sigmas, combine, scan
-
-# The first sigma is 1 minus this, as log(1 - sigma) is taken.
-_MARGIN = 1e-6
-
-
-class UniPCState(NamedTuple):
-  """The carry of step i: predicted x_i, x_{i-1}, m_{i-1} and m_{i-2}."""
-
-  x: State
-  last_x: State
-  last_m: State
-  older_m: State
+from ccl_jax.diffusion.phases import Fields, Runs, Sigmas, combine, scan
 
 
 def unipc(
-  phases: Phases, x: State, sigmas: Sigmas, transform_state: Any = None
+  fields: Fields, runs: Runs, x: State, sigmas: Sigmas, transform_state: Any
 ) -> tuple[State, State]:
   """Runs UniPC of order 2, equal to diffusers' `UniPCMultistepScheduler`."""
-  sigmas = {
-    s: np.minimum(sigma, 1 - _MARGIN).astype(np.float32)
+  sigmas = {  # below 1, as log(1 - sigma) is taken
+    s: np.minimum(sigma, 1 - 1e-6).astype(np.float32)
     for s, sigma in sigmas.items()
   }
   tables = {s: unipc_table(sigma) for s, sigma in sigmas.items()}
 
+  # Carries the predicted x_i, x_{i-1}, m_{i-1}, m_{i-2} and the field's state.
   def step(field, carry, row):
-    (predicted, last_x, last_m, older_m), transform_state = carry
+    predicted, last_x, last_m, older_m, transform_state = carry
     sigma, predict, correct = row
     to_data = {s: (1.0, -x) for s, x in sigma.items()}
     v, transform_state = field(predicted, sigma, transform_state)
@@ -62,7 +51,7 @@ def unipc(
     # States in the order of the table's columns.
     x = combine(correct, (predicted, last_x, m, last_m, older_m))
     following = combine(predict, (x, m, last_m))
-    return (UniPCState(following, x, m, last_m), transform_state), predicted
+    return (following, x, m, last_m, transform_state), predicted
 
   zeros = jax.tree.map(jnp.zeros_like, x)
   rows = (
@@ -70,9 +59,9 @@ def unipc(
     {s: predict for s, (predict, _) in tables.items()},
     {s: correct for s, (_, correct) in tables.items()},
   )
-  carry = UniPCState(x, zeros, zeros, zeros)
-  (carry, _), states = scan(step, phases, (carry, transform_state), rows)
-  return carry.x, states
+  carry = (x, zeros, zeros, zeros, transform_state)
+  (x, *_), states = scan(step, fields, runs, carry, rows)
+  return x, states
 
 
 def unipc_table(

@@ -22,7 +22,6 @@ from ccl_jax.generation.requests import (
   cut,
   describe_unused,
   fields_of,
-  metadata,
   read_inputs,
 )
 from ccl_jax.generation.sampling import AttentionProbe, describe_skipped
@@ -40,7 +39,6 @@ class Progress:
   """A progress bar of requests, and what went wrong with some.
 
   Attributes:
-    bar: the progress bar.
     problems: a message for each request that failed.
     unused: a note for each request whose input is longer than a clip.
   """
@@ -71,11 +69,9 @@ class BatchGenerator:
   """Writer of requests into a folder.
 
   Attributes:
-    output: the folder.
     batch_size: requests that are sampled at once, at most.
     about: entries of each JSON beside the request and the sampling settings.
     warn: called with a line for each problem and note.
-    show_progress: whether there is a progress bar.
     probe: draws pictures of attention beside the results.
   """
 
@@ -84,8 +80,8 @@ class BatchGenerator:
   output: epath.Path
   batch_size: int
   about: Mapping[str, Any]
-  warn: Callable[[str], None] = tqdm.tqdm.write
-  show_progress: bool = True
+  warn: Callable[[str], None]
+  show_progress: bool
   probe: AttentionProbe | None = None
 
   def run(self, requests: Sequence[Request]) -> list[str]:
@@ -96,7 +92,9 @@ class BatchGenerator:
       progress, todo = Progress(bar, self.warn), []
       for request in requests:
         with progress.collect_errors(request):
-          check_apart(self.output_path(request), *_input_paths(request))
+          paths = [getattr(request, name) for name in INPUTS]
+          paths = [path for path in paths if isinstance(path, str)]
+          check_apart(self.output_path(request), *paths)
           if self.is_done(request):
             progress.bar.update(1)
           else:
@@ -182,8 +180,11 @@ class BatchGenerator:
 
   def metadata(self, request: Request) -> dict[str, Any]:
     """Returns the JSON of a result."""
-    probe = {"attention": self.probe._asdict()} if self.probe else {}
-    return metadata(request, self.sampling, {**self.about, **probe})
+    entries = fields_of(request) | dict(self.about)
+    entries["sampling"] = dataclasses.asdict(self.sampling)
+    if self.probe:
+      entries["attention"] = self.probe._asdict()
+    return json.loads(json.dumps(entries))  # tuples as they will be read
 
   def output_path(self, request: Request, suffix: str = "") -> epath.Path:
     """Returns the path of a result, or with another suffix."""
@@ -203,12 +204,9 @@ class BatchGenerator:
 
 
 def check_same_request(request: Request, output: epath.Path) -> None:
-  """Checks that a result of this name, if there is one, is of this request.
+  """Raises ValueError if a result of this name is of another request.
 
   Other settings of sampling and another checkpoint make no other request.
-
-  Raises:
-    ValueError: it is of another one.
   """
   try:
     old = parse_object(read_text(output / f"{request.name}.json"))
@@ -221,11 +219,6 @@ def check_same_request(request: Request, output: epath.Path) -> None:
         f" {cut(repr(old[key]))}, now it is {cut(repr(new))}: choose another"
         " --output or --seed."
       )
-
-
-def _input_paths(request: Request) -> list[str]:
-  values = [getattr(request, name) for name in INPUTS]
-  return [x for x in values if isinstance(x, str)]
 
 
 def _take(rows: int | slice, *trees: Latents) -> tuple[Latents, ...]:

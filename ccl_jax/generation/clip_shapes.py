@@ -4,9 +4,7 @@ from collections.abc import Sequence
 
 from etils import epath
 
-from ccl_jax.codecs.api import Codecs
 from ccl_jax.data.clip import ClipShape
-from ccl_jax.generation.sampling_config import SamplingConfig
 from ccl_jax.storage.text_files import read_json
 
 _TENTH = 0.1 + 1e-6  # of a second
@@ -20,21 +18,6 @@ def read_shapes(workdir: epath.Path) -> list[ClipShape]:
     ClipShape(first.fps, frames, (y, x))
     for frames, y, x in clip.get("buckets", [(first.frames, *first.size)])
   ]
-
-
-def scale_time_shift(
-  sampling: SamplingConfig,
-  shape: ClipShape,
-  codecs: Codecs,
-  shift_shape: Sequence[int] = (),
-) -> SamplingConfig:
-  """Returns the settings with the shift of clips of a shape.
-
-  Args:
-    shift_shape: `time_shift_shape` of the run's objective.
-  """
-  f, h, w, _ = shape.latent_shapes(codecs)["video"]
-  return sampling.for_grid((f, h, w), tuple(shift_shape))
 
 
 def choose_shape(

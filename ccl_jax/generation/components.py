@@ -19,11 +19,7 @@ from ccl_jax.data.clip import ClipShape
 from ccl_jax.diffusion import tasks
 from ccl_jax.diffusion.solvers import OnStep
 from ccl_jax.diffusion.tasks import InferenceTask
-from ccl_jax.generation.clip_shapes import (
-  choose_shape,
-  read_shapes,
-  scale_time_shift,
-)
+from ccl_jax.generation.clip_shapes import choose_shape, read_shapes
 from ccl_jax.generation.requests import Request
 from ccl_jax.generation.sampling_config import SamplingConfig
 from ccl_jax.models.plan import ModelPlan, make_sampling_plan, sampling_params
@@ -41,7 +37,6 @@ class Components:
     shape: frame rate, frames and size of the clips.
     sampling: default settings.
     step: of the checkpoint.
-    read_params: reads the parameters.
     offload: keep text encoder, codecs and model in memory only in turn.
     on_step: called at every step of the sampler with its sigma, from 1 to 0.
     objective: the section of the run's config; {} if it is not known.
@@ -78,10 +73,8 @@ class Components:
       average: load the moving average of the parameters, else the last ones.
       mesh: arguments of `sharding.make_mesh` for all devices of this process;
         None takes the first of them.
-      offload: see the class.
       loras: "PATH" or "PATH:SCALE" of each LoRA to add, a run or a file.
-      size: (y, x) of one of the trained shapes; () takes any.
-      seconds: its length; None takes any.
+      size, seconds: of one of the trained shapes, see `choose_shape`.
 
     Raises:
       ValueError: no run, no such checkpoint, no codecs, a mesh that does not
@@ -93,19 +86,23 @@ class Components:
     plan = make_sampling_plan(config, devices, mesh)
     _, step = restore.find_checkpoint(workdir, step)
     added = [open_lora(text, plan.settings) for text in loras]
-    read = functools.partial(_read_params, workdir, plan, step, average, added)
-    trained = read_shapes(workdir)
-    shape = choose_shape(trained, size, seconds)
+    shape = choose_shape(read_shapes(workdir), size, seconds)
     codecs = Codecs.load(workdir / "codecs", plan.layout)
     sampling = build(SamplingConfig, config["sampling"], "sampling")
     objective = config.get("objective", {})
     shift_shape = objective.get("time_shift_shape", ())
+
+    def read():
+      shapes = sampling_params(plan)
+      params, _ = restore.read_params(workdir, shapes, step, average)
+      return trees.unflatten(restore.fold_lora(trees.flatten(params), *added))
+
     return cls(
       plan=plan,
       params=None if offload else read(),
       codecs=codecs,
       shape=shape,
-      sampling=scale_time_shift(sampling, shape, codecs, shift_shape),
+      sampling=sampling.for_shapes(shape.latent_shapes(codecs), shift_shape),
       step=step,
       read_params=read,
       offload=offload,
@@ -140,10 +137,7 @@ class Components:
 
   @property
   def tasks(self) -> tuple[str, ...]:
-    """Returns the names of the tasks that the model can do.
-
-    It has their streams, and takes none that they generate as a condition only.
-    """
+    """Returns the names of the tasks that the model can do."""
     return tasks.possible_tasks(self.plan.streams, self.plan.conditions)
 
   def inputs_of(self, task: InferenceTask) -> tuple[str, ...]:
@@ -151,19 +145,11 @@ class Components:
     return task.inputs + task.optional * self.plan.reads_references
 
   def check_task(self, task: InferenceTask) -> None:
-    """Checks that the model can do a task.
-
-    Raises:
-      ValueError: it cannot, see `tasks`.
-    """
+    """Raises ValueError for a task that the model cannot do."""
     tasks.check_task(task, self.plan.streams, self.plan.conditions)
 
   def check_picture(self, request: Request) -> None:
-    """Checks that the model reads a request's reference picture, if any.
-
-    Raises:
-      ValueError: it reads none.
-    """
+    """Raises ValueError for a reference picture that the model cannot read."""
     if request.has_picture and not self.plan.reads_references:
       raise ValueError(
         f"task {request.task.name} got an image, and this model reads no"
@@ -195,15 +181,3 @@ class Components:
       "video": self.codecs.video.encode(grey),
       "audio": self.codecs.audio.encode(silence)[:, :m],
     }
-
-
-def _read_params(
-  workdir: epath.Path,
-  plan: ModelPlan,
-  step: int,
-  average: bool,
-  loras: Sequence[Mapping[str, Any]],
-) -> PyTree:
-  """Returns the parameters of a checkpoint, with LoRAs added to them."""
-  params, _ = restore.read_params(workdir, sampling_params(plan), step, average)
-  return trees.unflatten(restore.fold_lora(trees.flatten(params), *loras))

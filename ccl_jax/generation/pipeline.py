@@ -74,7 +74,11 @@ class Pipeline(Components):
     Raises:
       ValueError: an unknown task, or an input that it lacks or cannot take.
     """
-    prompts = [prompts] if isinstance(prompts, str) else _listed(prompts)
+    if not isinstance(prompts, Iterable):
+      raise ValueError(
+        f"prompts is {prompts!r}: expected a text, or one for each clip."
+      )
+    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     num, inputs = len(prompts), dict(image=images, audio=audios, video=videos)
     kind = tasks.inference_task(task)
     check_inputs(kind, inputs)
@@ -241,15 +245,6 @@ def chunked(items: Sequence[T], size: int) -> Iterator[list[T]]:
   """Yields consecutive chunks of `size` items, the last perhaps smaller."""
   for start in range(0, len(items), size):
     yield list(items[start : start + size])
-
-
-def _listed(prompts: Any) -> list[str]:
-  """Returns the prompts, of a generator too, as a list."""
-  if not isinstance(prompts, Iterable):
-    raise ValueError(
-      f"prompts is {prompts!r}: expected a text, or one for each clip."
-    )
-  return list(prompts)
 
 
 def _stack(trees: Sequence[Any]) -> Any:

@@ -37,6 +37,10 @@ def write_previews(
       none.
     score: returns what is logged of the first `num_scored` clips of a task.
   """
+
+  def decode(batch, latents, shares):
+    return stages.decode(pipeline, latents) if distributed.is_lead() else []
+
   num = max(config.num_clips, config.num_scored if score else 0)
   clips, values = read_clips(data, config.split, num), {}
   folder = workdir / "samples" / str(pipeline.step) / label
@@ -48,9 +52,7 @@ def write_previews(
       tasks.inference_task(name), clips,
       has_pictures=pipeline.plan.reads_references,
     )  # fmt: skip
-    made = pipeline.generate(
-      items, batch_size=len(items), finish=_decode_on_lead(pipeline)
-    )
+    made = pipeline.generate(items, batch_size=len(items), finish=decode)
     if shown := made[: config.num_clips]:
       tag = f"{label}/{name}" if label else name
       captions = clips["caption"][: config.num_clips]
@@ -59,15 +61,6 @@ def write_previews(
       values |= score(name, made[: config.num_scored])
   if score:
     log.write_scalars(pipeline.step, values)
-
-
-def _decode_on_lead(pipeline: Pipeline):
-  """Returns a last stage of generation that decodes in one process only."""
-
-  def decode(batch, latents: Mapping, shares: Mapping) -> list[GeneratedClip]:
-    return stages.decode(pipeline, latents) if distributed.is_lead() else []
-
-  return decode
 
 
 def _write(

@@ -10,7 +10,6 @@ or "video".
 """
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -22,7 +21,6 @@ from ccl_jax.config import suggest
 from ccl_jax.data import media
 from ccl_jax.data.clip import MAX_BYTES, ClipShape
 from ccl_jax.diffusion import tasks
-from ccl_jax.generation.sampling_config import SamplingConfig
 from ccl_jax.storage.text_files import (
   check_line,
   parse_object,
@@ -93,7 +91,7 @@ def make_request(fields: Mapping[str, Any], where: str = "") -> Request:
     for name, x in fields.items()
     if x is not None
   }
-  for name in ("prompt", "seed"):
+  for name in ("prompt", "task", "seed", "name"):
     if name not in fields:
       raise ValueError(f'expected a "{name}".')
   for name, value in fields.items():
@@ -121,32 +119,23 @@ def cut(text: str) -> str:
 
 
 def _check_name(path: pathlib.PurePosixPath) -> None:
-  """Checks that files of this name can be made below the output folder.
-
-  Raises:
-    ValueError: they cannot.
-  """
+  """Raises ValueError if such files cannot be made below the output folder."""
   shown = f"name '{cut(str(path))}'"
   if not path.name or path.is_absolute() or ".." in path.parts:
     raise ValueError(f"{shown}: expected one below the folder.")
-  if any(len(part.encode()) > MAX_BYTES for part in path.parts):
-    raise ValueError(
-      f"{shown}: expected at most {MAX_BYTES} bytes, also of each folder."
-    )
   size, parts = len(str(path).encode()), len(path.parts)
-  if size > _MAX_NAME or parts > _MAX_PARTS:
+  longest = max(len(part.encode()) for part in path.parts)
+  if longest > MAX_BYTES or size > _MAX_NAME or parts > _MAX_PARTS:
     raise ValueError(
-      f"{shown} has {size} bytes in {parts} parts, expected at most"
-      f" {_MAX_NAME} in {_MAX_PARTS}: shorten it."
+      f"{shown} has {size} bytes in {parts} parts: expected at most {MAX_BYTES}"
+      f" bytes in each, {_MAX_NAME} in all and {_MAX_PARTS} parts."
     )
 
 
 def _check_text(name: str, text: str) -> None:
-  """Checks that a text can be embedded, or be a path.
+  """Raises ValueError for a text that can be no prompt, or no path.
 
-  Raises:
-    ValueError: it has a half of a surrogate pair or, in a path, NUL or a part
-      that is too long.
+  It has half of a surrogate pair or, in a path, NUL or a part that is too long.
   """
   shown = cut(repr(text))
   try:
@@ -165,11 +154,7 @@ def _check_text(name: str, text: str) -> None:
 
 
 def check_inputs(task: tasks.InferenceTask, fields: Mapping[str, Any]) -> None:
-  """Checks that `fields` has just the inputs that the task takes.
-
-  Raises:
-    ValueError: an input that is missing or not taken.
-  """
+  """Raises ValueError for an input that is missing, or that no task takes."""
   for name in INPUTS:
     is_given = fields.get(name) is not None
     if is_given and name in task.optional:
@@ -182,14 +167,11 @@ def check_inputs(task: tasks.InferenceTask, fields: Mapping[str, Any]) -> None:
 def read_list(
   path: epath.PathLike, defaults: Mapping[str, Any], has_maps: bool = False
 ) -> tuple[list[Request], list[str]]:
-  """Reads a list of requests.
+  """Reads a list: its requests, and a message for each invalid line.
 
   Args:
     defaults: fields for lines that lack them; "seed" increases by 1 a line.
     has_maps: whether NAME.attention is the name of files too.
-
-  Returns:
-    The requests, and a message for each invalid line.
 
   Raises:
     ValueError: no such file, or an empty one.
@@ -210,9 +192,8 @@ def read_list(
     where = f"{path} line {number}"
     try:
       check_line(line)
-      fields = (
-        defaults | {"seed": defaults["seed"] + index} | parse_object(line)
-      )
+      fields = {**defaults, "seed": defaults["seed"] + index}
+      fields |= parse_object(line)
       fields = {"name": f"{fields['task']}_{index:04d}"} | fields
       request = make_request(fields, where)
       names = [request.name, f"{request.name}.attention"][: 1 + has_maps]
@@ -287,11 +268,8 @@ def read_inputs(
 def describe_unused(request: Request, shape: ClipShape) -> str:
   """Returns a note on how much of longer inputs is unused, or ""."""
   length = shape.seconds
-  for name in ("audio", "video"):
-    path = getattr(request, name)
-    if not isinstance(path, str):
-      continue
-    seconds = media.declared_duration(path)
+  for path in (request.audio, request.video):
+    seconds = media.declared_duration(path) if isinstance(path, str) else 0
     if seconds > length + 0.5:
       return (
         f"{path}: only the first {length:.2f} s of {seconds:.0f} s are used"
@@ -303,19 +281,3 @@ def fields_of(request: Request) -> dict[str, Any]:
   """Returns the fields of a request as `make_request` takes them."""
   fields = {name: getattr(request, name) for name in _TYPES}
   return fields | {"task": request.task.name}
-
-
-def metadata(
-  request: Request, sampling: SamplingConfig, about: Mapping[str, Any]
-) -> dict[str, Any]:
-  """Returns the JSON that is written beside a result.
-
-  Args:
-    about: further entries.
-  """
-  entries = (
-    fields_of(request)
-    | {"sampling": dataclasses.asdict(sampling)}
-    | dict(about)
-  )
-  return json.loads(json.dumps(entries))  # tuples as they will be read

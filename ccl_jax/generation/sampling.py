@@ -37,20 +37,16 @@ class AttentionProbe(NamedTuple):
   layers: tuple[int, ...]
 
 
-def first_middle_last(num: int) -> list[int]:
+def first_middle_last(num: int) -> tuple[int, ...]:
   """Returns the first, the middle and the last of `num` indices."""
-  return sorted({0, num // 2, num - 1})
+  return tuple(sorted({0, num // 2, num - 1}))
 
 
 def count_runs(sampling: SamplingConfig, task: InferenceTask) -> dict[str, Any]:
-  """Counts how often the model runs for a clip.
-
-  Returns:
-    The arguments of `cost.flops.sample_flops`.
-  """
+  """Counts a clip's runs of the model, as `cost.flops.sample_flops` needs."""
   cached, rule = sampling.cached(task), guidance.rule(sampling.guidance)
   iterated = tuple(s for s in task.streams if s not in cached)
-  passes = len(guidance.passes(rule, iterated))
+  passes = len(rule.passes(iterated))
   guided = sampling.num_guided(task)
   return {
     "streams": task.streams,
@@ -66,12 +62,7 @@ def describe_skipped(
   sampling: SamplingConfig,
   task: InferenceTask,
 ) -> str:
-  """Returns what the steps without guidance save; "" if there are none.
-
-  Args:
-    model: the config's section.
-    shape: of a clip.
-  """
+  """Returns what the steps without guidance save; "" if there are none."""
   steps = sampling.num_inference_steps
   guided = sampling.num_guided(task)
   if guided == steps or sampling.guidance == "none":
@@ -126,10 +117,9 @@ def sample_latents(
   Raises:
     ValueError: the probe's step or layer does not exist.
   """
+  route = task.route(len(condition.text))
   condition = dataclasses.replace(
-    condition,
-    route=task.route(len(condition.text)),
-    cached=sampling.cached(task),
+    condition, route=route, cached=sampling.cached(task)
   )
   model = dict(graph=graph, task=task, sampling=sampling)
   latents, states = _solve(
@@ -149,12 +139,12 @@ def _solve(
 ) -> tuple[State, State]:
   """Returns the latents, and all states on the way, (steps, b, ...)."""
   cached = condition.cached
-  rule, plain = guidance.rule(sampling.guidance), guidance.rule("none")
+  rule = guidance.rule(sampling.guidance)
   references = {s: jnp.broadcast_to(given[s], noise[s].shape) for s in cached}
   velocity = with_reference_cache(graph, params, rule, references, condition)
   guide = functools.partial(
-    guidance.guide, velocity,
-    scales=sampling.scales, batched=sampling.batch_passes,
+    guidance.guide, velocity, scales=sampling.scales,
+    batched=sampling.batch_passes, zero_above=sampling.zero_above,
   )  # fmt: skip
 
   # The state lacks a cached reference: the velocity has its keys and values.
@@ -166,10 +156,7 @@ def _solve(
     transform_state = guidance.init_transform_state(rule, iterated(noise))
   latents, states = solvers.solve(
     velocity=guide(
-      rule,
-      rescale=sampling.guidance_rescale,
-      transform=sampling.transform,
-      zero_above=sampling.zero_above,
+      rule, rescale=sampling.guidance_rescale, transform=sampling.transform
     ),
     noise=iterated(noise),
     clean=iterated(clean_of(condition, task, noise)),
@@ -180,7 +167,7 @@ def _solve(
     window=sampling.window,
     every=sampling.guidance_every,
     transform_state=transform_state,
-    outside=guide(plain, zero_above=sampling.zero_above),
+    outside=guide(guidance.rule("none")),
     on_step=on_step,
   )
   for s, x in references.items():
@@ -209,7 +196,6 @@ def with_reference_cache(
   Args:
     references: latents of the reference streams to run here; none if they are
       iterated.
-    condition: the sampler's.
   """
   runs = guidance.references(rule) if references else ()
 
@@ -243,14 +229,13 @@ def _shares(
 ) -> dict[str, Array]:
   """Runs the conditional pass once more on the states of the probe's steps."""
   _check_indices("step", probe.steps, sampling.num_inference_steps)
-  image = condition.image
 
   def shares_at(at):
     state, sigma = at
-    clean = clean_of(condition, task, state)
+    times = solvers.times(state, sigma, clean_of(condition, task, state))
     shares = attention_shares(
-      graph, params, state, solvers.times(state, sigma, clean),
-      condition.text, condition.route, image,
+      graph, params, state, times, condition.text, condition.route,
+      condition.image,
     )  # fmt: skip
     for x in shares.values():
       _check_indices("layer", probe.layers, len(x))

@@ -2,11 +2,11 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from ccl_jax.array_types import STREAMS
 from ccl_jax.diffusion import (
   flow,
   guidance,
@@ -94,50 +94,40 @@ class SamplingConfig:
 
   def __post_init__(self):
     guidance.rule(self.guidance)
-    if self.num_inference_steps < 1:
-      raise ValueError(
-        f"sampling.num_inference_steps is {self.num_inference_steps}: expected"
-        " at least 1."
-      )
-    for name in ("shift", "audio_shift"):
-      value = getattr(self, name)
-      if value is not None and not 0 < value < math.inf:
-        raise ValueError(
-          f"sampling.{name} is {value}: expected it positive and finite."
-        )
     solvers.check_solver(self.solver)
-    for field in dataclasses.fields(self):
-      value = getattr(self, field.name)
-      if field.name.endswith("_scale") and value is not None and not value >= 0:
+    steps, low, high = self.num_inference_steps, *self.window
+    # Name -> whether it is valid, and what is.
+    checks = {
+      "num_inference_steps": (steps >= 1, "at least 1"),
+      "guidance_every": (self.guidance_every >= 1, "at least 1 (every step)"),
+      "guidance_rescale": (0 <= self.guidance_rescale <= 1, "from 0 to 1"),
+      "zero_init_steps": (
+        0 <= self.zero_init_steps < steps, f"from 0 to {steps - 1}"
+      ),
+      "apg_eta": (self.apg_eta >= 0, "at least 0"),
+      "apg_norm_threshold": (self.apg_norm_threshold >= 0, "at least 0"),
+      "apg_momentum": (-1 < self.apg_momentum < 1, "between -1 and 1"),
+    }  # fmt: skip
+    for name, value in dataclasses.asdict(self).items():
+      if name.endswith("shift") and value is not None:
+        checks[name] = (0 < value < math.inf, "it positive and finite")
+      elif name.endswith("_scale") and value is not None:
+        checks[name] = (value >= 0, "at least 0")
+    for name, (is_valid, expected) in checks.items():
+      if not is_valid:
         raise ValueError(
-          f"sampling.{field.name} is {value}: expected at least 0."
+          f"sampling.{name} is {getattr(self, name)}: expected {expected}."
         )
-    low, high = self.window
     if not 0 <= low <= high <= 1:
       raise ValueError(
         f"sampling.guidance_low={low} and guidance_high={high}: expected"
         " 0 <= low <= high <= 1."
-      )
-    if self.guidance_every < 1:
-      raise ValueError(
-        f"sampling.guidance_every is {self.guidance_every}: expected at least"
-        " 1 (every step)."
-      )
-    if not 0 <= self.guidance_rescale <= 1:
-      raise ValueError(
-        f"sampling.guidance_rescale is {self.guidance_rescale}: expected from 0"
-        " to 1."
       )
     _ = self.transform  # raises ValueError
     if self.apg_momentum and self.guidance_transform != "apg":
       raise ValueError(
         f"sampling.apg_momentum is {self.apg_momentum}, but guidance_transform"
         f" is {self.guidance_transform}: expected apg."
-      )
-    if not 0 <= self.zero_init_steps < self.num_inference_steps:
-      raise ValueError(
-        f"sampling.zero_init_steps is {self.zero_init_steps}: expected from 0"
-        f" to {self.num_inference_steps - 1}."
       )
 
   @property
@@ -174,33 +164,33 @@ class SamplingConfig:
       s: {"scale": x, "text": x, "cross": cross[s]} for s, x in own.items()
     }
 
-  def for_grid(
-    self, grid: tuple[int, int, int], clip: tuple[int, ...]
+  @property
+  def shifts(self) -> dict[str, float]:
+    """Returns stream -> the shift of its times."""
+    audio = self.shift if self.audio_shift is None else self.audio_shift
+    return {"video": self.shift, "audio": audio}
+
+  def for_shapes(
+    self, shapes: Mapping[str, Sequence[int]], clip: Sequence[int]
   ) -> "SamplingConfig":
     """Returns the settings for clips of another shape than the shift is for.
 
     Args:
-      grid: frames, rows and columns of their latents.
+      shapes: of their latents.
       clip: frames, y and x of those that the shift is for; () is of all.
     """
     if not clip:
       return self
-    factors = flow.shift_factors(grid, clip)
-    audio = self.shift if self.audio_shift is None else self.audio_shift
-    return dataclasses.replace(
-      self, shift=self.shift * factors["video"],
-      audio_shift=audio * factors["audio"],
-    )  # fmt: skip
+    factors = flow.shift_factors(shapes, clip)
+    video, audio = (x * factors[s] for s, x in self.shifts.items())
+    return dataclasses.replace(self, shift=video, audio_shift=audio)
 
   @property
   def sigmas(self) -> dict[str, np.ndarray]:
     """Returns stream -> the sigmas of its steps."""
-    shifts = dict.fromkeys(STREAMS, self.shift)
-    if self.audio_shift is not None:
-      shifts["audio"] = self.audio_shift
     return {
       s: solvers.schedule(self.num_inference_steps, shift)
-      for s, shift in shifts.items()
+      for s, shift in self.shifts.items()
     }
 
   @property

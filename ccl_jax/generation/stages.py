@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from ccl_jax.array_types import STREAMS, Array, Image, State
+from ccl_jax.array_types import Array, Image, State
 from ccl_jax.codecs.image_condition import make_image, stack_images
 from ccl_jax.data import decoding, records
 from ccl_jax.data.clip import GeneratedClip
@@ -42,11 +42,7 @@ class EncodedInputs(NamedTuple):
 
 
 def check_prompt(components: Components, prompt: str) -> None:
-  """Checks that the model reads all tokens of a prompt.
-
-  Raises:
-    ValueError: too many tokens.
-  """
+  """Raises ValueError if a prompt has more tokens than the model reads."""
   text = components.codecs.text
   if (found := text.num_tokens(prompt)) > text.max_length:
     raise ValueError(
@@ -89,7 +85,7 @@ def encode_inputs(
     latents |= first
   if "picture" in inputs:
     pictures = stack_images(inputs["picture"], shape.size)
-    image = encode_pictures(components, pictures)
+    image = _as_references(codecs.video.encode(pictures[:, None]))
   if "audio" in inputs:
     encoded = codecs.audio.encode(np.stack(inputs["audio"]))
     m, _ = components.latent_shapes["audio"]
@@ -101,25 +97,15 @@ def encode_first_frame(
   components: Components, images: UInt8[np.ndarray, "b y x 3"]
 ) -> EncodedInputs:
   """Encodes first frames, as an `Image` if the model reads one."""
-  reads = components.plan.image_conditioning
+  reads, codecs = components.plan.image_conditioning, components.codecs
   if not any(reads.values()):
-    return EncodedInputs(
-      {"video": components.codecs.video.encode(images[:, None])}
-    )
+    return EncodedInputs({"video": codecs.video.encode(images[:, None])})
   frames = components.shape.frames
-  return EncodedInputs(
-    {}, make_image(images, components.codecs, frames, **reads)
-  )
-
-
-def encode_pictures(
-  components: Components, pictures: UInt8[np.ndarray, "b y x 3"]
-) -> Image:
-  """Encodes a reference picture of each sample, by itself."""
-  return _as_references(components.codecs.video.encode(pictures[:, None]))
+  return EncodedInputs({}, make_image(images, codecs, frames, **reads))
 
 
 def _as_references(latents: Float[np.ndarray, "b r h w c"]) -> Image:
+  """Returns the condition of r reference pictures of each sample."""
   has = np.ones(latents.shape[:2], bool)
   return Image(references=latents, has_references=has)
 
@@ -131,10 +117,10 @@ def use_latents(
   if task.first_frame and any(components.plan.image_conditioning.values()):
     frames = components.codecs.video.decode(latents["video"])[:, 0]
     return encode_first_frame(components, frames)
-  given = {s: x for s, x in latents.items() if s in STREAMS}
-  if "picture" in latents:
-    return EncodedInputs(given, _as_references(latents["picture"]))
-  return EncodedInputs(given)
+  latents = dict(latents)
+  picture = latents.pop("picture", None)
+  image = None if picture is None else _as_references(picture)
+  return EncodedInputs(latents, image)
 
 
 def sample(
@@ -165,11 +151,13 @@ def sample(
   shapes = components.latent_shapes
   noise = flow.draw_noise(keys[rows], {s: shapes[s] for s in task.streams})
   inputs = jax.tree.map(lambda x: jnp.asarray(x)[rows], inputs)
+  variants = guidance.rule(sampling.guidance).variants
+  needs_null = any(variant.other == "null" for variant in variants)
   condition = Condition(
     text=text[rows],
     negative=np.broadcast_to(negative, text.shape)[rows],
     image=inputs.image,
-    null=components.null_latents if needs_null(sampling) else None,
+    null=components.null_latents if needs_null else None,
   )
   latents, shares = sample_latents(
     components.load_params(), noise, inputs.latents, condition,
@@ -178,12 +166,6 @@ def sample(
   )  # fmt: skip
   shares = {s: jnp.moveaxis(x, 2, 0)[:num] for s, x in shares.items()}
   return {s: x[:num] for s, x in latents.items()}, shares
-
-
-def needs_null(sampling: SamplingConfig) -> bool:
-  """Returns whether the guidance runs on a null stream."""
-  rule = guidance.rule(sampling.guidance)
-  return any(variant.other == "null" for variant in rule.variants)
 
 
 def decode(

@@ -64,8 +64,10 @@ def test_error_falls_with_the_order_of_the_solver(solver, order):
 
   def error(steps):
     sigmas = np.linspace(0.9, 0.1, steps + 1, dtype=np.float32)
-    phases = [(lambda x, sigma, state: (x, state), steps)]
-    result, _ = solvers.SOLVERS[solver](phases, x, {"audio": sigmas})
+    fields = {True: lambda x, sigma, state: (x, state)}
+    result, _ = solvers.SOLVERS[solver](
+      fields, [(True, steps)], x, {"audio": sigmas}, None
+    )
     return abs(result["audio"].item() - np.exp(-0.8))
 
   assert error(8) / error(16) > 0.8 * 2**order

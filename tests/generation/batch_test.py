@@ -67,6 +67,15 @@ def test_batches_of_a_task_are_filled_up_to_one_size(num, batch, expected):
   assert {rows for _, rows in rounds} == {expected[0]}
 
 
+def test_what_a_result_says_can_be_compared(pipeline, tmp_path):
+  generator, _ = make(pipeline, tmp_path)
+  generator = dataclasses.replace(generator, about={"size": (1, 2)})
+  said = generator.metadata(items(1)[0])
+  assert said == json.loads(json.dumps(said))
+  assert said["sampling"]["num_inference_steps"] == 2 and said["size"] == [1, 2]
+  assert "where" not in said
+
+
 def test_what_is_done_is_not_made_again(pipeline, tmp_path, monkeypatch):
   """Nor after an interruption; a result has its JSON only when it is whole."""
   generator, _ = make(pipeline, tmp_path)

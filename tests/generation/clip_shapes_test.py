@@ -48,6 +48,7 @@ def test_runs_of_one_shape_know_one(tmp_path):
 
 def test_the_shift_of_a_shape_is_that_of_its_training():
   config = SamplingConfig(shift=3.0)
-  assert config.for_grid((13, 16, 16), ()) is config
-  own = config.for_grid((13, 16, 16), (49, 64, 64))
+  shapes = {"video": (13, 16, 16, 10), "audio": (65, 8)}
+  assert config.for_shapes(shapes, ()) is config
+  own = config.for_shapes(shapes, (49, 64, 64))
   assert own.shift == 6.0 and own.audio_shift == 3.0

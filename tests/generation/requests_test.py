@@ -9,7 +9,6 @@ import pytest
 
 from ccl_jax.data import media
 from ccl_jax.generation import requests
-from ccl_jax.generation.sampling_config import SamplingConfig
 from tests.runs import RATE, SAMPLES, SHAPE, hum, noise
 
 DEFAULTS = {
@@ -47,6 +46,8 @@ def test_lines_take_what_they_lack_from_the_flags(tmp_path):
     ("nonsense", "not JSON"),
     ("[]", "expected an object"),
     ('{"negative": "x"}', 'expected a "prompt"'),
+    ('{"prompt": "x", "task": null}', 'expected a "task"'),
+    ('{"prompt": "x", "name": null}', 'expected a "name"'),
     ('{"prompt": "x", "sede": 3}', "Did you mean 'seed'"),
     ('{"prompt": "x", "steps": 3}', "Unknown key 'steps' of a prompt. Known"),
     ('{"prompt": "x", "prompt": "y"}', "duplicate key 'prompt'"),
@@ -268,11 +269,3 @@ def test_a_bad_input_is_one_error_with_its_name(
     read_inputs(item(task, **{field: str(path)}))
   assert str(caught.value).startswith(str(path))
   assert "\n" not in str(caught.value)
-
-
-def test_what_a_result_says_can_be_compared():
-  sampling = SamplingConfig(num_inference_steps=2)
-  said = requests.metadata(item("t2a"), sampling, {"size": (1, 2)})
-  assert said == json.loads(json.dumps(said))
-  assert said["sampling"]["num_inference_steps"] == 2 and said["size"] == [1, 2]
-  assert "where" not in said

@@ -257,10 +257,12 @@ def test_keys_of_a_14b_video_take_as_much_as_documented():
     ({"guidance_rescale": 1.5}, "guidance_rescale is 1.5"),
     ({"guidance_every": 0}, "guidance_every is 0"),
     ({"apg_momentum": -0.5}, "guidance_transform is none: expected apg"),
-    (
-      {"apg_momentum": -1.5, "guidance_transform": "apg"},
-      "between -1 and 1",
+    *(
+      ({"apg_momentum": x, "guidance_transform": "apg"}, "between -1 and 1")
+      for x in (-1.5, 1.0, -1.0, float("nan"))
     ),
+    ({"apg_eta": -0.1}, "apg_eta is -0.1: expected at least 0"),
+    ({"apg_norm_threshold": float("nan")}, "threshold is nan: expected at"),
     ({"solver": "heun"}, "euler, unipc"),
     ({"guidance": "cfg"}, "none, text, ucg2"),
   ],

@@ -20,10 +20,9 @@ from etils import epath
 
 from ccl_jax import command
 from ccl_jax.config import suggest
-from ccl_jax.data.annotations.joining import join, write_rows
+from ccl_jax.data.annotations.joining import check_output, join, write_rows
 from ccl_jax.data.annotations.layouts import LAYOUTS, by_columns
 from ccl_jax.data.encode.caption_files import COLUMNS
-from ccl_jax.storage.files import check_apart, check_file
 
 DATASET = flags.DEFINE_string(
   "dataset", None, f"Layout of the annotations: {', '.join(LAYOUTS)}."
@@ -47,11 +46,7 @@ STRICT = flags.DEFINE_bool(
 def main() -> None:
   """Writes the captions of the flags."""
   output = OUTPUT.value or epath.Path(CLIPS.value) / "captions.jsonl"
-  check_apart(output, ANNOTATIONS.value, CLIPS.value)
-  if check_file(output).exists() and not FORCE.value:
-    raise ValueError(
-      f"{output} exists: choose another --output, or replace it with --force."
-    )
+  check_output(output, ANNOTATIONS.value, CLIPS.value, force=FORCE.value)
   joined = join(read_annotations(), CLIPS.value)
   if not joined.total:
     raise ValueError(f"{ANNOTATIONS.value}: it has no annotations.")

@@ -94,25 +94,37 @@ def solve(
       f" streams, out of those of the state, {sorted(noise)}."
     )
 
-  def field(velocity, state, sigma, transform_state):
-    if on_step is not None:
-      jax.debug.callback(on_step, leading_sigma(sigma))
-    t = times(state, sigma, clean)
-    x = _pin(state, clean, given)
-    if transform_state is None:
-      return _float32(velocity(x, t, condition)), None
-    found, transform_state = velocity(x, t, condition, transform_state)
-    return _float32(found), transform_state
-
+  arguments = dict(condition=condition, clean=clean, given=given)
   fields = {
-    True: functools.partial(field, velocity),
-    False: functools.partial(field, outside or velocity),
+    is_inside: functools.partial(_field, each, on_step=on_step, **arguments)
+    for is_inside, each in ((True, velocity), (False, outside or velocity))
   }
   runs = split(leading_sigma(sigmas), window, every)
   latents, states = SOLVERS[solver](
     fields, runs, _float32(noise), sigmas, transform_state
   )
   return _pin(latents, clean, given), _pin(states, clean, given)
+
+
+def _field(
+  velocity: Velocity,
+  state: State,
+  sigma: State,
+  transform_state: Any,
+  on_step: OnStep | None,
+  condition: Any,
+  clean: Mapping[str, Array],
+  given: State,
+) -> tuple[State, Any]:
+  """Returns the velocities at a step, and the next transform_state."""
+  if on_step is not None:
+    jax.debug.callback(on_step, leading_sigma(sigma))
+  t = times(state, sigma, clean)
+  x = _pin(state, clean, given)
+  if transform_state is None:
+    return _float32(velocity(x, t, condition)), None
+  found, transform_state = velocity(x, t, condition, transform_state)
+  return _float32(found), transform_state
 
 
 def _pin(state: State, clean: Mapping[str, Array], given: State) -> State:

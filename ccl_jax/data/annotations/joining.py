@@ -12,7 +12,7 @@ from ccl_jax.data.annotations.layouts import Annotation
 from ccl_jax.data.clip import SUFFIXES, without_suffix
 from ccl_jax.data.encode.caption_files import TIMES, check_row
 from ccl_jax.data.encode.clip_files import list_clip_files
-from ccl_jax.storage.files import replacing
+from ccl_jax.storage.files import check_apart, check_file, replacing
 
 
 class Joined(NamedTuple):
@@ -85,6 +85,17 @@ def _check_one(first: str, name: str, clip: str) -> None:
     raise ValueError(
       f"The annotations of {first} and of {name} both fit {clip}: keep the"
       " clips in folders as the annotations name them."
+    )
+
+
+def check_output(
+  path: epath.PathLike, *inputs: epath.PathLike, force: bool
+) -> None:
+  """Raises ValueError or OSError if captions.jsonl may not be written."""
+  check_apart(path, *inputs)
+  if check_file(path).exists() and not force:
+    raise ValueError(
+      f"{path} exists: choose another --output, or replace it with --force."
     )
 
 

@@ -16,7 +16,7 @@ import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from absl import logging
@@ -86,11 +86,7 @@ def encode_dataset(
   whole = buckets.assign_buckets(assign_splits(kept, settings), settings)
   clip_files = cut_windows(whole, settings)
   plan = make_plan(clip_files, settings, fits_codecs=codecs is None)
-  if share.is_lead:
-    staging.open_output(output, plan, force)
-  if share.shard_count > 1:
-    distributed.barrier("the staging folder is ready")
-  staging.check_visible(output)
+  _open_staging(output, plan, force, share)
   if share.is_lead:
     _print_shapes(whole, clip_files, settings)
   work = staging.staging_dir(output)
@@ -109,6 +105,20 @@ def encode_dataset(
   summary.fresh -= num_before
   summary.seconds = seconds
   return summary
+
+
+def _open_staging(
+  output: epath.PathLike,
+  plan: Mapping[str, Any],
+  force: bool,
+  share: ShardOptions,
+) -> None:
+  """Opens the staging folder in the lead process, for all to see."""
+  if share.is_lead:
+    staging.open_output(output, plan, force)
+  if share.shard_count > 1:
+    distributed.barrier("the staging folder is ready")
+  staging.check_visible(output)
 
 
 def _print_shapes(

@@ -164,8 +164,8 @@ def choose_data(
       as those of the synthetic world are.
   """
   folders = {
-    ClipShape.from_dict(records.read_metadata(folder)): folder
-    for folder in records.list_buckets(path)
+    ClipShape.from_dict(metadata): folder
+    for folder, metadata in records.list_buckets(path).items()
   }
   shape = choose_shape(list(folders), size, seconds)
   if shape.size[0] != shape.size[1]:

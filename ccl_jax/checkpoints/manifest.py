@@ -65,7 +65,7 @@ def write(folder: epath.Path, digests: bool = True) -> None:
   item = folder / ITEM
   entries = {name: {"bytes": n} for name, n in files.file_sizes(item).items()}
   if digests:
-    parts = list(folder.glob(_PART.format("*")))
+    parts = files.find(folder, _PART.format("*"))
     found = {}
     for part in parts:
       found |= json.loads(part.read_text())

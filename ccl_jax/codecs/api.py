@@ -73,8 +73,6 @@ class VideoCodec(CodecState, Protocol):
   stride: tuple[int, int, int]
   has_logvar: bool
 
-  def latent_frames(self, frames: int) -> int: ...
-
   def posterior(
     self, video: Video
   ) -> tuple[VideoLatents, VideoLatents | None]: ...

@@ -104,9 +104,6 @@ class LinearVideoCodec(_LinearCodec):
 
     return cls(*_fit(clips, patches, channels))
 
-  def latent_frames(self, frames: int) -> int:
-    return api.latent_frames(frames, self.stride[0])
-
   def encode(self, video: api.Pixels) -> api.VideoLatents:
     api.check_video(self, video)
     return self.project(video_patches(video))

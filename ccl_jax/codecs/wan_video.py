@@ -79,9 +79,6 @@ class WanVideoCodec(runner.LearnedCodec):
         f" stride {config.stride}, expected {self.channels} and {self.stride}."
       )
 
-  def latent_frames(self, frames: int) -> int:
-    return api.latent_frames(frames, self.stride[0])
-
   def encode(self, video: api.Pixels) -> api.VideoLatents:
     """Returns the posterior's mean."""
     return self.posterior(video)[0]

@@ -61,7 +61,8 @@ def _read_shapes(
   if (path / TRANSFORMER).is_dir():
     path, about = path / TRANSFORMER, {"shown": TRANSFORMER}
   state_dict = open_state_dict(path)
-  return state_dict.shapes, about | state_dict.metadata
+  # In a file's header they have no order.
+  return state_dict.shapes, about | dict(sorted(state_dict.metadata.items()))
 
 
 def _grouped(

@@ -126,14 +126,21 @@ def _stacked(
     r = part["a"].shape[0]
     try:
       made = layer.layout.to_ours(part["b"])[0] * (own / scale)
-      b[layer.index][:r] = made
-      a[layer.index][:, :r] = part["a"].T
+      _fill(b[layer.index][:r], made)
+      _fill(a[layer.index][:, :r], part["a"].T)
     except (ValueError, einops.EinopsError) as error:
       raise ValueError(
         f"'{path}' is a LoRA of another model: A {part['a'].shape} and B"
         f" {part['b'].shape} do not fit '{layer.ours[0]}' {shape[-2:]}."
       ) from error
   return Factors(a, b, scale)
+
+
+def _fill(place: np.ndarray, x: np.ndarray) -> None:
+  """Copies an array; ValueError for one that would have to be broadcast."""
+  if place.shape != x.shape:
+    raise ValueError(f"expected {place.shape}, got {x.shape}")
+  place[...] = x
 
 
 def _joined(

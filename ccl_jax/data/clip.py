@@ -12,7 +12,7 @@ from etils import epath
 from jaxtyping import Float, UInt8
 
 from ccl_jax.array_types import audio_per_frame, audio_starts
-from ccl_jax.codecs.api import Codecs
+from ccl_jax.codecs.api import Codecs, latent_frames
 from ccl_jax.data import media
 from ccl_jax.data.opening import SUFFIXES
 
@@ -134,8 +134,8 @@ class ClipShape:
       per_frame: audio latents of a frame, as a model has them; None takes
         `audio_per_frame`. Models of early versions have it rounded.
     """
-    _, y, x = codecs.video.stride
-    f = codecs.video.latent_frames(self.frames)
+    t, y, x = codecs.video.stride
+    f = latent_frames(self.frames, t)
     m = int(audio_starts(f, per_frame or self.audio_per_frame(codecs))[-1])
     return {
       "video": (f, self.size[0] // y, self.size[1] // x, codecs.video.channels),

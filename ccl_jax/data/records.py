@@ -31,7 +31,7 @@ from ccl_jax.codecs.api import Codecs
 from ccl_jax.data import shards, tf_example
 from ccl_jax.data.bucket_records import BucketRecords
 from ccl_jax.data.clip import ClipShape
-from ccl_jax.storage.files import is_remote, replacing
+from ccl_jax.storage.files import find, is_remote, replacing
 from ccl_jax.storage.text_files import read_json, write_json
 
 
@@ -185,12 +185,12 @@ def open_split(path: epath.PathLike, split: str) -> Split:
     raise ValueError(
       f"No split '{split}' in {os.fspath(path)}; there are: {counts}."
     )
-  files = epath.Path(path).glob(f"ccl-{split}.array_record-*")
+  files = find(path, f"ccl-{split}.array_record-*")
   channels = {name: shape[-1] for name, shape in metadata["shapes"].items()}
   # Data sets of early versions do not have the key.
   for stream in metadata.get("logvar", ()):
     channels[f"{stream}_logvar"] = channels[stream]
-  paths = sorted(os.fspath(p) for p in files)
+  paths = [os.fspath(file) for file in files]
   found = Split(paths, channels) if paths else ()
   if len(found) != counts[split]:
     raise ValueError(

@@ -23,7 +23,7 @@ from ccl_jax.array_types import STREAMS
 from ccl_jax.codecs.api import Codecs
 from ccl_jax.data import tf_example
 from ccl_jax.data.clip import ClipShape
-from ccl_jax.storage.files import replacing
+from ccl_jax.storage.files import find, replacing
 from ccl_jax.storage.text_files import read_json, write_json
 
 # Codecs scale latents to mean 0 and standard deviation 1; beyond these limits
@@ -204,12 +204,12 @@ def file_template(
 
 def count_manifests(folder: epath.PathLike) -> int:
   """Returns the number of complete shards."""
-  return len(list((epath.Path(folder) / "shards").glob("*.json")))
+  return len(find(epath.Path(folder) / "shards", "*.json"))
 
 
 def read_manifests(folder: epath.PathLike) -> list[ShardManifest]:
   """Returns the manifests of the complete shards, by split and index."""
-  paths = (epath.Path(folder) / "shards").glob("*.json")
+  paths = find(epath.Path(folder) / "shards", "*.json")
   manifests = [ShardManifest(**read_json(path)) for path in paths]
   return sorted(manifests, key=lambda m: (m.split, m.index))
 

@@ -101,12 +101,10 @@ class EvalConfig:
     self, data: epath.PathLike
   ) -> list[tuple[epath.Path, ClipShape]]:
     """Returns the data sets to take clips from, and their shapes."""
-    folders = records.list_buckets(data)
-    metadata = [records.read_metadata(folder) for folder in folders]
     return [
-      (folder, ClipShape.from_dict(x))
-      for i, (folder, x) in enumerate(zip(folders, metadata, strict=True))
-      if i == 0 or (self.all_shapes and self.split in x["counts"])
+      (folder, ClipShape.from_dict(metadata))
+      for i, (folder, metadata) in enumerate(records.list_buckets(data).items())
+      if i == 0 or (self.all_shapes and self.split in metadata["counts"])
     ]
 
   def should_measure(self, step: int) -> bool:

@@ -105,14 +105,14 @@ def make_scene(
     seed: of what the prompt does not tell and scores do not measure.
   """
   wanted = parse_prompt(prompt)
-  words, (face, voices) = wanted.words or ["a"], STYLES[wanted.style]
+  words, voices = wanted.words or ["a"], STYLES[wanted.style]
   surfaces = [x for x, caption in BALL_CAPTIONS.items() if caption in prompt]
   middles, impacts = STRATEGIES[strategy](seconds, len(words))
   return dataclasses.replace(
     _draw(seed, seconds, wanted.has_tv),
     seconds=seconds,
     voice=next((v for v in voices if v.colour in prompt), voices[0]),
-    face=face,
+    face=wanted.style,
     syllables=tuple(
       Syllable(
         words[i * len(words) // len(middles)], t - LENGTH / 2, t + LENGTH / 2

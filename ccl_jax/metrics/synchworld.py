@@ -163,7 +163,7 @@ def _is_voice_of(
   """Returns whether the voice is that of the face, in a world of a style."""
   if face is None or pitch is None:
     return False
-  if STYLES[style].voices[face.voice].pitch != VOICES[pitch].pitch:
+  if STYLES[style][face.voice].pitch != VOICES[pitch].pitch:
     return False
   # A prompt that does not ask for squares may get any face.
   return style != "square" or tracks.is_square(video, face)

@@ -8,6 +8,7 @@ must be installed). Libraries that know only local files work in both cases:
 
 import contextlib
 import errno
+import glob
 import logging
 import os
 import pathlib
@@ -124,6 +125,12 @@ def require_space(path: pathlib.Path, needed: int) -> None:
       f"'{path}' needs up to {needed / 1e9:.1f} GB; its disk has"
       f" {free / 1e9:.1f} GB left."
     )
+
+
+def find(folder: epath.PathLike, pattern: str) -> list[epath.Path]:
+  """Returns the files of a folder whose names match a pattern, sorted."""
+  # epath would read brackets of the folder's own name as a pattern, too.
+  return sorted(epath.Path(glob.escape(os.fspath(folder))).glob(pattern))
 
 
 def file_sizes(folder: epath.PathLike) -> dict[str, int]:

@@ -278,6 +278,8 @@ ONE = "diffusion_model.blocks.0.self_attn.q"
     ((2, 24), (24, 2), {"blocks.0.ffn.0.weight": (2, 2)}, "is no LoRA of"),
     ((2, 24), None, {}, "a part of a LoRA"),
     ((2, 24), (24, 3), {}, "another model"),
+    ((2, 24), (24, 1), {}, "another model"),
+    ((2, 1), (24, 2), {}, "another model"),
     ((2, 20), (24, 2), {}, "another model"),
     ((2, 24), (26, 2), {}, "another model"),
     ((2, 24), (24, 2), {f"{ONE}.alpha": float("nan")}, "finite"),

@@ -28,9 +28,6 @@ class FakeVideo:
   def __init__(self, layout=ONE_DEVICE, stop_after=None):
     self.layout, self.stop_after, self.shapes = layout, stop_after, []
 
-  def latent_frames(self, frames):
-    return 1 + frames // 4
-
   def posterior(self, video):
     if len(self.shapes) == self.stop_after:
       raise KeyboardInterrupt

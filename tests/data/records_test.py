@@ -14,7 +14,9 @@ def codecs():
   return clips.codecs()
 
 
-def test_round_trip(tmp_path, codecs):
+@pytest.mark.parametrize("name", ["data", "set [v1] *?"])
+def test_round_trip(tmp_path, codecs, name):
+  tmp_path = tmp_path / name
   silent = clips.example(codecs, 1, audio=None)
   held_out = clips.example(codecs, 2, split="validation")
   examples = [clips.example(codecs, 0), silent, held_out]

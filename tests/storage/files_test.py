@@ -30,6 +30,15 @@ def test_a_file_appears_whole_and_replaces_the_old_one(folder):
   assert names(folder / "sub") == ["a.txt"]
 
 
+def test_brackets_of_a_folder_are_no_pattern(folder):
+  odd = folder / "set [v1] *?"
+  for name in ("b.json", "a.json", "c.txt"):
+    with files.replacing(odd / name) as partial:
+      partial.write_text(name)
+  assert [x.name for x in files.find(odd, "*.json")] == ["a.json", "b.json"]
+  assert files.find(folder / "absent", "*") == []
+
+
 def test_libraries_that_know_only_local_files_write_and_read(folder):
   with (
     files.replacing(folder / "a.npz") as partial,

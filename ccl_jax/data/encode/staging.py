@@ -17,7 +17,7 @@ from etils import epath
 from flax.traverse_util import flatten_dict
 
 from ccl_jax.storage import partial_files
-from ccl_jax.storage.files import holds_other, is_remote
+from ccl_jax.storage.files import find, holds_other, is_remote
 from ccl_jax.storage.text_files import read_json, write_json
 
 _PLAN, _METADATA = "plan.json", "metadata.json"
@@ -59,7 +59,7 @@ def open_output(
   # What is complete on a disk stays until `commit`; in a bucket it is `work`.
   if started == plan and not (is_complete and work == output):
     for pattern in (".*.partial", "*/.*.partial"):
-      for path in work.glob(pattern):  # of a process that was killed
+      for path in find(work, pattern):  # of a process that was killed
         partial_files.remove(pathlib.Path(path))
     return
   if started is not None and not force:

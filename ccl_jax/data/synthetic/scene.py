@@ -55,13 +55,6 @@ class Voice(NamedTuple):
   pitch: float
 
 
-class Style(NamedTuple):
-  """A world's faces, "round" or "square", and talkers, of the same colours."""
-
-  face: str
-  voices: tuple[Voice, ...]
-
-
 class Vowel(NamedTuple):
   """Formants in Hz, loudness, peak mouth opening (0-1) and half width."""
 
@@ -122,7 +115,8 @@ _SWAPPED = tuple(
   voice._replace(name=other.name, pitch=other.pitch)
   for voice, other in zip(VOICES, (VOICES[2], *VOICES[:2]), strict=True)
 )
-STYLES = {"round": Style("round", VOICES), "square": Style("square", _SWAPPED)}
+# A world's faces -> its talkers.
+STYLES = {"round": VOICES, "square": _SWAPPED}
 VOWELS = {
   "a": Vowel((750, 1150), 1.0, 1.0, 5.0),
   "i": Vowel((280, 2300), 0.7, 0.5, 6.5),
@@ -180,8 +174,7 @@ def draw_scene(
       f"The speech needs 1.9 s or more, got {seconds=}; use more frames."
     )
   sound = np.random.default_rng((seed, 0))
-  face, voices = STYLES[style]
-  voice = voices[sound.integers(3)]
+  voice = STYLES[style][sound.integers(3)]
   ball = _draw_ball(sound, seconds) if sound.random() < 0.6 else None
   return Scene(
     seed=seed,
@@ -198,7 +191,7 @@ def draw_scene(
     appearance=_draw_appearance(
       np.random.default_rng((seed, 1)), hard, seconds
     ),
-    face=face,
+    face=style,
   )
 
 

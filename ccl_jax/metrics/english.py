@@ -114,7 +114,7 @@ def count_in_time(heard: Sequence[Phone], true: Sequence[Phone]) -> int:
     for a, b, size in matcher.get_matching_blocks()
     for i in range(size)
   ]
-  return sum(x <= WINDOW for x in apart)
+  return len([x for x in apart if x <= WINDOW])
 
 
 def synchrony_scores(

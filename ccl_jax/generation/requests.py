@@ -154,7 +154,7 @@ def _check_text(name: str, text: str) -> None:
 
 
 def check_inputs(task: tasks.InferenceTask, fields: Mapping[str, Any]) -> None:
-  """Raises ValueError for an input that is missing, or that no task takes."""
+  """Raises ValueError for an input that is missing or not of the task."""
   for name in INPUTS:
     is_given = fields.get(name) is not None
     if is_given and name in task.optional:

@@ -141,11 +141,7 @@ def check_patterns(key: str, patterns: Iterable[str]) -> None:
 
 
 def new_path(path: str) -> str | None:
-  """Returns today's name of an old key; None of a key that was not renamed.
-
-  Args:
-    path: dotted; a key below a renamed section counts as renamed.
-  """
+  """Returns today's name of a dotted key, if it or its section was renamed."""
   for i in range(len(parts := path.split(".")), 0, -1):
     if new := RENAMED.get(".".join(parts[:i])):
       return ".".join([new, *parts[i:]])

@@ -83,11 +83,7 @@ def choose(n: int, m: int, device_kind: str, e: int = _LANES) -> BlockSizes:
 
 
 def fused_bytes(n: int, e: int, block: Block) -> int:
-  """Returns a bound of the VMEM of the fused backward, for any dtype.
-
-  Args:
-    n, e: padded.
-  """
+  """Returns a bound of the fused backward's VMEM; n and e are padded."""
   sums = 4 * e * (n + 2 * block.kv)  # dq of all queries; dk and dv of a block
   windows = 2 * 4 * e * (3 * block.q + 4 * block.kv)  # float32, two of each
   ids = 2 * 4 * _LANES * block.kv

@@ -18,11 +18,7 @@ _ABSENT = "absent"  # of a key that a config lacks
 
 
 def read(workdir: epath.PathLike) -> dict[str, Any]:
-  """Returns the config of a run, with its keys in today's names.
-
-  Raises:
-    ValueError: the folder is not the workdir of a run.
-  """
+  """Returns a run's config, in today's names; ValueError if it is no run."""
   path = epath.Path(workdir) / "config.json"
   if not path.exists():
     raise ValueError(f"No config.json in '{workdir}': not a training workdir.")

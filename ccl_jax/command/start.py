@@ -55,10 +55,9 @@ def run(command: Callable[[], None], required: Sequence[str]) -> None:
 
 
 def _should_log(record: LogRecord) -> bool:
-  """Returns False for errors that Orbax and gcsfs raise too.
+  """Returns False for errors that Orbax and gcsfs log beside raising them.
 
-  They log them with a traceback in each thread that they pass. It also returns
-  False for the notice of Orbax's emergency manager that sizes are not logged.
+  Also for the notice of Orbax's emergency manager that sizes are not logged.
   """
   is_raised = any(name in record.pathname for name in ("orbax", "gcsfs"))
   is_copy = str(record.msg).startswith("Global object size logging disabled")

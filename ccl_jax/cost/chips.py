@@ -101,11 +101,7 @@ def chip_of(device_kind: str) -> Chip | None:
 
 
 def chip_named(name: str) -> Chip:
-  """Returns the chip of a name or a topology such as "v5p:4x4x4".
-
-  Raises:
-    ValueError: an unknown name.
-  """
+  """Returns the chip of a name or topology, "v5p:4x4x4"; ValueError if none."""
   chip = CHIPS.get(name.partition(":")[0])
   if chip is None:
     raise ValueError(f"chip {name!r}: expected one of {', '.join(CHIPS)}.")

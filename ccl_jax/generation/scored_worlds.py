@@ -183,11 +183,7 @@ World = VowelWorld | EnglishWorld
 
 
 def open_world(pipeline: Pipeline, folder: epath.PathLike | None) -> World:
-  """Returns the world that the folder of clips is of.
-
-  Raises:
-    ValueError: it cannot be scored here.
-  """
+  """Returns the world of a folder of clips; ValueError if none can score it."""
   path = epath.Path(folder) if folder else None
   if path and (path / speech.FILE).exists():
     return EnglishWorld(pipeline, path)

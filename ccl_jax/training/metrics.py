@@ -19,11 +19,7 @@ class DelayedMetrics:
     self._pending: list[tuple[int, PyTree]] = []
 
   def push(self, step: int, metrics: PyTree) -> list[tuple[int, PyTree]]:
-    """Adds a dispatched step's metrics; drains those of the step before.
-
-    Args:
-      step: number of steps done with it.
-    """
+    """Adds the metrics of a dispatched step; drains those of the one before."""
     before = self.drain()
     self._pending.append((step, metrics))
     return before

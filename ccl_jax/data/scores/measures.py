@@ -117,11 +117,7 @@ def score_pictures(video: UInt8[np.ndarray, "t y x 3"]) -> Scores:
 
 
 def count_cuts(changes: Float[np.ndarray, " t"]) -> int:
-  """Returns the number of changes that are large, also beside their neighbours.
-
-  Args:
-    changes: mean absolute differences of successive frames.
-  """
+  """Counts changes of successive frames that tower above their neighbours."""
   padded = np.pad(changes, 2)
   around = np.stack([padded[i : i + len(changes)] for i in (0, 1, 3, 4)])
   is_cut = (changes > _CUT) & (changes > _CUT_RATIO * around.mean(0))

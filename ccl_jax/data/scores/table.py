@@ -102,11 +102,7 @@ def read_scores(path: epath.PathLike) -> dict[str, Scores]:
 def parse_condition(
   condition: str, names: Iterable[str] = ()
 ) -> Callable[[Scores], bool]:
-  """Returns `expression.parse` of a condition on scores.
-
-  Args:
-    names: of scores, besides those that `filter` writes.
-  """
+  """Returns `expression.parse` of a condition on scores of `filter`, or names."""
   return expression.parse(condition, {*_NUMBERS, *names} - _OTHERS)
 
 

@@ -216,11 +216,7 @@ def _draw_ball(rng, seconds: float) -> Ball:
 
 
 def make_ball(surface: str, impacts, reach=1.0) -> Ball:
-  """Returns a ball that moves `reach` times as far as its impacts allow.
-
-  Args:
-    reach: one number, or one before each impact and one after all.
-  """
+  """Returns a ball that moves `reach`, also by impact, of what they allow."""
   apart = np.diff(np.r_[-np.inf, impacts, np.inf])
   heights = reach * 60 * np.minimum(apart / 2, FLIGHT)
   return Ball(surface, tuple(map(float, impacts)), tuple(heights.tolist()))

@@ -44,11 +44,7 @@ FUSIONS = {
 
 
 def make_fusion(settings: Mapping, **extra) -> Fusion:
-  """Makes the fusion that `settings["kind"]` names from the other keys.
-
-  Raises:
-    ValueError: an unknown kind or key.
-  """
+  """Makes the fusion of `settings["kind"]`; ValueError for an unknown key."""
   options = dict(settings)
   kind = options.pop("kind")
   if kind not in FUSIONS:

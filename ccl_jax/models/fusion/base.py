@@ -64,10 +64,7 @@ class FusionContext(NamedTuple):
 
   @property
   def video_times(self) -> Float[np.ndarray, " f"]:
-    """Returns the positions of the video's frames.
-
-    They count from 0, and reference pictures down from -1.
-    """
+    """Returns positions: frames from 0, reference pictures down from -1."""
     times = np.arange(self.grids["video"][0], dtype=float)
     clip, end = self.clip_frames, self.frames
     times[clip:end] = -1 - np.arange(end - clip)
@@ -75,10 +72,7 @@ class FusionContext(NamedTuple):
 
   @property
   def absent(self) -> Bool[Array, "b n"] | None:
-    """Returns which video tokens are of pictures that a sample lacks.
-
-    None if there are no reference pictures.
-    """
+    """Returns which video tokens are of pictures that a sample lacks, if any."""
     if self.references is None:
       return None
     f, h, w = self.grids["video"]

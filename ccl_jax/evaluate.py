@@ -271,7 +271,7 @@ def make_probe(pipeline: Pipeline) -> AttentionProbe | None:
     return None
   steps = first_middle_last(pipeline.sampling.num_inference_steps)
   layers = first_middle_last(pipeline.plan.num_layers)
-  return AttentionProbe(tuple(steps), tuple(layers))
+  return AttentionProbe(steps, layers)
 
 
 def score_settings(

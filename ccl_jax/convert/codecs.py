@@ -216,7 +216,7 @@ def open_weights(name: str, path: epath.PathLike) -> epath.Path:
 
 
 def find_weights(path: epath.PathLike, names: tuple[str, ...]) -> pathlib.Path:
-  """Returns `path`, or the first of `names` in it; ValueError if it is absent."""
+  """Returns `path`, or the first of `names` in it; ValueError without it."""
   path = local_path(path)
   if not path.exists():
     raise ValueError(f"No file or folder '{path}'.")

@@ -59,7 +59,7 @@ class SamplingConfig:
   )
   guidance_high: float = _option(1.0, "Highest sigma with guidance.")
   guidance_every: int = _option(
-    1, "Guides only every so many steps of those between guidance_low and"
+    1, "Guides only one of every N steps of those between guidance_low and"
     " guidance_high; the others run the prompt's pass alone.",
   )  # fmt: skip
   guidance_rescale: float = _option(

@@ -23,7 +23,7 @@ Make = Callable[..., nnx.Module]
 def param_shapes(
   make: Make, config: Any, layout: Layout = ONE_DEVICE
 ) -> PyTree:
-  """Returns the parameters' shapes, sharded as by the layout; allocates none."""
+  """Returns the parameters' shapes with their shardings; allocates none."""
   state = nnx.to_pure_dict(_abstract_split(make, config)[1])
   return layout.with_shardings(trees.unflatten(trees.flatten(state)))
 

@@ -30,7 +30,7 @@ PAUSE = "pau"
 SLOWEST, FASTEST = 1.15, 0.9  # as flite stretches durations
 _SMOOTHING = 0.08  # seconds of the window over which a mouth moves
 _STEP = 0.002  # seconds of the grid on which it does
-_TEST_PART = 8  # one sentence in so many is one for tests
+_TEST_PART = 8  # one sentence in eight is one for tests
 
 # Place in the grammar -> what may stand there, separated by commas: what flite
 # says so that pocketsphinx understands it.

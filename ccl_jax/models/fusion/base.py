@@ -72,7 +72,7 @@ class FusionContext(NamedTuple):
 
   @property
   def absent(self) -> Bool[Array, "b n"] | None:
-    """Returns which video tokens are of pictures that a sample lacks, if any."""
+    """Returns which video tokens are of pictures that samples lack, if any."""
     if self.references is None:
       return None
     f, h, w = self.grids["video"]

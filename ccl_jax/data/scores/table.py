@@ -102,7 +102,7 @@ def read_scores(path: epath.PathLike) -> dict[str, Scores]:
 def parse_condition(
   condition: str, names: Iterable[str] = ()
 ) -> Callable[[Scores], bool]:
-  """Returns `expression.parse` of a condition on `filter`'s scores or `names`."""
+  """Returns `expression.parse` of a condition on our scores, or `names`."""
   return expression.parse(condition, {*_NUMBERS, *names} - _OTHERS)
 
 

@@ -63,7 +63,7 @@ class Options(NamedTuple):
   faces: str = ""
 
   def find(self, *names: str) -> pathlib.Path:
-    """Returns the first of these that are among the weights, else NotRunError."""
+    """Returns the first of these among the weights, else raises NotRunError."""
     for name in names:
       if self.weights is not None and (self.weights / name).exists():
         return self.weights / name

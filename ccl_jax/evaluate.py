@@ -246,9 +246,8 @@ def generate(
 
   def finish(batch, latents, shares):
     made = pipeline.decode(batch, latents, shares)
-    for i, clip in enumerate(made if shares else ()):
-      taken = attention_auc.take(shares, task.generated, i)
-      attention.append(attention_auc.measure(clip, taken))
+    own = {s: x for s, x in shares.items() if s in task.generated}
+    attention.extend(attention_auc.measure_batch(made, own) if own else ())
     return made
 
   for i in range(SEEDS.value):

@@ -7,6 +7,7 @@ Orbax does not store arrays of size 0 (see `without_empty`): they are created
 from their shapes when the folder is read.
 """
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,6 +24,19 @@ _SHOWN = 10  # lines of a difference
 
 class BrokenError(ValueError):
   """A folder of arrays whose files are lost, cut short or unreadable."""
+
+
+def check_path(folder: epath.PathLike) -> None:
+  """Raises ValueError for a folder in which Orbax would lose arrays.
+
+  It looks for the files of each process by a pattern, of which the folder's own
+  name is a part, and TensorStore takes the path for an address.
+  """
+  if found := set(os.fspath(folder)) & set("*?[\\"):
+    raise ValueError(
+      f"'{folder}' has {' '.join(sorted(found))} in its path, where Orbax loses"
+      " arrays: choose another folder for checkpoints."
+    )
 
 
 def without_empty(tree: PyTree) -> PyTree:

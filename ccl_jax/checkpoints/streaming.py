@@ -134,8 +134,10 @@ def write_arrays(folder: pathlib.Path, tree: PyTree) -> None:
     tree: nested dict of arrays or `StreamedArray`s.
 
   Raises:
-    ValueError: they need more space than the disk has.
+    ValueError: they need more space than the disk has, or the folder's name is
+      a pattern.
   """
+  orbax_reader.check_path(folder)
   leaves = {path: x for path, x in trees.flatten(tree).items() if x.size}
   needed = sum(x.size * np.dtype(x.dtype).itemsize for x in leaves.values())
   require_space(folder, needed)

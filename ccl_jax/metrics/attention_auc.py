@@ -49,6 +49,17 @@ class Parts(NamedTuple):
   masks: dict[str, Bool[np.ndarray, " p"]]
 
 
+def measure_batch(
+  clips: Sequence[GeneratedClip],
+  shares: Mapping[str, Float[np.ndarray, "b s l *tokens"]],
+) -> list[dict[str, Found]]:
+  """Returns `measure` of each clip of a batch, whose clips come first."""
+  return [
+    measure(clip, {s: np.asarray(x[i]) for s, x in shares.items()})
+    for i, clip in enumerate(clips)
+  ]
+
+
 def measure(
   clip: GeneratedClip, shares: Mapping[str, Float[np.ndarray, "s l *tokens"]]
 ) -> dict[str, Found]:
@@ -213,10 +224,3 @@ def plot(path: epath.PathLike, rows: Mapping[str, Row]) -> None:
   panels[0].set_ylabel("share on the LCT", fontsize=8)
   with replacing(path) as partial:
     figure.savefig(str(partial), format="png", dpi=110)
-
-
-def take(
-  shares: Mapping[str, np.ndarray], streams: Sequence[str], i: int
-) -> dict[str, np.ndarray]:
-  """Returns clip i's shares of some streams, out of those of a batch."""
-  return {s: shares[s][:, :, i] for s in streams if s in shares}

@@ -117,6 +117,15 @@ def test_of_shares_the_highest_is_the_best(tmp_path):
   assert restore.all_steps(tmp_path) == [2, 5]
 
 
+@pytest.mark.parametrize("name", ["run [v1]", "run *", "run ?", "run \\x"])
+def test_folders_in_which_orbax_loses_arrays_are_refused(tmp_path, name):
+  with pytest.raises(ValueError, match="in its path, where Orbax loses arrays"):
+    manager.CheckpointManager(tmp_path / name)
+  with pytest.raises(ValueError, match="choose another folder"):
+    streaming.write_arrays(tmp_path / name, {"x": np.ones(3)})
+  assert not (tmp_path / name).exists()
+
+
 def test_a_run_without_a_best_says_so(tmp_path):
   save(tmp_path, 1, 2)
   with pytest.raises(ValueError, match=r"no best.*keep_best.*\[1, 2\]"):

@@ -1,6 +1,7 @@
 """Generation from Python."""
 
 import dataclasses
+import functools
 import pathlib
 import re
 
@@ -11,6 +12,7 @@ from ccl_jax.data import media
 from ccl_jax.diffusion import tasks
 from ccl_jax.generation import requests
 from ccl_jax.generation.pipeline import Pipeline
+from ccl_jax.generation.sampling import AttentionProbe
 from tests.runs import RATE, SAMPLES, SHAPE
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -46,6 +48,31 @@ def test_given_streams_come_back_with_what_is_made(pipeline, inputs):
   (made,) = pipeline("v2a", ["x"], videos=[frames], seeds=[3])
   np.testing.assert_array_equal(made.video, frames)
   assert len(made.audio) == SAMPLES and made.mel.shape[1] == 80
+
+
+def test_attention_is_of_clips_then_steps_then_layers(pipeline):
+  """In that order in a batch, and each clip's as if it were alone."""
+  steps, found = (0, 1, 2), []
+  sampling = dataclasses.replace(pipeline.sampling, num_inference_steps=3)
+  items = [
+    requests.make_request(
+      {"prompt": text, "seed": 3, "name": text, "task": "t2av"}
+    )
+    for text in ("A face.", "A ball.")
+  ]
+  make = functools.partial(
+    pipeline.generate, sampling=sampling, probe=AttentionProbe(steps, (0,)),
+    finish=lambda batch, latents, shares: found.append(shares) or [],
+  )  # fmt: skip
+  make(items)
+  make(items[1:])
+  *_, last = found
+  for shares in found:
+    for x in shares.values():
+      assert x.shape[1:3] == (len(steps), 1)
+  of_second = {s: [x for each in found[:-1] for x in each[s]][1] for s in last}
+  for s, x in last.items():
+    np.testing.assert_array_equal(of_second[s], x[0])
 
 
 def test_a_task_that_was_not_trained_is_warned_of(pipeline, inputs, caplog):

@@ -50,6 +50,20 @@ def test_the_claim_inverted_and_no_relation(clips, stream):
   assert auc(0.4, 0.4) == 0.5
 
 
+def test_each_clip_of_a_batch_has_its_own_attention(clips):
+  pair = clips[:2]
+  for order in ((0.9, 0.1), (0.1, 0.9)):
+    shares = [
+      planted(clip, "audio", *levels)
+      for clip, levels in zip(pair, (order, order[::-1]), strict=True)
+    ]
+    measured = attention_auc.measure_batch(pair, {"audio": np.stack(shares)})
+    aucs = [found["audio"]["AUC"] for found in measured]
+    assert [auc.shape for auc in aucs] == [(STEPS, LAYERS)] * 2
+    likely, unlikely = aucs if order[0] > order[1] else aucs[::-1]
+    assert (likely > 0.85).all() and (unlikely < 0.15).all()
+
+
 def test_the_pairs_of_an_auc_are_counted():
   rng = np.random.default_rng(0)
   value = rng.integers(0, 5, 12).astype(float)

@@ -177,11 +177,7 @@ def choose_data(
 
 
 def list_settings() -> list[Setting]:
-  """Returns every task, with every guidance rule if any are named.
-
-  Raises:
-    ValueError: an unknown task or rule.
-  """
+  """Returns each task with each guidance rule; ValueError for unknown ones."""
   for flag in (TASKS, SPLITS):
     if not flag.value:
       raise ValueError(f"--{flag.name} is empty: expected one or more.")

@@ -48,11 +48,7 @@ MAX_UPLOAD_SECONDS = flags.DEFINE_float(
 
 
 def serve() -> None:
-  """Serves the page until it is stopped.
-
-  Raises:
-    ValueError: no such run, no gradio, or an address that is taken.
-  """
+  """Serves the page until it is stopped; ValueError if it cannot be served."""
   try:
     import gradio
   except ImportError as error:

@@ -203,11 +203,7 @@ class Codecs(NamedTuple):
 
 
 def make_codec(kind: str, layout: Layout, arguments: Mapping[str, Any]) -> Any:
-  """Returns a codec from its constructor's arguments.
-
-  Raises:
-    ValueError: an unknown kind.
-  """
+  """Returns a codec from its constructor's arguments; ValueError if unknown."""
   if kind not in KINDS:
     raise ValueError(f"Unknown codec kind {kind!r}; known: {sorted(KINDS)}.")
   module, name = KINDS[kind].split(":")

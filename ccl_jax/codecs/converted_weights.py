@@ -49,11 +49,7 @@ def exists(path: epath.PathLike) -> bool:
 
 
 def read_metadata(path: epath.PathLike) -> dict[str, Any]:
-  """Returns what `write` was called with.
-
-  Raises:
-    ValueError: `path` is not a folder of converted weights.
-  """
+  """Returns what `write` was called with; ValueError for another folder."""
   file = epath.Path(path) / _METADATA
   if not file.exists():
     raise ValueError(
@@ -64,11 +60,7 @@ def read_metadata(path: epath.PathLike) -> dict[str, Any]:
 
 
 def read_config(path: epath.PathLike, make: type[Config]) -> Config:
-  """Returns the model's sizes as an object of its config class.
-
-  Raises:
-    ValueError: as `read_metadata`.
-  """
+  """Returns the sizes as its config class; raises as `read_metadata`."""
   return make(**to_tuples(read_metadata(path)["settings"]))
 
 

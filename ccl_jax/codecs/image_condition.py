@@ -55,11 +55,7 @@ def make_image(
 def stack_images(
   images: Sequence[np.ndarray], size: tuple[int, int]
 ) -> UInt8[np.ndarray, "b y x 3"]:
-  """Returns images as one array.
-
-  Raises:
-    ValueError: an image of another size or dtype.
-  """
+  """Returns images as one array; ValueError for another size or dtype."""
   expected = (*size, 3)
   for i, image in enumerate(images):
     if np.shape(image) != expected or image.dtype != np.uint8:

@@ -72,11 +72,7 @@ class MMAudioCodec(runner.LearnedCodec):
 
   @functools.cached_property
   def vocoder_config(self) -> bigvgan.BigVGANConfig:
-    """Reads the vocoder's sizes.
-
-    Raises:
-      ValueError: no vocoder, or one for another mel.
-    """
+    """Reads the vocoder's sizes; ValueError for none, or one of another mel."""
     if not self.vocoder:
       raise ValueError(
         "no vocoder: latents become a mel but no sound; give MMAudioCodec the"
@@ -151,11 +147,7 @@ class MMAudioCodec(runner.LearnedCodec):
     )
 
   def decode(self, latents: api.AudioLatents) -> api.Wave:
-    """Returns s = 2 hop m samples.
-
-    Raises:
-      ValueError: no vocoder, or latents of other channels.
-    """
+    """Returns s = 2 hop m samples; ValueError if no vocoder fits latents."""
     return self.vocode(self.mel(latents))
 
   def vocode(self, log_mel: api.LogMel) -> api.Wave:

@@ -57,11 +57,7 @@ class UMT5TextCodec(runner.LearnedCodec):
 
   @functools.cached_property
   def tokenize(self) -> Tokenizer:
-    """Opens the tokenizer.
-
-    Raises:
-      ValueError: it cannot be read, or has more tokens than the model.
-    """
+    """Opens the tokenizer; ValueError if unreadable or of too many tokens."""
     tokenize = open_tokenizer(self.tokenizer)
     if tokenize.size > self.config.vocab:
       raise ValueError(

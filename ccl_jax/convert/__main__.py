@@ -211,11 +211,7 @@ def is_written(names: Set[str]) -> bool:
 
 
 def parse_bytes(text: str) -> int:
-  """Returns the bytes of a size such as "5GB".
-
-  Raises:
-    ValueError: the text is not a size.
-  """
+  """Returns the bytes of a size such as "5GB"; ValueError if it is none."""
   found = re.fullmatch(r"(\d+) ?([KMG]B|)", text)
   if not found or not int(found[1]):
     raise ValueError(

@@ -90,11 +90,7 @@ def from_torch(
 
 
 def local_path(path: epath.PathLike) -> pathlib.Path:
-  """Returns the path of files on a disk, which can be memory-mapped.
-
-  Raises:
-    ValueError: the path is in a bucket.
-  """
+  """Returns a path that can be memory-mapped; ValueError for a bucket's."""
   if is_remote(path):
     raise ValueError(
       f"'{path}' is in a bucket, but weights are memory-mapped: copy it to a"

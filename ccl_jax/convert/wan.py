@@ -90,11 +90,7 @@ def tables(settings: Mapping[str, Any]) -> dict[str, Table]:
 
 
 def check(state_dict: LazyStateDict) -> None:
-  """Checks that files are not of the model conditioned on two images.
-
-  Raises:
-    ValueError: they are.
-  """
+  """Raises ValueError for files of the model conditioned on two images."""
   positions = ("img_emb.emb_pos", "condition_embedder.image_embedder.pos_embed")
   if found := [name for name in positions if name in state_dict.shapes]:
     raise ValueError(

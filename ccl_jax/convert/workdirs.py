@@ -130,11 +130,7 @@ class Workdir:
 
 
 def open_workdir(path: epath.PathLike) -> Workdir:
-  """Returns the workdir with its config, under today's names of the keys.
-
-  Raises:
-    ValueError: the folder is not a workdir.
-  """
+  """Returns a workdir, config in today's names; ValueError if it is none."""
   path = epath.Path(path)
   if (path / ABOUT).exists() and not (path / "config.json").exists():
     settings = text_files.read_json(path / ABOUT)["settings"]

@@ -37,11 +37,7 @@ Measure = Callable[..., synchworld.ClipScores]
 
 
 def open_measure() -> Measure:
-  """Returns `measure` with its recogniser.
-
-  Raises:
-    ValueError: a package is not installed.
-  """
+  """Returns `measure` with its recogniser; ValueError without its package."""
   try:
     transcriber = transcribers.TRANSCRIBERS["pocketsphinx"](Options())
     normalize = words.make_normalizer()

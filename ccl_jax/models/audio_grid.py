@@ -27,11 +27,7 @@ class AudioGrid:
 
   @classmethod
   def of(cls, num_latents: int, per_frame: float | int) -> "AudioGrid":
-    """Returns the grid of m latents.
-
-    Raises:
-      ValueError: they are not a number of complete frames.
-    """
+    """Returns the grid of m latents; ValueError unless they fill frames."""
     grid = cls(round(num_latents / per_frame), per_frame)
     if grid.num_latents != num_latents:
       raise ValueError(

@@ -65,11 +65,7 @@ def linear(
 
 
 def add_lora(model: nnx.Module, config: LoRAConfig, rngs: nnx.Rngs) -> None:
-  """Gives a LoRA to every linear layer of the model that a rule matches.
-
-  Raises:
-    ValueError: rules that do not fit the model.
-  """
+  """Gives linear layers that rules match a LoRA; ValueError if none does."""
   params = trees.flatten(nnx.to_pure_dict(nnx.state(model)))
   linears = {
     "/".join(map(str, (*path, "kernel"))): module

@@ -19,11 +19,7 @@ BACKBONES = {"wan": DiT, "dit": ImageDiT, "shared": SharedDiT}
 
 
 def make_stream(kind: str, settings: Mapping, **shared) -> DiT:
-  """Makes a stream from its section of the config.
-
-  Raises:
-    ValueError: an unknown backbone or key.
-  """
+  """Makes a stream of its config's section; ValueError for unknown keys."""
   options = dict(settings)
   backbone = options.pop("backbone", "wan")
   if backbone not in BACKBONES:

@@ -136,11 +136,7 @@ class Layout:
     return self.mesh and NamedSharding(self.mesh, PartitionSpec(*spec))
 
   def spec(self, name: str) -> Spec:
-    """Returns the spec of an activation.
-
-    Raises:
-      ValueError: an activation without a rule, or a rule without one.
-    """
+    """Returns an activation's spec; ValueError unless one rule is for it."""
     names = trees.unflatten(dict.fromkeys(ACTIVATIONS))
     return trees.flatten(trees.match(self.activations, names))[name]
 

@@ -6,7 +6,7 @@ sharding and conversion all use such rules.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from flax import traverse_util
@@ -63,14 +63,12 @@ def match(
   return unflatten(values)
 
 
-def split(
-  tree: PyTree, chosen: PyTree, is_first: Callable[[Any], bool]
-) -> tuple[PyTree, PyTree]:
-  """Splits a tree: leaves whose value in `chosen` is_first, and the rest."""
+def split(tree: PyTree, chosen: PyTree) -> tuple[PyTree, PyTree]:
+  """Splits a tree: leaves whose value in `chosen` is true, and the rest."""
   values = flatten(chosen)
   parts: tuple[dict, dict] = ({}, {})
   for path, leaf in flatten(tree).items():
-    parts[0 if is_first(values[path]) else 1][path] = leaf
+    parts[0 if values[path] else 1][path] = leaf
   return unflatten(parts[0]), unflatten(parts[1])
 
 

@@ -92,7 +92,7 @@ class Optimizer:
 
   def split(self, params: PyTree) -> tuple[PyTree, PyTree]:
     """Returns the (trainable, frozen) parameters."""
-    return trees.split(params, trees.match(self.learning_rates, params), bool)
+    return trees.split(params, trees.match(self.learning_rates, params))
 
   def transform(
     self, trainable: PyTree, num_steps: int

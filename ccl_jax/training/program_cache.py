@@ -41,11 +41,7 @@ def enable(folder: epath.PathLike) -> None:
 
 
 def read_key() -> bytes:
-  """Returns this user's key, which it makes if there is none.
-
-  Raises:
-    OSError: it can be neither read nor written.
-  """
+  """Returns this user's key, made if there is none; OSError if that fails."""
   home = pathlib.Path.home() / ".cache"
   home = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or home)
   path = home / "ccl_jax" / "key"

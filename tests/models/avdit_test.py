@@ -193,7 +193,7 @@ def test_what_learns_is_a_quarter_of_the_paper_size():
   c = get_config("size=xl")
   _, shapes = functional.describe(c.model.to_dict())
   rates = trees.match(c.optimizer.learning_rates, shapes)
-  trainable, frozen = trees.split(shapes, rates, bool)
+  trainable, frozen = trees.split(shapes, rates)
   assert trees.count(frozen) == 670_968_576  # blocks and time of DiT-XL/2
   assert 0.24 < trees.count(trainable) / trees.count(shapes) < 0.26
 

@@ -36,10 +36,11 @@ def test_what_does_not_fit_is_named(rules, named):
 
 def test_split_and_join_are_inverses():
   chosen = trees.match([("a/b/.*", 1.0), (".*", 0.0)], TREE)
-  first, second = trees.split(TREE, chosen, bool)
+  first, second = trees.split(TREE, chosen)
   assert first == {"a": {"b": {"kernel": 1, "bias": 2}}}
   assert trees.join(first, second) == TREE
-  everything, nothing = trees.split(TREE, chosen, lambda x: True)
+  everything, nothing = trees.split(TREE, trees.match([(".*", 1.0)], TREE))
+  assert nothing == {}
   assert trees.join(everything, nothing) == TREE
 
 

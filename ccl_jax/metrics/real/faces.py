@@ -41,11 +41,7 @@ class FaceTrack(NamedTuple):
 
 
 def open_detector(name: str) -> Detector:
-  """Returns the function "module:function".
-
-  Raises:
-    NotRunError: no name, or it names nothing callable.
-  """
+  """Returns the function "module:function"; NotRunError if there is none."""
   if not name:
     raise NotRunError(
       "name a face detector: --faces=MODULE:FUNCTION, or, where pictures are"

@@ -110,11 +110,7 @@ def _measure_file(
   scorers: Mapping[str, Scorer],
   max_seconds: float,
 ) -> None:
-  """Adds the row of a clip.
-
-  Raises:
-    ClipError: it cannot be read, or is too long.
-  """
+  """Adds the row of a clip; ClipError if it cannot be read, or is too long."""
   if file.problem:
     raise media.ClipError(file.problem)
   with local_copy(file.path) as path:

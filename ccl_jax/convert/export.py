@@ -26,7 +26,7 @@ import numpy as np
 from etils import epath
 
 from ccl_jax.checkpoints.restore import find_checkpoint
-from ccl_jax.config import upgrade
+from ccl_jax.config import check_choice, upgrade
 from ccl_jax.convert import (
   ccl,
   lora_writer,
@@ -83,15 +83,9 @@ def to_torch(
     ValueError: no such checkpoint or a damaged one, an unknown dtype or
       component, or too little space.
   """
-  for name, value, choices in (
-    ("dtype", dtype, DTYPES),
-    ("component", component, COMPONENTS),
-    ("layout", layout, LAYOUTS),
-  ):
-    if value not in choices:
-      raise ValueError(
-        f"{name} '{value}': expected one of {', '.join(choices)}."
-      )
+  check_choice("dtype", dtype, DTYPES)
+  check_choice("component", component, COMPONENTS)
+  check_choice("layout", layout, LAYOUTS)
   path, step = workdirs.split_step(workdir, step)
   run = workdirs.open_workdir(path)
   if component == "lora":

@@ -15,6 +15,7 @@ from typing import Any
 from etils import epath
 
 from ccl_jax.array_types import PyTree
+from ccl_jax.config import check_choice
 from ccl_jax.convert import ccl, dit, export, matching, wan, workdirs
 from ccl_jax.convert.state_dict import streamed_params
 from ccl_jax.convert.torch_files import (
@@ -57,8 +58,8 @@ def from_torch(
   """
   model = FAMILIES[family]
   sizes = model.SIZES if sizes is None else sizes
-  if size is not None and size not in sizes:
-    raise ValueError(f"{size=}: expected one of {', '.join(sizes)}.")
+  if size is not None:
+    check_choice("size", size, sizes)
   path = local_path(path)
   state_dict = without_prefixes(open_state_dict(_inside(path, expert)))
   if model is wan:
@@ -123,8 +124,8 @@ def _inside(path: pathlib.Path, expert: str | None) -> pathlib.Path:
     name: next((path / x for x in inside if (path / x).is_dir()), None)
     for name, inside in EXPERTS.items()
   }
-  if expert is not None and expert not in EXPERTS:
-    raise ValueError(f"{expert=}: expected one of {', '.join(EXPERTS)}.")
+  if expert is not None:
+    check_choice("expert", expert, EXPERTS)
   if not all(folders.values()):
     if expert is not None:
       raise ValueError(

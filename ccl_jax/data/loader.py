@@ -29,6 +29,7 @@ from etils import epath
 from jaxtyping import Float
 
 from ccl_jax.array_types import STREAMS
+from ccl_jax.config import check_choice
 from ccl_jax.data import records
 from ccl_jax.data.clip import ClipShape
 from ccl_jax.data.mixture import Mixture, Shapes, list_sources
@@ -88,10 +89,7 @@ class Loader:
     count_tokens: Callable[[Shapes], float] = count_latents,
     multiple_of: int = 1,
   ):
-    if bucket_shares not in ("samples", "tokens"):
-      raise ValueError(
-        f"data.{bucket_shares=}: expected 'samples' or 'tokens'."
-      )
+    check_choice("data.bucket_shares", bucket_shares, ("samples", "tokens"))
     chosen = list_sources(path, sources)
     self.mixture = Mixture(
       chosen, split, seed if shuffle else None,

@@ -25,6 +25,7 @@ import numpy as np
 from flax import nnx
 
 from ccl_jax.array_types import Array, Float, Image
+from ccl_jax.config import check_choice
 from ccl_jax.models import layers
 from ccl_jax.models.ada_norm import modulate
 from ccl_jax.models.block import (
@@ -104,10 +105,8 @@ class SharedDiT(DiT):
     tokens_per_frame: float | int = 0, learns_variance: bool = False,
     prediction_type: str = "flow_prediction", rngs, dtype,
   ):  # fmt: skip
-    if prediction_type not in PREDICTIONS:
-      raise ValueError(
-        f"{prediction_type=}: expected one of {', '.join(PREDICTIONS)}."
-      )
+    key = f"model.{kind}.prediction_type"
+    check_choice(key, prediction_type, PREDICTIONS)
     if learns_variance and prediction_type != "epsilon":
       raise ValueError(
         f"{learns_variance=} with {prediction_type=}: expected 'epsilon', as"

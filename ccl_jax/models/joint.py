@@ -19,6 +19,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from ccl_jax.array_types import STREAMS, Array, Float, Image, Route, State
 from ccl_jax.attention import Attention
+from ccl_jax.config import check_choice
 from ccl_jax.models.dit import NO_IMAGE, DiT
 from ccl_jax.models.dual_block import (
   EmbeddedInputs,
@@ -69,8 +70,7 @@ class Joint(nnx.Module):
     remat: str = "none", scan: bool = True, backend: str | None = None,
     layout: Layout = ONE_DEVICE,
   ):  # fmt: skip
-    if remat not in REMAT:
-      raise ValueError(f"{remat=}: expected one of {', '.join(REMAT)}.")
+    check_choice("model.remat", remat, REMAT)
     if num_layers < 1:
       raise ValueError(f"model.{num_layers=}: expected at least 1.")
     self.num_layers, self.remat, self.scan = num_layers, remat, scan

@@ -10,7 +10,7 @@ shared   the other stream's blocks, with its own first and last layer
 from collections.abc import Mapping
 
 from ccl_jax.array_types import other
-from ccl_jax.config import build
+from ccl_jax.config import build, check_choice
 from ccl_jax.models.dit import DiT
 from ccl_jax.models.image_dit import ImageDiT, SharedDiT
 from ccl_jax.models.in_context_stream import InContextStream
@@ -22,10 +22,7 @@ def make_stream(kind: str, settings: Mapping, **shared) -> DiT:
   """Makes a stream of its config's section; ValueError for unknown keys."""
   options = dict(settings)
   backbone = options.pop("backbone", "wan")
-  if backbone not in BACKBONES:
-    raise ValueError(
-      f"model.{kind}.{backbone=}: expected one of {', '.join(BACKBONES)}."
-    )
+  check_choice(f"model.{kind}.backbone", backbone, BACKBONES)
   if backbone == "dit" and kind != "video":
     raise ValueError(f"model.{kind}.{backbone=}: expected of video only.")
   is_given = options.pop("in_context", False)

@@ -29,7 +29,7 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from ccl_jax.array_types import Array, PyTree
-from ccl_jax.config import check_pairs, check_patterns, to_tuples
+from ccl_jax.config import check_choice, check_pairs, check_patterns, to_tuples
 from ccl_jax.params import lora, trees
 from ccl_jax.params.param_names import is_stacked
 
@@ -108,10 +108,7 @@ class Layout:
   max_unsharded: float = 0.02
 
   def __post_init__(self):
-    if self.self_attention not in MODES:
-      raise ValueError(
-        f"sharding {self.self_attention=}: expected one of {MODES}."
-      )
+    check_choice("sharding.self_attention", self.self_attention, MODES)
     for regex, spec in (*self.params, *self.activations):
       used = [axis for entry in spec for axis in axes_of(entry)]
       if set(used) - set(AXES) or len(used) != len(set(used)):

@@ -155,7 +155,7 @@ def test_one_shape_is_read_as_without_buckets(sets, tmp_path):
 @pytest.mark.parametrize(
   ("changes", "reason"),
   [
-    ({"bucket_shares": "clips"}, "expected 'samples' or 'tokens'"),
+    ({"bucket_shares": "clips"}, "expected one of samples, tokens"),
     ({"batch_tokens": 20}, "batch_tokens is 20"),
     ({"split": "test"}, "No split 'test'"),
   ],

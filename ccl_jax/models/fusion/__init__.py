@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from ccl_jax.config import build
+from ccl_jax.config import build, check_choice
 from ccl_jax.models.fusion.avdit import AVDiT, FrameByFrame
 from ccl_jax.models.fusion.base import NO_CACHE, Fusion, FusionContext, KVCache
 from ccl_jax.models.fusion.cca import CCA
@@ -47,6 +47,5 @@ def make_fusion(settings: Mapping, **extra) -> Fusion:
   """Makes the fusion of `settings["kind"]`; ValueError for an unknown key."""
   options = dict(settings)
   kind = options.pop("kind")
-  if kind not in FUSIONS:
-    raise ValueError(f"fusion {kind=}: expected one of {', '.join(FUSIONS)}.")
+  check_choice("model.fusion.kind", kind, FUSIONS)
   return build(FUSIONS[kind], options, "model.fusion", **extra)

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Shaped
 
 from ccl_jax.array_types import STREAMS, Array, Bool, Float, Int, PyTree
+from ccl_jax.config import check_choice
 from ccl_jax.models import rope
 from ccl_jax.models.fusion.base import FusionContext
 
@@ -24,8 +25,7 @@ UNCACHEABLE = (
 
 def check_rope(rope_audio: str) -> None:
   """Checks the name of positions; else raises ValueError."""
-  if rope_audio not in ROPES:
-    raise ValueError(f"{rope_audio=}: expected one of {', '.join(ROPES)}.")
+  check_choice("model.fusion.rope_audio", rope_audio, ROPES)
 
 
 def audio_angles(

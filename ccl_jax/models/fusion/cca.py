@@ -30,6 +30,7 @@ from flax import nnx
 
 from ccl_jax.array_types import STREAMS, Array, Float, audio_starts, other
 from ccl_jax.attention import Full, Mask, Window
+from ccl_jax.config import check_choice
 from ccl_jax.models import layers, qk_rope, rope
 from ccl_jax.models.block import flatten
 from ccl_jax.models.fusion.base import (
@@ -137,8 +138,7 @@ class CCA(Fusion):
     dcr: bool = True, positions: str = "index", audio_window_radius: int = 1,
     video_window_radius: int = 0, fps: float = 25.0,
   ):  # fmt: skip
-    if positions not in POSITIONS:
-      raise ValueError(f"{positions=}: expected one of {POSITIONS}.")
+    check_choice("model.fusion.positions", positions, POSITIONS)
     numbers = num_audio_lct, num_video_lct, audio_window_radius
     if min(*numbers, video_window_radius) < 0:
       raise ValueError(

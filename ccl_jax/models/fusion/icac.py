@@ -14,6 +14,7 @@ Audio is never generated, so one switch per sample decides whether the streams
 are joined: `route.sees["video"]`. If it is off, the sample has no sound.
 """
 
+from ccl_jax.config import check_choice
 from ccl_jax.models.fusion.attention_3d import Attention3D
 from ccl_jax.models.fusion.base import Fusion
 from ccl_jax.models.fusion.frame_attention import FrameAttention
@@ -37,8 +38,7 @@ def make_icac(
   Raises:
     ValueError: an unknown name, or streams of unequal widths.
   """
-  if attention not in ATTENTIONS:
-    raise ValueError(f"{attention=}: expected one of {', '.join(ATTENTIONS)}.")
+  check_choice("model.fusion.attention", attention, ATTENTIONS)
   if len(widths) < 2 or len({*widths.values()}) > 1:
     raise ValueError(
       f"in-context audio with streams of widths {widths}: expected video and"

@@ -92,7 +92,7 @@ def load(path: pathlib.Path) -> Params:
   return params
 
 
-def _expected_shapes() -> dict[str, tuple[int, ...]]:
+def expected_shapes() -> dict[str, tuple[int, ...]]:
   """Returns the name and shape of every array of the file."""
   found: dict[str, tuple[int, ...]] = {}
 
@@ -112,7 +112,7 @@ def _expected_shapes() -> dict[str, tuple[int, ...]]:
 
 
 def _check(state: LazyStateDict) -> None:
-  expected = _expected_shapes()
+  expected = expected_shapes()
   # Old versions of PyTorch do not count batches.
   theirs = {
     name: tuple(x.shape)

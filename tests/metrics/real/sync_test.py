@@ -84,7 +84,7 @@ def options(tmp_path_factory):
     name: torch.from_numpy(
       np.abs(rng.normal(size=shape)).astype(np.float32) / 50
     )
-    for name, shape in syncnet._expected_shapes().items()
+    for name, shape in syncnet.expected_shapes().items()
   }
   torch.save(arrays, folder / syncnet.FILE)
   return Options(folder, faces="tests.metrics.real.sync_test:detect")

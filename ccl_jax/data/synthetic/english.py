@@ -83,6 +83,11 @@ class Utterance:
   phones: tuple[Phone, ...]
   wave: Float[np.ndarray, " s"]
 
+  @property
+  def seconds(self) -> float:
+    """Returns the length of the wave."""
+    return len(self.wave) / SAMPLE_RATE
+
   def phones_at(self, start: float) -> tuple[Phone, ...]:
     """Returns the phones of the utterance if it begins at `start`."""
     return tuple(Phone(x, a + start, b + start) for x, a, b in self.phones)
@@ -164,7 +169,7 @@ def draw_clip(
   rng = np.random.default_rng((seed, 3))
   for _ in range(20):
     spoken = speak(draw_sentence(rng, is_test), rng.uniform(FASTEST, SLOWEST))
-    free = seconds - 2 * scenes.MARGIN - len(spoken.wave) / SAMPLE_RATE
+    free = seconds - 2 * scenes.MARGIN - spoken.seconds
     if free > 0:
       start = scenes.MARGIN + free * rng.random()
       return place(spoken, start, silent_scene(seed, hard, seconds, style))

@@ -1,7 +1,5 @@
 """Trainable adapters of frozen blocks; at first they add nothing."""
 
-from collections.abc import Callable
-
 import einops
 import jax
 import jax.numpy as jnp
@@ -81,10 +79,15 @@ class QKVLoRA(nnx.Module):
     block = nnx.merge(*nnx.split(block))
     for name in "qkv":
       linear, own = getattr(block.self_attention, name), getattr(self, name)
-      linear.lora = _sum(linear.lora, own) if linear.lora else own
+      linear.lora = LoRASum(linear.lora, own) if linear.lora else own
     return block
 
 
-def _sum(first: layers.LoRA, second: layers.LoRA) -> Callable:
-  """Returns two LoRA of one kernel, the block's own and another, as one."""
-  return lambda x: first(x) + second(x)
+class LoRASum(nnx.Module):
+  """Two LoRA of one kernel, the block's own and another."""
+
+  def __init__(self, first: layers.LoRA, second: layers.LoRA):
+    self.first, self.second = first, second
+
+  def __call__(self, x: Float[Array, " *b d"]) -> Float[Array, " *b d"]:
+    return self.first(x) + self.second(x)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from ccl_jax.checkpoints import manager
 from ccl_jax.codecs import converted_weights
@@ -44,6 +45,14 @@ def test_numbers_inside_of_words_are_names(tmp_path):
   params = {"conv1": np.zeros(2, np.float32), "conv2": np.zeros(2, np.float32)}
   converted_weights.write(tmp_path / "w", params, {})
   assert ["1", "x", "conv1", "(2,)", "float32"] in rows(tmp_path / "w")
+
+
+def test_the_entries_of_a_header_are_in_order(tmp_path):
+  arrays, names = {"a": np.zeros(2, np.float32)}, "hgfedcbaponmlkji"
+  metadata = dict.fromkeys(names, "x")
+  safetensors.numpy.save_file(arrays, tmp_path / "a.safetensors", metadata)
+  shown = rows(tmp_path / "a.safetensors")[: len(names)]
+  assert shown == [[f"{name}:", "x"] for name in sorted(names)]
 
 
 def test_nothing_to_read(tmp_path):

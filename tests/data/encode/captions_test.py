@@ -151,6 +151,13 @@ def test_one_of_several_files_of_captions_is_not_chosen(tmp_path):
     captions.list_clips(tmp_path)
 
 
+def test_the_folder_with_several_files_of_captions_is_named(tmp_path):
+  names = "a/captions.csv", "b/captions.csv", "b/metadata.csv"
+  make_folder(tmp_path, "a/a.mp4", "b/b.mp4", *names)
+  with pytest.raises(ValueError, match=r"/b has captions.csv and metadata.csv"):
+    captions.list_clips(tmp_path)
+
+
 def test_captions_of_another_kind_are_told(tmp_path, caplog):
   make_folder(tmp_path, "a.mp4", "captions.json")
   captions.list_clips(tmp_path)

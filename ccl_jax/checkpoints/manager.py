@@ -71,7 +71,8 @@ class CheckpointManager:
     self._timer, self._verify = SaveTimer(every_minutes), verify
     self.workdir = files.absolute(workdir)
     self.folder = self.workdir / "checkpoints"
-    orbax_reader.check_path(self.folder)
+    for folder in (self.folder, emergency_folder):
+      orbax_reader.check_path(folder)
     self._saving_step, self._max_to_keep = 0, max_to_keep
     self._copies_at = (emergency_folder, emergency_every_steps)
     self._copies: emergency.EmergencyManager | None = None

@@ -27,15 +27,17 @@ class BrokenError(ValueError):
 
 
 def check_path(folder: epath.PathLike) -> None:
-  """Raises ValueError for a folder in which Orbax would lose arrays.
+  """Raises ValueError for a folder in which arrays could be lost.
 
-  It looks for the files of each process by a pattern, of which the folder's own
-  name is a part, and TensorStore takes the path for an address.
+  Orbax finds the files of each process by a pattern, of which the folder's own
+  name is a part, and reads an array as absent if it finds none. TensorStore
+  takes a path with a question mark for an address.
   """
   if found := set(os.fspath(folder)) & set("*?[\\"):
     raise ValueError(
-      f"'{folder}' has {' '.join(sorted(found))} in its path, where Orbax loses"
-      " arrays: choose another folder for checkpoints."
+      f"'{folder}' has {' '.join(sorted(found))} in its path, which Orbax takes"
+      " for a pattern, so that arrays get lost: choose another folder for"
+      " checkpoints."
     )
 
 

@@ -164,16 +164,20 @@ class MMAudioCodec(runner.LearnedCodec):
   def check(self, wave: Shaped[np.ndarray, "..."]) -> None:
     """Raises ValueError unless `wave` is sound that this codec takes."""
     rate, least = self.sample_rate, self.mel_config.least_samples
-    if wave.ndim != 2 or wave.shape[1] < least:
+    if wave.ndim != 2:
       raise ValueError(
-        f"{wave.shape=}: expected mono sound (b, s), and one latent takes"
-        f" {least} samples ({least / rate:.3f} s); mix channels to their mean,"
-        " pad with zeros."
+        f"{wave.shape=}: expected mono sound (b, s); mix channels to their mean"
+        " first."
       )
     if not np.issubdtype(wave.dtype, np.floating):
       raise ValueError(
         f"{wave.dtype=}: expected floating samples in [-1, 1]; divide by the"
         " integers' largest."
+      )
+    if wave.shape[1] < least:
+      raise ValueError(
+        f"{wave.shape=}: one latent takes {least} samples"
+        f" ({least / rate:.3f} s); pad with zeros."
       )
     loudest = np.abs(wave).max()
     if not loudest <= _LOUDEST:  # Written so that NaN fails too.

@@ -162,7 +162,7 @@ def shapes_of_theirs(
 ) -> list[tuple[int, ...]]:
   """Returns the shapes that the inverse layout makes of ours."""
   shapes = tuple(_target_shapes(assignment, ours))
-  return _made_shapes(assignment.layout.to_theirs, shapes)
+  return list(_made_shapes(assignment.layout.to_theirs, shapes))
 
 
 def _target_shapes(
@@ -176,10 +176,10 @@ def _target_shapes(
 @functools.lru_cache(4096)
 def _made_shapes(
   make: Callable[..., tuple[np.ndarray, ...]], shapes: tuple
-) -> list[tuple[int, ...]]:
+) -> tuple[tuple[int, ...], ...]:
   # One number broadcast to the shape: transposing it takes no memory.
   arrays = [np.broadcast_to(np.ones((), np.float32), s) for s in shapes]
-  return [x.shape for x in make(*arrays)]
+  return tuple(x.shape for x in make(*arrays))
 
 
 @functools.cache
@@ -230,7 +230,7 @@ def _differences(
     here = " + ".join(f"{path} {shape}" for path, shape in named)
     try:
       shapes = tuple(tuple(theirs[n].shape) for n in a.theirs)
-      made = _made_shapes(a.layout.to_ours, shapes)
+      made = list(_made_shapes(a.layout.to_ours, shapes))
     except Exception as error:  # einops and numpy each raise their own.
       reason = str(error).strip().splitlines()[-1].strip()
       lines.append(

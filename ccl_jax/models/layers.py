@@ -65,7 +65,7 @@ def linear(
 
 
 def add_lora(model: nnx.Module, config: LoRAConfig, rngs: nnx.Rngs) -> None:
-  """Gives linear layers that rules match a LoRA; ValueError if none does."""
+  """Gives a LoRA to the layers that rules match; ValueError if they misfit."""
   params = trees.flatten(nnx.to_pure_dict(nnx.state(model)))
   linears = {
     "/".join(map(str, (*path, "kernel"))): module

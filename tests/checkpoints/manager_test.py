@@ -119,8 +119,10 @@ def test_of_shares_the_highest_is_the_best(tmp_path):
 
 @pytest.mark.parametrize("name", ["run [v1]", "run *", "run ?", "run \\x"])
 def test_folders_in_which_orbax_loses_arrays_are_refused(tmp_path, name):
-  with pytest.raises(ValueError, match="in its path, where Orbax loses arrays"):
+  with pytest.raises(ValueError, match="in its path, which Orbax takes for"):
     manager.CheckpointManager(tmp_path / name)
+  with pytest.raises(ValueError, match="in its path, which Orbax takes for"):
+    manager.CheckpointManager(tmp_path / "run", emergency_folder=name)
   with pytest.raises(ValueError, match="choose another folder"):
     streaming.write_arrays(tmp_path / name, {"x": np.ones(3)})
   assert not (tmp_path / name).exists()

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from etils import epath
 
+from ccl_jax.config import check_value
 from ccl_jax.data import records
 from ccl_jax.data.clip import ClipShape
 from ccl_jax.diffusion import tasks
@@ -50,8 +51,8 @@ class EvalConfig:
       )
     least = {"loss_every_steps": 0, "loss_batches": 1, "num_scored": 2}
     for key, limit in least.items():
-      if (value := getattr(self, key)) < limit:
-        raise ValueError(f"eval.{key}={value}: expected {limit} or more.")
+      value = getattr(self, key)
+      check_value(f"eval.{key}", value, value >= limit, f"{limit} or more")
     if self.world and not share_names(self.tasks):
       raise ValueError(
         f"eval.world={self.world} scores clips with sound, eval.tasks has"

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ccl_jax.config import check_value
 from ccl_jax.diffusion import (
   flow,
   guidance,
@@ -110,14 +111,11 @@ class SamplingConfig:
     }  # fmt: skip
     for name, value in dataclasses.asdict(self).items():
       if name.endswith("shift") and value is not None:
-        checks[name] = (0 < value < math.inf, "it positive and finite")
+        checks[name] = (0 < value < math.inf, "a positive, finite number")
       elif name.endswith("_scale") and value is not None:
         checks[name] = (value >= 0, "at least 0")
-    for name, (is_valid, expected) in checks.items():
-      if not is_valid:
-        raise ValueError(
-          f"sampling.{name} is {getattr(self, name)}: expected {expected}."
-        )
+    for name, check in checks.items():
+      check_value(f"sampling.{name}", getattr(self, name), *check)
     if not 0 <= low <= high <= 1:
       raise ValueError(
         f"sampling.guidance_low={low} and guidance_high={high}: expected"

@@ -102,8 +102,8 @@ def test_only_the_last_results_stay(session):
     ("t2a", {"prompt": "x" * 4001}, {}, "^The prompt has 4,001 characters"),
     ("t2a", {"negative": "x" * 4001}, {}, "^The negative has 4,001 characters"),
     ("t2a", {}, {"num_inference_steps": None}, "^Num inference steps is empty"),
-    ("t2a", {}, {"num_inference_steps": 0}, "num_inference_steps is 0"),
-    ("t2a", {}, {"audio_guidance_scale": -1.0}, "audio_guidance_scale is -1"),
+    ("t2a", {}, {"num_inference_steps": 0}, "num_inference_steps=0"),
+    ("t2a", {}, {"audio_guidance_scale": -1.0}, "audio_guidance_scale=-1"),
     ("t2a", {"prompt": "word " * 50}, {}, "51 tokens"),
   ],
 )

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ccl_jax.codecs.api import Codecs
-from ccl_jax.config import FORMS
+from ccl_jax.config import FORMS, check_value
 from ccl_jax.data.clip import ClipShape
 
 FITTED = ("linear", "conv")  # on the clips
@@ -95,10 +95,8 @@ class EncodeSettings:
     for name in ("num_fit_clips", "batch_size", "clips_per_shard"):
       rules[name] = getattr(self, name) >= 1, "1 or more"
     for name, (is_valid, expected) in rules.items():
-      if not is_valid:
-        raise ValueError(
-          f"encode.{name}={getattr(self, name)!r}: expected {expected}."
-        )
+      value = getattr(self, name)
+      check_value(f"encode.{name}", value, bool(is_valid), expected)
     self._check_buckets()
 
   def _check_buckets(self) -> None:

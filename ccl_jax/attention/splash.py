@@ -103,7 +103,7 @@ def _pad_ids(mask: Mask, b: int, n: int, m: int) -> kernels.SegmentIds:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Visible:
+class VisibleInPattern:
   """`pattern` on the padded grid of n queries by m keys."""
 
   pattern: Pattern
@@ -122,7 +122,7 @@ class _Visible:
 class _ComputedMask(masks._ComputableMask):
   """A static mask that the kernel evaluates itself; equal by its content."""
 
-  def __init__(self, visible: _Visible):
+  def __init__(self, visible: VisibleInPattern):
     shape = (padded(visible.n), padded(visible.m))
     super().__init__(shape=shape, mask_function=visible, shard_count=1)
 
@@ -148,7 +148,7 @@ def make_kernel(
     interpret: run without a TPU, slowly.
     name: of the output and its log-sum-exp, for remat policies.
   """
-  visible = _Visible(pattern, n, m)
+  visible = VisibleInPattern(pattern, n, m)
   n, m = padded(n), padded(m)
   if pattern == Full() and (n, m) == (visible.n, visible.m):
     visible, mask = None, masks.FullMask((n, m))

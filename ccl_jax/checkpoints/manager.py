@@ -23,7 +23,7 @@ from ccl_jax.checkpoints.save_timer import SaveTimer
 from ccl_jax.processes import distributed
 from ccl_jax.storage import files
 
-_CHUNK_BYTES = 2**28
+CHUNK_BYTES = 2**28
 
 
 class CheckpointManager:
@@ -239,8 +239,8 @@ def _save_args(x: Array | np.ndarray) -> ocp.SaveArgs:
   """
   on_host = isinstance(x, np.ndarray)
   shape = x.shape if on_host else x.sharding.shard_shape(x.shape)
-  is_large = math.prod(shape) * x.dtype.itemsize > _CHUNK_BYTES
+  is_large = math.prod(shape) * x.dtype.itemsize > CHUNK_BYTES
   return ocp.SaveArgs(
-    chunk_byte_size=_CHUNK_BYTES,
+    chunk_byte_size=CHUNK_BYTES,
     shard_axes=(0,) if is_large and x.ndim > 2 else (),
   )

@@ -24,10 +24,10 @@ from ccl_jax.checkpoints import orbax_reader
 from ccl_jax.params import trees
 from ccl_jax.storage.files import absolute, is_remote, require_space
 
-_CHUNK_BYTES = 2**25  # of a chunk that is written, at most
+CHUNK_BYTES = 2**25  # of a chunk that is written, at most
 _WRITING_BYTES = 2**27  # in writes that have not finished
-_READING_BYTES = 2**29  # in reads of chunks that have not finished
-_WINDOW_BYTES = 2**31  # of rows that are read at once
+READING_BYTES = 2**29  # in reads of chunks that have not finished
+WINDOW_BYTES = 2**31  # of rows that are read at once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +74,7 @@ class LazyArray:
 
   def __iter__(self) -> Iterator[np.ndarray]:
     """Yields the rows in order; one window of them is in memory at a time."""
-    budget = _WINDOW_BYTES // self.dtype.itemsize
+    budget = WINDOW_BYTES // self.dtype.itemsize
     for first, stop in row_windows(self.shape, self.chunk_shape, budget):
       rows = self._read(first, stop)
       yield from rows[:-1]
@@ -89,7 +89,7 @@ class LazyArray:
     rows = np.empty((stop - first, *self.shape[1:]), self.dtype)
     source = self._store[first:stop].translate_to[0]
     chunk_bytes = math.prod(self.chunk_shape) * self.dtype.itemsize
-    at_once = max(_READING_BYTES // chunk_bytes, 1)
+    at_once = max(READING_BYTES // chunk_bytes, 1)
     blocks = _blocks(rows.shape, self.chunk_shape)
     while some := list(itertools.islice(blocks, at_once)):
       reads = [source[block].read() for block in some]
@@ -201,7 +201,7 @@ def chunk_shape(
   chunk = [max(n, 1) for n in shape]
   if by_row:
     chunk[0] = 1
-  while math.prod(chunk) * itemsize > _CHUNK_BYTES:
+  while math.prod(chunk) * itemsize > CHUNK_BYTES:
     widest = chunk.index(max(chunk))
     chunk[widest] = -(-chunk[widest] // 2)
   return tuple(chunk)

@@ -27,7 +27,7 @@ from etils import epath
 from ccl_jax.storage import partial_files
 from ccl_jax.storage.tar_files import TarMember
 
-_MIRROR_SECONDS = 60.0  # between two copies of a `BucketMirror`
+MIRROR_SECONDS = 60.0  # between two copies of a `BucketMirror`
 
 
 def is_remote(path: epath.PathLike) -> bool:
@@ -258,8 +258,8 @@ class BucketMirror:
     self._copied_at = time.monotonic()
 
   def copy_if_due(self) -> None:
-    """Copies if the last copy is `_MIRROR_SECONDS` ago."""
-    if time.monotonic() - self._copied_at >= _MIRROR_SECONDS:
+    """Copies if the last copy is `MIRROR_SECONDS` ago."""
+    if time.monotonic() - self._copied_at >= MIRROR_SECONDS:
       self.copy()
 
   def copy(self) -> None:

@@ -69,7 +69,7 @@ def test_two_kernels_are_equal_too(monkeypatch):
 
 def test_blocks_are_hidden_partly_seen_or_seen():
   window = Window(64, 64, radius=3, num_context=64)
-  visible = splash._Visible(window, 1000, 1088)
+  visible = splash.VisibleInPattern(window, 1000, 1088)
   states = splash_backward.block_states(
     visible, 1024, 1152, Block(256, 128, 128)
   )
@@ -79,7 +79,7 @@ def test_blocks_are_hidden_partly_seen_or_seen():
     [1, 0, 0, 1, 1, 2, 1, 1, 0],
     [1, 0, 0, 0, 0, 1, 1, 2, 1],
   ]
-  padded = splash._Visible(Mask().pattern, 300, 600)
+  padded = splash.VisibleInPattern(Mask().pattern, 300, 600)
   states = splash_backward.block_states(padded, 384, 640, SMALL)
   assert states.tolist() == [[2, 2, 2, 2, 1]] * 3
 

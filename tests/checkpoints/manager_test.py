@@ -253,7 +253,7 @@ def test_wrong_settings_are_errors(tmp_path, wrong):
 
 def test_large_arrays_are_stored_in_chunks(tmp_path, monkeypatch):
   """Stacked layers row by row; what a device has little of, as it has it."""
-  monkeypatch.setattr(manager, "_CHUNK_BYTES", 400)
+  monkeypatch.setattr(manager, "CHUNK_BYTES", 400)
   shapes = {"layers": (3, 8, 16), "small": (3, 4, 8), "flat": (8, 32)}
   rng = np.random.default_rng(0)
   state = {s: jnp.asarray(rng.normal(size=x)) for s, x in shapes.items()}

@@ -87,8 +87,8 @@ def test_chunks(shape, by_row):
 @pytest.mark.parametrize("budget", [1, 300, 2**31])
 def test_rows_are_read_without_the_rest(folder, tmp_path, monkeypatch, budget):
   """From chunks of one row, and from those of a mesh: parts of all rows."""
-  monkeypatch.setattr(streaming, "_WINDOW_BYTES", budget)
-  monkeypatch.setattr(streaming, "_READING_BYTES", budget)
+  monkeypatch.setattr(streaming, "WINDOW_BYTES", budget)
+  monkeypatch.setattr(streaming, "READING_BYTES", budget)
   layout = sharding.Layout(sharding.make_mesh(jax.devices(), fsdp=4, data=2))
   value = RNG.standard_normal((5, 7, 8)).astype(ml_dtypes.bfloat16)
   spread = jax.device_put(value, layout.sharding(None, None, ("fsdp", "data")))
@@ -144,7 +144,7 @@ def test_windows_hold_every_row_once_and_no_chunk_in_part_without_need():
 def test_one_window_is_in_memory_at_a_time(tmp_path, monkeypatch):
   """Also while the caller holds the last row that it got."""
   num, row_bytes = 12, 2**20
-  monkeypatch.setattr(streaming, "_WINDOW_BYTES", 4 * row_bytes)
+  monkeypatch.setattr(streaming, "WINDOW_BYTES", 4 * row_bytes)
   with ocp.StandardCheckpointer() as checkpointer:
     values = jnp.arange(num * row_bytes // 4.0).reshape(num, -1)
     checkpointer.save(tmp_path / "there", {"a": values})

@@ -79,7 +79,7 @@ def test_a_local_file_is_not_copied(tmp_path):
 
 def test_a_bucket_that_fails_is_a_warning_and_tried_again(caplog, monkeypatch):
   workdir = bucket.make()
-  monkeypatch.setattr(files, "_MIRROR_SECONDS", 0.0)
+  monkeypatch.setattr(files, "MIRROR_SECONDS", 0.0)
   mirror = files.BucketMirror(workdir)
   (mirror.local / "a.txt").write_text("a")
   with monkeypatch.context() as patch, caplog.at_level(logging.WARNING):

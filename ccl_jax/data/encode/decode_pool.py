@@ -12,7 +12,7 @@ from ccl_jax.data.clip import is_image
 from ccl_jax.data.encode.clip_files import ClipFile
 from ccl_jax.processes import pools
 
-_MAX_DEATHS = 8  # successive clips that end a process; fewer are left out
+MAX_DEATHS = 8  # successive clips that end a process; fewer are left out
 # A decoded clip, or the error that says why there is none.
 DecodedClip = media.Clip | media.ClipError
 
@@ -104,7 +104,7 @@ class DecodePool:
       except BrokenProcessPool as error:
         self._deaths += 1
         problem = "the process that decodes it died"
-        if self._deaths == _MAX_DEATHS:
+        if self._deaths == MAX_DEATHS:
           raise ValueError(
             f"{file.name}: {problem}, as {self._deaths - 1} before it did: out"
             " of memory?"

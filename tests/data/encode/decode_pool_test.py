@@ -79,7 +79,7 @@ def test_a_clip_at_which_the_process_dies_is_left_out_by_name(tmp_path):
 
 
 def test_processes_that_die_at_every_clip_are_an_error(monkeypatch):
-  monkeypatch.setattr(decode_pool, "_MAX_DEATHS", 2)
+  monkeypatch.setattr(decode_pool, "MAX_DEATHS", 2)
   listed = [clip_files.ClipFile(Deadly(), f"{i}.mp4") for i in range(3)]
   with (
     decode_pool.DecodePool(1, **ARGUMENTS) as decode,
